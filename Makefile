@@ -1,0 +1,69 @@
+# Everything a fresh checkout needs, without sudo: each target sets itself up, and the second time is quick.
+# PYTHON=… names the interpreter to make .venv with; ARGS=… goes to the command a target runs.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
+PYTHONS := $(PYTHON) python3.13 python3.12 python3.11 python3
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench venv clean
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+help: ## print this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: $(VENV)/.stamp-demo ## see orch work on this machine; no engine, no GPU, no weights needed
+	@$(BIN)/orch demo $(ARGS)
+
+test: lint ## check style and types, then run the tests with coverage
+	@echo "make: tests"
+	@$(BIN)/python -m pytest --cov $(ARGS)
+
+lint: $(VENV)/.stamp-dev ## check style and types
+	@echo "make: style and types"
+	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m ruff format --check .
+	@$(BIN)/python -m mypy
+
+bench: $(VENV)/.stamp-dev ## measure
+	@$(BIN)/python -m bench $(ARGS)
+
+venv: $(VENV)/.stamp-dev ## make .venv with what developing needs
+
+clean: ## remove .venv, caches and what a build leaves
+	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* htmlcov coverage.xml .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.stamp-demo: pyproject.toml | $(VENV)/.stamp-python
+	@echo "make: installing orch into $(VENV)"
+	@$(PIP_INSTALL) --editable '.[uv]'
+	@touch $@
+
+$(VENV)/.stamp-dev: pyproject.toml | $(VENV)/.stamp-python
+	@echo "make: installing orch and its development tools into $(VENV)"
+	@$(PIP_INSTALL) --editable '.[dev]'
+	@touch $@
+
+# Tried by running, not by looking: a version manager leaves commands on PATH that only print an error.
+$(VENV)/.stamp-python:
+	@[ -z "$(PYTHON)" ] || "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	    echo "make: PYTHON=$(PYTHON) does not run or is older than 3.11; looking for another" >&2; \
+	no_venv=; \
+	for python in $(PYTHONS); do \
+	    "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+	    version=$$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	    "$$python" -c 'import ensurepip, venv' 2>/dev/null || { no_venv="$$no_venv python$$version-venv"; continue; }; \
+	    echo "make: making $(VENV) with $$python (Python $$version)"; \
+	    "$$python" -m venv --clear $(VENV) && touch $@ && exit 0; \
+	    exit 1; \
+	done; \
+	if [ -n "$$no_venv" ]; then \
+	    set -- $$no_venv; \
+	    echo "make: this Python comes without venv; type: sudo apt-get install -y $$1" >&2; \
+	else \
+	    echo "make: no Python 3.11 or newer runs here; type: sudo apt-get install -y python3 python3-venv" >&2; \
+	    echo "make: (where that is older than 3.11, as on Ubuntu 22.04: python3.11 python3.11-venv)" >&2; \
+	fi; \
+	exit 1

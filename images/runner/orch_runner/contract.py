@@ -1,0 +1,191 @@
+"""Reading job.json and shard files: the guest's side of the contract, checked before anything heavy is imported."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Dict, FrozenSet, List, Mapping, Optional, Tuple, TypeVar
+
+CONTRACT = "orch-job/1"
+SHARD_FORMAT = "orch-shard/1"
+
+_Number = TypeVar("_Number", int, float)
+
+
+class JobRefused(Exception):  # noqa: N818
+    """The job cannot be understood; the message says which field is wrong."""
+
+
+class Fatal(Exception):  # noqa: N818
+    """Ends the worker: `category` and `exit_code` as in the contract (see orch_runner.__main__)."""
+
+    def __init__(self, category: str, exit_code: int, message: str, hint: Optional[str] = None) -> None:
+        super().__init__(message)
+        self.category = category
+        self.exit_code = exit_code
+        self.hint = hint
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """One weights file: under paths.weights, or inside an installed package."""
+
+    file: str
+    sha256: Optional[str]
+    package: Optional[str]
+
+
+@dataclass(frozen=True)
+class Native:
+    """How the predictor's own output maps to the standard one."""
+
+    box_order: str
+    class_base: int
+    class_map: Tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """job.json, checked. Field meanings are in the docstring of orch_runner.__main__."""
+
+    run: str
+    worker: str
+    plan: str
+    predictor: str
+    model_name: str
+    task: str
+    settings: Mapping[str, Any]
+    weights: Mapping[str, WeightFile]
+    native: Native
+    device: str
+    exif: str
+    score_threshold: Optional[float]
+    max_detections: Optional[int]
+    max_pixels: int
+    batch_size: int
+    threads: int
+    readers: int
+    attributes: int
+    image_scores: bool
+    alive_timeout: float
+    data: Path
+    weights_dir: Path
+    out: Path
+    cache: Path
+    queue: Path
+    stack: Path
+
+
+@dataclass(frozen=True)
+class ImageRef:
+    """One image to predict: its place in the run, its public name, and its path under paths.data."""
+
+    index: int
+    file: str
+    path: str
+
+
+@dataclass(frozen=True)
+class ShardOrder:
+    """A shard as the host handed it over."""
+
+    number: int
+    images: Tuple[ImageRef, ...]
+    skip: Mapping[int, str]
+    careful: bool
+    alone: FrozenSet[int]
+
+
+def read_job(path: Path) -> Job:
+    """Read and check a job file. Raises JobRefused."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise JobRefused(f"cannot read {path}: {error}") from error
+    version = raw.get("contract") if isinstance(raw, dict) else None
+    if version != CONTRACT:
+        raise JobRefused(f"contract {version!r} is not understood; this runner speaks {CONTRACT}")
+    try:
+        return _job(raw)
+    except KeyError as error:
+        raise JobRefused(f"{path} lacks the field {error}") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise JobRefused(f"{path} has a field of the wrong kind: {error}") from error
+
+
+def _job(raw: Dict[str, Any]) -> Job:
+    model, paths = raw["model"], raw["paths"]
+    return Job(
+        run=str(raw["run"]),
+        worker=str(raw["worker"]),
+        plan=str(raw["plan"]),
+        predictor=str(raw["predictor"]),
+        model_name=str(model["name"]),
+        task=str(model["task"]),
+        settings=dict(model["settings"]),
+        weights={key: _weight(value) for key, value in model["weights"].items()},
+        native=_native(raw["native"]),
+        device=str(raw["device"]),
+        exif=_choice(raw, "exif", ("apply", "ignore")),
+        score_threshold=_optional(raw, "score_threshold", float, 0.0),
+        max_detections=_optional(raw, "max_detections", int, 1),
+        max_pixels=_at_least(raw, "max_pixels", int, 1),
+        batch_size=_at_least(raw, "batch_size", int, 1),
+        threads=_at_least(raw, "threads", int, 1),
+        readers=_at_least(raw, "readers", int, 1),
+        attributes=_at_least(raw, "attributes", int, 0),
+        image_scores=bool(raw["image_scores"]),
+        alive_timeout=_at_least(raw, "alive_timeout", float, 0.0),
+        data=Path(paths["data"]),
+        weights_dir=Path(paths["weights"]),
+        out=Path(paths["out"]),
+        cache=Path(paths["cache"]),
+        queue=Path(paths["queue"]),
+        stack=Path(paths["stack"]),
+    )
+
+
+def _weight(raw: Mapping[str, Any]) -> WeightFile:
+    return WeightFile(str(raw["file"]), raw["sha256"], raw["package"])
+
+
+def _native(raw: Mapping[str, Any]) -> Native:
+    order = _choice(raw, "box_order", ("xyxy", "yxyx"))
+    return Native(order, int(raw["class_base"]), tuple(int(value) for value in raw["class_map"]))
+
+
+def _choice(raw: Mapping[str, Any], name: str, allowed: Tuple[str, ...]) -> str:
+    value = raw[name]
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}, not one of {', '.join(allowed)}")
+    return str(value)
+
+
+def _at_least(raw: Mapping[str, Any], name: str, kind: Callable[[Any], _Number], least: _Number) -> _Number:
+    value = kind(raw[name])
+    if not value >= least:
+        raise ValueError(f"{name} is {value}, must be at least {least}")
+    return value
+
+
+def _optional(raw: Mapping[str, Any], name: str, kind: Callable[[Any], _Number], least: _Number) -> Optional[_Number]:
+    return None if raw[name] is None else _at_least(raw, name, kind, least)
+
+
+def read_shard_order(path: Path) -> ShardOrder:
+    """Read a shard from the queue. Raises JobRefused."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        images: List[ImageRef] = [
+            ImageRef(int(image["index"]), str(image["file"]), str(image["path"])) for image in raw["images"]
+        ]
+        return ShardOrder(
+            number=int(raw["shard"]),
+            images=tuple(images),
+            skip={int(index): str(reason) for index, reason in raw["skip"].items()},
+            careful=bool(raw["careful"]),
+            alone=frozenset(int(index) for index in raw["alone"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise JobRefused(f"cannot read shard {path}: {error!r}") from error

@@ -1,0 +1,112 @@
+"""Reading image files into (H, W, 3) uint8 arrays by one set of rules, whatever the file's mode.
+
+Grey is repeated over three channels, alpha is dropped (not composited: cv2.imread and PIL's convert do the same),
+CMYK is converted, 16-bit grey is shifted to 8 bits, palettes are expanded, floating-point pixels are refused; of a file
+with several images the first is taken.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Callable, Dict
+
+import numpy as np
+from PIL import Image as PillowImage
+from PIL import UnidentifiedImageError
+
+# Once, not around each call: changing the filters is not safe while other threads decode.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+ORIENTATION = 0x0112
+_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
+
+
+class DecodeError(Exception):
+    """The file is no image that can be predicted; the message is the reason given to the user."""
+
+
+def decode_pillow(path: Path, exif: str, max_pixels: int) -> np.ndarray:
+    """Decode `path` with Pillow into (H, W, 3) uint8 RGB. Raises DecodeError."""
+    # The runner has a limit of its own, stated to the user; Pillow's would fire first and differently.
+    PillowImage.MAX_IMAGE_PIXELS = None
+    try:
+        with PillowImage.open(path) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise DecodeError(f"{width}x{height} pixels is more than the limit of {max_pixels}")
+            # Newer Pillows turn TIFFs upright while loading, whether asked or not.
+            stored = _orientation(image) if image.format == "TIFF" else 1
+            image.load()
+            left = _orientation(image)
+            pixels = _to_rgb(image)
+    except DecodeError:
+        raise
+    except MemoryError as error:
+        raise DecodeError("not enough memory to decode") from error
+    except Exception as error:  # Pillow's plugins raise nearly anything on a broken file
+        raise DecodeError(_reason(error)) from error
+    if not pixels.size:
+        raise DecodeError("the image has no pixels")
+    if exif == "apply":
+        return upright(pixels, left)
+    return pixels if left != 1 else upright(pixels, {6: 8, 8: 6}.get(stored, stored))
+
+
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Pixels (H, W, 3) turned as the EXIF orientation (1 to 8) says."""
+    if orientation >= 5:
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _orientation(image: PillowImage.Image) -> int:
+    try:
+        value = int(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # broken metadata is no reason to refuse good pixels
+        return 1
+    return value if 1 <= value <= 8 else 1
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "the file does not exist (any more)"
+    if isinstance(error, PermissionError):
+        return "permission denied"
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image, or of a kind that Pillow cannot read"
+    return f"broken image: {str(error) or type(error).__name__}"
+
+
+def _to_rgb(image: PillowImage.Image) -> np.ndarray:
+    if image.mode == "F":
+        raise DecodeError("floating-point pixels have no defined range; convert the image to 8 bits first")
+    if image.mode in _SIXTEEN_BIT:
+        return _grey(np.asarray(image).astype(np.uint16) >> 8)
+    if image.mode == "I":
+        values = np.asarray(image)
+        if int(values.max(initial=0)) > 65535 or int(values.min(initial=0)) < 0:
+            raise DecodeError("32-bit pixels have no defined range; convert the image to 8 bits first")
+        return _grey(values >> 8)
+    return np.ascontiguousarray(np.asarray(image.convert("RGB")))
+
+
+def _grey(values: np.ndarray) -> np.ndarray:
+    return np.repeat(values.astype(np.uint8)[:, :, None], 3, axis=2)
+
+
+Decoder = Callable[[Path, str, int], np.ndarray]
+DECODERS: Dict[str, Decoder] = {"pillow": decode_pillow}
+
+
+def decode(path: Path, decoder: str, color: str, exif: str, max_pixels: int) -> np.ndarray:
+    """Decode `path` into a C-contiguous (H, W, 3) uint8 array in `color` order. Raises DecodeError."""
+    if path.exists() and not path.is_file():
+        # Opening a pipe would wait for ever.
+        raise DecodeError("not a regular file")
+    pixels = DECODERS[decoder](path, exif, max_pixels)
+    return np.ascontiguousarray(pixels[:, :, ::-1]) if color == "BGR" else pixels

@@ -1,0 +1,80 @@
+"""What a stack writes: one Predictor class. Everything else (decoding, batching, encoding, files) is the runner's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Optional, Sequence, Union
+
+import numpy as np
+
+
+@dataclass
+class Image:
+    """A decoded image: `pixels` is (H, W, 3) uint8, C-contiguous, in the colour order the predictor asked for."""
+
+    file: str
+    pixels: np.ndarray
+
+
+@dataclass
+class Model:
+    """What to load: absolute paths of the weights by key, validated settings, and the threads one may use."""
+
+    name: str
+    weights: Dict[str, str]
+    settings: Dict[str, Any] = field(default_factory=dict)
+    threads: int = 1
+    cache: str = ""
+
+
+@dataclass
+class CropMask:
+    """A mask given by its crop: `pixels` (h, w) bool with its upper left corner at column `x`, row `y` of the image."""
+
+    x: int
+    y: int
+    pixels: np.ndarray
+
+
+Masks = Union[np.ndarray, Sequence[Union[CropMask, Dict[str, Any]]]]
+
+
+@dataclass
+class Prediction:
+    """The instances of one image, in the stack's native box order and class numbering (stack.yaml maps both).
+
+    boxes (n, 4) float in pixels of the given image, exclusive right and lower edges; classes (n,) int; scores (n,)
+    in [0, 1], any order; masks: (n, H, W) bool, or n CropMask, or n COCO compressed RLE dicts, or None;
+    attributes (n, A) float; image_score in [0, 1].
+    """
+
+    boxes: np.ndarray
+    classes: np.ndarray
+    scores: np.ndarray
+    masks: Optional[Masks] = None
+    attributes: Optional[np.ndarray] = None
+    image_score: Optional[float] = None
+
+
+class Predictor:
+    """Base class of every stack's predictor; `color`, `decoder` and `max_batch` say what it wants to be given."""
+
+    color: str = "RGB"
+    """Channel order of Image.pixels: "RGB" or "BGR"."""
+    decoder: str = "pillow"
+    """The library that decodes, where pixels would differ: a key of orch_runner.decode.DECODERS."""
+    max_batch: int = 1
+    """The most images one predict() takes."""
+
+    def load(self, model: Model, device: str) -> None:
+        """Load `model` on `device` ("cpu", "cuda", "cuda:N"); raise rather than fall back to another device."""
+        raise NotImplementedError
+
+    def predict(self, images: List[Image]) -> List[Any]:
+        """Predict a batch: one Prediction per image, or one raw result per image for `finish` to complete."""
+        raise NotImplementedError
+
+    def finish(self, raw: Any, image: Image) -> Prediction:
+        """Turn a raw result into a Prediction; runs in the runner's threads while the next batch is predicted."""
+        del image
+        return raw  # type: ignore[no-any-return]

@@ -1,0 +1,124 @@
+"""From a predictor's Prediction to one row of the standard predictions: checked, mapped, sorted, encoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import List, Optional, Tuple
+
+import numpy as np
+
+from orch_runner.contract import Job
+from orch_runner.predictor import CropMask, Prediction
+from orch_runner.rle import encode_mask, encode_masks
+
+MAX_ERROR_LENGTH = 300
+
+
+@dataclass
+class Row:
+    """All that is known of one image: predicted (error empty) or failed with a reason."""
+
+    file: str
+    size: Tuple[int, int] = (0, 0)
+    error: str = ""
+    boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))
+    classes: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    scores: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    masks: List[bytes] = field(default_factory=list)
+    attributes: Optional[np.ndarray] = None
+    image_score: float = float("nan")
+
+
+def failed_row(file: str, reason: str, size: Tuple[int, int] = (0, 0)) -> Row:
+    """A row for an image that could not be predicted; the reason is one line of bounded length."""
+    line = " ".join(reason.split()) or "unknown error"
+    return Row(file, size, error=line[:MAX_ERROR_LENGTH])
+
+
+def make_row(job: Job, file: str, size: Tuple[int, int], prediction: Prediction) -> Row:
+    """The standard row of a native prediction on an image of `size` (height, width). Raises ValueError."""
+    height, width = size
+    scores = np.asarray(prediction.scores, np.float32)
+    if scores.ndim != 1:
+        raise ValueError(f"the predictor gave scores of shape {scores.shape}, expected (n,)")
+    count = len(scores)
+    boxes = _boxes(np.asarray(prediction.boxes, np.float32), count, job.native.box_order, height, width)
+    classes = _classes(np.asarray(prediction.classes), count, job)
+    if count and not (np.isfinite(scores).all() and scores.min() >= 0 and scores.max() <= 1):
+        raise ValueError("the predictor gave scores outside [0, 1]")
+    order = _selection(scores, job.score_threshold, job.max_detections)
+    return Row(
+        file,
+        size,
+        boxes=boxes[order],
+        classes=classes[order],
+        scores=scores[order],
+        masks=_masks(prediction, count, order, height, width),
+        attributes=_attributes(prediction, count, order, job.attributes),
+        image_score=_image_score(prediction, job.image_scores),
+    )
+
+
+def _boxes(boxes: np.ndarray, count: int, order: str, height: int, width: int) -> np.ndarray:
+    if boxes.shape != (count, 4) and (count or boxes.size):
+        raise ValueError(f"the predictor gave boxes of shape {boxes.shape}, expected ({count}, 4)")
+    boxes = boxes.reshape(count, 4)
+    if order == "yxyx":
+        boxes = boxes[:, [1, 0, 3, 2]]
+    if not np.isfinite(boxes).all():
+        raise ValueError("the predictor gave boxes that are not finite")
+    return np.asarray(np.clip(boxes, 0, np.array([width, height, width, height], np.float32)))
+
+
+def _classes(classes: np.ndarray, count: int, job: Job) -> np.ndarray:
+    if classes.shape != (count,):
+        raise ValueError(f"the predictor gave classes of shape {classes.shape}, expected ({count},)")
+    table = np.array(job.native.class_map, np.int32)
+    if not count:
+        return np.zeros(0, np.int32)
+    if not (np.isfinite(classes).all() and (classes == np.floor(classes)).all()):
+        raise ValueError("the predictor gave classes that are no whole numbers")
+    index = classes.astype(np.int64) - job.native.class_base
+    unmapped = (index < 0) | (index >= len(table))
+    if unmapped.any():
+        raise ValueError(f"the predictor gave class {int(classes[unmapped][0])}, which the stack does not map")
+    return np.asarray(table[index])
+
+
+def _selection(scores: np.ndarray, floor: Optional[float], most: Optional[int]) -> np.ndarray:
+    """Indices of the instances kept, best first; equal scores stay in the predictor's order."""
+    order = np.argsort(-scores, kind="stable")
+    if floor is not None:
+        order = order[scores[order] >= np.float32(floor)]
+    return order if most is None else order[:most]
+
+
+def _masks(prediction: Prediction, count: int, order: np.ndarray, height: int, width: int) -> List[bytes]:
+    if prediction.masks is None:
+        # Every instance has a mask in the standard format; a detector without masks gives empty ones.
+        return [encode_mask(CropMask(0, 0, np.zeros((1, 1), bool)), height, width)] * len(order)
+    if len(prediction.masks) != count:
+        raise ValueError(f"the predictor gave {len(prediction.masks)} masks for {count} scores")
+    return encode_masks(prediction.masks, order, height, width)
+
+
+def _attributes(prediction: Prediction, count: int, order: np.ndarray, columns: int) -> Optional[np.ndarray]:
+    if not columns:
+        return None
+    if not count and prediction.attributes is None:
+        return np.zeros((0, columns), np.float32)
+    values = np.asarray(prediction.attributes, np.float32)
+    if values.shape != (count, columns):
+        raise ValueError(f"the predictor gave attributes of shape {values.shape}, expected ({count}, {columns})")
+    if not np.isfinite(values).all():
+        raise ValueError("the predictor gave attributes that are not finite")
+    return np.asarray(values[order])
+
+
+def _image_score(prediction: Prediction, wanted: bool) -> float:
+    if not wanted or prediction.image_score is None:
+        return float("nan")
+    score = float(prediction.image_score)
+    if not 0 <= score <= 1:
+        raise ValueError(f"the predictor gave the image score {score}, outside [0, 1]")
+    return score

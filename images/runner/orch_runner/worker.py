@@ -1,0 +1,216 @@
+"""One worker's life: read the job, load the model, predict what the queue brings, leave with a meaning status."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+from orch_runner import __version__
+from orch_runner.contract import CONTRACT, Fatal, Job, JobRefused, WeightFile, read_job
+from orch_runner.events import Emitter, log
+
+STOPPED = 143
+HEARTBEAT_SECONDS = 2.0
+
+
+class _Terminated(BaseException):
+    """SIGTERM came before there was anything to save."""
+
+
+class Stop:
+    """SIGTERM as a flag the main loop looks at; while a model is being loaded it ends the process at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.at_once = True
+
+    def handle(self, signum: int, frame: Any) -> None:
+        """The signal handler."""
+        del signum, frame
+        self.requested = True
+        if self.at_once:
+            self.at_once = False
+            raise _Terminated
+
+
+def main(arguments: List[str]) -> int:
+    """Run the job named on the command line; the result is the exit status of the contract."""
+    emitter, stop = Emitter(), Stop()
+    try:
+        signal.signal(signal.SIGTERM, stop.handle)
+        # A terminal's Ctrl-C reaches the whole process group; only the host decides what it means.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        outcome = _run(arguments, emitter, stop)
+        status = 0 if outcome == "all done" else STOPPED
+    except _Terminated:
+        outcome, status = "stopped while loading", STOPPED
+    except (JobRefused, Fatal) as error:
+        # A signal that arrives inside a library's C code can come out as that library's own error.
+        if stop.requested and isinstance(error, Fatal) and error.category == "load":
+            outcome, status = "stopped while loading", STOPPED
+        else:
+            outcome, status = "failed", _report(emitter, error)
+    except Exception as error:
+        outcome, status = "failed", _report(emitter, error)
+    emitter.emit("bye", reason=outcome)
+    return status
+
+
+def _report(emitter: Emitter, error: Exception) -> int:
+    """Emit the failure; the result is the exit status that goes with it."""
+    category, message, hint, status = "bug", f"{type(error).__name__}: {error}", None, 70
+    if isinstance(error, JobRefused):
+        category, message, status = "contract", str(error), 2
+    elif isinstance(error, Fatal):
+        category, message, hint, status = error.category, str(error), error.hint, error.exit_code
+    log("".join(traceback.format_exception(type(error), error, error.__traceback__)))
+    emitter.emit("failure", category=category, message=message, hint=hint)
+    return status
+
+
+def _run(arguments: List[str], emitter: Emitter, stop: Stop) -> str:
+    """Do the job; the result says why that ended: "all done" or something else."""
+    if len(arguments) != 1:
+        raise JobRefused("usage: python -m orch_runner JOB.json")
+    job = read_job(Path(arguments[0]))
+    emitter.emit("hello", contract=CONTRACT, runner=__version__, python=sys.version.split()[0], pid=os.getpid())
+    threading.Thread(target=_heartbeat, args=(emitter,), daemon=True).start()
+    _limit_threads(job.threads)
+    # Imported here so that a refused job answers at once, and numpy's libraries see the number of threads.
+    from orch_runner.intake import Intake, Queue
+    from orch_runner.pipeline import Pipeline
+    from orch_runner.shardfile import check_writable
+
+    check_writable(job)
+    predictor = _load(job, emitter)
+    stop.at_once = False
+    batch_size = min(job.batch_size, predictor.max_batch)
+    intake = Intake(job, Queue(job, batch_size), predictor.decoder, predictor.color, batch_size)
+    pipeline = Pipeline(job, predictor, emitter, batch_size)
+    try:
+        pipeline.run(intake, lambda: stop.requested)
+    finally:
+        intake.close()
+        pipeline.close()
+    return intake.outcome
+
+
+def _limit_threads(threads: int) -> None:
+    """Set before the libraries are imported that read it; the host's own settings win."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, str(threads))
+
+
+def _load(job: Job, emitter: Emitter) -> Any:
+    """Import the stack's predictor and load the model. Raises Fatal."""
+    from orch_runner.predictor import Model
+
+    emitter.emit("loading", model=job.model_name)
+    started = time.monotonic()
+    weights = {key: str(_weights_path(job, key, weight)) for key, weight in job.weights.items()}
+    model = Model(job.model_name, weights, dict(job.settings), job.threads, str(job.cache))
+    try:
+        predictor = _predictor_class(job)()
+        _check_wishes(predictor)
+        predictor.load(model, job.device)
+    except Fatal:
+        raise
+    except (Exception, SystemExit) as error:
+        raise Fatal("load", 3, f"{job.model_name} could not be loaded: {type(error).__name__}: {error}") from error
+    emitter.emit(
+        "ready",
+        device=job.device,
+        batch_size=min(job.batch_size, predictor.max_batch),
+        seconds=round(time.monotonic() - started, 3),
+        versions=_versions(),
+    )
+    return predictor
+
+
+def _check_wishes(predictor: Any) -> None:
+    """Whether the predictor asks for what there is. Raises Fatal."""
+    from orch_runner.decode import DECODERS
+
+    if predictor.decoder not in DECODERS:
+        raise Fatal("load", 3, f"unknown decoder {predictor.decoder!r}, known: {', '.join(DECODERS)}")
+    if predictor.color not in ("RGB", "BGR"):
+        raise Fatal("load", 3, f"unknown color {predictor.color!r}, known: RGB, BGR")
+    if predictor.max_batch < 1:
+        raise Fatal("load", 3, f"max_batch is {predictor.max_batch}, must be at least 1")
+
+
+def _predictor_class(job: Job) -> Any:
+    file, _, name = job.predictor.partition(":")
+    path = job.stack / file
+    # The stack's folder is importable, so that a predictor may have modules beside it.
+    sys.path.insert(0, str(job.stack))
+    spec = importlib.util.spec_from_file_location("orch_stack_predictor", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise Fatal("load", 3, f"there is no predictor at {path}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    try:
+        return getattr(module, name)
+    except AttributeError:
+        raise Fatal("load", 3, f"{path} has no class {name}") from None
+
+
+def _weights_path(job: Job, key: str, weight: WeightFile) -> Path:
+    """Where a weights file is. One inside a package is checked here: no host ever saw it."""
+    if weight.package is None:
+        path = job.weights_dir / weight.file
+        if not path.exists():
+            raise Fatal("weights", 3, f"weights {key!r}: {weight.file} is not there")
+        return path
+    try:
+        spec = importlib.util.find_spec(weight.package)
+    except ModuleNotFoundError:
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise Fatal("weights", 3, f"weights {key!r}: the package {weight.package} is not installed")
+    path = Path(next(iter(spec.submodule_search_locations))) / weight.file
+    if not path.is_file():
+        raise Fatal("weights", 3, f"weights {key!r}: {weight.package} has no file {weight.file}")
+    if weight.sha256 is not None and _sha256(path) != weight.sha256:
+        raise Fatal("weights", 3, f"weights {key!r}: {weight.file} of {weight.package} is not the expected file")
+    return path
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _versions() -> Dict[str, str]:
+    found: Dict[str, str] = {"python": sys.version.split()[0]}
+    for name in ("numpy", "PIL", "cv2", "onnxruntime", "torch", "tensorflow", "mmcv", "mmdet"):
+        version: Optional[str] = getattr(sys.modules.get(name), "__version__", None)
+        if version is not None:
+            found[name] = str(version)
+    return found
+
+
+def _heartbeat(emitter: Emitter) -> None:
+    while True:
+        emitter.emit("heartbeat", rss_mb=_resident_mb())
+        time.sleep(HEARTBEAT_SECONDS)
+
+
+def _resident_mb() -> Optional[int]:
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE") >> 20

@@ -1,0 +1,157 @@
+"""textlines: PP-OCRv4 text detection (differentiable binarization) as packaged by rapidocr-onnxruntime 1.4.4.
+
+Scaling, colour order (BGR) and thresholds are those of its config.yaml and ch_ppocr_det/; the steps after the network
+are our own in numpy: a text line is a connected component, not the smallest rotated rectangle around one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+
+import numpy as np
+import onnxruntime
+import PIL.Image
+from components import Crop, Runs, find_runs, grow, label_runs, oriented_sides, split, sum_under
+
+from orch_runner.predictor import CropMask, Image, Model, Prediction
+from orch_runner.predictor import Predictor as BasePredictor
+
+PROVIDER = "CPUExecutionProvider"
+MULTIPLE = 32
+
+DEFAULTS = {
+    "limit_side_len": 736,  # images whose shorter side is below it are enlarged to it
+    "max_side_len": 2000,  # the longer side is never more, which bounds memory
+    "thresh": 0.3,  # a pixel of the map is text above this probability
+    "box_thresh": 0.5,  # lines with a lower mean probability are dropped
+    "unclip_ratio": 1.6,  # lines grow by area x ratio / perimeter: the network is trained on shrunken ones
+    "min_side": 3,  # lines thinner than this on the map, or not thicker than this on the image, are dropped
+}
+
+
+class Line(NamedTuple):
+    """One text line on the map, before it is brought to the image's own scale."""
+
+    score: float
+    crop: Crop
+
+
+class Predictor(BasePredictor):
+    color = "BGR"
+    decoder = "pillow"
+    max_batch = 1
+
+    def load(self, model: Model, device: str) -> None:
+        if device != "cpu":
+            raise ValueError(f"textlines runs on the CPU only, not on {device!r}")
+        unknown = sorted(set(model.settings) - set(DEFAULTS))
+        if unknown:
+            raise ValueError(f"unknown settings: {', '.join(unknown)}")
+        self._settings: Dict[str, float] = {key: float(model.settings.get(key, DEFAULTS[key])) for key in DEFAULTS}
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = model.threads
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Shapes differ from image to image: an arena would keep the memory of the largest one seen.
+        options.enable_cpu_mem_arena = False
+        self._session = onnxruntime.InferenceSession(model.weights["onnx"], options, providers=[PROVIDER])
+        if self._session.get_providers() != [PROVIDER]:
+            raise RuntimeError(f"ONNX Runtime chose {self._session.get_providers()}, wanted {PROVIDER}")
+        self._input = self._session.get_inputs()[0].name
+
+    def predict(self, images: List[Image]) -> List[Any]:
+        return [self._probabilities(image.pixels) for image in images]
+
+    def finish(self, raw: Any, image: Image) -> Prediction:
+        height, width = image.pixels.shape[:2]
+        boxes: List[Tuple[int, int, int, int]] = []
+        scores: List[float] = []
+        masks: List[CropMask] = []
+        for line in self._lines(raw):
+            mask = to_image(line.crop, raw.shape, (height, width))
+            if mask is not None and min(mask.pixels.shape) > self._settings["min_side"]:
+                rows, columns = mask.pixels.shape
+                boxes.append((mask.x, mask.y, mask.x + columns, mask.y + rows))
+                scores.append(line.score)
+                masks.append(mask)
+        return Prediction(
+            boxes=np.array(boxes, np.float32).reshape(-1, 4),
+            classes=np.zeros(len(boxes), np.int64),
+            scores=np.array(scores, np.float32),
+            masks=masks,
+        )
+
+    def _probabilities(self, pixels: np.ndarray) -> np.ndarray:
+        """The network's map (h, w) float32 for an image."""
+        size = network_size(
+            pixels.shape[0], pixels.shape[1], self._settings["limit_side_len"], self._settings["max_side_len"]
+        )
+        resized = PIL.Image.fromarray(pixels).resize((size[1], size[0]), PIL.Image.BILINEAR)
+        values = (np.asarray(resized, np.float32) * np.float32(1 / 255) - np.float32(0.5)) / np.float32(0.5)
+        tensor = np.ascontiguousarray(values.transpose(2, 0, 1))[None]
+        return np.asarray(self._session.run(None, {self._input: tensor})[0][0, 0])
+
+    def _lines(self, probabilities: np.ndarray) -> List[Line]:
+        text = probabilities > self._settings["thresh"]
+        runs = find_runs(thicken(text))
+        totals = _prefix_sums(np.where(text, probabilities, 0))
+        counts = _prefix_sums(text)
+        lines: List[Line] = []
+        for part in split(runs, label_runs(runs, text.shape[1])):
+            score = sum_under(totals, part) / sum_under(counts, part)
+            if score >= self._settings["box_thresh"]:
+                crop = self._grown(part, text.shape)
+                lines += [] if crop is None else [Line(min(score, 1.0), crop)]
+        return lines
+
+    def _grown(self, part: Runs, shape: Tuple[int, ...]) -> Optional[Crop]:
+        longer, shorter = oriented_sides(part)
+        if shorter < self._settings["min_side"]:
+            return None
+        distance = longer * shorter * self._settings["unclip_ratio"] / (2 * (longer + shorter))
+        return grow(part, distance, shape[0], shape[1])
+
+
+def network_size(height: int, width: int, limit_side_len: float, max_side_len: float) -> Tuple[int, int]:
+    """Height and width an image is resized to: multiples of 32, near its own proportions."""
+    scale = max(1.0, limit_side_len / min(height, width))
+    scale = min(scale, max_side_len / max(height, width))
+    return _multiple(height * scale), _multiple(width * scale)
+
+
+def _multiple(side: float) -> int:
+    return max(MULTIPLE, round(int(side) / MULTIPLE) * MULTIPLE)
+
+
+def thicken(text: np.ndarray) -> np.ndarray:
+    """`text` (h, w) bool dilated by 2x2 pixels to the right and down, which closes hairline gaps."""
+    wide = text.copy()
+    wide[:, 1:] |= text[:, :-1]
+    wide[1:] |= wide[:-1].copy()
+    return wide
+
+
+def _prefix_sums(values: np.ndarray) -> np.ndarray:
+    sums = np.zeros((values.shape[0], values.shape[1] + 1), np.float64)
+    np.cumsum(values, axis=1, out=sums[:, 1:])
+    return sums
+
+
+def to_image(crop: Crop, map_shape: Tuple[int, ...], image_shape: Tuple[int, int]) -> Optional[CropMask]:
+    """A mask on the map as one on the image, cut to its pixels; None where it falls between them."""
+    rows = _nearest(crop.y, crop.pixels.shape[0], map_shape[0], image_shape[0])
+    columns = _nearest(crop.x, crop.pixels.shape[1], map_shape[1], image_shape[1])
+    pixels = crop.pixels[rows[1]][:, columns[1]]
+    filled_rows, filled_columns = np.flatnonzero(pixels.any(axis=1)), np.flatnonzero(pixels.any(axis=0))
+    if not len(filled_rows):
+        return None
+    top, left = int(filled_rows[0]), int(filled_columns[0])
+    pixels = pixels[top : filled_rows[-1] + 1, left : filled_columns[-1] + 1]
+    return CropMask(columns[0] + left, rows[0] + top, pixels)
+
+
+def _nearest(start: int, length: int, map_side: int, image_side: int) -> Tuple[int, np.ndarray]:
+    """The first image pixel whose centre lies in [start, start + length) of the map, and the map index of each."""
+    at = ((np.arange(image_side) + 0.5) * map_side / image_side).astype(np.int64)
+    first, last = np.searchsorted(at, [start, start + length])
+    return int(first), at[first:last] - start

@@ -1,0 +1,99 @@
+"""`orch models`: what there is to run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from orchestrator.cli.common import JsonOption, StacksOption, catalog, print_json, print_table
+
+if TYPE_CHECKING:
+    from orchestrator.catalog import ModelEntry
+
+app = typer.Typer(help="List the models, or show one.", invoke_without_command=True, rich_markup_mode=None)
+
+
+@app.callback()
+def models(context: typer.Context, stacks: StacksOption = None, json: JsonOption = False) -> None:
+    """List all models of the catalog."""
+    context.obj = stacks
+    if context.invoked_subcommand is not None:
+        return
+    entries = catalog(stacks).models.values()
+    if json:
+        print_json({"models": [_as_json(entry) for entry in entries]})
+        return
+    rows = [
+        [
+            entry.name,
+            entry.stack.name,
+            entry.spec.task,
+            ", ".join(entry.stack.spec.variants),
+            _weights(entry),
+            entry.spec.title,
+        ]
+        for entry in entries
+    ]
+    print_table(["model", "stack", "task", "variants", "weights", "title"], rows)
+
+
+@app.command("show")
+def show(context: typer.Context, name: str, stacks: StacksOption = None, json: JsonOption = False) -> None:
+    """Show one model: weights, categories, defaults, settings."""
+    entry = catalog(stacks or context.obj).model(name)
+    if json:
+        print_json(_as_json(entry))
+        return
+    spec, defaults = entry.spec, entry.spec.defaults
+    facts: list[tuple[str, str]] = [
+        ("model", entry.name),
+        ("title", spec.title),
+        ("aliases", ", ".join(spec.aliases)),
+        ("task", spec.task),
+        ("paper", spec.paper or ""),
+        ("licence", spec.licence),
+        ("stack", f"{entry.stack.name}: {entry.stack.spec.title} ({entry.stack.folder})"),
+        *(
+            (f"variant {name}", f"{variant.device}, Python {variant.python}, {variant.base_image}")
+            for name, variant in entry.stack.spec.variants.items()
+        ),
+        *((f"weights {key}", _origin(entry, key)) for key in spec.weights),
+        ("categories", ", ".join(f"{one.id} {one.name}" for one in entry.categories)),
+        ("score floor", "none" if defaults.score_threshold is None else f"{defaults.score_threshold:g}"),
+        ("max detections", str(defaults.max_detections or "none")),
+        ("batch size", str(defaults.batch_size)),
+        *((f"--set {name}={setting.default}", setting.help) for name, setting in spec.settings.items()),
+        ("notes", spec.notes or ""),
+    ]
+    width = max(len(name) for name, text in facts if text)
+    for label, text in facts:
+        if text:
+            print(f"{label:<{width}}  {text}")
+
+
+def _weights(entry: ModelEntry) -> str:
+    from orchestrator.weights import weights_state
+
+    return ", ".join(sorted({weights_state(entry, key) for key in entry.spec.weights})) or "none"
+
+
+def _origin(entry: ModelEntry, key: str) -> str:
+    from orchestrator.weights import weights_state
+
+    weight = entry.spec.weights[key]
+    origin = weight.url or weight.manual or weight.bundled or f"package {weight.package}"
+    return f"{weight.file}, {weights_state(entry, key)}, {weight.licence}, from {origin}"
+
+
+def _as_json(entry: ModelEntry) -> dict[str, Any]:
+    from orchestrator.weights import weights_state
+
+    return {
+        "name": entry.name,
+        "stack": entry.stack.name,
+        "variants": {name: one.model_dump(mode="json") for name, one in entry.stack.spec.variants.items()},
+        "weights_state": {key: weights_state(entry, key) for key in entry.spec.weights},
+        "categories": [one.model_dump() for one in entry.categories],
+        **entry.spec.model_dump(mode="json"),
+    }

@@ -1,0 +1,174 @@
+"""`orch inspect`, `validate`, `export` and `draw`: what one does with a predictions file."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestrator.cli.common import JsonOption, print_json, print_table, say
+from orchestrator.errors import PredictionsError, UsageError
+
+if TYPE_CHECKING:
+    from orchestrator.predictions import Predictions
+
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE|RUN", help="predictions.npz, or a run directory.")]
+SHOWN = 10
+
+
+def _load(path: Path) -> Predictions:
+    from orchestrator.predictions import Predictions
+
+    return Predictions.load(_file(path))
+
+
+def _file(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    if not (path / "predictions.npz").is_file():
+        raise UsageError(f"{path} has no predictions.npz", why="the run is not complete; the same orch run resumes it")
+    return path / "predictions.npz"
+
+
+def inspect(
+    file: FileArgument,
+    image: Annotated[str | None, typer.Option(help="Show one image's instances, by file name or number.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Say what is in a predictions file."""
+    import numpy as np
+
+    predictions = _load(file)
+    if image is not None:
+        _inspect_image(predictions, image, json)
+        return
+    counts = np.bincount(predictions.classes - min(0, int(predictions.classes.min(initial=0))))
+    names = {int(one["id"]): str(one["name"]) for one in predictions.meta["categories"]}
+    by_category = {name: int(counts[key]) for key, name in names.items() if 0 <= key < len(counts) and counts[key]}
+    failed = int((predictions.status != 0).sum())
+    facts: dict[str, Any] = {
+        "file": str(_file(file)),
+        "images": len(predictions),
+        "failed": failed,
+        "instances": len(predictions.scores),
+        "images_without_instances": int((np.diff(predictions.offsets) == 0).sum()) - failed,
+        "instances_by_category": by_category,
+        "meta": predictions.meta,
+    }
+    if json:
+        print_json(facts)
+        return
+    meta = facts.pop("meta")
+    shown = {
+        **facts,
+        **{
+            key: meta.get(key)
+            for key in (
+                "format",
+                "model",
+                "stack",
+                "variant",
+                "runtime",
+                "device",
+                "score_threshold",
+                "max_detections",
+                "exif",
+                "settings",
+                "build",
+                "orch_version",
+            )
+        },
+    }
+    for key, value in shown.items():
+        text = ", ".join(f"{name} {count}" for name, count in value.items()) if isinstance(value, dict) else value
+        print(f"{key.replace('_', ' '):<26}{'none' if text is None else text}")
+    for row in np.flatnonzero(predictions.status)[:SHOWN]:
+        print(f"failed: {predictions.image_file[row]}: {predictions.error[row]}")
+
+
+def _inspect_image(predictions: Predictions, image: str, as_json: bool) -> None:
+    try:
+        record = predictions[int(image) if image.isdigit() and image not in predictions.files else image]
+    except (KeyError, IndexError):
+        from orchestrator.catalog import did_you_mean
+
+        why = did_you_mean(image, predictions.files[:5000])
+        raise UsageError(f"there is no image {image!r} in the file", why=why) from None
+    names = {int(one["id"]): str(one["name"]) for one in predictions.meta["categories"]}
+    boxes = [[round(float(side), 1) for side in box] for box in record["boxes"]]
+    instances = [
+        {"category": names.get(int(category), str(category)), "score": round(float(score), 4), "box": box}
+        for category, score, box in zip(record["classes"], record["scores"], boxes, strict=True)
+    ]
+    if as_json:
+        size = [int(side) for side in record["image_size"]]
+        print_json(
+            {
+                "image_file": str(record["image_file"]),
+                "size": size,
+                "error": str(record["error"]),
+                "instances": instances,
+            }
+        )
+        return
+    say(f"{record['image_file']}: {record['error'] or f'{len(instances)} instances'}")
+    print_table(
+        ["category", "score", "x1, y1, x2, y2"],
+        [[str(one["category"]), str(one["score"]), json_module.dumps(one["box"])[1:-1]] for one in instances],
+    )
+
+
+def validate(file: FileArgument, json: JsonOption = False) -> None:
+    """Check a predictions file against the format; exit 6 if it breaks it."""
+    predictions = _load(file)
+    problems = [str(problem) for problem in predictions.validate()]
+    if problems:
+        if json:
+            print_json({"valid": False, "problems": problems})
+            raise typer.Exit(PredictionsError.exit_code)
+        raise PredictionsError(f"{_file(file)} breaks the format", why="\n".join(problems))
+    if json:
+        print_json({"valid": True, "problems": [], "images": len(predictions), "instances": len(predictions.scores)})
+    else:
+        say(f"valid: {len(predictions)} images, {len(predictions.scores)} instances")
+
+
+def export(
+    file: FileArgument,
+    format_name: Annotated[str, typer.Option("--format", "-f", help="coco or fashionfail.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: beside the file.")] = None,
+    annotations: Annotated[
+        Path | None, typer.Option(help="COCO annotations whose image ids to use (coco only).")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Write predictions as other tools read them."""
+    from orchestrator.export import FORMATS
+
+    if format_name not in FORMATS:
+        from orchestrator.catalog import did_you_mean
+
+        raise UsageError(f"there is no format {format_name!r}", why=did_you_mean(format_name, FORMATS))
+    predictions = _load(file)
+    suffix = {"coco": "-coco.json", "fashionfail": "-fashionfail.npz"}.get(format_name, f"-{format_name}")
+    target = output or _file(file).with_name(_file(file).stem + suffix)
+    FORMATS[format_name](predictions, target, annotations)
+    if json:
+        print_json({"format": format_name, "output": str(target)})
+    else:
+        say(f"wrote {target}")
+
+
+def draw(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder. Default: RUN/pictures.")] = None,
+    min_score: Annotated[float, typer.Option(min=0, max=1, help="Leave weaker instances out.")] = 0.3,
+) -> None:
+    """Draw boxes and masks into a run's images, as PNG files."""
+    from orchestrator.pictures import draw_run_directory
+
+    folder = output or run / "pictures"
+    count = len(draw_run_directory(run, folder, min_score))
+    say(f"drew {count} pictures into {folder}")

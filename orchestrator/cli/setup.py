@@ -1,0 +1,68 @@
+"""`orch doctor`, `orch new` and `orch demo`: getting started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.common import JsonOption, RuntimeOption, print_json, print_table, say
+from orchestrator.errors import EXIT_OK, MachineError
+
+new = typer.Typer(help="Begin something of your own.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@new.callback()
+def _new() -> None:
+    """Begin something of your own."""
+
+
+def doctor(json: JsonOption = False) -> int:
+    """Examine this machine: engine, GPUs, Python, disk; with the next step for each thing amiss."""
+    from orchestrator.doctor import examine
+
+    findings = examine()
+    if json:
+        print_json({"findings": [finding.as_json() for finding in findings]})
+    else:
+        rows = [[one.what, one.status, one.found, one.step] for one in findings]
+        print_table(["", "status", "found", "next step"], rows)
+    amiss = any(finding.status == "problem" for finding in findings)
+    return MachineError.exit_code if amiss else EXIT_OK
+
+
+@new.command("stack")
+def new_stack(
+    name: str,
+    folder: Annotated[Path, typer.Option("--into", help="Folder of your stacks.")] = Path("stacks"),
+    json: JsonOption = False,
+) -> None:
+    """Write a working skeleton of a stack: stack.yaml, Dockerfile, predictor, locked requirements."""
+    from orchestrator.scaffold import create_stack
+
+    created = create_stack(name, folder)
+    if json:
+        print_json({"stack": name, "folder": str(created)})
+        return
+    say(f"wrote {created}")
+    say(f"  try:  orch run --stacks {folder} --model {name}-example --images FOLDER")
+    say(f"  edit: {created / 'predictor.py'}, then {created / 'stack.yaml'}")
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to work in.")] = Path("orch-demo"),
+    runtime: RuntimeOption = "auto",
+    scenes: Annotated[int, typer.Option(min=1, max=1000, help="Held-out scenes to draw.")] = 60,
+    json: JsonOption = False,
+) -> int:
+    """Run two stacks whose dependencies conflict on scenes and photographs, and draw the results."""
+    from orchestrator.demo.demo import run_demo
+    from orchestrator.progress import make_display
+
+    result = run_demo(out, runtime, scenes, make_display(json=json, quiet=False))
+    if json:
+        print_json(result.as_json())
+    else:
+        say(result.text())
+    return EXIT_OK

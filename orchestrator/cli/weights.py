@@ -1,0 +1,110 @@
+"""`orch weights`: fetch them, add what one has, check what is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.common import JsonOption, OfflineOption, StacksOption, catalog, print_json, print_table, say
+from orchestrator.errors import MachineError
+
+app = typer.Typer(help="List, fetch, add and verify weights.", no_args_is_help=True, rich_markup_mode=None)
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL")]
+
+
+@app.command("list")
+def list_weights(stacks: StacksOption = None, json: JsonOption = False) -> None:
+    """All weights of all models, and whether they are here."""
+    from orchestrator.weights import weights_state
+
+    rows = [
+        [
+            entry.name,
+            key,
+            weight.file,
+            weights_state(entry, key),
+            weight.licence,
+            weight.url or weight.manual or ("with orch" if weight.bundled else f"package {weight.package}"),
+        ]
+        for entry in catalog(stacks).models.values()
+        for key, weight in entry.spec.weights.items()
+    ]
+    columns = ["model", "key", "file", "state", "licence", "from"]
+    if json:
+        print_json({"weights": [dict(zip(columns, row, strict=True)) for row in rows]})
+    else:
+        print_table(columns, rows)
+
+
+@app.command("fetch")
+def fetch(
+    model: ModelArgument, offline: OfflineOption = False, stacks: StacksOption = None, json: JsonOption = False
+) -> None:
+    """Fetch a model's weights into the cache; a broken download goes on where it stopped."""
+    from orchestrator.progress import make_display
+    from orchestrator.weights import ensure_weights
+
+    entry = catalog(stacks).model(model)
+    display = make_display(json=json, quiet=False)
+    stored = ensure_weights(entry, offline=offline, progress=display.transfer)
+    if json:
+        print_json({"model": entry.name, "weights": {key: dict(one.as_job()) for key, one in stored.items()}})
+        return
+    for key, one in stored.items():
+        display.say(
+            f"{key}: {one.path or f'{one.file} in the package {one.package}'}, sha256 {one.sha256 or 'unknown'}"
+        )
+
+
+@app.command("add")
+def add(
+    model: ModelArgument,
+    path: Annotated[Path, typer.Argument(help="File, folder or archive.")],
+    key: Annotated[str | None, typer.Option(help="Which of the model's weights, if it has several.")] = None,
+    stacks: StacksOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Put weights you have into the cache."""
+    from orchestrator.weights import add_weights
+
+    entry = catalog(stacks).model(model)
+    stored = add_weights(entry, path, key)
+    if json:
+        print_json({"model": entry.name, "key": stored.key, "path": str(stored.path), "sha256": stored.sha256})
+    else:
+        say(f"{stored.key}: {stored.path}, sha256 {stored.sha256 or 'none: a folder'}")
+
+
+@app.command("verify")
+def verify(
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None,
+    stacks: StacksOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Read weights again and compare their digests; all that are present, or one model's."""
+    from orchestrator.weights import verify_weights, weights_state
+
+    known = catalog(stacks)
+    entries = (
+        [known.model(model)]
+        if model
+        else [
+            entry
+            for entry in known.models.values()
+            if all(weights_state(entry, key) != "missing" for key in entry.spec.weights)
+        ]
+    )
+    findings = [(entry.name, *finding) for entry in entries for finding in verify_weights(entry)]
+    if json:
+        columns = ("model", "key", "finding", "right")
+        print_json({"weights": [dict(zip(columns, one, strict=True)) for one in findings]})
+    else:
+        print_table(
+            ["model", "key", "", "finding"],
+            [[name, key, "ok" if right else "WRONG", text] for name, key, text, right in findings],
+        )
+    wrong = [name for name, _, _, right in findings if not right]
+    if wrong:
+        raise MachineError(f"the weights of {', '.join(wrong)} are not right", hint=f"orch weights fetch {wrong[0]}")

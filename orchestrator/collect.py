@@ -1,0 +1,216 @@
+"""Shards into one predictions file: first sizes and the image list, then array after array as a stream."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice, zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.errors import OrchError, RunError
+from orchestrator.npz import Arrays, ArrayWriter, NpzWriter, open_arrays
+from orchestrator.predictions import FORMAT, SCHEMA, SPECS, STATUS_FAILED, ArraySpec
+
+SHARD_FORMAT = "orch-shard/1"
+MAX_ERROR_LENGTH = 300  # characters; one long reason would widen the column for all images
+
+_WRITTEN_HERE = ("image_id", "meta")  # the arrays that do not come from the shards
+
+
+@dataclass(frozen=True)
+class Collected:
+    """How much a predictions file holds."""
+
+    images: int
+    failed: int
+    instances: int
+
+
+@dataclass
+class _Totals:
+    """What has to be known before arrays are written; adds up while the image list is checked."""
+
+    image_file_width: int = 1
+    error_width: int = 1
+    failed: int = 0
+
+
+def collect(
+    shards: Sequence[Path],
+    inputs: Iterable[tuple[str, int]],
+    meta: Mapping[str, Any],
+    target: Path,
+) -> Collected:
+    """Join `shards` into the predictions file `target`, in `inputs`' order (image file, image id).
+
+    The bytes depend on the content alone, not on how the images were cut into shards. Memory does not grow
+    with the number of images, only a little with that of shards. RunError, naming the shard, when one is
+    damaged or its images are not the next of `inputs`; then `target` is left as it was.
+    """
+    opened = [_open(shard) for shard in shards]
+    _check_alike(opened)
+    images, instances = _total(opened, "image_file"), _total(opened, "scores")
+    with NpzWriter(target, compress=True) as writer:
+        with writer.array("image_id", (images,), np.int64) as ids:
+            totals = _check_images(opened, inputs, ids)
+        for spec in SCHEMA:
+            given = not spec.optional or (opened and spec.name in opened[0])
+            if given and spec.name not in _WRITTEN_HERE:
+                _join(writer, spec, opened, totals)
+        text = json.dumps({**meta, "format": FORMAT}, sort_keys=True, separators=(",", ":"))
+        writer.write_array("meta", np.array(text))
+    return Collected(images, totals.failed, instances)
+
+
+def _open(path: Path) -> Arrays:
+    """A shard, its arrays' headers checked against the schema and each other."""
+    with _naming(path):
+        shard = open_arrays(path)
+        headers = {name: shard.header(name) for name in shard}
+    for spec in SCHEMA:
+        if spec.name in headers:
+            fault = spec.fault(headers[spec.name])
+            if fault:
+                raise _broken(path, f"array {spec.name!r}: {fault}")
+        elif not spec.optional:
+            raise _broken(path, f"it has no array {spec.name!r}")
+    images, instances = headers["image_file"].shape[0], headers["scores"].shape[0]
+    sizes: dict[int | str, int] = {"I": images, "I+1": images + 1, "N": instances, "N+1": instances + 1}
+    for name, header in headers.items():
+        wanted = SPECS[name].shape[0] if name in SPECS and SPECS[name].shape else None
+        if wanted in sizes and header.shape[0] != sizes[wanted]:
+            raise _broken(path, f"array {name!r} has {header.shape[0]} rows, not {sizes[wanted]}")
+    return shard
+
+
+def _total(shards: Sequence[Arrays], name: str) -> int:
+    return sum(shard.header(name).shape[0] for shard in shards)
+
+
+def _check_alike(shards: Sequence[Arrays]) -> None:
+    """All shards are of one plan and have the same optional arrays, attributes of one width."""
+    plans = [_plan(shard) for shard in shards]
+    for shard, plan in zip(shards, plans, strict=True):
+        if plan != plans[0]:
+            raise _broken(shard.path, f"it belongs to plan {plan}, {shards[0].path.name} to {plans[0]}")
+        for name in ("attributes", "image_scores"):
+            here, first = (s.header(name).shape[1:] if name in s else None for s in (shard, shards[0]))
+            if here != first:
+                raise _broken(shard.path, f"its {name} are unlike those of {shards[0].path.name}")
+
+
+def _plan(shard: Arrays) -> str:
+    with _naming(shard.path):
+        text = str(shard["meta"][()])
+    try:
+        meta = json.loads(text)
+        kind, plan = meta["format"], str(meta["plan"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise _broken(shard.path, "its meta is not that of a shard") from error
+    if kind != SHARD_FORMAT:
+        raise _broken(shard.path, f"its format is {kind!r}, not {SHARD_FORMAT!r}")
+    return plan
+
+
+def _check_images(shards: Sequence[Arrays], inputs: Iterable[tuple[str, int]], ids: ArrayWriter) -> _Totals:
+    """Compare the shards' images with `inputs`, write the ids, and measure."""
+    totals, rest = _Totals(), iter(inputs)
+    for shard in shards:
+        for files in _chunks(shard, "image_file"):
+            expected = list(islice(rest, len(files)))
+            _check_order(shard.path, files.tolist(), [file for file, _ in expected])
+            ids.write(np.array([number for _, number in expected], np.int64))
+            totals.image_file_width = max(totals.image_file_width, _width(files))
+        for errors in _chunks(shard, "error"):
+            totals.error_width = max(totals.error_width, min(_width(errors), MAX_ERROR_LENGTH))
+        for status in _chunks(shard, "status"):
+            totals.failed += int((status == STATUS_FAILED).sum())
+    missing = sum(1 for _ in rest)
+    if missing:
+        raise RunError(
+            f"{missing} input images are in no shard",
+            why=f"{len(shards)} shards were given",
+            hint="run the same command again: it resumes with the missing shards",
+        )
+    return totals
+
+
+def _check_order(shard: Path, found: list[str], expected: list[str]) -> None:
+    for file, wanted in zip_longest(found, expected):
+        if wanted is None:
+            raise _broken(shard, f"it holds {file!r}, after the last input image")
+        if file != wanted:
+            raise _broken(shard, f"it holds {file!r} where the input is {wanted!r}")
+
+
+def _width(texts: NDArray[np.str_]) -> int:
+    return int(np.char.str_len(texts).max(initial=0))
+
+
+def _join(writer: NpzWriter, spec: ArraySpec, shards: Sequence[Arrays], totals: _Totals) -> None:
+    """Write one array: the shards' one after another."""
+    starts = str(spec.shape[0]).endswith("+1")
+    if shards:
+        rest = shards[0].header(spec.name).shape[1:]
+    else:
+        rest = tuple(side for side in spec.shape[1:] if isinstance(side, int))
+    dtype = np.dtype(spec.dtype)
+    if spec.dtype == "str":
+        dtype = np.dtype(("U", getattr(totals, f"{spec.name}_width")))
+    rows = _total(shards, spec.name) - starts * len(shards) + starts
+    with writer.array(spec.name, (rows, *rest), dtype) as array:
+        if starts:
+            array.write(np.zeros(1, np.int64))
+        for chunk in _shifted(spec.name, shards) if starts else _plain(spec.name, shards):
+            array.write(chunk.astype(dtype, copy=False))
+
+
+def _plain(name: str, shards: Sequence[Arrays]) -> Iterator[NDArray[Any]]:
+    for shard in shards:
+        yield from _chunks(shard, name)
+
+
+def _shifted(name: str, shards: Sequence[Arrays]) -> Iterator[NDArray[np.int64]]:
+    """All shards' offsets as one sequence without the leading zero; each shard's must ascend to its total."""
+    base = 0
+    closes = {"offsets": "scores", "mask_offsets": "masks"}[name]
+    for shard in shards:
+        total, last, first = shard.header(closes).shape[0], 0, True
+        for chunk in _chunks(shard, name):
+            steps = np.diff(chunk, prepend=last)
+            if (steps < 0).any() or (first and chunk[0] != 0):
+                raise _broken(shard.path, f"{name} does not ascend from 0")
+            last = int(chunk[-1])
+            yield chunk[int(first) :] + base
+            first = False
+        if last != total:
+            raise _broken(shard.path, f"{name} ends at {last}, not at {total}")
+        base += total
+
+
+def _chunks(shard: Arrays, name: str) -> Iterator[NDArray[Any]]:
+    with _naming(shard.path):
+        yield from shard.chunks(name)
+
+
+@contextmanager
+def _naming(shard: Path) -> Iterator[None]:
+    """Turns a reading error into a RunError that names the shard."""
+    try:
+        yield
+    except OrchError as error:
+        raise _broken(shard, error.why or error.message) from error
+
+
+def _broken(shard: Path, why: str) -> RunError:
+    return RunError(
+        f"shard {shard} cannot be used",
+        why=why,
+        hint=f"remove {shard.name} and run the same command again: it resumes there",
+    )

@@ -1,0 +1,268 @@
+"""Handing shards to workers, watching them, replacing those that are lost, and stopping when the user says so."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from orchestrator.errors import Interrupted, MachineError, OrchError, RunError
+from orchestrator.files import write_json
+from orchestrator.job import ALIVE_EVERY, ALIVE_NAME, END_NAME, QUEUE_NAME
+from orchestrator.paths import RunPaths
+from orchestrator.progress import Display
+from orchestrator.runtimes.base import Exit, Worker
+from orchestrator.schedule import ImagesOf, Schedule
+
+SILENCE_SECONDS = 120.0
+"""A worker that says nothing for so long, not even a heartbeat, is taken for hung."""
+GRACE_SECONDS = 30.0
+"""Time for the image at hand after the first Ctrl-C, before workers are killed."""
+MOST_IDLE_DEATHS = 4
+"""So many workers of one place may die one after another without having begun a shard."""
+
+StartWorker = Callable[[str, Path], Worker]
+"""Start the worker of that name whose queue is in that job folder."""
+
+
+@dataclass(frozen=True)
+class Dispatched:
+    """What the workers said of themselves in the end."""
+
+    ready: dict[str, Any]
+    notices: tuple[str, ...]
+    lost_workers: int
+    seconds: float
+
+
+@dataclass
+class _Live:
+    """A worker under way, as its events tell it."""
+
+    worker: Worker
+    folder: Path
+    place: int
+    heard: float
+    sequence: int = 0
+    shard: int | None = None
+    batch: list[int] = field(default_factory=list)
+    in_shard: int = 0
+    shards_done: int = 0
+    state: str = "starting"
+    failure: dict[str, Any] | None = None
+    rss_mb: int | None = None
+
+
+class Dispatcher:
+    """One run's dispatch. All decisions are made in one thread, which reads one queue of what happened."""
+
+    def __init__(
+        self, paths: RunPaths, start: StartWorker, display: Display, shards: Sequence[int], images_of: ImagesOf
+    ) -> None:
+        self._paths, self._start, self._display = paths, start, display
+        self._schedule = Schedule(shards, images_of)
+        self._images_of = images_of
+        self._happened: queue.Queue[tuple[str, str, Any]] = queue.Queue()
+        self._live: dict[str, _Live] = {}
+        self._token = secrets.token_hex(3)
+        self._starts = 0
+        self._idle_deaths: dict[int, int] = {}
+        self._lost = 0
+        self._interrupts = 0
+        self._done = self._failed = 0
+        self._ready: dict[str, Any] = {}
+        self._notices: list[str] = []
+        self._kill_at: float | None = None
+
+    def interrupt(self) -> None:
+        """Once: stop cleanly. Twice: now. Safe to call from a signal handler."""
+        self._happened.put(("interrupt", "", None))
+
+    def run(self, workers: int, total: int, already: int) -> Dispatched:
+        """Predict all shards. Raises Interrupted, RunError, MachineError; finished shards stay on disk."""
+        started = time.monotonic()
+        self._done = already
+        try:
+            with self._display.images(total, already), self._paths.events.open("a", encoding="utf-8") as events:
+                for place in range(min(workers, self._schedule.remaining)):
+                    self._launch(place)
+                while self._live:
+                    self._step(events)
+        finally:
+            self._abandon()
+        if self._interrupts:
+            raise Interrupted("stopped")
+        return Dispatched(self._ready, tuple(self._notices), self._lost, time.monotonic() - started)
+
+    def _step(self, events: IO[str]) -> None:
+        with suppress(queue.Empty):
+            kind, name, what = self._happened.get(timeout=ALIVE_EVERY / 2)
+            if kind == "interrupt":
+                self._on_interrupt()
+            elif name in self._live and kind == "event":
+                if self._on_event(self._live[name], what):
+                    events.write(json.dumps({"worker": name, **what}) + "\n")
+            elif name in self._live and kind == "exit":
+                events.write(json.dumps({"worker": name, "event": "exit", "code": what.code}) + "\n")
+                self._on_exit(self._live.pop(name), what)
+        self._keep_alive()
+        self._display.progress(self._done_now(), self._failed, {name: one.state for name, one in self._live.items()})
+
+    # --- starting and feeding workers
+
+    def _launch(self, place: int) -> None:
+        self._starts += 1
+        # Unique, so that a worker an earlier orch left behind never writes under the same temporary name.
+        name = f"w{place}-{self._token}{self._starts:02d}"
+        folder = self._paths.job(name)
+        (folder / QUEUE_NAME).mkdir(parents=True)
+        (folder / QUEUE_NAME / ALIVE_NAME).touch()
+        worker = self._start(name, folder)
+        live = _Live(worker, folder, place, time.monotonic())
+        self._live[name] = live
+        threading.Thread(target=self._listen, args=(name, worker), daemon=True).start()
+        self._feed(live)
+
+    def _listen(self, name: str, worker: Worker) -> None:
+        """In a thread of its own: turn a worker's output and end into what happened."""
+        try:
+            for line in worker.lines():
+                with suppress(ValueError):
+                    event = json.loads(line)
+                    if isinstance(event, dict) and "event" in event:
+                        self._happened.put(("event", name, event))
+            ended = worker.wait()
+        except Exception as error:
+            ended = Exit(137, detail=f"lost touch with it: {error}")
+        self._happened.put(("exit", name, ended))
+
+    def _feed(self, live: _Live) -> None:
+        if self._interrupts:
+            return
+        while (order := self._schedule.next_for(live.worker.name)) is not None:
+            write_json(live.folder / QUEUE_NAME / f"{order.number:05d}.json", order.document())
+        if self._schedule.remaining == 0:
+            self._end_all()
+
+    def _end_all(self) -> None:
+        for live in self._live.values():
+            (live.folder / QUEUE_NAME / END_NAME).touch()
+
+    def _keep_alive(self) -> None:
+        now = time.monotonic()
+        if self._kill_at is not None and now > self._kill_at:
+            self._kill_at = None
+            self._on_interrupt()
+        for live in self._live.values():
+            alive = live.folder / QUEUE_NAME / ALIVE_NAME
+            if time.time() - alive.stat().st_mtime >= ALIVE_EVERY:
+                os.utime(alive)
+            if now - live.heard > SILENCE_SECONDS:
+                live.heard = now
+                self._display.say(f"{live.worker.name} has not been heard for {SILENCE_SECONDS:.0f} s: replacing it")
+                live.worker.kill()
+
+    # --- what happened
+
+    def _on_event(self, live: _Live, event: dict[str, Any]) -> bool:
+        """Take note of an event; False if it is known already (streams are read again after a broken connection)."""
+        if event.get("seq", 0) <= live.sequence:
+            return False
+        live.sequence = event["seq"]
+        live.heard = time.monotonic()
+        kind = event["event"]
+        if kind in ("loading", "ready"):
+            live.state = kind
+            self._ready = event if kind == "ready" else self._ready
+        elif kind == "shard_started":
+            live.shard, live.batch, live.in_shard = event["shard"], [], event["reused"]
+            live.state = f"shard {event['shard']}"
+        elif kind == "batch":
+            live.batch = event["indices"]
+        elif kind == "progress" and event["shard"] == live.shard:
+            live.in_shard = event["done"]
+        elif kind == "image_failed":
+            self._failed += 1
+        elif kind == "shard_done":
+            self._on_shard_done(live, event)
+        elif kind == "notice":
+            self._notices.append(event["message"])
+            self._display.say(f"{live.worker.name}: {event['message']}")
+        elif kind == "failure":
+            live.failure = event
+        return bool(kind != "heartbeat")
+
+    def _on_shard_done(self, live: _Live, event: dict[str, Any]) -> None:
+        self._schedule.done(live.worker.name, event["shard"])
+        self._done += event["images"]
+        self._idle_deaths[live.place] = 0
+        live.shards_done += 1
+        if live.shard == event["shard"]:
+            live.shard, live.batch, live.in_shard = None, [], 0
+        self._feed(live)
+
+    def _on_exit(self, live: _Live, ended: Exit) -> None:
+        live.worker.close()
+        if self._interrupts or self._schedule.remaining == 0:
+            return
+        self._give_up_if_hopeless(live, ended)
+        self._lost += 1
+        reason = live.failure["message"] if live.failure else ended.describe()
+        under_way = live.shard
+        if not self._schedule.lost(live.worker.name, under_way, live.batch, reason):
+            raise RunError(
+                f"shard {under_way} cost too many workers", why=f"the last one: {reason}", log=self._log(live)
+            )
+        if under_way is None:
+            self._idle_deaths[live.place] = self._idle_deaths.get(live.place, 0) + 1
+            if self._idle_deaths[live.place] >= MOST_IDLE_DEATHS:
+                raise RunError("workers end before they begin a shard", why=reason, log=self._log(live))
+        self._display.say(f"{live.worker.name} was lost ({reason}); starting another")
+        self._launch(live.place)
+
+    def _give_up_if_hopeless(self, live: _Live, ended: Exit) -> None:
+        """Raise for an end that another worker would meet as well."""
+        failure = live.failure
+        if failure is None or failure["category"] == "bug":
+            return
+        kinds: dict[str, type[OrchError]] = {"device": MachineError, "weights": MachineError, "output": RunError}
+        if failure["category"] == "device" and live.shards_done:
+            return  # it worked before: a device that was lost, not one that is not there
+        if ended.code in (2, 3, 4, 5):
+            raise kinds.get(failure["category"], RunError)(
+                failure["message"], hint=failure.get("hint"), log=self._log(live)
+            )
+
+    def _on_interrupt(self) -> None:
+        self._interrupts += 1
+        if self._interrupts == 1:
+            self._display.say("stopping after the images at hand; Ctrl-C again stops at once")
+            for live in self._live.values():
+                live.worker.terminate()
+            self._kill_at = time.monotonic() + GRACE_SECONDS
+        else:
+            for live in self._live.values():
+                live.worker.kill()
+
+    # --- the end
+
+    def _done_now(self) -> int:
+        return self._done + sum(live.in_shard for live in self._live.values() if live.shard is not None)
+
+    def _log(self, live: _Live) -> Path:
+        return self._paths.worker_log(live.worker.name)
+
+    def _abandon(self) -> None:
+        """End whatever still runs when dispatch is over, whether well or not."""
+        for live in self._live.values():
+            live.worker.kill()
+            live.worker.close()
+        self._live.clear()

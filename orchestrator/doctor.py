@@ -1,0 +1,152 @@
+"""What this machine has and lacks, and for each thing amiss the next step."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from orchestrator import __version__
+from orchestrator.errors import OrchError
+from orchestrator.hardware import cores, gpus
+from orchestrator.paths import home
+
+Status = Literal["ok", "note", "problem"]
+LITTLE_SPACE_GB = 20
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's table. A "problem" keeps some stacks from running; a "note" does not."""
+
+    what: str
+    status: Status
+    found: str
+    step: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """For --json."""
+        return asdict(self)
+
+
+def examine() -> list[Finding]:
+    """Look at everything. A check that fails in an unforeseen way is a finding of its own."""
+    checks: list[Callable[[], Iterator[Finding]]] = [_orch, _engine, _gpus, _environments, _disk]
+    findings: list[Finding] = []
+    for check in checks:
+        try:
+            findings += check()
+        except Exception as error:
+            name = check.__name__.lstrip("_")
+            findings.append(Finding(name, "problem", f"could not be examined: {error}", "please report it"))
+    return findings
+
+
+def _orch() -> Iterator[Finding]:
+    yield Finding("orch", "ok", f"{__version__}, {Path(__file__).parent}")
+    yield Finding("Python", "ok", f"{platform.python_version()}, {sys.executable}")
+    yield Finding("processor", "ok", f"{cores()} cores, {platform.machine()}")
+    if platform.system() != "Linux":
+        yield Finding("system", "note", platform.system(), "orch is tested on Linux only")
+
+
+def _engine() -> Iterator[Finding]:
+    from orchestrator.engine import build_command, connect
+
+    try:
+        engine = connect()
+    except OrchError as error:
+        yield Finding(
+            "container engine", "note", error.why or error.message, "install Docker Engine, or use --runtime venv"
+        )
+        return
+    kind = "Podman" if engine.is_podman else "Docker"
+    rootless = ", rootless" if "rootless" in engine.security else ""
+    yield Finding("container engine", "ok", f"{kind} {engine.version} at {engine.url}{rootless}")
+    try:
+        yield Finding("image builds", "ok", " ".join(build_command()[:1]))
+    except OrchError as error:
+        yield Finding("image builds", "problem", error.why or error.message, error.hint or "")
+    yield _compose()
+    yield _gpu_injection(engine.info)
+
+
+def _compose() -> Finding:
+    version = _output(["docker", "compose", "version", "--short"])
+    if version:
+        return Finding("Compose", "ok", version)
+    return Finding("Compose", "note", "no plugin", "only for docker compose up: install docker-compose-plugin")
+
+
+def _gpu_injection(info: Any) -> Finding:
+    runtimes = info.get("Runtimes") or {}
+    cdi = [path for path in (Path("/etc/cdi"), Path("/var/run/cdi")) if any(path.glob("nvidia*"))]
+    ways = [*(["nvidia runtime"] if "nvidia" in runtimes else []), *(["CDI"] if cdi else [])]
+    if ways:
+        return Finding("GPUs in containers", "ok", ", ".join(ways))
+    if not gpus():
+        return Finding("GPUs in containers", "note", "not set up; there is no GPU either")
+    return Finding(
+        "GPUs in containers",
+        "problem",
+        "neither the nvidia runtime nor a CDI specification",
+        "install nvidia-container-toolkit, then: nvidia-ctk runtime configure, and restart the engine",
+    )
+
+
+def _gpus() -> Iterator[Finding]:
+    found = gpus()
+    for gpu in found:
+        text = f"{gpu.name}, {gpu.memory} MiB, compute capability {gpu.capability}, driver {gpu.driver}"
+        yield Finding(f"GPU {gpu.index}", "ok", text)
+    if not found:
+        yield Finding("GPUs", "note", "none found by nvidia-smi", "CPU variants run; for a GPU install NVIDIA's driver")
+
+
+def _environments() -> Iterator[Finding]:
+    from orchestrator.catalog import load_catalog
+    from orchestrator.runtimes.venv import find_python, find_uv
+
+    uv = find_uv()
+    if uv is None:
+        yield Finding("uv", "note", "not found", "pip install uv: quicker environments, and it brings missing Pythons")
+    else:
+        yield Finding("uv", "ok", f"{_output([uv, '--version'])}, {uv}")
+    for stack in load_catalog().stacks.values():
+        for name, variant in stack.spec.variants.items():
+            if variant.device != "cpu":
+                continue
+            pythons = (variant.python, *variant.also_python)
+            python = find_python(pythons)
+            what = f"venv {stack.name}/{name}"
+            if python is not None:
+                yield Finding(what, "ok", str(python))
+            elif uv is not None:
+                yield Finding(what, "ok", f"uv will fetch Python {pythons[0]}")
+            else:
+                yield Finding(what, "problem", f"no Python {' or '.join(pythons)}", "pip install uv")
+
+
+def _disk() -> Iterator[Finding]:
+    folder = home()
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free / 1e9
+    status: Status = "ok" if free > LITTLE_SPACE_GB else "note"
+    step = "" if status == "ok" else "GPU stacks need 3 to 6 GB each; $ORCH_HOME moves the cache"
+    yield Finding("disk", status, f"{free:.0f} GB free at {folder}", step)
+    for name in ("weights", "envs"):
+        size = sum(path.stat().st_size for path in (folder / name).rglob("*") if path.is_file())
+        yield Finding(f"cache: {name}", "ok", f"{size / 1e6:.0f} MB")
+
+
+def _output(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,166 @@
+"""Finding the container engine: the SDK's client and the command line that can build, both on the same engine."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import MachineError
+
+TIMEOUT = 60
+HINT = "install Docker (https://docs.docker.com/engine/install), start it, then: orch doctor; or use --runtime venv"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A running engine: its API client, address and what it says of itself."""
+
+    client: Any
+    url: str
+    version: str
+    info: Mapping[str, Any]
+
+    @property
+    def is_podman(self) -> bool:
+        """Podman's service socket answers like Docker, but ignores some requests silently."""
+        return "podman" in str(self.info.get("ServerVersion", "")).lower() or any(
+            "podman" in str(part.get("Name", "")).lower() for part in self.info.get("Components", [])
+        )
+
+    @property
+    def security(self) -> tuple[str, ...]:
+        """Names of the engine's security options: seccomp, rootless, selinux, …"""
+        options = self.info.get("SecurityOptions") or []
+        return tuple(option.removeprefix("name=").partition(",")[0] for option in options)
+
+
+@cache
+def connect() -> Engine:
+    """The engine of DOCKER_HOST, the current docker context, or the usual sockets. Raises MachineError."""
+    import docker
+    import docker.errors
+
+    reasons: list[str] = []
+    for url in _candidates():
+        try:
+            client = docker.DockerClient(base_url=url, timeout=TIMEOUT, **_tls(url))
+            info = client.info()
+        except (docker.errors.DockerException, OSError, ValueError) as error:
+            reasons.append(f"{url}: {_short(error)}")
+            continue
+        info["Components"] = client.version().get("Components") or []
+        return Engine(client, url, str(info.get("ServerVersion", "?")), info)
+    raise MachineError("no container engine answers", why="; ".join(reasons), hint=HINT)
+
+
+def _candidates() -> list[str]:
+    host = os.environ.get("DOCKER_HOST")
+    if host:
+        return [host]
+    found = [_context_host()]
+    runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}")
+    places = [
+        Path("/var/run/docker.sock"),
+        runtime / "docker.sock",
+        Path.home() / ".docker/run/docker.sock",
+        Path.home() / ".docker/desktop/docker.sock",
+        runtime / "podman/podman.sock",
+        Path("/run/podman/podman.sock"),
+    ]
+    found += [f"unix://{place}" for place in places if _exists(place)]
+    return list(dict.fromkeys(url for url in found if url)) or ["unix:///var/run/docker.sock"]
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except PermissionError:
+        return False
+
+
+def _context_host() -> str | None:
+    """The address of the current docker context, unless it is the default one."""
+    from docker.context import ContextAPI
+    from docker.errors import DockerException
+
+    try:
+        context = ContextAPI.get_context(os.environ.get("DOCKER_CONTEXT"))
+    except (DockerException, OSError, ValueError, KeyError):
+        return None
+    return None if context is None or context.Name == "default" else str(context.Host)
+
+
+def _tls(url: str) -> dict[str, Any]:
+    """TLS settings as the docker command line takes them from the environment."""
+    if not os.environ.get("DOCKER_TLS_VERIFY") or url.startswith("unix:"):
+        return {}
+    from docker.tls import TLSConfig
+
+    certificates = Path(os.environ.get("DOCKER_CERT_PATH") or Path.home() / ".docker")
+    pair = (str(certificates / "cert.pem"), str(certificates / "key.pem"))
+    return {"tls": TLSConfig(client_cert=pair, ca_cert=str(certificates / "ca.pem"), verify=True)}
+
+
+def build_command() -> list[str]:
+    """The command line that builds with BuildKit on the connected engine. Raises MachineError."""
+    engine = connect()
+    if engine.is_podman:
+        podman = shutil.which("podman")
+        if podman is None:
+            raise MachineError("no podman command to build with", hint="install podman")
+        return [podman, "build"]
+    problems: list[str] = []
+    for client in _clients():
+        problem = _cannot_build(client)
+        if problem is None:
+            return [client, "--host", engine.url, "build", "--progress=plain"]
+        problems.append(f"{client}: {problem}")
+    raise MachineError(
+        "no docker command here can build with BuildKit",
+        why="; ".join(problems) or "there is no docker command on the PATH",
+        hint="install the docker-buildx-plugin package (Debian: docker.io, or docker-buildx)",
+    )
+
+
+def _clients() -> list[str]:
+    chosen = os.environ.get("ORCH_DOCKER")
+    folders = [*os.environ.get("PATH", "").split(os.pathsep), "/usr/bin", "/usr/local/bin"]
+    found = [chosen] if chosen else [shutil.which("docker", path=folder) for folder in folders]
+    return list(dict.fromkeys(path for path in found if path))
+
+
+def _cannot_build(client: str) -> str | None:
+    """Why a docker command cannot build with BuildKit: from version 23 on that takes the buildx plugin."""
+    version = _output([client, "--version"])
+    match = re.search(r"version (\d+)\.", version)
+    if match is None:
+        return "does not run"
+    if int(match.group(1)) < 23 or _output([client, "buildx", "version"]):
+        return None
+    return f"version {match.group(1)} without the buildx plugin"
+
+
+def _output(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
+def _short(error: Exception) -> str:
+    text = str(error)
+    if "No such file or directory" in text:
+        return "no such socket"
+    if "Permission denied" in text or "PermissionError" in text:
+        return "permission denied (are you in the group docker?)"
+    if "Connection refused" in text:
+        return "connection refused"
+    return text.splitlines()[0][:200] if text else type(error).__name__

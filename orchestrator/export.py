@@ -1,0 +1,117 @@
+"""Predictions in the formats that other programs read."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from orchestrator.annotations import match_images, read_annotations
+from orchestrator.errors import PredictionsError, UsageError
+from orchestrator.npz import NpzWriter, replacing
+from orchestrator.predictions import STATUS_PREDICTED, Predictions
+
+Exporter = Callable[[Predictions, Path, Path | None], None]
+
+UPSTREAM_LEVEL = 6  # zlib's default, as numpy.savez_compressed uses
+
+
+def export_coco(predictions: Predictions, target: Path, annotations: Path | None = None) -> None:
+    """COCO results JSON: a list with one object per instance, in the order of the file.
+
+    With `annotations`, image ids are those of that COCO file; else the file's own image_id. PredictionsError
+    when an image is not in the annotations.
+    """
+    ids = None
+    if annotations is not None:
+        ids = match_images(predictions, read_annotations(annotations), annotations)
+    with replacing(target) as stream:
+        separator = b"[\n"
+        for result in predictions.to_coco(ids):
+            stream.write(separator + json.dumps(result, separators=(",", ":")).encode())
+            separator = b",\n"
+        stream.write(b"[]\n" if separator == b"[\n" else b"\n]\n")
+
+
+def export_fashionfail(predictions: Predictions, target: Path, annotations: Path | None = None) -> None:
+    """FashionFail's layout: an npz whose one array `data` is a pickled list of dictionaries, one per image.
+
+    Boxes and classes are the model's own (order of coordinates, numbering), as that project's evaluation
+    expects of each model. `image_file` is the base name where that is unique, else the relative path. Failed
+    images are left out, as upstream's files hold only images that were predicted. All records are in memory
+    at once, as they are for whoever loads the file. numpy 1 and 2 read it alike. UsageError when
+    `annotations` are given: the format has no image ids.
+    """
+    if annotations is not None:
+        raise UsageError("the format fashionfail takes no annotations", why="it has no image ids")
+    found = list(_fashionfail_records(predictions))
+    records = np.empty(len(found), dtype=object)
+    records[:] = found
+    with (
+        NpzWriter(target, compress=True, level=UPSTREAM_LEVEL) as writer,
+        writer.member("data.npy") as stream,
+    ):
+        header = {"descr": "|O", "fortran_order": False, "shape": records.shape}
+        npy.write_array_header_1_0(stream, header)
+        _PortablePickler(stream, protocol=4).dump(records)
+
+
+FORMATS: dict[str, Exporter] = {"coco": export_coco, "fashionfail": export_fashionfail}
+
+
+class _PortablePickler(pickle.Pickler):
+    """Pickles arrays by numpy's public names: numpy 2.3 and later writes numpy._core, unknown to numpy 1."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if type(obj) is np.ndarray:
+            return np.ndarray, ((0,), "b"), obj.__reduce__()[2]
+        return NotImplemented
+
+
+def _fashionfail_records(predictions: Predictions) -> Iterator[dict[str, Any]]:
+    native = predictions.meta.get("native")
+    if not isinstance(native, dict) or native.get("box_order") not in ("xyxy", "yxyx"):
+        raise PredictionsError(
+            "the predictions do not say the model's own box order", why=f"native is {native}"
+        )
+    order = [0, 1, 2, 3] if native["box_order"] == "xyxy" else [1, 0, 3, 2]
+    classes = _native_classes(predictions, native)
+    bases = Counter(PurePosixPath(file).name for file in predictions.files)
+    for i, record in enumerate(predictions):
+        if record["status"] != STATUS_PREDICTED:
+            continue
+        base = PurePosixPath(record["image_file"]).name
+        converted = {
+            "image_file": base if bases[base] == 1 else record["image_file"],
+            "boxes": np.ascontiguousarray(record["boxes"][:, order]),
+            "classes": classes[predictions.rows(i)],
+            "scores": record["scores"],
+            "masks": record["masks"],
+        }
+        if "attributes" in record:
+            converted["attributes"] = record["attributes"]
+        yield converted
+
+
+def _native_classes(predictions: Predictions, native: dict[str, Any]) -> NDArray[np.int64]:
+    """(N,) the model's own class numbers."""
+    mapped, base = native.get("class_map"), native.get("class_base")
+    if not isinstance(mapped, list) or not isinstance(base, int):
+        raise PredictionsError(
+            "the predictions do not say the model's own classes", why=f"native is {native}"
+        )
+    inverse = {category: place + base for place, category in reversed(list(enumerate(mapped)))}
+    present, places = np.unique(predictions.classes, return_inverse=True)
+    stray = [category for category in present.tolist() if category not in inverse]
+    if stray:
+        raise PredictionsError(
+            f"category {stray[0]} is none of the model's own", why=f"class_map is {mapped}"
+        )
+    return np.array([inverse[category] for category in present.tolist()], np.int64)[places]

@@ -1,0 +1,136 @@
+"""What this machine has, and which variant of a stack fits it. GPUs are those nvidia-smi, part of the driver, lists."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from orchestrator.catalog import StackEntry
+from orchestrator.errors import MachineError, UsageError
+from orchestrator.spec import Variant
+
+_QUERY = "index,uuid,name,memory.total,compute_cap,driver_version"
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU: memory in MiB, compute capability as "8.6"."""
+
+    index: int
+    uuid: str
+    name: str
+    memory: int
+    capability: str
+    driver: str
+
+
+def gpus() -> tuple[Gpu, ...]:
+    """The GPUs of this machine; none where there is no driver."""
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return ()
+    query = [command, f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    return parse_gpus(answer.stdout) if answer.returncode == 0 else ()
+
+
+def parse_gpus(text: str) -> tuple[Gpu, ...]:
+    """GPUs from nvidia-smi's CSV; lines that are none are left out."""
+    found: list[Gpu] = []
+    for line in text.splitlines():
+        parts = [part.strip() for part in line.split(",")]
+        if len(parts) == 6 and parts[0].isdigit():
+            memory = int(parts[3]) if parts[3].isdigit() else 0
+            found.append(Gpu(int(parts[0]), parts[1], parts[2], memory, parts[4], parts[5]))
+    return tuple(found)
+
+
+def cores() -> int:
+    """The processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The variant chosen and why."""
+
+    variant: str
+    device: str
+    why: str
+
+
+def choose_variant(stack: StackEntry, wanted: str | None, device: str | None, present: Sequence[Gpu]) -> Choice:
+    """The variant to run: the one asked for, else one for a GPU that is here, else the CPU's, said plainly.
+
+    Raises UsageError for a name the stack does not have, MachineError where nothing fits.
+    """
+    variants = stack.spec.variants
+    if wanted is not None:
+        if wanted not in variants:
+            raise UsageError(f"{stack.name} has no variant {wanted!r}", why=f"it has {', '.join(variants)}")
+        if device is not None and _kind(device) != variants[wanted].device:
+            raise UsageError(f"the variant {wanted} is for {variants[wanted].device}, not for --device {device}")
+        return _checked(wanted, variants[wanted], device, present, "asked for")
+    kinds = [_kind(device)] if device is not None else (["cuda", "cpu"] if present else ["cpu"])
+    problems: list[str] = []
+    for kind in kinds:
+        for name, variant in variants.items():
+            if variant.device != kind:
+                continue
+            try:
+                return _checked(name, variant, device, present, _reason(kind, device, present))
+            except MachineError as error:
+                problems.append(f"{name}: {error.why}")
+    if not problems:
+        problems.append(f"it has only {', '.join(f'{name} ({variant.device})' for name, variant in variants.items())}")
+    hint = "ask for the CPU: --device cpu" if any(one.device == "cpu" for one in variants.values()) else None
+    raise MachineError(f"no variant of {stack.name} fits this machine", why="; ".join(problems), hint=hint)
+
+
+def _kind(device: str) -> str:
+    return "cpu" if device == "cpu" else "cuda"
+
+
+def _reason(kind: str, device: str | None, present: Sequence[Gpu]) -> str:
+    if device is not None:
+        return f"--device {device}"
+    if kind == "cuda":
+        return f"fits {present[0].name}"
+    return "no variant of this stack uses a GPU" if present else "no GPU on this machine"
+
+
+def _checked(name: str, variant: Variant, device: str | None, present: Sequence[Gpu], why: str) -> Choice:
+    if variant.device == "cpu":
+        return Choice(name, "cpu", why)
+    if not present:
+        raise MachineError(
+            f"the variant {name} needs a GPU", why="this machine has none (nvidia-smi finds no GPU)", hint="orch doctor"
+        )
+    gpu = present[0]
+    if variant.min_driver is not None and _version(gpu.driver) < _version(variant.min_driver):
+        why_not = f"it needs driver {variant.min_driver} or newer, this machine has {gpu.driver}"
+        raise MachineError(f"the variant {name} does not fit this machine", why=why_not)
+    if not covers(variant, gpu.capability):
+        why_not = f"its binaries have no code for {gpu.name} (compute capability {gpu.capability})"
+        raise MachineError(f"the variant {name} does not fit this machine", why=why_not)
+    return Choice(name, device or "cuda", why)
+
+
+def covers(variant: Variant, capability: str) -> bool:
+    """Whether the variant's binaries run: native code within one major capability, PTX on anything newer."""
+    wanted = _version(capability)
+    native = [_version(one) for one in variant.native_capabilities]
+    ptx = [_version(one) for one in variant.ptx_capabilities]
+    if not native and not ptx:
+        return True  # nothing is declared: the probe in the container decides
+    return any(one[0] == wanted[0] and one <= wanted for one in native) or any(one <= wanted for one in ptx)
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".") if part.isdigit())

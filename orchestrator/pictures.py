@@ -1,0 +1,29 @@
+"""Pictures of a run: finds its input images again and has them drawn."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from orchestrator.draw import draw_run
+from orchestrator.errors import UsageError
+from orchestrator.inputs import read_inputs
+from orchestrator.paths import RunPaths
+from orchestrator.predictions import Predictions
+
+
+def draw_run_directory(run: Path, folder: Path, min_score: float) -> list[Path]:
+    """Draw all predicted images of a run into `folder`; the pictures. Raises UsageError if it is no complete run."""
+    paths = RunPaths(run)
+    if not paths.predictions.is_file() or not paths.run_json.is_file():
+        raise UsageError(f"{run} is not a complete run directory", hint="orch run --model MODEL --images FOLDER")
+    recorded = json.loads(paths.run_json.read_text(encoding="utf-8"))
+    roots = [Path(root) for root in recorded["roots"]]
+    places = {image.file: image.path for image in read_inputs(paths.inputs)}
+
+    def locate(file: str) -> Path:
+        number, _, rest = places[file].partition("/")
+        return roots[int(number)] / rest
+
+    predictions = Predictions.load(paths.predictions)
+    return draw_run(predictions, locate, folder, min_score, recorded["request"]["exif"] == "apply")

@@ -1,0 +1,233 @@
+"""The run: what was asked, what it resolves to, and the run directory that remembers both."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from orchestrator import __version__
+from orchestrator.catalog import ModelEntry
+from orchestrator.errors import UsageError
+from orchestrator.files import exclusive, write_json, write_text
+from orchestrator.inputs import InputImage, InputSet, read_inputs
+from orchestrator.paths import RunPaths
+from orchestrator.runtimes.base import Prepared
+from orchestrator.weights import Stored
+
+RUN_FORMAT = "orch-run/1"
+LARGEST_SHARD = 64
+SHARDS_AT_LEAST = 16
+MAX_PIXELS = 250_000_000
+
+
+@dataclass(frozen=True)
+class Request:
+    """What identifies a run: the same request on the same folder resumes, another one is refused."""
+
+    model: str
+    images: tuple[str, ...]
+    image_root: str | None
+    runtime: str
+    variant: str
+    device: str
+    exif: str
+    score_threshold: float | None
+    max_detections: int | None
+    batch_size: int
+    settings: Mapping[str, Any]
+    shard_size: int | None
+
+    def as_json(self) -> dict[str, Any]:
+        """As written into run.json."""
+        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
+
+    def short_digest(self) -> str:
+        """Eight digits for the default name of the run directory."""
+        return hashlib.sha256(json.dumps(self.as_json(), sort_keys=True).encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything resolved: what the workers are told, and how the images are cut into shards."""
+
+    request: Request
+    entry: ModelEntry
+    prepared: Prepared
+    weights: Mapping[str, Stored]
+    inputs: InputSet
+    shard_size: int
+
+    @property
+    def shards(self) -> range:
+        """The shards' numbers."""
+        return range(math.ceil(len(self.inputs.images) / self.shard_size))
+
+    def images_of(self, shard: int) -> Sequence[InputImage]:
+        """A shard's images."""
+        return self.inputs.images[shard * self.shard_size : (shard + 1) * self.shard_size]
+
+    def digest(self) -> str:
+        """Digest of all that the predictions depend on; shards of another plan are never collected."""
+        parts = {
+            "request": {**self.request.as_json(), "images": None, "image_root": None},
+            "build": self.prepared.identity,
+            "weights": {key: stored.sha256 for key, stored in self.weights.items()},
+            "inputs": self.inputs.digest(),
+            "shard_size": self.shard_size,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def run_id(self) -> str:
+        """Short name of the run, for containers and messages."""
+        return self.digest()[:12]
+
+    def predictions_meta(self) -> dict[str, Any]:
+        """The meta of predictions.npz: what was run, and the settings that matter for fairness. No times, no hosts."""
+        request, spec = self.request, self.entry.spec
+        return {
+            "model": self.entry.name,
+            "stack": self.entry.stack.name,
+            "variant": request.variant,
+            "task": spec.task,
+            "taxonomy": spec.taxonomy,
+            "categories": [{"id": one.id, "name": one.name} for one in self.entry.categories],
+            "attribute_names": list(self.entry.taxonomy.attributes) if spec.defaults.attributes else [],
+            "settings": dict(request.settings),
+            "score_threshold": request.score_threshold,
+            "max_detections": request.max_detections,
+            "exif": request.exif,
+            "batch_size": request.batch_size,
+            "device": request.device,
+            "runtime": self.prepared.runtime,
+            "build": self.prepared.identity,
+            "image_digest": self.prepared.digest,
+            "weights": {key: {"file": one.file, "sha256": one.sha256} for key, one in self.weights.items()},
+            "native": self.native(),
+            "inputs": {"count": len(self.inputs.images), "digest": self.inputs.digest()},
+            "orch_version": __version__,
+        }
+
+    def native(self) -> dict[str, Any]:
+        """The mapping from the predictor's output to ours."""
+        native = self.entry.spec.native
+        return {
+            "box_order": native.box_order,
+            "class_base": native.class_base,
+            "class_map": list(self.entry.class_map),
+        }
+
+
+def default_shard_size(images: int) -> int:
+    """Images per shard: it depends on the images alone, so that results never depend on the workers."""
+    return max(1, min(LARGEST_SHARD, math.ceil(images / SHARDS_AT_LEAST)))
+
+
+@contextmanager
+def open_run(paths: RunPaths, request: Request) -> Iterator[dict[str, Any] | None]:
+    """Hold a run directory: yields its run.json if it was begun before. Raises UsageError if it is not ours to use."""
+    if paths.root.exists() and not paths.root.is_dir():
+        raise UsageError(f"{paths.root} is a file, not a folder to write a run into")
+    if paths.root.is_dir() and not paths.run_json.exists() and _foreign(paths):
+        raise UsageError(f"{paths.root} is not empty and no run directory", hint="choose another folder with --out")
+    fresh = not paths.root.exists()
+    with exclusive(paths.lock, wait=False) as held:
+        if not held:
+            raise UsageError(
+                f"another orch is writing to {paths.root}", hint="wait for it, or choose another folder with --out"
+            )
+        try:
+            yield _earlier(paths, request)
+        finally:
+            if fresh and not paths.run_json.exists():  # it failed before it began: leave no trace
+                _remove_empty(paths)
+
+
+def _foreign(paths: RunPaths) -> bool:
+    known = {paths.lock.name, paths.unpacked.name}
+    return any(path.name not in known for path in paths.root.iterdir())
+
+
+def _remove_empty(paths: RunPaths) -> None:
+    paths.lock.unlink(missing_ok=True)
+    if not any(paths.root.iterdir()):
+        paths.root.rmdir()
+
+
+def _earlier(paths: RunPaths, request: Request) -> dict[str, Any] | None:
+    if not paths.run_json.exists():
+        return None
+    try:
+        earlier: dict[str, Any] = json.loads(paths.run_json.read_text(encoding="utf-8"))
+        before = earlier["request"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{paths.run_json} cannot be read", why=str(error)) from None
+    now = request.as_json()
+    differing = [name for name in now if before.get(name) != now[name]]
+    if differing:
+        first = differing[0]
+        raise UsageError(
+            f"{paths.root} is the run of another request",
+            why="; ".join(f"{name} was {before.get(name)}, now {now[name]}" for name in differing),
+            hint=f"choose another folder with --out, or give the same {first} to resume",
+        )
+    return earlier
+
+
+def record_plan(paths: RunPaths, plan: Plan, earlier: dict[str, Any] | None, notes: Mapping[str, Any]) -> None:
+    """Write run.json and inputs.jsonl, or check that a resumed run still is the same. Raises UsageError."""
+    if earlier is not None:
+        _refuse_changes(paths, plan, earlier)
+        return
+    for folder in (paths.shards, paths.logs, paths.jobs):
+        folder.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps(asdict(image)) + "\n" for image in plan.inputs.images)
+    write_text(paths.inputs, lines)
+    write_json(
+        paths.run_json,
+        {
+            "format": RUN_FORMAT,
+            "request": plan.request.as_json(),
+            "plan": plan.digest(),
+            "resolved": plan.predictions_meta(),
+            "shard_size": plan.shard_size,
+            "shards": len(plan.shards),
+            "roots": [str(root) for root in plan.inputs.roots],
+            "ignored": [asdict(one) for one in plan.inputs.ignored],
+            **notes,
+        },
+    )
+
+
+def _refuse_changes(paths: RunPaths, plan: Plan, earlier: Mapping[str, Any]) -> None:
+    before = {image.file: (image.size, image.mtime_ns) for image in read_inputs(paths.inputs)}
+    now = {image.file: (image.size, image.mtime_ns) for image in plan.inputs.images}
+    changes = [
+        *(f"new: {file}" for file in now.keys() - before.keys()),
+        *(f"gone: {file}" for file in before.keys() - now.keys()),
+        *(f"changed: {file}" for file in now.keys() & before.keys() if now[file] != before[file]),
+    ]
+    if changes:
+        more = f" and {len(changes) - 5} more" if len(changes) > 5 else ""
+        raise UsageError(
+            f"the images changed since the run in {paths.root} began",
+            why=", ".join(sorted(changes)[:5]) + more,
+            hint="begin a new run with --out FOLDER",
+        )
+    if plan.digest() != earlier.get("plan"):
+        resolved = earlier.get("resolved", {})
+        meta = plan.predictions_meta()
+        differing = [
+            f"{name} was {resolved.get(name)}, now {meta[name]}"
+            for name in ("build", "weights", "image_digest")
+            if resolved.get(name) != meta[name]
+        ]
+        raise UsageError(
+            f"the stack or its weights changed since the run in {paths.root} began",
+            why="; ".join(differing) or "another version of orch",
+            hint="begin a new run with --out FOLDER",
+        )

@@ -1,0 +1,165 @@
+"""COCO's compressed run lengths read by numpy: bytes from outside never reach pycocotools unchecked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.errors import PredictionsError
+
+MAX_GROUPS = 7  # characters per number: 35 bits, enough for any difference of two 32-bit runs
+MAX_PIXELS = (1 << 32) - 1  # pycocotools counts pixels in 32 bits
+
+
+def parse_many(
+    data: NDArray[np.uint8], offsets: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Run lengths of many masks whose counts lie back to back: mask k is data[offsets[k]:offsets[k+1]].
+
+    Returns (runs, run_offsets), joined the same way. `offsets` must ascend from 0 to len(data).
+    Raises ValueError when any mask is malformed; `faults` says which.
+    """
+    fault = faults(data, offsets)
+    if fault.any():
+        raise ValueError(f"mask {int(np.argmax(fault))} is not COCO compressed RLE")
+    return _runs(data, offsets)
+
+
+def faults(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which masks' bytes are not the code at all (a wrong character, an unfinished or endless number)."""
+    bad = (data < 48) | (data > 111)
+    last = (data - 48) & 0x20 == 0
+    # A number is too long where MAX_GROUPS characters in a row all announce another one.
+    ends = np.cumsum(last, dtype=np.int64)
+    if len(data) >= MAX_GROUPS:
+        before = np.concatenate((np.zeros(1, np.int64), ends[:-MAX_GROUPS]))
+        bad[MAX_GROUPS - 1 :] |= ends[MAX_GROUPS - 1 :] == before
+    counted = np.concatenate((np.zeros(1, np.int64), np.cumsum(bad, dtype=np.int64)))
+    fault: NDArray[np.bool_] = counted[offsets[1:]] != counted[offsets[:-1]]
+    filled = np.diff(offsets) > 0
+    fault[filled] |= ~last[offsets[1:][filled] - 1]
+    return fault
+
+
+def _runs(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Runs of well-formed masks. Numbers are little-endian groups of 5 bits with a sign; from a mask's fourth
+    number on, each is the difference to the run two before."""
+    code = data - np.uint8(48)
+    last = np.flatnonzero(code & 0x20 == 0)
+    starts = np.concatenate((np.zeros(1, np.int64), last[:-1] + 1))[: len(last)]
+    lengths = last - starts + 1
+    if not len(last):
+        return np.zeros(0, np.int64), np.zeros(len(offsets), np.int64)
+    value = (code[starts] & 0x1F).astype(np.int64)
+    for group in range(1, int(lengths.max())):
+        longer = np.flatnonzero(lengths > group)
+        value[longer] |= (code[starts[longer] + group] & 0x1F).astype(np.int64) << (5 * group)
+    value -= np.where(code[last] & 0x10, np.int64(1) << (5 * lengths), 0)
+    run_offsets = np.searchsorted(last, offsets)
+    return _undo_differences(value, run_offsets), run_offsets
+
+
+def _undo_differences(value: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Sum up each mask's odd-placed numbers, and the even-placed from the third on (the first is alone)."""
+    count = np.diff(offsets)
+    # One dummy number after each mask of odd length makes places alternate over all masks at once.
+    shift = np.concatenate((np.zeros(1, np.int64), np.cumsum(count & 1)[:-1]))
+    place = np.arange(len(value)) + np.repeat(shift, count)
+    pairs = np.zeros((int((count + (count & 1)).sum()) // 2, 2), np.int64)
+    pairs.reshape(-1)[place] = value
+    first = (offsets[:-1] + shift)[count > 0] // 2
+    alone = pairs[first, 0]
+    pairs[first, 0] = 0
+    total = np.cumsum(pairs, axis=0)
+    before = np.zeros((len(first), 2), np.int64)
+    before[1:] = total[first[1:] - 1]
+    total -= np.repeat(before, np.diff(np.append(first, len(pairs))), axis=0)
+    total[first, 0] = alone
+    runs: NDArray[np.int64] = total.reshape(-1)[place]
+    return runs
+
+
+def check_many(data: NDArray[np.uint8], offsets: NDArray[np.int64], sizes: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which masks are sound: well-formed, no negative run, adding up to height x width of `sizes` (K,2)."""
+    pixels = sizes[:, 0].astype(np.int64) * sizes[:, 1].astype(np.int64)
+    good = ~faults(data, offsets) & (pixels <= MAX_PIXELS) & (sizes >= 0).all(axis=1)
+    if not good.all():
+        # Rare: parse the sound ones alone, so that a bad mask does not spoil what is said of its neighbours.
+        count = np.diff(offsets)
+        data = data[np.repeat(good, count)]
+        offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(np.where(good, count, 0))))
+    runs, run_offsets = _runs(data, offsets)
+    # Bounding each run first keeps the sums below from overflowing.
+    wrong = (runs < 0) | (runs > np.repeat(pixels, np.diff(run_offsets)))
+    wrong_before = np.concatenate((np.zeros(1, np.int64), np.cumsum(wrong)))
+    sum_before = np.concatenate((np.zeros(1, np.int64), np.cumsum(np.where(wrong, 0, runs))))
+    good &= wrong_before[run_offsets[1:]] == wrong_before[run_offsets[:-1]]
+    good &= sum_before[run_offsets[1:]] - sum_before[run_offsets[:-1]] == pixels
+    return good
+
+
+def parse_counts(counts: bytes) -> NDArray[np.int64]:
+    """Lengths of the runs, zeros first. PredictionsError when `counts` is malformed or a run is negative."""
+    data = np.frombuffer(counts, np.uint8)
+    offsets = np.array([0, len(data)], np.int64)
+    if faults(data, offsets)[0]:
+        raise _malformed("the bytes are not this code")
+    runs, _ = _runs(data, offsets)
+    if (runs < 0).any():
+        raise _malformed("a run is negative")
+    return runs
+
+
+def check(counts: bytes, size: Sequence[int]) -> NDArray[np.int64]:
+    """The runs of a mask of `size` (height, width); PredictionsError when they do not fill exactly that."""
+    runs = parse_counts(counts)
+    height, width = (int(side) for side in size)
+    if min(height, width) < 0 or height * width > MAX_PIXELS:
+        raise _malformed(f"a mask cannot be {height}x{width}")
+    if (runs > height * width).any() or int(runs.sum()) != height * width:
+        raise _malformed(f"its runs do not add up to {height}x{width} pixels")
+    return runs
+
+
+def decode(counts: bytes, size: Sequence[int]) -> NDArray[np.bool_]:
+    """The mask as (height, width) booleans, columns contiguous in memory."""
+    runs = check(counts, size)
+    values = np.zeros(len(runs), np.bool_)
+    values[1::2] = True
+    return np.repeat(values, runs).reshape(int(size[1]), int(size[0])).T
+
+
+def area(counts: bytes) -> int:
+    """Number of pixels in the mask."""
+    return int(parse_counts(counts)[1::2].sum())
+
+
+def bbox(counts: bytes, size: Sequence[int]) -> tuple[int, int, int, int]:
+    """The smallest box around the mask: x1, y1, x2, y2, the last two exclusive; zeros for an empty mask."""
+    runs = check(counts, size)
+    height = int(size[0])
+    ends = np.cumsum(runs)[1::2]
+    filled = runs[1::2] > 0
+    if not filled.any():
+        return (0, 0, 0, 0)
+    first, last = (ends - runs[1::2])[filled], ends[filled] - 1
+    if (first // height != last // height).any():  # a run that goes on in the next column touches both edges
+        top, bottom = 0, height
+    else:
+        top, bottom = int((first % height).min()), int((last % height).max()) + 1
+    return (int(first[0] // height), top, int(last[-1] // height) + 1, bottom)
+
+
+def encode(mask: NDArray[np.bool_] | NDArray[np.uint8]) -> bytes:
+    """COCO compressed counts of a (height, width) mask."""
+    from pycocotools import mask as coco_mask
+
+    counts = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"]
+    return counts if isinstance(counts, bytes) else counts.encode()
+
+
+def _malformed(why: str) -> PredictionsError:
+    return PredictionsError("a mask is not COCO compressed RLE", why=why, hint="orch validate FILE")

@@ -1,0 +1,308 @@
+"""One run from request to predictions: plan, weights, build, dispatch, collect. Each leaves its result on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestrator.catalog import ModelEntry
+from orchestrator.dispatch import Dispatched, Dispatcher
+from orchestrator.errors import UsageError
+from orchestrator.executors import EXECUTORS
+from orchestrator.files import write_json
+from orchestrator.hardware import choose_variant, cores, gpus
+from orchestrator.inputs import InputSet, collect_inputs
+from orchestrator.job import JOB_NAME, WorkerSettings, job_document
+from orchestrator.paths import RunPaths, weights_folder, worker_cache_folder
+from orchestrator.plan import MAX_PIXELS, Plan, Request, default_shard_size, open_run, record_plan
+from orchestrator.progress import Display
+from orchestrator.runtimes import choose_runtime
+from orchestrator.runtimes.base import BuildOptions, Prepared, Runtime, Worker, WorkerSpec
+from orchestrator.weights import ensure_weights
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a user asks of a run. None: the model's own default."""
+
+    images: Sequence[str]
+    out: Path | None = None
+    image_root: Path | None = None
+    runtime: str = "auto"
+    executor: str = "local"
+    variant: str | None = None
+    device: str | None = None
+    exif: str = "apply"
+    score_threshold: float | None = None
+    max_detections: int | None = None
+    batch_size: int | None = None
+    settings: Sequence[str] = ()
+    shard_size: int | None = None
+    workers: int = 1
+    threads: int | None = None
+    offline: bool = False
+    build: BuildOptions = field(default_factory=BuildOptions)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run."""
+
+    paths: RunPaths
+    summary: dict[str, Any]
+
+    @property
+    def failed(self) -> int:
+        """Images that could not be predicted."""
+        return int(self.summary["failed"])
+
+
+def run(entry: ModelEntry, options: RunOptions, display: Display) -> Outcome:
+    """Predict all images with a model. The same options on the same folder resume where it stopped.
+
+    Raises UsageError, BuildError, MachineError, RunError, Interrupted; what was finished stays in the run directory.
+    """
+    runtime, why_runtime = choose_runtime(options.runtime)
+    choice = choose_variant(entry.stack, options.variant, options.device, gpus())
+    request = make_request(entry, options, runtime.name, choice.variant, choice.device)
+    out = options.out or Path("runs") / f"{entry.name}-{request.short_digest()}"
+    paths = RunPaths(out.absolute())
+    display.say(f"{entry.name}: runtime {runtime.name} ({why_runtime}), variant {choice.variant} ({choice.why})")
+    with open_run(paths, request) as earlier:
+        if earlier is not None and paths.summary.exists() and paths.predictions.exists():
+            display.say(f"{paths.root} is complete already")
+            return Outcome(paths, json.loads(paths.summary.read_text(encoding="utf-8")))
+        inputs = collect_inputs(options.images, paths.unpacked, options.image_root)
+        _say_inputs(display, inputs)
+        weights = ensure_weights(entry, offline=options.offline, progress=display.transfer)
+        prepared = runtime.prepare(entry.stack, choice.variant, options.build, display.detail)
+        if prepared.fresh:
+            display.say(f"built {prepared.location} in {prepared.seconds:.0f} s")
+        shard_size = options.shard_size or default_shard_size(len(inputs.images))
+        plan = Plan(request, entry, prepared, weights, inputs, shard_size)
+        notes = {"why_runtime": why_runtime, "why_variant": choice.why, "gpus": [gpu.name for gpu in gpus()]}
+        record_plan(paths, plan, earlier, notes)
+        dispatched = dispatch(plan, paths, runtime, options, display)
+        return finish(plan, paths, dispatched)
+
+
+def make_request(entry: ModelEntry, options: RunOptions, runtime: str, variant: str, device: str) -> Request:
+    """The request with the model's defaults filled in. Raises UsageError."""
+    defaults = entry.spec.defaults
+    if options.exif not in ("apply", "ignore"):
+        raise UsageError(f"--exif {options.exif}: must be apply or ignore")
+    if options.executor not in EXECUTORS:
+        raise UsageError(f"there is no executor {options.executor!r}", why=f"there is {', '.join(EXECUTORS)}")
+    threshold = options.score_threshold if options.score_threshold is not None else defaults.score_threshold
+    return Request(
+        model=entry.name,
+        images=tuple(_absolute(source) for source in options.images),
+        image_root=None if options.image_root is None else str(options.image_root.absolute()),
+        runtime=runtime,
+        variant=variant,
+        device=device,
+        exif=options.exif,
+        score_threshold=threshold,
+        max_detections=options.max_detections or defaults.max_detections,
+        batch_size=options.batch_size or defaults.batch_size,
+        settings=entry.settings(options.settings),
+        shard_size=options.shard_size,
+    )
+
+
+def _absolute(source: str) -> str:
+    return os.path.abspath(Path(source).expanduser())
+
+
+def _say_inputs(display: Display, inputs: InputSet) -> None:
+    unreadable = sum(1 for image in inputs.images if image.error)
+    words = [f"{len(inputs.images)} images"]
+    if unreadable:
+        words.append(f"{unreadable} of them cannot be read")
+    if inputs.ignored:
+        reasons: dict[str, int] = {}
+        for one in inputs.ignored:
+            reasons[one.reason] = reasons.get(one.reason, 0) + 1
+        listed = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+        words.append(f"{len(inputs.ignored)} other files left out ({listed})")
+    display.say("; ".join(words))
+
+
+def dispatch(plan: Plan, paths: RunPaths, runtime: Runtime, options: RunOptions, display: Display) -> Dispatched:
+    """Have the shards that are missing predicted."""
+    for folder in (paths.shards, paths.logs, paths.jobs):
+        folder.mkdir(parents=True, exist_ok=True)
+    runtime.reap(plan.run_id(), paths.jobs)
+    shutil.rmtree(paths.jobs)
+    paths.jobs.mkdir()
+    missing = missing_shards(plan, paths)
+    already = len(plan.inputs.images) - sum(len(plan.images_of(shard)) for shard in missing)
+    if not missing:
+        return Dispatched({}, (), 0, 0.0)
+    if already:
+        display.say(f"resuming: {already} of {len(plan.inputs.images)} images are done")
+    starter = _Starter(plan, paths, runtime, options, min(options.workers, len(missing)))
+    dispatcher = Dispatcher(paths, starter.start, display, missing, plan.images_of)
+    with _signals(dispatcher):
+        return dispatcher.run(options.workers, len(plan.inputs.images), already)
+
+
+class _Starter:
+    """Writes a worker's job folder and has the executor start it."""
+
+    def __init__(self, plan: Plan, paths: RunPaths, runtime: Runtime, options: RunOptions, workers: int) -> None:
+        self._plan, self._paths, self._runtime = plan, paths, runtime
+        self._executor = EXECUTORS[options.executor](runtime, plan.prepared)
+        self._threads = options.threads or max(1, cores() // workers)
+        self._data = paths.jobs / "data"
+        self._data.mkdir()
+        for number, root in enumerate(plan.inputs.roots):
+            (self._data / str(number)).symlink_to(root)
+
+    def start(self, name: str, job: Path) -> Worker:
+        """Called by the dispatcher for each worker, the replacements too."""
+        plan, stack = self._plan, self._plan.entry.stack
+        cache = worker_cache_folder(stack.name, plan.request.variant)
+        weights = weights_folder(stack.name, plan.entry.name)
+        for folder in (cache, weights):
+            folder.mkdir(parents=True, exist_ok=True)
+        spec = WorkerSpec(
+            run=plan.run_id(),
+            name=name,
+            job=job,
+            data=self._data,
+            roots=plan.inputs.roots,
+            weights=weights,
+            out=self._paths.shards,
+            cache=cache,
+            log=self._paths.worker_log(name),
+            threads=self._threads,
+            device=plan.request.device,
+        )
+        settings = worker_settings(plan, self._threads)
+        document = job_document(settings, name, self._runtime.guest_paths(plan.prepared, spec))
+        write_json(job / JOB_NAME, document)
+        return self._executor.start(spec)
+
+
+def worker_settings(plan: Plan, threads: int) -> WorkerSettings:
+    """What every worker of the run is told."""
+    request, spec = plan.request, plan.entry.spec
+    return WorkerSettings(
+        run=plan.run_id(),
+        plan=plan.digest(),
+        predictor=plan.entry.stack.spec.predictor,
+        model=plan.entry.name,
+        task=spec.task,
+        settings=request.settings,
+        weights={key: stored.as_job() for key, stored in plan.weights.items()},
+        native=plan.native(),
+        device=request.device,
+        exif=request.exif,
+        score_threshold=request.score_threshold,
+        max_detections=request.max_detections,
+        max_pixels=MAX_PIXELS,
+        batch_size=request.batch_size,
+        threads=threads,
+        readers=max(2, threads),
+        attributes=len(plan.entry.taxonomy.attributes) if spec.defaults.attributes else 0,
+        image_scores=spec.task == "manipulation-localization",
+    )
+
+
+def missing_shards(plan: Plan, paths: RunPaths) -> list[int]:
+    """Shards without a whole file of this plan; leftovers of writes that were cut off are deleted."""
+    for leftover in paths.shards.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
+    digest = plan.digest()
+    return [number for number in plan.shards if not _is_done(paths.shard(number), digest, len(plan.images_of(number)))]
+
+
+def _is_done(path: Path, plan: str, images: int) -> bool:
+    if not path.exists():
+        return False
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as shard:
+            meta = json.loads(str(shard["meta"][()]))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return False
+    return bool(meta.get("plan") == plan and meta.get("images") == images)
+
+
+@contextmanager
+def _signals(dispatcher: Dispatcher) -> Iterator[None]:
+    """While workers run, Ctrl-C and SIGTERM go to the dispatcher. In a thread of a host program nothing changes."""
+    import threading
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    wanted = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda *_: dispatcher.interrupt()) for number in wanted}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def finish(plan: Plan, paths: RunPaths, dispatched: Dispatched) -> Outcome:
+    """Collect the shards, write the summary, and remove what nobody needs any more."""
+    from orchestrator.collect import collect
+
+    started = time.monotonic()
+    shards = [paths.shard(number) for number in plan.shards]
+    rows = ((image.file, image.image_id) for image in plan.inputs.images)
+    collected = collect(shards, rows, plan.predictions_meta(), paths.predictions)
+    summary = {
+        "model": plan.entry.name,
+        "images": collected.images,
+        "predicted": collected.images - collected.failed,
+        "failed": collected.failed,
+        "instances": collected.instances,
+        "failures": failures(paths.predictions) if collected.failed else [],
+        "ignored": len(plan.inputs.ignored),
+        "predictions": str(paths.predictions),
+        "runtime": plan.prepared.runtime,
+        "variant": plan.request.variant,
+        "device": plan.request.device,
+        "versions": dispatched.ready.get("versions", {}),
+        "notices": list(dispatched.notices),
+        "lost_workers": dispatched.lost_workers,
+        "seconds": {"dispatch": round(dispatched.seconds, 3), "collect": round(time.monotonic() - started, 3)},
+    }
+    write_json(paths.summary, summary)
+    with suppress(OSError):
+        shutil.rmtree(paths.jobs)
+    shutil.rmtree(paths.unpacked, ignore_errors=True)
+    return Outcome(paths, summary)
+
+
+def failures(predictions: Path) -> list[dict[str, str]]:
+    """The images that could not be predicted, and why."""
+    from orchestrator.predictions import Predictions
+
+    loaded = Predictions.load(predictions)
+    return [
+        {"image_file": str(file), "error": str(error)}
+        for file, status, error in zip(loaded.image_file, loaded.status, loaded.error, strict=True)
+        if status
+    ]
+
+
+def prepare(entry: ModelEntry, options: RunOptions, display: Display) -> Prepared:
+    """Only build: what `orch build` does."""
+    runtime, _ = choose_runtime(options.runtime)
+    choice = choose_variant(entry.stack, options.variant, options.device, gpus())
+    return runtime.prepare(entry.stack, choice.variant, options.build, display.detail)

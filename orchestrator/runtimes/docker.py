@@ -1,0 +1,218 @@
+"""The docker runtime: hardened containers through the engine's API. Podman's service socket works as well."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from orchestrator.build import build_inputs
+from orchestrator.catalog import StackEntry
+from orchestrator.engine import Engine, connect
+from orchestrator.errors import MachineError
+from orchestrator.job import JOB_NAME, QUEUE_NAME, GuestPaths
+from orchestrator.runtimes.base import BuildOptions, Exit, Prepared, Report, WorkerSpec, worker_environment
+from orchestrator.runtimes.docker_build import LABEL, ensure_image, image_tag
+
+GUEST = {name: PurePosixPath(f"/{name}") for name in ("job", "data", "weights", "out", "cache")}
+GUEST_STACK = PurePosixPath("/opt/orch/stack")
+PIDS_LIMIT = 2048
+SHM_SIZE = "1g"
+TMP_SIZE = "2g"
+NOFILE = 16384
+_ATTACH_AGAIN_SECONDS = 0.5
+
+
+class DockerRuntime:
+    """Workers as containers: no network, read-only root, no capabilities, the caller's user."""
+
+    name = "docker"
+
+    def available(self) -> str | None:
+        """None if an engine answers, else the reason why none does."""
+        try:
+            connect()
+        except MachineError as error:
+            return f"{error.message} ({error.why})"
+        return None
+
+    def prepare(self, stack: StackEntry, variant: str, options: BuildOptions, report: Report) -> Prepared:
+        """Build the variant's image unless the engine has it. Raises BuildError, MachineError."""
+        options = _with_default_base(options)
+        inputs = build_inputs(stack, variant, options)
+        digest, fresh, seconds = ensure_image(connect(), inputs, options, report)
+        return Prepared(stack, variant, self.name, inputs.identity, image_tag(inputs), digest, fresh, seconds)
+
+    def guest_paths(self, prepared: Prepared, spec: WorkerSpec) -> GuestPaths:
+        """The mount points: the same in every image."""
+        del prepared, spec
+        queue = GUEST["job"] / QUEUE_NAME
+        return GuestPaths(GUEST["data"], GUEST["weights"], GUEST["out"], GUEST["cache"], queue, GUEST_STACK)
+
+    def start(self, prepared: Prepared, spec: WorkerSpec) -> DockerWorker:
+        """Create and start a container. Raises MachineError."""
+        engine = connect()
+        settings = container_settings(prepared, spec, engine.security, (os.getuid(), os.getgid()))
+        return DockerWorker(engine, spec, settings)
+
+    def reap(self, run: str, jobs: Path) -> int:
+        """Remove this run's containers, found by their label."""
+        del jobs
+        filters = {"label": f"{LABEL}.run={run}"}
+        found = connect().client.containers.list(all=True, filters=filters, ignore_removed=True)
+        for container in found:
+            _quietly(container.remove, force=True)
+        return len(found)
+
+
+def _with_default_base(options: BuildOptions) -> BuildOptions:
+    """$ORCH_BASE_IMAGE stands in for every stack's base, on machines that reach no image registry."""
+    base = options.base_image or os.environ.get("ORCH_BASE_IMAGE") or None
+    return BuildOptions(base, options.rebuild, options.offline, options.build_args)
+
+
+def container_settings(
+    prepared: Prepared, spec: WorkerSpec, security: tuple[str, ...], caller: tuple[int, int]
+) -> dict[str, Any]:
+    """Everything the engine is asked for, as keyword arguments of containers.create. A pure value."""
+    # In a rootless engine, root inside is the caller outside, and any other user is nobody's.
+    user, group = (0, 0) if "rootless" in security else caller
+    options = ["no-new-privileges"] + (["label=disable"] if "selinux" in security else [])
+    environment = worker_environment(spec.threads, str(GUEST["cache"]), "/tmp/home")
+    return {
+        "image": prepared.digest or prepared.location,
+        "command": ["python", "-m", "orch_runner", str(GUEST["job"] / JOB_NAME)],
+        "name": f"orch-{spec.run}-{spec.name}",
+        "labels": {f"{LABEL}.run": spec.run, f"{LABEL}.worker": spec.name, f"{LABEL}.stack": prepared.stack.name},
+        "user": f"{user}:{group}",
+        "environment": {**environment, "USER": "orch", "LOGNAME": "orch"},
+        "mounts": mounts(spec),
+        "network_mode": "none",
+        "read_only": True,
+        # Libraries that unpack and load a .so at run time need exec on their temporary folder.
+        "tmpfs": {"/tmp": f"rw,exec,nosuid,nodev,size={TMP_SIZE},mode=1777"},
+        "cap_drop": ["ALL"],
+        "security_opt": options,
+        "pids_limit": PIDS_LIMIT,
+        "shm_size": SHM_SIZE,
+        "ulimits": [{"Name": "nofile", "Soft": NOFILE, "Hard": NOFILE}],
+        "init": True,
+        "detach": True,
+        "stop_signal": "SIGTERM",
+    }
+
+
+def mounts(spec: WorkerSpec) -> list[dict[str, Any]]:
+    """The bind mounts of a worker; a source that is missing is an error, not a new folder of root's."""
+    folders: list[tuple[Path, PurePosixPath, bool]] = [
+        (spec.job, GUEST["job"], True),
+        (spec.weights, GUEST["weights"], True),
+        (spec.out, GUEST["out"], False),
+        (spec.cache, GUEST["cache"], False),
+    ]
+    folders += [(root, GUEST["data"] / str(number), True) for number, root in enumerate(spec.roots)]
+    return [
+        {"Type": "bind", "Source": str(source), "Target": str(target), "ReadOnly": read_only}
+        for source, target, read_only in folders
+    ]
+
+
+class DockerWorker:
+    """A runner in a container. Its end is what inspection says, never what a broken connection suggests."""
+
+    def __init__(self, engine: Engine, spec: WorkerSpec, settings: dict[str, Any]) -> None:
+        import docker.errors
+        from docker.types import Mount, Ulimit
+
+        self.name = spec.name
+        self._log = spec.log
+        arguments = dict(settings)
+        arguments["mounts"] = [
+            Mount(mount["Target"], mount["Source"], type="bind", read_only=mount["ReadOnly"])
+            for mount in settings["mounts"]
+        ]
+        arguments["ulimits"] = [
+            Ulimit(**{key.lower(): value for key, value in limit.items()}) for limit in settings["ulimits"]
+        ]
+        try:
+            self._container = engine.client.containers.create(**arguments)
+            self._container.start()
+        except (docker.errors.DockerException, OSError) as error:
+            with contextlib.suppress(AttributeError):
+                _quietly(self._container.remove, force=True)
+            raise MachineError(f"the container {settings['name']} cannot be started", why=str(error)) from error
+        self._stderr = threading.Thread(target=self._copy_stderr, daemon=True)
+        self._stderr.start()
+
+    def lines(self) -> Iterator[bytes]:
+        """Events; read again from the start when the connection broke while the container goes on."""
+        while True:
+            rest = b""
+            for block in self._stream(stdout=True, stderr=False):
+                *whole, rest = (rest + block).split(b"\n")
+                yield from whole
+            if self._state() != "running":
+                return
+            time.sleep(_ATTACH_AGAIN_SECONDS)
+
+    def wait(self) -> Exit:
+        """Block until inspection says that the container ended."""
+        while True:
+            with contextlib.suppress(Exception):  # a connection that broke says nothing about the container
+                self._container.wait(timeout=3600)
+            state = self._state()
+            if state == "gone":
+                return Exit(137, detail="its container was removed")
+            if state not in ("running", "created", "restarting", "paused", "unknown"):
+                self._stderr.join(timeout=5)
+                inspected = self._container.attrs["State"]
+                return Exit(
+                    int(inspected["ExitCode"]), bool(inspected.get("OOMKilled")), inspected.get("Error") or None
+                )
+            time.sleep(_ATTACH_AGAIN_SECONDS)
+
+    def terminate(self) -> None:
+        """SIGTERM, passed on by the container's init."""
+        _quietly(self._container.kill, signal="SIGTERM")
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        _quietly(self._container.kill)
+
+    def close(self) -> None:
+        """Remove the container."""
+        _quietly(self._container.remove, force=True)
+
+    def _state(self) -> str:
+        import docker.errors
+
+        try:
+            self._container.reload()
+        except docker.errors.NotFound:
+            return "gone"
+        except Exception:
+            return "unknown"  # the engine does not answer at the moment
+        return str(self._container.status)
+
+    def _stream(self, *, stdout: bool, stderr: bool) -> Iterator[bytes]:
+        """One of the container's streams until it ends or breaks."""
+        try:
+            yield from self._container.logs(stream=True, follow=True, stdout=stdout, stderr=stderr)
+        except Exception:  # whatever broke, `wait` and inspection decide what it means
+            return
+
+    def _copy_stderr(self) -> None:
+        with self._log.open("ab") as log:
+            for block in self._stream(stdout=False, stderr=True):
+                log.write(block)
+                log.flush()
+
+
+def _quietly(action: Any, **arguments: Any) -> None:
+    """Do what can only fail because it is done already, or because the engine is gone."""
+    with contextlib.suppress(Exception):
+        action(**arguments)

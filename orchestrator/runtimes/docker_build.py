@@ -1,0 +1,109 @@
+"""Building a variant's image with the command line's BuildKit; the tag follows from the content."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator import __version__
+from orchestrator.build import BuildInputs
+from orchestrator.engine import Engine, build_command
+from orchestrator.errors import BuildError
+from orchestrator.files import exclusive
+from orchestrator.paths import build_logs_folder, home
+from orchestrator.runtimes.base import BuildOptions, Report
+
+LABEL = "org.orch"
+TAIL = 25
+
+
+def image_tag(inputs: BuildInputs) -> str:
+    """The image's name: it changes exactly when its content does."""
+    return f"orch/{inputs.stack}:{inputs.variant}-{inputs.identity}"
+
+
+def build_arguments(command: Sequence[str], inputs: BuildInputs, options: BuildOptions, folder: Path) -> list[str]:
+    """The whole build command. A pure value."""
+    arguments = [*command, "--tag", image_tag(inputs)]
+    for name, value in inputs.arguments.items():
+        arguments += ["--build-arg", f"{name}={value}"]
+    labels = {"stack": inputs.stack, "variant": inputs.variant, "identity": inputs.identity, "version": __version__}
+    for name, value in labels.items():
+        arguments += ["--label", f"{LABEL}.{name}={value}"]
+    if options.rebuild:
+        arguments.append("--no-cache")
+    return [*arguments, str(folder)]
+
+
+def ensure_image(engine: Engine, inputs: BuildInputs, options: BuildOptions, report: Report) -> tuple[str, bool, float]:
+    """Build the image unless the engine has it: (its id, whether it was built now, seconds). Raises BuildError."""
+    tag = image_tag(inputs)
+    started = time.monotonic()
+    with exclusive(home() / "locks" / f"build-{inputs.stack}-{inputs.variant}.lock", wait=True):
+        found = None if options.rebuild else image_id(engine, tag)
+        if found is not None:
+            return found, False, 0.0
+        with tempfile.TemporaryDirectory(prefix="orch-build-") as folder:
+            inputs.write_context(Path(folder))
+            _build(build_arguments(build_command(), inputs, options, Path(folder)), tag, report)
+        built = image_id(engine, tag)
+    if built is None:
+        raise BuildError(f"the image {tag} was built, but the engine does not have it", hint="orch doctor")
+    return built, True, time.monotonic() - started
+
+
+def image_id(engine: Engine, tag: str) -> str | None:
+    """The image's id, or None if the engine does not have it."""
+    import docker.errors
+
+    try:
+        return str(engine.client.images.get(tag).id)
+    except docker.errors.ImageNotFound:
+        return None
+
+
+def _build(command: list[str], tag: str, report: Report) -> None:
+    log = build_logs_folder() / f"{tag.replace('/', '-').replace(':', '-')}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    report(f"building {tag}")
+    tail: list[str] = []
+    with log.open("w", encoding="utf-8") as stream:
+        stream.write(f"$ {' '.join(command)}\n")
+        stream.flush()
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env={**os.environ, "DOCKER_BUILDKIT": "1"},
+        )
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                stream.write(line)
+                tail = [*tail[1 - TAIL :], line.rstrip()]
+                report(line.rstrip())
+        except BaseException:
+            process.terminate()
+            raise
+        finally:
+            process.stdout.close()
+            code = process.wait()
+    if code != 0:
+        raise BuildError(
+            f"the image {tag} could not be built (exit {code})",
+            why="\n".join(line for line in tail if line),
+            log=log,
+            hint="another base image: orch build NAME --base-image IMAGE" if _base_is_missing(tail) else None,
+        )
+
+
+def _base_is_missing(tail: Sequence[str]) -> bool:
+    text = " ".join(tail)
+    return "failed to resolve source metadata" in text or "pull access denied" in text or "failed to do request" in text

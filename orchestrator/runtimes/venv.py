@@ -1,0 +1,224 @@
+"""The venv runtime: one cached virtual environment per variant, made with uv where there is one, else venv and pip."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from orchestrator.build import build_inputs, find_variant
+from orchestrator.catalog import StackEntry
+from orchestrator.errors import BuildError, MachineError
+from orchestrator.files import exclusive, write_json
+from orchestrator.job import JOB_NAME, QUEUE_NAME, GuestPaths
+from orchestrator.paths import build_logs_folder, environments_folder
+from orchestrator.resources import RUNNER
+from orchestrator.runtimes.base import BuildOptions, Exit, Prepared, Report, WorkerSpec, worker_environment
+
+_MARKER = "orch-environment.json"
+_PID_NAME = "pid"
+_PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
+
+
+class VenvRuntime:
+    """Workers as processes of this machine. Isolated from other stacks, not from the machine."""
+
+    name = "venv"
+
+    def available(self) -> str | None:
+        """Always: whether a fitting Python is there depends on the variant."""
+        return None
+
+    def prepare(self, stack: StackEntry, variant: str, options: BuildOptions, report: Report) -> Prepared:
+        """Make the variant's environment unless it is there. Raises BuildError, MachineError."""
+        spec = find_variant(stack, variant)
+        inputs = build_inputs(stack, variant, options)
+        pythons = (spec.python, *spec.also_python)
+        lock_digest = hashlib.sha256(inputs.lock.read_bytes() + repr(pythons).encode()).hexdigest()[:12]
+        folder = environments_folder() / f"{stack.name}-{variant}-{lock_digest}"
+        started = time.monotonic()
+        with exclusive(folder.with_name(f".{folder.name}.lock"), wait=True):
+            fresh = options.rebuild or not (folder / _MARKER).is_file()
+            if fresh:
+                make_environment(folder, inputs.lock, pythons, options.offline, report)
+        seconds = time.monotonic() - started
+        return Prepared(stack, variant, self.name, inputs.identity, str(folder), None, fresh, seconds)
+
+    def guest_paths(self, prepared: Prepared, spec: WorkerSpec) -> GuestPaths:
+        """The host's own paths: nothing is mounted."""
+        queue = spec.job / QUEUE_NAME
+        return GuestPaths(spec.data, spec.weights, spec.out, spec.cache, queue, prepared.stack.folder)
+
+    def start(self, prepared: Prepared, spec: WorkerSpec) -> VenvWorker:
+        """Start the runner with the environment's Python. Raises MachineError."""
+        return VenvWorker(spec, worker_command(prepared, spec), worker_process_environment(spec))
+
+    def reap(self, run: str, jobs: Path) -> int:
+        """Kill runners whose job folder is one of this run's; a process number alone may be somebody else's by now."""
+        del run
+        found = 0
+        for file in jobs.glob(f"*/{_PID_NAME}"):
+            pid = int(file.read_text() or 0)
+            try:
+                command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if os.fsencode(file.parent / JOB_NAME) in command:
+                found += 1
+                os.kill(pid, signal.SIGKILL)
+        return found
+
+
+def worker_command(prepared: Prepared, spec: WorkerSpec) -> list[str]:
+    """The runner's command line."""
+    python = Path(prepared.location) / "bin" / "python"
+    return [str(python), "-m", "orch_runner", str(spec.job / JOB_NAME)]
+
+
+def worker_process_environment(spec: WorkerSpec) -> dict[str, str]:
+    """The runner's environment: the few variables passed on, and the runner's package."""
+    passed = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    own = worker_environment(spec.threads, str(spec.cache), str(spec.cache / "home"))
+    return {**passed, **own, "PYTHONPATH": str(RUNNER)}
+
+
+class VenvWorker:
+    """A runner as a child process, in a process group of its own so that the terminal's Ctrl-C does not reach it."""
+
+    def __init__(self, spec: WorkerSpec, command: Sequence[str], environment: dict[str, str]) -> None:
+        self.name = spec.name
+        (spec.cache / "home").mkdir(parents=True, exist_ok=True)
+        with spec.log.open("ab") as log:
+            try:
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    env=environment,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise MachineError(f"the worker {spec.name} cannot be started", why=str(error), log=spec.log) from error
+        (spec.job / _PID_NAME).write_text(str(self._process.pid))
+
+    def lines(self) -> Iterator[bytes]:
+        """Events as they are written."""
+        assert self._process.stdout is not None
+        yield from self._process.stdout
+
+    def wait(self) -> Exit:
+        """Block until the process has ended."""
+        return Exit(self._process.wait())
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        if self._process.poll() is None:
+            self._process.terminate()
+
+    def kill(self) -> None:
+        """SIGKILL for the whole group, so that no child of the predictor stays behind."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Release the pipe."""
+        self.kill()
+        self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+
+def make_environment(folder: Path, lock: Path, pythons: Sequence[str], offline: bool, report: Report) -> None:
+    """Make a virtual environment with exactly the locked packages. Raises BuildError, MachineError."""
+    log = build_logs_folder() / f"{folder.name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.unlink(missing_ok=True)
+    if folder.exists():
+        shutil.rmtree(folder)
+    uv = find_uv()
+    python = find_python(pythons)
+    if python is None and (uv is None or offline):
+        wanted = " or ".join(pythons)
+        raise MachineError(
+            f"there is no Python {wanted} on this machine",
+            why="this stack's packages exist for these versions only",
+            hint=f"install uv (pip install uv), which fetches a Python itself, or apt-get install python{pythons[0]}",
+        )
+    if uv is not None:
+        chosen = str(python) if python else pythons[0]
+        report(f"making an environment with uv and Python {pythons[0] if python is None else python}")
+        _step([uv, "venv", "--quiet", "--python", chosen, str(folder)], log, report)
+        install = [uv, "pip", "install", "--python", str(folder / "bin" / "python")]
+    else:
+        report(f"making an environment with {python} (venv and pip; it is quicker with uv)")
+        _step([str(python), "-m", "venv", str(folder)], log, report)
+        install = [str(folder / "bin" / "python"), "-m", "pip", "install", "--no-input"]
+    report("installing locked packages")
+    offline_flag = (["--offline"] if uv is not None else ["--no-index"]) if offline else []
+    _step([*install, *offline_flag, "--no-deps", "--require-hashes", "-r", str(lock)], log, report)
+    write_json(folder / _MARKER, {"lock": lock.name, "python": str(python), "uv": uv is not None})
+
+
+def find_uv() -> str | None:
+    """uv beside the Python that runs orch, or on the PATH."""
+    beside = Path(sys.executable).parent / "uv"
+    return str(beside) if beside.is_file() else shutil.which("uv")
+
+
+def find_python(versions: Sequence[str]) -> Path | None:
+    """An interpreter of one of the versions that really runs and can make environments; the first version wins."""
+    for version in versions:
+        candidates = [f"python{version}", sys.executable, "python3"]
+        pyenv = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions"
+        candidates += [str(path) for path in sorted(pyenv.glob(f"{version}.*/bin/python{version}"), reverse=True)]
+        for candidate in candidates:
+            path = shutil.which(candidate)
+            if path is not None and _runs_as(path, version):
+                return Path(path)
+    return None
+
+
+def _runs_as(python: str, version: str) -> bool:
+    code = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
+    try:
+        answer = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return answer.returncode == 0 and answer.stdout.strip() == version
+
+
+def _step(command: list[str], log: Path, report: Report) -> None:
+    """Run one command, its output going to the log and to `report`. Raises BuildError with the log's tail."""
+    with log.open("a", encoding="utf-8") as stream:
+        stream.write(f"$ {' '.join(command)}\n")
+        stream.flush()
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        assert process.stdout is not None
+        tail: list[str] = []
+        with process.stdout:
+            for line in process.stdout:
+                stream.write(line)
+                tail = [*tail[-14:], line.rstrip()]
+                report(line.rstrip())
+        code = process.wait()
+    if code != 0:
+        raise BuildError(
+            f"the environment could not be made: {Path(command[0]).name} ended with {code}",
+            why="\n".join(line for line in tail if line),
+            log=log,
+        )

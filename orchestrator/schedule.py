@@ -1,0 +1,81 @@
+"""Which shard goes to which worker, and what becomes of it when the worker is lost. Pure: no clock, no process."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from orchestrator.inputs import InputImage
+from orchestrator.job import ShardOrder
+
+QUEUED_PER_WORKER = 2
+"""One shard under way and one waiting, so that a worker never idles between shards."""
+DEATHS_TO_BLAME = 2
+"""An image is given up after so many workers died with it, and it alone, in their hands."""
+MOST_DEATHS = 6
+"""A shard whose workers die so often without an image to blame ends the run."""
+
+ImagesOf = Callable[[int], Sequence[InputImage]]
+
+
+@dataclass
+class _History:
+    """What is known of a shard's earlier attempts."""
+
+    deaths: int = 0
+    blamed: dict[int, int] = field(default_factory=dict)
+    skip: dict[int, str] = field(default_factory=dict)
+    alone: set[int] = field(default_factory=set)
+
+
+class Schedule:
+    """The shards of a run that are not done yet. `images_of` gives a shard's images by its number."""
+
+    def __init__(self, shards: Iterable[int], images_of: ImagesOf) -> None:
+        self._pending = deque(shards)
+        self._images_of = images_of
+        self._assigned: dict[str, list[int]] = {}
+        self._history: dict[int, _History] = {}
+        self.remaining = len(self._pending)
+
+    def next_for(self, worker: str) -> ShardOrder | None:
+        """The next shard for a worker that has room in its queue; None when there is none or no room."""
+        mine = self._assigned.setdefault(worker, [])
+        if not self._pending or len(mine) >= QUEUED_PER_WORKER:
+            return None
+        number = self._pending.popleft()
+        mine.append(number)
+        history = self._history.get(number, _History())
+        return ShardOrder(
+            number, self._images_of(number), dict(history.skip), history.deaths > 0, frozenset(history.alone)
+        )
+
+    def done(self, worker: str, number: int) -> None:
+        """A worker finished a shard."""
+        mine = self._assigned.get(worker, [])
+        if number in mine:
+            mine.remove(number)
+            self.remaining -= 1
+
+    def lost(self, worker: str, under_way: int | None, batch: Sequence[int], reason: str) -> bool:
+        """A worker is gone: its shards go back, to the front and in order.
+
+        `under_way` is the shard it had begun, `batch` the images it had announced last. False when that shard has
+        cost too many workers to go on.
+        """
+        mine = sorted(self._assigned.pop(worker, []))
+        self._pending.extendleft(reversed(mine))
+        if under_way is None or under_way not in mine:
+            return True
+        history = self._history.setdefault(under_way, _History())
+        history.deaths += 1
+        if len(batch) == 1:
+            image = batch[0]
+            history.blamed[image] = history.blamed.get(image, 0) + 1
+            if history.blamed[image] >= DEATHS_TO_BLAME:
+                history.skip[image] = f"the worker died on this image ({reason})"
+                history.deaths = 1
+        elif batch:
+            history.alone.update(batch)
+        return history.deaths < MOST_DEATHS

@@ -1,0 +1,213 @@
+"""What a stack.yaml says, as frozen models: this file is the reference of the format."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._+-]*$")]
+"""Names of stacks, variants, models: they become file names and image tags."""
+
+
+def _stays_inside(path: str) -> str:
+    if not path or path.startswith("/") or ".." in path.split("/"):
+        raise ValueError("must be a relative path that does not leave its folder")
+    return path
+
+
+RelativePath = Annotated[str, AfterValidator(_stays_inside)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+PythonVersion = Annotated[str, StringConstraints(pattern=r"^3\.[0-9]+$")]
+SettingValue = bool | int | float | str
+
+Task = Literal["instance-segmentation", "manipulation-localization"]
+
+
+class Spec(BaseModel):
+    """Base of all specs: frozen, and a field nobody knows is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(Spec):
+    """Upstream code, cloned at one commit when the image is built."""
+
+    url: str
+    commit: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
+    folders: tuple[RelativePath, ...] = ()
+
+
+class Variant(Spec):
+    """One build of a stack for one kind of hardware."""
+
+    base_image: str
+    lock: RelativePath
+    python: PythonVersion
+    also_python: tuple[PythonVersion, ...] = ()
+    """Other Pythons the lock installs on: the venv runtime may use them."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    cuda: str | None = None
+    min_driver: str | None = None
+    native_capabilities: tuple[str, ...] = ()
+    ptx_capabilities: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _cuda_is_stated(self) -> Variant:
+        if self.device == "cuda" and self.cuda is None:
+            raise ValueError("a variant with device cuda must state cuda, the toolkit's version")
+        return self
+
+
+class Weights(Spec):
+    """One weights file and the one place it comes from: bundled, url, package or manual steps."""
+
+    file: RelativePath
+    bundled: RelativePath | None = None
+    """Path inside the stack's folder."""
+    url: str | None = None
+    package: str | None = None
+    """Importable package, installed by the lock, that has `file` inside."""
+    manual: str | None = None
+    """What a person has to do to get the file."""
+    sha256: Sha256 | None = None
+    size: int | None = None
+    """Bytes."""
+    size_range: tuple[int, int] | None = None
+    """Least and most bytes, where no digest is published."""
+    unpack: bool = False
+    """The download is an archive; `file` names the folder it is unpacked into."""
+    licence: str
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Weights:
+        given = [name for name in ("bundled", "url", "package", "manual") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give one of bundled, url, package, manual; given: {', '.join(given) or 'none'}")
+        return self
+
+
+class Category(Spec):
+    """One category of a taxonomy."""
+
+    id: int
+    name: str
+
+
+class Taxonomy(Spec):
+    """Category ids and names, and the names of the attribute columns."""
+
+    categories: tuple[Category, ...] = Field(min_length=1)
+    attributes: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _ids_are_unique(self) -> Taxonomy:
+        ids = [category.id for category in self.categories]
+        double = sorted({value for value in ids if ids.count(value) > 1})
+        if double:
+            raise ValueError(f"category ids occur twice: {double}")
+        return self
+
+
+class Native(Spec):
+    """How the predictor's own output maps to the standard one."""
+
+    box_order: Literal["xyxy", "yxyx"] = "xyxy"
+    class_base: int = 0
+    class_map: tuple[int, ...] | None = None
+    """Category id of each native class, from class_base up; None: the taxonomy's categories in order."""
+
+
+class Defaults(Spec):
+    """What a run uses unless told otherwise."""
+
+    score_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    max_detections: Annotated[int, Field(ge=1)] | None = None
+    batch_size: Annotated[int, Field(ge=1)] = 1
+    image_size: int | None = None
+    attributes: bool = False
+
+
+class Setting(Spec):
+    """A knob of the predictor that `--set name=value` may turn."""
+
+    default: SettingValue
+    help: str
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] | None = None
+
+    def parse(self, text: str) -> SettingValue:
+        """The value a command line's text means. Raises ValueError with what would be right."""
+        value = _as_type(text, type(self.default))
+        if self.choices is not None and value not in self.choices:
+            raise ValueError(f"must be one of {', '.join(self.choices)}")
+        if isinstance(value, int | float):
+            if self.minimum is not None and value < self.minimum:
+                raise ValueError(f"must be at least {self.minimum:g}")
+            if self.maximum is not None and value > self.maximum:
+                raise ValueError(f"must be at most {self.maximum:g}")
+        return value
+
+
+def _as_type(text: str, kind: type) -> SettingValue:
+    if kind is bool:
+        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        if text.lower() not in words:
+            raise ValueError("must be true or false")
+        return words[text.lower()]
+    if kind is int:
+        if not re.fullmatch(r"[+-]?\d+", text):
+            raise ValueError("must be a whole number")
+        return int(text)
+    if kind is float:
+        try:
+            return float(text)
+        except ValueError:
+            raise ValueError("must be a number") from None
+    return text
+
+
+class Model(Spec):
+    """What a user asks for by name: weights and settings on top of a stack."""
+
+    title: str
+    task: Task = "instance-segmentation"
+    paper: str | None = None
+    licence: str
+    aliases: tuple[Name, ...] = ()
+    weights: Mapping[Name, Weights]
+    config: RelativePath | None = None
+    """Upstream's configuration file, inside its sources."""
+    taxonomy: str
+    native: Native = Native()
+    defaults: Defaults = Defaults()
+    settings: Mapping[str, Setting] = {}
+    notes: str | None = None
+
+
+class Stack(Spec):
+    """One stack.yaml."""
+
+    stack: Name
+    title: str
+    dockerfile: RelativePath
+    predictor: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_./-]+\.py:[A-Za-z_][A-Za-z0-9_]*$")]
+    sources: Mapping[Name, Source] = {}
+    variants: Mapping[Name, Variant] = Field(min_length=1)
+    taxonomies: Mapping[str, Taxonomy] = Field(min_length=1)
+    models: Mapping[Name, Model] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _references_hold(self) -> Stack:
+        for name, model in self.models.items():
+            if model.taxonomy not in self.taxonomies:
+                known = ", ".join(self.taxonomies)
+                raise ValueError(f"models.{name}.taxonomy: {model.taxonomy!r} is not one of taxonomies: {known}")
+            ids = {category.id for category in self.taxonomies[model.taxonomy].categories}
+            stray = sorted(set(model.native.class_map or ()) - ids)
+            if stray:
+                raise ValueError(f"models.{name}.native.class_map: no category has the id {stray[0]}")
+        return self
