@@ -40,9 +40,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--per-image", type=int, default=20, help="instances per image")
     parser.add_argument("--shard-size", type=int, default=64, help="images per shard")
-    parser.add_argument(
-        "--folder", type=Path, default=None, help="where to write (default: a temporary folder)"
-    )
+    parser.add_argument("--folder", type=Path, default=None, help="where to write (default: a temporary folder)")
     parser.add_argument("--task", choices=TASKS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.task:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import lzma
+import re
 import shutil
 import stat
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -17,7 +20,9 @@ from orchestrator.errors import MachineError, UsageError
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _BLOCK = 1 << 20
-_READ_ERRORS = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError)
+_READ_ERRORS = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError,
+                ValueError)  # fmt: skip
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,9 @@ def unpack(archive: Path, folder: Path, wanted: Callable[[str], str | None]) -> 
     """Take the wanted files of an archive out into `folder`.
 
     `wanted` gives None for a file that is wanted, else the reason why not. Returns the members that were wanted (a
-    damaged one with its error) and those left out with the reason: links, devices and names that would leave the
-    folder are always left out. Raises UsageError for a file that is no archive, MachineError when the disk is full.
+    damaged or encrypted one with its error) and those left out with the reason: links, devices and names that would
+    leave the folder are always left out. Raises UsageError for a file that is no archive, MachineError when the disk
+    is full.
     """
     taken: list[Member] = []
     left: list[Member] = []
@@ -57,16 +63,16 @@ def unpack(archive: Path, folder: Path, wanted: Callable[[str], str | None]) -> 
 def safe_name(name: str) -> str | None:
     """The name as a relative POSIX path, or None when it is absolute, goes up, or is a Windows path."""
     path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or not path.parts or ":" in path.parts[0] or "\0" in name:
+    if path.is_absolute() or ".." in path.parts or not path.parts or re.match("[A-Za-z]:", str(path)):
         return None
     return str(path)
 
 
 def _extract(opened: Callable[[], IO[bytes]], target: Path, size: int) -> str | None:
     """Copy at most `size` bytes, the size the archive states, to `target`; the error if the member is damaged."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     written = 0
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with opened() as source, target.open("wb") as copy:
             while block := source.read(_BLOCK):
                 written += len(block)
@@ -74,8 +80,11 @@ def _extract(opened: Callable[[], IO[bytes]], target: Path, size: int) -> str | 
                     raise zipfile.BadZipFile("larger than the archive states")
                 copy.write(block)
     except _READ_ERRORS as error:
-        target.unlink(missing_ok=True)
-        return f"damaged in the archive: {error}"
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            raise MachineError(f"no room to unpack {target.name} into {target.parent}", why=error.strerror) from error
+        with suppress(OSError):
+            target.unlink()
+        return f"cannot be taken out of the archive: {error}"
     return None
 
 
@@ -99,8 +108,6 @@ def _members(archive: Path) -> Iterator[Iterator[_Entry]]:
             with tarfile.open(archive) as tarred:
                 yield _tar_members(tarred)
     except _READ_ERRORS as error:
-        if isinstance(error, OSError) and not isinstance(error, tarfile.TarError) and not archive.is_file():
-            raise
         raise UsageError(f"cannot read the archive {archive}", why=str(error)) from error
 
 
@@ -110,8 +117,6 @@ def _zip_members(zipped: zipfile.ZipFile) -> Iterator[_Entry]:
             continue
         mode = info.external_attr >> 16
         refusal = "a link" if stat.S_ISLNK(mode) else None
-        if info.flag_bits & 0x1:
-            refusal = "encrypted"
         yield info.filename, info.file_size, refusal, _opener(zipped, info)
 
 

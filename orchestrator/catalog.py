@@ -7,13 +7,14 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
 from orchestrator.errors import SpecError, UsageError
 from orchestrator.paths import user_stacks_folder
 from orchestrator.resources import DOCKERFILES, STACKS
-from orchestrator.spec import Category, Model, SettingValue, Stack, Taxonomy
+from orchestrator.spec import Category, Model, ReferenceFault, SettingValue, Spec, Stack, Taxonomy
 from orchestrator.yamlsource import YamlSource
 
 SPEC_NAME = "stack.yaml"
@@ -146,16 +147,21 @@ def load_catalog(extra: Sequence[Path] = ()) -> Catalog:
 
 def _stack_folders(extra: Sequence[Path]) -> list[Path]:
     from_variable = [Path(part) for part in os.environ.get("ORCH_STACKS", "").split(os.pathsep) if part]
-    for parent in [*extra, *from_variable]:
+    named = [*extra, *from_variable]
+    for parent in named:
         if not parent.is_dir():
             raise UsageError(f"there is no folder of stacks at {parent}")
-    parents = [STACKS, *extra, *from_variable, user_stacks_folder()]
     folders: list[Path] = []
-    for parent in parents:
+    for parent in [STACKS, *named, user_stacks_folder()]:
         if (parent / SPEC_NAME).is_file():
-            folders.append(parent.resolve())
-        elif parent.is_dir():
-            folders += sorted(path.parent.resolve() for path in parent.glob(f"*/{SPEC_NAME}"))
+            found = [parent.resolve()]
+        else:
+            found = sorted(path.parent.resolve() for path in parent.glob(f"*/{SPEC_NAME}"))
+        if not found and parent in named:
+            raise UsageError(
+                f"there is no stack in {parent}", why=f"neither {SPEC_NAME} nor a folder with one is there"
+            )
+        folders += found
     return list(dict.fromkeys(folders))
 
 
@@ -167,39 +173,31 @@ def read_stack(folder: Path) -> StackEntry:
     try:
         spec = Stack.model_validate(source.value)
     except ValidationError as error:
-        problems = [_problem(source, dict(item)) for item in error.errors()]
+        # A misspelt field first: it is why another one is missing.
+        found = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
+        problems = [_problem(source, dict(item)) for item in found]
         raise SpecError(problems[0], why="\n".join(problems[1:]) or None) from None
     return StackEntry(spec, folder)
 
 
-def _problem(source: YamlSource, item: dict[str, object]) -> str:
-    location = item["loc"]
-    assert isinstance(location, tuple)
+def _problem(source: YamlSource, item: Mapping[str, Any]) -> str:
+    cause = item.get("ctx", {}).get("error")
+    location = (*item["loc"], *(cause.location if isinstance(cause, ReferenceFault) else ()))
     message = str(item["msg"]).removeprefix("Value error, ")
-    field = ".".join(str(part) for part in location)
     if item["type"] == "extra_forbidden":
         message = f"there is no such field{_field_hint(location)}"
     elif item["type"] == "missing":
         message = "this field is missing"
-    return f"{source.path}:{source.line(location)}: {field}: {message}" if field else (f"{source.path}:1: {message}")
+    return f"{source.path}:{source.line(location)}: {'.'.join(str(part) for part in location)}: {message}"
 
 
-def _field_hint(location: tuple[object, ...]) -> str:
-    """The nearest field names, for a misspelt one."""
-    from orchestrator import spec
-
-    kinds = (
-        spec.Stack,
-        spec.Variant,
-        spec.Model,
-        spec.Weights,
-        spec.Native,
-        spec.Defaults,
-        spec.Setting,
-        spec.Taxonomy,
-        spec.Category,
-        spec.Source,
-    )
-    fields = sorted({field for kind in kinds for field in kind.model_fields})
-    near = difflib.get_close_matches(str(location[-1]), fields, n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
+def _field_hint(location: Sequence[str | int]) -> str:
+    """The nearest name among the fields of the spec in question, for a misspelt one."""
+    kind: Any = Stack
+    for part in location[:-1]:
+        if isinstance(kind, type) and issubclass(kind, Spec):
+            kind = kind.model_fields[str(part)].annotation
+        else:  # Mapping[str, Kind] or tuple[Kind, ...]
+            kind = [argument for argument in get_args(kind) if argument is not Ellipsis][-1]
+    near = difflib.get_close_matches(str(location[-1]), kind.model_fields, n=1)
+    return f" (did you mean {near[0]}?)" if near else f" (there is {', '.join(kind.model_fields)})"

@@ -41,6 +41,8 @@ def examine() -> list[Finding]:
     for check in checks:
         try:
             findings += check()
+        except OrchError as error:
+            findings.append(Finding(check.__name__.lstrip("_"), "problem", error.message, error.hint or ""))
         except Exception as error:
             name = check.__name__.lstrip("_")
             findings.append(Finding(name, "problem", f"could not be examined: {error}", "please report it"))

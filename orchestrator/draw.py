@@ -35,7 +35,7 @@ PALETTE: tuple[Colour, ...] = (
     (0, 130, 120),
     (55, 60, 165),
 )
-SHADES = ((0, 0.0), (0, 0.35), (255, 0.45), (0, 0.6))  # towards black or white, by how much
+SHADES = ((0, 0.0), (0, 0.35), (255, 0.45), (255, 0.7))  # towards black or white, by how much
 BLEND_TABLE = (np.arange(256) * (1 - FILL)).astype(np.uint8)  # what is left of a pixel under a mask
 LABEL_STEPS = 6
 LONGEST_NAME = 255  # bytes of one file name, on the usual file systems
@@ -53,9 +53,7 @@ class Style:
     def of(cls, width: int, height: int) -> Style:
         """The style for an image of that size."""
         side = (width * height) ** 0.5
-        return cls(
-            line=max(1, round(side / 300)), font=max(10, round(side / 42)), padding=max(1, round(side / 320))
-        )
+        return cls(line=max(1, round(side / 300)), font=max(10, round(side / 42)), padding=max(1, round(side / 320)))
 
 
 def colour_of(category: int) -> Colour:
@@ -88,9 +86,7 @@ def draw_predictions(
     image = Image.fromarray(canvas)
     pen = ImageDraw.Draw(image)
     for row in rows:
-        _paint_box(
-            pen, record["boxes"][row].tolist(), colour_of(int(record["classes"][row])), style, image.size
-        )
+        _paint_box(pen, record["boxes"][row].tolist(), colour_of(int(record["classes"][row])), style, image.size)
     labels = _Labels(pen, style, image.size)
     for row in reversed(rows):  # the best ones choose their places first
         category = int(record["classes"][row])
@@ -136,9 +132,7 @@ def draw_run(
 
 def contact_sheet(images: Iterable[Image.Image], columns: int, cell: int = 320, gap: int = 8) -> Image.Image:
     """All images on one white sheet, `columns` a row, each scaled to fit a square of `cell` pixels."""
-    thumbs = [
-        ImageOps.contain(image.convert("RGB"), (cell, cell), Image.Resampling.LANCZOS) for image in images
-    ]
+    thumbs = [ImageOps.contain(image.convert("RGB"), (cell, cell), Image.Resampling.LANCZOS) for image in images]
     columns = max(1, min(columns, len(thumbs)))
     rows = [thumbs[start : start + columns] for start in range(0, len(thumbs), columns)]
     heights = [max(thumb.height for thumb in row) for row in rows]
@@ -160,9 +154,7 @@ def _pixels(path: Path, exif: bool) -> NDArray[np.uint8]:
                 return np.asarray(_eight_bits(np.asarray(turned)))
             return np.asarray(turned.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise PredictionsError(
-            f"cannot read the image {path}", why=str(error), hint="give the run's images"
-        ) from error
+        raise PredictionsError(f"cannot read the image {path}", why=str(error), hint="give the run's images") from error
 
 
 def _eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
@@ -214,9 +206,7 @@ def _shrunk(mask: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
     return both
 
 
-def _paint_box(
-    pen: ImageDraw.ImageDraw, box: Box, colour: Colour, style: Style, size: tuple[int, int]
-) -> None:
+def _paint_box(pen: ImageDraw.ImageDraw, box: Box, colour: Colour, style: Style, size: tuple[int, int]) -> None:
     # The right and lower edges are exclusive.
     left, top = min(box[0], size[0] - 1), min(box[1], size[1] - 1)
     right, bottom = max(left, box[2] - 1), max(top, box[3] - 1)

@@ -51,11 +51,15 @@ def connect() -> Engine:
     for url in _candidates():
         try:
             client = docker.DockerClient(base_url=url, timeout=TIMEOUT, **_tls(url))
-            info = client.info()
         except (docker.errors.DockerException, OSError, ValueError) as error:
             reasons.append(f"{url}: {_short(error)}")
             continue
-        info["Components"] = client.version().get("Components") or []
+        try:
+            info = {**client.info(), "Components": client.version().get("Components") or []}
+        except (docker.errors.DockerException, OSError, ValueError) as error:
+            client.close()
+            reasons.append(f"{url}: {_short(error)}")
+            continue
         return Engine(client, url, str(info.get("ServerVersion", "?")), info)
     raise MachineError("no container engine answers", why="; ".join(reasons), hint=HINT)
 

@@ -104,9 +104,7 @@ def _mean(precision: NDArray[np.float64]) -> float | None:
     return float(known.mean()) if known.size else None
 
 
-def _check_sizes(
-    predictions: Predictions, dataset: dict[str, Any], ids: NDArray[np.int64], source: Path
-) -> None:
+def _check_sizes(predictions: Predictions, dataset: dict[str, Any], ids: NDArray[np.int64], source: Path) -> None:
     """Masks of another size would silently match nothing."""
     images = {image["id"]: image for image in dataset["images"]}
     sizes = predictions.image_size.tolist()
@@ -181,8 +179,7 @@ def _polygon(points: Any) -> bool:
 
 def _numbers(values: list[Any]) -> bool:
     return all(
-        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        for value in values
+        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) for value in values
     )
 
 

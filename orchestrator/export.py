@@ -35,7 +35,7 @@ def export_coco(predictions: Predictions, target: Path, annotations: Path | None
     with replacing(target) as stream:
         separator = b"[\n"
         for result in predictions.to_coco(ids):
-            stream.write(separator + json.dumps(result, separators=(",", ":")).encode())
+            stream.write(separator + _json(predictions, result))
             separator = b",\n"
         stream.write(b"[]\n" if separator == b"[\n" else b"\n]\n")
 
@@ -66,6 +66,14 @@ def export_fashionfail(predictions: Predictions, target: Path, annotations: Path
 FORMATS: dict[str, Exporter] = {"coco": export_coco, "fashionfail": export_fashionfail}
 
 
+def _json(predictions: Predictions, result: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(result, separators=(",", ":"), allow_nan=False).encode()
+    except ValueError as error:
+        what = predictions.path or "FILE"
+        raise PredictionsError("a box or score is not finite", why=str(error), hint=f"orch validate {what}") from error
+
+
 class _PortablePickler(pickle.Pickler):
     """Pickles arrays by numpy's public names: numpy 2.3 and later writes numpy._core, unknown to numpy 1."""
 
@@ -78,9 +86,7 @@ class _PortablePickler(pickle.Pickler):
 def _fashionfail_records(predictions: Predictions) -> Iterator[dict[str, Any]]:
     native = predictions.meta.get("native")
     if not isinstance(native, dict) or native.get("box_order") not in ("xyxy", "yxyx"):
-        raise PredictionsError(
-            "the predictions do not say the model's own box order", why=f"native is {native}"
-        )
+        raise PredictionsError("the predictions do not say the model's own box order", why=f"native is {native}")
     order = [0, 1, 2, 3] if native["box_order"] == "xyxy" else [1, 0, 3, 2]
     classes = _native_classes(predictions, native)
     bases = Counter(PurePosixPath(file).name for file in predictions.files)
@@ -104,14 +110,10 @@ def _native_classes(predictions: Predictions, native: dict[str, Any]) -> NDArray
     """(N,) the model's own class numbers."""
     mapped, base = native.get("class_map"), native.get("class_base")
     if not isinstance(mapped, list) or not isinstance(base, int):
-        raise PredictionsError(
-            "the predictions do not say the model's own classes", why=f"native is {native}"
-        )
+        raise PredictionsError("the predictions do not say the model's own classes", why=f"native is {native}")
     inverse = {category: place + base for place, category in reversed(list(enumerate(mapped)))}
     present, places = np.unique(predictions.classes, return_inverse=True)
     stray = [category for category in present.tolist() if category not in inverse]
     if stray:
-        raise PredictionsError(
-            f"category {stray[0]} is none of the model's own", why=f"class_map is {mapped}"
-        )
+        raise PredictionsError(f"category {stray[0]} is none of the model's own", why=f"class_map is {mapped}")
     return np.array([inverse[category] for category in present.tolist()], np.int64)[places]

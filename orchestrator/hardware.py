@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from orchestrator.catalog import StackEntry
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.spec import Variant
 
+_DEVICE = re.compile(r"cpu|cuda(:[0-9]{1,3})?")
 _QUERY = "index,uuid,name,memory.total,compute_cap,driver_version"
 
 
@@ -71,6 +73,8 @@ def choose_variant(stack: StackEntry, wanted: str | None, device: str | None, pr
     Raises UsageError for a name the stack does not have, MachineError where nothing fits.
     """
     variants = stack.spec.variants
+    if device is not None and not _DEVICE.fullmatch(device):
+        raise UsageError(f"there is no device {device!r}", why="there is cpu, cuda, and cuda:1 for the second GPU")
     if wanted is not None:
         if wanted not in variants:
             raise UsageError(f"{stack.name} has no variant {wanted!r}", why=f"it has {', '.join(variants)}")
@@ -84,7 +88,7 @@ def choose_variant(stack: StackEntry, wanted: str | None, device: str | None, pr
             if variant.device != kind:
                 continue
             try:
-                return _checked(name, variant, device, present, _reason(kind, device, present))
+                return _checked(name, variant, device, present, _reason(kind, device, present, problems))
             except MachineError as error:
                 problems.append(f"{name}: {error.why}")
     if not problems:
@@ -97,22 +101,24 @@ def _kind(device: str) -> str:
     return "cpu" if device == "cpu" else "cuda"
 
 
-def _reason(kind: str, device: str | None, present: Sequence[Gpu]) -> str:
+def _reason(kind: str, device: str | None, present: Sequence[Gpu], problems: Sequence[str]) -> str:
     if device is not None:
         return f"--device {device}"
     if kind == "cuda":
         return f"fits {present[0].name}"
+    if problems:
+        return f"no variant fits the GPU: {'; '.join(problems)}"
     return "no variant of this stack uses a GPU" if present else "no GPU on this machine"
 
 
 def _checked(name: str, variant: Variant, device: str | None, present: Sequence[Gpu], why: str) -> Choice:
     if variant.device == "cpu":
         return Choice(name, "cpu", why)
-    if not present:
-        raise MachineError(
-            f"the variant {name} needs a GPU", why="this machine has none (nvidia-smi finds no GPU)", hint="orch doctor"
-        )
-    gpu = present[0]
+    number = int((device or "cuda").partition(":")[2] or 0)
+    if number >= len(present):
+        there = f"{len(present)} of them" if present else "none (nvidia-smi finds no GPU)"
+        raise MachineError(f"the variant {name} needs a GPU", why=f"this machine has {there}", hint="orch doctor")
+    gpu = present[number]
     if variant.min_driver is not None and _version(gpu.driver) < _version(variant.min_driver):
         why_not = f"it needs driver {variant.min_driver} or newer, this machine has {gpu.driver}"
         raise MachineError(f"the variant {name} does not fit this machine", why=why_not)
@@ -127,8 +133,8 @@ def covers(variant: Variant, capability: str) -> bool:
     wanted = _version(capability)
     native = [_version(one) for one in variant.native_capabilities]
     ptx = [_version(one) for one in variant.ptx_capabilities]
-    if not native and not ptx:
-        return True  # nothing is declared: the probe in the container decides
+    if not wanted or not (native or ptx):
+        return True  # nothing is known: the probe in the container decides
     return any(one[0] == wanted[0] and one <= wanted for one in native) or any(one <= wanted for one in ptx)
 
 

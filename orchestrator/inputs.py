@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from orchestrator.archives import is_archive, unpack
 from orchestrator.errors import UsageError
+from orchestrator.files import write_json
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 MOST_ROOTS = 32
@@ -23,7 +26,7 @@ class InputImage:
     """One image to predict.
 
     `file` is its public name, relative and /-separated; `path` says where it is, as "ROOT/relative path" with ROOT an
-    index into InputSet.roots; `error` is set where it is known already that it cannot be read.
+    index into InputSet.roots. Where it is known already that it cannot be read, `error` says why and `path` is empty.
     """
 
     index: int
@@ -73,6 +76,8 @@ class _Found:
     location: Path
     image_id: int | None = None
     error: str | None = None
+    size: int = 0
+    mtime_ns: int = 0
 
 
 def collect_inputs(sources: Sequence[str], unpack_to: Path, image_root: Path | None = None) -> InputSet:
@@ -83,20 +88,18 @@ def collect_inputs(sources: Sequence[str], unpack_to: Path, image_root: Path | N
     found: list[_Found] = []
     ignored: list[Ignored] = []
     for number, source in enumerate(sources):
-        found += _from_source(source, unpack_to / str(number), image_root, ignored)
-    base = _common_root(found)
-    images: dict[str, _Found] = {}
-    for item in found:
-        file = _public_name(os.path.relpath(item.root / item.name, base))
-        if file in images:
-            ignored.append(Ignored(file, "named twice"))
-        else:
-            images[file] = item
+        try:
+            found += _from_source(source, unpack_to / str(number), image_root, ignored)
+        except OSError as error:
+            raise UsageError(f"cannot read {source}", why=error.strerror or str(error)) from error
+    images = _by_public_name(found, ignored)
     if not images:
         met = f"{len(ignored)} other files were met: {_examples(ignored)}" if ignored else "nothing was found there"
         raise UsageError(f"no images in {' '.join(sources)}", why=f"{met}; images end in {' '.join(EXTENSIONS)}")
-    roots = _mount_roots(list(images.values()))
-    listed = tuple(_image(index, file, item, roots) for index, (file, item) in enumerate(images.items()))
+    examined = {file: _examined(item) for file, item in images.items()}
+    roots = _mount_roots([item for item in examined.values() if item.error is None])
+    ids = _image_ids(examined)
+    listed = tuple(_image(index, file, item, ids[index], roots) for index, (file, item) in enumerate(examined.items()))
     return InputSet(listed, roots, tuple(ignored))
 
 
@@ -108,14 +111,14 @@ def read_inputs(path: Path) -> Iterator[InputImage]:
 
 
 def _from_source(source: str, unpack_to: Path, image_root: Path | None, ignored: list[Ignored]) -> list[_Found]:
-    path = Path(source).expanduser()
+    path = _expanded(source)
     if path.is_dir():
-        return _from_folder(path.absolute(), ignored)
-    if not path.exists():
+        return _from_folder(_absolute(path), ignored)
+    if not path.exists() and not path.is_symlink():
         if glob.has_magic(source):
-            return _from_glob(str(path), ignored)
+            return _from_glob(path, ignored)
         raise UsageError(f"there is no file or folder {source}")
-    path = path.absolute()
+    path = _absolute(path)
     if is_archive(path):
         return _from_archive(path, unpack_to, ignored)
     if path.suffix.lower() == ".txt":
@@ -125,10 +128,22 @@ def _from_source(source: str, unpack_to: Path, image_root: Path | None, ignored:
     return [_Found(path.parent, path.name, path)]
 
 
+def _expanded(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # ~ begins the name of no user, but perhaps that of a file
+        return Path(name)
+
+
+def _absolute(path: Path) -> Path:
+    """The absolute path without `..`, which would lead public names out of their folder."""
+    return path.resolve() if ".." in path.parts else path.absolute()
+
+
 def _refusal(name: str) -> str | None:
     """Why a file met in a folder or archive is not taken as an image; None if it is."""
     path = PurePosixPath(name)
-    if path.name.startswith(".") or "__MACOSX" in path.parts:
+    if any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
         return "hidden"
     if path.suffix.lower() not in EXTENSIONS:
         return f"not an image extension: {path.suffix or 'none'}"
@@ -140,40 +155,48 @@ def _from_folder(root: Path, ignored: list[Ignored]) -> list[_Found]:
     visited: set[str] = set()
 
     def report(error: OSError) -> None:
-        ignored.append(Ignored(str(error.filename), error.strerror or "cannot be read"))
+        name = _public_name(os.path.relpath(error.filename, root))
+        ignored.append(Ignored(name, f"cannot be read: {error.strerror}"))
 
-    for folder, folders, files in os.walk(root, followlinks=True, onerror=report):
-        real = os.path.realpath(folder)
-        if real in visited:  # a link back to a folder above, or a second link to the same one
-            folders.clear()
+    pending = [str(root)]
+    while pending:  # links wait until all real folders were seen, so that images keep their real names
+        start = pending.pop(0)
+        if os.path.realpath(start) in visited:
+            ignored.append(Ignored(_public_name(os.path.relpath(start, root)), "a link to a folder that is listed"))
             continue
-        visited.add(real)
-        folders.sort()
-        for file in files:
-            location = Path(folder, file)
-            name = location.relative_to(root).as_posix()
-            reason = _refusal(name)
-            if reason is None:
-                found.append(_Found(root, name, location))
-            else:
-                ignored.append(Ignored(_public_name(name), reason))
+        for folder, folders, files in os.walk(start, onerror=report):
+            visited.add(os.path.realpath(folder))
+            pending += sorted(str(path) for path in map(Path(folder).joinpath, folders) if path.is_symlink())
+            found += _in_folder(root, Path(folder), files, ignored)
     return sorted(found, key=lambda item: PurePosixPath(item.name).parts)
 
 
-def _from_glob(pattern: str, ignored: list[Ignored]) -> list[_Found]:
-    fixed = list(Path(pattern).parts)
-    while any(glob.has_magic(part) for part in fixed):
-        fixed.pop()
-    root = Path(*fixed).absolute() if fixed else Path.cwd()
-    found: list[_Found] = []
-    for match in sorted(glob.glob(pattern, recursive=True)):
-        location = Path(match).absolute()
-        if location.is_dir():
-            continue
-        name = location.relative_to(root).as_posix()
+def _in_folder(root: Path, folder: Path, files: Iterable[str], ignored: list[Ignored]) -> Iterator[_Found]:
+    for file in sorted(files):
+        name = (folder / file).relative_to(root).as_posix()
         reason = _refusal(name)
         if reason is None:
-            found.append(_Found(root, name, location))
+            yield _Found(root, name, folder / file)
+        else:
+            ignored.append(Ignored(_public_name(name), reason))
+
+
+def _from_glob(pattern: Path, ignored: list[Ignored]) -> list[_Found]:
+    fixed = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts))
+    root = _absolute(fixed)
+    matches = sorted(glob.glob(str(pattern), recursive=True))
+    if not matches:
+        raise UsageError(f"no file matches {pattern}")
+    found: list[_Found] = []
+    for match in matches:
+        name = Path(match).relative_to(fixed).as_posix()
+        if Path(match).is_dir():
+            if "**" not in pattern.parts:
+                ignored.append(Ignored(_public_name(name), "a folder: name it itself, or use **"))
+            continue
+        reason = _refusal(name)
+        if reason is None:
+            found.append(_Found(root, name, root / name))
         else:
             ignored.append(Ignored(_public_name(name), reason))
     return found
@@ -182,17 +205,16 @@ def _from_glob(pattern: str, ignored: list[Ignored]) -> list[_Found]:
 def _from_list(path: Path) -> list[_Found]:
     """A text file with a path a line, relative to the list's own folder, else to the current one; # comments."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines() would cut names at odd characters
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not a list of files", why=f"not UTF-8 text: {error}") from None
     found: list[_Found] = []
     for line in (text.strip() for text in lines):
         if not line or line.startswith("#"):
             continue
-        entry = Path(line).expanduser()
+        entry = _expanded(line)
         candidates = [path.parent / entry, Path.cwd() / entry]
-        location = next((place for place in candidates if place.exists()), candidates[0])
-        location = Path(os.path.normpath(location))
+        location = _absolute(next((place for place in candidates if place.exists()), candidates[0]))
         missing = None if location.is_file() else f"listed in {path.name}, but there is no such file"
         found.append(_Found(location.parent, location.name, location, error=missing))
     return found
@@ -203,8 +225,8 @@ def _from_archive(path: Path, folder: Path, ignored: list[Ignored]) -> list[_Fou
     marker = folder / _DONE
     state = path.stat()
     stamp = [str(path), state.st_size, state.st_mtime_ns]
-    record = json.loads(marker.read_text(encoding="utf-8")) if marker.is_file() else None
-    if record is None or record["archive"] != stamp:
+    record = json.loads(marker.read_text(encoding="utf-8")) if marker.is_file() else {}
+    if record.get("archive") != stamp:
         folder.mkdir(parents=True, exist_ok=True)
         taken, left = unpack(path, folder, _refusal)
         record = {
@@ -212,8 +234,8 @@ def _from_archive(path: Path, folder: Path, ignored: list[Ignored]) -> list[_Fou
             "taken": [[member.name, member.error] for member in taken],
             "left": [[member.name, member.error] for member in left],
         }
-        marker.write_text(json.dumps(record), encoding="utf-8")
-    ignored += [Ignored(name, reason) for name, reason in record["left"]]
+        write_json(marker, record)
+    ignored += [Ignored(_public_name(name), reason) for name, reason in record["left"]]
     # Times of unpacked files would differ each time; the archive's own stands for them.
     for name, error in record["taken"]:
         if error is None:
@@ -224,13 +246,13 @@ def _from_archive(path: Path, folder: Path, ignored: list[Ignored]) -> list[_Fou
 
 def _from_coco(path: Path, image_root: Path | None) -> list[_Found]:
     try:
-        images = json.loads(path.read_text(encoding="utf-8"))["images"]
+        images = json.loads(path.read_text(encoding="utf-8-sig"))["images"]
         entries = [(str(image["file_name"]), int(image["id"])) for image in images]
     except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not a COCO annotation file", why=f"{type(error).__name__}: {error}") from None
     if not entries:
         raise UsageError(f"{path} lists no images")
-    root = image_root.absolute() if image_root else _guess_image_root(path, [name for name, _ in entries[:20]])
+    root = _absolute(image_root) if image_root else _guess_image_root(path, [name for name, _ in entries[:20]])
     found: list[_Found] = []
     for name, image_id in entries:
         location = Path(os.path.normpath(root / name))
@@ -264,9 +286,55 @@ def _guess_image_root(path: Path, names: Sequence[str]) -> Path:
     )
 
 
-def _common_root(found: Iterable[_Found]) -> Path:
-    roots = {item.root for item in found}
-    return Path(os.path.commonpath(roots)) if roots else Path.cwd()
+def _by_public_name(found: Sequence[_Found], ignored: list[Ignored]) -> dict[str, _Found]:
+    """The images by their names relative to what all sources have in common, each once."""
+    images: dict[str, _Found] = {}
+    base = os.path.commonpath({item.root for item in found}) if found else ""
+    for item in found:
+        name = PurePosixPath(_public_name(os.path.relpath(item.root / item.name, base)))
+        file, copy = str(name), 2
+        while file in images and images[file].root / images[file].name != item.root / item.name:
+            # Another file whose name, with odd bytes written as escapes, reads the same.
+            file, copy = str(name.with_stem(f"{name.stem}~{copy}")), copy + 1
+        if file in images:
+            ignored.append(Ignored(file, "named twice"))
+        else:
+            images[file] = item
+    return images
+
+
+def _examined(item: _Found) -> _Found:
+    """With size and time, or the reason why it cannot be read."""
+    if item.error is not None:
+        return item
+    try:
+        state = item.location.stat()
+    except OSError as error:
+        return replace(item, error=error.strerror or str(error))
+    if not stat.S_ISREG(state.st_mode):
+        return replace(item, error="not a regular file")
+    return replace(item, size=state.st_size, mtime_ns=state.st_mtime_ns)
+
+
+def _image_ids(images: Mapping[str, _Found]) -> list[int]:
+    """COCO's own ids; the images of other sources get the numbers that are free, from their position up."""
+    given: dict[int, str] = {}
+    for file, item in images.items():
+        if item.image_id is not None and item.image_id in given:
+            raise UsageError(
+                f"two images have the id {item.image_id}: {given[item.image_id]} and {file}",
+                hint="give COCO files that number their images alike in runs of their own",
+            )
+        if item.image_id is not None:
+            given[item.image_id] = file
+    ids: list[int] = []
+    free = 0
+    for position, item in enumerate(images.values(), 1):
+        free = max(free + 1, position)
+        while item.image_id is None and free in given:
+            free += 1
+        ids.append(free if item.image_id is None else item.image_id)
+    return ids
 
 
 def _public_name(name: str) -> str:
@@ -275,7 +343,7 @@ def _public_name(name: str) -> str:
 
 
 def _mount_roots(found: Sequence[_Found]) -> tuple[Path, ...]:
-    """The fewest folders that hold all files, where links point outside as well as where they stand."""
+    """The fewest folders that hold all readable files, where links point outside as well as where they stand."""
     folders: set[Path] = set()
     for item in found:
         location = Path(os.path.realpath(item.location))
@@ -293,19 +361,13 @@ def _mount_roots(found: Sequence[_Found]) -> tuple[Path, ...]:
     return tuple(sorted(outermost))
 
 
-def _image(index: int, file: str, item: _Found, roots: Sequence[Path]) -> InputImage:
-    location = Path(os.path.realpath(item.location))
-    number = next(number for number, root in enumerate(roots) if location.is_relative_to(root))
-    size = mtime_ns = 0
+def _image(index: int, file: str, item: _Found, image_id: int, roots: Sequence[Path]) -> InputImage:
+    path = ""
     if item.error is None:
-        try:
-            state = location.stat()
-            size, mtime_ns = state.st_size, state.st_mtime_ns
-        except OSError as error:
-            item = _Found(item.root, item.name, item.location, item.image_id, error.strerror)
-    image_id = index + 1 if item.image_id is None else item.image_id
-    path = f"{number}/{location.relative_to(roots[number]).as_posix()}"
-    return InputImage(index, file, path, image_id, size, mtime_ns, item.error)
+        location = Path(os.path.realpath(item.location))
+        number = next(number for number, root in enumerate(roots) if location.is_relative_to(root))
+        path = f"{number}/{location.relative_to(roots[number]).as_posix()}"
+    return InputImage(index, file, path, image_id, item.size, item.mtime_ns, item.error)
 
 
 def _examples(ignored: Sequence[Ignored]) -> str:

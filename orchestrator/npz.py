@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -29,6 +31,9 @@ CHUNK = 1 << 22  # bytes of an array held at a time when it is read piece by pie
 _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
+    struct.error,
+    tokenize.TokenError,
+    SyntaxError,
     EOFError,
     OSError,
     ValueError,
@@ -200,6 +205,9 @@ class Arrays(Mapping[str, NDArray[Any]]):
     def __len__(self) -> int:
         return len(self._members)
 
+    def __contains__(self, name: object) -> bool:  # Mapping's own would read the array
+        return name in self._members
+
     def __getitem__(self, name: str) -> NDArray[Any]:
         with self._opened(name) as (stream, header):
             data = _read(stream, header.nbytes)
@@ -259,7 +267,7 @@ def _damage_reported(path: Path, name: str | None = None) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise UsageError(f"there is no file {path}", hint="orch run --help") from error
+        raise UsageError(f"there is no file {path}", hint="give the predictions.npz of a run directory") from error
     except _DAMAGE as error:
         why = str(error) or type(error).__name__
         raise PredictionsError(f"cannot read {what}", why=why, hint=f"orch validate {path}") from error
@@ -312,7 +320,5 @@ def _at_end(stream: IO[bytes]) -> None:
 
 
 def _shaped(data: bytearray, header: Header) -> NDArray[Any]:
-    array: NDArray[Any] = np.ndarray(
-        header.shape, header.dtype, data, order="F" if header.fortran_order else "C"
-    )
+    array: NDArray[Any] = np.ndarray(header.shape, header.dtype, data, order="F" if header.fortran_order else "C")
     return array

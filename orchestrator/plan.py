@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from orchestrator import __version__
@@ -134,8 +136,12 @@ def open_run(paths: RunPaths, request: Request) -> Iterator[dict[str, Any] | Non
         raise UsageError(f"{paths.root} is a file, not a folder to write a run into")
     if paths.root.is_dir() and not paths.run_json.exists() and _foreign(paths):
         raise UsageError(f"{paths.root} is not empty and no run directory", hint="choose another folder with --out")
-    fresh = not paths.root.exists()
-    with exclusive(paths.lock, wait=False) as held:
+    missing = [folder for folder in (paths.root, *paths.root.parents) if not folder.exists()]
+    with ExitStack() as stack:
+        try:
+            held = stack.enter_context(exclusive(paths.lock, wait=False))
+        except OSError as error:
+            raise UsageError(f"cannot write to {paths.root}", why=error.strerror or str(error)) from error
         if not held:
             raise UsageError(
                 f"another orch is writing to {paths.root}", hint="wait for it, or choose another folder with --out"
@@ -143,8 +149,8 @@ def open_run(paths: RunPaths, request: Request) -> Iterator[dict[str, Any] | Non
         try:
             yield _earlier(paths, request)
         finally:
-            if fresh and not paths.run_json.exists():  # it failed before it began: leave no trace
-                _remove_empty(paths)
+            if not paths.run_json.exists():  # it failed before it began: leave no trace
+                _remove_traces(paths, missing)
 
 
 def _foreign(paths: RunPaths) -> bool:
@@ -152,10 +158,13 @@ def _foreign(paths: RunPaths) -> bool:
     return any(path.name not in known for path in paths.root.iterdir())
 
 
-def _remove_empty(paths: RunPaths) -> None:
+def _remove_traces(paths: RunPaths, folders: Sequence[Path]) -> None:
+    """Remove what `open_run` and the listing of archives made, and those `folders` that are empty then."""
+    shutil.rmtree(paths.unpacked, ignore_errors=True)
     paths.lock.unlink(missing_ok=True)
-    if not any(paths.root.iterdir()):
-        paths.root.rmdir()
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def _earlier(paths: RunPaths, request: Request) -> dict[str, Any] | None:
@@ -163,9 +172,12 @@ def _earlier(paths: RunPaths, request: Request) -> dict[str, Any] | None:
         return None
     try:
         earlier: dict[str, Any] = json.loads(paths.run_json.read_text(encoding="utf-8"))
-        before = earlier["request"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{paths.run_json} cannot be read", why=str(error)) from None
+        before, written_as = earlier["request"], earlier["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{paths.run_json} cannot be read", why=f"{type(error).__name__}: {error}") from None
+    if written_as != RUN_FORMAT:
+        why = f"its format is {written_as}, this orch writes {RUN_FORMAT}"
+        raise UsageError(f"{paths.root} was begun by another version of orch", why=why, hint="choose another --out")
     now = request.as_json()
     differing = [name for name in now if before.get(name) != now[name]]
     if differing:

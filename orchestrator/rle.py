@@ -14,9 +14,7 @@ MAX_GROUPS = 7  # characters per number: 35 bits, enough for any difference of t
 MAX_PIXELS = (1 << 32) - 1  # pycocotools counts pixels in 32 bits
 
 
-def parse_many(
-    data: NDArray[np.uint8], offsets: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def parse_many(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Run lengths of many masks whose counts lie back to back: mask k is data[offsets[k]:offsets[k+1]].
 
     Returns (runs, run_offsets), joined the same way. `offsets` must ascend from 0 to len(data).

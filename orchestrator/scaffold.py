@@ -7,19 +7,26 @@ import shutil
 from pathlib import Path
 
 from orchestrator.errors import UsageError
-from orchestrator.resources import RUNNER
+from orchestrator.resources import RUNNER, STACKS
 
 TEMPLATE = Path(__file__).parent / "templates" / "stack"
+LONGEST_NAME = 40  # the model is called NAME-example
 
 
 def create_stack(name: str, parent: Path) -> Path:
     """Write the skeleton of stack `name` into a new folder of `parent`. Raises UsageError."""
-    if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
-        raise UsageError(f"{name!r} cannot be a stack's name", why="lower-case letters, digits and - only")
+    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name) or len(name) > LONGEST_NAME:
+        why = f"at most {LONGEST_NAME} lower-case letters and digits, with single - between them"
+        raise UsageError(f"{name!r} cannot be a stack's name", why=why)
+    if (STACKS / name).exists():
+        raise UsageError(f"orch comes with a stack {name}", hint="choose another name")
     folder = parent / name
     if folder.exists():
         raise UsageError(f"{folder} exists already", hint="choose another name, or another --into")
-    folder.mkdir(parents=True)
+    try:
+        folder.mkdir(parents=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UsageError(f"{parent} is no folder", why=error.strerror) from None
     for template in sorted(TEMPLATE.iterdir()):
         if template.is_file():
             text = template.read_text(encoding="utf-8").replace("@NAME@", name)

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._+-]*$")]
-"""Names of stacks, variants, models: they become file names and image tags."""
+NAME_PATTERN = r"^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*$"
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=64)]
+"""Names of stacks, variants, models: they become file names, image names and tags, so an engine's rules hold."""
+
+
+class ReferenceFault(ValueError):
+    """A field that does not fit another one; `location` leads to it from the spec that found out."""
+
+    def __init__(self, location: tuple[str, ...], message: str) -> None:
+        super().__init__(message)
+        self.location = location
 
 
 def _stays_inside(path: str) -> str:
@@ -20,6 +30,11 @@ def _stays_inside(path: str) -> str:
 
 RelativePath = Annotated[str, AfterValidator(_stays_inside)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Predictor = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9_./-]+\.py:[A-Za-z_][A-Za-z0-9_]*$"),
+    AfterValidator(_stays_inside),
+]
 PythonVersion = Annotated[str, StringConstraints(pattern=r"^3\.[0-9]+$")]
 SettingValue = bool | int | float | str
 
@@ -57,7 +72,7 @@ class Variant(Spec):
     @model_validator(mode="after")
     def _cuda_is_stated(self) -> Variant:
         if self.device == "cuda" and self.cuda is None:
-            raise ValueError("a variant with device cuda must state cuda, the toolkit's version")
+            raise ReferenceFault(("cuda",), "a variant with device cuda must state the toolkit's version")
         return self
 
 
@@ -116,7 +131,7 @@ class Native(Spec):
 
     box_order: Literal["xyxy", "yxyx"] = "xyxy"
     class_base: int = 0
-    class_map: tuple[int, ...] | None = None
+    class_map: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
     """Category id of each native class, from class_base up; None: the taxonomy's categories in order."""
 
 
@@ -164,9 +179,12 @@ def _as_type(text: str, kind: type) -> SettingValue:
         return int(text)
     if kind is float:
         try:
-            return float(text)
+            value = float(text)
         except ValueError:
-            raise ValueError("must be a number") from None
+            value = math.nan
+        if not math.isfinite(value):
+            raise ValueError("must be a number")
+        return value
     return text
 
 
@@ -194,7 +212,8 @@ class Stack(Spec):
     stack: Name
     title: str
     dockerfile: RelativePath
-    predictor: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_./-]+\.py:[A-Za-z_][A-Za-z0-9_]*$")]
+    predictor: Predictor
+    """File inside the stack's folder, and the class in it."""
     sources: Mapping[Name, Source] = {}
     variants: Mapping[Name, Variant] = Field(min_length=1)
     taxonomies: Mapping[str, Taxonomy] = Field(min_length=1)
@@ -205,9 +224,10 @@ class Stack(Spec):
         for name, model in self.models.items():
             if model.taxonomy not in self.taxonomies:
                 known = ", ".join(self.taxonomies)
-                raise ValueError(f"models.{name}.taxonomy: {model.taxonomy!r} is not one of taxonomies: {known}")
+                location = ("models", name, "taxonomy")
+                raise ReferenceFault(location, f"{model.taxonomy!r} is not one of taxonomies: {known}")
             ids = {category.id for category in self.taxonomies[model.taxonomy].categories}
             stray = sorted(set(model.native.class_map or ()) - ids)
             if stray:
-                raise ValueError(f"models.{name}.native.class_map: no category has the id {stray[0]}")
+                raise ReferenceFault(("models", name, "native", "class_map"), f"no category has the id {stray[0]}")
         return self

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 from orchestrator.archives import is_archive, unpack
-from orchestrator.catalog import ModelEntry
-from orchestrator.download import Progress, fetch
-from orchestrator.errors import MachineError, UsageError
+from orchestrator.catalog import SPEC_NAME, ModelEntry
+from orchestrator.errors import MachineError, SpecError, UsageError
 from orchestrator.files import exclusive, sha256_of, write_json
 from orchestrator.paths import weights_folder
 from orchestrator.spec import Weights
+
+Progress = Callable[[int, int | None], None]
+"""Called with the bytes there and the bytes expected, if known."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,16 @@ def ensure_weights(entry: ModelEntry, *, offline: bool, progress: Progress) -> d
 
 
 def weights_state(entry: ModelEntry, key: str) -> str:
-    """ "in the image", "present" or "missing", for lists."""
+    """ "in the image", "present", "missing" or "changed", for lists."""
     spec = entry.spec.weights[key]
     if spec.package is not None:
         return "in the image"
     if spec.bundled is not None:
         return "present"
-    return "present" if _record(entry, spec) is not None else "missing"
+    try:
+        return "present" if _record(entry, spec) is not None else "missing"
+    except MachineError:
+        return "changed"
 
 
 def add_weights(entry: ModelEntry, path: Path, key: str | None = None) -> Stored:
@@ -60,11 +66,23 @@ def add_weights(entry: ModelEntry, path: Path, key: str | None = None) -> Stored
         raise UsageError(f"the weights {key!r} of {entry.name} come with orch; there is nothing to add")
     if not path.exists():
         raise UsageError(f"there is no file {path}")
-    if path.is_file():
-        _check(entry, spec, path, sha256_of(path))
+    problem = _kind_problem(spec, path) or (_problem(spec, path) if path.is_file() else None)
+    if problem is not None:
+        raise UsageError(f"{path} is not {spec.file} of {entry.name}", why=problem)
     folder = weights_folder(entry.stack.name, entry.name)
     with exclusive(folder / ".lock", wait=True):
         return _install(entry, key, spec, path, source=str(path.absolute()), move=False)
+
+
+def _kind_problem(spec: Weights, path: Path) -> str | None:
+    """Why a path is not the kind of thing wanted: one file, or else an archive or the folder out of it."""
+    if path.is_dir() and not spec.unpack:
+        return "it is a folder, one file is expected"
+    if path.is_dir() and spec.sha256 is not None:
+        return "the archive's sha256 is published: add the archive itself, so that it can be checked"
+    if path.is_file() and spec.unpack and not is_archive(path):
+        return "a .zip or .tar archive is expected" + ("" if spec.sha256 else ", or the folder out of it")
+    return None
 
 
 def verify_weights(entry: ModelEntry) -> list[tuple[str, str, bool]]:
@@ -75,8 +93,8 @@ def verify_weights(entry: ModelEntry) -> list[tuple[str, str, bool]]:
             findings.append((key, "in the image; checked at every start", True))
             continue
         path = _bundled_path(entry, spec) or weights_folder(entry.stack.name, entry.name) / spec.file
-        record = _record(entry, spec)
-        expected = spec.sha256 or (record or {}).get("sha256")
+        record = _read_record(weights_folder(entry.stack.name, entry.name), spec)
+        expected = spec.sha256 or record.get("sha256")
         if not path.exists():
             findings.append((key, "missing", False))
         elif path.is_dir():
@@ -93,18 +111,51 @@ def _ensure(entry: ModelEntry, key: str, spec: Weights, offline: bool, progress:
         return Stored(key, spec.file, None, spec.sha256, spec.package)
     folder = weights_folder(entry.stack.name, entry.name)
     with exclusive(folder / ".lock", wait=True):
+        if spec.bundled is not None:
+            return _ensure_bundled(entry, key, spec)
         record = _record(entry, spec)
-        bundled = _bundled_path(entry, spec)
-        if record is not None and (bundled is None or sha256_of(bundled) == record["sha256"]):
+        if record is not None:
             return Stored(key, spec.file, folder / spec.file, record["sha256"])
-        if bundled is not None:
-            _check(entry, spec, bundled, sha256_of(bundled))
-            return _install(entry, key, spec, bundled, source="bundled with the stack", move=False)
         if spec.url is not None and not offline:
-            download = folder / "downloads" / Path(spec.url.partition("?")[0]).name
-            fetch(spec.url, download, sha256=spec.sha256, size=spec.size, progress=progress)
-            return _install(entry, key, spec, download, source=spec.url, move=True)
+            return _download(entry, key, spec, spec.url, progress)
     raise _missing(entry, key, spec)
+
+
+def _ensure_bundled(entry: ModelEntry, key: str, spec: Weights) -> Stored:
+    """The stack's own file in the cache: workers see one weights folder, whatever the weights come from."""
+    bundled = entry.stack.folder / str(spec.bundled)
+    field = f"{entry.stack.folder / SPEC_NAME}: models.{entry.name}.weights.{key}.bundled"
+    if not bundled.is_file():
+        raise SpecError(f"{field}: there is no file {spec.bundled}")
+    problem = _problem(spec, bundled)
+    if problem is not None:
+        raise SpecError(f"{field}: {spec.bundled} is not the file described", why=problem)
+    record = _record(entry, spec)
+    if record is None or record["sha256"] != sha256_of(bundled):
+        return _install(entry, key, spec, bundled, source="bundled with the stack", move=False)
+    return Stored(key, spec.file, weights_folder(entry.stack.name, entry.name) / spec.file, record["sha256"])
+
+
+def _download(entry: ModelEntry, key: str, spec: Weights, url: str, progress: Progress) -> Stored:
+    from orchestrator.download import fetch
+
+    folder = weights_folder(entry.stack.name, entry.name)
+    download = folder / "downloads" / f"{key}-{PurePosixPath(urlsplit(url).path).name}"
+    earlier = _read_record(folder, spec)
+    trusted = earlier.get("sha256") if earlier.get("source") == url else None
+    if spec.sha256 is None and trusted is not None:
+        hint = f"if the new file is right, delete {_record_path(folder, spec)} and type the same command again"
+    else:
+        hint = f"orch weights add {entry.name} PATH, with a file from elsewhere"
+    try:
+        fetch(url, download, sha256=spec.sha256 or trusted, size=spec.size, progress=progress)
+        problem = _kind_problem(spec, download) or _problem(spec, download)
+    except MachineError as error:
+        raise MachineError(error.message, why=error.why, hint=error.hint or hint) from error
+    if problem is not None:
+        download.unlink()
+        raise MachineError(f"{url} is not {spec.file} of {entry.name}", why=problem, hint=hint)
+    return _install(entry, key, spec, download, source=url, move=True)
 
 
 def _missing(entry: ModelEntry, key: str, spec: Weights) -> MachineError:
@@ -123,26 +174,42 @@ def _install(entry: ModelEntry, key: str, spec: Weights, path: Path, *, source: 
     folder = weights_folder(entry.stack.name, entry.name)
     target = folder / spec.file
     digest = sha256_of(path) if path.is_file() else None
-    aside = folder / f".{target.name}.{os.getpid()}.tmp"
-    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _bring(path, aside, unpacking=spec.unpack, move=move)
+        if target.is_dir():
+            shutil.rmtree(target)
+        os.replace(aside, target)
+        state = target.stat()
+        record = {"sha256": digest, "size": state.st_size, "mtime_ns": state.st_mtime_ns, "source": source}
+        write_json(_record_path(folder, spec), record)
+    except OSError as error:
+        raise MachineError(f"cannot store {target}", why=error.strerror or str(error)) from error
+    finally:
+        _remove(aside)
+        if move:
+            _remove(path)
+    return Stored(key, spec.file, target, digest)
+
+
+def _bring(path: Path, aside: Path, *, unpacking: bool, move: bool) -> None:
     if path.is_dir():
         shutil.copytree(path, aside)
-    elif spec.unpack and is_archive(path):
-        aside.mkdir(parents=True)
+    elif unpacking:
+        aside.mkdir()
         _unpack(path, aside)
     elif move:
         os.replace(path, aside)
     else:
         shutil.copyfile(path, aside)
-    if target.is_dir():
-        shutil.rmtree(target)
-    os.replace(aside, target)
-    if move:
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
         path.unlink(missing_ok=True)
-    state = target.stat()
-    record = {"sha256": digest, "size": state.st_size, "mtime_ns": state.st_mtime_ns, "source": source}
-    write_json(_record_path(folder, spec), record)
-    return Stored(key, spec.file, target, digest)
 
 
 def _unpack(archive: Path, folder: Path) -> None:
@@ -150,32 +217,47 @@ def _unpack(archive: Path, folder: Path) -> None:
     damaged = [member for member in [*taken, *left] if member.error]
     if damaged or not taken:
         why = f"{damaged[0].name}: {damaged[0].error}" if damaged else "it is empty"
-        shutil.rmtree(folder)
         raise MachineError(f"the archive {archive} cannot be used", why=why)
 
 
-def _check(entry: ModelEntry, spec: Weights, path: Path, digest: str) -> None:
-    size = path.stat().st_size
+def _problem(spec: Weights, path: Path) -> str | None:
+    """Why a file cannot be the one described."""
+    digest, size = sha256_of(path), path.stat().st_size
     if spec.sha256 is not None and digest != spec.sha256:
-        raise UsageError(f"{path} is not {spec.file} of {entry.name}", why=f"sha256 {digest}, expected {spec.sha256}")
+        return f"sha256 {digest}, expected {spec.sha256}"
+    if spec.size is not None and size != spec.size:
+        return f"it has {size} bytes, expected {spec.size}"
     if spec.size_range is not None and not spec.size_range[0] <= size <= spec.size_range[1]:
-        low, high = (bound >> 20 for bound in spec.size_range)
-        raise UsageError(f"{path} cannot be {spec.file}", why=f"it has {size >> 20} MB, expected {low} to {high}")
+        return f"it has {size} bytes, expected {spec.size_range[0]} to {spec.size_range[1]}"
+    return None
 
 
 def _record_path(folder: Path, spec: Weights) -> Path:
     return folder / f"{spec.file}.json"
 
 
+def _read_record(folder: Path, spec: Weights) -> dict[str, Any]:
+    """What was written down when the file was stored; empty if nothing was."""
+    try:
+        record = json.loads(_record_path(folder, spec).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
 def _record(entry: ModelEntry, spec: Weights) -> dict[str, Any] | None:
     """What was written down of a file that is still there, unchanged and right; None where it is not."""
     folder = weights_folder(entry.stack.name, entry.name)
     target = folder / spec.file
-    try:
-        record: dict[str, Any] = json.loads(_record_path(folder, spec).read_text(encoding="utf-8"))
-        state = target.stat()
-    except (OSError, ValueError):
+    record = _read_record(folder, spec)
+    if not record or not target.exists():
         return None
+    source = str(record.get("source"))
+    if (spec.sha256 is not None and record.get("sha256") != spec.sha256) or (
+        spec.url is not None and source.startswith(("https:", "http:")) and source != spec.url
+    ):
+        return None  # the stack was updated to other weights
+    state = target.stat()
     touched = (record.get("size"), record.get("mtime_ns")) != (state.st_size, state.st_mtime_ns)
     if target.is_file() and touched and sha256_of(target) != record.get("sha256"):
         raise MachineError(
@@ -183,8 +265,6 @@ def _record(entry: ModelEntry, spec: Weights) -> dict[str, Any] | None:
             why=f"sha256 is no longer {record.get('sha256')}",
             hint=f"delete the file, then orch weights fetch {entry.name} (or orch weights add)",
         )
-    if spec.sha256 is not None and record.get("sha256") != spec.sha256:
-        return None  # the stack was updated to other weights
     return record
 
 

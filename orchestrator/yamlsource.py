@@ -22,14 +22,16 @@ class YamlSource:
             raise SpecError(f"cannot read {path}", why=str(error)) from error
         try:
             self._root = yaml.compose(text, Loader=yaml.SafeLoader)
-            self._refuse_double_keys(self._root)
+            self._refuse_double_keys(self._root, set())
             self.value: Any = yaml.safe_load(text)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark
             where = f"{path}:{mark.line + 1}" if mark else str(path)
             raise SpecError(f"{where}: not valid YAML", why=error.problem or str(error)) from error
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or number that there is not
             raise SpecError(f"{path}: not valid YAML", why=str(error)) from error
+        except RecursionError:
+            raise SpecError(f"{path}: not valid YAML", why="it is nested too deeply") from None
 
     def line(self, location: Sequence[str | int]) -> int:
         """The 1-based line of the deepest part of `location` that the file has."""
@@ -42,19 +44,23 @@ class YamlSource:
             line, node = found
         return line
 
-    def _refuse_double_keys(self, node: yaml.Node | None) -> None:
+    def _refuse_double_keys(self, node: yaml.Node | None, visited: set[int]) -> None:
+        if node is None or id(node) in visited:  # an alias leads to a node a second time, or in circles
+            return
+        visited.add(id(node))
         if isinstance(node, yaml.SequenceNode):
             for item in node.value:
-                self._refuse_double_keys(item)
+                self._refuse_double_keys(item, visited)
         if not isinstance(node, yaml.MappingNode):
             return
         seen: set[str] = set()
         for key, value in node.value:
-            if key.value in seen:
-                line = key.start_mark.line + 1
-                raise SpecError(f"{self.path}:{line}: {key.value}: given twice in the same mapping")
-            seen.add(key.value)
-            self._refuse_double_keys(value)
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    line = key.start_mark.line + 1
+                    raise SpecError(f"{self.path}:{line}: {key.value}: given twice in the same mapping")
+                seen.add(key.value)
+            self._refuse_double_keys(value, visited)
 
 
 def _child(node: yaml.Node | None, part: str | int) -> tuple[int, yaml.Node] | None:

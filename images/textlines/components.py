@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Runs(NamedTuple):
-    """Horizontal runs of pixels in row-major order: row `row`, columns `start` to `end` (exclusive), each (n,) int64."""
+    """Horizontal runs of pixels in row-major order: row `row`, columns `start` to before `end`, each (n,) int64."""
 
     row: np.ndarray
     start: np.ndarray
@@ -26,6 +26,14 @@ class Crop(NamedTuple):
     x: int
     y: int
     pixels: np.ndarray
+
+
+def thicken(text: np.ndarray) -> np.ndarray:
+    """`text` (h, w) bool dilated by 2x2 pixels to the right and down, which closes hairline gaps."""
+    wide: np.ndarray = text.copy()
+    wide[:, 1:] |= text[:, :-1]
+    wide[1:] |= wide[:-1].copy()
+    return wide
 
 
 def find_runs(mask: np.ndarray) -> Runs:
@@ -49,7 +57,7 @@ def label_runs(runs: Runs, width: int) -> np.ndarray:
         low, high = np.minimum(one, other)[apart], np.maximum(one, other)[apart]
         np.minimum.at(parent, high, low)
         parent = _flatten(parent)
-    return np.unique(parent, return_inverse=True)[1].reshape(-1)
+    return np.asarray(np.unique(parent, return_inverse=True)[1]).reshape(-1)
 
 
 def _touching(runs: Runs, width: int) -> Tuple[np.ndarray, np.ndarray]:

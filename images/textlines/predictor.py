@@ -11,13 +11,12 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 import numpy as np
 import onnxruntime
 import PIL.Image
-from components import Crop, Runs, find_runs, grow, label_runs, oriented_sides, split, sum_under
-
+from components import Crop, Runs, find_runs, grow, label_runs, oriented_sides, split, sum_under, thicken
 from orch_runner.predictor import CropMask, Image, Model, Prediction
 from orch_runner.predictor import Predictor as BasePredictor
+from scaling import network_size, to_image
 
 PROVIDER = "CPUExecutionProvider"
-MULTIPLE = 32
 
 DEFAULTS = {
     "limit_side_len": 736,  # images whose shorter side is below it are enlarged to it
@@ -73,7 +72,7 @@ class Predictor(BasePredictor):
                 rows, columns = mask.pixels.shape
                 boxes.append((mask.x, mask.y, mask.x + columns, mask.y + rows))
                 scores.append(line.score)
-                masks.append(mask)
+                masks.append(CropMask(mask.x, mask.y, mask.pixels))
         return Prediction(
             boxes=np.array(boxes, np.float32).reshape(-1, 4),
             classes=np.zeros(len(boxes), np.int64),
@@ -86,7 +85,7 @@ class Predictor(BasePredictor):
         size = network_size(
             pixels.shape[0], pixels.shape[1], self._settings["limit_side_len"], self._settings["max_side_len"]
         )
-        resized = PIL.Image.fromarray(pixels).resize((size[1], size[0]), PIL.Image.BILINEAR)
+        resized = PIL.Image.fromarray(pixels).resize((size[1], size[0]), PIL.Image.Resampling.BILINEAR)
         values = (np.asarray(resized, np.float32) * np.float32(1 / 255) - np.float32(0.5)) / np.float32(0.5)
         tensor = np.ascontiguousarray(values.transpose(2, 0, 1))[None]
         return np.asarray(self._session.run(None, {self._input: tensor})[0][0, 0])
@@ -112,46 +111,7 @@ class Predictor(BasePredictor):
         return grow(part, distance, shape[0], shape[1])
 
 
-def network_size(height: int, width: int, limit_side_len: float, max_side_len: float) -> Tuple[int, int]:
-    """Height and width an image is resized to: multiples of 32, near its own proportions."""
-    scale = max(1.0, limit_side_len / min(height, width))
-    scale = min(scale, max_side_len / max(height, width))
-    return _multiple(height * scale), _multiple(width * scale)
-
-
-def _multiple(side: float) -> int:
-    return max(MULTIPLE, round(int(side) / MULTIPLE) * MULTIPLE)
-
-
-def thicken(text: np.ndarray) -> np.ndarray:
-    """`text` (h, w) bool dilated by 2x2 pixels to the right and down, which closes hairline gaps."""
-    wide = text.copy()
-    wide[:, 1:] |= text[:, :-1]
-    wide[1:] |= wide[:-1].copy()
-    return wide
-
-
 def _prefix_sums(values: np.ndarray) -> np.ndarray:
     sums = np.zeros((values.shape[0], values.shape[1] + 1), np.float64)
     np.cumsum(values, axis=1, out=sums[:, 1:])
     return sums
-
-
-def to_image(crop: Crop, map_shape: Tuple[int, ...], image_shape: Tuple[int, int]) -> Optional[CropMask]:
-    """A mask on the map as one on the image, cut to its pixels; None where it falls between them."""
-    rows = _nearest(crop.y, crop.pixels.shape[0], map_shape[0], image_shape[0])
-    columns = _nearest(crop.x, crop.pixels.shape[1], map_shape[1], image_shape[1])
-    pixels = crop.pixels[rows[1]][:, columns[1]]
-    filled_rows, filled_columns = np.flatnonzero(pixels.any(axis=1)), np.flatnonzero(pixels.any(axis=0))
-    if not len(filled_rows):
-        return None
-    top, left = int(filled_rows[0]), int(filled_columns[0])
-    pixels = pixels[top : filled_rows[-1] + 1, left : filled_columns[-1] + 1]
-    return CropMask(columns[0] + left, rows[0] + top, pixels)
-
-
-def _nearest(start: int, length: int, map_side: int, image_side: int) -> Tuple[int, np.ndarray]:
-    """The first image pixel whose centre lies in [start, start + length) of the map, and the map index of each."""
-    at = ((np.arange(image_side) + 0.5) * map_side / image_side).astype(np.int64)
-    first, last = np.searchsorted(at, [start, start + length])
-    return int(first), at[first:last] - start

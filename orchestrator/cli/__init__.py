@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
 import time
@@ -9,11 +11,14 @@ import traceback
 from collections.abc import Sequence
 
 import typer
+import typer.main
 
 from orchestrator import __version__
 from orchestrator.cli import models, predictions, run, setup, weights
 from orchestrator.cli.common import print_error, print_json, say
-from orchestrator.errors import EXIT_BUG, Interrupted, OrchError
+from orchestrator.errors import EXIT_BUG, EXIT_OK, Interrupted, MachineError, OrchError, UsageError
+
+_MACHINE_SAYS_NO = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 app = typer.Typer(
     name="orch",
@@ -58,36 +63,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in given
     try:
-        result = app(args=given, prog_name="orch", standalone_mode=False)
-        return int(result or 0)
-    except OrchError as error:
-        print_json(error.as_json()) if as_json else print_error(error)
-        return error.exit_code
-    except typer.Exit as stopped:
-        return int(stopped.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        stopped_by_user = Interrupted("stopped", hint="the same command goes on where it stopped")
-        print_json(stopped_by_user.as_json()) if as_json else print_error(stopped_by_user)
-        return stopped_by_user.exit_code
+        code = _invoke(given)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return _failed(Interrupted("stopped", hint="the same command goes on where it stopped"), as_json)
     except BrokenPipeError:  # `orch … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return EXIT_OK
     except Exception as error:
-        usage = _usage_message(error)
-        if usage is not None:
-            print_json({"error": "UsageError", "exit_code": 2, "message": usage}) if as_json else say(usage)
-            return 2
-        return _bug(error, as_json)
+        known = _known(error)
+        return _bug(error, as_json) if known is None else _failed(known, as_json)
 
 
-def _usage_message(error: Exception) -> str | None:
-    """The text of a mistake in the command line, in the parser's own words; None for anything else."""
-    formatted = getattr(error, "format_message", None)
+def _invoke(arguments: list[str]) -> int:
+    # Not app(): Typer's own main would swallow Ctrl-C and closed pipes.
+    try:
+        with typer.main.get_command(app).make_context("orch", arguments) as context:
+            return int(context.command.invoke(context) or 0)
+    except typer.Exit as stopped:
+        return int(stopped.exit_code)
+
+
+def _failed(error: OrchError, as_json: bool) -> int:
+    print_json(error.as_json()) if as_json else print_error(error)
+    return error.exit_code
+
+
+def _known(error: Exception) -> OrchError | None:
+    """The error in orch's own words where it is the user's or the machine's; None where it is a bug."""
+    if isinstance(error, OrchError):
+        return error
+    if isinstance(error, OSError) and error.errno in _MACHINE_SAYS_NO:
+        return MachineError("the machine refuses", why=str(error), hint="orch doctor")
+    formatted = getattr(error, "format_message", None)  # the command line's parser
     if formatted is None:
         return None
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "orch"
-    return f"error: {formatted()}\n  next: {command} --help"
+    if context is not None and formatted() == context.get_help():  # typed without what it needs
+        return UsageError(f"{command} is not complete", why=context.get_usage(), hint=f"{command} --help")
+    return UsageError(formatted(), hint=f"{command} --help")
 
 
 def _bug(error: Exception, as_json: bool) -> int:
@@ -96,8 +112,12 @@ def _bug(error: Exception, as_json: bool) -> int:
     if os.environ.get("ORCH_TRACEBACK"):
         raise error
     log = build_logs_folder() / f"bug-{time.strftime('%Y%m%d-%H%M%S')}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    log.write_text(f"orch {__version__} {' '.join(sys.argv[1:])}\n\n{traceback.format_exc()}", encoding="utf-8")
+    text = f"orch {__version__} {' '.join(sys.argv[1:])}\n\n{traceback.format_exc()}"
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(text, encoding="utf-8", errors="backslashreplace")
+    except OSError:
+        say(text)
     bug = OrchError(f"this is a bug in orch: {type(error).__name__}: {error}", log=log, hint="please report it")
     print_json({**bug.as_json(), "exit_code": EXIT_BUG}) if as_json else print_error(bug)
     return EXIT_BUG
@@ -105,4 +125,7 @@ def _bug(error: Exception, as_json: bool) -> int:
 
 def entry_point() -> None:
     """The console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name the terminal cannot show must not end a run
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(main())

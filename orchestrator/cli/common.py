@@ -38,8 +38,8 @@ def say(message: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """For programs: one JSON object on stdout."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=str), flush=True)
+    """For programs: one JSON object on stdout, in ASCII so that no terminal's encoding can spoil it."""
+    print(json.dumps(value, indent=2, default=str), flush=True)
 
 
 def print_error(error: OrchError) -> None:

@@ -17,7 +17,7 @@ app = typer.Typer(help="List the models, or show one.", invoke_without_command=T
 @app.callback()
 def models(context: typer.Context, stacks: StacksOption = None, json: JsonOption = False) -> None:
     """List all models of the catalog."""
-    context.obj = stacks
+    context.obj = (stacks, json)
     if context.invoked_subcommand is not None:
         return
     entries = catalog(stacks).models.values()
@@ -41,8 +41,9 @@ def models(context: typer.Context, stacks: StacksOption = None, json: JsonOption
 @app.command("show")
 def show(context: typer.Context, name: str, stacks: StacksOption = None, json: JsonOption = False) -> None:
     """Show one model: weights, categories, defaults, settings."""
-    entry = catalog(stacks or context.obj).model(name)
-    if json:
+    earlier_stacks, earlier_json = context.obj  # `orch models --json show NAME` means the same
+    entry = catalog([*(earlier_stacks or []), *(stacks or [])]).model(name)
+    if json or earlier_json:
         print_json(_as_json(entry))
         return
     spec, defaults = entry.spec, entry.spec.defaults

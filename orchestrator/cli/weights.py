@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli.common import JsonOption, OfflineOption, StacksOption, catalog, print_json, print_table, say
-from orchestrator.errors import MachineError
+from orchestrator.errors import EXIT_OK, MachineError
 
 app = typer.Typer(help="List, fetch, add and verify weights.", no_args_is_help=True, rich_markup_mode=None)
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL")]
@@ -97,14 +97,12 @@ def verify(
         ]
     )
     findings = [(entry.name, *finding) for entry in entries for finding in verify_weights(entry)]
+    wrong = [name for name, _, _, right in findings if not right]
     if json:
         columns = ("model", "key", "finding", "right")
         print_json({"weights": [dict(zip(columns, one, strict=True)) for one in findings]})
-    else:
-        print_table(
-            ["model", "key", "", "finding"],
-            [[name, key, "ok" if right else "WRONG", text] for name, key, text, right in findings],
-        )
-    wrong = [name for name, _, _, right in findings if not right]
+        raise typer.Exit(MachineError.exit_code if wrong else EXIT_OK)
+    print_table(["model", "key", "", "finding"],
+                [[name, key, "ok" if right else "WRONG", text] for name, key, text, right in findings])  # fmt: skip
     if wrong:
         raise MachineError(f"the weights of {', '.join(wrong)} are not right", hint=f"orch weights fetch {wrong[0]}")

@@ -65,14 +65,15 @@ class VenvRuntime:
         del run
         found = 0
         for file in jobs.glob(f"*/{_PID_NAME}"):
-            pid = int(file.read_text() or 0)
             try:
+                pid = int(file.read_text())
                 command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            except OSError:
+            except (OSError, ValueError):
                 continue
             if os.fsencode(file.parent / JOB_NAME) in command:
                 found += 1
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)
         return found
 
 
@@ -181,18 +182,24 @@ def find_python(versions: Sequence[str]) -> Path | None:
         candidates += [str(path) for path in sorted(pyenv.glob(f"{version}.*/bin/python{version}"), reverse=True)]
         for candidate in candidates:
             path = shutil.which(candidate)
-            if path is not None and _runs_as(path, version):
-                return Path(path)
+            found = None if path is None else _real_interpreter(path, version)
+            if found is not None:
+                return found
     return None
 
 
-def _runs_as(python: str, version: str) -> bool:
-    code = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
+def _real_interpreter(python: str, version: str) -> Path | None:
+    """The interpreter behind a name, which may be a version manager's shim; None if it is not of that version."""
+    code = (
+        "import sys, venv, ensurepip;"
+        "print('%d.%d' % sys.version_info[:2], getattr(sys, '_base_executable', '') or sys.executable)"
+    )
     try:
         answer = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
-        return False
-    return answer.returncode == 0 and answer.stdout.strip() == version
+        return None
+    found, _, path = answer.stdout.strip().partition(" ")
+    return Path(path) if answer.returncode == 0 and found == version and path else None
 
 
 def _step(command: list[str], log: Path, report: Report) -> None:

@@ -7,7 +7,7 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -51,16 +51,26 @@ def python38() -> str:
         pytest.fail(f"cannot make an environment for Python 3.8: {error}\n{error.stderr}")
 
 
-@pytest.fixture(scope="session", params=["own", "3.8"])
+@pytest.fixture
 def python(request: pytest.FixtureRequest) -> str:
-    """The interpreter to run the guest under."""
-    return sys.executable if request.param == "own" else str(request.getfixturevalue("python38"))
+    """The interpreter to run the guest under: the tests' own unless asked for another (harness.every_python)."""
+    other = getattr(request, "param", "own") == "3.8"
+    return str(request.getfixturevalue("python38")) if other else sys.executable
 
 
 @pytest.fixture
-def make_guest(python: str, tmp_path: Path) -> Callable[[str], Guest]:
-    """Makes a guest in a folder of its own."""
-    return lambda name: Guest(python, tmp_path / name)
+def make_guest(python: str, tmp_path: Path) -> Iterator[Callable[[str], Guest]]:
+    """Makes guests, each in a folder of its own."""
+    guests: list[Guest] = []
+
+    def make(name: str) -> Guest:
+        guests.append(Guest(python, tmp_path / name))
+        return guests[-1]
+
+    yield make
+    for guest in guests:
+        for running in guest.started:
+            running.close()
 
 
 @pytest.fixture

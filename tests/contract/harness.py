@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RUNNER = REPOSITORY / "images" / "runner"
 STACK = Path(__file__).parent / "stacks" / "levels"
 PATIENCE_SECONDS = 60
+
+# For tests of what may differ between Pythons and the libraries that go with them; the others run under one.
+every_python = pytest.mark.parametrize("python", ["own", "3.8"], indirect=True)
 
 Arrays = dict[str, np.ndarray]
 Event = dict[str, Any]
@@ -78,13 +82,19 @@ class Running:
         while self._read():
             pass
         status = self.process.wait()
-        self._watchdog.cancel()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+        self.close()
         numbers = [event["seq"] for event in self.events]
         assert numbers == list(range(1, len(numbers) + 1))
         assert all(isinstance(event["time"], float) for event in self.events)
         return Outcome(status, self.events, self._log.read_text())
+
+    def close(self) -> None:
+        """Leave nothing running or open."""
+        self._watchdog.cancel()
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
 
     def _read(self) -> bool:
         assert self.process.stdout is not None
@@ -101,6 +111,7 @@ class Guest:
     python: str
     root: Path
     environment: dict[str, str] = field(default_factory=dict)
+    started: list[Running] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for name in ("data", "weights", "out", "cache", "queue"):
@@ -168,7 +179,8 @@ class Guest:
         path.write_text(job)
         environment = {**os.environ, "PYTHONPATH": str(RUNNER), "PYTHONWARNINGS": "default", **self.environment}
         command = [self.python, "-m", "orch_runner", str(path)]
-        return Running(command, environment, self.root / "log.txt")
+        self.started.append(Running(command, environment, self.root / "log.txt"))
+        return self.started[-1]
 
     def run(self, settings: Mapping[str, Any] | None = None, **changes: Any) -> Outcome:
         """Say that the queue is complete, run to the end, and check that nothing half-written is left."""

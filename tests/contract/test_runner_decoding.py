@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from tests.contract.harness import Guest, Outcome
+from tests.contract.harness import Guest, Outcome, every_python
 
 ORIENTATION = 0x0112
 
@@ -110,6 +111,7 @@ def save_broken(guest: Guest, rgb: np.ndarray) -> dict[str, str]:
     }
 
 
+@every_python
 def test_every_kind_of_file_gives_its_pixels_or_a_reason(guest: Guest, rgb: np.ndarray) -> None:
     exact, lossy = save_exact(guest, rgb), save_lossy(guest, rgb)
     broken = save_broken(guest, rgb)
@@ -126,7 +128,7 @@ def test_every_kind_of_file_gives_its_pixels_or_a_reason(guest: Guest, rgb: np.n
         assert np.abs(seen(guest, file).astype(int) - pixels).max() <= 3, file
     shard = guest.shard(0)
     sizes = {
-        **{file: (0, 0) for file in broken},
+        **dict.fromkeys(broken, (0, 0)),
         **{file: pixels.shape[:2] for file, pixels in (exact | lossy).items()},
     }
     assert shard["image_file"].tolist() == files
@@ -143,7 +145,7 @@ def oriented(guest: Guest, rgb: np.ndarray) -> dict[str, tuple[np.ndarray, np.nd
         tagged = Image.fromarray(blocks)
         tagged.getexif()[ORIENTATION] = orientation
         upright = np.asarray(ImageOps.exif_transpose(tagged))
-        options = {"jpg": {"quality": 95, "subsampling": 0}, "webp": {"lossless": True}}
+        options: dict[str, dict[str, Any]] = {"jpg": {"quality": 95, "subsampling": 0}, "webp": {"lossless": True}}
         for suffix, tolerance in (("jpg", 12), ("png", 0), ("tif", 0), ("webp", 0)):
             file = guest.save(f"{orientation}.{suffix}", blocks, exif=exif, **options.get(suffix, {}))
             expected[file] = (blocks, upright, tolerance)
@@ -152,6 +154,7 @@ def oriented(guest: Guest, rgb: np.ndarray) -> dict[str, tuple[np.ndarray, np.nd
     return expected
 
 
+@every_python
 @pytest.mark.parametrize("policy", ["apply", "ignore"])
 def test_exif_orientation_is_applied_or_ignored_in_every_format(guest: Guest, rgb: np.ndarray, policy: str) -> None:
     expected = oriented(guest, rgb)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract.harness import Guest, levels
+from tests.contract.harness import Guest, every_python, levels
 
 
 def save_all(guest: Guest, *files: str) -> list[str]:
@@ -23,6 +23,7 @@ def assert_others_are_there(guest: Guest, files: list[str], failed: set[str]) ->
     assert counts == [0 if file in failed else len({100, 100 + at}) for at, file in enumerate(files)]
 
 
+@every_python
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_one_bad_image_costs_no_other(guest: Guest, batch_size: int) -> None:
     files = save_all(
@@ -46,6 +47,7 @@ def test_one_bad_image_costs_no_other(guest: Guest, batch_size: int) -> None:
     assert guest.shard(0)["image_size"].tolist()[1] == [12, 16]
 
 
+@every_python
 def test_output_that_is_wrong_fails_its_image_with_the_reason(guest: Guest) -> None:
     signs = {
         "boxes of another shape": "boxes of shape (4, 2), expected (2, 4)",
@@ -144,6 +146,7 @@ def test_shards_without_work_are_written_all_the_same(guest: Guest) -> None:
     assert guest.batches == []
 
 
+@every_python
 @pytest.mark.parametrize("settings", [{}, {"extras": True}])
 def test_a_shard_without_detections_or_with_nothing_but_failures_keeps_its_dtypes(
     guest: Guest, settings: dict[str, Any]

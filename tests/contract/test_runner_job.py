@@ -10,12 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.contract.harness import RUNNER, Guest, levels
+from tests.contract.harness import RUNNER, Guest, every_python, levels
 
 Change = Callable[[dict[str, Any]], Any]
-
-# What happens before anything that depends on the version is tested under one.
-own_python = pytest.mark.parametrize("python", ["own"], indirect=True)
 
 
 def test_another_contract_is_refused_on_the_first_line(guest: Guest) -> None:
@@ -40,7 +37,6 @@ REFUSED: dict[str, tuple[Change, str]] = {
 }
 
 
-@own_python
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_wrong_job_is_refused_by_the_field_that_is_wrong(guest: Guest, name: str) -> None:
     change, sign = REFUSED[name]
@@ -51,13 +47,13 @@ def test_a_wrong_job_is_refused_by_the_field_that_is_wrong(guest: Guest, name: s
     assert sign in outcome.one("failure")["message"]
 
 
-@own_python
 @pytest.mark.parametrize("text", ["", "[]", "{", '"orch-job/1"'])
 def test_what_is_no_job_is_refused(guest: Guest, text: str) -> None:
     outcome = guest.start_raw(text).wait()
     assert (outcome.status, outcome.story) == (2, ["failure", "bye"])
 
 
+@every_python
 def test_the_events_tell_the_whole_story_and_stdout_holds_nothing_else(guest: Guest) -> None:
     files = [guest.save(f"{at}.png", levels(100 + at)) for at in range(3)]
     guest.put(0, files)
@@ -95,7 +91,6 @@ def test_a_batch_is_never_larger_than_the_predictor_takes(guest: Guest) -> None:
     assert guest.batches == [files[:4], files[4:]]
 
 
-@own_python
 @pytest.mark.parametrize(
     ("settings", "sign"),
     [({"load": "raise"}, "no such layer: backbone.stem"), ({"load": "exit"}, "upstream gave up")],
@@ -107,7 +102,6 @@ def test_a_model_that_does_not_load_says_why(guest: Guest, settings: dict[str, A
     assert sign in outcome.one("failure")["message"]
 
 
-@own_python
 @pytest.mark.parametrize(
     ("changes", "environment", "sign"),
     [

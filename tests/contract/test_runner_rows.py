@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from tests.contract.harness import Arrays, Guest, levels
+from tests.contract.harness import Arrays, Guest, every_python, levels
+
+# pycocotools 2.0.11 does not know numpy 2's __array__ yet.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
 
 
 def masks_of(shard: Arrays, size: tuple[int, int]) -> list[np.ndarray]:
     data, cuts = shard["masks"].tobytes(), shard["mask_offsets"].tolist()
     return [
-        coco_mask.decode({"size": list(size), "counts": data[start:end]}).astype(bool)
-        for start, end in zip(cuts, cuts[1:], strict=False)
+        coco_mask.decode({"size": list(size), "counts": data[start:end]}).astype(bool) for start, end in pairwise(cuts)
     ]
 
 
+@every_python
 def test_rows_are_mapped_sorted_and_masked(guest: Guest) -> None:
     pixels = levels(40, 203, 3, 90)
     guest.put(0, [guest.save("a.png", pixels)])
@@ -46,16 +49,18 @@ def test_the_floor_and_the_most_are_kept_to(guest: Guest, floor: float, most: in
     assert guest.shard(0)["scores"].tolist() == [np.float32(level / 255) for level in (153, 102, 51, 30)][:kept]
 
 
-def test_masks_in_every_form_give_the_same_bytes(make_guest: Callable[[str], Guest]) -> None:
-    shards = []
-    for form in ("full", "crop", "rle"):
-        guest = make_guest(form)
-        pixels = levels(9, 99, 199)
-        pixels[:, 15], pixels[0] = 77, 55
-        guest.put(0, [guest.save("a.png", pixels)])
-        assert guest.run({"masks": form}).status == 0
-        shards.append((guest.root / "out" / "00000.npz").read_bytes())
-    assert shards[0] == shards[1] == shards[2]
+@every_python
+def test_masks_in_every_form_give_the_same_bytes(guest: Guest) -> None:
+    pixels = levels(9, 99, 199)
+    pixels[:, 15], pixels[0] = 77, 55
+    guest.put(0, [guest.save(f"{form}.png", pixels) for form in ("full", "crop", "rle")])
+    outcome = guest.run({"masks": "as named"})
+    assert (outcome.status, outcome.errors) == (0, {})
+    shard = guest.shard(0)
+    cuts = shard["mask_offsets"][shard["offsets"]].tolist()
+    first, second, third = (shard["masks"][start:end].tobytes() for start, end in pairwise(cuts))
+    assert first == second == third
+    assert len(masks_of(shard, (12, 16))) == 15
 
 
 def test_attributes_and_image_scores_follow_their_rows(guest: Guest) -> None:

@@ -13,11 +13,11 @@ SHARD_FORMAT = "orch-shard/1"
 _Number = TypeVar("_Number", int, float)
 
 
-class JobRefused(Exception):  # noqa: N818
+class JobRefused(Exception):
     """The job cannot be understood; the message says which field is wrong."""
 
 
-class Fatal(Exception):  # noqa: N818
+class Fatal(Exception):
     """Ends the worker: `category` and `exit_code` as in the contract (see orch_runner.__main__)."""
 
     def __init__(self, category: str, exit_code: int, message: str, hint: Optional[str] = None) -> None:

@@ -21,43 +21,44 @@ STOPPED = 143
 HEARTBEAT_SECONDS = 2.0
 
 
-class _Terminated(BaseException):
-    """SIGTERM came before there was anything to save."""
-
-
 class Stop:
-    """SIGTERM as a flag the main loop looks at; while a model is being loaded it ends the process at once."""
+    """SIGTERM as a flag the main loop looks at; while a model is being loaded it ends the process at once.
 
-    def __init__(self) -> None:
+    A thread waits for the signal's byte, because a handler in Python only runs between two steps of the main thread:
+    not before a library's C code returns, and nobody knows what becomes of an exception raised inside a library.
+    """
+
+    def __init__(self, emitter: Emitter) -> None:
         self.requested = False
         self.at_once = True
+        self._emitter = emitter
+        self._wakes, woken = os.pipe()
+        os.set_blocking(woken, False)
+        signal.signal(signal.SIGTERM, self._handle)
+        # A terminal's Ctrl-C reaches the whole process group; only the host decides what it means.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, name="stop", daemon=True).start()
 
-    def handle(self, signum: int, frame: Any) -> None:
-        """The signal handler."""
+    def _handle(self, signum: int, frame: Any) -> None:
         del signum, frame
         self.requested = True
+
+    def _watch(self) -> None:
+        while signal.SIGTERM not in os.read(self._wakes, 1):
+            pass
+        self.requested = True
         if self.at_once:
-            self.at_once = False
-            raise _Terminated
+            self._emitter.emit("bye", reason="stopped while loading")
+            os._exit(STOPPED)
 
 
 def main(arguments: List[str]) -> int:
     """Run the job named on the command line; the result is the exit status of the contract."""
-    emitter, stop = Emitter(), Stop()
+    emitter = Emitter()
     try:
-        signal.signal(signal.SIGTERM, stop.handle)
-        # A terminal's Ctrl-C reaches the whole process group; only the host decides what it means.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        outcome = _run(arguments, emitter, stop)
+        outcome = _run(arguments, emitter, Stop(emitter))
         status = 0 if outcome == "all done" else STOPPED
-    except _Terminated:
-        outcome, status = "stopped while loading", STOPPED
-    except (JobRefused, Fatal) as error:
-        # A signal that arrives inside a library's C code can come out as that library's own error.
-        if stop.requested and isinstance(error, Fatal) and error.category == "load":
-            outcome, status = "stopped while loading", STOPPED
-        else:
-            outcome, status = "failed", _report(emitter, error)
     except Exception as error:
         outcome, status = "failed", _report(emitter, error)
     emitter.emit("bye", reason=outcome)
@@ -90,9 +91,12 @@ def _run(arguments: List[str], emitter: Emitter, stop: Stop) -> str:
     from orch_runner.shardfile import check_writable
 
     check_writable(job)
-    predictor = _load(job, emitter)
+    emitter.emit("loading", model=job.model_name)
+    started = time.monotonic()
+    predictor = _load(job)
     stop.at_once = False
-    batch_size = min(job.batch_size, predictor.max_batch)
+    batch_size, seconds = min(job.batch_size, predictor.max_batch), round(time.monotonic() - started, 3)
+    emitter.emit("ready", device=job.device, batch_size=batch_size, seconds=seconds, versions=_versions())
     intake = Intake(job, Queue(job, batch_size), predictor.decoder, predictor.color, batch_size)
     pipeline = Pipeline(job, predictor, emitter, batch_size)
     try:
@@ -109,12 +113,10 @@ def _limit_threads(threads: int) -> None:
         os.environ.setdefault(name, str(threads))
 
 
-def _load(job: Job, emitter: Emitter) -> Any:
+def _load(job: Job) -> Any:
     """Import the stack's predictor and load the model. Raises Fatal."""
     from orch_runner.predictor import Model
 
-    emitter.emit("loading", model=job.model_name)
-    started = time.monotonic()
     weights = {key: str(_weights_path(job, key, weight)) for key, weight in job.weights.items()}
     model = Model(job.model_name, weights, dict(job.settings), job.threads, str(job.cache))
     try:
@@ -125,13 +127,6 @@ def _load(job: Job, emitter: Emitter) -> Any:
         raise
     except (Exception, SystemExit) as error:
         raise Fatal("load", 3, f"{job.model_name} could not be loaded: {type(error).__name__}: {error}") from error
-    emitter.emit(
-        "ready",
-        device=job.device,
-        batch_size=min(job.batch_size, predictor.max_batch),
-        seconds=round(time.monotonic() - started, 3),
-        versions=_versions(),
-    )
     return predictor
 
 

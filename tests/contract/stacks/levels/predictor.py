@@ -1,5 +1,7 @@
 """A stack for tests: every grey level above zero of an image is an instance. Settings make it misbehave on demand."""
 
+# ruff: noqa: UP006, UP035, UP045, I001  (it runs under Python 3.8)
+
 from __future__ import annotations
 
 import json
@@ -45,7 +47,10 @@ class Predictor(BasePredictor):
         make_noise()
         with (self.cache / "batches.jsonl").open("a") as stream:
             stream.write(json.dumps([image.file for image in images]) + "\n")
-        time.sleep(self.settings.get("sleep", 0))
+        if self.settings.get("wait_at") in [image.file for image in images]:
+            (self.cache / "waiting").touch()
+            while not (self.cache / "go").exists():
+                time.sleep(0.01)
         if len(images) > self.settings.get("memory", 99):
             raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
         for image in images:
@@ -58,13 +63,15 @@ class Predictor(BasePredictor):
         fault(self.settings.get("finish", {}).get(image.file))
         if self.settings.get("dump"):
             np.save(self.cache / (image.file.replace("/", "_") + ".npy"), raw)
-        prediction = self.instances(raw[:, :, 0])
+        form = self.settings.get("masks", "full")
+        form = image.file.split(".")[0] if form == "as named" else form
+        prediction = self.instances(raw[:, :, 0], form)
         spoil: Optional[Callable[[Prediction], Any]] = SPOILERS.get(self.settings.get("spoil", {}).get(image.file))
         if spoil is not None:
             spoil(prediction)
         return prediction
 
-    def instances(self, grey: np.ndarray) -> Prediction:
+    def instances(self, grey: np.ndarray, form: str) -> Prediction:
         levels = [int(level) for level in np.unique(grey) if level > 0]
         boxes = []
         for level in levels:
@@ -77,7 +84,7 @@ class Predictor(BasePredictor):
             boxes=np.array(boxes, np.float32).reshape(-1, 4),
             classes=np.array([base + level % 3 for level in levels], np.int64),
             scores=np.array(scores, np.float64),
-            masks=FORMS[self.settings.get("masks", "full")](grey, levels),
+            masks=FORMS[form](grey, levels),
         )
         if self.settings.get("extras"):
             prediction.attributes = np.array([[level / 255, 1 - level / 255] for level in levels]).reshape(-1, 2)
@@ -95,8 +102,6 @@ def fault(kind: Optional[str]) -> None:
         os._exit(7)
     if kind == "device":
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
-    if kind == "hang":
-        time.sleep(60)
 
 
 def crops(grey: np.ndarray, levels: List[int]) -> List[CropMask]:

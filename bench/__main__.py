@@ -1,0 +1,10 @@
+"""All benchmarks with their default sizes: `make bench`. Results are recorded in docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+for module in ("bench.startup", "bench.collect", "bench.dispatch"):
+    print(f"\n== python -m {module}", flush=True)
+    subprocess.run([sys.executable, "-m", module], check=True)

@@ -1,0 +1,52 @@
+"""What all tests share: a cache and stacks of their own, and what happens to Docker tests where there is no engine."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from orchestrator.engine import connect
+from orchestrator.errors import MachineError
+
+
+@cache
+def engine_problem() -> str | None:
+    """Why no container engine answers; None if one does."""
+    try:
+        connect()
+    except MachineError as error:
+        return f"{error.message} ({error.why})"
+    return None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Docker tests are skipped without an engine, except where one is required."""
+    if item.get_closest_marker("docker") is None:
+        return
+    problem = engine_problem()
+    if problem is not None and os.environ.get("ORCH_REQUIRE_DOCKER"):
+        pytest.fail(f"ORCH_REQUIRE_DOCKER is set, but {problem}", pytrace=False)
+    if problem is not None:
+        pytest.skip(problem)
+
+
+@pytest.fixture(autouse=True)
+def _base_image(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Docker tests build on $ORCH_TEST_BASE_IMAGE where it is set: CI reaches no image registry."""
+    base = os.environ.get("ORCH_TEST_BASE_IMAGE")
+    if base and request.node.get_closest_marker("docker") is not None:
+        monkeypatch.setenv("ORCH_BASE_IMAGE", base)
+
+
+@pytest.fixture
+def orch_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, and none of the caller's own stacks and settings; gives the cache folder."""
+    home = tmp_path_factory.mktemp("orch-home")
+    monkeypatch.setenv("ORCH_HOME", str(home))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+    for name in ("ORCH_STACKS", "ORCH_BASE_IMAGE", "ORCH_DOCKER", "ORCH_TRACEBACK"):
+        monkeypatch.delenv(name, raising=False)
+    return home

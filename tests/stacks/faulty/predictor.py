@@ -1,0 +1,79 @@
+"""faulty: bright regions by numpy, with settings that make the process misbehave."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any, Dict, List
+
+import numpy as np
+from orch_runner.predictor import CropMask, Image, Model, Prediction
+from orch_runner.predictor import Predictor as BasePredictor
+
+
+class Predictor(BasePredictor):
+    max_batch = 4
+
+    def load(self, model: Model, device: str) -> None:
+        self.settings, self.cache = model.settings, Path(model.cache)
+        if self.settings["fail_load"]:
+            raise RuntimeError("asked to fail")
+        if self.settings["report"]:
+            (self.cache / self.settings["report"]).write_text(json.dumps(facts()))
+
+    def predict(self, images: List[Image]) -> List[Any]:
+        for image in images:
+            self._misbehave(image.file)
+        return [image.pixels.max(axis=2) > 200 for image in images]
+
+    def _misbehave(self, file: str) -> None:
+        time.sleep(self.settings["sleep"])
+        if self.settings["die"] and self.settings["die"] in file:
+            os._exit(17)
+        marker = self.cache / "died-once"
+        if self.settings["die_once"] and self.settings["die_once"] in file and not marker.exists():
+            marker.touch()
+            os._exit(17)
+
+    def finish(self, raw: Any, image: Image) -> Prediction:
+        rows, columns = np.flatnonzero(raw.any(axis=1)), np.flatnonzero(raw.any(axis=0))
+        if not len(rows):
+            return Prediction(np.zeros((0, 4)), np.zeros(0, int), np.zeros(0), [])
+        top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+        crop = raw[top:bottom, left:right]
+        box = np.array([[left, top, right, bottom]], np.float32)
+        return Prediction(box, np.array([0]), np.array([crop.mean()], np.float32), [CropMask(left, top, crop)])
+
+
+def facts() -> Dict[str, Any]:
+    """What the process can see and do: for tests of the isolation."""
+    return {
+        "uid": os.getuid(),
+        "gid": os.getgid(),
+        "home": os.environ.get("HOME"),
+        "capabilities": _status("CapEff"),
+        "no_new_privileges": _status("NoNewPrivs"),
+        "interfaces": sorted(name for _, name in socket.if_nameindex()),
+        "root_writable": _writable("/orch-probe"),
+        "data_writable": _writable("/data/0/orch-probe"),
+        "job_writable": _writable("/job/orch-probe"),
+        "tmp_writable": _writable("/tmp/orch-probe"),
+        "omp_threads": os.environ.get("OMP_NUM_THREADS"),
+    }
+
+
+def _status(field: str) -> str:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next((line.split()[1] for line in lines if line.startswith(f"{field}:")), "")
+
+
+def _writable(path: str) -> bool:
+    try:
+        Path(path).write_text("x")
+    except OSError:
+        return False
+    os.unlink(path)
+    return True

@@ -1,0 +1,256 @@
+"""Dispatch with workers made up in this process: they read the real queue folder and write real events."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import dispatch
+from orchestrator.dispatch import Dispatcher
+from orchestrator.errors import Interrupted, MachineError, RunError
+from orchestrator.inputs import InputImage
+from orchestrator.paths import RunPaths
+from orchestrator.progress import SilentDisplay
+from orchestrator.runtimes.base import Exit
+
+Script = Callable[["FakeWorker", dict[str, Any]], Exit | None]
+IMAGES_PER_SHARD = 4
+
+
+class FakeWorker:
+    """Predicts at once; `script` may end it at a shard by giving an Exit."""
+
+    def __init__(self, name: str, folder: Path, script: Script, *, repeat: bool = False) -> None:
+        self.name, self.folder, self._script, self._repeat = name, folder / "queue", script, repeat
+        self._lines: queue.Queue[bytes | None] = queue.Queue()
+        self._exit: Exit | None = None
+        self._sequence = 0
+        self.terminated = threading.Event()
+        self.predicted: list[dict[str, Any]] = []
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def emit(self, event: str, **fields: Any) -> None:
+        self._sequence += 1
+        line = json.dumps({"event": event, "seq": self._sequence, "time": 0, **fields}).encode()
+        for _ in range(1 + self._repeat):
+            self._lines.put(line)
+
+    def _work(self) -> None:
+        self.emit("ready", device="cpu", batch_size=1, seconds=0, versions={"numpy": "0"})
+        seen: set[str] = set()
+        while self._exit is None:
+            waiting = sorted(path for path in self.folder.glob("*.json") if path.name not in seen)
+            if waiting:
+                seen.add(waiting[0].name)
+                self._exit = self._shard(json.loads(waiting[0].read_text()))
+            elif (self.folder / "end").exists():
+                self._exit = Exit(0)
+            elif self.terminated.is_set():
+                self._exit = Exit(143)
+            time.sleep(0.001)
+        self._lines.put(None)
+
+    def _shard(self, order: dict[str, Any]) -> Exit | None:
+        total = len(order["images"])
+        self.emit("shard_started", shard=order["shard"], images=total, reused=0)
+        ended = self._script(self, order)
+        if ended is None:
+            self.predicted.append(order)
+            self.emit("shard_done", shard=order["shard"], images=total, failed=0, instances=0, seconds=0)
+        return ended
+
+    def lines(self) -> Iterator[bytes]:
+        while (line := self._lines.get()) is not None:
+            yield line
+
+    def wait(self) -> Exit:
+        self._thread.join()
+        assert self._exit is not None
+        return self._exit
+
+    def terminate(self) -> None:
+        self.terminated.set()
+
+    def kill(self) -> None:
+        self._exit = self._exit or Exit(137)
+
+    def close(self) -> None:
+        self.kill()
+
+
+class Fleet:
+    """Starts fake workers and remembers them."""
+
+    def __init__(self, script: Script, **options: Any) -> None:
+        self.script, self.options = script, options
+        self.workers: list[FakeWorker] = []
+
+    def start(self, name: str, folder: Path) -> FakeWorker:
+        self.workers.append(FakeWorker(name, folder, self.script, **self.options))
+        return self.workers[-1]
+
+    @property
+    def predicted(self) -> list[int]:
+        return sorted(order["shard"] for worker in self.workers for order in worker.predicted)
+
+
+def images_of(shard: int) -> Sequence[InputImage]:
+    first = shard * IMAGES_PER_SHARD
+    return [InputImage(i, f"{i}.png", f"0/{i}.png", i + 1, 1, 1) for i in range(first, first + IMAGES_PER_SHARD)]
+
+
+def obedient(worker: FakeWorker, order: dict[str, Any]) -> Exit | None:
+    return None
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> RunPaths:
+    paths = RunPaths(tmp_path)
+    paths.jobs.mkdir()
+    return paths
+
+
+def make(paths: RunPaths, fleet: Fleet, shards: int) -> Dispatcher:
+    return Dispatcher(paths, fleet.start, SilentDisplay(), range(shards), images_of)
+
+
+@pytest.mark.parametrize("workers", [1, 3, 50])
+def test_every_shard_is_predicted_once(paths: RunPaths, workers: int) -> None:
+    fleet = Fleet(obedient)
+    result = make(paths, fleet, 10).run(workers, 40, 0)
+    assert fleet.predicted == list(range(10))
+    assert len(fleet.workers) == min(workers, 10)
+    assert result.ready["versions"] == {"numpy": "0"}
+
+
+def test_events_that_come_twice_count_once(paths: RunPaths) -> None:
+    make(paths, Fleet(obedient, repeat=True), 3).run(1, 12, 0)
+    events = [json.loads(line) for line in paths.events.read_text().splitlines()]
+    assert [event["shard"] for event in events if event["event"] == "shard_done"] == [0, 1, 2]
+
+
+def test_a_lost_workers_shards_go_to_another(paths: RunPaths) -> None:
+    died: list[str] = []
+
+    def script(worker: FakeWorker, order: dict[str, Any]) -> Exit | None:
+        if order["shard"] == 2 and not died:
+            died.append(worker.name)
+            return Exit(137)
+        return None
+
+    fleet = Fleet(script)
+    result = make(paths, fleet, 6).run(2, 24, 0)
+    assert fleet.predicted == list(range(6))
+    assert result.lost_workers == 1
+    assert all(died[0] != worker.name for worker in fleet.workers if 2 in [one["shard"] for one in worker.predicted])
+
+
+def test_an_image_that_kills_workers_is_given_up_alone(paths: RunPaths) -> None:
+    """The culprit is found by announcing batches, then by predicting it alone."""
+
+    def script(worker: FakeWorker, order: dict[str, Any]) -> Exit | None:
+        indices = [one["index"] for one in order["images"] if str(one["index"]) not in order["skip"]]
+        together = [index for index in indices if index not in order["alone"]]
+        batches = [together[:2], together[2:], *([index] for index in order["alone"] if index in indices)]
+        for batch in filter(None, batches):
+            if order["careful"]:
+                worker.emit("batch", shard=order["shard"], indices=batch)
+            if 5 in batch:
+                return Exit(139)
+        return None
+
+    fleet = Fleet(script)
+    make(paths, fleet, 3).run(1, 12, 0)
+    assert fleet.predicted == [0, 1, 2]
+    skips = {order["shard"]: order["skip"] for worker in fleet.workers for order in worker.predicted}
+    assert set(skips[1]) == {"5"}
+    assert "segmentation fault" in skips[1]["5"]
+    assert skips[0] == skips[2] == {}
+
+
+def test_a_shard_that_kills_without_a_culprit_ends_the_run(paths: RunPaths) -> None:
+    fleet = Fleet(lambda worker, order: Exit(137, out_of_memory=True) if order["shard"] == 1 else None)
+    with pytest.raises(RunError, match="shard 1 cost too many workers") as caught:
+        make(paths, fleet, 3).run(1, 12, 0)
+    assert caught.value.why is not None
+    assert "out of memory" in caught.value.why
+
+
+@pytest.mark.parametrize(
+    ("category", "code", "kind"), [("load", 3, RunError), ("device", 4, MachineError), ("output", 5, RunError)]
+)
+def test_a_failure_another_worker_would_meet_ends_the_run(
+    paths: RunPaths, category: str, code: int, kind: type[Exception]
+) -> None:
+    def script(worker: FakeWorker, order: dict[str, Any]) -> Exit | None:
+        worker.emit("failure", category=category, message="the reason", hint="do this")
+        return Exit(code)
+
+    fleet = Fleet(script)
+    with pytest.raises(kind, match="the reason") as caught:
+        make(paths, fleet, 3).run(1, 12, 0)
+    assert vars(caught.value)["hint"] == "do this"
+    assert len(fleet.workers) == 1
+
+
+def test_workers_that_end_before_they_begin_are_not_replaced_for_ever(
+    paths: RunPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeWorker, "_work", lambda self: (setattr(self, "_exit", Exit(137)), self._lines.put(None)))
+    fleet = Fleet(obedient)
+    with pytest.raises(RunError, match="before they begin"):
+        make(paths, fleet, 3).run(1, 12, 0)
+    assert len(fleet.workers) == dispatch.MOST_IDLE_DEATHS
+
+
+def test_a_silent_worker_is_replaced(paths: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "SILENCE_SECONDS", 0.3)
+    hung = threading.Event()
+
+    def script(worker: FakeWorker, order: dict[str, Any]) -> Exit | None:
+        if not hung.is_set():
+            hung.set()
+            while worker._exit is None:
+                time.sleep(0.01)
+            return worker._exit
+        return None
+
+    fleet = Fleet(script)
+    result = make(paths, fleet, 3).run(1, 12, 0)
+    assert (result.lost_workers, fleet.predicted) == (1, [0, 1, 2])
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_an_interrupt_stops_cleanly_and_a_second_one_at_once(paths: RunPaths, presses: int) -> None:
+    begun = threading.Event()
+
+    def script(worker: FakeWorker, order: dict[str, Any]) -> Exit | None:
+        begun.set()
+        if presses == 1:
+            worker.terminated.wait()
+            return Exit(143)
+        while worker._exit is None:
+            time.sleep(0.01)
+        return worker._exit
+
+    fleet = Fleet(script)
+    dispatcher = make(paths, fleet, 5)
+
+    def press() -> None:
+        begun.wait()
+        for _ in range(presses):
+            dispatcher.interrupt()
+
+    threading.Thread(target=press, daemon=True).start()
+    with pytest.raises(Interrupted):
+        dispatcher.run(1, 20, 0)
+    assert fleet.workers[0].terminated.is_set()
+    assert len(fleet.workers) == 1

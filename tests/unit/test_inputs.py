@@ -1,0 +1,259 @@
+"""Images from folders, files, globs and lists: one order, one name each, and nothing left out in silence."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import UsageError
+from orchestrator.files import write_json
+from orchestrator.inputs import Ignored, InputSet, collect_inputs, read_inputs
+from tests.unit.conftest import MakePhoto
+
+
+def touch(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    return folder
+
+
+def collect(folder: Path, *sources: Path | str) -> InputSet:
+    return collect_inputs([str(source) for source in sources], folder / "unpacked")
+
+
+def files(inputs: InputSet) -> list[str]:
+    return [image.file for image in inputs.images]
+
+
+def errors(inputs: InputSet) -> dict[str, str | None]:
+    return {image.file: image.error for image in inputs.images if image.error}
+
+
+def ignored(inputs: InputSet) -> dict[str, str]:
+    return {one.file: one.reason for one in inputs.ignored}
+
+
+def test_a_folder_is_listed_in_order_with_every_image_extension_in_any_case(tmp_path: Path, photo: MakePhoto) -> None:
+    photos = tmp_path / "photos"
+    names = ["a.jpg", "b/2.JPEG", "b/10.png", "B.PNG", "c.webp", "d.bmp", "e.Tif", "f.TIFF", "a/same.jpg", "b/same.jpg"]
+    for name in names:
+        photo(photos / name)
+    inputs = collect(tmp_path, photos)
+    assert files(inputs) == sorted(names, key=lambda name: name.split("/"))
+    assert [image.index for image in inputs.images] == list(range(len(names)))
+    assert [image.image_id for image in inputs.images] == list(range(1, len(names) + 1))
+    assert inputs.roots == (photos,)
+    assert inputs.ignored == ()
+    for image in inputs.images:
+        state = inputs.locate(image).stat()
+        assert inputs.locate(image) == photos / image.file
+        assert (image.size, image.mtime_ns, image.path) == (state.st_size, state.st_mtime_ns, f"0/{image.file}")
+
+
+def test_what_is_no_image_is_accounted_for(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "notes.md", "README", ".hidden.jpg", ".thumbs/a.jpg", "__MACOSX/b.jpg", "x.jpg.txt")
+    inputs = collect(tmp_path, tmp_path)
+    assert files(inputs) == ["a.jpg"]
+    assert ignored(inputs) == {
+        "notes.md": "not an image extension: .md",
+        "README": "not an image extension: none",
+        "x.jpg.txt": "not an image extension: .txt",
+        ".hidden.jpg": "hidden",
+        ".thumbs/a.jpg": "hidden",
+        "__MACOSX/b.jpg": "hidden",
+    }
+
+
+def test_no_images_is_an_error_that_says_what_was_met(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="no images in") as caught:
+        collect(tmp_path, tmp_path / "empty")
+    assert "nothing was found there; images end in .jpg" in str(caught.value.why)
+    touch(tmp_path / "other", "1.md", "2.md", "3.md", "4.md")
+    with pytest.raises(UsageError) as caught:
+        collect(tmp_path, tmp_path / "other")
+    assert "4 other files were met: 1.md, 2.md, 3.md, …" in str(caught.value.why)
+
+
+def test_a_source_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg")
+    for missing in (tmp_path / "none", "~nosuchuserofthismachine/x", "n" * 300, tmp_path / "a.jpg" / "b"):
+        with pytest.raises(UsageError):
+            collect(tmp_path, tmp_path / "a.jpg", missing)
+
+
+def test_a_named_file_needs_no_image_extension(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "frame.raw", "~$odd.jpg")
+    assert files(collect(tmp_path, tmp_path / "frame.raw")) == ["frame.raw"]
+    monkeypatch.chdir(tmp_path)
+    assert files(collect(tmp_path, "~$odd.jpg")) == ["~$odd.jpg"]
+
+
+@pytest.mark.parametrize("name", ["with space.jpg", "äöü.jpg", "猫 🐈.png", "new\nline.jpg", "quote'\".jpg", "[1].jpg"])
+def test_odd_names_stay_as_they_are(tmp_path: Path, name: str) -> None:
+    touch(tmp_path, f"in/{name}", "in/z.jpg")
+    assert set(files(collect(tmp_path, tmp_path / "in"))) == {name, "z.jpg"}
+    inputs = collect(tmp_path, tmp_path / "in" / name)
+    assert files(inputs) == [name]
+    assert inputs.locate(inputs.images[0]).is_file()
+
+
+def test_names_that_are_no_utf8_are_escaped_and_still_found(tmp_path: Path) -> None:
+    folder = os.fsencode(touch(tmp_path / "in", r"caf\xe9.jpg"))
+    for name in (b"caf\xe9.jpg", b"caf\xea.jpg"):
+        with open(os.path.join(folder, name), "wb") as stream:
+            stream.write(name)
+    inputs = collect(tmp_path, tmp_path / "in")
+    assert sorted(files(inputs)) == [r"caf\xe9.jpg", r"caf\xe9~2.jpg", r"caf\xea.jpg"]
+    assert len({inputs.locate(image).read_bytes() for image in inputs.images}) == 3
+    write_json(tmp_path / "order.json", [image.path for image in inputs.images])
+    assert json.loads((tmp_path / "order.json").read_text("utf-8")) == [image.path for image in inputs.images]
+
+
+def test_links_to_files_are_followed_and_their_folders_mounted(tmp_path: Path) -> None:
+    touch(tmp_path, "in/a.jpg", "elsewhere/b.jpg")
+    (tmp_path / "in" / "b.jpg").symlink_to(tmp_path / "elsewhere" / "b.jpg")
+    (tmp_path / "in" / "gone.jpg").symlink_to("/nowhere/at/all.jpg")
+    (tmp_path / "in" / "round.jpg").symlink_to("round.jpg")
+    inputs = collect(tmp_path, tmp_path / "in")
+    assert files(inputs) == ["a.jpg", "b.jpg", "gone.jpg", "round.jpg"]
+    assert errors(inputs) == {
+        "gone.jpg": "No such file or directory",
+        "round.jpg": "Too many levels of symbolic links",
+    }
+    assert inputs.roots == (tmp_path / "elsewhere", tmp_path / "in"), "never a folder that is not there"
+    assert [image.path for image in inputs.images] == ["1/a.jpg", "0/b.jpg", "", ""]
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    touch(tmp_path, "in/real/deep/a.jpg", "outside/b.jpg", "in/first/c.jpg")
+    (tmp_path / "in" / "real" / "loop").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "also").symlink_to(tmp_path / "in" / "real")
+    (tmp_path / "in" / "first" / "link").symlink_to(tmp_path / "in" / "real" / "deep")
+    (tmp_path / "in" / "out").symlink_to(tmp_path / "outside")
+    inputs = collect(tmp_path, tmp_path / "in")
+    assert files(inputs) == ["first/c.jpg", "out/b.jpg", "real/deep/a.jpg"], "the real folder gives the name"
+    listed = "a link to a folder that is listed"
+    assert ignored(inputs) == {"also": listed, "first/link": listed, "real/loop": listed}
+
+
+def test_a_link_as_the_source_itself(tmp_path: Path) -> None:
+    touch(tmp_path, "real/a.jpg")
+    (tmp_path / "link").symlink_to("real")
+    inputs = collect(tmp_path, tmp_path / "link")
+    assert files(inputs) == ["a.jpg"]
+    assert inputs.locate(inputs.images[0]) == tmp_path / "real" / "a.jpg"
+
+
+def test_what_is_no_regular_file_fails_without_being_opened(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert errors(collect(tmp_path, tmp_path)) == {"pipe.jpg": "not a regular file"}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_an_unreadable_folder_is_accounted_for(tmp_path: Path) -> None:
+    touch(tmp_path, "in/a.jpg", "in/secret/b.jpg")
+    (tmp_path / "in" / "secret").chmod(0)
+    try:
+        assert ignored(collect(tmp_path, tmp_path / "in")) == {"secret": "cannot be read: Permission denied"}
+    finally:
+        (tmp_path / "in" / "secret").chmod(0o700)
+
+
+def test_globs(tmp_path: Path) -> None:
+    touch(tmp_path, "in/a.jpg", "in/b.png", "in/sub/c.jpg", "in/sub/d.txt", "in/[x]/e.jpg", "in/.h.jpg")
+    assert files(collect(tmp_path, tmp_path / "in" / "*.jpg")) == ["a.jpg"]
+    assert files(collect(tmp_path, tmp_path / "in" / "**" / "*.jpg")) == ["[x]/e.jpg", "a.jpg", "sub/c.jpg"]
+    everything = collect(tmp_path, tmp_path / "in" / "**")
+    assert files(everything) == ["[x]/e.jpg", "a.jpg", "b.png", "sub/c.jpg"]
+    assert ignored(everything) == {"sub/d.txt": "not an image extension: .txt"}
+    flat = collect(tmp_path, tmp_path / "in" / "*")
+    assert ignored(flat) == dict.fromkeys(["[x]", "sub"], "a folder: name it itself, or use **")
+    with pytest.raises(UsageError, match="no file matches"):
+        collect(tmp_path, tmp_path / "in", tmp_path / "in" / "*.webp")
+
+
+def test_relative_sources_never_lead_names_out_of_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "photos/a.jpg", "here/b.jpg")
+    monkeypatch.chdir(tmp_path / "here")
+    assert files(collect(tmp_path, "../photos", ".")) == ["photos/a.jpg", "here/b.jpg"]
+    assert files(collect(tmp_path, "../photos/*.jpg", "b.jpg")) == ["photos/a.jpg", "here/b.jpg"]
+    assert files(collect(tmp_path, "*.jpg")) == ["b.jpg"]
+    assert files(collect(tmp_path, "../photos/a.jpg", "../here/b.jpg")) == ["photos/a.jpg", "here/b.jpg"]
+    assert files(collect(tmp_path, "..")) == ["here/b.jpg", "photos/a.jpg"]
+
+
+def test_several_sources_keep_their_order_and_equal_base_names_apart(tmp_path: Path) -> None:
+    touch(tmp_path, "z/same.jpg", "a/same.jpg", "single.jpg")
+    inputs = collect(tmp_path, tmp_path / "z", tmp_path / "a", tmp_path / "single.jpg", tmp_path / "z" / "same.jpg")
+    assert files(inputs) == ["z/same.jpg", "a/same.jpg", "single.jpg"]
+    assert inputs.ignored == (Ignored("z/same.jpg", "named twice"),)
+    assert inputs.roots == (tmp_path,)
+
+
+def test_more_folders_than_can_be_mounted_share_one(tmp_path: Path) -> None:
+    for number in range(40):
+        touch(tmp_path, f"{number:02}/a.jpg")
+    inputs = collect(tmp_path, *sorted(tmp_path.glob("*/a.jpg")))
+    assert inputs.roots == (tmp_path,)
+    assert [inputs.locate(image) for image in inputs.images] == sorted(tmp_path.glob("*/a.jpg"))
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, newline: str, mark: str) -> None:
+    touch(tmp_path, "lists/near.jpg", "photos/a b.jpg", "here/from-here.jpg", "photos/c\u2028d.jpg")
+    lines = ["near.jpg", "", "# a comment", "  ../photos/a b.jpg", "from-here.jpg", str(tmp_path / "none.jpg"),
+             "../photos", "../photos/c\u2028d.jpg", "near.jpg"]  # fmt: skip
+    (tmp_path / "lists" / "l.txt").write_bytes((mark + newline.join(lines)).encode())
+    monkeypatch.chdir(tmp_path / "here")
+    inputs = collect(tmp_path, tmp_path / "lists" / "l.txt")
+    assert files(inputs) == [
+        "lists/near.jpg", "photos/a b.jpg", "here/from-here.jpg", "none.jpg", "photos", "photos/c\u2028d.jpg"
+    ]  # fmt: skip
+    assert errors(inputs) == dict.fromkeys(["none.jpg", "photos"], "listed in l.txt, but there is no such file")
+    assert ignored(inputs) == {"lists/near.jpg": "named twice"}
+
+
+def test_a_list_of_missing_files_mounts_nothing(tmp_path: Path) -> None:
+    (tmp_path / "l.txt").write_text("/none/a.jpg\n/none/b.jpg\n")
+    inputs = collect(tmp_path, tmp_path / "l.txt")
+    assert inputs.roots == ()
+    assert [(image.file, image.path) for image in inputs.images] == [("a.jpg", ""), ("b.jpg", "")]
+
+
+def test_a_list_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "l.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match="is not a list of files"):
+        collect(tmp_path, tmp_path / "l.txt")
+    (tmp_path / "empty.txt").write_text("# nothing\n")
+    with pytest.raises(UsageError, match="no images in"):
+        collect(tmp_path, tmp_path / "empty.txt")
+
+
+def test_the_digest_follows_names_sizes_and_order_alone(tmp_path: Path) -> None:
+    touch(tmp_path, "one/a.jpg", "one/b.jpg", "two/a.jpg", "two/b.jpg")
+    one, two = collect(tmp_path, tmp_path / "one"), collect(tmp_path, tmp_path / "two")
+    assert one.digest() == two.digest()
+    os.utime(tmp_path / "two" / "a.jpg", (1, 1))
+    assert collect(tmp_path, tmp_path / "two").digest() == one.digest()
+    (tmp_path / "two" / "a.jpg").write_bytes(b"xx")
+    assert collect(tmp_path, tmp_path / "two").digest() != one.digest()
+    (tmp_path / "one" / "b.jpg").rename(tmp_path / "one" / "c.jpg")
+    assert collect(tmp_path, tmp_path / "one").digest() != two.digest()
+    swapped = collect(tmp_path, tmp_path / "one" / "c.jpg", tmp_path / "one" / "a.jpg")
+    assert swapped.digest() != collect(tmp_path, tmp_path / "one").digest()
+
+
+def test_inputs_survive_their_file(tmp_path: Path) -> None:
+    touch(tmp_path / "in", "ä.jpg", "b.jpg")
+    inputs = collect(tmp_path, tmp_path / "in")
+    fields = ("index", "file", "path", "image_id", "size", "mtime_ns", "error")
+    lines = [json.dumps({name: getattr(image, name) for name in fields}) for image in inputs.images]
+    (tmp_path / "inputs.jsonl").write_text("\n".join(lines))
+    assert tuple(read_inputs(tmp_path / "inputs.jsonl")) == inputs.images

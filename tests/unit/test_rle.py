@@ -1,0 +1,131 @@
+"""Run lengths: equal to pycocotools wherever that is defined, and an error wherever it would corrupt memory."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from orchestrator import rle
+from orchestrator.errors import PredictionsError
+
+masks = hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=24))
+lengths = st.lists(st.integers(0, 70_000), min_size=1, max_size=12)
+
+
+def counts_of(runs: list[int]) -> tuple[bytes, tuple[int, int]]:
+    """pycocotools' code for arbitrary runs, as one column."""
+    size = (sum(runs), 1)
+    coded: Any = coco_mask.frPyObjects({"size": list(size), "counts": runs}, *size)
+    return coded["counts"], size
+
+
+@settings(deadline=None)
+@given(masks)
+def test_a_mask_survives(mask: NDArray[np.bool_]) -> None:
+    counts = rle.encode(mask)
+    assert counts == coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
+    np.testing.assert_array_equal(rle.decode(counts, mask.shape), mask)
+
+
+@settings(deadline=None)
+@given(masks)
+def test_area_and_box_equal_pycocotools(mask: NDArray[np.bool_]) -> None:
+    counts = rle.encode(mask)
+    coded: Any = {"size": list(mask.shape), "counts": counts}
+    x1, y1, x2, y2 = rle.bbox(counts, mask.shape)
+    assert rle.area(counts) == coco_mask.area(coded)
+    assert [x1, y1, x2 - x1, y2 - y1] == coco_mask.toBbox(coded).tolist()
+
+
+@settings(deadline=None)
+@given(lengths)
+def test_runs_of_any_length_survive(runs: list[int]) -> None:
+    counts, size = counts_of(runs)
+    assert rle.parse_counts(counts).tolist() == runs
+    assert rle.check(counts, size).tolist() == runs
+
+
+@settings(deadline=None)
+@given(st.lists(lengths, max_size=8))
+def test_many_masks_at_once_equal_each_alone(many: list[list[int]]) -> None:
+    coded = [counts_of(runs) for runs in many]
+    data = np.frombuffer(b"".join(counts for counts, _ in coded), np.uint8)
+    offsets = np.cumsum([0, *(len(counts) for counts, _ in coded)], dtype=np.int64)
+    runs, run_offsets = rle.parse_many(data, offsets)
+    assert [runs[a:b].tolist() for a, b in pairwise(run_offsets)] == many
+    sizes = np.array([size for _, size in coded], np.int32).reshape(-1, 2)
+    assert rle.check_many(data, offsets, sizes).all()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.binary(max_size=12).map(lambda raw: bytes(48 + byte % 66 for byte in raw)), min_size=1, max_size=6))
+def test_check_many_agrees_with_check_on_any_bytes(many: list[bytes]) -> None:
+    data = np.frombuffer(b"".join(many), np.uint8)
+    offsets = np.cumsum([0, *map(len, many)], dtype=np.int64)
+    sizes = np.full((len(many), 2), (3, 5), np.int32)
+    sound = []
+    for counts in many:
+        try:
+            rle.check(counts, (3, 5))
+            sound.append(True)
+        except PredictionsError:
+            sound.append(False)
+    assert rle.check_many(data, offsets, sizes).tolist() == sound
+
+
+@pytest.mark.parametrize(
+    ("counts", "why"),
+    [
+        (b"0 ", "not this code"),
+        (b"0\xff", "not this code"),
+        (b"0p", "not this code"),
+        (b"P", "not this code"),  # announces another character
+        (b"o" * 20, "not this code"),
+        (b"ooooooo0", "not this code"),
+        (b"O", "negative"),
+        (b"11", "do not add up"),
+        (b"", "do not add up"),
+        (b"4" + b"PPPPPP1", "do not add up"),  # a run of 2^30 pixels
+    ],
+)
+def test_bad_counts_are_refused(counts: bytes, why: str) -> None:
+    for read in (rle.check, rle.decode, rle.bbox):
+        with pytest.raises(PredictionsError) as caught:
+            read(counts, (2, 2))
+        assert why in str(caught.value.why)
+
+
+def test_runs_that_wrap_around_do_not_pass() -> None:
+    # Two runs of 2^32 + 2 and 2: their sum is 4 in 32 bits, which is what pycocotools computes with.
+    counts = bytes([48 + 2 + 32, 80, 80, 80, 80, 80, 48 + 4]) + b"2"
+    assert rle.parse_counts(counts).tolist() == [(1 << 32) + 2, 2]
+    with pytest.raises(PredictionsError):
+        rle.check(counts, (2, 2))
+    offsets = np.array([0, len(counts)], np.int64)
+    assert not rle.check_many(np.frombuffer(counts, np.uint8), offsets, np.array([[2, 2]])).any()
+
+
+def test_a_size_no_image_has_is_refused() -> None:
+    for size in ((-2, -2), (1 << 20, 1 << 20)):
+        with pytest.raises(PredictionsError):
+            rle.check(b"4", size)
+
+
+def test_a_malformed_mask_among_many_is_the_one_reported() -> None:
+    data = np.frombuffer(b"4" + b"\x00" + b"22", np.uint8)
+    offsets = np.array([0, 1, 2, 4], np.int64)
+    assert rle.check_many(data, offsets, np.full((3, 2), 2)).tolist() == [True, False, True]
+    with pytest.raises(ValueError, match="mask 1"):
+        rle.parse_many(data, offsets)
+
+
+def test_an_empty_mask_has_an_empty_box() -> None:
+    assert rle.bbox(rle.encode(np.zeros((4, 5), bool)), (4, 5)) == (0, 0, 0, 0)
