@@ -41,9 +41,10 @@ $(VENV)/.stamp-demo: pyproject.toml | $(VENV)/.stamp-python
 	@$(PIP_INSTALL) --editable '.[uv]'
 	@touch $@
 
-$(VENV)/.stamp-dev: pyproject.toml | $(VENV)/.stamp-python
+$(VENV)/.stamp-dev: pyproject.toml dev.lock | $(VENV)/.stamp-python
 	@echo "make: installing orch and its development tools into $(VENV)"
-	@$(PIP_INSTALL) --editable '.[dev]'
+	@$(PIP_INSTALL) --require-hashes --requirement dev.lock
+	@$(PIP_INSTALL) --no-deps --editable .
 	@touch $@
 
 # Tried by running, not by looking: a version manager leaves commands on PATH that only print an error.

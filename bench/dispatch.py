@@ -1,6 +1,6 @@
 """What a cold `orch run` costs on top of a bare `docker run` of the same runner on the same images.
 
-    python -m bench.dispatch [--images 100 400] [--repeat 3]
+Usage: python -m bench.dispatch [--images 100 400] [--repeat 3]
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from orchestrator.demo.scenes import write_scenes
 from orchestrator.engine import connect
 from orchestrator.runtimes.docker import GUEST
-from orchestrator.runtimes.docker_build import LABEL
 
 MODEL = "garments-tiny"
 
@@ -44,12 +45,12 @@ def measure(folder: Path, images: int, repeat: int) -> tuple[float, float]:
     orch_run(folder, "warm-up")
     bare, whole = [], []
     for number in range(repeat):
-        whole.append(timed(lambda number=number: orch_run(folder, f"run-{number}")))
-        bare.append(timed(bare_run(folder, images, number)))
+        whole.append(timed(partial(orch_run, folder, f"run-{number}")))
+        bare.append(timed(bare_run(folder, number)))
     return statistics.median(bare), statistics.median(whole)
 
 
-def timed(action: Any) -> float:
+def timed(action: Callable[[], object]) -> float:
     """Seconds an action takes."""
     started = time.perf_counter()
     action()
@@ -63,9 +64,8 @@ def orch_run(folder: Path, name: str) -> None:
     subprocess.run(command, check=True)
 
 
-def bare_run(folder: Path, images: int, number: int) -> Any:
+def bare_run(folder: Path, number: int) -> Callable[[], object]:
     """The same job, laid out beforehand and given to one hardened container; what is returned starts it."""
-    del images
     recorded = json.loads((folder / "warm-up" / "run.json").read_text())
     base = folder / f"bare-{number}"
     queue = base / "job" / "queue"
@@ -116,7 +116,7 @@ def docker_command(base: Path, scenes: Path, recorded: dict[str, Any]) -> list[s
     volumes = [part for source, target, mode in mounts for part in ("-v", f"{source}:{target}:{mode}")]
     threads = str(os.cpu_count())
     return [client, "run", "--rm", "--init", "--network", "none", "--read-only", "--cap-drop", "ALL", "--tmpfs", "/tmp",
-            "--security-opt", "no-new-privileges", "--user", f"{os.getuid()}:{os.getgid()}", "--label", f"{LABEL}.bench=1",
+            "--security-opt", "no-new-privileges", "--user", f"{os.getuid()}:{os.getgid()}",
             "-e", f"OMP_NUM_THREADS={threads}", "-e", "OMP_WAIT_POLICY=passive", *volumes,
             recorded["resolved"]["image_digest"], "python", "-m", "orch_runner", "/job/job.json"]  # fmt: skip
 

@@ -1,6 +1,6 @@
 """How long the command line takes to answer, against a bare Python.
 
-    python -m bench.startup [--repeat 10]
+Usage: python -m bench.startup [--repeat 10]
 """
 
 from __future__ import annotations

@@ -66,9 +66,14 @@ def build_inputs(stack: StackEntry, variant: str, options: BuildOptions) -> Buil
     if not lock.is_file():
         raise SpecError(f"{stack.folder / 'stack.yaml'}: variants.{variant}.lock: there is no file {spec.lock}")
     files = {f"runner/orch_runner/{name}": path for name, path in _tree(RUNNER / "orch_runner")}
-    files |= {f"stack/{name}": path for name, path in _tree(stack.folder) if path.suffix == ".py"}
+    files |= {f"stack/{name}": path for name, path in _tree(stack.folder) if not _is_for_the_host(path)}
     arguments = {"BASE_IMAGE": options.base_image or spec.base_image, **(options.build_args or {})}
     return BuildInputs(stack.name, variant, stack.dockerfile, lock, files, arguments)
+
+
+def _is_for_the_host(path: Path) -> bool:
+    """Files of a stack's folder that the predictor does not need: editing them must not rebuild the image."""
+    return path.name == "stack.yaml" or path.suffix in (".lock", ".in", ".Dockerfile", ".md")
 
 
 def _tree(folder: Path) -> Iterator[tuple[str, Path]]:

@@ -37,7 +37,6 @@ StartWorker = Callable[[str, Path], Worker]
 class Dispatched:
     """What the workers said of themselves in the end."""
 
-    ready: dict[str, Any]
     notices: tuple[str, ...]
     lost_workers: int
     seconds: float
@@ -52,9 +51,10 @@ class _Live:
     place: int
     heard: float
     sequence: int = 0
-    shard: int | None = None
-    batch: list[int] = field(default_factory=list)
-    in_shard: int = 0
+    begun: dict[int, int] = field(default_factory=dict)
+    """Shards begun and not done, in that order, with the images done in each."""
+    announced: tuple[int, list[int]] | None = None
+    """Shard and images of the last batch announced: careful shards only."""
     shards_done: int = 0
     state: str = "starting"
     failure: dict[str, Any] | None = None
@@ -78,7 +78,6 @@ class Dispatcher:
         self._lost = 0
         self._interrupts = 0
         self._done = self._failed = 0
-        self._ready: dict[str, Any] = {}
         self._notices: list[str] = []
         self._kill_at: float | None = None
 
@@ -100,7 +99,7 @@ class Dispatcher:
             self._abandon()
         if self._interrupts:
             raise Interrupted("stopped")
-        return Dispatched(self._ready, tuple(self._notices), self._lost, time.monotonic() - started)
+        return Dispatched(tuple(self._notices), self._lost, time.monotonic() - started)
 
     def _step(self, events: IO[str]) -> None:
         with suppress(queue.Empty):
@@ -114,7 +113,8 @@ class Dispatcher:
                 events.write(json.dumps({"worker": name, "event": "exit", "code": what.code}) + "\n")
                 self._on_exit(self._live.pop(name), what)
         self._keep_alive()
-        self._display.progress(self._done_now(), self._failed, {name: one.state for name, one in self._live.items()})
+        states = {f"w{live.place}": live.state for live in self._live.values()}
+        self._display.progress(self._done_now(), self._failed, states)
 
     # --- starting and feeding workers
 
@@ -181,14 +181,13 @@ class Dispatcher:
         kind = event["event"]
         if kind in ("loading", "ready"):
             live.state = kind
-            self._ready = event if kind == "ready" else self._ready
         elif kind == "shard_started":
-            live.shard, live.batch, live.in_shard = event["shard"], [], event["reused"]
+            live.begun[event["shard"]] = event["reused"]
             live.state = f"shard {event['shard']}"
         elif kind == "batch":
-            live.batch = event["indices"]
-        elif kind == "progress" and event["shard"] == live.shard:
-            live.in_shard = event["done"]
+            live.announced = event["shard"], event["indices"]
+        elif kind == "progress":
+            live.begun[event["shard"]] = event["done"]
         elif kind == "image_failed":
             self._failed += 1
         elif kind == "shard_done":
@@ -205,8 +204,9 @@ class Dispatcher:
         self._done += event["images"]
         self._idle_deaths[live.place] = 0
         live.shards_done += 1
-        if live.shard == event["shard"]:
-            live.shard, live.batch, live.in_shard = None, [], 0
+        live.begun.pop(event["shard"], None)
+        if live.announced is not None and live.announced[0] == event["shard"]:
+            live.announced = None
         self._feed(live)
 
     def _on_exit(self, live: _Live, ended: Exit) -> None:
@@ -216,8 +216,8 @@ class Dispatcher:
         self._give_up_if_hopeless(live, ended)
         self._lost += 1
         reason = live.failure["message"] if live.failure else ended.describe()
-        under_way = live.shard
-        if not self._schedule.lost(live.worker.name, under_way, live.batch, reason):
+        under_way, batch = live.announced or (next(iter(live.begun), None), [])
+        if not self._schedule.lost(live.worker.name, under_way, batch, reason):
             raise RunError(
                 f"shard {under_way} cost too many workers", why=f"the last one: {reason}", log=self._log(live)
             )
@@ -255,7 +255,7 @@ class Dispatcher:
     # --- the end
 
     def _done_now(self) -> int:
-        return self._done + sum(live.in_shard for live in self._live.values() if live.shard is not None)
+        return self._done + sum(sum(live.begun.values()) for live in self._live.values())
 
     def _log(self, live: _Live) -> Path:
         return self._paths.worker_log(live.worker.name)

@@ -17,7 +17,7 @@ from orchestrator.files import sha256_of, write_text
 ATTEMPTS = 4
 """So many failures without a new byte between them end a download."""
 TIMEOUT = (20, 60)  # seconds to connect, and between two blocks
-_BLOCK = 1 << 18
+_BLOCK = 1 << 16
 _TRY_LATER = (408, 429)
 
 Progress = Callable[[int, int | None], None]

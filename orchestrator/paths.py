@@ -92,11 +92,6 @@ class RunPaths:
         return self.root / "summary.json"
 
     @property
-    def masks(self) -> Path:
-        """Mask images of manipulation-localization models."""
-        return self.root / "masks"
-
-    @property
     def lock(self) -> Path:
         """Held by the one process that writes here."""
         return self.root / ".lock"

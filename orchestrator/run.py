@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
 import signal
+import threading
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from orchestrator.paths import RunPaths, weights_folder, worker_cache_folder
 from orchestrator.plan import MAX_PIXELS, Plan, Request, default_shard_size, open_run, record_plan
 from orchestrator.progress import Display
 from orchestrator.runtimes import choose_runtime
-from orchestrator.runtimes.base import BuildOptions, Prepared, Runtime, Worker, WorkerSpec
+from orchestrator.runtimes.base import BuildOptions, Runtime, Worker, WorkerSpec
 from orchestrator.weights import ensure_weights
 
 
@@ -89,7 +91,7 @@ def run(entry: ModelEntry, options: RunOptions, display: Display) -> Outcome:
             display.say(f"built {prepared.location} in {prepared.seconds:.0f} s")
         shard_size = options.shard_size or default_shard_size(len(inputs.images))
         plan = Plan(request, entry, prepared, weights, inputs, shard_size)
-        notes = {"why_runtime": why_runtime, "why_variant": choice.why, "gpus": [gpu.name for gpu in gpus()]}
+        notes = {"why_runtime": why_runtime, "why_variant": choice.why, "gpus": [asdict(gpu) for gpu in gpus()]}
         record_plan(paths, plan, earlier, notes)
         dispatched = dispatch(plan, paths, runtime, options, display)
         return finish(plan, paths, dispatched)
@@ -147,11 +149,13 @@ def dispatch(plan: Plan, paths: RunPaths, runtime: Runtime, options: RunOptions,
     missing = missing_shards(plan, paths)
     already = len(plan.inputs.images) - sum(len(plan.images_of(shard)) for shard in missing)
     if not missing:
-        return Dispatched({}, (), 0, 0.0)
+        return Dispatched((), 0, 0.0)
     if already:
         display.say(f"resuming: {already} of {len(plan.inputs.images)} images are done")
     starter = _Starter(plan, paths, runtime, options, min(options.workers, len(missing)))
     dispatcher = Dispatcher(paths, starter.start, display, missing, plan.images_of)
+    # What collecting needs (numpy) takes a while to import: best done while the workers start.
+    threading.Thread(target=importlib.import_module, args=("orchestrator.collect",), daemon=True).start()
     with _signals(dispatcher):
         return dispatcher.run(options.workers, len(plan.inputs.images), already)
 
@@ -243,8 +247,6 @@ def _is_done(path: Path, plan: str, images: int) -> bool:
 @contextmanager
 def _signals(dispatcher: Dispatcher) -> Iterator[None]:
     """While workers run, Ctrl-C and SIGTERM go to the dispatcher. In a thread of a host program nothing changes."""
-    import threading
-
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -277,7 +279,7 @@ def finish(plan: Plan, paths: RunPaths, dispatched: Dispatched) -> Outcome:
         "runtime": plan.prepared.runtime,
         "variant": plan.request.variant,
         "device": plan.request.device,
-        "versions": dispatched.ready.get("versions", {}),
+        "versions": versions(paths),
         "notices": list(dispatched.notices),
         "lost_workers": dispatched.lost_workers,
         "seconds": {"dispatch": round(dispatched.seconds, 3), "collect": round(time.monotonic() - started, 3)},
@@ -287,6 +289,17 @@ def finish(plan: Plan, paths: RunPaths, dispatched: Dispatched) -> Outcome:
         shutil.rmtree(paths.jobs)
     shutil.rmtree(paths.unpacked, ignore_errors=True)
     return Outcome(paths, summary)
+
+
+def versions(paths: RunPaths) -> dict[str, str]:
+    """What the run's last worker to get ready ran on."""
+    found: dict[str, str] = {}
+    with suppress(OSError), paths.events.open(encoding="utf-8") as events:
+        for line in events:
+            with suppress(ValueError):  # the last line of a run that was killed
+                event = json.loads(line)
+                found = event["versions"] if event["event"] == "ready" else found
+    return found
 
 
 def failures(predictions: Path) -> list[dict[str, str]]:
@@ -299,10 +312,3 @@ def failures(predictions: Path) -> list[dict[str, str]]:
         for file, status, error in zip(loaded.image_file, loaded.status, loaded.error, strict=True)
         if status
     ]
-
-
-def prepare(entry: ModelEntry, options: RunOptions, display: Display) -> Prepared:
-    """Only build: what `orch build` does."""
-    runtime, _ = choose_runtime(options.runtime)
-    choice = choose_variant(entry.stack, options.variant, options.device, gpus())
-    return runtime.prepare(entry.stack, choice.variant, options.build, display.detail)

@@ -23,6 +23,7 @@ ImagesOf = Callable[[int], Sequence[InputImage]]
 class _History:
     """What is known of a shard's earlier attempts."""
 
+    careful: bool = False
     deaths: int = 0
     blamed: dict[int, int] = field(default_factory=dict)
     skip: dict[int, str] = field(default_factory=dict)
@@ -48,7 +49,7 @@ class Schedule:
         mine.append(number)
         history = self._history.get(number, _History())
         return ShardOrder(
-            number, self._images_of(number), dict(history.skip), history.deaths > 0, frozenset(history.alone)
+            number, self._images_of(number), dict(history.skip), history.careful, frozenset(history.alone)
         )
 
     def done(self, worker: str, number: int) -> None:
@@ -61,11 +62,15 @@ class Schedule:
     def lost(self, worker: str, under_way: int | None, batch: Sequence[int], reason: str) -> bool:
         """A worker is gone: its shards go back, to the front and in order.
 
-        `under_way` is the shard it had begun, `batch` the images it had announced last. False when that shard has
-        cost too many workers to go on.
+        `under_way` is the shard it had begun, `batch` the images it had announced last. All of them come back as
+        careful ones: images are decoded ahead, so the one that did it may be of the next shard. False when the shard
+        under way has cost too many workers to go on.
         """
         mine = sorted(self._assigned.pop(worker, []))
         self._pending.extendleft(reversed(mine))
+        if under_way is not None:
+            for number in mine:
+                self._history.setdefault(number, _History()).careful = True
         if under_way is None or under_way not in mine:
             return True
         history = self._history.setdefault(under_way, _History())

@@ -56,7 +56,7 @@ class DockerRuntime:
     def start(self, prepared: Prepared, spec: WorkerSpec) -> DockerWorker:
         """Create and start a container. Raises MachineError."""
         engine = connect()
-        settings = container_settings(prepared, spec, engine.security, (os.getuid(), os.getgid()))
+        settings = container_settings(prepared, spec, engine.security, calling_user())
         return DockerWorker(engine, spec, settings)
 
     def reap(self, run: str, jobs: Path) -> int:
@@ -73,6 +73,11 @@ def _with_default_base(options: BuildOptions) -> BuildOptions:
     """$ORCH_BASE_IMAGE stands in for every stack's base, on machines that reach no image registry."""
     base = options.base_image or os.environ.get("ORCH_BASE_IMAGE") or None
     return BuildOptions(base, options.rebuild, options.offline, options.build_args)
+
+
+def calling_user() -> tuple[int, int]:
+    """User and group the files a worker leaves must belong to."""
+    return os.getuid(), os.getgid()
 
 
 def container_settings(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import tempfile
 import time
@@ -19,6 +20,8 @@ from orchestrator.runtimes.base import BuildOptions, Report
 
 LABEL = "org.orch"
 TAIL = 25
+_CHATTER = re.compile(r"#\d+ (sha256:|transferring|DONE|CACHED|\[internal\] load)|-+$|\s*$")
+"""Lines of BuildKit's progress that say nothing about a failure."""
 
 
 def image_tag(inputs: BuildInputs) -> str:
@@ -87,8 +90,9 @@ def _build(command: list[str], tag: str, report: Report) -> None:
         try:
             for line in process.stdout:
                 stream.write(line)
-                tail = [*tail[1 - TAIL :], line.rstrip()]
                 report(line.rstrip())
+                if not _CHATTER.match(line):
+                    tail = [*tail[1 - TAIL :], line.rstrip()]
         except BaseException:
             process.terminate()
             raise

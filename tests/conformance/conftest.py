@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +35,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def orch_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def orch_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One cache for the whole session: environments and images are made once."""
     kept = os.environ.get("ORCH_TEST_CACHE")
-    yield Path(kept) / "orch-home" if kept else tmp_path_factory.mktemp("orch-home")
+    return Path(kept) / "orch-home" if kept else tmp_path_factory.mktemp("orch-home")
 
 
 @pytest.fixture(scope="session")

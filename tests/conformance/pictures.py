@@ -38,7 +38,7 @@ def photograph(width: int = 120, height: int = 90) -> NDArray[np.uint8]:
     base = 60 + 80 * columns / width + 40 * rows / height
     pixels = base[:, :, None] * [1.0, 0.9, 0.7] + rng.normal(0, 6, (height, width, 1))
     pixels[height // 4 : height // 2, width // 4 : width // 2] = (250, 245, 240)
-    return np.clip(pixels, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(pixels, 0, 255), np.uint8)
 
 
 def write_difficult_folder(folder: Path) -> None:

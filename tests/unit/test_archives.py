@@ -10,6 +10,7 @@ import stat
 import tarfile
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def test_every_kind_is_read(tmp_path: Path, folder: Path, suffix: str) -> None:
     if suffix.lower() == ".zip":
         write_zip(path, **{"a/b.jpg": b"1", "ä.jpg": b"2"})
     else:
-        mode = {".tar": "w", ".gz": "w:gz", ".tgz": "w:gz", ".bz2": "w:bz2", ".xz": "w:xz"}[Path(suffix.lower()).suffix]
+        mode = {".tar": "w", ".gz": "w:gz", ".tgz": "w:gz", ".bz2": "w:bz2", ".xz": "w:xz"}[path.suffix.lower()]
         write_tar(path, (tar_member("a/b.jpg"), b"1"), (tar_member("ä.jpg"), b"2"), mode=mode)
     assert is_archive(path)
     taken, left = unpack(path, folder, everything)
@@ -171,12 +172,10 @@ def test_a_cut_off_archive_is_refused(tmp_path: Path, folder: Path, cut: int) ->
         write_tar(tmp_path / "a.tgz", (tar_member("a.jpg"), os.urandom(4000)), mode="w:gz"),
     ):
         path.write_bytes(path.read_bytes()[:cut])
-        try:
+        with suppress(UsageError):  # or else the member is damaged: never something unforeseen, never half a file
             taken, _ = unpack(path, folder, everything)
-        except UsageError as error:
-            assert "cannot read the archive" in error.message
-        else:
             assert taken[0].error is not None
+        assert tree(folder) == {}
 
 
 def test_what_is_no_archive_is_refused(tmp_path: Path, folder: Path) -> None:

@@ -1,0 +1,87 @@
+"""What goes into a build, and that its identity changes exactly when that changes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from orchestrator.build import build_inputs
+from orchestrator.catalog import StackEntry
+from orchestrator.errors import SpecError, UsageError
+from orchestrator.runtimes.base import BuildOptions
+from tests.unit.stack_samples import stack_entry
+
+
+def identity(stack: StackEntry, options: BuildOptions | None = None) -> str:
+    return build_inputs(stack, "cpu", options or BuildOptions()).identity
+
+
+def test_the_content_of_a_build(tmp_path: Path) -> None:
+    stack = stack_entry(tmp_path / "s")
+    inputs = build_inputs(stack, "cpu", BuildOptions())
+    assert inputs.arguments == {"BASE_IMAGE": "python:3.11-slim"}
+    assert inputs.files["stack/predictor.py"] == tmp_path / "s" / "predictor.py"
+    assert {"runner/orch_runner/__main__.py", "runner/orch_runner/worker.py"} <= set(inputs.files)
+    assert not any("__pycache__" in name for name in inputs.files)
+    inputs.write_context(tmp_path)
+    assert (tmp_path / "requirements.lock").read_bytes() == stack.folder.joinpath("cpu.lock").read_bytes()
+    assert (tmp_path / "Dockerfile").read_bytes() == stack.dockerfile.read_bytes()
+    for name, path in inputs.files.items():
+        assert (tmp_path / name).read_bytes() == path.read_bytes()
+
+
+def test_options_change_the_arguments(tmp_path: Path) -> None:
+    stack = stack_entry(tmp_path)
+    options = BuildOptions(base_image="debian:12", build_args={"JOBS": "4"})
+    assert build_inputs(stack, "cpu", options).arguments == {"BASE_IMAGE": "debian:12", "JOBS": "4"}
+    assert len({identity(stack), identity(stack, options), identity(stack, BuildOptions(base_image="debian:12"))}) == 3
+    assert identity(stack, BuildOptions(rebuild=True, offline=True)) == identity(stack)
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "the Dockerfile": lambda folder: (folder / "tiny.Dockerfile").write_text("FROM x\n"),
+    "the lock": lambda folder: (folder / "cpu.lock").write_text("numpy==2.0.1\n"),
+    "the predictor": lambda folder: (folder / "predictor.py").write_text("class Predictor: ...\n"),
+    "a configuration": lambda folder: (folder / "model.json").write_text("{}"),
+    "another module": lambda folder: (folder / "helper.py").write_text(""),
+}
+NO_CHANGES: dict[str, Callable[[Path], object]] = {
+    "weights": lambda folder: ((folder / "weights").mkdir(), (folder / "weights" / "x.py").write_text("")),
+    "a note": lambda folder: (folder / "README.md").write_text("x"),
+    "times": lambda folder: (folder / "predictor.py").touch(),
+    "caches": lambda folder: ((folder / "__pycache__").mkdir(), (folder / "__pycache__" / "x.py").write_text("")),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_identity_follows_the_content(tmp_path: Path, change: str) -> None:
+    stack = stack_entry(tmp_path)
+    before = identity(stack)
+    CHANGES[change](tmp_path)
+    assert identity(stack) != before
+
+
+@pytest.mark.parametrize("change", NO_CHANGES)
+def test_the_identity_ignores_the_rest(tmp_path: Path, change: str) -> None:
+    stack = stack_entry(tmp_path)
+    before = identity(stack)
+    assert re.fullmatch("[0-9a-f]{12}", before)
+    NO_CHANGES[change](tmp_path)
+    assert identity(stack) == before
+
+
+def test_the_identity_is_the_same_for_the_same_content_elsewhere(tmp_path: Path) -> None:
+    assert identity(stack_entry(tmp_path / "a")) == identity(stack_entry(tmp_path / "b"))
+
+
+def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+    stack = stack_entry(tmp_path)
+    with pytest.raises(UsageError, match="tiny has no variant 'cu1'") as caught:
+        build_inputs(stack, "cu1", BuildOptions())
+    assert caught.value.why == "it has cpu"
+    (tmp_path / "cpu.lock").unlink()
+    with pytest.raises(SpecError, match=r"stack\.yaml: variants\.cpu\.lock: there is no file cpu\.lock"):
+        identity(stack)

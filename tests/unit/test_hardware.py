@@ -1,0 +1,154 @@
+"""Which variant fits which machine, and what is said where none does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import hardware
+from orchestrator.catalog import StackEntry
+from orchestrator.errors import MachineError, UsageError
+from orchestrator.hardware import Choice, Gpu, choose_variant, cores, covers, gpus, parse_gpus
+from orchestrator.spec import Variant
+from tests.unit.stack_samples import MINIMAL, stack_entry
+
+CPU: dict[str, Any] = MINIMAL["variants"]["cpu"]
+CU111 = {**CPU, "device": "cuda", "cuda": "11.1", "min_driver": "450.80.02",
+         "native_capabilities": ["3.7", "7.0", "7.5", "8.0"]}  # fmt: skip
+CU121 = {**CPU, "device": "cuda", "cuda": "12.1", "min_driver": "525.60",
+         "native_capabilities": ["8.0", "9.0"], "ptx_capabilities": ["9.0"]}  # fmt: skip
+
+
+def gpu(capability: str = "8.6", driver: str = "535.104.05", name: str = "A10") -> Gpu:
+    return Gpu(0, "GPU-0", name, 24_000, capability, driver)
+
+
+def stack(folder: Path, **variants: Any) -> StackEntry:
+    return stack_entry(folder, variants=variants)
+
+
+@pytest.mark.parametrize(
+    ("capability", "native", "ptx", "runs"),
+    [
+        ("8.6", ["8.0"], [], True),
+        ("8.0", ["8.6"], [], False),
+        ("8.6", ["7.5"], [], False),
+        ("9.0", ["8.0"], [], False),
+        ("9.0", ["8.0"], ["8.0"], True),
+        ("12.0", ["9.0"], ["9.0"], True),
+        ("7.5", [], ["8.0"], False),
+        ("10.0", ["9.0"], [], False),
+        ("7.5", [], [], True),
+        ("[N/A]", ["8.0"], [], True),
+    ],
+)
+def test_what_code_runs_on_what_gpu(capability: str, native: list[str], ptx: list[str], runs: bool) -> None:
+    variant = Variant(**{**CU111, "native_capabilities": native, "ptx_capabilities": ptx})
+    assert covers(variant, capability) is runs
+
+
+@pytest.mark.parametrize(
+    ("present", "variant", "why"),
+    [
+        ((), "cpu", "no GPU on this machine"),
+        ((gpu("7.5"),), "cu111", "fits A10"),
+        ((gpu("8.9"),), "cu111", "fits A10"),
+        ((gpu("9.0"),), "cu121", "fits A10"),
+        ((gpu("12.0", "570.1"),), "cu121", "fits A10"),
+        ((gpu("8.6", "450.80.02"),), "cu111", "fits A10"),
+        ((gpu("8.6", "450.80"),), "cpu",
+         "no variant fits the GPU: cu111: it needs driver 450.80.02 or newer, this machine has 450.80; "
+         "cu121: it needs driver 525.60 or newer, this machine has 450.80"),
+        ((gpu("9.0", "470.1", "H100"),), "cpu",
+         "no variant fits the GPU: cu111: its binaries have no code for H100 (compute capability 9.0); "
+         "cu121: it needs driver 525.60 or newer, this machine has 470.1"),
+        ((gpu("3.5"),), "cpu",
+         "no variant fits the GPU: cu111: its binaries have no code for A10 (compute capability 3.5); "
+         "cu121: its binaries have no code for A10 (compute capability 3.5)"),
+    ],
+)  # fmt: skip
+def test_the_variant_follows_from_the_machine(tmp_path: Path, present: tuple[Gpu, ...], variant: str, why: str) -> None:
+    chosen = choose_variant(stack(tmp_path, cpu=CPU, cu111=CU111, cu121=CU121), None, None, present)
+    assert chosen == Choice(variant, "cpu" if variant == "cpu" else "cuda", why)
+
+
+def test_asked_for_a_gpu_it_is_a_gpu_or_an_error(tmp_path: Path) -> None:
+    entry = stack(tmp_path, cpu=CPU, cu111=CU111)
+    assert choose_variant(entry, None, "cuda", (gpu(),)) == Choice("cu111", "cuda", "--device cuda")
+    assert choose_variant(entry, None, "cpu", (gpu(),)) == Choice("cpu", "cpu", "--device cpu")
+    for present in ((), (gpu("9.0"),)):
+        with pytest.raises(MachineError, match="no variant of tiny fits this machine") as caught:
+            choose_variant(entry, None, "cuda", present)
+        assert caught.value.hint == "ask for the CPU: --device cpu"
+
+
+def test_the_device_that_was_asked_for_is_the_one_examined(tmp_path: Path) -> None:
+    entry = stack(tmp_path, cu111=CU111)
+    present = (gpu("9.0", name="H100"), gpu("8.0", name="A100"))
+    assert choose_variant(entry, None, "cuda:1", present).device == "cuda:1"
+    with pytest.raises(MachineError):
+        choose_variant(entry, None, "cuda:0", present)
+    with pytest.raises(MachineError) as caught:
+        choose_variant(entry, "cu111", "cuda:2", present)
+    assert caught.value.why == "this machine has 2 of them"
+
+
+@pytest.mark.parametrize("device", ["gpu", "CUDA", "cuda:", "cuda:x", "cpu:0", "", "cuda:-1"])
+def test_there_are_no_other_devices(tmp_path: Path, device: str) -> None:
+    with pytest.raises(UsageError, match="there is no device"):
+        choose_variant(stack(tmp_path, cpu=CPU, cu111=CU111), None, device, (gpu(),))
+
+
+def test_a_variant_asked_for_is_taken_or_refused(tmp_path: Path) -> None:
+    entry = stack(tmp_path, cpu=CPU, cu111=CU111)
+    assert choose_variant(entry, "cu111", None, (gpu(),)) == Choice("cu111", "cuda", "asked for")
+    assert choose_variant(entry, "cpu", None, (gpu(),)) == Choice("cpu", "cpu", "asked for")
+    with pytest.raises(UsageError, match="tiny has no variant 'cu999'") as usage:
+        choose_variant(entry, "cu999", None, ())
+    assert usage.value.why == "it has cpu, cu111"
+    with pytest.raises(UsageError, match="the variant cpu is for cpu, not for --device cuda"):
+        choose_variant(entry, "cpu", "cuda", (gpu(),))
+    with pytest.raises(MachineError, match="the variant cu111 needs a GPU") as machine:
+        choose_variant(entry, "cu111", None, ())
+    assert machine.value.why == "this machine has none (nvidia-smi finds no GPU)"
+    assert machine.value.hint == "orch doctor"
+
+
+def test_a_stack_without_a_cpu_variant_never_falls_back(tmp_path: Path) -> None:
+    entry = stack(tmp_path, cu111=CU111)
+    with pytest.raises(MachineError) as caught:
+        choose_variant(entry, None, None, ())
+    assert (caught.value.why, caught.value.hint) == ("it has only cu111 (cuda)", None)
+    with pytest.raises(MachineError):
+        choose_variant(entry, None, "cpu", (gpu(),))
+    only_cpu = stack(tmp_path / "cpu", cpu=CPU)
+    assert choose_variant(only_cpu, None, None, (gpu(),)).why == "no variant of this stack uses a GPU"
+
+
+def test_gpus_are_read_from_nvidia_smi() -> None:
+    text = (
+        "0, GPU-1, NVIDIA H100 80GB HBM3, 81559, 9.0, 550.54.15\n1, GPU-2, Tesla K80, [N/A], 3.7, 470.1\n\nwarning: x\n"
+    )
+    assert parse_gpus(text) == (
+        Gpu(0, "GPU-1", "NVIDIA H100 80GB HBM3", 81559, "9.0", "550.54.15"),
+        Gpu(1, "GPU-2", "Tesla K80", 0, "3.7", "470.1"),
+    )
+    assert parse_gpus("") == ()
+
+
+@pytest.mark.parametrize(
+    ("script", "count"), [("echo 0, GPU-1, A10, 24000, 8.6, 535.1", 1), ("echo 0, G, A, 1, 8.6, 5; exit 9", 0), ("", 0)]
+)
+def test_nvidia_smi_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, count: int) -> None:
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert len(gpus()) == count
+
+
+def test_a_machine_without_driver_has_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware.shutil, "which", lambda _: None)  # type: ignore[attr-defined]
+    assert gpus() == ()
+    assert cores() >= 1

@@ -1,0 +1,220 @@
+"""What the docker runtime asks of an engine, compared whole; no engine is needed."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import docker.errors
+import pytest
+
+from orchestrator import __version__
+from orchestrator.build import BuildInputs, build_inputs
+from orchestrator.engine import Engine
+from orchestrator.errors import BuildError, MachineError
+from orchestrator.job import GuestPaths
+from orchestrator.paths import build_logs_folder
+from orchestrator.runtimes import docker as docker_runtime
+from orchestrator.runtimes import docker_build
+from orchestrator.runtimes.base import BuildOptions, Prepared, WorkerSpec
+from orchestrator.runtimes.docker import DockerRuntime, container_settings, mounts
+from orchestrator.runtimes.docker_build import build_arguments, ensure_image, image_tag
+from tests.unit.stack_samples import stack_entry
+
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "3", "OPENBLAS_NUM_THREADS": "3", "MKL_NUM_THREADS": "3", "NUMEXPR_NUM_THREADS": "3",
+    "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0",
+    "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", "PYTHONNOUSERSITE": "1",
+    "HOME": "/tmp/home", "XDG_CACHE_HOME": "/cache/xdg", "MPLCONFIGDIR": "/cache/matplotlib",
+    "NUMBA_CACHE_DIR": "/cache/numba", "TORCH_HOME": "/cache/torch",
+    "CUDA_CACHE_PATH": "/cache/cuda", "CUDA_CACHE_MAXSIZE": "4294967296",
+    "USER": "orch", "LOGNAME": "orch",
+}  # fmt: skip
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Prepared:
+    return Prepared(stack_entry(tmp_path / "stack"), "cpu", "docker", "0123456789ab", "orch/tiny:cpu-0", "sha256:77")
+
+
+SPEC = WorkerSpec(
+    run="run1", name="w0-abc01", job=Path("/r/jobs/w0"), data=Path("/r/jobs/data"), roots=[Path("/p a"), Path("/q")],
+    weights=Path("/h/weights"), out=Path("/r/shards"), cache=Path("/h/cache"), log=Path("/r/w0.log"), threads=3,
+)  # fmt: skip
+MOUNTS = [
+    {"Type": "bind", "Source": "/r/jobs/w0", "Target": "/job", "ReadOnly": True},
+    {"Type": "bind", "Source": "/h/weights", "Target": "/weights", "ReadOnly": True},
+    {"Type": "bind", "Source": "/r/shards", "Target": "/out", "ReadOnly": False},
+    {"Type": "bind", "Source": "/h/cache", "Target": "/cache", "ReadOnly": False},
+    {"Type": "bind", "Source": "/p a", "Target": "/data/0", "ReadOnly": True},
+    {"Type": "bind", "Source": "/q", "Target": "/data/1", "ReadOnly": True},
+]
+
+
+def test_a_container_is_hardened(prepared: Prepared) -> None:
+    assert container_settings(prepared, SPEC, ("seccomp", "apparmor"), (1000, 1001)) == {
+        "image": "sha256:77",
+        "command": ["python", "-m", "orch_runner", "/job/job.json"],
+        "name": "orch-run1-w0-abc01",
+        "labels": {"org.orch.run": "run1", "org.orch.worker": "w0-abc01", "org.orch.stack": "tiny"},
+        "user": "1000:1001",
+        "environment": ENVIRONMENT,
+        "mounts": MOUNTS,
+        "network_mode": "none",
+        "read_only": True,
+        "tmpfs": {"/tmp": "rw,exec,nosuid,nodev,size=2g,mode=1777"},
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges"],
+        "pids_limit": 2048,
+        "shm_size": "1g",
+        "ulimits": [{"Name": "nofile", "Soft": 16384, "Hard": 16384}],
+        "init": True,
+        "detach": True,
+        "stop_signal": "SIGTERM",
+    }
+
+
+@pytest.mark.parametrize(
+    ("security", "user", "options"),
+    [
+        ((), "1000:1001", ["no-new-privileges"]),
+        (("rootless",), "0:0", ["no-new-privileges"]),
+        (("selinux",), "1000:1001", ["no-new-privileges", "label=disable"]),
+        (("seccomp", "selinux", "rootless"), "0:0", ["no-new-privileges", "label=disable"]),
+    ],
+)
+def test_the_engines_security_changes_user_and_labels_alone(
+    prepared: Prepared, security: tuple[str, ...], user: str, options: list[str]
+) -> None:
+    plain = container_settings(prepared, SPEC, (), (1000, 1001))
+    settings = container_settings(prepared, SPEC, security, (1000, 1001))
+    assert settings == {**plain, "user": user, "security_opt": options}
+
+
+def test_inputs_that_are_all_missing_need_no_mount() -> None:
+    spec = WorkerSpec(**{**vars(SPEC), "roots": []})
+    assert mounts(spec) == MOUNTS[:4]
+
+
+def test_the_guest_sees_the_same_paths_in_every_image(prepared: Prepared) -> None:
+    assert DockerRuntime().guest_paths(prepared, SPEC) == GuestPaths(
+        *(PurePosixPath(path) for path in ("/data", "/weights", "/out", "/cache", "/job/queue", "/opt/orch/stack"))
+    )
+
+
+def test_the_build_command(tmp_path: Path) -> None:
+    inputs = build_inputs(stack_entry(tmp_path), "cpu", BuildOptions(base_image="b", build_args={"JOBS": "2"}))
+    tag = f"orch/tiny:cpu-{inputs.identity}"
+    assert image_tag(inputs) == tag
+    expected = [
+        "docker", "build", "--tag", tag, "--build-arg", "BASE_IMAGE=b", "--build-arg", "JOBS=2",
+        "--label", "org.orch.stack=tiny", "--label", "org.orch.variant=cpu",
+        "--label", f"org.orch.identity={inputs.identity}", "--label", f"org.orch.version={__version__}", "/context",
+    ]  # fmt: skip
+    assert build_arguments(["docker", "build"], inputs, BuildOptions(), Path("/context")) == expected
+    again = build_arguments(["docker", "build"], inputs, BuildOptions(rebuild=True), Path("/context"))
+    assert again == [*expected[:-1], "--no-cache", "/context"]
+
+
+class Images:
+    """An engine's images: `found` is what it answers, one after another."""
+
+    def __init__(self, *found: str | None) -> None:
+        self._found = list(found)
+
+    def get(self, tag: str) -> Any:
+        found = self._found.pop(0)
+        if found is None:
+            raise docker.errors.ImageNotFound(tag)
+        return type("Image", (), {"id": found})
+
+
+def engine(*found: str | None) -> Engine:
+    return Engine(type("Client", (), {"images": Images(*found)}), "unix:///x", "28", {})
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> BuildInputs:
+    return build_inputs(stack_entry(tmp_path / "stack"), "cpu", BuildOptions())
+
+
+def builder(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Let `script` be the command that builds; its last argument is the context."""
+    command = folder / "builder"
+    command.write_text(f"#!/bin/sh\nfor context; do :; done\n{script}\n")
+    command.chmod(command.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setattr(docker_build, "build_command", lambda: [str(command)])
+
+
+def test_an_image_the_engine_has_is_not_built(inputs: BuildInputs) -> None:
+    assert ensure_image(engine("sha256:1"), inputs, BuildOptions(), print) == ("sha256:1", False, 0.0)
+
+
+def test_an_image_is_built_from_the_whole_context(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inputs: BuildInputs
+) -> None:
+    builder(tmp_path, monkeypatch, 'ls "$context" "$context/stack"; echo "$DOCKER_BUILDKIT"')
+    said: list[str] = []
+    digest, fresh, seconds = ensure_image(engine(None, "sha256:2"), inputs, BuildOptions(), said.append)
+    assert (digest, fresh, seconds > 0) == ("sha256:2", True, True)
+    assert said[0] == f"building {image_tag(inputs)}"
+    assert {"Dockerfile", "requirements.lock", "runner", "stack", "predictor.py", "1"} <= set(said)
+    assert "Dockerfile" in next(build_logs_folder().glob("orch-tiny-cpu-*.log")).read_text()
+
+
+def test_rebuild_builds_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inputs: BuildInputs) -> None:
+    builder(tmp_path, monkeypatch, "exit 0")
+    assert ensure_image(engine("sha256:2"), inputs, BuildOptions(rebuild=True), print)[:2] == ("sha256:2", True)
+
+
+def test_a_build_that_fails_shows_its_end_and_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inputs: BuildInputs
+) -> None:
+    builder(tmp_path, monkeypatch, 'seq 100; printf "bad \\377 byte\\n"; exit 3')
+    with pytest.raises(BuildError, match=r"could not be built \(exit 3\)") as caught:
+        ensure_image(engine(None), inputs, BuildOptions(), lambda line: None)
+    why = str(caught.value.why).splitlines()
+    assert (len(why), why[-1]) == (25, "bad \ufffd byte")
+    assert caught.value.log is not None
+    assert Path(caught.value.log).read_text().count("\n") == 102
+    assert caught.value.hint is None
+
+
+def test_a_base_that_is_not_there_brings_a_hint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inputs: BuildInputs
+) -> None:
+    builder(tmp_path, monkeypatch, "echo failed to resolve source metadata for x; exit 1")
+    with pytest.raises(BuildError) as caught:
+        ensure_image(engine(None), inputs, BuildOptions(), lambda line: None)
+    assert caught.value.hint == "another base image: orch build NAME --base-image IMAGE"
+
+
+def test_an_image_that_went_missing_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inputs: BuildInputs
+) -> None:
+    builder(tmp_path, monkeypatch, "exit 0")
+    with pytest.raises(BuildError, match="the engine does not have it"):
+        ensure_image(engine(None, None), inputs, BuildOptions(), lambda line: None)
+
+
+def test_the_base_of_all_stacks_can_be_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stack = stack_entry(tmp_path)
+    monkeypatch.setattr(docker_runtime, "connect", lambda: engine("sha256:1"))
+    plain = DockerRuntime().prepare(stack, "cpu", BuildOptions(), print)
+    monkeypatch.setenv("ORCH_BASE_IMAGE", "mirror/python:3.11")
+    other = DockerRuntime().prepare(stack, "cpu", BuildOptions(), print)
+    assert other.identity == build_inputs(stack, "cpu", BuildOptions(base_image="mirror/python:3.11")).identity
+    assert other.identity != plain.identity
+    own = DockerRuntime().prepare(stack, "cpu", BuildOptions(base_image="python:3.11-slim"), print)
+    assert own.identity == plain.identity
+
+
+def test_without_an_engine_the_reason_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect() -> Engine:
+        raise MachineError("no container engine answers", why="unix:///x: no such socket")
+
+    monkeypatch.setattr(docker_runtime, "connect", connect)
+    assert DockerRuntime().available() == "no container engine answers (unix:///x: no such socket)"
+    monkeypatch.setattr(docker_runtime, "connect", engine)
+    assert DockerRuntime().available() is None

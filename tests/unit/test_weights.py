@@ -1,0 +1,287 @@
+"""Weights of every origin: fetched once, trusted on first use, and never another file than the one that was meant."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.catalog import ModelEntry
+from orchestrator.errors import MachineError, OrchError, SpecError, UsageError
+from orchestrator.paths import weights_folder
+from orchestrator.weights import Stored, add_weights, ensure_weights, verify_weights, weights_state
+from tests.unit.stack_samples import model_entry
+from tests.unit.web import Site, serve
+
+CONTENT = b"weights " * 10_000
+SHA = hashlib.sha256(CONTENT).hexdigest()
+FOLDER = ("tiny", "tiny-model")
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setattr("orchestrator.download.time.sleep", lambda _: None)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serve() as site:
+        site.files["/w.pth"] = CONTENT
+        yield site
+
+
+def model(folder: Path, **weights: Any) -> ModelEntry:
+    """A model with one kind of weights, `pth`."""
+    return model_entry(folder / "stack", {"pth": {"file": "w.pth", "licence": "MIT", **weights}})
+
+
+def ensure(entry: ModelEntry, *, offline: bool = False) -> Stored:
+    return ensure_weights(entry, offline=offline, progress=lambda there, total: None)["pth"]
+
+
+def failure(entry: ModelEntry, *, offline: bool = False) -> OrchError:
+    with pytest.raises(OrchError) as caught:
+        ensure(entry, offline=offline)
+    return caught.value
+
+
+def test_weights_of_a_url_are_fetched_once_and_recorded(site: Site, tmp_path: Path) -> None:
+    entry = model(tmp_path, url=f"{site.url}/w.pth?download=1")
+    assert weights_state(entry, "pth") == "missing"
+    stored = ensure(entry)
+    path = weights_folder(*FOLDER) / "w.pth"
+    assert stored == Stored("pth", "w.pth", path, SHA)
+    assert stored.as_job() == {"file": "w.pth", "sha256": SHA, "package": None}
+    assert path.read_bytes() == CONTENT
+    assert ensure(entry) == ensure(entry, offline=True) == stored
+    assert len(site.seen) == 1
+    assert weights_state(entry, "pth") == "present"
+    assert verify_weights(entry) == [("pth", f"sha256 {SHA}", True)]
+    assert list((weights_folder(*FOLDER) / "downloads").iterdir()) == []
+
+
+def test_a_published_digest_must_fit(site: Site, tmp_path: Path) -> None:
+    assert ensure(model(tmp_path, url=f"{site.url}/w.pth", sha256=SHA, size=len(CONTENT))).sha256 == SHA
+    error = failure(model(tmp_path, url=f"{site.url}/w.pth", sha256="0" * 64))
+    assert (type(error), error.why) == (MachineError, f"sha256 {SHA}, expected {'0' * 64}")
+    assert error.hint == "orch weights add tiny-model PATH, with a file from elsewhere"
+
+
+def test_the_first_digest_is_trusted_and_another_one_later_refused(site: Site, tmp_path: Path) -> None:
+    entry = model(tmp_path, url=f"{site.url}/w.pth")
+    ensure(entry)
+    (weights_folder(*FOLDER) / "w.pth").unlink()
+    site.files["/w.pth"] = b"another file"
+    error = failure(entry)
+    assert error.message == f"{site.url}/w.pth is not the expected file"
+    assert f"expected {SHA}" in str(error.why)
+    assert error.hint is not None
+    record = weights_folder(*FOLDER) / "w.pth.json"
+    assert f"delete {record}" in error.hint
+    record.unlink()
+    assert ensure(entry).sha256 == hashlib.sha256(b"another file").hexdigest()
+
+
+def test_a_new_url_means_new_weights(site: Site, tmp_path: Path) -> None:
+    ensure(model(tmp_path, url=f"{site.url}/w.pth"))
+    site.files["/v2.pth"] = b"second version"
+    assert ensure(model(tmp_path, url=f"{site.url}/v2.pth")).sha256 == hashlib.sha256(b"second version").hexdigest()
+
+
+def test_a_file_that_changed_in_the_cache_is_an_error(site: Site, tmp_path: Path) -> None:
+    entry = model(tmp_path, url=f"{site.url}/w.pth")
+    path = ensure(entry).path
+    assert path is not None
+    path.touch()
+    ensure(entry)  # only its time changed
+    path.write_bytes(b"changed")
+    error = failure(entry, offline=True)
+    assert error.message == f"the weights {path} changed since they were stored"
+    assert error.hint == "delete the file, then orch weights fetch tiny-model (or orch weights add)"
+    assert weights_state(entry, "pth") == "changed"
+    found = hashlib.sha256(b"changed").hexdigest()
+    assert verify_weights(entry) == [("pth", f"sha256 {found}, expected {SHA}", False)]
+    path.unlink()
+    assert verify_weights(entry) == [("pth", "missing", False)]
+    assert ensure(entry).sha256 == SHA
+
+
+def test_a_page_instead_of_a_file_is_noticed_by_its_size(site: Site, tmp_path: Path) -> None:
+    site.files["/w.pth"] = b"<html>too many downloads today</html>"
+    error = failure(model(tmp_path, url=f"{site.url}/w.pth", size_range=[1000, 10_000_000]))
+    assert isinstance(error, MachineError)
+    assert error.why == "it has 37 bytes, expected 1000 to 10000000"
+    assert weights_state(model(tmp_path, url=f"{site.url}/w.pth"), "pth") == "missing"
+
+
+@pytest.mark.parametrize(
+    ("weights", "why", "hint"),
+    [
+        ({"url": "https://example.org/w.pth"}, "--offline was given and they are not in the cache",
+         "orch weights fetch tiny-model, or orch weights add tiny-model PATH"),
+        ({"manual": "ask the authors"}, "they can only be had by hand: ask the authors (file w.pth)",
+         "orch weights add tiny-model PATH"),
+    ],
+)  # fmt: skip
+def test_missing_weights_say_how_to_get_them(tmp_path: Path, weights: dict[str, Any], why: str, hint: str) -> None:
+    error = failure(model(tmp_path, **weights), offline=True)
+    assert error.as_json() == {"error": "MachineError", "exit_code": 4, "log": None, "why": why, "hint": hint,
+                               "message": "the weights of tiny-model are missing"}  # fmt: skip
+
+
+def test_one_of_several_weights_is_named_in_the_hint(tmp_path: Path) -> None:
+    one = {"file": "a", "licence": "MIT", "manual": "x"}
+    entry = model_entry(tmp_path, {"a": one, "b": {**one, "file": "sub/b"}})
+    with pytest.raises(MachineError) as caught:
+        ensure_weights(entry, offline=False, progress=lambda there, total: None)
+    assert caught.value.hint == "orch weights add tiny-model PATH --key a"
+    with pytest.raises(UsageError, match="has several weights"):
+        add_weights(entry, tmp_path)
+    with pytest.raises(UsageError, match="has no weights 'c'"):
+        add_weights(entry, tmp_path, "c")
+    (tmp_path / "b.pth").write_bytes(CONTENT)
+    assert add_weights(entry, tmp_path / "b.pth", "b").path == weights_folder(*FOLDER) / "sub" / "b"
+
+
+def test_weights_of_a_package_are_the_images_business(tmp_path: Path) -> None:
+    entry = model(tmp_path, package="rapid")
+    assert ensure(entry, offline=True) == Stored("pth", "w.pth", None, None, "rapid")
+    assert weights_state(entry, "pth") == "in the image"
+    assert verify_weights(entry) == [("pth", "in the image; checked at every start", True)]
+    with pytest.raises(UsageError, match="come with orch"):
+        add_weights(entry, tmp_path)
+
+
+def test_bundled_weights_follow_the_stack(tmp_path: Path) -> None:
+    entry = model(tmp_path, bundled="weights/w.pth")
+    error = failure(entry)
+    assert isinstance(error, SpecError)
+    assert error.message.endswith("models.tiny-model.weights.pth.bundled: there is no file weights/w.pth")
+    bundled = tmp_path / "stack" / "weights" / "w.pth"
+    bundled.parent.mkdir()
+    bundled.write_bytes(b"old")
+    stored = ensure(entry, offline=True)
+    assert stored.path is not None
+    assert stored.path.read_bytes() == b"old"
+    bundled.write_bytes(CONTENT)
+    assert ensure(entry, offline=True).sha256 == SHA
+    assert stored.path.read_bytes() == CONTENT
+    assert weights_state(entry, "pth") == "present"
+    assert verify_weights(entry) == [("pth", f"sha256 {SHA}", True)]
+    assert "expected 000" in str(failure(model(tmp_path, bundled="weights/w.pth", sha256="0" * 64)).why)
+
+
+def test_weights_can_be_added_by_hand(tmp_path: Path) -> None:
+    entry = model(tmp_path, manual="ask", size_range=[10, 100_000])
+    (tmp_path / "mine.pth").write_bytes(CONTENT)
+    stored = add_weights(entry, tmp_path / "mine.pth")
+    assert stored == ensure(entry, offline=True) == Stored("pth", "w.pth", weights_folder(*FOLDER) / "w.pth", SHA)
+    (tmp_path / "mine.pth").write_bytes(b"short")
+    with pytest.raises(UsageError, match=r"is not w\.pth of tiny-model") as caught:
+        add_weights(entry, tmp_path / "mine.pth")
+    assert caught.value.why == "it has 5 bytes, expected 10 to 100000"
+    with pytest.raises(UsageError, match="there is no file"):
+        add_weights(entry, tmp_path / "none.pth")
+    with pytest.raises(UsageError) as caught:
+        add_weights(entry, tmp_path)
+    assert caught.value.why == "it is a folder, one file is expected"
+    with pytest.raises(UsageError) as caught:
+        add_weights(model(tmp_path, manual="ask", sha256="0" * 64), tmp_path / "mine.pth")
+    assert "expected 000" in str(caught.value.why)
+
+
+def packed(name: str, content: bytes = b"1") -> bytes:
+    buffer = io.BytesIO()
+    if name.endswith(".zip"):
+        with zipfile.ZipFile(buffer, "w") as archive:
+            archive.writestr("saved/model.pb", content)
+    else:
+        with tarfile.open(fileobj=buffer, mode="w:gz") as tarred:
+            member = tarfile.TarInfo("saved/model.pb")
+            member.size = len(content)
+            tarred.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("name", ["m.zip", "m.tar.gz"])
+def test_archives_are_unpacked_into_a_folder(site: Site, tmp_path: Path, name: str) -> None:
+    site.files[f"/{name}"] = packed(name)
+    digest = hashlib.sha256(site.files[f"/{name}"]).hexdigest()
+    entry = model(tmp_path, url=f"{site.url}/{name}", unpack=True, sha256=digest)
+    stored = ensure(entry)
+    assert stored.path is not None
+    assert (stored.path / "saved" / "model.pb").read_bytes() == b"1"
+    assert (stored.sha256, ensure(entry, offline=True)) == (digest, stored)
+    assert verify_weights(entry) == [("pth", f"present, unpacked from an archive with sha256 {digest}", True)]
+    (tmp_path / name).write_bytes(site.files[f"/{name}"])
+    assert add_weights(entry, tmp_path / name) == stored
+
+
+def test_what_cannot_be_unpacked_leaves_nothing(site: Site, tmp_path: Path) -> None:
+    hostile = io.BytesIO()
+    with zipfile.ZipFile(hostile, "w") as archive:
+        archive.writestr("../../escaped", b"x")
+        archive.writestr("good", b"x")
+    site.files |= {
+        "/h.zip": hostile.getvalue(),
+        "/d.zip": b"no archive",
+        "/file": b"x",
+        "/e.zip": b"PK\5\6" + b"\0" * 18,
+    }
+    expected = {"/h.zip": "its name would leave the folder", "/d.zip": "not a zip file", "/e.zip": "it is empty",
+                "/file": "a .zip or .tar archive is expected, or the folder out of it"}  # fmt: skip
+    for path, why in expected.items():
+        assert why in str(failure(model(tmp_path, url=f"{site.url}{path}", unpack=True)).why)
+        assert {one.name for one in weights_folder(*FOLDER).iterdir()} <= {".lock", "downloads"}
+        assert list((weights_folder(*FOLDER) / "downloads").iterdir()) == []
+
+
+def test_a_folder_can_be_added_where_an_archive_is_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "model.pb").write_bytes(b"1")
+    entry = model(tmp_path, manual="ask", unpack=True)
+    for content in (b"1", b"2"):
+        (tmp_path / "mine" / "model.pb").write_bytes(content)
+        stored = add_weights(entry, tmp_path / "mine")
+        assert stored.path is not None
+        assert (stored.path / "model.pb").read_bytes() == content
+    assert ensure(entry, offline=True) == stored
+    with pytest.raises(UsageError) as caught:
+        add_weights(model(tmp_path, manual="ask", unpack=True, sha256="0" * 64), tmp_path / "mine")
+    assert "add the archive itself" in str(caught.value.why)
+
+
+def test_a_damaged_record_counts_as_none(site: Site, tmp_path: Path) -> None:
+    entry = model(tmp_path, url=f"{site.url}/w.pth")
+    ensure(entry)
+    for text in ("", "{", "[]", "\xff"):
+        (weights_folder(*FOLDER) / "w.pth.json").write_text(text, encoding="latin-1")
+        assert weights_state(entry, "pth") == "missing"
+        assert ensure(entry).sha256 == SHA
+
+
+FETCH = """
+import sys
+from pathlib import Path
+from orchestrator.catalog import ModelEntry, read_stack
+from orchestrator.weights import ensure_weights
+stack = read_stack(Path(sys.argv[1]))
+entry = ModelEntry("tiny-model", stack.spec.models["tiny-model"], stack)
+print(ensure_weights(entry, offline=False, progress=lambda there, total: None)["pth"].sha256)
+"""
+
+
+def test_processes_that_want_the_same_weights_fetch_them_once(site: Site, tmp_path: Path) -> None:
+    model(tmp_path, url=f"{site.url}/w.pth")
+    command = [sys.executable, "-c", FETCH, str(tmp_path / "stack")]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [process.communicate(timeout=60)[0].strip() for process in started] == [SHA] * 3
+    assert len(site.seen) == 1
+    record = json.loads((weights_folder(*FOLDER) / "w.pth.json").read_text())
+    assert (record["sha256"], record["source"]) == (SHA, f"{site.url}/w.pth")
