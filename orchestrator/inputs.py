@@ -111,7 +111,7 @@ def read_inputs(path: Path) -> Iterator[InputImage]:
 
 
 def _from_source(source: str, unpack_to: Path, image_root: Path | None, ignored: list[Ignored]) -> list[_Found]:
-    path = _expanded(source)
+    path = expanded(source)
     if path.is_dir():
         return _from_folder(_absolute(path), ignored)
     if not path.exists() and not path.is_symlink():
@@ -128,7 +128,8 @@ def _from_source(source: str, unpack_to: Path, image_root: Path | None, ignored:
     return [_Found(path.parent, path.name, path)]
 
 
-def _expanded(name: str) -> Path:
+def expanded(name: str) -> Path:
+    """The path with ~ replaced by the home folder it stands for, if it stands for one."""
     try:
         return Path(name).expanduser()
     except RuntimeError:  # ~ begins the name of no user, but perhaps that of a file
@@ -212,7 +213,7 @@ def _from_list(path: Path) -> list[_Found]:
     for line in (text.strip() for text in lines):
         if not line or line.startswith("#"):
             continue
-        entry = _expanded(line)
+        entry = expanded(line)
         candidates = [path.parent / entry, Path.cwd() / entry]
         location = _absolute(next((place for place in candidates if place.exists()), candidates[0]))
         missing = None if location.is_file() else f"listed in {path.name}, but there is no such file"

@@ -22,7 +22,7 @@ from orchestrator.errors import UsageError
 from orchestrator.executors import EXECUTORS
 from orchestrator.files import write_json
 from orchestrator.hardware import choose_variant, cores, gpus
-from orchestrator.inputs import InputSet, collect_inputs
+from orchestrator.inputs import InputSet, collect_inputs, expanded
 from orchestrator.job import JOB_NAME, WorkerSettings, job_document
 from orchestrator.paths import RunPaths, weights_folder, worker_cache_folder
 from orchestrator.plan import MAX_PIXELS, Plan, Request, default_shard_size, open_run, record_plan
@@ -122,7 +122,7 @@ def make_request(entry: ModelEntry, options: RunOptions, runtime: str, variant: 
 
 
 def _absolute(source: str) -> str:
-    return os.path.abspath(Path(source).expanduser())
+    return os.path.abspath(expanded(source))
 
 
 def _say_inputs(display: Display, inputs: InputSet) -> None:

@@ -33,11 +33,20 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(problem)
 
 
+def pytest_sessionfinish() -> None:
+    """Close the connection to the engine: a socket left open is a warning, and warnings are errors."""
+    if connect.cache_info().currsize:
+        connect().client.close()
+        connect.cache_clear()
+
+
 @pytest.fixture(autouse=True)
 def _base_image(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Docker tests build on $ORCH_TEST_BASE_IMAGE where it is set: CI reaches no image registry."""
     base = os.environ.get("ORCH_TEST_BASE_IMAGE")
-    if base and request.node.get_closest_marker("docker") is not None:
+    if request.node.get_closest_marker("docker") is None:
+        monkeypatch.delenv("ORCH_BASE_IMAGE", raising=False)
+    elif base:
         monkeypatch.setenv("ORCH_BASE_IMAGE", base)
 
 
@@ -47,6 +56,6 @@ def orch_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     home = tmp_path_factory.mktemp("orch-home")
     monkeypatch.setenv("ORCH_HOME", str(home))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
-    for name in ("ORCH_STACKS", "ORCH_BASE_IMAGE", "ORCH_DOCKER", "ORCH_TRACEBACK"):
+    for name in ("ORCH_STACKS", "ORCH_DOCKER", "ORCH_TRACEBACK"):
         monkeypatch.delenv(name, raising=False)
     return home

@@ -72,6 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
     except Exception as error:
+        help_text = _help_text(error)
+        if help_text is not None and not as_json:
+            say(help_text)
+            return UsageError.exit_code
         known = _known(error)
         return _bug(error, as_json) if known is None else _failed(known, as_json)
 
@@ -101,9 +105,16 @@ def _known(error: Exception) -> OrchError | None:
         return None
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "orch"
-    if context is not None and formatted() == context.get_help():  # typed without what it needs
-        return UsageError(f"{command} is not complete", why=context.get_usage(), hint=f"{command} --help")
-    return UsageError(formatted(), hint=f"{command} --help")
+    message = f"{command} is not complete" if _help_text(error) is not None else formatted()
+    return UsageError(message, hint=f"{command} --help")
+
+
+def _help_text(error: Exception) -> str | None:
+    """What the parser shows when a command was typed without what it needs; None for anything else."""
+    formatted, context = getattr(error, "format_message", None), getattr(error, "ctx", None)
+    if formatted is None or context is None or formatted() != context.get_help():
+        return None
+    return str(formatted())
 
 
 def _bug(error: Exception, as_json: bool) -> int:

@@ -11,6 +11,7 @@ import pytest
 from orchestrator.build import build_inputs
 from orchestrator.catalog import StackEntry
 from orchestrator.errors import SpecError, UsageError
+from orchestrator.files import write_text
 from orchestrator.runtimes.base import BuildOptions
 from tests.unit.stack_samples import stack_entry
 
@@ -49,10 +50,10 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "another module": lambda folder: (folder / "helper.py").write_text(""),
 }
 NO_CHANGES: dict[str, Callable[[Path], object]] = {
-    "weights": lambda folder: ((folder / "weights").mkdir(), (folder / "weights" / "x.py").write_text("")),
+    "weights": lambda folder: write_text(folder / "weights" / "x.py", ""),
     "a note": lambda folder: (folder / "README.md").write_text("x"),
     "times": lambda folder: (folder / "predictor.py").touch(),
-    "caches": lambda folder: ((folder / "__pycache__").mkdir(), (folder / "__pycache__" / "x.py").write_text("")),
+    "caches": lambda folder: write_text(folder / "__pycache__" / "x.py", ""),
 }
 
 

@@ -80,7 +80,8 @@ def test_a_lock_keeps_another_process_out_until_it_dies(tmp_path: Path) -> None:
 
 def test_a_lock_whose_file_was_deleted_meanwhile_is_taken_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lock = tmp_path / "lock"
-    flock, calls = files.fcntl.flock, []  # type: ignore[attr-defined]
+    flock = files.fcntl.flock  # type: ignore[attr-defined]
+    calls: list[object] = []
 
     def flock_late(stream: object, how: int) -> None:
         if not calls:

@@ -34,10 +34,11 @@ VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 
 def worker_spec(folder: Path) -> WorkerSpec:
-    names = {name: folder / name for name in ("job", "data", "weights", "out", "cache")}
-    for path in names.values():
+    folders = [folder / name for name in ("job", "data", "weights", "out", "cache")]
+    for path in folders:
         path.mkdir(parents=True, exist_ok=True)
-    return WorkerSpec(run="run1", name="w0", roots=[], log=folder / "w0.log", threads=2, **names)
+    job, data, weights, out, cache = folders
+    return WorkerSpec("run1", "w0", job, data, [], weights, out, cache, folder / "w0.log", 2)
 
 
 def prepared(folder: Path, location: str = "/envs/e") -> Prepared:
@@ -177,7 +178,7 @@ def make(folder: Path, *, offline: bool = False) -> None:
 
 
 UV_MAKES = '[ "$1" = venv ] && mkdir -p "$5/bin" || true'
-PYTHON_MAKES = 'mkdir -p "$3/bin"; cp "$0" "$3/bin/python"'
+PYTHON_MAKES = '[ "$2" = venv ] || exit 0; mkdir -p "$3/bin"; cp "$0" "$3/bin/python"'
 
 
 def test_uv_makes_the_environment(tmp_path: Path, tools: Callable[..., Path]) -> None:

@@ -66,7 +66,8 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
 
 def test_lines_lead_to_the_deepest_part_there_is(tmp_path: Path) -> None:
     found = source(tmp_path, "# x\na:\n  b:\n    - c: 1\n    - d: 2\n")
-    assert [found.line(place) for place in (["a"], ["a", "b"], ["a", "b", 1], ["a", "b", 1, "d"])] == [2, 3, 5, 5]
+    location: tuple[str | int, ...] = ("a", "b", 1, "d")
+    assert [found.line(location[:depth]) for depth in (1, 2, 3, 4)] == [2, 3, 5, 5]
     assert found.line(["a", "b", 9]) == 3
     assert found.line(["nothing"]) == 1
     assert source(tmp_path, "").line(["a"]) == 1

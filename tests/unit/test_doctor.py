@@ -1,0 +1,167 @@
+"""What the doctor finds on all kinds of machines, and the next step it names."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import doctor, engine
+from orchestrator.catalog import load_catalog
+from orchestrator.doctor import Finding, examine
+from orchestrator.engine import Engine
+from orchestrator.errors import MachineError, SpecError
+from orchestrator.hardware import Gpu
+from orchestrator.paths import home
+from orchestrator.runtimes import venv
+
+GPU = Gpu(0, "GPU-0", "NVIDIA A10", 23028, "8.6", "535.104.05")
+
+
+@pytest.fixture(autouse=True)
+def _healthy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with Docker and uv, without a GPU, with room."""
+    set_engine(monkeypatch, {})
+    monkeypatch.setattr(engine, "build_command", lambda: ["/usr/bin/docker", "build"])
+    monkeypatch.setattr(doctor, "gpus", tuple)
+    monkeypatch.setattr(doctor, "_output", lambda command: "1.2.3")
+    monkeypatch.setattr(venv, "find_uv", lambda: "/bin/uv")
+    monkeypatch.setattr(venv, "find_python", lambda versions: Path(f"/bin/python{versions[0]}"))
+    set_free(monkeypatch, 100)
+
+
+def set_engine(monkeypatch: pytest.MonkeyPatch, info: dict[str, Any]) -> None:
+    monkeypatch.setattr(engine, "connect", lambda: Engine(None, "unix:///e", "28.1", info))
+
+
+def set_free(monkeypatch: pytest.MonkeyPatch, gigabytes: int) -> None:
+    usage = shutil.disk_usage(home().parent)._replace(free=gigabytes * 10**9)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage)  # type: ignore[attr-defined]
+
+
+def found(what: str) -> Finding:
+    return next(finding for finding in examine() if finding.what == what)
+
+
+def test_a_healthy_machine_has_no_problems() -> None:
+    findings = examine()
+    assert {finding.what for finding in findings} >= {
+        "orch", "Python", "processor", "container engine", "image builds", "Compose", "GPUs in containers", "GPUs",
+        "uv", "venv garments/cpu", "venv textlines/cpu", "disk", "cache: weights", "cache: envs",
+    }  # fmt: skip
+    assert [finding for finding in findings if finding.status == "problem"] == []
+    assert found("container engine").found == "Docker 28.1 at unix:///e"
+    assert found("uv").found == "1.2.3, /bin/uv"
+    assert found("GPUs").status == "note"
+    assert found("disk") == Finding("disk", "ok", f"100 GB free at {home()}")
+    assert all(
+        finding.step for finding in findings if finding.status == "note" and finding.what != "GPUs in containers"
+    )
+
+
+def test_no_engine_is_a_note_because_venv_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect() -> Engine:
+        raise MachineError("no container engine answers", why="no such socket")
+
+    monkeypatch.setattr(engine, "connect", connect)
+    step = "install Docker Engine, or use --runtime venv"
+    assert found("container engine") == Finding("container engine", "note", "no such socket", step)
+    assert not any(finding.what == "image builds" for finding in examine())
+
+
+def test_podman_and_rootless_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_engine(monkeypatch, {"ServerVersion": "5-podman", "SecurityOptions": ["name=rootless"]})
+    assert found("container engine").found == "Podman 28.1 at unix:///e, rootless"
+
+
+def test_an_engine_nothing_can_build_on_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build_command() -> list[str]:
+        raise MachineError("no docker command here can build", why="docker: no buildx", hint="install buildx")
+
+    monkeypatch.setattr(engine, "build_command", build_command)
+    assert found("image builds") == Finding("image builds", "problem", "docker: no buildx", "install buildx")
+
+
+def test_compose_is_a_convenience(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert found("Compose").found == "1.2.3"
+    monkeypatch.setattr(doctor, "_output", lambda command: "")
+    assert (found("Compose").status, found("Compose").found) == ("note", "no plugin")
+
+
+@pytest.mark.parametrize(
+    ("info", "gpus", "status", "text"),
+    [
+        ({"Runtimes": {"nvidia": {}}}, (GPU,), "ok", "nvidia runtime"),
+        ({"Runtimes": {"runc": {}}}, (GPU,), "problem", "neither the nvidia runtime nor a CDI specification"),
+        ({}, (), "note", "not set up; there is no GPU either"),
+    ],
+)
+def test_gpus_in_containers(
+    monkeypatch: pytest.MonkeyPatch, info: dict[str, Any], gpus: tuple[Gpu, ...], status: str, text: str
+) -> None:
+    set_engine(monkeypatch, info)
+    monkeypatch.setattr(doctor, "gpus", lambda: gpus)
+    monkeypatch.setattr(Path, "glob", no_cdi)
+    finding = found("GPUs in containers")
+    assert (finding.status, finding.found) == (status, text)
+
+
+GLOB = Path.glob
+
+
+def no_cdi(path: Path, pattern: str) -> Iterator[Path]:
+    return iter(()) if path.name == "cdi" else GLOB(path, pattern)
+
+
+def test_gpus_are_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "gpus", lambda: (GPU,))
+    text = "NVIDIA A10, 23028 MiB, compute capability 8.6, driver 535.104.05"
+    assert found("GPU 0") == Finding("GPU 0", "ok", text)
+
+
+def test_a_missing_python_is_a_problem_only_without_uv(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(venv, "find_python", lambda versions: None)
+    assert found("venv garments/cpu") == Finding("venv garments/cpu", "ok", "uv will fetch Python 3.11")
+    monkeypatch.setattr(venv, "find_uv", lambda: None)
+    finding = found("venv garments/cpu")
+    assert (finding.status, finding.step) == ("problem", "pip install uv")
+    assert finding.found.startswith("no Python 3.11 or 3.12")
+    assert found("uv").status == "note"
+
+
+def test_little_room_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_free(monkeypatch, 19)
+    assert found("disk").status == "note"
+    assert "$ORCH_HOME" in found("disk").step
+
+
+def test_the_caches_are_measured() -> None:
+    (home() / "weights" / "a").mkdir(parents=True)
+    (home() / "weights" / "a" / "w").write_bytes(b"x" * 3_000_000)
+    (home() / "weights" / "gone").symlink_to("nowhere")
+    assert found("cache: weights").found == "3 MB"
+
+
+def test_a_check_that_breaks_is_a_finding_and_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> tuple[Gpu, ...]:
+        raise ZeroDivisionError("odd")
+
+    monkeypatch.setattr(doctor, "gpus", broken)
+    assert found("gpus") == Finding("gpus", "problem", "could not be examined: odd", "please report it")
+    assert found("disk").status == "ok"
+
+
+def test_a_users_broken_stack_is_the_users_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> object:
+        raise SpecError("x/stack.yaml:3: titel: there is no such field")
+
+    assert load_catalog().stacks
+    monkeypatch.setattr("orchestrator.catalog.load_catalog", broken)
+    assert found("environments") == Finding("environments", "problem", "x/stack.yaml:3: titel: there is no such field")
+
+
+def test_findings_as_json() -> None:
+    assert Finding("a", "ok", "b").as_json() == {"what": "a", "status": "ok", "found": "b", "step": ""}

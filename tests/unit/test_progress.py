@@ -1,0 +1,95 @@
+"""What a run shows: bars in a terminal, a line now and then elsewhere, nothing for programs."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+
+from orchestrator import progress
+from orchestrator.progress import PlainDisplay, RichDisplay, SilentDisplay, clock, make_display, rate_line
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ((0, 400, 0, 0, 0.0), "0 of 400 images"),
+        ((120, 400, 2, 0, 10.0), "120 of 400 images, 2 failed, 12.0 images/s, 0:23 left"),
+        ((120, 400, 0, 100, 10.0), "120 of 400 images, 2.0 images/s, 2:20 left"),
+        ((100, 400, 0, 100, 10.0), "100 of 400 images"),
+        ((1, 10**6, 0, 0, 1.0), "1 of 1000000 images, 1.0 images/s, 277:46:39 left"),
+    ],
+)
+def test_the_line_of_a_run(arguments: tuple[int, int, int, int, float], line: str) -> None:
+    assert rate_line(*arguments) == line
+
+
+def test_times() -> None:
+    assert [clock(seconds) for seconds in (0, 59.6, 61, 3723)] == ["0:00", "1:00", "1:01", "1:02:03"]
+
+
+@pytest.mark.parametrize(
+    ("json", "quiet", "terminal", "kind"),
+    [
+        (True, False, True, SilentDisplay),
+        (False, True, True, SilentDisplay),
+        (False, False, True, RichDisplay),
+        (False, False, False, PlainDisplay),
+    ],
+)
+def test_the_display_fits(
+    monkeypatch: pytest.MonkeyPatch, json: bool, quiet: bool, terminal: bool, kind: type[object]
+) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal() if terminal else io.StringIO())
+    assert type(make_display(json=json, quiet=quiet)) is kind
+
+
+def play(display: progress.Display) -> None:
+    display.say("building [tiny]")
+    display.detail("step 1")
+    display.detail("")
+    display.transfer(1 << 20, 4 << 20)
+    display.transfer(1 << 20, None)
+    with display.images(4, 1):
+        display.progress(2, 1, {"w0": "shard 1"})
+        display.detail("not now")
+        display.progress(3, 1, {"w0": "shard 1", "w1": "starting"})
+    display.say("done")
+
+
+def test_programs_see_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    play(SilentDisplay())
+    assert capsys.readouterr() == ("", "")
+
+
+def test_logs_get_a_line_now_and_then(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    play(PlainDisplay())
+    assert capsys.readouterr() == ("", "building [tiny]\ndone\n")
+    monkeypatch.setattr(progress, "PLAIN_EVERY_SECONDS", 0.0)
+    play(PlainDisplay())
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert out == ""
+    assert lines[:4] == ["building [tiny]", "  step 1", "  1 of 4 MB", "  1 of ? MB"]
+    assert lines[4].startswith("  2 of 4 images, 1 failed, ")
+
+
+def test_terminals_get_bars_and_lines_that_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    play(RichDisplay())
+    shown = terminal.getvalue()
+    assert "building [tiny]" in shown
+    assert "1.0 of ? MB" in shown
+    assert "3/4" in shown
+    assert "w1: starting" in shown
+    assert "not now" not in shown
+    assert shown.rstrip().endswith("done")
