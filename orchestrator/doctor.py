@@ -7,13 +7,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator import __version__
-from orchestrator.errors import OrchError
-from orchestrator.hardware import cores, gpus
+from orchestrator.errors import MachineError, OrchError
+from orchestrator.hardware import Gpu, cores, gpus
 from orchestrator.paths import home
 
 Status = Literal["ok", "note", "problem"]
@@ -91,7 +92,7 @@ def _gpu_injection(info: Any) -> Finding:
     ways = [*(["nvidia runtime"] if "nvidia" in runtimes else []), *(["CDI"] if cdi else [])]
     if ways:
         return Finding("GPUs in containers", "ok", ", ".join(ways))
-    if not gpus():
+    if not _found_gpus():
         return Finding("GPUs in containers", "note", "not set up; there is no GPU either")
     return Finding(
         "GPUs in containers",
@@ -101,8 +102,18 @@ def _gpu_injection(info: Any) -> Finding:
     )
 
 
+def _found_gpus() -> tuple[Gpu, ...]:
+    with suppress(MachineError):  # told by the check of the GPUs themselves
+        return gpus()
+    return ()
+
+
 def _gpus() -> Iterator[Finding]:
-    found = gpus()
+    try:
+        found = gpus()
+    except MachineError as error:
+        yield Finding("GPUs", "problem", error.why or error.message, error.hint or "")
+        return
     for gpu in found:
         text = f"{gpu.name}, {gpu.memory} MiB, compute capability {gpu.capability}, driver {gpu.driver}"
         yield Finding(f"GPU {gpu.index}", "ok", text)

@@ -14,6 +14,9 @@ from orchestrator.errors import MachineError, UsageError
 from orchestrator.spec import Variant
 
 _DEVICE = re.compile(r"cpu|cuda(:[0-9]{1,3})?")
+_NO_DEVICES = 6
+"""nvidia-smi's exit code for a driver without a GPU."""
+_BROKEN_HINT = "repair the driver, or ask for the CPU: --device cpu"
 _QUERY = "index,uuid,name,memory.total,compute_cap,driver_version"
 
 
@@ -30,16 +33,30 @@ class Gpu:
 
 
 def gpus() -> tuple[Gpu, ...]:
-    """The GPUs of this machine; none where there is no driver."""
+    """The GPUs of this machine; none where there is no driver.
+
+    Raises MachineError where the driver is there and broken: going on with the CPU would hide it.
+    """
     command = shutil.which("nvidia-smi")
     if command is None:
         return ()
     query = [command, f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise MachineError("the GPU driver does not answer", why=str(error), hint=_BROKEN_HINT) from error
+    if answer.returncode == 0:
+        return parse_gpus(answer.stdout)
+    if answer.returncode == _NO_DEVICES:
         return ()
-    return parse_gpus(answer.stdout) if answer.returncode == 0 else ()
+    why = (answer.stdout or answer.stderr).strip() or f"exit {answer.returncode}"
+    raise MachineError("the GPU driver does not answer", why=f"nvidia-smi: {why}", hint=_BROKEN_HINT)
+
+
+def gpus_for(stack: StackEntry, device: str | None) -> tuple[Gpu, ...]:
+    """The GPUs that matter for a run: none are looked for where none would be used. Raises MachineError."""
+    used = device != "cpu" and any(variant.device == "cuda" for variant in stack.spec.variants.values())
+    return gpus() if used else ()
 
 
 def parse_gpus(text: str) -> tuple[Gpu, ...]:
@@ -88,7 +105,7 @@ def choose_variant(stack: StackEntry, wanted: str | None, device: str | None, pr
             if variant.device != kind:
                 continue
             try:
-                return _checked(name, variant, device, present, _reason(kind, device, present, problems))
+                return _checked(name, variant, device, present, _reason(stack, kind, device, present, problems))
             except MachineError as error:
                 problems.append(f"{name}: {error.why}")
     if not problems:
@@ -101,14 +118,15 @@ def _kind(device: str) -> str:
     return "cpu" if device == "cpu" else "cuda"
 
 
-def _reason(kind: str, device: str | None, present: Sequence[Gpu], problems: Sequence[str]) -> str:
+def _reason(stack: StackEntry, kind: str, device: str | None, present: Sequence[Gpu], problems: Sequence[str]) -> str:
     if device is not None:
         return f"--device {device}"
     if kind == "cuda":
         return f"fits {present[0].name}"
     if problems:
         return f"no variant fits the GPU: {'; '.join(problems)}"
-    return "no variant of this stack uses a GPU" if present else "no GPU on this machine"
+    uses_gpus = any(variant.device == "cuda" for variant in stack.spec.variants.values())
+    return "no GPU on this machine" if uses_gpus else "this stack uses no GPU"
 
 
 def _checked(name: str, variant: Variant, device: str | None, present: Sequence[Gpu], why: str) -> Choice:

@@ -21,7 +21,7 @@ from orchestrator.dispatch import Dispatched, Dispatcher
 from orchestrator.errors import UsageError
 from orchestrator.executors import EXECUTORS
 from orchestrator.files import write_json
-from orchestrator.hardware import choose_variant, cores, gpus
+from orchestrator.hardware import choose_variant, cores, gpus_for
 from orchestrator.inputs import InputSet, collect_inputs, expanded
 from orchestrator.job import JOB_NAME, WorkerSettings, job_document
 from orchestrator.paths import RunPaths, weights_folder, worker_cache_folder
@@ -74,7 +74,8 @@ def run(entry: ModelEntry, options: RunOptions, display: Display) -> Outcome:
     Raises UsageError, BuildError, MachineError, RunError, Interrupted; what was finished stays in the run directory.
     """
     runtime, why_runtime = choose_runtime(options.runtime)
-    choice = choose_variant(entry.stack, options.variant, options.device, gpus())
+    present = gpus_for(entry.stack, options.device)
+    choice = choose_variant(entry.stack, options.variant, options.device, present)
     request = make_request(entry, options, runtime.name, choice.variant, choice.device)
     out = options.out or Path("runs") / f"{entry.name}-{request.short_digest()}"
     paths = RunPaths(out.absolute())
@@ -91,7 +92,7 @@ def run(entry: ModelEntry, options: RunOptions, display: Display) -> Outcome:
             display.say(f"built {prepared.location} in {prepared.seconds:.0f} s")
         shard_size = options.shard_size or default_shard_size(len(inputs.images))
         plan = Plan(request, entry, prepared, weights, inputs, shard_size)
-        notes = {"why_runtime": why_runtime, "why_variant": choice.why, "gpus": [asdict(gpu) for gpu in gpus()]}
+        notes = {"why_runtime": why_runtime, "why_variant": choice.why, "gpus": [asdict(gpu) for gpu in present]}
         record_plan(paths, plan, earlier, notes)
         dispatched = dispatch(plan, paths, runtime, options, display)
         return finish(plan, paths, dispatched)
@@ -210,7 +211,7 @@ def worker_settings(plan: Plan, threads: int) -> WorkerSettings:
         settings=request.settings,
         weights={key: stored.as_job() for key, stored in plan.weights.items()},
         native=plan.native(),
-        device=request.device,
+        device=request.device.partition(":")[0],  # the runtime shows it the one GPU that was asked for
         exif=request.exif,
         score_threshold=request.score_threshold,
         max_detections=request.max_detections,

@@ -165,10 +165,14 @@ def draw(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder. Default: RUN/pictures.")] = None,
     min_score: Annotated[float, typer.Option(min=0, max=1, help="Leave weaker instances out.")] = 0.3,
+    json: JsonOption = False,
 ) -> None:
     """Draw boxes and masks into a run's images, as PNG files."""
     from orchestrator.pictures import draw_run_directory
 
     folder = output or run / "pictures"
-    count = len(draw_run_directory(run, folder, min_score))
-    say(f"drew {count} pictures into {folder}")
+    pictures = draw_run_directory(run, folder, min_score)
+    if json:
+        print_json({"pictures": [str(picture) for picture in pictures]})
+    else:
+        say(f"drew {len(pictures)} pictures into {folder}")

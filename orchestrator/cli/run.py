@@ -142,13 +142,13 @@ def build(
 ) -> None:
     """Build a stack's image or environment; nothing happens if nothing changed."""
     stack = catalog(stacks).stack(name)
-    from orchestrator.hardware import choose_variant, gpus
+    from orchestrator.hardware import choose_variant, gpus_for
     from orchestrator.progress import make_display
     from orchestrator.runtimes import choose_runtime
 
     display = make_display(json=json, quiet=False)
     chosen, _ = choose_runtime(runtime)
-    choice = choose_variant(stack, variant, device, gpus())
+    choice = choose_variant(stack, variant, device, gpus_for(stack, device))
     options = _build_options(base_image, build_arg, rebuild=rebuild, offline=offline)
     prepared = chosen.prepare(stack, choice.variant, options, display.detail)
     if json:

@@ -59,6 +59,7 @@ class WorkerSpec:
     """File that the worker's stderr goes to."""
     threads: int
     device: str = "cpu"
+    """"cpu", "cuda", or "cuda:N": the runtime shows the worker that GPU alone, which it calls "cuda"."""
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,19 @@ def container_settings(
         "init": True,
         "detach": True,
         "stop_signal": "SIGTERM",
+        # Events are read back through the engine's log, which other drivers may not give back.
+        "log_config": {"Type": "json-file"},
+        "device_requests": gpu_requests(spec.device),
     }
+
+
+def gpu_requests(device: str) -> list[dict[str, Any]]:
+    """The GPUs a worker is given: none, the one numbered, or all."""
+    kind, _, number = device.partition(":")
+    if kind == "cpu":
+        return []
+    chosen: dict[str, Any] = {"device_ids": [number]} if number else {"count": -1}
+    return [{**chosen, "capabilities": [["gpu"]]}]
 
 
 def mounts(spec: WorkerSpec) -> list[dict[str, Any]]:
@@ -131,7 +143,7 @@ class DockerWorker:
 
     def __init__(self, engine: Engine, spec: WorkerSpec, settings: dict[str, Any]) -> None:
         import docker.errors
-        from docker.types import Mount, Ulimit
+        from docker.types import DeviceRequest, Mount, Ulimit
 
         self.name = spec.name
         self._log = spec.log
@@ -143,6 +155,7 @@ class DockerWorker:
         arguments["ulimits"] = [
             Ulimit(**{key.lower(): value for key, value in limit.items()}) for limit in settings["ulimits"]
         ]
+        arguments["device_requests"] = [DeviceRequest(**one) for one in settings["device_requests"]]
         try:
             self._container = engine.client.containers.create(**arguments)
             self._container.start()

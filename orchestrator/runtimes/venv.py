@@ -87,6 +87,9 @@ def worker_process_environment(spec: WorkerSpec) -> dict[str, str]:
     """The runner's environment: the few variables passed on, and the runner's package."""
     passed = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     own = worker_environment(spec.threads, str(spec.cache), str(spec.cache / "home"))
+    number = spec.device.partition(":")[2]
+    if number:
+        own["CUDA_VISIBLE_DEVICES"] = number
     return {**passed, **own, "PYTHONPATH": str(RUNNER)}
 
 

@@ -10,7 +10,7 @@ import pytest
 from orchestrator import hardware
 from orchestrator.catalog import StackEntry
 from orchestrator.errors import MachineError, UsageError
-from orchestrator.hardware import Choice, Gpu, choose_variant, cores, covers, gpus, parse_gpus
+from orchestrator.hardware import Choice, Gpu, choose_variant, cores, covers, gpus, gpus_for, parse_gpus
 from orchestrator.spec import Variant
 from tests.unit.stack_samples import MINIMAL, stack_entry
 
@@ -124,7 +124,7 @@ def test_a_stack_without_a_cpu_variant_never_falls_back(tmp_path: Path) -> None:
     with pytest.raises(MachineError):
         choose_variant(entry, None, "cpu", (gpu(),))
     only_cpu = stack(tmp_path / "cpu", cpu=CPU)
-    assert choose_variant(only_cpu, None, None, (gpu(),)).why == "no variant of this stack uses a GPU"
+    assert choose_variant(only_cpu, None, None, (gpu(),)).why == "this stack uses no GPU"
 
 
 def test_gpus_are_read_from_nvidia_smi() -> None:
@@ -139,13 +139,28 @@ def test_gpus_are_read_from_nvidia_smi() -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "count"), [("echo 0, GPU-1, A10, 24000, 8.6, 535.1", 1), ("echo 0, G, A, 1, 8.6, 5; exit 9", 0), ("", 0)]
+    ("script", "count"),
+    [("echo 0, GPU-1, A10, 24000, 8.6, 535.1", 1), ("echo No devices were found; exit 6", 0), ("", 0)],
 )
 def test_nvidia_smi_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, count: int) -> None:
     (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     assert len(gpus()) == count
+
+
+def test_a_broken_driver_is_an_error_but_not_for_those_who_ask_for_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho Driver/library version mismatch; exit 18\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    entry = stack(tmp_path / "both", cpu=CPU, cu111=CU111)
+    with pytest.raises(MachineError, match="the GPU driver does not answer") as caught:
+        gpus_for(entry, None)
+    assert caught.value.why == "nvidia-smi: Driver/library version mismatch"
+    assert gpus_for(entry, "cpu") == ()
+    assert gpus_for(stack(tmp_path / "cpu", cpu=CPU), None) == ()
 
 
 def test_a_machine_without_driver_has_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

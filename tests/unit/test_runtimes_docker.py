@@ -18,7 +18,7 @@ from orchestrator.paths import build_logs_folder
 from orchestrator.runtimes import docker as docker_runtime
 from orchestrator.runtimes import docker_build
 from orchestrator.runtimes.base import BuildOptions, Prepared, WorkerSpec
-from orchestrator.runtimes.docker import DockerRuntime, container_settings, mounts
+from orchestrator.runtimes.docker import DockerRuntime, container_settings, gpu_requests, mounts
 from orchestrator.runtimes.docker_build import build_arguments, ensure_image, image_tag
 from tests.unit.stack_samples import stack_entry
 
@@ -72,7 +72,21 @@ def test_a_container_is_hardened(prepared: Prepared) -> None:
         "init": True,
         "detach": True,
         "stop_signal": "SIGTERM",
+        "log_config": {"Type": "json-file"},
+        "device_requests": [],
     }
+
+
+@pytest.mark.parametrize(
+    ("device", "requests"),
+    [
+        ("cpu", []),
+        ("cuda", [{"count": -1, "capabilities": [["gpu"]]}]),
+        ("cuda:1", [{"device_ids": ["1"], "capabilities": [["gpu"]]}]),
+    ],
+)
+def test_a_worker_is_given_the_gpus_it_was_asked_for(device: str, requests: list[dict[str, object]]) -> None:
+    assert gpu_requests(device) == requests
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ class Predictor:
     """The most images one predict() takes."""
 
     def load(self, model: Model, device: str) -> None:
-        """Load `model` on `device` ("cpu", "cuda", "cuda:N"); raise rather than fall back to another device."""
+        """Load `model` on `device` ("cpu" or "cuda"); raise rather than fall back to another device."""
         raise NotImplementedError
 
     def predict(self, images: List[Image]) -> List[Any]:
