@@ -51,6 +51,10 @@ class BuildError(OrchError):
     exit_code = 3
 
 
+class BaseImageError(BuildError):
+    """The base image of a build cannot be had: no registry is reached, or it was deleted there."""
+
+
 class MachineError(OrchError):
     """This machine cannot: no engine, no fitting Python or GPU, no space, missing weights."""
 

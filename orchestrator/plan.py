@@ -48,9 +48,10 @@ class Request:
         """As written into run.json."""
         return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
 
-    def short_digest(self) -> str:
-        """Eight digits for the default name of the run directory."""
-        return hashlib.sha256(json.dumps(self.as_json(), sort_keys=True).encode()).hexdigest()[:8]
+    def short_digest(self, runtime: str) -> str:
+        """Eight digits for the default name of the run directory, by the runtime asked for: "auto" stays "auto"."""
+        named = {**self.as_json(), "runtime": runtime}
+        return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,14 @@ class Plan:
             "class_base": native.class_base,
             "class_map": list(self.entry.class_map),
         }
+
+
+def begun_with(paths: RunPaths) -> str | None:
+    """The runtime of a run that was begun here; None where none was."""
+    try:
+        return str(json.loads(paths.run_json.read_text(encoding="utf-8"))["request"]["runtime"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def default_shard_size(images: int) -> int:

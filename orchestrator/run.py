@@ -12,22 +12,22 @@ import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from orchestrator.catalog import ModelEntry
 from orchestrator.dispatch import Dispatched, Dispatcher
-from orchestrator.errors import UsageError
+from orchestrator.errors import BaseImageError, UsageError
 from orchestrator.executors import EXECUTORS
 from orchestrator.files import write_json
-from orchestrator.hardware import choose_variant, cores, gpus_for
+from orchestrator.hardware import Choice, Gpu, choose_variant, cores, gpus_for
 from orchestrator.inputs import InputSet, collect_inputs, expanded
 from orchestrator.job import JOB_NAME, WorkerSettings, job_document
 from orchestrator.paths import RunPaths, weights_folder, worker_cache_folder
-from orchestrator.plan import MAX_PIXELS, Plan, Request, default_shard_size, open_run, record_plan
+from orchestrator.plan import MAX_PIXELS, Plan, Request, begun_with, default_shard_size, open_run, record_plan
 from orchestrator.progress import Display
-from orchestrator.runtimes import choose_runtime
+from orchestrator.runtimes import choose_runtime, make_runtime
 from orchestrator.runtimes.base import BuildOptions, Runtime, Worker, WorkerSpec
 from orchestrator.weights import ensure_weights
 
@@ -73,13 +73,46 @@ def run(entry: ModelEntry, options: RunOptions, display: Display) -> Outcome:
 
     Raises UsageError, BuildError, MachineError, RunError, Interrupted; what was finished stays in the run directory.
     """
-    runtime, why_runtime = choose_runtime(options.runtime)
     present = gpus_for(entry.stack, options.device)
     choice = choose_variant(entry.stack, options.variant, options.device, present)
-    request = make_request(entry, options, runtime.name, choice.variant, choice.device)
-    out = options.out or Path("runs") / f"{entry.name}-{request.short_digest()}"
+    request = make_request(entry, options, options.runtime, choice.variant, choice.device)
+    out = options.out or Path("runs") / f"{entry.name}-{request.short_digest(options.runtime)}"
     paths = RunPaths(out.absolute())
-    display.say(f"{entry.name}: runtime {runtime.name} ({why_runtime}), variant {choice.variant} ({choice.why})")
+    runtime, why = _choose_runtime(options.runtime, paths)
+    machine = _Machine(runtime, why, choice, present)
+    try:
+        return _run(entry, options, paths, replace(request, runtime=runtime.name), machine, display)
+    except BaseImageError as error:
+        if options.runtime != "auto":
+            raise
+        display.say(f"{error.message}: {error.why}")
+        machine = replace(machine, runtime=make_runtime("venv"), why="docker: the base image cannot be had")
+        return _run(entry, options, paths, replace(request, runtime="venv"), machine, display)
+
+
+@dataclass(frozen=True)
+class _Machine:
+    """What of this machine a run uses, and why."""
+
+    runtime: Runtime
+    why: str
+    choice: Choice
+    gpus: tuple[Gpu, ...]
+
+
+def _choose_runtime(asked: str, paths: RunPaths) -> tuple[Runtime, str]:
+    """With "auto", a run goes on with the runtime it was begun with, whatever this machine has by now."""
+    begun = begun_with(paths)
+    if asked == "auto" and begun is not None:
+        return choose_runtime(begun)[0], "as the run was begun"
+    return choose_runtime(asked)
+
+
+def _run(
+    entry: ModelEntry, options: RunOptions, paths: RunPaths, request: Request, machine: _Machine, display: Display
+) -> Outcome:
+    runtime, choice = machine.runtime, machine.choice
+    display.say(f"{entry.name}: runtime {runtime.name} ({machine.why}), variant {choice.variant} ({choice.why})")
     with open_run(paths, request) as earlier:
         if earlier is not None and paths.summary.exists() and paths.predictions.exists():
             display.say(f"{paths.root} is complete already")
@@ -92,7 +125,8 @@ def run(entry: ModelEntry, options: RunOptions, display: Display) -> Outcome:
             display.say(f"built {prepared.location} in {prepared.seconds:.0f} s")
         shard_size = options.shard_size or default_shard_size(len(inputs.images))
         plan = Plan(request, entry, prepared, weights, inputs, shard_size)
-        notes = {"why_runtime": why_runtime, "why_variant": choice.why, "gpus": [asdict(gpu) for gpu in present]}
+        found = [asdict(gpu) for gpu in machine.gpus]
+        notes = {"why_runtime": machine.why, "why_variant": choice.why, "gpus": found}
         record_plan(paths, plan, earlier, notes)
         dispatched = dispatch(plan, paths, runtime, options, display)
         return finish(plan, paths, dispatched)

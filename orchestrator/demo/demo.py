@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -64,8 +67,8 @@ class DemoResult:
             f"              {self.textlines.paths.predictions}",
             *(f"{'pictures' if number == 0 else '':<13} {path}" for number, path in enumerate(self.pictures)),
             "",
-            f"next: orch inspect {self.textlines.paths.root}",
-            "      orch run --model ppocr-det --images YOUR-PHOTOS/",
+            f"next: {_orch()} inspect {self.textlines.paths.root}",
+            f"      {_orch()} run --model ppocr-det --images YOUR-PHOTOS/",
         ]
         return "\n".join(lines)
 
@@ -107,6 +110,11 @@ def _per_image(outcome: Outcome) -> str:
     predictions = Predictions.load(outcome.paths.predictions)
     counts = np.diff(predictions.offsets)
     return ", ".join(f"{name} {count}" for name, count in zip(predictions.files, counts, strict=True))
+
+
+def _orch() -> str:
+    """How to type the command here: an environment need not be on the PATH."""
+    return "orch" if shutil.which("orch") else os.path.relpath(Path(sys.executable).parent / "orch")
 
 
 def _share(value: float | None) -> str:

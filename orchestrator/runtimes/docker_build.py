@@ -13,7 +13,7 @@ from pathlib import Path
 from orchestrator import __version__
 from orchestrator.build import BuildInputs
 from orchestrator.engine import Engine, build_command
-from orchestrator.errors import BuildError
+from orchestrator.errors import BaseImageError, BuildError
 from orchestrator.files import exclusive
 from orchestrator.paths import build_logs_folder, home
 from orchestrator.runtimes.base import BuildOptions, Report
@@ -99,12 +99,16 @@ def _build(command: list[str], tag: str, report: Report) -> None:
         finally:
             process.stdout.close()
             code = process.wait()
+    if code != 0 and _base_is_missing(tail):
+        raise BaseImageError(
+            f"the base image of {tag} cannot be had",
+            why=tail[-1],
+            log=log,
+            hint="another base image: --base-image IMAGE; or no image at all: --runtime venv",
+        )
     if code != 0:
         raise BuildError(
-            f"the image {tag} could not be built (exit {code})",
-            why="\n".join(line for line in tail if line),
-            log=log,
-            hint="another base image: orch build NAME --base-image IMAGE" if _base_is_missing(tail) else None,
+            f"the image {tag} could not be built (exit {code})", why="\n".join(line for line in tail if line), log=log
         )
 
 

@@ -82,8 +82,9 @@ def test_the_digest_follows_what_the_predictions_depend_on(make_plan: Callable[.
 
 
 def test_a_request_has_a_short_stable_name() -> None:
-    assert REQUEST.short_digest() == replace(REQUEST).short_digest()
-    assert REQUEST.short_digest() != replace(REQUEST, exif="ignore").short_digest()
+    assert REQUEST.short_digest("auto") == replace(REQUEST, runtime="venv").short_digest("auto")
+    assert REQUEST.short_digest("auto") != REQUEST.short_digest("venv")
+    assert REQUEST.short_digest("auto") != replace(REQUEST, exif="ignore").short_digest("auto")
     assert REQUEST.as_json()["images"] == ["/in"]
 
 

@@ -12,7 +12,7 @@ import pytest
 from orchestrator import __version__
 from orchestrator.build import BuildInputs, build_inputs
 from orchestrator.engine import Engine
-from orchestrator.errors import BuildError, MachineError
+from orchestrator.errors import BaseImageError, BuildError, MachineError
 from orchestrator.job import GuestPaths
 from orchestrator.paths import build_logs_folder
 from orchestrator.runtimes import docker as docker_runtime
@@ -199,9 +199,10 @@ def test_a_base_that_is_not_there_brings_a_hint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inputs: BuildInputs
 ) -> None:
     builder(tmp_path, monkeypatch, "echo failed to resolve source metadata for x; exit 1")
-    with pytest.raises(BuildError) as caught:
+    with pytest.raises(BaseImageError) as caught:
         ensure_image(engine(None), inputs, BuildOptions(), lambda line: None)
-    assert caught.value.hint == "another base image: orch build NAME --base-image IMAGE"
+    assert caught.value.why == "failed to resolve source metadata for x"
+    assert caught.value.hint == "another base image: --base-image IMAGE; or no image at all: --runtime venv"
 
 
 def test_an_image_that_went_missing_is_noticed(
