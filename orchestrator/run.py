@@ -23,13 +23,13 @@ from orchestrator.executors import EXECUTORS
 from orchestrator.files import write_json
 from orchestrator.hardware import Choice, Gpu, choose_variant, cores, gpus_for
 from orchestrator.inputs import InputSet, collect_inputs, expanded
-from orchestrator.job import JOB_NAME, WorkerSettings, job_document
-from orchestrator.paths import RunPaths, weights_folder, worker_cache_folder
-from orchestrator.plan import MAX_PIXELS, Plan, Request, begun_with, default_shard_size, open_run, record_plan
+from orchestrator.launch import Launcher
+from orchestrator.paths import RunPaths, weights_folder
+from orchestrator.plan import Plan, Request, begun_with, default_shard_size, open_run, record_plan
 from orchestrator.progress import Display
 from orchestrator.runtimes import choose_runtime, make_runtime
-from orchestrator.runtimes.base import BuildOptions, Runtime, Worker, WorkerSpec
-from orchestrator.weights import ensure_weights
+from orchestrator.runtimes.base import BuildOptions, Runtime
+from orchestrator.weights import Stored, ensure_weights, weights_in
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ class RunOptions:
     threads: int | None = None
     offline: bool = False
     build: BuildOptions = field(default_factory=BuildOptions)
+    weights_folder: Path | None = None
+    """Take the weights from here instead of the cache: for the self-test's random ones."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def _run(
             return Outcome(paths, json.loads(paths.summary.read_text(encoding="utf-8")))
         inputs = collect_inputs(options.images, paths.unpacked, options.image_root)
         _say_inputs(display, inputs)
-        weights = ensure_weights(entry, offline=options.offline, progress=display.transfer)
+        weights = _weights(entry, options, display)
         prepared = runtime.prepare(entry.stack, choice.variant, options.build, display.detail)
         if prepared.fresh:
             display.say(f"built {prepared.location} in {prepared.seconds:.0f} s")
@@ -160,6 +162,12 @@ def _absolute(source: str) -> str:
     return os.path.abspath(expanded(source))
 
 
+def _weights(entry: ModelEntry, options: RunOptions, display: Display) -> dict[str, Stored]:
+    if options.weights_folder is not None:
+        return weights_in(entry, options.weights_folder)
+    return ensure_weights(entry, offline=options.offline, progress=display.transfer)
+
+
 def _say_inputs(display: Display, inputs: InputSet) -> None:
     unreadable = sum(1 for image in inputs.images if image.error)
     words = [f"{len(inputs.images)} images"]
@@ -187,75 +195,14 @@ def dispatch(plan: Plan, paths: RunPaths, runtime: Runtime, options: RunOptions,
         return Dispatched((), 0, 0.0)
     if already:
         display.say(f"resuming: {already} of {len(plan.inputs.images)} images are done")
-    starter = _Starter(plan, paths, runtime, options, min(options.workers, len(missing)))
-    dispatcher = Dispatcher(paths, starter.start, display, missing, plan.images_of)
+    threads = options.threads or max(1, cores() // min(options.workers, len(missing)))
+    weights = options.weights_folder or weights_folder(plan.entry.stack.name, plan.entry.name)
+    launcher = Launcher(plan, paths, runtime, options.executor, threads, weights)
+    dispatcher = Dispatcher(paths, launcher.start, display, missing, plan.images_of)
     # What collecting needs (numpy) takes a while to import: best done while the workers start.
     threading.Thread(target=importlib.import_module, args=("orchestrator.collect",), daemon=True).start()
     with _signals(dispatcher):
         return dispatcher.run(options.workers, len(plan.inputs.images), already)
-
-
-class _Starter:
-    """Writes a worker's job folder and has the executor start it."""
-
-    def __init__(self, plan: Plan, paths: RunPaths, runtime: Runtime, options: RunOptions, workers: int) -> None:
-        self._plan, self._paths, self._runtime = plan, paths, runtime
-        self._executor = EXECUTORS[options.executor](runtime, plan.prepared)
-        self._threads = options.threads or max(1, cores() // workers)
-        self._data = paths.jobs / "data"
-        self._data.mkdir()
-        for number, root in enumerate(plan.inputs.roots):
-            (self._data / str(number)).symlink_to(root)
-
-    def start(self, name: str, job: Path) -> Worker:
-        """Called by the dispatcher for each worker, the replacements too."""
-        plan, stack = self._plan, self._plan.entry.stack
-        cache = worker_cache_folder(stack.name, plan.request.variant)
-        weights = weights_folder(stack.name, plan.entry.name)
-        for folder in (cache, weights):
-            folder.mkdir(parents=True, exist_ok=True)
-        spec = WorkerSpec(
-            run=plan.run_id(),
-            name=name,
-            job=job,
-            data=self._data,
-            roots=plan.inputs.roots,
-            weights=weights,
-            out=self._paths.shards,
-            cache=cache,
-            log=self._paths.worker_log(name),
-            threads=self._threads,
-            device=plan.request.device,
-        )
-        settings = worker_settings(plan, self._threads)
-        document = job_document(settings, name, self._runtime.guest_paths(plan.prepared, spec))
-        write_json(job / JOB_NAME, document)
-        return self._executor.start(spec)
-
-
-def worker_settings(plan: Plan, threads: int) -> WorkerSettings:
-    """What every worker of the run is told."""
-    request, spec = plan.request, plan.entry.spec
-    return WorkerSettings(
-        run=plan.run_id(),
-        plan=plan.digest(),
-        predictor=plan.entry.stack.spec.predictor,
-        model=plan.entry.name,
-        task=spec.task,
-        settings=request.settings,
-        weights={key: stored.as_job() for key, stored in plan.weights.items()},
-        native=plan.native(),
-        device=request.device.partition(":")[0],  # the runtime shows it the one GPU that was asked for
-        exif=request.exif,
-        score_threshold=request.score_threshold,
-        max_detections=request.max_detections,
-        max_pixels=MAX_PIXELS,
-        batch_size=request.batch_size,
-        threads=threads,
-        readers=max(2, threads),
-        attributes=len(plan.entry.taxonomy.attributes) if spec.defaults.attributes else 0,
-        image_scores=spec.task == "manipulation-localization",
-    )
 
 
 def missing_shards(plan: Plan, paths: RunPaths) -> list[int]:

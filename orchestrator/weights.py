@@ -42,6 +42,17 @@ def ensure_weights(entry: ModelEntry, *, offline: bool, progress: Progress) -> d
     return {key: _ensure(entry, key, spec, offline, progress) for key, spec in entry.spec.weights.items()}
 
 
+def weights_in(entry: ModelEntry, folder: Path) -> dict[str, Stored]:
+    """A model's weights as files of a folder, unchecked: for the self-test's random ones. Raises MachineError."""
+    stored: dict[str, Stored] = {}
+    for key, spec in entry.spec.weights.items():
+        path = folder / spec.file
+        if not path.exists():
+            raise MachineError(f"{spec.file} is not in {folder}")
+        stored[key] = Stored(key, spec.file, path, sha256_of(path) if path.is_file() else None)
+    return stored
+
+
 def weights_state(entry: ModelEntry, key: str) -> str:
     """ "in the image", "present", "missing" or "changed", for lists."""
     spec = entry.spec.weights[key]

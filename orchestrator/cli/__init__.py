@@ -47,6 +47,7 @@ def _root(
 
 app.command("run")(run.run)
 app.command("build")(run.build)
+app.command("selftest")(run.selftest)
 app.add_typer(models.app, name="models")
 app.add_typer(weights.app, name="weights")
 app.command("inspect")(predictions.inspect)

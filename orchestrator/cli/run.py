@@ -41,6 +41,10 @@ BuildArgOption = Annotated[
     list[str] | None, typer.Option("--build-arg", metavar="NAME=VALUE", help="For the Dockerfile; repeatable.")
 ]
 
+SettingsOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting of the model; repeatable.")
+]
+
 
 def run(
     model: ModelOption,
@@ -63,9 +67,7 @@ def run(
     ] = None,
     max_detections: Annotated[int | None, typer.Option(min=1, help="Most instances per image.")] = None,
     exif: Annotated[str, typer.Option(help="apply or ignore the EXIF orientation.")] = "apply",
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting of the model; repeatable.")
-    ] = None,
+    settings: SettingsOption = None,
     offline: OfflineOption = False,
     base_image: BaseImageOption = None,
     build_arg: BuildArgOption = None,
@@ -169,6 +171,39 @@ def build(
         if prepared.fresh
         else f"nothing to do: {prepared.location} is up to date"
     )
+
+
+def selftest(
+    model: Annotated[str, typer.Argument(metavar="MODEL")],
+    runtime: RuntimeOption = "auto",
+    variant: VariantOption = None,
+    device: DeviceOption = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Keep everything in this folder.")] = None,
+    settings: SettingsOption = None,
+    base_image: BaseImageOption = None,
+    build_arg: BuildArgOption = None,
+    offline: OfflineOption = False,
+    stacks: StacksOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Run three photographs through a model's real environment, with random weights where its own are not public."""
+    entry = catalog(stacks).model(model)
+    from orchestrator.progress import make_display
+    from orchestrator.run import RunOptions
+    from orchestrator.selftest import selftest as test_model
+
+    build_options = _build_options(base_image, build_arg, rebuild=False, offline=offline)
+    options = RunOptions(
+        images=[], runtime=runtime, variant=variant, device=device, settings=settings or (), build=build_options
+    )
+    result = test_model(entry, options, out, make_display(json=json, quiet=False))
+    if json:
+        print_json(result.as_json())
+        return
+    for file, count in result.instances:
+        say(f"  {file}: {count} instances")
+    meaning = "; the weights are random: the numbers mean nothing" if result.random_weights else ""
+    say(f"passed{meaning}")
 
 
 def _build_options(

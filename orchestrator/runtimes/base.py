@@ -60,6 +60,8 @@ class WorkerSpec:
     threads: int
     device: str = "cpu"
     """"cpu", "cuda", or "cuda:N": the runtime shows the worker that GPU alone, which it calls "cuda"."""
+    module: str = "orch_runner"
+    """What is started: the runner, or one of its other programs."""
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def container_settings(
     environment = worker_environment(spec.threads, str(GUEST["cache"]), "/tmp/home")
     return {
         "image": prepared.digest or prepared.location,
-        "command": ["python", "-m", "orch_runner", str(GUEST["job"] / JOB_NAME)],
+        "command": ["python", "-m", spec.module, str(GUEST["job"] / JOB_NAME)],
         "name": f"orch-{spec.run}-{spec.name}",
         "labels": {f"{LABEL}.run": spec.run, f"{LABEL}.worker": spec.name, f"{LABEL}.stack": prepared.stack.name},
         "user": f"{user}:{group}",

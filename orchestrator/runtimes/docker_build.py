@@ -102,7 +102,7 @@ def _build(command: list[str], tag: str, report: Report) -> None:
     if code != 0 and _base_is_missing(tail):
         raise BaseImageError(
             f"the base image of {tag} cannot be had",
-            why=tail[-1],
+            why=f"failed to{tail[-1].rpartition('failed to')[2]}",
             log=log,
             hint="another base image: --base-image IMAGE; or no image at all: --runtime venv",
         )

@@ -80,7 +80,7 @@ class VenvRuntime:
 def worker_command(prepared: Prepared, spec: WorkerSpec) -> list[str]:
     """The runner's command line."""
     python = Path(prepared.location) / "bin" / "python"
-    return [str(python), "-m", "orch_runner", str(spec.job / JOB_NAME)]
+    return [str(python), "-m", spec.module, str(spec.job / JOB_NAME)]
 
 
 def worker_process_environment(spec: WorkerSpec) -> dict[str, str]:

@@ -66,6 +66,14 @@ class Predictor:
     max_batch: int = 1
     """The most images one predict() takes."""
 
+    @staticmethod
+    def make_random_weights(model: str, folder: str, seed: int = 0) -> None:
+        """Write files of the names stack.yaml gives `model`'s weights into `folder`: random, of the right architecture.
+
+        For `orch selftest`, where the published weights are not at hand; they should lead to a few detections.
+        """
+        raise NotImplementedError("this stack cannot make random weights")
+
     def load(self, model: Model, device: str) -> None:
         """Load `model` on `device` ("cpu" or "cuda"); raise rather than fall back to another device."""
         raise NotImplementedError

@@ -120,7 +120,7 @@ def _load(job: Job) -> Any:
     weights = {key: str(_weights_path(job, key, weight)) for key, weight in job.weights.items()}
     model = Model(job.model_name, weights, dict(job.settings), job.threads, str(job.cache))
     try:
-        predictor = _predictor_class(job)()
+        predictor = predictor_class(job)()
         _check_wishes(predictor)
         predictor.load(model, job.device)
     except Fatal:
@@ -142,7 +142,7 @@ def _check_wishes(predictor: Any) -> None:
         raise Fatal("load", 3, f"max_batch is {predictor.max_batch}, must be at least 1")
 
 
-def _predictor_class(job: Job) -> Any:
+def predictor_class(job: Job) -> Any:
     file, _, name = job.predictor.partition(":")
     path = job.stack / file
     # The stack's folder is importable, so that a predictor may have modules beside it.

@@ -13,12 +13,21 @@ import numpy as np
 from orch_runner.predictor import CropMask, Image, Model, Prediction
 from orch_runner.predictor import Predictor as BasePredictor
 
+DEFAULTS = {"sleep": 0.0, "fail_load": False, "die": "", "die_once": "", "report": ""}
+
 
 class Predictor(BasePredictor):
     max_batch = 4
 
+    @staticmethod
+    def make_random_weights(model: str, folder: str, seed: int = 0) -> None:
+        level = int(np.random.default_rng(seed).integers(100, 150))
+        (Path(folder) / "level.json").write_text(json.dumps(level))
+
     def load(self, model: Model, device: str) -> None:
-        self.settings, self.cache = model.settings, Path(model.cache)
+        self.settings, self.cache, self.level = {**DEFAULTS, **model.settings}, Path(model.cache), 200
+        if "level" in model.weights:
+            self.level = int(Path(model.weights["level"]).read_text())
         if self.settings["fail_load"]:
             raise RuntimeError("asked to fail")
         if self.settings["report"]:
@@ -27,7 +36,7 @@ class Predictor(BasePredictor):
     def predict(self, images: List[Image]) -> List[Any]:
         for image in images:
             self._misbehave(image.file)
-        return [image.pixels.max(axis=2) > 200 for image in images]
+        return [image.pixels.max(axis=2) > self.level for image in images]
 
     def _misbehave(self, file: str) -> None:
         time.sleep(self.settings["sleep"])
