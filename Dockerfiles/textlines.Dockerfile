@@ -8,8 +8,8 @@ ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PYTHONPATH=/opt/orch/runner \
 
 # The slow layer first: it depends on the lock alone, so editing a predictor rebuilds in seconds.
 COPY requirements.lock /opt/orch/
-RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --no-input --disable-pip-version-check --root-user-action=ignore \
+RUN --mount=type=cache,target=/var/cache/pip \
+    pip install --cache-dir /var/cache/pip --no-input --disable-pip-version-check --root-user-action=ignore \
     --no-deps --require-hashes -r /opt/orch/requirements.lock
 
 COPY runner /opt/orch/runner

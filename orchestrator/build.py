@@ -16,7 +16,7 @@ from orchestrator.runtimes.base import BuildOptions
 from orchestrator.spec import Variant
 
 LOCK_NAME = "requirements.lock"
-_SKIPPED = ("__pycache__", "weights", "training", ".git")
+_SKIPPED = ("__pycache__", "weights")
 
 
 @dataclass(frozen=True)
@@ -79,5 +79,5 @@ def _is_for_the_host(path: Path) -> bool:
 def _tree(folder: Path) -> Iterator[tuple[str, Path]]:
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
-        if path.is_file() and not any(part in _SKIPPED for part in relative.parts):
+        if path.is_file() and not any(part in _SKIPPED or part.startswith(".") for part in relative.parts):
             yield relative.as_posix(), path

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
-import onnxruntime
 import PIL.Image
+from orch_runner.onnx_session import open_session
 from orch_runner.predictor import CropMask, Image, Model, Prediction
 from orch_runner.predictor import Predictor as BasePredictor
 
 INPUT_SIZE = 160
-PROVIDER = "CPUExecutionProvider"
 # Masks are enlarged this many pixels at a time, so that a large photograph costs no large float arrays.
 BAND_PIXELS = 1 << 22
 
@@ -41,14 +40,7 @@ class Predictor(BasePredictor):
         if device != "cpu":
             raise ValueError(f"garments runs on the CPU only, not on {device!r}")
         self.settings = {**DEFAULTS, **model.settings}
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = model.threads
-        options.inter_op_num_threads = 1
-        # Spinning threads slow every other worker of a busy machine down.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self.session = onnxruntime.InferenceSession(model.weights["onnx"], options, providers=[PROVIDER])
-        if self.session.get_providers() != [PROVIDER]:
-            raise RuntimeError(f"ONNX Runtime chose {self.session.get_providers()}")
+        self.session = open_session(model.weights["onnx"], model.threads)
 
     def predict(self, images: List[Image]) -> List[Any]:
         return [self._run(image) for image in images]

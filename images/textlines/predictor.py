@@ -9,14 +9,12 @@ from __future__ import annotations
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
-import onnxruntime
 import PIL.Image
 from components import Crop, Runs, find_runs, grow, label_runs, oriented_sides, split, sum_under, thicken
+from orch_runner.onnx_session import open_session
 from orch_runner.predictor import CropMask, Image, Model, Prediction
 from orch_runner.predictor import Predictor as BasePredictor
 from scaling import network_size, to_image
-
-PROVIDER = "CPUExecutionProvider"
 
 DEFAULTS = {
     "limit_side_len": 736,  # images whose shorter side is below it are enlarged to it
@@ -47,15 +45,8 @@ class Predictor(BasePredictor):
         if unknown:
             raise ValueError(f"unknown settings: {', '.join(unknown)}")
         self._settings: Dict[str, float] = {key: float(model.settings.get(key, DEFAULTS[key])) for key in DEFAULTS}
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = model.threads
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # Shapes differ from image to image: an arena would keep the memory of the largest one seen.
-        options.enable_cpu_mem_arena = False
-        self._session = onnxruntime.InferenceSession(model.weights["onnx"], options, providers=[PROVIDER])
-        if self._session.get_providers() != [PROVIDER]:
-            raise RuntimeError(f"ONNX Runtime chose {self._session.get_providers()}, wanted {PROVIDER}")
+        self._session = open_session(model.weights["onnx"], model.threads, arena=False)
         self._input = self._session.get_inputs()[0].name
 
     def predict(self, images: List[Image]) -> List[Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
@@ -17,10 +16,10 @@ from orchestrator.errors import BaseImageError, BuildError
 from orchestrator.files import exclusive
 from orchestrator.paths import build_logs_folder, home
 from orchestrator.runtimes.base import BuildOptions, Report
+from orchestrator.steps import run_step
 
 LABEL = "org.orch"
-TAIL = 25
-_CHATTER = re.compile(r"#\d+ (sha256:|transferring|DONE|CACHED|\[internal\] load)|-+$|\s*$")
+_CHATTER = re.compile(r"#\d+ (sha256:|transferring|DONE|CACHED|\[internal\] load)|-+$")
 """Lines of BuildKit's progress that say nothing about a failure."""
 
 
@@ -71,34 +70,10 @@ def image_id(engine: Engine, tag: str) -> str | None:
 
 def _build(command: list[str], tag: str, report: Report) -> None:
     log = build_logs_folder() / f"{tag.replace('/', '-').replace(':', '-')}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    log.unlink(missing_ok=True)
     report(f"building {tag}")
-    tail: list[str] = []
-    with log.open("w", encoding="utf-8") as stream:
-        stream.write(f"$ {' '.join(command)}\n")
-        stream.flush()
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env={**os.environ, "DOCKER_BUILDKIT": "1"},
-        )
-        assert process.stdout is not None
-        try:
-            for line in process.stdout:
-                stream.write(line)
-                report(line.rstrip())
-                if not _CHATTER.match(line):
-                    tail = [*tail[1 - TAIL :], line.rstrip()]
-        except BaseException:
-            process.terminate()
-            raise
-        finally:
-            process.stdout.close()
-            code = process.wait()
+    environment = {**os.environ, "DOCKER_BUILDKIT": "1"}
+    code, tail = run_step(command, log, report, environment=environment, chatter=_CHATTER)
     if code != 0 and _base_is_missing(tail):
         raise BaseImageError(
             f"the base image of {tag} cannot be had",
@@ -107,9 +82,7 @@ def _build(command: list[str], tag: str, report: Report) -> None:
             hint="another base image: --base-image IMAGE; or no image at all: --runtime venv",
         )
     if code != 0:
-        raise BuildError(
-            f"the image {tag} could not be built (exit {code})", why="\n".join(line for line in tail if line), log=log
-        )
+        raise BuildError(f"the image {tag} could not be built (exit {code})", why="\n".join(tail), log=log)
 
 
 def _base_is_missing(tail: Sequence[str]) -> bool:

@@ -21,6 +21,7 @@ from orchestrator.job import JOB_NAME, QUEUE_NAME, GuestPaths
 from orchestrator.paths import build_logs_folder, environments_folder
 from orchestrator.resources import RUNNER
 from orchestrator.runtimes.base import BuildOptions, Exit, Prepared, Report, WorkerSpec, worker_environment
+from orchestrator.steps import run_step
 
 _MARKER = "orch-environment.json"
 _PID_NAME = "pid"
@@ -206,29 +207,7 @@ def _real_interpreter(python: str, version: str) -> Path | None:
 
 
 def _step(command: list[str], log: Path, report: Report) -> None:
-    """Run one command, its output going to the log and to `report`. Raises BuildError with the log's tail."""
-    with log.open("a", encoding="utf-8") as stream:
-        stream.write(f"$ {' '.join(command)}\n")
-        stream.flush()
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-        assert process.stdout is not None
-        tail: list[str] = []
-        with process.stdout:
-            for line in process.stdout:
-                stream.write(line)
-                tail = [*tail[-14:], line.rstrip()]
-                report(line.rstrip())
-        code = process.wait()
+    code, tail = run_step(command, log, report)
     if code != 0:
-        raise BuildError(
-            f"the environment could not be made: {Path(command[0]).name} ended with {code}",
-            why="\n".join(line for line in tail if line),
-            log=log,
-        )
+        message = f"the environment could not be made: {Path(command[0]).name} ended with {code}"
+        raise BuildError(message, why="\n".join(tail), log=log)
