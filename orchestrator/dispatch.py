@@ -24,6 +24,9 @@ from orchestrator.schedule import ImagesOf, Schedule
 
 SILENCE_SECONDS = 120.0
 """A worker that says nothing for so long, not even a heartbeat, is taken for hung."""
+PATIENCE_SECONDS = 90.0
+"""So long a lost worker is tried to be replaced: an engine that restarts is away for a while."""
+AGAIN_SECONDS = 2.0
 GRACE_SECONDS = 30.0
 """Time for the image at hand after the first Ctrl-C, before workers are killed."""
 MOST_IDLE_DEATHS = 4
@@ -43,6 +46,14 @@ class Dispatched:
 
 
 @dataclass
+class _Replacing:
+    """A place without a worker: when to try again, and when to give up."""
+
+    due: float
+    until: float
+
+
+@dataclass
 class _Live:
     """A worker under way, as its events tell it."""
 
@@ -58,7 +69,7 @@ class _Live:
     shards_done: int = 0
     state: str = "starting"
     failure: dict[str, Any] | None = None
-    rss_mb: int | None = None
+    killed_as_silent: bool = False
 
 
 class Dispatcher:
@@ -75,6 +86,7 @@ class Dispatcher:
         self._token = secrets.token_hex(3)
         self._starts = 0
         self._idle_deaths: dict[int, int] = {}
+        self._replacing: dict[int, _Replacing] = {}
         self._lost = 0
         self._interrupts = 0
         self._done = self._failed = 0
@@ -93,7 +105,7 @@ class Dispatcher:
             with self._display.images(total, already), self._paths.events.open("a", encoding="utf-8") as events:
                 for place in range(min(workers, self._schedule.remaining)):
                     self._launch(place)
-                while self._live:
+                while self._live or self._replacing:
                     self._step(events)
         finally:
             self._abandon()
@@ -113,6 +125,7 @@ class Dispatcher:
                 events.write(json.dumps({"worker": name, "event": "exit", "code": what.code}) + "\n")
                 self._on_exit(self._live.pop(name), what)
         self._keep_alive()
+        self._replace_lost()
         states = {f"w{live.place}": live.state for live in self._live.values()}
         self._display.progress(self._done_now(), self._failed, states)
 
@@ -130,6 +143,22 @@ class Dispatcher:
         self._live[name] = live
         threading.Thread(target=self._listen, args=(name, worker), daemon=True).start()
         self._feed(live)
+
+    def _replace_lost(self) -> None:
+        """Start a worker in each place that lost one; where that fails, try again for a while."""
+        for place, replacing in list(self._replacing.items()):
+            if self._interrupts or self._schedule.remaining == 0:
+                del self._replacing[place]
+            elif time.monotonic() >= replacing.due:
+                try:
+                    self._launch(place)
+                except MachineError as error:
+                    if time.monotonic() >= replacing.until:
+                        error.hint = error.hint or "once that is mended, the same command goes on where it stopped"
+                        raise
+                    replacing.due = time.monotonic() + AGAIN_SECONDS
+                else:
+                    del self._replacing[place]
 
     def _listen(self, name: str, worker: Worker) -> None:
         """In a thread of its own: turn a worker's output and end into what happened."""
@@ -167,8 +196,15 @@ class Dispatcher:
                 os.utime(alive)
             if now - live.heard > SILENCE_SECONDS:
                 live.heard = now
-                self._display.say(f"{live.worker.name} has not been heard for {SILENCE_SECONDS:.0f} s: replacing it")
-                live.worker.kill()
+                self._on_silence(live)
+
+    def _on_silence(self, live: _Live) -> None:
+        if live.killed_as_silent:  # not even its end is heard of: whatever runs it is gone
+            self._happened.put(("exit", live.worker.name, Exit(137, detail="never heard of again")))
+            return
+        live.killed_as_silent = True
+        self._display.say(f"{live.worker.name} has not been heard for {SILENCE_SECONDS:.0f} s: replacing it")
+        live.worker.kill()
 
     # --- what happened
 
@@ -226,7 +262,8 @@ class Dispatcher:
             if self._idle_deaths[live.place] >= MOST_IDLE_DEATHS:
                 raise RunError("workers end before they begin a shard", why=reason, log=self._log(live))
         self._display.say(f"{live.worker.name} was lost ({reason}); starting another")
-        self._launch(live.place)
+        now = time.monotonic()
+        self._replacing[live.place] = _Replacing(now, now + PATIENCE_SECONDS)
 
     def _give_up_if_hopeless(self, live: _Live, ended: Exit) -> None:
         """Raise for an end that another worker would meet as well."""

@@ -201,8 +201,11 @@ def dispatch(plan: Plan, paths: RunPaths, runtime: Runtime, options: RunOptions,
     dispatcher = Dispatcher(paths, launcher.start, display, missing, plan.images_of)
     # What collecting needs (numpy) takes a while to import: best done while the workers start.
     threading.Thread(target=importlib.import_module, args=("orchestrator.collect",), daemon=True).start()
-    with _signals(dispatcher):
-        return dispatcher.run(options.workers, len(plan.inputs.images), already)
+    try:
+        with _signals(dispatcher):
+            return dispatcher.run(options.workers, len(plan.inputs.images), already)
+    finally:
+        runtime.reap(plan.run_id(), paths.jobs)  # what could not be removed while the engine was away
 
 
 def missing_shards(plan: Plan, paths: RunPaths) -> list[int]:

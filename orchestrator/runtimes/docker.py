@@ -25,6 +25,8 @@ SHM_SIZE = "1g"
 TMP_SIZE = "2g"
 NOFILE = 16384
 _ATTACH_AGAIN_SECONDS = 0.5
+_GOING_ON = ("running", "created", "restarting", "paused", "unknown")
+"""States of a container that may still say something; "unknown": the engine does not answer at the moment."""
 
 
 class DockerRuntime:
@@ -63,7 +65,9 @@ class DockerRuntime:
         """Remove this run's containers, found by their label."""
         del jobs
         filters = {"label": f"{LABEL}.run={run}"}
-        found = connect().client.containers.list(all=True, filters=filters, ignore_removed=True)
+        found: list[Any] = []
+        with contextlib.suppress(Exception):  # an engine that is away now has nothing to be reaped
+            found = connect().client.containers.list(all=True, filters=filters, ignore_removed=True)
         for container in found:
             _quietly(container.remove, force=True)
         return len(found)
@@ -173,7 +177,7 @@ class DockerWorker:
             for block in self._stream(stdout=True, stderr=False):
                 *whole, rest = (rest + block).split(b"\n")
                 yield from whole
-            if self._state() != "running":
+            if self._state() not in _GOING_ON:
                 return
             time.sleep(_ATTACH_AGAIN_SECONDS)
 
@@ -185,7 +189,7 @@ class DockerWorker:
             state = self._state()
             if state == "gone":
                 return Exit(137, detail="its container was removed")
-            if state not in ("running", "created", "restarting", "paused", "unknown"):
+            if state not in _GOING_ON:
                 self._stderr.join(timeout=5)
                 inspected = self._container.attrs["State"]
                 return Exit(

@@ -215,6 +215,32 @@ def test_workers_that_end_before_they_begin_are_not_replaced_for_ever(
     assert len(fleet.workers) == dispatch.MOST_IDLE_DEATHS
 
 
+@pytest.mark.parametrize("patience", [30.0, 0.0])
+def test_an_engine_that_is_away_for_a_while_is_waited_for(
+    paths: RunPaths, monkeypatch: pytest.MonkeyPatch, patience: float
+) -> None:
+    monkeypatch.setattr(dispatch, "PATIENCE_SECONDS", patience)
+    monkeypatch.setattr(dispatch, "AGAIN_SECONDS", 0.05)
+    fleet = Fleet(lambda worker, order: Exit(143) if len(fleet.workers) == 1 else None)
+    refusals = 3
+
+    def start(name: str, folder: Path) -> FakeWorker:
+        nonlocal refusals
+        if fleet.workers and refusals:
+            refusals -= 1
+            raise MachineError("the engine is away")
+        return fleet.start(name, folder)
+
+    dispatcher = Dispatcher(paths, start, SilentDisplay(), range(3), images_of)
+    if patience:
+        assert dispatcher.run(1, 12, 0).lost_workers == 1
+        assert (fleet.predicted, refusals) == ([0, 1, 2], 0)
+    else:
+        with pytest.raises(MachineError, match="the engine is away") as caught:
+            dispatcher.run(1, 12, 0)
+        assert "the same command goes on" in str(caught.value.hint)
+
+
 def test_a_silent_worker_is_replaced(paths: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "SILENCE_SECONDS", 0.3)
     hung = threading.Event()
