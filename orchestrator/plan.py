@@ -92,6 +92,7 @@ class Plan:
     def predictions_meta(self) -> dict[str, Any]:
         """The meta of predictions.npz: what was run, and the settings that matter for fairness. No times, no hosts."""
         request, spec = self.request, self.entry.spec
+        native = spec.native
         return {
             "model": self.entry.name,
             "stack": self.entry.stack.name,
@@ -110,7 +111,7 @@ class Plan:
             "build": self.prepared.identity,
             "image_digest": self.prepared.digest,
             "weights": {key: {"file": one.file, "sha256": one.sha256} for key, one in self.weights.items()},
-            "native": self.native(),
+            "native": {**self.native(), "box_order": native.published_box_order or native.box_order},
             "inputs": {"count": len(self.inputs.images), "digest": self.inputs.digest()},
             "orch_version": __version__,
         }

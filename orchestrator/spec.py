@@ -130,6 +130,8 @@ class Native(Spec):
     """How the predictor's own output maps to the standard one."""
 
     box_order: Literal["xyxy", "yxyx"] = "xyxy"
+    published_box_order: Literal["xyxy", "yxyx"] | None = None
+    """The order in which the model's own project writes boxes to files, where its script turns them; for exports."""
     class_base: int = 0
     class_map: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
     """Category id of each native class, from class_base up; None: the taxonomy's categories in order."""
