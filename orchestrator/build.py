@@ -16,7 +16,7 @@ from orchestrator.runtimes.base import BuildOptions
 from orchestrator.spec import Variant
 
 LOCK_NAME = "requirements.lock"
-_SKIPPED = ("__pycache__", "weights")
+_SKIPPED = ("__pycache__", "weights", "convert")
 
 
 @dataclass(frozen=True)

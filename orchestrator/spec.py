@@ -11,7 +11,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 NAME_PATTERN = r"^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=64)]
-"""Names of stacks, variants, models: they become file names, image names and tags, so an engine's rules hold."""
+"""Names of stacks and variants: they become file names, image names and tags, so an engine's rules hold."""
+MODEL_NAME_PATTERN = NAME_PATTERN[:-1] + r"\+*$"
+ModelName = Annotated[str, StringConstraints(pattern=MODEL_NAME_PATTERN, max_length=64)]
+"""Names of models: they become folders, never image names, so `facere+` may be called what everybody calls it."""
 
 
 class ReferenceFault(ValueError):
@@ -197,7 +200,7 @@ class Model(Spec):
     task: Task = "instance-segmentation"
     paper: str | None = None
     licence: str
-    aliases: tuple[Name, ...] = ()
+    aliases: tuple[ModelName, ...] = ()
     weights: Mapping[Name, Weights]
     config: RelativePath | None = None
     """Upstream's configuration file, inside its sources."""
@@ -219,7 +222,7 @@ class Stack(Spec):
     sources: Mapping[Name, Source] = {}
     variants: Mapping[Name, Variant] = Field(min_length=1)
     taxonomies: Mapping[str, Taxonomy] = Field(min_length=1)
-    models: Mapping[Name, Model] = Field(min_length=1)
+    models: Mapping[ModelName, Model] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _references_hold(self) -> Stack:

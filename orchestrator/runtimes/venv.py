@@ -42,13 +42,10 @@ class VenvRuntime:
         spec = find_variant(stack, variant)
         inputs = build_inputs(stack, variant, options)
         pythons = (spec.python, *spec.also_python)
-        lock_digest = hashlib.sha256(inputs.lock.read_bytes() + repr(pythons).encode()).hexdigest()[:12]
-        folder = environments_folder() / f"{stack.name}-{variant}-{lock_digest}"
         started = time.monotonic()
-        with exclusive(folder.with_name(f".{folder.name}.lock"), wait=True):
-            fresh = options.rebuild or not (folder / _MARKER).is_file()
-            if fresh:
-                make_environment(folder, inputs.lock, pythons, options.offline, report)
+        folder, fresh = cached_environment(
+            f"{stack.name}-{variant}", inputs.lock, pythons, report, offline=options.offline, rebuild=options.rebuild
+        )
         seconds = time.monotonic() - started
         return Prepared(stack, variant, self.name, inputs.identity, str(folder), None, fresh, seconds)
 
@@ -84,14 +81,18 @@ def worker_command(prepared: Prepared, spec: WorkerSpec) -> list[str]:
     return [str(python), "-m", spec.module, str(spec.job / JOB_NAME)]
 
 
+def passed_on() -> dict[str, str]:
+    """The few variables of the caller's that a guest sees."""
+    return {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+
+
 def worker_process_environment(spec: WorkerSpec) -> dict[str, str]:
     """The runner's environment: the few variables passed on, and the runner's package."""
-    passed = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     own = worker_environment(spec.threads, str(spec.cache), str(spec.cache / "home"))
     number = spec.device.partition(":")[2]
     if number:
         own["CUDA_VISIBLE_DEVICES"] = number
-    return {**passed, **own, "PYTHONPATH": str(RUNNER)}
+    return {**passed_on(), **own, "PYTHONPATH": str(RUNNER)}
 
 
 class VenvWorker:
@@ -139,6 +140,29 @@ class VenvWorker:
         self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
+
+
+def cached_environment(
+    name: str, lock: Path, pythons: Sequence[str], report: Report, *, offline: bool = False, rebuild: bool = False
+) -> tuple[Path, bool]:
+    """The environment for a lock, made unless it is there, and whether it was. Raises BuildError, MachineError."""
+    folder = environment_folder(name, lock, pythons)
+    with exclusive(folder.with_name(f".{folder.name}.lock"), wait=True):
+        fresh = rebuild or not is_whole(folder)
+        if fresh:
+            make_environment(folder, lock, pythons, offline, report)
+    return folder, fresh
+
+
+def environment_folder(name: str, lock: Path, pythons: Sequence[str]) -> Path:
+    """Where that environment is or would be: another lock, another folder."""
+    digest = hashlib.sha256(lock.read_bytes() + repr(tuple(pythons)).encode()).hexdigest()[:12]
+    return environments_folder() / f"{name}-{digest}"
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether an environment was made to the end."""
+    return (folder / _MARKER).is_file()
 
 
 def make_environment(folder: Path, lock: Path, pythons: Sequence[str], offline: bool, report: Report) -> None:

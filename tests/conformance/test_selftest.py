@@ -16,6 +16,14 @@ def test_models_whose_weights_are_here_test_themselves_with_them(orch: Orch, nam
     assert done.stderr.splitlines()[-1] == "passed"
 
 
+@pytest.mark.parametrize("name", ["facere", "facere+"])
+def test_facere_tests_itself_with_random_weights(orch: Orch, name: str) -> None:
+    done = orch("selftest", name, "--runtime", "venv", "--device", "cpu", "--json")
+    result = json.loads(done.stdout)
+    assert (result["passed"], result["random_weights"]) == (True, True)
+    assert sum(result["instances"].values()) >= 10
+
+
 @pytest.mark.parametrize("where", RUNTIMES)
 def test_weights_by_hand_are_replaced_by_random_ones(orch: Orch, where: str, tmp_path: Path) -> None:
     missing = orch("run", "-m", "faulty-by-hand", "-i", tmp_path, expect=2)

@@ -5,25 +5,38 @@ Only stacks that have onnxruntime import this module; the runner itself does not
 
 from __future__ import annotations
 
+from typing import Any, Dict, Tuple, Union
+
 import onnxruntime
 
-CPU = "CPUExecutionProvider"
+PROVIDERS: Dict[str, Tuple[str, Dict[str, Any]]] = {
+    "cpu": ("CPUExecutionProvider", {}),
+    # The default tries every algorithm anew for every size of image.
+    "cuda": ("CUDAExecutionProvider", {"cudnn_conv_algo_search": "HEURISTIC"}),
+}
 
 
-def open_session(path: str, threads: int, provider: str = CPU, arena: bool = True) -> onnxruntime.InferenceSession:
-    """A session on `provider` (the CPU beside it only for what that cannot do); raises RuntimeError on any other.
+def open_session(
+    graph: Union[str, bytes], threads: int, device: str = "cpu", arena: bool = True, pattern: bool = True
+) -> onnxruntime.InferenceSession:
+    """A session on `device` for a graph's path or bytes; raises RuntimeError rather than run elsewhere.
 
-    `arena` false gives memory back after each image: for models whose input sizes differ much.
+    For models whose input sizes differ much: `arena` false gives memory back after each image, `pattern` false
+    does not plan one image's memory by another's.
     """
+    provider, provider_options = PROVIDERS[device]
+    if device == "cuda":
+        # CUDA and cuDNN come from their own packages, where the dynamic loader does not look.
+        onnxruntime.preload_dlls()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # Spinning threads slow every other worker of a busy machine down.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.enable_cpu_mem_arena = arena
-    wanted = [provider] if provider == CPU else [provider, CPU]
-    session = onnxruntime.InferenceSession(path, options, providers=wanted)
-    # ONNX Runtime only warns when a provider is missing, and goes on with the CPU.
+    options.enable_mem_pattern = pattern
+    session = onnxruntime.InferenceSession(graph, options, providers=[(provider, provider_options)])
+    # A provider that cannot be loaded is only a warning, and the CPU does the work.
     if session.get_providers()[0] != provider:
-        raise RuntimeError(f"ONNX Runtime took {session.get_providers()[0]} instead of {provider}")
+        raise RuntimeError(f"ONNX Runtime chose {session.get_providers()}, wanted {provider}")
     return session

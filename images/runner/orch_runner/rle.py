@@ -21,20 +21,22 @@ def crop_runs(crop: np.ndarray, x: int, y: int, height: int, width: int) -> List
     crop_height, crop_width = crop.shape
     if x < 0 or y < 0 or x + crop_width > width or y + crop_height > height:
         raise ValueError(f"a {crop_width}x{crop_height} mask at ({x}, {y}) leaves the {width}x{height} image")
-    padded = np.zeros((crop_width, crop_height + 2), np.int8)
-    padded[:, 1:-1] = crop.T
-    steps = np.diff(padded, axis=1)
-    start_column, start_row = np.nonzero(steps == 1)
-    end_column, end_row = np.nonzero(steps == -1)
-    starts = (start_column + x) * height + start_row + y
-    ends = (end_column + x) * height + end_row + y
-    if not len(starts):
+    if not crop.size:
         return [height * width]
+    # Where a pixel differs from the one above it; all of it in the crop's own row-major order, which is far quicker
+    # than to go through memory column by column.
+    steps = np.empty((crop_height + 1, crop_width), bool)
+    steps[0], steps[-1] = crop[0], crop[-1]
+    np.not_equal(crop[1:], crop[:-1], out=steps[1:-1])
+    rows, columns = np.divmod(np.flatnonzero(steps), crop_width)
+    edges = (columns + x) * height + (rows + y)
+    edges.sort()
     # A run that reaches the bottom of the image goes on at the top of the next column.
-    apart = starts[1:] != ends[:-1]
-    edges = np.empty(2 * (int(apart.sum()) + 1), np.int64)
-    edges[0::2] = starts[np.concatenate(([True], apart))]
-    edges[1::2] = ends[np.concatenate((apart, [True]))]
+    joints = np.flatnonzero(edges[1:] == edges[:-1])
+    if len(joints):
+        edges = np.delete(edges, np.concatenate((joints, joints + 1)))
+    if not len(edges):
+        return [height * width]
     runs = np.diff(edges, prepend=0).tolist()
     rest = height * width - int(edges[-1])
     return [*runs, rest] if rest else runs

@@ -12,6 +12,7 @@ from orch_runner.predictor import CropMask, Prediction
 from orch_runner.rle import encode_mask, encode_masks
 
 MAX_ERROR_LENGTH = 300
+EDGE_TOLERANCE = 1e-3  # pixels
 
 
 @dataclass
@@ -67,7 +68,9 @@ def _boxes(boxes: np.ndarray, count: int, order: str, height: int, width: int) -
         boxes = boxes[:, [1, 0, 3, 2]]
     if not np.isfinite(boxes).all():
         raise ValueError("the predictor gave boxes that are not finite")
-    return np.asarray(np.clip(boxes, 0, np.array([width, height, width, height], np.float32)))
+    inside = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
+    # Less than this is the model's own rounding: left as it is, so that exports equal the model's own files.
+    return np.where(np.abs(boxes - inside) > EDGE_TOLERANCE, inside, boxes)
 
 
 def _classes(classes: np.ndarray, count: int, job: Job) -> np.ndarray:

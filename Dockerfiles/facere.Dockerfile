@@ -1,0 +1,18 @@
+# facere: Facere and Facere+ in ONNX Runtime. The cuda variant's lock brings CUDA and cuDNN as wheels: no CUDA base.
+# Context: requirements.lock, runner/, stack/ (orch writes it; see docs/adding-a-stack.md).
+ARG BASE_IMAGE=python:3.11-slim
+FROM ${BASE_IMAGE}
+
+ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PYTHONPATH=/opt/orch/runner \
+    NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+
+# The slow layer first: it depends on the lock alone, so editing a predictor rebuilds in seconds.
+COPY requirements.lock /opt/orch/
+RUN --mount=type=cache,target=/var/cache/pip \
+    pip install --cache-dir /var/cache/pip --no-input --disable-pip-version-check --root-user-action=ignore \
+    --no-deps --require-hashes -r /opt/orch/requirements.lock
+
+COPY runner /opt/orch/runner
+COPY stack /opt/orch/stack
+RUN python -c "import onnxruntime, orch_runner.worker, orch_runner.intake, orch_runner.pipeline" \
+    && python -c "import sys; sys.path.insert(0, '/opt/orch/stack'); import predictor; predictor.Predictor"

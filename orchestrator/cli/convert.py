@@ -1,0 +1,73 @@
+"""`orch convert`: a checkpoint of one's own to the weights a stack runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.cli.common import JsonOption, OfflineOption, StacksOption, catalog, print_json
+from orchestrator.errors import EXIT_OK, UsageError
+
+if TYPE_CHECKING:
+    from orchestrator.catalog import Catalog, ModelEntry, StackEntry
+    from orchestrator.convert import Converted
+    from orchestrator.progress import Display
+
+
+def convert(
+    stack: Annotated[str, typer.Argument(metavar="STACK", help="The stack, e.g. facere.")],
+    checkpoint: Annotated[Path, typer.Option("--ckpt", metavar="FILE", help="The checkpoint that training saved.")],
+    onnx: Annotated[Path, typer.Option("--onnx", metavar="FILE", help="The file to write.")],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="The model. Default: the one whose class count fits.")
+    ] = None,
+    add: Annotated[bool, typer.Option("--add", help="Put the result into the cache as the model's weights.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Load Python objects in the checkpoint, which can run code.")
+    ] = False,
+    offline: OfflineOption = False,
+    stacks: StacksOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Convert a checkpoint to ONNX, in an environment of its own, and check that it gives the same scores."""
+    known = catalog(stacks)
+    entry = known.stack(stack)
+    wanted = None if model is None else _model_of(known, entry, model)
+    from orchestrator.convert import ConvertOptions
+    from orchestrator.convert import convert as run_conversion
+    from orchestrator.progress import make_display
+
+    options = ConvertOptions(checkpoint, onnx, wanted, add, force, trust, offline)
+    display = make_display(json=json, quiet=False)
+    converted = run_conversion(entry, options, display)
+    if json:
+        print_json({"stack": entry.name, **converted.as_json()})
+    else:
+        _say_converted(converted, display)
+    return EXIT_OK
+
+
+def _model_of(known: Catalog, stack: StackEntry, name: str) -> ModelEntry:
+    entry = known.model(name)
+    if entry.stack.name != stack.name:
+        why = f"{stack.name} has {', '.join(stack.spec.models)}"
+        raise UsageError(f"{entry.name} is a model of the stack {entry.stack.name}, not {stack.name}", why=why)
+    return entry
+
+
+def _say_converted(converted: Converted, display: Display) -> None:
+    details = converted.details
+    megabytes = converted.onnx.stat().st_size / 1e6
+    display.say(f"{converted.model.name}: {converted.onnx}, {megabytes:.1f} MB, sha256 {converted.sha256}")
+    for check in details.get("checks", ()):
+        display.say(
+            f"  {check['width']}×{check['height']}: {check['scores_compared']} scores of PyTorch and ONNX Runtime "
+            f"agree within {check['differences']['score']:.1g}"
+        )
+    if converted.added is not None:
+        display.say(f"added as the weights of {converted.model.name}: {converted.added.path}")
+    else:
+        display.say(f"  next: orch weights add {converted.model.name} {converted.onnx}")
