@@ -37,7 +37,7 @@ def main() -> None:
     python = environment_python()
     with tempfile.TemporaryDirectory(prefix="orch-bench-") as scratch:
         image = arguments.image or photograph(Path(scratch))
-        weights = run(python, "-c", MAKE_WEIGHTS, STACK, RUNNER, scratch).strip()
+        weights = make_weights(python, Path(scratch))
         print(f"{'size':>10} {'case':>9} {'masks':>5} {'load s':>7} {'forward s':>10} {'cpu s':>6} {'masks s':>8} "
               f"{'but resize':>10} {'peak MB':>8} {'same bytes':>10}")  # fmt: skip
         for size in SIZES:
@@ -50,6 +50,11 @@ sys.path[:0] = sys.argv[1:3]
 from random_weights import write_random_weights
 print(write_random_weights("facere", sys.argv[3]))
 """
+
+
+def make_weights(python: Path, folder: Path) -> str:
+    """Random weights of facere in `folder`; their path."""
+    return run(python, "-c", MAKE_WEIGHTS, STACK, RUNNER, folder).strip()
 
 
 def compare(python: Path, what: list[Any], repeat: int, threads: int) -> None:
