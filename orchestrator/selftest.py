@@ -15,7 +15,7 @@ from typing import Any
 
 from orchestrator.catalog import ModelEntry
 from orchestrator.demo.photographs import fetch_photographs
-from orchestrator.errors import MachineError, PredictionsError, RunError
+from orchestrator.errors import BaseImageError, MachineError, PredictionsError, RunError
 from orchestrator.hardware import choose_variant, cores, gpus_for
 from orchestrator.inputs import collect_inputs
 from orchestrator.job import QUEUE_NAME
@@ -56,6 +56,16 @@ def selftest(entry: ModelEntry, options: RunOptions, folder: Path | None, displa
     `options` says runtime, variant and device; `folder` is kept, None takes one of orch's own anew. Raises
     PredictionsError where the output is wrong, RunError where images failed, and whatever a run raises.
     """
+    try:
+        return _selftest(entry, options, folder, display)
+    except BaseImageError as error:
+        if options.runtime != "auto":
+            raise
+        display.say(f"{error.message}: {error.why}")
+        return _selftest(entry, replace(options, runtime="venv"), folder, display)
+
+
+def _selftest(entry: ModelEntry, options: RunOptions, folder: Path | None, display: Display) -> SelfTest:
     work = folder or home() / "selftest" / f"{entry.name}-{options.runtime}-{options.variant or 'any'}"
     if folder is None:
         shutil.rmtree(work, ignore_errors=True)

@@ -36,6 +36,16 @@ def test_auto_takes_venv_when_the_base_image_cannot_be_had(orch: Orch, image: Pa
 
 
 @pytest.mark.docker
+def test_a_self_test_takes_venv_too_when_the_base_image_cannot_be_had(orch: Orch, tmp_path: Path) -> None:
+    """Its random weights are made in the environment, before there is a run."""
+    common = ("selftest", "faulty-by-hand", "--base-image", "127.0.0.1:9/no/such:base")
+    done = orch(*common, "--out", tmp_path / "out")
+    assert "base image" in done.stderr
+    assert runtime_of(tmp_path / "out" / "run") == "venv"
+    orch(*common, "--out", tmp_path / "docker", "--runtime", "docker", expect=3)
+
+
+@pytest.mark.docker
 def test_auto_goes_on_with_the_runtime_a_run_was_begun_with(orch: Orch, image: Path, tmp_path: Path) -> None:
     orch("run", "-m", "faulty", "-i", image, "-o", tmp_path / "out", "--runtime", "venv")
     (tmp_path / "out" / "predictions.npz").unlink()
