@@ -81,7 +81,9 @@ class Dispatcher:
         self._paths, self._start, self._display = paths, start, display
         self._schedule = Schedule(shards, images_of)
         self._images_of = images_of
-        self._happened: queue.Queue[tuple[str, str, Any]] = queue.Queue()
+        # A SimpleQueue's put may interrupt its own thread's get, as a signal handler does; a Queue's would wait for
+        # the lock which that get holds, for ever.
+        self._happened: queue.SimpleQueue[tuple[str, str, Any]] = queue.SimpleQueue()
         self._live: dict[str, _Live] = {}
         self._token = secrets.token_hex(3)
         self._starts = 0

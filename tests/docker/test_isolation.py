@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from PIL import Image
@@ -182,10 +183,11 @@ def test_nothing_is_rebuilt_when_nothing_changed_and_an_edited_predictor_is(tmp_
     first, second = build(), build()
     assert (second.fresh, second.digest) == (False, first.digest)
     predictor = tmp_path / "faulty" / "predictor.py"
-    predictor.write_text(predictor.read_text() + "\n# edited\n")
+    predictor.write_text(f"{predictor.read_text()}\n# edited: {uuid4()}\n")
     third = build()
     assert third.fresh
     assert third.location != first.location
+    connect().client.images.remove(third.location)
     assert any("CACHED" in line for line in lines), "the layer with the packages was built again"
 
 

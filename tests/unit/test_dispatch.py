@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import queue
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -256,6 +258,21 @@ def test_a_silent_worker_is_replaced(paths: RunPaths, monkeypatch: pytest.Monkey
     fleet = Fleet(script)
     result = make(paths, fleet, 3).run(1, 12, 0)
     assert (result.lost_workers, fleet.predicted) == (1, [0, 1, 2])
+
+
+def test_an_interrupt_may_come_at_any_moment(paths: RunPaths) -> None:
+    """A signal's handler runs inside whatever the main thread is doing, its reading of the queue included."""
+    dispatcher = make(paths, Fleet(lambda worker, order: time.sleep(1)), 1)
+    before = signal.signal(signal.SIGALRM, lambda *_: dispatcher.interrupt())
+    faulthandler.dump_traceback_later(60, exit=True)  # a deadlock of the main thread cannot be reported otherwise
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 1e-4, 1e-4)
+        with pytest.raises(Interrupted):
+            dispatcher.run(1, IMAGES_PER_SHARD, 0)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        faulthandler.cancel_dump_traceback_later()
+        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.mark.parametrize("presses", [1, 2])
