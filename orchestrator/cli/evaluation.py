@@ -1,0 +1,126 @@
+"""`orch eval`, `compare` and `report`: from predictions to figures, a table, a page."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, cast
+
+import typer
+
+from orchestrator.cli.common import JsonOption, print_json, print_table, say
+from orchestrator.errors import UsageError
+
+if TYPE_CHECKING:
+    from orchestrator.evaluate.results import Evaluation
+
+SHOWN = 5
+SourceArgument = Annotated[Path, typer.Argument(metavar="FILE|RUN", help="predictions.npz, or a run directory.")]
+SourcesArgument = Annotated[list[Path], typer.Argument(metavar="FILE|RUN...", help="Predictions, or run directories.")]
+AnnotationsOption = Annotated[
+    Path | None, typer.Option("--annotations", "-a", metavar="COCO.json", help="The truth: a COCO annotation file.")
+]
+IouOption = Annotated[str, typer.Option("--iou", help="Compare masks (segm) or boxes (bbox).")]
+CategoriesOption = Annotated[
+    list[str] | None, typer.Option("--categories", metavar="NAME|ID", help="These only; repeatable, or with commas.")
+]
+
+
+def iou_kind(text: str) -> Literal["segm", "bbox"]:
+    """The checked value of --iou."""
+    if text not in ("segm", "bbox"):
+        raise UsageError(f"--iou {text}: must be segm or bbox")
+    return cast(Literal["segm", "bbox"], text)
+
+
+def evaluate(
+    file: SourceArgument,
+    annotations: AnnotationsOption = None,
+    iou: IouOption = "segm",
+    categories: CategoriesOption = None,
+    count_iou: Annotated[float, typer.Option(min=0.01, max=1, help="IoU at which right and wrong is counted.")] = 0.5,
+    count_score: Annotated[float, typer.Option(min=0, max=1, help="Least score of what is counted.")] = 0.0,
+    engine: Annotated[str, typer.Option(help="hotcoco (fast), pycocotools (the reference), or auto.")] = "auto",
+    json: JsonOption = False,
+) -> None:
+    """Score predictions against annotations: COCO's AP and AR, FashionFail's mAP_w, counts, per category."""
+    kind = iou_kind(iou)
+    if annotations is None:
+        raise UsageError("no truth was given", hint=f"orch eval {file} --annotations COCO.json")
+    from orchestrator.evaluate import CountsAt
+    from orchestrator.evaluate import evaluate as evaluate_predictions
+    from orchestrator.predictions import Predictions
+    from orchestrator.runs import predictions_file
+
+    predictions = Predictions.load(predictions_file(file))
+    counts_at = CountsAt(count_iou, count_score)
+    result = evaluate_predictions(predictions, annotations, kind, categories or (), counts_at, engine)
+    if json:
+        print_json({"predictions": str(predictions.path), "annotations": str(annotations), **asdict(result)})
+        return
+    _say_images(result)
+    _print_figures(result)
+    _print_categories(result)
+
+
+def _say_images(result: Evaluation) -> None:
+    what = "masks" if result.iou == "segm" else "boxes"
+    say(f"{what} of {result.images} annotated images, {result.detections} instances, by {result.engine}")
+    for names, meaning in (
+        (result.missing_images, "annotated images have no predictions; what is in them counts as missed"),
+        (result.unknown_images, "predicted images are not in the annotations and do not count"),
+        (result.failed_images, "images failed when they were predicted; what is in them counts as missed"),
+    ):
+        if names:
+            say(f"note: {len(names)} {meaning}: {', '.join(names[:SHOWN])}{', …' if len(names) > SHOWN else ''}")
+    for note in result.notes:
+        say(f"note: {note}")
+
+
+def _print_figures(result: Evaluation) -> None:
+    counts, weighted = result.counts, result.weighted
+    figures = {
+        "AP": result.ap,
+        "AP50": result.ap50,
+        "AP75": result.ap75,
+        "AP small": result.ap_small,
+        "AP medium": result.ap_medium,
+        "AP large": result.ap_large,
+        "AR1": result.ar1,
+        "AR10": result.ar10,
+        "AR100": result.ar100,
+        "AR small": result.ar_small,
+        "AR medium": result.ar_medium,
+        "AR large": result.ar_large,
+        "mAP_w": weighted.map_w,
+        "mAP_w@50": weighted.map_w50,
+        "mAP_w@75": weighted.map_w75,
+        "mAR_w(1)": weighted.mar_w1,
+        "mAR_w(100)": weighted.mar_w100,
+    }
+    rows = [[name, share(value)] for name, value in figures.items()]
+    at = f"IoU {result.counts_iou:g}" + (f", score {result.counts_score:g}" if result.counts_score else "")
+    rows += [[f"TP, FP, FN ({at})", f"{counts.tp}, {counts.fp}, {counts.fn}"]]
+    rows += [["precision, recall", f"{share(counts.precision)}, {share(counts.recall)}"]]
+    print_table(["", result.iou], rows)
+
+
+def _print_categories(result: Evaluation) -> None:
+    columns = ["category", "images", "instances", "AP", "AP50", "AP75", "AR100", "TP", "FP", "FN", "weight"]
+    rows = [
+        [
+            one.name,
+            str(one.annotated_images),
+            str(one.annotations),
+            *(share(value) for value in (one.ap, one.ap50, one.ap75, one.ar100)),
+            *(str(count) for count in (one.counts.tp, one.counts.fp, one.counts.fn)),
+            share(one.weight),
+        ]
+        for one in result.per_category
+    ]
+    print_table(columns, rows)
+
+
+def share(value: float | None) -> str:
+    """A figure in [0, 1] for people."""
+    return "–" if value is None else f"{value:.3f}"
