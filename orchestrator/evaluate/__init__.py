@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from orchestrator.errors import UsageError
 from orchestrator.evaluate.averages import Averages, category_weights, weighted
 from orchestrator.evaluate.detections import Detections, Joined, join
-from orchestrator.evaluate.engines import AUTO, Curves, curves
-from orchestrator.evaluate.matching import match
+from orchestrator.evaluate.engines import AUTO, THRESHOLDS, Curves, curves
+from orchestrator.evaluate.matching import counted, match
 from orchestrator.evaluate.results import CategoryMetrics, Counts, Evaluation, Weighted
 from orchestrator.evaluate.truth import Iou, Truth, read_truth
 from orchestrator.predictions import STATUS_FAILED, Predictions
@@ -67,7 +67,9 @@ def evaluate_joined(
     """The figures, from predictions laid beside the truth and the engine's curves."""
     averages, predictions = Averages(found), joined.detections.predictions
     weights = category_weights(truth, predictions.meta.get("taxonomy"))
-    counts = _counts(truth, joined.detections, iou, counts_at)
+    counts = _counts_of_curves(truth, joined.detections, found, counts_at)
+    if counts is None:
+        counts = _counts(truth, joined.detections, iou, counts_at)
     precision, recall = averages.precision, averages.recall
     failed = np.flatnonzero(predictions.status == STATUS_FAILED)
     return Evaluation(
@@ -121,6 +123,21 @@ def _category(one: str | int, known: dict[int, str]) -> list[int]:
     from orchestrator.catalog import did_you_mean
 
     raise UsageError(f"there is no category {text!r} in the annotations", why=did_you_mean(text, known.values()))
+
+
+def _counts_of_curves(truth: Truth, found: Detections, curves: Curves, at: CountsAt) -> list[Counts] | None:
+    """Per category, from the recall at one of COCO's own thresholds: no matching needed. None where that does not do:
+    with a score to reach, or crowds, which may take detections out of the count."""
+    level = np.flatnonzero(np.isclose(THRESHOLDS, at.iou))
+    if at.score > 0 or truth.crowd.any() or not len(level):
+        return None
+    counting = found.category[counted(found)]
+    counts = []
+    for place, number in enumerate(truth.categories):
+        there = int((truth.category == number).sum())
+        tp = round(max(float(curves.recall[level[0], place, 0, -1]), 0.0) * there)
+        counts.append(Counts(tp, int((counting == number).sum()) - tp, there - tp))
+    return counts
 
 
 def _counts(truth: Truth, found: Detections, iou: Iou, at: CountsAt) -> list[Counts]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from orchestrator.annotations import find_images
 from orchestrator.errors import PredictionsError
 from orchestrator.evaluate.truth import Truth
 from orchestrator.predictions import Predictions
+
+ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -31,16 +34,19 @@ class Detections:
     def __len__(self) -> int:
         return len(self.row)
 
-    def masks(self) -> list[dict[str, Any]]:
-        """One RLE dictionary for each instance."""
+    def masks(self, places: slice = ALL) -> list[dict[str, Any]]:
+        """RLE dictionaries of some instances."""
+        data, cuts, sizes = self._masks
+        rows = self.row[places]
+        pieces = zip(cuts[rows].tolist(), cuts[rows + 1].tolist(), sizes[rows].tolist(), strict=True)
+        return [{"size": size, "counts": data[start:stop]} for start, stop, size in pieces]
+
+    @cached_property
+    def _masks(self) -> tuple[bytes, NDArray[np.int64], NDArray[np.int32]]:
+        """All counts, where each row's begin, and each row's image size."""
         found = self.predictions
-        data, cuts = found.masks.tobytes(), found.mask_offsets.tolist()
-        image_of_row = np.repeat(np.arange(len(found)), np.diff(found.offsets))
-        sizes = found.image_size.tolist()
-        return [
-            {"size": sizes[image], "counts": data[cuts[row] : cuts[row + 1]]}
-            for row, image in zip(self.row.tolist(), image_of_row[self.row].tolist(), strict=True)
-        ]
+        sizes = np.repeat(found.image_size, np.diff(found.offsets), axis=0)
+        return found.masks.tobytes(), found.mask_offsets, sizes
 
     def selected(self, keep: NDArray[np.bool_] | NDArray[np.int64]) -> Detections:
         """Some of the instances, by a mask or by their places."""

@@ -67,6 +67,11 @@ def match(truth: Truth, found: Detections, iou: Iou, thresholds: NDArray[np.floa
     return Matches(thresholds, order, columns.image, columns.category, columns.scores, partner, ignored)
 
 
+def counted(found: Detections) -> NDArray[np.int64]:
+    """The places of the detections that count: the best hundred of each category in each image."""
+    return _ordered(found)[0]
+
+
 def _ordered(found: Detections) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Places by image, category and falling score, the best hundred of each; and where each group begins."""
     order = np.lexsort((-found.scores, found.category, found.image))
@@ -125,7 +130,7 @@ def _mask_overlaps(truth: Truth, found: Detections) -> Overlaps:
     """By pycocotools' own code; all masks were checked before."""
     from pycocotools import mask as coco_mask
 
-    theirs, ours, crowds = truth.masks or [], found.masks(), truth.crowd.astype(np.uint8).tolist()
+    theirs, crowds = truth.masks or [], truth.crowd.astype(np.uint8).tolist()
 
     def overlaps(groups: _Groups) -> NDArray[np.float64]:
         found_share = np.full((int((groups.stop - groups.start).sum()), groups.number.shape[1]), -1.0)
@@ -135,7 +140,9 @@ def _mask_overlaps(truth: Truth, found: Detections) -> Overlaps:
         ):
             there = [number for number in numbers if number >= 0]
             masks, crowd = [theirs[number] for number in there], [crowds[number] for number in there]
-            found_share[row : row + stop - start, : len(there)] = coco_mask.iou(ours[start:stop], masks, crowd)
+            found_share[row : row + stop - start, : len(there)] = coco_mask.iou(
+                found.masks(slice(start, stop)), masks, crowd
+            )
             row += stop - start
         return found_share
 

@@ -188,7 +188,7 @@ def _check_compressed(masks: list[dict[str, Any]], annotations: list[dict[str, A
     data = np.frombuffer(b"".join(mask["counts"] for mask in masks), np.uint8)
     offsets = np.cumsum([0, *(len(mask["counts"]) for mask in masks)], dtype=np.int64)
     sizes = np.array([mask["size"] for mask in masks], np.int64).reshape(-1, 2)
-    good = rle.check_many(data, offsets, sizes)
+    good = rle.check_all(data, offsets, sizes)
     if good.all():
         return
     first = int(np.argmin(good))

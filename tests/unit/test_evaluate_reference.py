@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator.evaluate import evaluate
+from orchestrator.evaluate import CountsAt, evaluate
 from orchestrator.evaluate.detections import join
 from orchestrator.evaluate.engines import THRESHOLDS
 from orchestrator.evaluate.matching import match
@@ -64,10 +64,20 @@ def test_matching_is_that_of_pycocotools(tmp_path: Path, iou: Iou, seed: int) ->
     assert seen == len(matches.place) > 100
 
 
+@pytest.mark.parametrize("iou", ["segm", "bbox"])
+def test_counts_of_the_curves_are_those_of_the_matching(tmp_path: Path, iou: Iou) -> None:
+    sample = random_truth(4)
+    for annotation in sample["annotations"]:
+        annotation["iscrowd"] = 0
+    predictions, annotations = stored(tmp_path, random_arrays(sample, 5), sample)
+    quick = evaluate(predictions, annotations, iou, counts_at=CountsAt(0.75))
+    matched = evaluate(predictions, annotations, iou, counts_at=CountsAt(0.75, 1e-9))
+    assert [one.counts for one in quick.per_category] == [one.counts for one in matched.per_category]
+    assert quick.counts.tp > 10
+
+
 @pytest.mark.parametrize("score", [0.0, 0.4])
 def test_counts_are_those_of_the_matching(tmp_path: Path, score: float) -> None:
-    from orchestrator.evaluate import CountsAt
-
     sample = random_truth(3)
     predictions, annotations = stored(tmp_path, random_arrays(sample, 5), sample)
     expected = reference(predictions, annotations, "bbox").evalImgs
