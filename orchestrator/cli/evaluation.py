@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
@@ -12,9 +13,12 @@ from orchestrator.cli.common import JsonOption, print_json, print_table, say
 from orchestrator.errors import UsageError
 
 if TYPE_CHECKING:
+    from orchestrator.compare import Comparison
+    from orchestrator.compare.tables import Table
     from orchestrator.evaluate.results import Evaluation
 
 SHOWN = 5
+FORMATS = ("rich", "csv", "json", "markdown", "latex")
 SourceArgument = Annotated[Path, typer.Argument(metavar="FILE|RUN", help="predictions.npz, or a run directory.")]
 SourcesArgument = Annotated[list[Path], typer.Argument(metavar="FILE|RUN...", help="Predictions, or run directories.")]
 AnnotationsOption = Annotated[
@@ -124,3 +128,85 @@ def _print_categories(result: Evaluation) -> None:
 def share(value: float | None) -> str:
     """A figure in [0, 1] for people."""
     return "–" if value is None else f"{value:.3f}"
+
+
+def compare(
+    files: SourcesArgument,
+    annotations: AnnotationsOption = None,
+    iou: IouOption = "segm",
+    categories: CategoriesOption = None,
+    align: Annotated[
+        bool, typer.Option("--align", help="Compare only what all runs have, and say what that is.")
+    ] = False,
+    per_category: Annotated[bool, typer.Option("--per-category", help="A table of categories too.")] = False,
+    resamples: Annotated[
+        int, typer.Option(min=0, max=100_000, help="For the intervals of differences; 0: none.")
+    ] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the resampling.")] = 0,
+    min_score: Annotated[float, typer.Option(min=0, max=1, help="Least score, where there are no annotations.")] = 0.5,
+    engine: Annotated[str, typer.Option(help="hotcoco (fast), pycocotools (the reference), or auto.")] = "auto",
+    format_name: Annotated[str, typer.Option("--format", "-f", help="rich, csv, json, markdown or latex.")] = "rich",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write there instead of to stdout.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Compare runs fairly: figures side by side with intervals, or without annotations how far they agree."""
+    if format_name not in FORMATS:
+        from orchestrator.catalog import did_you_mean
+
+        raise UsageError(f"there is no format {format_name!r}", why=did_you_mean(format_name, FORMATS))
+    kind = iou_kind(iou)
+    from orchestrator.compare import Options
+    from orchestrator.compare import compare as compare_runs
+    from orchestrator.compare.tables import as_document, caption, tables
+
+    options = Options(kind, tuple(categories or ()), align, resamples, seed, min_score, engine)
+    result = compare_runs(files, annotations, options)
+    if json:
+        print_json(as_document(result))
+        return
+    for line in (*result.notes, *caption(result)):
+        say(line)
+    shown = tables(result, per_category, wide=format_name == "csv")
+    if format_name == "rich" and output is None:
+        _print_rich(shown)
+        return
+    _write(_formatted(result, shown, format_name), output)
+
+
+def _formatted(result: Comparison, shown: list[Table], format_name: str) -> str:
+    from orchestrator.compare.tables import as_csv, as_json, as_latex, as_markdown
+
+    if format_name == "json":
+        return as_json(result)
+    return {"csv": as_csv, "latex": as_latex}.get(format_name, as_markdown)(shown)
+
+
+def _write(text: str, output: Path | None) -> None:
+    if output is None:
+        print(text, end="")
+        return
+    from orchestrator.files import write_text
+
+    write_text(output, text)
+    say(f"wrote {output}")
+
+
+def _print_rich(shown: list[Table]) -> None:
+    """Tables in a terminal, the best in bold; plain, tab-separated text where stdout is none."""
+    if not sys.stdout.isatty():
+        for table in shown:
+            print_table(list(table.columns), [[cell.text for cell in row] for row in table.rows])
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    for table in shown:
+        drawn = RichTable(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+        for place, name in enumerate(table.columns):
+            left = place < table.words
+            drawn.add_column(name, justify="left" if left else "right", overflow="fold")
+        for row in table.rows:
+            drawn.add_row(*(Text(cell.text, style="bold" if cell.best else "") for cell in row))
+        Console(highlight=False).print(drawn)
