@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from orchestrator.compare.agreement import Agreement, agreements
 from orchestrator.compare.bootstrap import CONFIDENCE, Interval, intervals
@@ -15,9 +14,9 @@ from orchestrator.compare.fairness import aligned, differences, failures_note, r
 from orchestrator.errors import UsageError
 from orchestrator.evaluate import CountsAt, Evaluation, choose_categories, evaluate_joined
 from orchestrator.evaluate.averages import category_weights
-from orchestrator.evaluate.detections import check_predictions, join
-from orchestrator.evaluate.engines import AUTO, THRESHOLDS, curves
-from orchestrator.evaluate.matching import match
+from orchestrator.evaluate.detections import Joined, check_predictions, join
+from orchestrator.evaluate.engines import AUTO, THRESHOLDS, Curves, curves
+from orchestrator.evaluate.matching import Matches, match
 from orchestrator.evaluate.resampling import ResampledPrecision
 from orchestrator.evaluate.truth import Iou, Truth, read_truth
 from orchestrator.runs import Source, open_sources
@@ -66,11 +65,11 @@ def compare(paths: Sequence[Path], annotations: Path | None, options: Options) -
             check_predictions(source.predictions)
         found = agreements(sources, options.iou, options.min_score)
         return Comparison(tuple(sources), options, CONFIDENCE, (), (), tuple(found), tuple(notes))
-    truth = read_truth(annotations, options.iou)
-    if options.categories:
-        truth = truth.restricted(choose_categories(options.categories, truth.categories))
-    evaluations, between = _against_truth(sources, truth, options, cut_images)
-    return Comparison(tuple(sources), options, CONFIDENCE, tuple(evaluations), tuple(between), (), tuple(notes))
+    truth = truth_for(annotations, options, sources[0] if cut_images else None)
+    judged = [judge(source, truth, options) for source in sources]
+    between = compared_to_first(judged, truth, options)
+    evaluations = tuple(one.evaluation for one in judged)
+    return Comparison(tuple(sources), options, CONFIDENCE, evaluations, between, (), tuple(notes))
 
 
 def comparable(sources: Sequence[Source], align: bool) -> tuple[list[Source], list[str], bool]:
@@ -85,26 +84,39 @@ def comparable(sources: Sequence[Source], align: bool) -> tuple[list[Source], li
     return kept, notes, any(one.setting == "image list" for one in found)
 
 
-def _against_truth(
-    sources: Sequence[Source], truth: Truth, options: Options, only_common: bool
-) -> tuple[list[Evaluation], list[dict[str, Interval]]]:
-    """Evaluations and intervals. With `only_common`, annotated images that not all runs have do not count."""
-    if only_common:
-        truth = truth.only_images(join(sources[0].predictions, truth).predicted)
-    evaluations, resampled = [], []
-    for source in sources:
-        joined = join(source.predictions, truth)
-        found, note = curves(truth, joined.detections, options.iou, options.engine)
-        notes = [note] if note else []
-        evaluations.append(evaluate_joined(truth, joined, found, options.iou, CountsAt(), notes))
-        if options.resamples:
-            resampled.append(ResampledPrecision(truth, match(truth, joined.detections, options.iou, THRESHOLDS)))
-    if not options.resamples or not len(truth):
-        return evaluations, []
-    weights = _weights(truth, sources[0])
-    return evaluations, intervals(resampled, len(truth), weights, options.resamples, options.seed)
+@dataclass(frozen=True)
+class Judged:
+    """One run beside the truth: its figures, COCO's curves, and the match of each detection at THRESHOLDS."""
+
+    joined: Joined
+    curves: Curves
+    evaluation: Evaluation
+    matches: Matches | None
 
 
-def _weights(truth: Truth, source: Source) -> NDArray[np.float64]:
-    known = category_weights(truth, source.predictions.meta.get("taxonomy"))
-    return np.array([known.get(number, 0.0) for number in truth.categories])
+def truth_for(annotations: Path, options: Options, common: Source | None) -> Truth:
+    """The annotations to compare with, of the chosen categories; with `common`, of that run's images alone."""
+    truth = read_truth(annotations, options.iou)
+    if options.categories:
+        truth = truth.restricted(choose_categories(options.categories, truth.categories))
+    return truth if common is None else truth.only_images(join(common.predictions, truth).predicted)
+
+
+def judge(source: Source, truth: Truth, options: Options, with_matches: bool = False) -> Judged:
+    """Evaluate one run; the matches are made where resampling needs them, or when asked for."""
+    joined = join(source.predictions, truth)
+    found, note = curves(truth, joined.detections, options.iou, options.engine)
+    evaluation = evaluate_joined(truth, joined, found, options.iou, CountsAt(), [note] if note else [])
+    wanted = options.resamples or with_matches
+    matches = match(truth, joined.detections, options.iou, THRESHOLDS) if wanted else None
+    return Judged(joined, found, evaluation, matches)
+
+
+def compared_to_first(judged: Sequence[Judged], truth: Truth, options: Options) -> tuple[dict[str, Interval], ...]:
+    """The intervals of each run's differences to the first; none without resamples."""
+    if len(judged) < 2 or not options.resamples or not len(truth):
+        return ()
+    runs = [ResampledPrecision(truth, one.matches) for one in judged if one.matches is not None]
+    known = category_weights(truth, judged[0].joined.detections.predictions.meta.get("taxonomy"))
+    weights = np.array([known.get(number, 0.0) for number in truth.categories])
+    return tuple(intervals(runs, len(truth), weights, options.resamples, options.seed))
