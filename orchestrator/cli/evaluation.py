@@ -28,6 +28,8 @@ IouOption = Annotated[str, typer.Option("--iou", help="Compare masks (segm) or b
 CategoriesOption = Annotated[
     list[str] | None, typer.Option("--categories", metavar="NAME|ID", help="These only; repeatable, or with commas.")
 ]
+AlignOption = Annotated[bool, typer.Option("--align", help="Compare only what all runs have, and say what that is.")]
+ResamplesOption = Annotated[int, typer.Option(min=0, max=100_000, help="For the intervals of differences; 0: none.")]
 
 
 def iou_kind(text: str) -> Literal["segm", "bbox"]:
@@ -125,6 +127,43 @@ def _print_categories(result: Evaluation) -> None:
     print_table(columns, rows)
 
 
+def report(
+    files: SourcesArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path("report.html"),
+    annotations: AnnotationsOption = None,
+    iou: IouOption = "segm",
+    categories: CategoriesOption = None,
+    align: AlignOption = False,
+    max_images: Annotated[int, typer.Option(min=1, help="Most images in the gallery.")] = 240,
+    max_megabytes: Annotated[float, typer.Option(min=0.1, help="Most the gallery may weigh.")] = 16.0,
+    min_score: Annotated[float, typer.Option(min=0, max=1, help="Least score of what is drawn.")] = 0.3,
+    image_root: Annotated[
+        Path | None, typer.Option(help="Where the images lie, if not where the runs found them.")
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
+    resamples: ResamplesOption = 1000,
+    json: JsonOption = False,
+) -> None:
+    """Write one HTML page on runs: figures, curves, pictures side by side, failures, provenance. Nothing is fetched."""
+    kind = iou_kind(iou)
+    from orchestrator.compare import Options
+    from orchestrator.progress import make_display
+    from orchestrator.report import Limits, ReportOptions, write_report
+
+    compared = Options(kind, tuple(categories or ()), align, resamples, min_score=min_score)
+    limits = Limits(images=max_images, megabytes=max_megabytes, min_score=min_score)
+    options = ReportOptions(compared, limits, image_root, title)
+    display = make_display(json=json, quiet=False)
+    written = write_report(files, annotations, output, options, display)
+    if json:
+        facts = {"report": str(written.path), "bytes": written.bytes, "images": written.images, "shown": written.shown}
+        print_json(facts)
+    else:
+        display.say(
+            f"wrote {written.path} ({written.bytes / 1e6:.1f} MB, {written.shown} of {written.images} images shown)"
+        )
+
+
 def share(value: float | None) -> str:
     """A figure in [0, 1] for people."""
     return "–" if value is None else f"{value:.3f}"
@@ -135,13 +174,9 @@ def compare(
     annotations: AnnotationsOption = None,
     iou: IouOption = "segm",
     categories: CategoriesOption = None,
-    align: Annotated[
-        bool, typer.Option("--align", help="Compare only what all runs have, and say what that is.")
-    ] = False,
+    align: AlignOption = False,
     per_category: Annotated[bool, typer.Option("--per-category", help="A table of categories too.")] = False,
-    resamples: Annotated[
-        int, typer.Option(min=0, max=100_000, help="For the intervals of differences; 0: none.")
-    ] = 1000,
+    resamples: ResamplesOption = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Of the resampling.")] = 0,
     min_score: Annotated[float, typer.Option(min=0, max=1, help="Least score, where there are no annotations.")] = 0.5,
     engine: Annotated[str, typer.Option(help="hotcoco (fast), pycocotools (the reference), or auto.")] = "auto",
