@@ -122,7 +122,7 @@ def _difference(found: dict[str, Interval] | None, name: str) -> Cell:
         return Cell("" if found is None else "–", None)
     star = "*" if interval.clear else ""
     text = f"{interval.difference:+.3f}{star} [{interval.low:+.3f}, {interval.high:+.3f}]"
-    return Cell(text, interval)
+    return Cell(text.replace("-", "−"), interval)
 
 
 def _categories(comparison: Comparison) -> Table:
@@ -204,7 +204,7 @@ def _starred(cell: Cell) -> str:
 
 
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "Δ": r"$\Delta$", "–": "--",
-          "·": r"$\cdot$", **{sign: f"\\{sign}" for sign in "&%$#_{}"}}  # fmt: skip
+          "−": "$-$", "·": r"$\cdot$", **{sign: f"\\{sign}" for sign in "&%$#_{}"}}  # fmt: skip
 
 
 def as_latex(shown: Sequence[Table]) -> str:

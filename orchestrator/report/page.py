@@ -46,7 +46,7 @@ def render(page: Page) -> str:
     )
     template = environment.from_string((templates / "report.html").read_text(encoding="utf-8"))
     return template.render(
-        title=page.title or " · ".join(source.label for source in sources),
+        title=page.title or _title(sources),
         style=Markup((templates / "report.css").read_text(encoding="utf-8")),
         script=Markup((templates / "report.js").read_text(encoding="utf-8")),
         data=_script_json(_data(page)),
@@ -66,6 +66,11 @@ def render(page: Page) -> str:
         has_truth=page.annotations is not None,
         failures=_failures(sources),
     )
+
+
+def _title(sources: Sequence[Source]) -> str:
+    """The models' names; runs of one model are told apart further down."""
+    return " · ".join(dict.fromkeys(source.model for source in sources))
 
 
 def _script_json(value: Any) -> Markup:
