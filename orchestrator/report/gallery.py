@@ -190,7 +190,7 @@ class _Panels:
     def __init__(self, material: Material) -> None:
         self._material = material
         self._right: list[dict[int, int]] = []
-        self._found: list[NDArray[np.bool_]] = []
+        self._found: list[NDArray[np.float64]] = []
         self._places: dict[str, int] = {}
         if material.truth is not None:
             first = material.sources[0].predictions
@@ -201,9 +201,10 @@ class _Panels:
             assert truth is not None
             rows = judged.joined.detections.row[matches.place]
             self._right.append(dict(zip(rows.tolist(), (~matches.wrong[0]).astype(int).tolist(), strict=True)))
-            found = np.zeros(len(truth.image), bool)
-            counted = (matches.scores >= material.limits.min_score) & (matches.partner[0] >= 0)
-            found[matches.partner[0][counted]] = True
+            found = np.zeros(len(truth.image))
+            matched = matches.partner[0] >= 0
+            found[matches.partner[0][matched]] = matches.scores[matched]
+            found[truth.crowd] = np.nan
             self._found.append(found)
 
     def of(self, file: str, size: tuple[int, int]) -> list[dict[str, Any]]:
@@ -213,6 +214,12 @@ class _Panels:
         for number, source in enumerate(self._material.sources):
             panels.append(self._run(source.predictions, number, file, size, place))
         return panels
+
+    def _scores_of_truth(self, run: int, place: int) -> list[float | None]:
+        """For each annotation of an image the score of what found it, 0 for nothing, None for a crowd."""
+        assert self._material.truth is not None
+        scores = self._found[run][self._material.truth.image == place].tolist()
+        return [None if np.isnan(score) else round(score, 3) for score in scores]
 
     def _truth(self, truth: Truth, place: int, size: tuple[int, int]) -> dict[str, Any]:
         if place < 0:
@@ -259,18 +266,8 @@ class _Panels:
         if len(rows) > limits.instances:
             panel["more"] = len(rows) - limits.instances
         if self._found and place >= 0:
-            panel["missed"] = self._missed(run, place, size)
+            panel["found"] = self._scores_of_truth(run, place)
         return panel
-
-    def _missed(self, run: int, place: int, size: tuple[int, int]) -> list[Any]:
-        truth = self._material.truth
-        assert truth is not None
-        missed = np.flatnonzero((truth.image == place) & ~self._found[run] & ~truth.crowd)
-        height, width = truth.sizes[place].tolist()
-        if not width or not height:
-            return []
-        boxes = [_box(truth.boxes[number], size, (width, height)) for number in missed.tolist()]
-        return [[int(truth.category[number]), box] for number, box in zip(missed.tolist(), boxes, strict=True)]
 
 
 def _box(box: NDArray[np.float64], size: tuple[int, int], original: tuple[int, int]) -> list[float]:

@@ -88,7 +88,11 @@
     const figure = make("figure", "panel"), caption = make("figcaption"), view = make("div", "view");
     const canvas = make("canvas"), overlay = draw("svg", { viewBox: `0 0 ${image.size[0]} ${image.size[1]}`, "aria-hidden": "true" });
     const instances = (panel.instances || []).filter((one) => visible(one, now)).reverse();
-    const missed = (panel.missed || []).filter((one) => now.category === null || one[0] === now.category);
+    // `found` has the score of what found each instance of the truth; null for crowds, which nobody has to find.
+    const missed = (panel.found || []).flatMap((score, place) => {
+      const one = (image.panels[0].instances || [])[place];
+      return one && score !== null && score < now.score && visible(one, now) ? [one] : [];
+    });
     const words = [`${instances.length}${panel.more ? ` of ${instances.length + panel.more}` : ""}`];
     if (missed.length) words.push(`${missed.length} missed`);
     caption.append(make("span", "", names[number]), make("span", "", panel.error ? "" : words.join(", ")));
@@ -109,7 +113,7 @@
         stroke: data.categories[category].colour, class: right === 0 ? "wrong" : "",
       }));
     }
-    for (const [, box] of now.boxes ? missed : []) {
+    for (const [, , box] of now.boxes ? missed : []) {
       overlay.append(draw("rect", { x: box[0], y: box[1], width: box[2], height: box[3], class: "missed" }));
     }
     for (const [category, score, box] of now.labels ? instances : []) {
