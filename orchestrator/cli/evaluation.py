@@ -44,15 +44,24 @@ def evaluate(
     annotations: AnnotationsOption = None,
     iou: IouOption = "segm",
     categories: CategoriesOption = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option("--masks", help="True masks of manipulated images: a folder, Tp/ and Gt/, or IMDL-BenCo's .json."),
+    ] = None,
     count_iou: Annotated[float, typer.Option(min=0.01, max=1, help="IoU at which right and wrong is counted.")] = 0.5,
     count_score: Annotated[float, typer.Option(min=0, max=1, help="Least score of what is counted.")] = 0.0,
     engine: Annotated[str, typer.Option(help="hotcoco (fast), pycocotools (the reference), or auto.")] = "auto",
     json: JsonOption = False,
 ) -> None:
-    """Score predictions against annotations: COCO's AP and AR, FashionFail's mAP_w, counts, per category."""
+    """Score predictions: COCO's AP and AR, FashionFail's mAP_w, counts; or with --masks, manipulated pixels."""
     kind = iou_kind(iou)
-    if annotations is None:
-        raise UsageError("no truth was given", hint=f"orch eval {file} --annotations COCO.json")
+    if (annotations is None) == (masks is None):
+        what = "no truth was given" if masks is None else "two kinds of truth were given"
+        raise UsageError(what, hint=f"orch eval {file} --annotations COCO.json, or --masks FOLDER")
+    if masks is not None:
+        _evaluate_masks(file, masks, json)
+        return
+    assert annotations is not None
     from orchestrator.evaluate import CountsAt
     from orchestrator.evaluate import evaluate as evaluate_predictions
     from orchestrator.predictions import Predictions
@@ -69,6 +78,40 @@ def evaluate(
     _print_categories(result)
 
 
+def _evaluate_masks(run: Path, masks: Path, json: bool) -> None:
+    from orchestrator.localize import evaluate_masks
+
+    result = evaluate_masks(run, masks)
+    if json:
+        print_json({"run": str(run), "masks": str(masks), **asdict(result)})
+        return
+    say(
+        f"{result.images} images, {result.manipulated} of them manipulated; "
+        f"image scores are those of {result.image_scores_from}"
+    )
+    _say_names(result.missing_images, "annotated images were not predicted; they count as called genuine")
+    _say_names(result.failed_images, "images failed; they count as called genuine")
+    _say_names(result.unknown_images, "predicted images have no true mask and do not count")
+    rows = []
+    for words, pixel, image in (
+        ("at 0.5", result.pixel_fixed, result.image_fixed),
+        ("at the best threshold", result.pixel_best, result.image_best),
+    ):
+        if pixel is not None:
+            at = f"{words} ({pixel.threshold:.3f})" if pixel is result.pixel_best else words
+            rows += [[f"pixel F1 {at}", share(pixel.f1)], [f"pixel IoU {at}", share(pixel.iou)]]
+        if image is not None:
+            at = f"{words} ({image.threshold:.3f})" if image is result.image_best else words
+            rows += [[f"image F1 {at}", share(image.f1)], [f"image accuracy {at}", share(image.accuracy)]]
+    rows += [["pixel AUC", share(result.pixel_auc)], ["image AUC", share(result.image_auc)]]
+    print_table(["", "localization"], rows)
+
+
+def _say_names(names: tuple[str, ...], meaning: str) -> None:
+    if names:
+        say(f"note: {len(names)} {meaning}: {', '.join(names[:SHOWN])}{', …' if len(names) > SHOWN else ''}")
+
+
 def _say_images(result: Evaluation) -> None:
     what = "masks" if result.iou == "segm" else "boxes"
     say(f"{what} of {result.images} annotated images, {result.detections} instances, by {result.engine}")
@@ -77,8 +120,7 @@ def _say_images(result: Evaluation) -> None:
         (result.unknown_images, "predicted images are not in the annotations and do not count"),
         (result.failed_images, "images failed when they were predicted; what is in them counts as missed"),
     ):
-        if names:
-            say(f"note: {len(names)} {meaning}: {', '.join(names[:SHOWN])}{', …' if len(names) > SHOWN else ''}")
+        _say_names(names, meaning)
     for note in result.notes:
         say(f"note: {note}")
 
