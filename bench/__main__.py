@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
-for module in ("bench.startup", "bench.collect", "bench.dispatch", "bench.facere", "bench.facere_loop"):
+MODULES = ("startup", "collect", "export", "evaluate", "dispatch", "facere", "facere_loop")
+
+for module in (f"bench.{name}" for name in MODULES):
     print(f"\n== python -m {module}", flush=True)
     subprocess.run([sys.executable, "-m", module], check=True)

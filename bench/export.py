@@ -26,9 +26,8 @@ def main() -> None:
     if args.task:
         {"make": _make, "export": _export}[args.task](args.folder, args.images[0], args.per_image)
         return
-    print(
-        f"{args.per_image} instances an image\n{'images':>10}{'wall s':>10}{'peak MB':>10}{'file MB':>10}{'JSON MB':>10}"
-    )
+    print(f"{args.per_image} instances an image")
+    print(f"{'images':>10}{'wall s':>10}{'peak MB':>10}{'file MB':>10}{'JSON MB':>10}")
     for images in args.images:
         with tempfile.TemporaryDirectory(dir=args.folder, prefix="bench-export-") as folder:
             for task in ("make", "export"):
