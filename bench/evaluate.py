@@ -159,7 +159,7 @@ def _detections(
     return np.concatenate((low, high), axis=2).astype(np.float32), kinds
 
 
-def _ellipse(box: NDArray[Any]) -> bytes:
+def ellipse(box: NDArray[Any]) -> bytes:
     """The ellipse within a box, as COCO RLE; column by column, which is how RLE goes."""
     x1, y1, x2, y2 = (float(side) for side in box)
     left, right = int(x1), int(np.ceil(x2))
@@ -185,7 +185,7 @@ def _write_annotations(path: Path, boxes: NDArray[np.int64], classes: NDArray[np
             "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]],
             "area": (box[2] - box[0]) * (box[3] - box[1]),
             "iscrowd": 0,
-            "segmentation": {"size": SIZE, "counts": _ellipse(np.array(box)).decode()},
+            "segmentation": {"size": SIZE, "counts": ellipse(np.array(box)).decode()},
         }
         for number, (box, category) in enumerate(zip(corners.tolist(), classes.reshape(-1).tolist(), strict=True))
     ]
@@ -195,10 +195,11 @@ def _write_annotations(path: Path, boxes: NDArray[np.int64], classes: NDArray[np
     ]
     for annotation in annotations:
         annotation["id"] += 1
-    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": _categories()}))
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories()}))
 
 
-def _categories() -> list[dict[str, Any]]:
+def categories() -> list[dict[str, Any]]:
+    """As a taxonomy has them."""
     return [{"id": number, "name": f"category {number}"} for number in range(CATEGORIES)]
 
 
@@ -206,8 +207,8 @@ def _write_predictions(
     path: Path, boxes: NDArray[np.float32], classes: NDArray[np.int64], scores: NDArray[np.float32]
 ) -> None:
     images, per_image = classes.shape
-    counts = [_ellipse(box) for box in boxes.reshape(-1, 4)]
-    meta = {**dict.fromkeys(META), **IMPORTANT, "model": "bench", "categories": _categories()}
+    counts = [ellipse(box) for box in boxes.reshape(-1, 4)]
+    meta = {**dict.fromkeys(META), **IMPORTANT, "model": "bench", "categories": categories()}
     with NpzWriter(path, compress=True) as writer:
         for name, array in {
             "image_file": np.array([f"{number:06d}.jpg" for number in range(images)]),

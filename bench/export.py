@@ -11,8 +11,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.collect import image_name, write_shards
-from orchestrator.collect import collect
+import numpy as np
+
+from bench.evaluate import CATEGORIES, SEED, SIZE, categories, ellipse
+from orchestrator.npz import NpzWriter
+from orchestrator.predictions import FORMAT, META
+
+POOL = 2000  # different masks
 
 
 def main() -> None:
@@ -43,8 +48,29 @@ def main() -> None:
 
 
 def _make(folder: Path, images: int, per_image: int) -> None:
-    shards = write_shards(folder, images, per_image, 256)
-    collect(shards, ((image_name(i), i + 1) for i in range(images)), {"model": "bench"}, folder / "predictions.npz")
+    """Predictions with masks from a pool of ellipses, far more bytes than zlib's window remembers."""
+    rng = np.random.default_rng(SEED)
+    low = rng.uniform(0, 300, (POOL, 2))
+    boxes = np.concatenate((low, low + rng.uniform(30, 290, (POOL, 2))), axis=1)
+    pool = [ellipse(box) for box in boxes]
+    picks = rng.integers(0, POOL, images * per_image)
+    lengths = np.array([len(counts) for counts in pool])[picks]
+    meta = {**dict.fromkeys(META), "format": FORMAT, "model": "bench", "categories": categories()}
+    with NpzWriter(folder / "predictions.npz", compress=True, level=1) as writer:
+        writer.write_array("image_file", np.array([f"{number:06d}.jpg" for number in range(images)]))
+        writer.write_array("image_size", np.array([SIZE] * images, np.int32))
+        writer.write_array("status", np.zeros(images, np.uint8))
+        writer.write_array("error", np.zeros(images, "U1"))
+        writer.write_array("offsets", np.arange(0, len(picks) + 1, per_image, dtype=np.int64))
+        writer.write_array("boxes", boxes[picks].astype(np.float32))
+        writer.write_array("classes", rng.integers(0, CATEGORIES, len(picks)).astype(np.int32))
+        scores = np.sort(rng.random((images, per_image)).astype(np.float32))[:, ::-1]
+        writer.write_array("scores", np.ascontiguousarray(scores).reshape(-1))
+        with writer.array("masks", (int(lengths.sum()),), np.uint8) as masks:
+            for pick in picks.tolist():
+                masks.write(np.frombuffer(pool[pick], np.uint8))
+        writer.write_array("mask_offsets", np.concatenate(([0], np.cumsum(lengths))).astype(np.int64))
+        writer.write_array("meta", np.array(json.dumps(meta)))
 
 
 def _export(folder: Path, images: int, per_image: int) -> None:
