@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
@@ -69,13 +72,27 @@ def evaluate(
 
     predictions = Predictions.load(predictions_file(file))
     counts_at = CountsAt(count_iou, count_score)
-    result = evaluate_predictions(predictions, annotations, kind, categories or (), counts_at, engine)
+    with _no_collector():
+        result = evaluate_predictions(predictions, annotations, kind, categories or (), counts_at, engine)
     if json:
         print_json({"predictions": str(predictions.path), "annotations": str(annotations), **asdict(result)})
         return
     _say_images(result)
     _print_figures(result)
     _print_categories(result)
+
+
+@contextmanager
+def _no_collector() -> Iterator[None]:
+    """Python's collector walks all objects again and again while annotations and masks become dictionaries, none of
+    which it could free: a tenth of the time of a large evaluation."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _evaluate_masks(run: Path, masks: Path, json: bool) -> None:
@@ -237,7 +254,8 @@ def compare(
     from orchestrator.compare.tables import as_document, caption, tables
 
     options = Options(kind, tuple(categories or ()), align, resamples, seed, min_score, engine)
-    result = compare_runs(files, annotations, options)
+    with _no_collector():
+        result = compare_runs(files, annotations, options)
     if json:
         print_json(as_document(result))
         return
