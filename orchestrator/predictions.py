@@ -178,10 +178,10 @@ class Predictions:
         `image_ids` (I,) replaces the file's own image_id, or the position counted from 1 where it has none. From a
         file nothing is held but the images' rows; masks that were read before are used.
         """
-        ids = self.image_id if image_ids is None else image_ids
         if isinstance(self.arrays, Arrays) and "masks" not in self._kept:
-            yield from self._streamed(self.arrays, ids)
+            yield from self._streamed(self.arrays, image_ids)
             return
+        ids = self.image_id if image_ids is None else image_ids
         for i in range(len(self)):
             rows = self.rows(i)
             corners = self.boxes[rows].astype(np.float64)
@@ -197,8 +197,11 @@ class Predictions:
                     "segmentation": {"size": size, "counts": self.counts(row).decode("latin-1")},
                 }
 
-    def _streamed(self, arrays: Arrays, ids: NDArray[np.int64]) -> Iterator[dict[str, Any]]:
+    def _streamed(self, arrays: Arrays, ids: NDArray[np.int64] | None) -> Iterator[dict[str, Any]]:
         from orchestrator.streaming import coco_results
+
+        if ids is None:
+            ids = self.image_id if "image_id" in arrays else np.arange(1, len(self.image_size) + 1)
 
         headers = {}
         for name in ("boxes", "classes", "scores", "masks", "mask_offsets"):

@@ -24,7 +24,8 @@ def coco_results(
     """
     rows = {name: _Rows(arrays, name) for name in ("boxes", "classes", "scores", "mask_offsets", "masks")}
     at = _start(rows["mask_offsets"].take(1), arrays)
-    for image, (size, count) in enumerate(zip(sizes.tolist(), np.diff(offsets).tolist(), strict=True)):
+    for image in range(len(sizes)):
+        size, count = sizes[image].tolist(), int(offsets[image + 1] - offsets[image])
         corners = rows["boxes"].take(count).astype(np.float64)
         boxes = np.concatenate((corners[:, :2], corners[:, 2:] - corners[:, :2]), axis=1).tolist()
         classes, scores = rows["classes"].take(count).tolist(), rows["scores"].take(count).tolist()
