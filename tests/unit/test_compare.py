@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -209,7 +210,8 @@ def test_a_narrow_terminal_gets_the_figures_downwards(
     for width, first in (("60", "AP"), ("200", "good")):
         monkeypatch.setenv("COLUMNS", width)
         assert main(["compare", str(good), str(worse), "-a", str(truth), "--resamples", "20"]) == 0
-        lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+        out = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+        lines = [line.split() for line in out.splitlines()]
         assert any(line[:1] == [first] and f"{result.evaluations[0].ap:.3f}" in line for line in lines)
 
 
