@@ -10,7 +10,6 @@ from orchestrator.evaluate.results import Weighted
 from orchestrator.evaluate.truth import Truth
 
 FASHIONPEDIA = "fashionpedia"
-FASHIONPEDIA_CATEGORIES = 46
 # The first 27 are apparel, the rest parts of garments; FashionFail has 22 of the 27 (arXiv 2404.08582).
 FASHIONFAIL_EXCLUDES = (2, 12, 16, 19, 20)
 FASHIONFAIL_CATEGORIES = tuple(number for number in range(27) if number not in FASHIONFAIL_EXCLUDES)
