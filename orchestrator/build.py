@@ -6,14 +6,14 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.catalog import StackEntry
 from orchestrator.errors import SpecError, UsageError
 from orchestrator.resources import RUNNER
 from orchestrator.runtimes.base import BuildOptions
-from orchestrator.spec import Variant
+from orchestrator.spec import Source, Variant
 
 LOCK_NAME = "requirements.lock"
 _SKIPPED = ("__pycache__", "weights", "convert")
@@ -29,6 +29,8 @@ class BuildInputs:
     lock: Path
     files: Mapping[str, Path]
     arguments: Mapping[str, str]
+    sources: Mapping[str, Source] = field(default_factory=dict)
+    """Upstream code: its commit stands for its content, so that nothing need be fetched to know the identity."""
 
     @property
     def identity(self) -> str:
@@ -39,16 +41,23 @@ class BuildInputs:
             content = hashlib.sha256(named[name].read_bytes()).hexdigest()
             digest.update(f"{name}\0{content}\n".encode())
         digest.update(json.dumps(self.arguments, sort_keys=True).encode())
+        for name, source in sorted(self.sources.items()):
+            digest.update(json.dumps([name, source.commit, sorted(source.folders)]).encode())
         return digest.hexdigest()[:12]
 
-    def write_context(self, folder: Path) -> None:
-        """Lay the files out as the Dockerfile's COPY lines expect them: requirements.lock, runner/, stack/."""
+    def write_context(self, folder: Path, sources: Mapping[str, Path]) -> None:
+        """Lay the files out as the Dockerfile's COPY lines expect them: requirements.lock, runner/, sources/, stack/.
+
+        `sources` has the folder of each source.
+        """
         shutil.copyfile(self.dockerfile, folder / "Dockerfile")
         shutil.copyfile(self.lock, folder / LOCK_NAME)
         for name, path in self.files.items():
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
+        for name, tree in sources.items():
+            shutil.copytree(tree, folder / "sources" / name, ignore=shutil.ignore_patterns("__pycache__"))
 
 
 def find_variant(stack: StackEntry, name: str) -> Variant:
@@ -68,7 +77,7 @@ def build_inputs(stack: StackEntry, variant: str, options: BuildOptions) -> Buil
     files = {f"runner/orch_runner/{name}": path for name, path in _tree(RUNNER / "orch_runner")}
     files |= {f"stack/{name}": path for name, path in _tree(stack.folder) if not _is_for_the_host(path)}
     arguments = {"BASE_IMAGE": options.base_image or spec.base_image, **(options.build_args or {})}
-    return BuildInputs(stack.name, variant, stack.dockerfile, lock, files, arguments)
+    return BuildInputs(stack.name, variant, stack.dockerfile, lock, files, arguments, stack.spec.sources)
 
 
 def _is_for_the_host(path: Path) -> bool:

@@ -28,6 +28,8 @@ class GuestPaths:
     cache: PurePath
     queue: PurePath
     stack: PurePath
+    sources: Mapping[str, PurePath] = field(default_factory=dict, kw_only=True)
+    """Upstream code by the names stack.yaml gives it."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ def job_document(settings: WorkerSettings, worker: str, paths: GuestPaths) -> di
         "settings": document.pop("settings"),
         "weights": document.pop("weights"),
     }
-    located = {name: str(path) for name, path in asdict(paths).items()}
+    located: dict[str, Any] = {name: str(path) for name, path in asdict(paths).items() if name != "sources"}
+    located["sources"] = {name: str(path) for name, path in paths.sources.items()}
     extra = {"contract": CONTRACT, "worker": worker, "alive_timeout": ALIVE_TIMEOUT, "paths": located}
     return {**document, **extra}
 

@@ -68,9 +68,9 @@ class Predictor(BasePredictor):
         return Prediction(boxes=raw.boxes, classes=raw.labels, scores=raw.scores, masks=masks)
 
     @staticmethod
-    def make_random_weights(model: str, folder: str, seed: int = 0) -> None:
+    def make_random_weights(model: Model, folder: str, seed: int = 0) -> None:
         """Write weights that find something on photographs, though nothing sensible."""
-        write_random_weights(model, folder, seed)
+        write_random_weights(model.name, folder, seed)
 
 
 def as_input(pixels: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from orchestrator.job import JOB_NAME, QUEUE_NAME, GuestPaths
 from orchestrator.paths import build_logs_folder, environments_folder
 from orchestrator.resources import RUNNER
 from orchestrator.runtimes.base import BuildOptions, Exit, Prepared, Report, WorkerSpec, worker_environment
+from orchestrator.sources import ensure_sources, tree_folder
 from orchestrator.steps import run_step
 
 _MARKER = "orch-environment.json"
@@ -43,6 +44,7 @@ class VenvRuntime:
         inputs = build_inputs(stack, variant, options)
         pythons = (spec.python, *spec.also_python)
         started = time.monotonic()
+        ensure_sources(stack.name, inputs.sources, report, offline=options.offline)
         folder, fresh = cached_environment(
             f"{stack.name}-{variant}", inputs.lock, pythons, report, offline=options.offline, rebuild=options.rebuild
         )
@@ -51,8 +53,9 @@ class VenvRuntime:
 
     def guest_paths(self, prepared: Prepared, spec: WorkerSpec) -> GuestPaths:
         """The host's own paths: nothing is mounted."""
-        queue = spec.job / QUEUE_NAME
-        return GuestPaths(spec.data, spec.weights, spec.out, spec.cache, queue, prepared.stack.folder)
+        stack, queue = prepared.stack, spec.job / QUEUE_NAME
+        sources = {name: tree_folder(name, source) for name, source in stack.spec.sources.items()}
+        return GuestPaths(spec.data, spec.weights, spec.out, spec.cache, queue, stack.folder, sources=sources)
 
     def start(self, prepared: Prepared, spec: WorkerSpec) -> VenvWorker:
         """Start the runner with the environment's Python. Raises MachineError."""

@@ -27,7 +27,10 @@ def test_the_content_of_a_build(tmp_path: Path) -> None:
     assert inputs.files["stack/predictor.py"] == tmp_path / "s" / "predictor.py"
     assert {"runner/orch_runner/__main__.py", "runner/orch_runner/worker.py"} <= set(inputs.files)
     assert not any("__pycache__" in name for name in inputs.files)
-    inputs.write_context(tmp_path)
+    (tmp_path / "tree" / "deep").mkdir(parents=True)
+    (tmp_path / "tree" / "deep" / "net.py").write_text("code")
+    inputs.write_context(tmp_path, {"up": tmp_path / "tree"})
+    assert (tmp_path / "sources" / "up" / "deep" / "net.py").read_text() == "code"
     assert (tmp_path / "requirements.lock").read_bytes() == stack.folder.joinpath("cpu.lock").read_bytes()
     assert (tmp_path / "Dockerfile").read_bytes() == stack.dockerfile.read_bytes()
     for name, path in inputs.files.items():

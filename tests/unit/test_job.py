@@ -13,7 +13,10 @@ SETTINGS = WorkerSettings(
     native={"box_order": "xyxy", "class_base": 0, "class_map": [1]}, device="cpu", exif="apply", score_threshold=0.05,
     max_detections=None, max_pixels=250, batch_size=2, threads=3, readers=4, attributes=0, image_scores=False,
 )  # fmt: skip
-PATHS = GuestPaths(*(PurePosixPath(f"/{name}") for name in ("data", "weights", "out", "cache", "job/queue", "stack")))
+PATHS = GuestPaths(
+    *(PurePosixPath(f"/{name}") for name in ("data", "weights", "out", "cache", "job/queue", "stack")),
+    sources={"up": PurePosixPath("/sources/up")},
+)
 
 
 def test_the_job_document() -> None:
@@ -26,7 +29,7 @@ def test_the_job_document() -> None:
         "batch_size": 2, "threads": 3, "readers": 4, "attributes": 0, "image_scores": False,
         "alive_timeout": ALIVE_TIMEOUT,
         "paths": {"data": "/data", "weights": "/weights", "out": "/out", "cache": "/cache", "queue": "/job/queue",
-                  "stack": "/stack"},
+                  "stack": "/stack", "sources": {"up": "/sources/up"}},
     }  # fmt: skip
 
 

@@ -24,7 +24,8 @@ JOB.json, written by the host before the runner starts, never changed afterwards
     attributes        number of attribute columns, 0 for none
     image_scores      true where the task has an image-level score
     alive_timeout     seconds; the runner leaves when paths.queue/alive was not touched for so long
-    paths             {"data", "weights", "out", "cache", "queue", "stack"}
+    paths             {"data", "weights", "out", "cache", "queue", "stack",
+                       "sources": {name: folder of upstream code}}
 
 The queue folder, written by the host (each file under another name, then renamed), read-only to the runner:
 

@@ -75,6 +75,7 @@ class Job:
     cache: Path
     queue: Path
     stack: Path
+    sources: Mapping[str, Path]
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,7 @@ def _job(raw: Dict[str, Any]) -> Job:
         cache=Path(paths["cache"]),
         queue=Path(paths["queue"]),
         stack=Path(paths["stack"]),
+        sources={str(name): Path(folder) for name, folder in paths["sources"].items()},
     )
 
 

@@ -18,13 +18,14 @@ class Image:
 
 @dataclass
 class Model:
-    """What to load: absolute paths of the weights by key, validated settings, and the threads one may use."""
+    """What to load: absolute paths of weights and upstream sources by key, validated settings, threads one may use."""
 
     name: str
     weights: Dict[str, str]
     settings: Dict[str, Any] = field(default_factory=dict)
     threads: int = 1
     cache: str = ""
+    sources: Dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -67,10 +68,11 @@ class Predictor:
     """The most images one predict() takes."""
 
     @staticmethod
-    def make_random_weights(model: str, folder: str, seed: int = 0) -> None:
+    def make_random_weights(model: Model, folder: str, seed: int = 0) -> None:
         """Write files of the names stack.yaml gives `model`'s weights into `folder`: random, of the right architecture.
 
         For `orch selftest`, where the published weights are not at hand; they should lead to a few detections.
+        `model` says name, settings and sources; it has no weights.
         """
         raise NotImplementedError("this stack cannot make random weights")
 

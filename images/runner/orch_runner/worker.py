@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Mapping, Optional
 
 from orch_runner import __version__
 from orch_runner.contract import CONTRACT, Fatal, Job, JobRefused, WeightFile, read_job
@@ -115,10 +115,8 @@ def _limit_threads(threads: int) -> None:
 
 def _load(job: Job) -> Any:
     """Import the stack's predictor and load the model. Raises Fatal."""
-    from orch_runner.predictor import Model
-
     weights = {key: str(_weights_path(job, key, weight)) for key, weight in job.weights.items()}
-    model = Model(job.model_name, weights, dict(job.settings), job.threads, str(job.cache))
+    model = model_to_load(job, weights)
     try:
         predictor = predictor_class(job)()
         _check_wishes(predictor)
@@ -128,6 +126,14 @@ def _load(job: Job) -> Any:
     except (Exception, SystemExit) as error:
         raise Fatal("load", 3, f"{job.model_name} could not be loaded: {type(error).__name__}: {error}") from error
     return predictor
+
+
+def model_to_load(job: Job, weights: Mapping[str, str]) -> Any:
+    """The predictor.Model of a job, with these weights."""
+    from orch_runner.predictor import Model
+
+    sources = {name: str(folder) for name, folder in job.sources.items()}
+    return Model(job.model_name, dict(weights), dict(job.settings), job.threads, str(job.cache), sources)
 
 
 def _check_wishes(predictor: Any) -> None:

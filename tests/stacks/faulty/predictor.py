@@ -20,7 +20,7 @@ class Predictor(BasePredictor):
     max_batch = 4
 
     @staticmethod
-    def make_random_weights(model: str, folder: str, seed: int = 0) -> None:
+    def make_random_weights(model: Model, folder: str, seed: int = 0) -> None:
         level = int(np.random.default_rng(seed).integers(100, 150))
         (Path(folder) / "level.json").write_text(json.dumps(level))
 
