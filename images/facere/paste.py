@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import List, Tuple
+from typing import List
 
 import numpy as np
 from orch_runner.onnx_session import open_session
@@ -26,15 +26,15 @@ class Paster:
 
     def paste(self, masks: np.ndarray, boxes: np.ndarray, height: int, width: int) -> List[CropMask]:
         """(N, 1, m, m) masks at (N, 4) whole-pixel boxes (right and lower edges belong to them) of an image."""
-        return [self._paste_one(mask[None], box, height, width) for mask, box in zip(masks, boxes.tolist())]
-
-    def _paste_one(self, mask: np.ndarray, box: List[int], height: int, width: int) -> CropMask:
-        left, right, first_column, last_column = _span(box[0], box[2], width)
-        top, bottom, first_row, last_row = _span(box[1], box[3], height)
         # Only there can anything be above the threshold; the rest need not be looked at.
-        likely = mask[0, 0] > NEAR_THRESHOLD
-        first_row, last_row = _within(likely.any(axis=1), top, bottom, first_row, last_row)
-        first_column, last_column = _within(likely.any(axis=0), left, right, first_column, last_column)
+        likely = masks[:, 0] > NEAR_THRESHOLD
+        across = _spans(boxes[:, 0], boxes[:, 2], likely.any(axis=1), width)
+        down = _spans(boxes[:, 1], boxes[:, 3], likely.any(axis=2), height)
+        return [self._paste_one(mask[None], *spans) for mask, *spans in zip(masks, across.tolist(), down.tolist())]
+
+    def _paste_one(self, mask: np.ndarray, across: List[int], down: List[int]) -> CropMask:
+        left, right, first_column, last_column = across
+        top, bottom, first_row, last_row = down
         if first_column >= last_column or first_row >= last_row:
             return CropMask(0, 0, np.zeros((1, 1), bool))
         sizes = np.array([1, 1, bottom - top, right - left], np.int64)
@@ -43,19 +43,18 @@ class Paster:
         return CropMask(first_column, first_row, inside > THRESHOLD)
 
 
-def _span(first: int, last: int, limit: int) -> Tuple[int, int, int, int]:
-    """A box along one axis, right edge exclusive, and the part of it inside the image."""
-    end = max(last + 1, first + 1)
-    return first, end, max(first, 0), min(last + 1, limit)
+def _spans(first: np.ndarray, last: np.ndarray, occupied: np.ndarray, limit: int) -> np.ndarray:
+    """Boxes along one axis, as (N, 4): where each begins and ends (exclusive), and the part of it worth looking at.
 
-
-def _within(occupied: np.ndarray, first: int, end: int, low: int, high: int) -> Tuple[int, int]:
-    """The part of low to high that occupied cells of the mask reach; cells share first to end evenly."""
-    cells = np.flatnonzero(occupied)
-    if not len(cells):
-        return low, low
+    That is what lies inside the image and what `occupied` (N, m) cells, which share the box evenly, reach.
+    """
+    end = np.maximum(last, first) + 1
+    cells = occupied.shape[1]
+    lowest, highest = occupied.argmax(axis=1), cells - 1 - occupied[:, ::-1].argmax(axis=1)
     # Interpolation carries a cell one cell further; a pixel more for rounding.
-    pixels = (end - first) / len(occupied)
-    start = first + int((cells[0] - 0.5) * pixels) - 2
-    stop = first + int((cells[-1] + 1.5) * pixels) + 2
-    return max(low, start), min(high, stop)
+    pixels = (end - first) / cells
+    start = first + ((lowest - 0.5) * pixels).astype(np.int64) - 2
+    stop = first + ((highest + 1.5) * pixels).astype(np.int64) + 2
+    low = np.maximum(np.maximum(first, 0), start)
+    high = np.where(occupied.any(axis=1), np.minimum(np.minimum(last + 1, limit), stop), low)
+    return np.stack([first, end, low, high], axis=1)
