@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from orchestrator.annotations import match_images, read_annotations
 from orchestrator.errors import PredictionsError, UsageError
+from orchestrator.export_imdlbenco import export_imdlbenco
 from orchestrator.npz import NpzWriter, replacing
 from orchestrator.predictions import STATUS_PREDICTED, Predictions
 
@@ -63,7 +64,11 @@ def export_fashionfail(predictions: Predictions, target: Path, annotations: Path
         _PortablePickler(stream, protocol=4).dump(records)
 
 
-FORMATS: dict[str, Exporter] = {"coco": export_coco, "fashionfail": export_fashionfail}
+FORMATS: dict[str, Exporter] = {
+    "coco": export_coco,
+    "fashionfail": export_fashionfail,
+    "imdlbenco": export_imdlbenco,
+}
 
 
 def _json(predictions: Predictions, result: dict[str, Any]) -> bytes:

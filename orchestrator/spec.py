@@ -42,6 +42,7 @@ PythonVersion = Annotated[str, StringConstraints(pattern=r"^3\.[0-9]+$")]
 SettingValue = bool | int | float | str
 
 Task = Literal["instance-segmentation", "manipulation-localization"]
+MANIPULATION: Task = "manipulation-localization"
 
 
 class Spec(BaseModel):

@@ -43,6 +43,10 @@ The out folder, written by the runner:
     NNNNN.npz         a finished shard: the arrays of orch-predictions/1 with offsets from 0 and
                       meta = {"format": "orch-shard/1", "shard": n, "plan": digest, "images": count}.
                       Written under another name, fsynced, renamed.
+    masks/NNNNN/IIIIIIII.png
+                      task manipulation-localization: the probability per pixel of image I of shard N as 8-bit grey,
+                      round(255 p); the image's one instance is what is above the setting mask_threshold (0.5).
+                      There before the shard is.
     NNNNN.part.npz    the first images of a shard that was interrupted; the next runner goes on from it, in
                       whole batches, unless it is of another plan
 

@@ -44,17 +44,20 @@ Masks = Union[np.ndarray, Sequence[Union[CropMask, Dict[str, Any]]]]
 class Prediction:
     """The instances of one image, in the stack's native box order and class numbering (stack.yaml maps both).
 
+    A model that gives a probability per pixel (task manipulation-localization) sets `probability`, (H, W) in [0, 1] at
+    the given image's size, and leaves the instances to the runner. Else:
     boxes (n, 4) float in pixels of the given image, exclusive right and lower edges; classes (n,) int; scores (n,)
     in [0, 1], any order; masks: (n, H, W) bool, or n CropMask, or n COCO compressed RLE dicts, or None;
     attributes (n, A) float; image_score in [0, 1].
     """
 
-    boxes: np.ndarray
-    classes: np.ndarray
-    scores: np.ndarray
+    boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))
+    classes: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    scores: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     masks: Optional[Masks] = None
     attributes: Optional[np.ndarray] = None
     image_score: Optional[float] = None
+    probability: Optional[np.ndarray] = None
 
 
 class Predictor:
