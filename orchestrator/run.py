@@ -22,7 +22,8 @@ from orchestrator.errors import BaseImageError, UsageError
 from orchestrator.executors import EXECUTORS
 from orchestrator.files import write_json
 from orchestrator.hardware import Choice, Gpu, choose_variant, cores, gpus_for
-from orchestrator.inputs import InputSet, collect_inputs, expanded
+from orchestrator.input_sources import expanded
+from orchestrator.inputs import InputSet, collect_inputs
 from orchestrator.launch import Launcher
 from orchestrator.masks import gather_masks
 from orchestrator.paths import RunPaths, weights_folder
@@ -182,6 +183,8 @@ def _say_inputs(display: Display, inputs: InputSet) -> None:
         listed = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
         words.append(f"{len(inputs.ignored)} other files left out ({listed})")
     display.say("; ".join(words))
+    for note in inputs.notes:
+        display.say(note)
 
 
 def dispatch(plan: Plan, paths: RunPaths, runtime: Runtime, options: RunOptions, display: Display) -> Dispatched:

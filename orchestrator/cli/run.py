@@ -32,7 +32,8 @@ ImagesOption = Annotated[
         "--images",
         "-i",
         metavar="SOURCE",
-        help="Folder, image, glob, .txt list, .zip or .tar archive, or COCO .json; repeatable.",
+        help="Folder, image, glob, .txt list, .zip or .tar archive, COCO .json, or a data set of "
+        "manipulation localization (Tp/ and Gt/, or its .json); repeatable.",
     ),
 ]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu or cuda; what fits by default.")]
