@@ -178,7 +178,7 @@ def test_imdlbenco_is_for_manipulation_localization_in_its_run_directory(tmp_pat
     with pytest.raises(PredictionsError, match="mask pictures are not there"):
         FORMATS["imdlbenco"](forged, tmp_path / "out", None)
     (tmp_path / "masks").mkdir()
-    with pytest.raises(PredictionsError, match="the mask picture of .* is not there"):
+    with pytest.raises(PredictionsError, match=r"the mask picture of .* is not there"):
         FORMATS["imdlbenco"](forged, tmp_path / "out", None)
 
 
