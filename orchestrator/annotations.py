@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -53,19 +53,8 @@ def match_images(predictions: Predictions, dataset: dict[str, Any], source: Path
 
     A base name counts only when it is unique on both sides. PredictionsError names images without a match.
     """
-    by_path = _unique((image["file_name"], image["id"]) for image in dataset["images"])
-    by_base = _unique((_base(image["file_name"]), image["id"]) for image in dataset["images"])
-    bases = Counter(map(_base, predictions.files))
-    ids = np.zeros(len(predictions), np.int64)
-    unmatched = []
-    for i, file in enumerate(predictions.files):
-        found = by_path.get(file)
-        if found is None and bases[_base(file)] == 1:
-            found = by_base.get(_base(file))
-        if found is None:
-            unmatched.append(file)
-        else:
-            ids[i] = found
+    places = find_images(predictions.files, [image["file_name"] for image in dataset["images"]])
+    unmatched = [file for file, place in zip(predictions.files, places.tolist(), strict=True) if place < 0]
     if unmatched:
         names = ", ".join(unmatched[:SHOWN]) + (", …" if len(unmatched) > SHOWN else "")
         raise PredictionsError(
@@ -73,7 +62,22 @@ def match_images(predictions: Predictions, dataset: dict[str, Any], source: Path
             why="neither their relative path nor a base name that is unique on both sides is there",
             hint="give the annotations of the images that were predicted",
         )
-    return ids
+    return np.array([image["id"] for image in dataset["images"]], np.int64)[places]
+
+
+def find_images(files: Sequence[str], annotated: Sequence[str]) -> NDArray[np.int64]:
+    """(I,) where each of `files` is among the annotated file names: by its whole path, else by a base name that is
+    unique on both sides; -1 where it is not."""
+    by_path = _unique((name, place) for place, name in enumerate(annotated))
+    by_base = _unique((_base(name), place) for place, name in enumerate(annotated))
+    bases = Counter(map(_base, files))
+    places = np.full(len(files), -1, np.int64)
+    for i, file in enumerate(files):
+        found = by_path.get(file)
+        if found is None and bases[_base(file)] == 1:
+            found = by_base.get(_base(file))
+        places[i] = -1 if found is None else found
+    return places
 
 
 def _base(file: str) -> str:

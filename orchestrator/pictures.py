@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from orchestrator.draw import draw_run
 from orchestrator.errors import UsageError
@@ -18,6 +20,14 @@ def draw_run_directory(run: Path, folder: Path, min_score: float) -> list[Path]:
     if not paths.predictions.is_file() or not paths.run_json.is_file():
         raise UsageError(f"{run} is not a complete run directory", hint="orch run --model MODEL --images FOLDER")
     recorded = json.loads(paths.run_json.read_text(encoding="utf-8"))
+    predictions = Predictions.load(paths.predictions)
+    return draw_run(
+        predictions, input_locator(paths, recorded), folder, min_score, recorded["request"]["exif"] == "apply"
+    )
+
+
+def input_locator(paths: RunPaths, recorded: dict[str, Any]) -> Callable[[str], Path]:
+    """Says where an input image of a run lies, by its name in the predictions; `recorded` is the run's run.json."""
     roots = [Path(root) for root in recorded["roots"]]
     places = {image.file: image.path for image in read_inputs(paths.inputs)}
 
@@ -25,5 +35,4 @@ def draw_run_directory(run: Path, folder: Path, min_score: float) -> list[Path]:
         number, _, rest = places[file].partition("/")
         return roots[int(number)] / rest
 
-    predictions = Predictions.load(paths.predictions)
-    return draw_run(predictions, locate, folder, min_score, recorded["request"]["exif"] == "apply")
+    return locate

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,9 @@ from orchestrator.errors import PredictionsError
 
 MAX_GROUPS = 7  # characters per number: 35 bits, enough for any difference of two 32-bit runs
 MAX_PIXELS = (1 << 32) - 1  # pycocotools counts pixels in 32 bits
+# Bytes of masks checked at a time: small enough that the intermediates stay in the CPU's cache (measured: 1 << 15 to
+# 1 << 16 take a third of the time of 1 << 19).
+CHUNK = 1 << 16
 
 
 def parse_many(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -97,6 +100,25 @@ def check_many(data: NDArray[np.uint8], offsets: NDArray[np.int64], sizes: NDArr
     good &= wrong_before[run_offsets[1:]] == wrong_before[run_offsets[:-1]]
     good &= sum_before[run_offsets[1:]] - sum_before[run_offsets[:-1]] == pixels
     return good
+
+
+def check_all(data: NDArray[np.uint8], offsets: NDArray[np.int64], sizes: NDArray[Any]) -> NDArray[np.bool_]:
+    """`check_many` for any number of masks, some at a time."""
+    good = np.zeros(len(sizes), np.bool_)
+    for rows in _groups(offsets, CHUNK):
+        part = offsets[rows.start : rows.stop + 1]
+        good[rows] = check_many(data[part[0] : part[-1]], part - part[0], sizes[rows])
+    return good
+
+
+def _groups(offsets: NDArray[np.int64], nbytes: int) -> Iterator[slice]:
+    """Slices of consecutive masks of about `nbytes` bytes together."""
+    start = 0
+    while start < len(offsets) - 1:
+        stop = int(np.searchsorted(offsets, offsets[start] + nbytes, side="right")) - 1
+        stop = min(max(stop, start + 1), len(offsets) - 1, start + nbytes)
+        yield slice(start, stop)
+        start = stop
 
 
 def parse_counts(counts: bytes) -> NDArray[np.int64]:

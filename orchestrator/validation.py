@@ -15,7 +15,6 @@ from orchestrator.npz import Arrays, Header
 from orchestrator.predictions import FORMAT, META, SCHEMA, SPECS, STATUS_FAILED, Predictions, Problem
 
 BOX_TOLERANCE = 1e-3  # pixels a box may reach over the image's edge, by the models' float32 arithmetic
-RLE_CHUNK = 1 << 19  # bytes of masks checked at a time: fits the CPU's cache with its intermediates
 
 Selection = NDArray[np.bool_]
 
@@ -236,21 +235,7 @@ class _Content:
         if down.any() or self.image_of_row is None:
             return None
         sizes = self.arrays["image_size"][self.image_of_row]
-        bad = np.zeros(len(sizes), bool)
-        for rows in _groups(offsets, RLE_CHUNK):
-            part = offsets[rows.start : rows.stop + 1]
-            bad[rows] = ~rle.check_many(data[part[0] : part[-1]], part - part[0], sizes[rows])
-        self._rows("masks", bad, "is not COCO RLE of the image's size")
-
-
-def _groups(offsets: NDArray[np.int64], nbytes: int) -> Iterator[slice]:
-    """Slices of consecutive masks of about `nbytes` bytes together."""
-    start = 0
-    while start < len(offsets) - 1:
-        stop = int(np.searchsorted(offsets, offsets[start] + nbytes, side="right")) - 1
-        stop = min(max(stop, start + 1), len(offsets) - 1, start + nbytes)
-        yield slice(start, stop)
-        start = stop
+        self._rows("masks", ~rle.check_all(data, offsets, sizes), "is not COCO RLE of the image's size")
 
 
 def _leaves_root(file: str) -> bool:

@@ -25,11 +25,9 @@ def _load(path: Path) -> Predictions:
 
 
 def _file(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    if not (path / "predictions.npz").is_file():
-        raise UsageError(f"{path} has no predictions.npz", why="the run is not complete; the same orch run resumes it")
-    return path / "predictions.npz"
+    from orchestrator.runs import predictions_file
+
+    return predictions_file(path)
 
 
 def inspect(

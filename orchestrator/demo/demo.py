@@ -16,7 +16,7 @@ from orchestrator.catalog import ModelEntry, load_catalog
 from orchestrator.demo.photographs import fetch_photographs
 from orchestrator.demo.scenes import write_scenes
 from orchestrator.draw import contact_sheet
-from orchestrator.evaluate import Metrics, evaluate
+from orchestrator.evaluate import Evaluation, evaluate
 from orchestrator.pictures import draw_run_directory
 from orchestrator.predictions import Predictions
 from orchestrator.progress import Display
@@ -34,7 +34,7 @@ class DemoResult:
     folder: Path
     garments: Outcome
     textlines: Outcome
-    metrics: Metrics
+    metrics: Evaluation
     pictures: tuple[Path, ...]
 
     def as_json(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator import rle
 from orchestrator.errors import PredictionsError, UsageError
-from orchestrator.evaluate import CategoryMetrics, evaluate
+from orchestrator.evaluate import evaluate
 from orchestrator.predictions import Predictions
 from tests.unit.predictions_samples import FILES, META, SIZES, Arrays, sample_arrays, save
 
@@ -40,7 +40,8 @@ def run(tmp_path: Path, arrays: Arrays, truth: dict[str, Any], iou: Iou = "segm"
 def test_the_truth_itself_scores_one(tmp_path: Path, iou: Iou, capfd: pytest.CaptureFixture[str]) -> None:
     metrics = run(tmp_path, sample_arrays(), truth_of(sample_arrays()), iou)
     assert (metrics.ap, metrics.ap50, metrics.ap75) == pytest.approx((1, 1, 1))
-    assert metrics.per_category[1] == CategoryMetrics(5, "hat", pytest.approx(1.0))  # type: ignore[arg-type]
+    hat = metrics.per_category[1]
+    assert (hat.id, hat.name, hat.ap, hat.annotations) == (5, "hat", pytest.approx(1), 2)
     assert (metrics.iou, metrics.images, metrics.missing) == (iou, 4, 0)
     assert capfd.readouterr() == ("", "")
 
@@ -102,14 +103,18 @@ def test_sizes_that_disagree_are_told(tmp_path: Path) -> None:
     truth = truth_of(sample_arrays())
     truth["images"][0] |= {"height": 60, "width": 40}
     with pytest.raises(PredictionsError, match=r"a\.jpg is 60x40 pixels, but 40x60") as caught:
-        run(tmp_path, sample_arrays(), truth)
+        run(tmp_path, sample_arrays(), truth, "bbox")
     assert "EXIF" in str(caught.value.why)
 
 
 def test_images_that_are_not_annotated_are_named(tmp_path: Path) -> None:
     truth = truth_of(sample_arrays())
     truth["images"][3]["file_name"] = "else.jpg"
-    with pytest.raises(PredictionsError, match=r"other/b\.jpg"):
+    metrics = run(tmp_path, sample_arrays(), truth)
+    assert (metrics.unknown_images, metrics.missing_images) == (("other/b.jpg",), ("else.jpg",))
+    truth["images"] = [{"id": 1, "file_name": "else.jpg"}]
+    truth["annotations"] = []
+    with pytest.raises(PredictionsError, match="none of the 4 predicted images"):
         run(tmp_path, sample_arrays(), truth)
 
 
@@ -144,9 +149,12 @@ def segmentation(value: Any) -> Callable[[dict[str, Any]], None]:
         (segmentation({"size": [40, 60]}), "no counts"),
         (lambda annotation: annotation.update(bbox=[1, 2, 3]), "bbox or area"),
         (lambda annotation: annotation.update(area="big"), "bbox or area"),
-        (lambda annotation: annotation.update(image_id=5), "no height and width"),
+        (lambda annotation: annotation.update(image_id=5), "no image 5"),
+        (lambda annotation: annotation.update(category_id=6), "no category 6"),
+        (lambda annotation: annotation.update(iscrowd=2), "neither 0 nor 1"),
+        (lambda annotation: annotation.update(bbox=[1, 2, -3, 4]), "negative"),
     ],
-    ids=range(15),
+    ids=range(18),
 )
 def test_a_wrong_annotation_is_named(tmp_path: Path, change: Callable[[dict[str, Any]], None], why: str) -> None:
     truth = truth_of(sample_arrays())
