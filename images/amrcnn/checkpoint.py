@@ -12,6 +12,7 @@ from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 from orch_runner.contract import Fatal
 
 Shape = Tuple[int, ...]
+HINT = "orch weights add MODEL PATH, with the published archive or the folder out of it"
 NAMED = 4
 """At most so many variables are named in a message."""
 _STEP = re.compile(r"-(\d+)$")
@@ -87,4 +88,4 @@ def _some(names: List[str]) -> str:
 
 
 def _unusable(message: str) -> Fatal:
-    return Fatal("weights", 3, message, "orch weights add MODEL PATH, with the published archive or the folder out of it")
+    return Fatal("weights", 3, message, HINT)

@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 
 from metagraph import kept_name, write_graph
-from network import CONFIGS, build_network
+from network import build_network
+from settings import MODELS
 
 
 def main(source: str, target: str) -> None:
     """Write them."""
-    for model in CONFIGS:
+    for model in MODELS:
         path = Path(target) / kept_name(model, source, {})
         write_graph(build_network(model, source, {}), path)
         print(path)

@@ -12,10 +12,11 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Optional
+from typing import Any, Mapping, Optional
 
 from google.protobuf.message import DecodeError
-from network import CONFIGS, DETECTION, IMAGE, build_network, with_defaults
+from network import IMAGE, build_network
+from settings import MODELS, with_defaults
 from tf1 import tf
 
 BUILT = "ORCH_GRAPHS"
@@ -43,16 +44,12 @@ def open_graph(model: str, source: str, settings: Mapping[str, Any], cache: str 
 def kept_name(model: str, source: str, settings: Mapping[str, Any]) -> str:
     """File name of a kept graph: another one for any other setting, upstream code, TensorFlow, or code of ours."""
     digest = hashlib.sha256()
-    parts = [model, tf.__version__, CONFIGS[model], sorted(with_defaults(settings).items())]
+    parts = [MODELS[model].config, tf.__version__, sorted(with_defaults(settings).items())]
     digest.update(json.dumps(parts).encode())
-    for path in (Path(__file__).with_name("network.py"), *_used(Path(source))):
+    upstream = [path for pattern in ("*.py", "*.yaml") for path in sorted(Path(source).rglob(pattern))]
+    for path in (Path(__file__).with_name("network.py"), *upstream):
         digest.update(path.read_bytes())
     return f"{model}-{digest.hexdigest()[:16]}.meta"
-
-
-def _used(source: Path) -> Iterator[Path]:
-    for pattern in ("*.py", "*.yaml"):
-        yield from sorted((source / DETECTION).parent.parent.rglob(pattern))
 
 
 def _kept_folder(cache: str) -> str:
@@ -80,13 +77,11 @@ def write_graph(graph: Any, path: Path) -> None:
     try:
         with graph.as_default():
             saver = tf.get_collection(tf.GraphKeys.SAVERS)[0]
-            meta = tf.train.export_meta_graph(saver_def=saver.as_saver_def(), collection_list=_collections())
+            meta = tf.train.export_meta_graph(
+                saver_def=saver.as_saver_def(), collection_list=[tf.GraphKeys.GLOBAL_VARIABLES]
+            )
         aside.write_bytes(meta.SerializeToString(deterministic=True))
         os.replace(aside, path)
     finally:
         with contextlib.suppress(OSError):
             aside.unlink()
-
-
-def _collections() -> Any:
-    return [tf.GraphKeys.GLOBAL_VARIABLES]

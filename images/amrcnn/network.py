@@ -8,47 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, Dict, Iterator, Mapping
 
+from settings import MODELS, overrides, with_defaults
 from tf1 import tf
 
-SOURCE = "tpu"
-"""Key of the sources in stack.yaml."""
 DETECTION = "models/official/detection"
-CONFIGS = {
-    "amrcnn-r50-fpn": "projects/fashionpedia/configs/yaml/r50fpn_amrcnn.yaml",
-    "amrcnn-spine": "projects/fashionpedia/configs/yaml/spinenet143_amrcnn.yaml",
-}
-"""Upstream's configuration of each model, inside DETECTION."""
-DEFAULTS: Dict[str, Any] = {
-    "image_size": 640,
-    "nms": "op",
-    "postprocess.score_threshold": 0.05,
-    "postprocess.nms_iou_threshold": 0.5,
-    "postprocess.max_total_size": 100,
-    "postprocess.pre_nms_num_boxes": 1000,
-}
-"""As in stack.yaml. Dotted ones are upstream's own parameters."""
 IMAGE = "orch_image"
 OUTPUTS = ("num_detections", "detection_boxes", "detection_classes", "detection_scores", "detection_attributes",
            "detection_masks")  # fmt: skip
-STRIDE = 128
-"""Of the coarsest level: image sizes are multiples of it."""
-
-
-def with_defaults(settings: Mapping[str, Any]) -> Dict[str, Any]:
-    """All settings. Raises ValueError for one that is unknown or cannot be."""
-    unknown = sorted(set(settings) - set(DEFAULTS))
-    if unknown:
-        raise ValueError(f"unknown settings: {', '.join(unknown)}")
-    complete = {**DEFAULTS, **settings}
-    if complete["nms"] not in ("op", "upstream"):
-        raise ValueError(f"nms is {complete['nms']!r}, must be op or upstream")
-    size = complete["image_size"]
-    if size < STRIDE or size % STRIDE:
-        raise ValueError(f"image_size is {size}, must be a multiple of {STRIDE}")
-    return complete
 
 
 def output_name(name: str) -> str:
@@ -63,7 +33,7 @@ def build_network(model: str, source: str, settings: Mapping[str, Any]) -> Any:
     """
     settings = with_defaults(settings)
     swap = _op_for_suppression() if settings["nms"] == "op" else contextlib.nullcontext()
-    with _importable(Path(source)), tf.Graph().as_default() as graph, swap:
+    with _quiet(), _importable(Path(source)), tf.Graph().as_default() as graph, swap:
         image = tf.placeholder(tf.uint8, (None, None, 3), IMAGE)
         outputs = _outputs(_parameters(model, Path(source), settings), image, settings["image_size"])
         for name in OUTPUTS:
@@ -77,14 +47,10 @@ def _parameters(model: str, source: Path, settings: Mapping[str, Any]) -> Any:
     from projects.fashionpedia.configs import factory  # type: ignore[import-not-found]
 
     parameters = factory.config_generator("attribute_mask_rcnn")
-    config = str(source / DETECTION / CONFIGS[model])
+    config = str(source / MODELS[model].config)
     parameters = params_dict.override_params_dict(parameters, config, is_strict=True)
-    changes: Dict[str, Dict[str, Any]] = {"architecture": {"use_bfloat16": False}}
-    for name, value in settings.items():
-        group, dot, field = name.partition(".")
-        if dot:
-            changes.setdefault(group, {})[field] = value
-    parameters.override(changes, is_strict=True)
+    # bfloat16 is for TPUs alone; upstream's inference switches it off as well.
+    parameters.override({"architecture": {"use_bfloat16": False}, **overrides(settings)}, is_strict=True)
     parameters.validate()
     parameters.lock()
     return parameters
@@ -106,6 +72,19 @@ def _outputs(parameters: Any, image: Any, size: int) -> Dict[str, Any]:
     )
     outputs["detection_boxes"] /= tf.tile(infos[:, 2:3, :], [1, 1, 2])
     return outputs
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the dozens of warnings that what upstream calls is deprecated: nobody can do anything about it here."""
+    level = tf.logging.get_verbosity()
+    tf.logging.set_verbosity(tf.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        tf.logging.set_verbosity(level)
 
 
 @contextlib.contextmanager

@@ -12,15 +12,13 @@ import numpy as np
 from checkpoint import check_variables, find_prefix
 from device import require, session_options
 from metagraph import open_graph
-from network import IMAGE, OUTPUTS, SOURCE, output_name
+from network import IMAGE, OUTPUTS, output_name
 from orch_runner.contract import Fatal
 from orch_runner.predictor import Image, Model, Prediction
 from orch_runner.predictor import Predictor as BasePredictor
 from paste import paste
+from settings import SOURCE, WEIGHTS
 from tf1 import tf
-
-WEIGHTS = "checkpoint"
-"""Key of the weights in stack.yaml."""
 
 
 class Found(NamedTuple):

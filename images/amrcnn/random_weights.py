@@ -12,12 +12,11 @@ from typing import Any, Dict, List, Tuple
 import numpy as np
 from device import session_options
 from metagraph import open_graph
-from network import IMAGE, SOURCE
+from network import IMAGE
 from orch_runner.predictor import Model
+from settings import MODELS, SOURCE
 from tf1 import tf
 
-FOLDERS = {"amrcnn-r50-fpn": "fashionpedia-r50-fpn", "amrcnn-spine": "fashionpedia-spinenet-143"}
-"""What each model's weights are called, as in stack.yaml."""
 NAME = "model.ckpt-0"
 GAMMA = 0.5
 """Without the statistics that training brings, normalization does nothing: less than 1, or deep sums would explode."""
@@ -35,7 +34,7 @@ HEADS: Tuple[Tuple[Tuple[str, float], ...], ...] = (
 
 def write_random_weights(model: Model, folder: str, seed: int = 0) -> str:
     """Write a checkpoint into the folder that stack.yaml names the model's weights by; the result is its prefix."""
-    prefix = Path(folder) / FOLDERS[model.name] / NAME
+    prefix = Path(folder) / MODELS[model.name].weights / NAME
     prefix.parent.mkdir(parents=True, exist_ok=True)
     graph = open_graph(model.name, model.sources[SOURCE], model.settings, model.cache)
     random = np.random.Generator(np.random.PCG64(seed))

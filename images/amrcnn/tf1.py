@@ -59,5 +59,5 @@ _prepare()
 import tensorflow.compat.v1 as tf  # noqa: E402
 
 tf.disable_eager_execution()
-tf.logging.set_verbosity(tf.logging.WARN)
+tf.logging.set_verbosity(tf.logging.ERROR)
 __all__ = ["cuda_libraries", "nvidia_folder", "tf"]
