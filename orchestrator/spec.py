@@ -158,6 +158,8 @@ class Setting(Spec):
     help: str
     minimum: float | None = None
     maximum: float | None = None
+    multiple_of: Annotated[int, Field(ge=1)] | None = None
+    """Whole numbers only: the value must be a multiple of this."""
     choices: tuple[str, ...] | None = None
 
     def parse(self, text: str) -> SettingValue:
@@ -170,6 +172,8 @@ class Setting(Spec):
                 raise ValueError(f"must be at least {self.minimum:g}")
             if self.maximum is not None and value > self.maximum:
                 raise ValueError(f"must be at most {self.maximum:g}")
+            if self.multiple_of is not None and value % self.multiple_of:
+                raise ValueError(f"must be a multiple of {self.multiple_of}")
         return value
 
 

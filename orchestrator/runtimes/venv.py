@@ -188,7 +188,8 @@ def make_environment(folder: Path, lock: Path, pythons: Sequence[str], offline: 
         chosen = str(python) if python else pythons[0]
         report(f"making an environment with uv and Python {pythons[0] if python is None else python}")
         _step([uv, "venv", "--quiet", "--python", chosen, str(folder)], log, report)
-        install = [uv, "pip", "install", "--python", str(folder / "bin" / "python")]
+        # Workers never write bytecode, and without any each start would compile all of TensorFlow anew. pip compiles.
+        install = [uv, "pip", "install", "--compile-bytecode", "--python", str(folder / "bin" / "python")]
     else:
         report(f"making an environment with {python} (venv and pip; it is quicker with uv)")
         _step([str(python), "-m", "venv", str(folder)], log, report)
