@@ -18,9 +18,9 @@ class Image:
 
 @dataclass
 class Model:
-    """What to load: absolute paths of weights and upstream sources by key, validated settings, threads to use.
+    """What to load: absolute paths of weights and sources by key, validated settings, threads.
 
-    `digests` are the weights' sha256 where they are known; `config` is upstream's configuration file inside its sources.
+    `digests` are the weights' sha256 where known; `config` is upstream's configuration file inside its sources.
     The runner applies `score_threshold` itself: it is here for predictors that save work by knowing it.
     """
 
