@@ -87,13 +87,13 @@ def print_detail(line: str) -> None:
 
 
 def run(python: Path, *arguments: Any) -> str:
-    """A program's output in the stack's environment; its errors are shown where it fails."""
+    """The last line of a program's output in the stack's environment; its errors are shown where it fails."""
     environment = {**os.environ, "PYTHONPATH": f"{RUNNER}{os.pathsep}{STACK}", "OMP_WAIT_POLICY": "passive"}
     command = [str(python), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode != 0:
         sys.exit(done.stderr)
-    return done.stdout
+    return done.stdout.splitlines()[-1] if done.stdout else ""  # PyTorch, too, has things to say
 
 
 if __name__ == "__main__":

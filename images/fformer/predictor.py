@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, List, Mapping, NamedTuple, Tuple
 
+import cv2
 import numpy as np
 import torch
 from checkpoint import check, read
@@ -32,6 +33,7 @@ class Predictor(BasePredictor):
 
     def load(self, model: Model, device: str) -> None:
         torch.set_num_threads(model.threads)
+        cv2.setNumThreads(model.threads)
         if device == "cuda":
             _check_gpu()
         self._device = torch.device(device)
