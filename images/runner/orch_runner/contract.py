@@ -126,7 +126,7 @@ def _job(raw: Dict[str, Any]) -> Job:
         model_name=str(model["name"]),
         task=str(model["task"]),
         settings=dict(model["settings"]),
-        config=None if model["config"] is None else str(model["config"]),
+        config=None if model.get("config") is None else str(model["config"]),
         weights={key: _weight(value) for key, value in model["weights"].items()},
         native=_native(raw["native"]),
         device=str(raw["device"]),
