@@ -16,6 +16,7 @@ from orchestrator.runtimes.base import BuildOptions
 from orchestrator.spec import Source, Variant
 
 LOCK_NAME = "requirements.lock"
+BUILD_LOCK_NAME = "build.lock"
 _SKIPPED = ("__pycache__", "weights", "convert")
 
 
@@ -76,8 +77,39 @@ def build_inputs(stack: StackEntry, variant: str, options: BuildOptions) -> Buil
         raise SpecError(f"{stack.folder / 'stack.yaml'}: variants.{variant}.lock: there is no file {spec.lock}")
     files = {f"runner/orch_runner/{name}": path for name, path in _tree(RUNNER / "orch_runner")}
     files |= {f"stack/{name}": path for name, path in _tree(stack.folder) if not _is_for_the_host(path)}
-    arguments = {"BASE_IMAGE": options.base_image or spec.base_image, **(options.build_args or {})}
+    build_lock = build_lock_of(stack, variant)
+    if build_lock is not None:
+        files[BUILD_LOCK_NAME] = build_lock
+    given = options.build_args or {}
+    arguments = {
+        "BASE_IMAGE": options.base_image or spec.base_image,
+        **dict(_build_arguments(stack, variant, given)),
+        **given,
+    }
     return BuildInputs(stack.name, variant, stack.dockerfile, lock, files, arguments, stack.spec.sources)
+
+
+def build_lock_of(stack: StackEntry, variant: str) -> Path | None:
+    """The lock of what a variant's source distributions are built with, if it has any. Raises SpecError."""
+    name = find_variant(stack, variant).build_lock
+    if name is None:
+        return None
+    if not (stack.folder / name).is_file():
+        raise SpecError(f"{stack.folder / 'stack.yaml'}: variants.{variant}.build_lock: there is no file {name}")
+    return stack.folder / name
+
+
+def _build_arguments(stack: StackEntry, variant: str, given: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """The values stack.yaml gives to arguments. Raises UsageError for one that it leaves to the user."""
+    for name, argument in find_variant(stack, variant).build_args.items():
+        if argument.default is not None:
+            yield name, argument.default
+        elif name not in given:
+            raise UsageError(
+                f"the variant {variant} of {stack.name} cannot be built without {name}",
+                why=argument.help,
+                hint=f"orch build {stack.name} --variant {variant} --build-arg {name}=…",
+            )
 
 
 def _is_for_the_host(path: Path) -> bool:

@@ -42,6 +42,7 @@ class WorkerSettings:
     model: str
     task: str
     settings: Mapping[str, Any]
+    config: str | None
     weights: Mapping[str, Mapping[str, str | None]]
     native: Mapping[str, Any]
     device: str
@@ -63,6 +64,7 @@ def job_document(settings: WorkerSettings, worker: str, paths: GuestPaths) -> di
         "name": settings.model,
         "task": document.pop("task"),
         "settings": document.pop("settings"),
+        "config": document.pop("config"),
         "weights": document.pop("weights"),
     }
     located: dict[str, Any] = {name: str(path) for name, path in asdict(paths).items() if name != "sources"}

@@ -69,6 +69,7 @@ def worker_settings(plan: Plan, threads: int) -> WorkerSettings:
         model=plan.entry.name,
         task=spec.task,
         settings=request.settings,
+        config=spec.config,
         weights={key: stored.as_job() for key, stored in plan.weights.items()},
         native=plan.native(),
         device=request.device.partition(":")[0],  # the runtime shows it the one GPU that was asked for

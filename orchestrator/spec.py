@@ -59,11 +59,22 @@ class Source(Spec):
     folders: tuple[RelativePath, ...] = ()
 
 
+class BuildArgument(Spec):
+    """An argument of the Dockerfile that `--build-arg` sets."""
+
+    help: str
+    default: str | None = None
+    """None: it has to be given, and the variant can only be built as an image."""
+
+
 class Variant(Spec):
     """One build of a stack for one kind of hardware."""
 
     base_image: str
     lock: RelativePath
+    build_lock: RelativePath | None = None
+    """What the lock's source distributions are built with: installed first, and nothing is built in isolation."""
+    build_args: Mapping[str, BuildArgument] = {}
     python: PythonVersion
     also_python: tuple[PythonVersion, ...] = ()
     """Other Pythons the lock installs on: the venv runtime may use them."""
@@ -72,6 +83,8 @@ class Variant(Spec):
     min_driver: str | None = None
     native_capabilities: tuple[str, ...] = ()
     ptx_capabilities: tuple[str, ...] = ()
+    on_request: bool = False
+    """Taken only when asked for by name."""
 
     @model_validator(mode="after")
     def _cuda_is_stated(self) -> Variant:
@@ -134,6 +147,8 @@ class Native(Spec):
     """How the predictor's own output maps to the standard one."""
 
     box_order: Literal["xyxy", "yxyx"] = "xyxy"
+    published_box_edges: Literal["exclusive", "inclusive"] = "exclusive"
+    """Whether right and lower edges are a box's last pixels where the model's own project writes them; for exports."""
     published_box_order: Literal["xyxy", "yxyx"] | None = None
     """The order in which the model's own project writes boxes to files, where its script turns them; for exports."""
     class_base: int = 0

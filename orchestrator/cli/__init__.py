@@ -14,7 +14,7 @@ import typer
 import typer.main
 
 from orchestrator import __version__
-from orchestrator.cli import convert, evaluation, models, predictions, run, setup, sources, weights
+from orchestrator.cli import convert, equivalence, evaluation, models, predictions, run, setup, sources, weights
 from orchestrator.cli.common import print_error, print_json, say
 from orchestrator.errors import EXIT_BUG, EXIT_OK, Interrupted, MachineError, OrchError, UsageError
 
@@ -48,6 +48,7 @@ def _root(
 app.command("run")(run.run)
 app.command("build")(run.build)
 app.command("selftest")(run.selftest)
+app.command("equivalence")(equivalence.equivalence)
 app.add_typer(models.app, name="models")
 app.add_typer(weights.app, name="weights")
 app.add_typer(sources.app, name="sources")

@@ -102,7 +102,7 @@ def run(
         workers=workers,
         threads=threads,
         offline=offline,
-        build=_build_options(base_image, build_arg, rebuild=False, offline=offline),
+        build=build_options(base_image, build_arg, rebuild=False, offline=offline),
     )
     try:
         outcome = run_model(entry, options, make_display(json=json, quiet=quiet))
@@ -152,7 +152,7 @@ def build(
     display = make_display(json=json, quiet=False)
     chosen, _ = choose_runtime(runtime)
     choice = choose_variant(stack, variant, device, gpus_for(stack, device))
-    options = _build_options(base_image, build_arg, rebuild=rebuild, offline=offline)
+    options = build_options(base_image, build_arg, rebuild=rebuild, offline=offline)
     prepared = chosen.prepare(stack, choice.variant, options, display.detail)
     if json:
         print_json(
@@ -193,9 +193,9 @@ def selftest(
     from orchestrator.run import RunOptions
     from orchestrator.selftest import selftest as test_model
 
-    build_options = _build_options(base_image, build_arg, rebuild=False, offline=offline)
+    chosen = build_options(base_image, build_arg, rebuild=False, offline=offline)
     options = RunOptions(
-        images=[], runtime=runtime, variant=variant, device=device, settings=settings or (), build=build_options
+        images=[], runtime=runtime, variant=variant, device=device, settings=settings or (), build=chosen
     )
     result = test_model(entry, options, out, make_display(json=json, quiet=False))
     if json:
@@ -207,7 +207,7 @@ def selftest(
     say(f"passed{meaning}")
 
 
-def _build_options(
+def build_options(
     base_image: str | None, build_args: list[str] | None, *, rebuild: bool, offline: bool
 ) -> BuildOptions:
     from orchestrator.runtimes.base import BuildOptions

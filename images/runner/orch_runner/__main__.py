@@ -8,7 +8,7 @@ JOB.json, written by the host before the runner starts, never changed afterwards
     run, worker       identifiers, for messages only
     plan              digest of the run's plan, written into every shard
     predictor         "predictor.py:Predictor": file inside paths.stack, and the class in it
-    model             {"name", "task", "settings": {...},
+    model             {"name", "task", "settings": {...}, "config": file in the sources or null,
                        "weights": {key: {"file", "sha256" or null, "package" or null}}}
                       a file lies under paths.weights, or inside the installed package named
     native            {"box_order": "xyxy" | "yxyx", "class_base": int, "class_map": [category id, ...]}

@@ -18,7 +18,11 @@ class Image:
 
 @dataclass
 class Model:
-    """What to load: absolute paths of weights and upstream sources by key, validated settings, threads one may use."""
+    """What to load: absolute paths of weights and sources by key, validated settings, threads.
+
+    `digests` are the weights' sha256 where known; `config` is upstream's configuration file inside its sources.
+    The runner applies `score_threshold` itself: it is here for predictors that save work by knowing it.
+    """
 
     name: str
     weights: Dict[str, str]
@@ -26,6 +30,9 @@ class Model:
     threads: int = 1
     cache: str = ""
     sources: Dict[str, str] = field(default_factory=dict)
+    digests: Dict[str, str] = field(default_factory=dict)
+    config: str = ""
+    score_threshold: Optional[float] = None
 
 
 @dataclass

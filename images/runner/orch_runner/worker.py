@@ -133,15 +133,30 @@ def model_to_load(job: Job, weights: Mapping[str, str]) -> Any:
     from orch_runner.predictor import Model
 
     sources = {name: str(folder) for name, folder in job.sources.items()}
-    return Model(job.model_name, dict(weights), dict(job.settings), job.threads, str(job.cache), sources)
+    digests = {key: weight.sha256 for key, weight in job.weights.items() if weight.sha256 is not None}
+    return Model(
+        job.model_name,
+        dict(weights),
+        dict(job.settings),
+        job.threads,
+        str(job.cache),
+        sources,
+        digests,
+        job.config or "",
+        job.score_threshold,
+    )
 
 
 def _check_wishes(predictor: Any) -> None:
     """Whether the predictor asks for what there is. Raises Fatal."""
-    from orch_runner.decode import DECODERS
+    from orch_runner.decode import DECODERS, MODULES
 
     if predictor.decoder not in DECODERS:
         raise Fatal("load", 3, f"unknown decoder {predictor.decoder!r}, known: {', '.join(DECODERS)}")
+    if importlib.util.find_spec(MODULES[predictor.decoder]) is None:
+        raise Fatal(
+            "load", 3, f"the decoder {predictor.decoder} needs {MODULES[predictor.decoder]}, which is not installed"
+        )
     if predictor.color not in ("RGB", "BGR"):
         raise Fatal("load", 3, f"unknown color {predictor.color!r}, known: RGB, BGR")
     if predictor.max_batch < 1:
