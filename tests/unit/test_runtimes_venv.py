@@ -187,7 +187,7 @@ def test_uv_makes_the_environment(tmp_path: Path, tools: Callable[..., Path]) ->
     env, lock = tmp_path / "env", tmp_path / "lock"
     assert calls.read_text().splitlines() == [
         f"uv venv --quiet --python 3.11 {env}",
-        f"uv pip install --python {env}/bin/python --no-deps --require-hashes -r {lock}",
+        f"uv pip install --compile-bytecode --python {env}/bin/python --no-deps --require-hashes -r {lock}",
     ]
     assert json.loads((env / "orch-environment.json").read_text()) == {"lock": "lock", "python": "None", "uv": True}
 
@@ -198,7 +198,7 @@ def test_source_distributions_are_built_with_locked_packages(tmp_path: Path, too
     lock.write_text("")
     build_lock.write_text("")
     make_environment(env, lock, ("3.11",), False, lambda line: None, build_lock)
-    install = f"uv pip install --python {env}/bin/python --no-deps --require-hashes"
+    install = f"uv pip install --compile-bytecode --python {env}/bin/python --no-deps --require-hashes"
     assert calls.read_text().splitlines()[1:] == [
         f"{install} -r {build_lock}",
         f"{install} --no-build-isolation -r {lock}",
@@ -231,7 +231,7 @@ def test_without_uv_it_takes_venv_and_pip(tmp_path: Path, tools: Callable[..., P
 def test_offline_uv_fetches_nothing(tmp_path: Path, tools: Callable[..., Path]) -> None:
     calls = tools(UV_MAKES, "")
     make(tmp_path, offline=True)
-    assert calls.read_text().splitlines()[1].split()[5:6] == ["--offline"]
+    assert calls.read_text().splitlines()[1].split()[6:7] == ["--offline"]
     tools(UV_MAKES, None)
     with pytest.raises(MachineError):
         make(tmp_path, offline=True)
