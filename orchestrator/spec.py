@@ -132,6 +132,7 @@ class Taxonomy(Spec):
     """Category ids and names, and the names of the attribute columns."""
 
     categories: tuple[Category, ...] = Field(min_length=1)
+    """In a stack.yaml also the name of a list that comes with orch: a file of images/taxonomies."""
     attributes: tuple[str, ...] = ()
 
     @model_validator(mode="after")
