@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,10 @@ from numpy.typing import NDArray
 from orchestrator import rle
 from orchestrator.errors import PredictionsError
 from orchestrator.npz import Arrays, Header, open_arrays
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import supervision as sv
 
 FORMAT = "orch-predictions/1"
 STATUS_PREDICTED, STATUS_FAILED = 0, 1
@@ -171,8 +175,12 @@ class Predictions:
     def to_coco(self, image_ids: NDArray[np.int64] | None = None) -> Iterator[dict[str, Any]]:
         """COCO results (bbox as x, y, width, height; counts as str), one at a time.
 
-        `image_ids` (I,) replaces the file's own image_id, or the position counted from 1 where it has none.
+        `image_ids` (I,) replaces the file's own image_id, or the position counted from 1 where it has none. From a
+        file nothing is held but the images' rows; masks that were read before are used.
         """
+        if isinstance(self.arrays, Arrays) and "masks" not in self._kept:
+            yield from self._streamed(self.arrays, image_ids)
+            return
         ids = self.image_id if image_ids is None else image_ids
         for i in range(len(self)):
             rows = self.rows(i)
@@ -188,6 +196,40 @@ class Predictions:
                     "score": score,
                     "segmentation": {"size": size, "counts": self.counts(row).decode("latin-1")},
                 }
+
+    def _streamed(self, arrays: Arrays, ids: NDArray[np.int64] | None) -> Iterator[dict[str, Any]]:
+        from orchestrator.streaming import coco_results
+
+        if ids is None:
+            ids = self.image_id if "image_id" in arrays else np.arange(1, len(self.image_size) + 1)
+
+        headers = {}
+        for name in ("boxes", "classes", "scores", "masks", "mask_offsets"):
+            fault = SPECS[name].fault(arrays.header(name)) if name in arrays else "it is missing"
+            if fault:
+                raise self._broken(f"array {name!r}: {fault}")
+            headers[name] = arrays.header(name)
+        count = headers["scores"].shape[0]
+        offsets = self._array("offsets")
+        closed = len(offsets) == len(self.image_size) + 1 and offsets[0] == 0 and offsets[-1] == count
+        if not closed or (offsets[1:] < offsets[:-1]).any():
+            raise self._broken(f"offsets does not ascend from 0 to {count} in {len(self.image_size)} steps")
+        yield from coco_results(arrays, self.image_size, offsets, ids)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A table with a row for each instance: image_file, image_id, category, name, score, x1, y1, x2, y2, area.
+
+        Failed images and images without instances have none. MachineError when pandas is not installed.
+        """
+        from orchestrator.notebook import to_pandas
+
+        return to_pandas(self)
+
+    def to_supervision(self, image: int | str) -> sv.Detections:
+        """An image's instances as supervision.Detections, boxes and masks; MachineError when it is not installed."""
+        from orchestrator.notebook import to_supervision
+
+        return to_supervision(self, image)
 
     @cached_property
     def meta(self) -> dict[str, Any]:

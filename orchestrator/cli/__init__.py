@@ -14,7 +14,18 @@ import typer
 import typer.main
 
 from orchestrator import __version__
-from orchestrator.cli import convert, equivalence, evaluation, models, predictions, run, setup, sources, weights
+from orchestrator.cli import (
+    comparison,
+    convert,
+    equivalence,
+    evaluation,
+    models,
+    predictions,
+    run,
+    setup,
+    sources,
+    weights,
+)
 from orchestrator.cli.common import print_error, print_json, say
 from orchestrator.errors import EXIT_BUG, EXIT_OK, Interrupted, MachineError, OrchError, UsageError
 
@@ -58,8 +69,8 @@ app.command("validate")(predictions.validate)
 app.command("export")(predictions.export)
 app.command("draw")(predictions.draw)
 app.command("eval")(evaluation.evaluate)
-app.command("compare")(evaluation.compare)
-app.command("report")(evaluation.report)
+app.command("compare")(comparison.compare)
+app.command("report")(comparison.report)
 app.command("doctor")(setup.doctor)
 app.add_typer(setup.new, name="new")
 app.command("demo")(setup.demo)

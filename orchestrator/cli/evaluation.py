@@ -1,8 +1,10 @@
-"""`orch eval`, `compare` and `report`: from predictions to figures, a table, a page."""
+"""`orch eval`: the figures of one run."""
 
 from __future__ import annotations
 
-import sys
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
@@ -13,14 +15,10 @@ from orchestrator.cli.common import JsonOption, print_json, print_table, say
 from orchestrator.errors import UsageError
 
 if TYPE_CHECKING:
-    from orchestrator.compare import Comparison
-    from orchestrator.compare.tables import Table
     from orchestrator.evaluate.results import Evaluation
 
 SHOWN = 5
-FORMATS = ("rich", "csv", "json", "markdown", "latex")
 SourceArgument = Annotated[Path, typer.Argument(metavar="FILE|RUN", help="predictions.npz, or a run directory.")]
-SourcesArgument = Annotated[list[Path], typer.Argument(metavar="FILE|RUN...", help="Predictions, or run directories.")]
 AnnotationsOption = Annotated[
     Path | None, typer.Option("--annotations", "-a", metavar="COCO.json", help="The truth: a COCO annotation file.")
 ]
@@ -29,7 +27,6 @@ CategoriesOption = Annotated[
     list[str] | None, typer.Option("--categories", metavar="NAME|ID", help="These only; repeatable, or with commas.")
 ]
 AlignOption = Annotated[bool, typer.Option("--align", help="Compare only what all runs have, and say what that is.")]
-ResamplesOption = Annotated[int, typer.Option(min=0, max=100_000, help="For the intervals of differences; 0: none.")]
 
 
 def iou_kind(text: str) -> Literal["segm", "bbox"]:
@@ -44,15 +41,24 @@ def evaluate(
     annotations: AnnotationsOption = None,
     iou: IouOption = "segm",
     categories: CategoriesOption = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option("--masks", help="True masks of manipulated images: a folder, Tp/ and Gt/, or IMDL-BenCo's .json."),
+    ] = None,
     count_iou: Annotated[float, typer.Option(min=0.01, max=1, help="IoU at which right and wrong is counted.")] = 0.5,
     count_score: Annotated[float, typer.Option(min=0, max=1, help="Least score of what is counted.")] = 0.0,
     engine: Annotated[str, typer.Option(help="hotcoco (fast), pycocotools (the reference), or auto.")] = "auto",
     json: JsonOption = False,
 ) -> None:
-    """Score predictions against annotations: COCO's AP and AR, FashionFail's mAP_w, counts, per category."""
+    """Score predictions: COCO's AP and AR, FashionFail's mAP_w, counts; or with --masks, manipulated pixels."""
     kind = iou_kind(iou)
-    if annotations is None:
-        raise UsageError("no truth was given", hint=f"orch eval {file} --annotations COCO.json")
+    if (annotations is None) == (masks is None):
+        what = "no truth was given" if masks is None else "two kinds of truth were given"
+        raise UsageError(what, hint=f"orch eval {file} --annotations COCO.json, or --masks FOLDER")
+    if masks is not None:
+        _evaluate_masks(file, masks, json)
+        return
+    assert annotations is not None
     from orchestrator.evaluate import CountsAt
     from orchestrator.evaluate import evaluate as evaluate_predictions
     from orchestrator.predictions import Predictions
@@ -60,13 +66,61 @@ def evaluate(
 
     predictions = Predictions.load(predictions_file(file))
     counts_at = CountsAt(count_iou, count_score)
-    result = evaluate_predictions(predictions, annotations, kind, categories or (), counts_at, engine)
+    with no_collector():
+        result = evaluate_predictions(predictions, annotations, kind, categories or (), counts_at, engine)
     if json:
         print_json({"predictions": str(predictions.path), "annotations": str(annotations), **asdict(result)})
         return
     _say_images(result)
     _print_figures(result)
     _print_categories(result)
+
+
+@contextmanager
+def no_collector() -> Iterator[None]:
+    """Python's collector walks all objects again and again while annotations and masks become dictionaries, none of
+    which it could free: a tenth of the time of a large evaluation."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _evaluate_masks(run: Path, masks: Path, json: bool) -> None:
+    from orchestrator.localize import evaluate_masks
+
+    result = evaluate_masks(run, masks)
+    if json:
+        print_json({"run": str(run), "masks": str(masks), **asdict(result)})
+        return
+    say(
+        f"{result.images} images, {result.manipulated} of them manipulated; "
+        f"image scores are those of {result.image_scores_from}"
+    )
+    _say_names(result.missing_images, "annotated images were not predicted; they count as called genuine")
+    _say_names(result.failed_images, "images failed; they count as called genuine")
+    _say_names(result.unknown_images, "predicted images have no true mask and do not count")
+    rows = []
+    for words, pixel, image in (
+        ("at 0.5", result.pixel_fixed, result.image_fixed),
+        ("at the best threshold", result.pixel_best, result.image_best),
+    ):
+        if pixel is not None:
+            at = f"{words} ({pixel.threshold:.3f})" if pixel is result.pixel_best else words
+            rows += [[f"pixel F1 {at}", share(pixel.f1)], [f"pixel IoU {at}", share(pixel.iou)]]
+        if image is not None:
+            at = f"{words} ({image.threshold:.3f})" if image is result.image_best else words
+            rows += [[f"image F1 {at}", share(image.f1)], [f"image accuracy {at}", share(image.accuracy)]]
+    rows += [["pixel AUC", share(result.pixel_auc)], ["image AUC", share(result.image_auc)]]
+    print_table(["", "localization"], rows)
+
+
+def _say_names(names: tuple[str, ...], meaning: str) -> None:
+    if names:
+        say(f"note: {len(names)} {meaning}: {', '.join(names[:SHOWN])}{', …' if len(names) > SHOWN else ''}")
 
 
 def _say_images(result: Evaluation) -> None:
@@ -77,8 +131,7 @@ def _say_images(result: Evaluation) -> None:
         (result.unknown_images, "predicted images are not in the annotations and do not count"),
         (result.failed_images, "images failed when they were predicted; what is in them counts as missed"),
     ):
-        if names:
-            say(f"note: {len(names)} {meaning}: {', '.join(names[:SHOWN])}{', …' if len(names) > SHOWN else ''}")
+        _say_names(names, meaning)
     for note in result.notes:
         say(f"note: {note}")
 
@@ -127,121 +180,6 @@ def _print_categories(result: Evaluation) -> None:
     print_table(columns, rows)
 
 
-def report(
-    files: SourcesArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path("report.html"),
-    annotations: AnnotationsOption = None,
-    iou: IouOption = "segm",
-    categories: CategoriesOption = None,
-    align: AlignOption = False,
-    max_images: Annotated[int, typer.Option(min=1, help="Most images in the gallery.")] = 240,
-    max_megabytes: Annotated[float, typer.Option(min=0.1, help="Most the gallery may weigh.")] = 16.0,
-    min_score: Annotated[float, typer.Option(min=0, max=1, help="Least score of what is drawn.")] = 0.3,
-    image_root: Annotated[
-        Path | None, typer.Option(help="Where the images lie, if not where the runs found them.")
-    ] = None,
-    title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
-    resamples: ResamplesOption = 1000,
-    json: JsonOption = False,
-) -> None:
-    """Write one HTML page on runs: figures, curves, pictures side by side, failures, provenance. Nothing is fetched."""
-    kind = iou_kind(iou)
-    from orchestrator.compare import Options
-    from orchestrator.progress import make_display
-    from orchestrator.report import Limits, ReportOptions, write_report
-
-    compared = Options(kind, tuple(categories or ()), align, resamples, min_score=min_score)
-    limits = Limits(images=max_images, megabytes=max_megabytes, min_score=min_score)
-    options = ReportOptions(compared, limits, image_root, title)
-    display = make_display(json=json, quiet=False)
-    written = write_report(files, annotations, output, options, display)
-    if json:
-        facts = {"report": str(written.path), "bytes": written.bytes, "images": written.images, "shown": written.shown}
-        print_json(facts)
-    else:
-        display.say(
-            f"wrote {written.path} ({written.bytes / 1e6:.1f} MB, {written.shown} of {written.images} images shown)"
-        )
-
-
 def share(value: float | None) -> str:
     """A figure in [0, 1] for people."""
     return "–" if value is None else f"{value:.3f}"
-
-
-def compare(
-    files: SourcesArgument,
-    annotations: AnnotationsOption = None,
-    iou: IouOption = "segm",
-    categories: CategoriesOption = None,
-    align: AlignOption = False,
-    per_category: Annotated[bool, typer.Option("--per-category", help="A table of categories too.")] = False,
-    resamples: ResamplesOption = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the resampling.")] = 0,
-    min_score: Annotated[float, typer.Option(min=0, max=1, help="Least score, where there are no annotations.")] = 0.5,
-    engine: Annotated[str, typer.Option(help="hotcoco (fast), pycocotools (the reference), or auto.")] = "auto",
-    format_name: Annotated[str, typer.Option("--format", "-f", help="rich, csv, json, markdown or latex.")] = "rich",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write there instead of to stdout.")] = None,
-    json: JsonOption = False,
-) -> None:
-    """Compare runs fairly: figures side by side with intervals, or without annotations how far they agree."""
-    if format_name not in FORMATS:
-        from orchestrator.catalog import did_you_mean
-
-        raise UsageError(f"there is no format {format_name!r}", why=did_you_mean(format_name, FORMATS))
-    kind = iou_kind(iou)
-    from orchestrator.compare import Options
-    from orchestrator.compare import compare as compare_runs
-    from orchestrator.compare.tables import as_document, caption, tables
-
-    options = Options(kind, tuple(categories or ()), align, resamples, seed, min_score, engine)
-    result = compare_runs(files, annotations, options)
-    if json:
-        print_json(as_document(result))
-        return
-    for line in (*result.notes, *caption(result)):
-        say(line)
-    shown = tables(result, per_category, wide=format_name == "csv")
-    if format_name == "rich" and output is None:
-        _print_rich(shown)
-        return
-    _write(_formatted(result, shown, format_name), output)
-
-
-def _formatted(result: Comparison, shown: list[Table], format_name: str) -> str:
-    from orchestrator.compare.tables import as_csv, as_json, as_latex, as_markdown
-
-    if format_name == "json":
-        return as_json(result)
-    return {"csv": as_csv, "latex": as_latex}.get(format_name, as_markdown)(shown)
-
-
-def _write(text: str, output: Path | None) -> None:
-    if output is None:
-        print(text, end="")
-        return
-    from orchestrator.files import write_text
-
-    write_text(output, text)
-    say(f"wrote {output}")
-
-
-def _print_rich(shown: list[Table]) -> None:
-    """Tables in a terminal, the best in bold; plain, tab-separated text where stdout is none."""
-    if not sys.stdout.isatty():
-        for table in shown:
-            print_table(list(table.columns), [[cell.text for cell in row] for row in table.rows])
-        return
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    for table in shown:
-        drawn = RichTable(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-        for place, name in enumerate(table.columns):
-            left = place < table.words
-            drawn.add_column(name, justify="left" if left else "right", overflow="fold")
-        for row in table.rows:
-            drawn.add_row(*(Text(cell.text, style="bold" if cell.best else "") for cell in row))
-        Console(highlight=False).print(drawn)

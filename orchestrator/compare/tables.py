@@ -18,9 +18,9 @@ FIGURES: dict[str, Callable[[Evaluation], float | None]] = {
     "AP": lambda one: one.ap,
     "AP50": lambda one: one.ap50,
     "AP75": lambda one: one.ap75,
-    "AP small": lambda one: one.ap_small,
-    "AP medium": lambda one: one.ap_medium,
-    "AP large": lambda one: one.ap_large,
+    "APs": lambda one: one.ap_small,
+    "APm": lambda one: one.ap_medium,
+    "APl": lambda one: one.ap_large,
     "AR1": lambda one: one.ar1,
     "AR100": lambda one: one.ar100,
     "mAP_w": lambda one: one.weighted.map_w,
@@ -80,6 +80,17 @@ def caption(comparison: Comparison) -> list[str]:
             lines.append(f"{source.label}: {len(one.unknown_images)} predicted images are not annotated, not counted")
         lines += [f"{source.label}: {note}" for note in one.notes]
     return lines
+
+
+def transposed(table: Table) -> Table:
+    """Figures downwards, runs across: for terminals that are not wide enough for the other way round."""
+    names = tuple(", ".join(cell.text for cell in row[: table.words] if cell.text) for row in table.rows)
+    rows = tuple(
+        (Cell(name, name), *(row[place] for row in table.rows))
+        for place, name in enumerate(table.columns)
+        if place >= table.words
+    )
+    return Table(table.title, ("", *names), rows)
 
 
 def _figure(value: float | None, best: float | None = None) -> Cell:

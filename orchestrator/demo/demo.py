@@ -67,10 +67,14 @@ class DemoResult:
             f"              {self.textlines.paths.predictions}",
             *(f"{'pictures' if number == 0 else '':<13} {path}" for number, path in enumerate(self.pictures)),
             "",
-            f"next: {_orch()} inspect {self.textlines.paths.root}",
+            f"next: {_orch()} report {self.garments.paths.root} --annotations {self._annotations()}",
+            f"      {_orch()} inspect {self.textlines.paths.root}",
             f"      {_orch()} run --model ppocr-det --images YOUR-PHOTOS/",
         ]
         return "\n".join(lines)
+
+    def _annotations(self) -> Path:
+        return _annotations(self.folder, self.metrics.images)
 
 
 def run_demo(folder: Path, runtime: str, scenes: int, display: Display) -> DemoResult:
@@ -78,7 +82,7 @@ def run_demo(folder: Path, runtime: str, scenes: int, display: Display) -> DemoR
     catalog = load_catalog()
     folder.mkdir(parents=True, exist_ok=True)
     display.say(f"1/4  drawing {scenes} held-out scenes with exact truth")
-    annotations = folder / f"scenes-{scenes}" / "annotations.json"
+    annotations = _annotations(folder, scenes)
     if not annotations.exists():  # written last; drawing again would look like changed inputs to a resumed run
         write_scenes(annotations.parent, range(FIRST_SEED, FIRST_SEED + scenes))
     display.say("2/4  fetching photographs and printed pages")
@@ -90,6 +94,10 @@ def run_demo(folder: Path, runtime: str, scenes: int, display: Display) -> DemoR
     metrics = evaluate(Predictions.load(garments.paths.predictions), annotations, "segm")
     pictures = tuple(_sheet(outcome, folder) for outcome in (garments, textlines))
     return DemoResult(folder, garments, textlines, metrics, pictures)
+
+
+def _annotations(folder: Path, scenes: int) -> Path:
+    return folder / f"scenes-{scenes}" / "annotations.json"
 
 
 def _run(entry: ModelEntry, source: Path, folder: Path, runtime: str, display: Display) -> Outcome:

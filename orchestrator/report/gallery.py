@@ -19,6 +19,7 @@ from orchestrator.report.thumbnails import Thumbnail, fitted, small_mask, thumbn
 from orchestrator.runs import Source
 
 Finder = Callable[[str], Path]
+NEVER_DECODED = (400, 120)
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,7 @@ def build(material: Material, apart: NDArray[np.float64], chosen: Sequence[int])
         picture, problem = _picture(material, file)
         size = [0, 0] if picture is None else [picture.width, picture.height]
         if picture is None:
-            height, width = _size(material, file)
-            size = list(fitted(width, height))
+            size = list(_size(material, file))
             gallery.unreadable += 1
         entry = {
             "n": image,
@@ -170,9 +170,10 @@ def _picture(material: Material, file: str) -> tuple[Thumbnail | None, str]:
 
 
 def _size(material: Material, file: str) -> tuple[int, int]:
+    """What an image without a picture takes on the page: width, height."""
     sizes = [source.predictions.image_size[source.predictions.index(file)].tolist() for source in material.sources]
     height, width = max(sizes)
-    return max(height, 1), max(width, 1)
+    return fitted(width, height) if height and width else NEVER_DECODED
 
 
 def _shown(predictions: Predictions, image: int, min_score: float) -> NDArray[np.int64]:

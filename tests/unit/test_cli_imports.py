@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-HEAVY = ("numpy", "docker", "pycocotools", "PIL", "requests", "urllib3", "rich")
+HEAVY = ("numpy", "docker", "pycocotools", "PIL", "requests", "urllib3", "rich", "hotcoco", "jinja2", "pandas")
 CODE = """
 import json, sys
 from orchestrator.cli import main
@@ -20,6 +20,7 @@ print(json.dumps([code, sorted(sys.modules)]), file=sys.stderr)
 @pytest.mark.parametrize(
     "arguments",
     [["--help"], ["--version"], ["run", "--help"], ["weights", "list"], ["models"], ["models", "--json"],
+     ["eval", "--help"], ["compare", "--help"], ["report", "--help"],
      ["models", "show", "garments-tiny"], ["models", "show", "no-such-model"]],
 )  # fmt: skip
 def test_nothing_heavy_is_imported(arguments: list[str]) -> None:

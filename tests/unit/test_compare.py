@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from orchestrator.cli import main
 from orchestrator.compare import Comparison, Options, compare
 from orchestrator.compare.agreement import agreements, paired_levels
 from orchestrator.compare.fairness import Cut, restricted
-from orchestrator.compare.tables import as_csv, as_document, as_latex, as_markdown, caption, tables
+from orchestrator.compare.tables import as_csv, as_document, as_latex, as_markdown, caption, tables, transposed
 from orchestrator.errors import PredictionsError, UsageError
 from orchestrator.evaluate import evaluate
 from orchestrator.predictions import Predictions
@@ -194,6 +195,24 @@ def test_tables_in_every_format(tmp_path: Path) -> None:
     document = as_document(result)
     assert json.loads(json.dumps(document))["differences"][0]["ap"]["low"] == result.intervals[0]["ap"].low
     assert any("50 resamples of the images, seed 0" in line for line in caption(result))
+
+
+def test_a_narrow_terminal_gets_the_figures_downwards(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = compared(tmp_path)
+    (runs, *_), narrow = tables(result, per_category=False), transposed(tables(result, per_category=False)[0])
+    assert narrow.columns == ("", "good, cpu", "worse, cpu")
+    assert [row[0].text for row in narrow.rows] == list(runs.columns[2:])
+    assert [row[1] for row in narrow.rows] == list(runs.rows[0][2:])
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    good, worse, truth = two_runs(tmp_path)
+    for width, first in (("60", "AP"), ("200", "good")):
+        monkeypatch.setenv("COLUMNS", width)
+        assert main(["compare", str(good), str(worse), "-a", str(truth), "--resamples", "20"]) == 0
+        out = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+        lines = [line.split() for line in out.splitlines()]
+        assert any(line[:1] == [first] and f"{result.evaluations[0].ap:.3f}" in line for line in lines)
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

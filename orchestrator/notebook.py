@@ -1,0 +1,70 @@
+"""Predictions as the objects of other libraries, for notebooks. Those libraries are optional: orch[notebook]."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from orchestrator import rle
+from orchestrator.errors import MachineError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import supervision as sv
+
+    from orchestrator.predictions import Predictions
+
+
+def to_pandas(predictions: Predictions) -> pd.DataFrame:
+    """See `Predictions.to_pandas`. `area` is the mask's in pixels, x1 to y2 are the box in pixels."""
+    pandas = _optional("pandas")
+    names = _names(predictions)
+    counts = np.diff(predictions.offsets)
+    boxes = predictions.boxes
+    areas = [rle.area(predictions.counts(row)) for row in range(len(predictions.scores))]
+    columns: dict[str, Any] = {
+        "image_file": np.repeat(predictions.image_file, counts),
+        "image_id": np.repeat(predictions.image_id, counts),
+        "category": predictions.classes,
+        "name": [names.get(number, str(number)) for number in predictions.classes.tolist()],
+        "score": predictions.scores,
+        **{side: boxes[:, place] for place, side in enumerate(("x1", "y1", "x2", "y2"))},
+        "area": np.array(areas, np.int64),
+    }
+    attributes = predictions.attributes
+    if attributes is not None:
+        titles = predictions.meta.get("attribute_names") or [f"attribute {n}" for n in range(attributes.shape[1])]
+        columns |= {str(title): attributes[:, place] for place, title in enumerate(titles)}
+    return pandas.DataFrame(columns)
+
+
+def to_supervision(predictions: Predictions, image: int | str) -> sv.Detections:
+    """See `Predictions.to_supervision`. Masks are (n, height, width) booleans; names are in data["class_name"]."""
+    supervision = _optional("supervision")
+    record = predictions[image]
+    names = _names(predictions)
+    height, width = record["image_size"]
+    masks = np.zeros((len(record["scores"]), height, width), bool)
+    for place, mask in enumerate(record["masks"]):
+        masks[place] = rle.decode(mask["counts"], mask["size"])
+    classes = record["classes"].astype(np.int64)
+    return supervision.Detections(
+        xyxy=record["boxes"].astype(np.float64).reshape(-1, 4),
+        mask=masks,
+        confidence=record["scores"].astype(np.float64),
+        class_id=classes,
+        data={"class_name": np.array([names.get(number, str(number)) for number in classes.tolist()], str)},
+    )
+
+
+def _names(predictions: Predictions) -> dict[int, str]:
+    return {int(one["id"]): str(one["name"]) for one in predictions.meta.get("categories", [])}
+
+
+def _optional(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MachineError(f"{name} is not installed", why=str(error), hint=f"pip install {name}") from error
