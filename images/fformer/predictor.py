@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import torch
 from checkpoint import check, read
-from masks import Found, Kept, encode, enlarge
+from masks import Found, Kept, Outlines, encode, enlarge
 from orch_runner.contract import Fatal
 from orch_runner.predictor import Image, Model, Prediction
 from orch_runner.predictor import Predictor as BasePredictor
@@ -18,11 +18,11 @@ from upstream import build, prepare
 SOURCE = "fashionformer"
 
 
-class Full(NamedTuple):
-    """Masks that were enlarged where the network ran."""
+class Enlarged(NamedTuple):
+    """What was found, its masks enlarged where the network ran."""
 
     found: Found
-    masks: np.ndarray
+    outlines: Outlines
 
 
 class Predictor(BasePredictor):
@@ -52,11 +52,11 @@ class Predictor(BasePredictor):
         with torch.no_grad():
             found = self._network([image.to(self._device)], told, return_loss=False, rescale=True)[0]
         # On a GPU there, where it takes no time; on the CPU in the runner's threads.
-        return found if self._device.type == "cpu" else Full(found._replace(masks=found.masks[:0]), enlarge(found))
+        return found if self._device.type == "cpu" else Enlarged(found._replace(masks=found.masks[:0]), enlarge(found))
 
     def finish(self, raw: Any, image: Image) -> Prediction:
-        found, full = (raw, enlarge(raw)) if isinstance(raw, Found) else raw
-        masks, boxes = encode(full)
+        found, outlines = (raw, enlarge(raw)) if isinstance(raw, Found) else raw
+        masks, boxes = encode(outlines)
         return Prediction(boxes, found.classes, found.scores, masks, attributes=found.attributes)
 
     @staticmethod

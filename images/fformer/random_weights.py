@@ -82,13 +82,15 @@ def _spread(name: str, shape: Tuple[int, ...]) -> float:
 
 
 def balance(network: Any, seed: int) -> None:
-    """Have the network look at a made-up picture, and take out what is common to all pixels and to all proposals.
+    """Have the network look at a made-up picture, and turn its masks and classes away from what is common.
 
-    Left in, it drowns the differences: all masks are the whole image, and all proposals are of one class.
+    Else all masks would be the whole image, and all proposals of one class. The features keep what is common to them:
+    without it, they would hang on single pixels at the edges of masks, and rounding would show.
     """
     last = network.roi_head.mask_head[-1]
-    hooks = [head.feat_transform.register_forward_hook(_centre_pixels) for head in network.roi_head.mask_head]
-    hooks.append(network.rpn_head.init_kernels.register_forward_pre_hook(_ignore_mean))
+    hooks = [network.rpn_head.init_kernels.register_forward_pre_hook(_ignore_mean)]
+    for head in network.roi_head.mask_head:
+        hooks += _let_masks_ignore_mean(head)
     hooks.append(last.fc_cls.register_forward_hook(_spread_classes))
     logits: List[Any] = []
     hooks.append(last.register_forward_hook(lambda module, given, output: logits.append(output[2])))
@@ -103,12 +105,20 @@ def balance(network: Any, seed: int) -> None:
         _lower_masks(last, MASK_SHIFT * float(logits[0].std()))
 
 
-def _centre_pixels(module: Any, given: Any, output: Any) -> Any:
-    """Move a convolution's bias so that each channel's mean over the pixels is zero."""
-    del given
-    mean = output.mean(dim=(0, 2, 3))
-    module.conv.bias.data -= mean
-    return output - mean[None, :, None, None]
+def _let_masks_ignore_mean(head: Any) -> List[Any]:
+    """Hooks by which a head's mask kernels give nothing for the mean over the pixels of what they are applied to."""
+    means: List[Any] = []
+
+    def turn(module: Any, given: Any, output: Any) -> Any:
+        direction = means[-1] / means[-1].norm()
+        module.weight.data -= direction[:, None] * (direction @ module.weight.data)[None]
+        module.bias.data -= direction * (direction @ module.bias.data)
+        return output - (output @ direction)[..., None] * direction
+
+    def remember(module: Any, given: Any, output: Any) -> None:
+        means.append(output.mean(dim=(0, 2, 3)))
+
+    return [head.feat_transform.register_forward_hook(remember), head.fc_mask.register_forward_hook(turn)]
 
 
 def _ignore_mean(module: Any, given: Any) -> None:

@@ -151,14 +151,16 @@ def build(
 
     display = make_display(json=json, quiet=False)
     chosen, _ = choose_runtime(runtime)
-    choice = choose_variant(stack, variant, device, gpus_for(stack, device))
+    # One that is named is built for whatever machine it is meant for, not for this one.
+    if variant is None or device is not None:
+        variant = choose_variant(stack, variant, device, gpus_for(stack, device)).variant
     options = build_options(base_image, build_arg, rebuild=rebuild, offline=offline)
-    prepared = chosen.prepare(stack, choice.variant, options, display.detail)
+    prepared = chosen.prepare(stack, variant, options, display.detail)
     if json:
         print_json(
             {
                 "stack": stack.name,
-                "variant": choice.variant,
+                "variant": variant,
                 "runtime": chosen.name,
                 "identity": prepared.identity,
                 "location": prepared.location,

@@ -28,7 +28,15 @@ def crop_runs(crop: np.ndarray, x: int, y: int, height: int, width: int) -> np.n
     steps = np.empty((crop_height + 1, crop_width), bool)
     steps[0], steps[-1] = crop[0], crop[-1]
     np.not_equal(crop[1:], crop[:-1], out=steps[1:-1])
-    rows, columns = np.divmod(np.flatnonzero(steps), crop_width)
+    return runs_of_steps(np.flatnonzero(steps), crop_width, x, y, height, width)
+
+
+def runs_of_steps(steps: np.ndarray, crop_width: int, x: int, y: int, height: int, width: int) -> np.ndarray:
+    """Run lengths as of `crop_runs` from where a crop's pixels differ from the ones above them.
+
+    `steps` are row-major positions, ascending, in a (h + 1, w) grid; above the crop and below it is background.
+    """
+    rows, columns = np.divmod(steps, crop_width)
     edges = (columns + x) * height + (rows + y)
     edges.sort()
     # A run that reaches the bottom of the image goes on at the top of the next column.
@@ -43,10 +51,11 @@ def crop_runs(crop: np.ndarray, x: int, y: int, height: int, width: int) -> np.n
 
 def encode_crop(mask: CropMask, height: int, width: int) -> bytes:
     """COCO compressed RLE counts of a crop inside a height x width mask."""
-    return _compress(crop_runs(_as_bool(mask.pixels), mask.x, mask.y, height, width), height, width)
+    return compress(crop_runs(_as_bool(mask.pixels), mask.x, mask.y, height, width), height, width)
 
 
-def _compress(runs: np.ndarray, height: int, width: int) -> bytes:
+def compress(runs: np.ndarray, height: int, width: int) -> bytes:
+    """COCO compressed RLE counts of run lengths."""
     encoded = coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width)
     return bytes(encoded["counts"])
 
@@ -82,7 +91,7 @@ def encode_mask(mask: Union[np.ndarray, CropMask, Dict[str, Any]], height: int, 
         runs = [int(run) for run in counts]
         if sum(runs) != height * width or min(runs, default=0) < 0:
             raise ValueError(f"run lengths that do not add up to the image's {height * width} pixels")
-        return _compress(np.array(runs, np.uint32), height, width)
+        return compress(np.array(runs, np.uint32), height, width)
     pixels = _as_bool(mask)
     if pixels.shape != (height, width):
         raise ValueError(f"a mask of shape {pixels.shape} for an image of ({height}, {width})")
