@@ -38,6 +38,9 @@ class Ignored:
     def __init__(self, *arguments: Any, **named: Any) -> None:
         del arguments, named
 
+    def __call__(self, *arguments: Any, **named: Any) -> "Ignored":
+        return self
+
     def __setstate__(self, state: Any) -> None:
         del state
 
