@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
-for module in ("bench.startup", "bench.collect", "bench.dispatch", "bench.facere", "bench.facere_loop", "bench.amrcnn"):
+MODULES = ("startup", "collect", "dispatch", "facere", "facere_loop", "amrcnn", "imdlbenco")
+
+for module in (f"bench.{name}" for name in MODULES):
     print(f"\n== python -m {module}", flush=True)
     subprocess.run([sys.executable, "-m", module], check=True)

@@ -37,17 +37,25 @@ class Predictor(BasePredictor):
     max_batch = 64
 
     def load(self, model: Model, device: str) -> None:
-        self._settings(model)
+        self.prepare(model, device)
+        network = build_network(self._architecture, device)
+        load_state(network, read_state(model.weights["checkpoint"]), model.name)
+        self.use(network)
+
+    def prepare(self, model: Model, device: str) -> None:
+        """All of load() but the network. Raises ValueError for settings that are wrong, Fatal where there is no GPU."""
         self._device = device
+        self._settings(model)
         self._prepare_torch(model.threads)
-        self._network = build_network(self._architecture, device)
-        load_state(self._network, read_state(model.weights["checkpoint"]), model.name)
-        self._network.to(device)
-        self._network.train(self._training)
-        parameters = dict(self._network.named_parameters())
-        self._kept = [(parameters[name], parameters[name].detach().clone()) for name in self._changed()]
         self._transform, self._post = self._sizing.transform(), post_function(self._architecture)
         self._preparers = ThreadPoolExecutor(model.threads, thread_name_prefix="prepare")
+
+    def use(self, network: Any) -> None:
+        """Take this network, its weights in it."""
+        self._network = network.to(self._device).train(self._training)
+        parameters = dict(network.named_parameters())
+        changed = [parameters[name] for name in self._architecture.changed_by_forward]
+        self._kept = [(parameter, parameter.detach().clone()) for parameter in changed]
 
     def _settings(self, model: Model) -> None:
         self._architecture = ARCHITECTURES[model.name]
@@ -70,9 +78,6 @@ class Predictor(BasePredictor):
         torch.set_num_threads(threads)
         cv2.setNumThreads(1)
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-
-    def _changed(self) -> List[str]:
-        return list(self._architecture.changed_by_forward)
 
     def predict(self, images: List[Image]) -> List[Any]:
         import torch
