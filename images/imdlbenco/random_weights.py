@@ -18,6 +18,9 @@ from zoo import ARCHITECTURES, Architecture
 PICTURES = 2
 SPREAD = 2.0
 """Standard deviation of a mask's logits after centring."""
+LOUDER = {"span": ("outlier_trans", 1000.0)}
+"""SPAN's last layers are no weights, so nothing can be centred: they hear the picture above their own biases if this
+layer speaks up."""
 
 
 def write_random_weights(model_name: str, folder: str, seed: int = 0) -> str:
@@ -33,6 +36,8 @@ def write_random_weights(model_name: str, folder: str, seed: int = 0) -> str:
         fields = _fields(architecture, seed)
         _settle_norms(network, fields)
         _centre(network, architecture, fields)
+    for layer, gain in filter(None, [LOUDER.get(model_name)]):
+        network.get_submodule(layer).weight.data *= gain
     path = Path(folder) / f"{model_name}.pth"
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
