@@ -14,7 +14,10 @@ MODULES = (
     "amrcnn",
     "export",
     "evaluate",
+    "imdlbenco",
 )
+
+for module in (f"bench.{name}" for name in MODULES):
 
 for module in (f"bench.{name}" for name in MODULES):
     print(f"\n== python -m {module}", flush=True)
