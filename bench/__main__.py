@@ -12,12 +12,11 @@ MODULES = (
     "facere",
     "facere_loop",
     "amrcnn",
+    "fformer",
     "export",
     "evaluate",
     "imdlbenco",
 )
-
-for module in (f"bench.{name}" for name in MODULES):
 
 for module in (f"bench.{name}" for name in MODULES):
     print(f"\n== python -m {module}", flush=True)
