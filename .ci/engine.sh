@@ -2,7 +2,8 @@
 # A container engine, and base images that need no registry, for machines that have neither.
 #
 #   engine.sh start    install and start an engine unless one answers already
-#   engine.sh bases    make orch-base:py3.11 and, where a Python 3.8 is at hand, orch-base:py3.8
+#   engine.sh bases    make orch-base:py3.11 and, where a Python 3.8 is at hand, orch-base:py3.8; more that are at hand by
+#                      name: engine.sh bases 3.10
 #   engine.sh client   print the docker client that can build with BuildKit
 #   engine.sh python38 print a Python 3.8 of this machine that really runs
 #   engine.sh status   exit 0 when an engine answers
@@ -14,7 +15,7 @@ set -euo pipefail
 STATE=${ORCH_ENGINE_STATE:-/run/orch-engine} # dockerd.pid, dockerd.log, lock
 STAND_IN_SUITE=bookworm
 RECIPE=1 # raise it when the contents of the stand-in bases change
-PY38_LIBRARIES=libbz2-1.0,libexpat1,libffi8,liblzma5,libncursesw6,libreadline8,libsqlite3-0,libssl3,libuuid1,zlib1g
+PYTHON_LIBRARIES=libbz2-1.0,libexpat1,libffi8,liblzma5,libncursesw6,libreadline8,libsqlite3-0,libssl3,libuuid1,zlib1g
 
 say() { printf '%s\n' "engine: $*" >&2; }
 die() {
@@ -149,10 +150,10 @@ own_ca_bundle() {
     if [[ -n $bundle && -r $bundle ]]; then echo "$bundle"; fi
 }
 
-# Installation prefix of a Python 3.8 that really runs (a version manager's shims may exist and fail).
-python38_prefix() {
+# python_prefix VERSION: installation prefix of one that really runs (a version manager's shims may exist and fail).
+python_prefix() {
     local python
-    for python in "${PYENV_ROOT:-${HOME:-/root}/.pyenv}"/versions/3.8.*/bin/python3.8 python3.8; do
+    for python in "${PYENV_ROOT:-${HOME:-/root}/.pyenv}/versions/$1".*/bin/python"$1" "python$1"; do
         if "$python" -c 'import ssl, sys; print(sys.base_prefix)' 2>/dev/null; then return 0; fi
     done
     return 1
@@ -195,13 +196,20 @@ ensure_pip_reaches_an_index() {
     say "$image: pip cannot download in it: $(tail -n 1 "$STATE/pip.log")"
 }
 
+# bases [VERSION...]: those CI uses, and these.
 bases() {
     DOCKER=$(buildkit_client) || die "no engine answers, or no client that can build; first: engine.sh start"
-    local ca prefix38 options=() env38=()
+    local ca version versions=() options=()
     ca=$(own_ca_bundle)
     IDENTITY=$RECIPE-$(sha256sum "${ca:-/dev/null}" | cut -c1-12)
-    prefix38=$(python38_prefix) || say "no Python 3.8 here: skipping orch-base:py3.8"
-    if is_current orch-base:py3.11 && { [[ -z $prefix38 ]] || is_current orch-base:py3.8; }; then
+    for version in 3.8 "$@"; do
+        if ! python_prefix "$version" >/dev/null; then
+            say "no Python $version here: skipping orch-base:py$version"
+        elif ! is_current "orch-base:py$version"; then
+            versions+=("$version")
+        fi
+    done
+    if is_current orch-base:py3.11 && [[ ${#versions[@]} == 0 ]]; then
         say "the bases are here already"
         return
     fi
@@ -232,37 +240,45 @@ HOOK
 "$SCRATCH/common" "\$1"
 ln -s python3 "\$1/usr/bin/python"
 HOOK
-    cat >"$SCRATCH/py3.8" <<HOOK
-#!/bin/sh -eu
-"$SCRATCH/common" "\$1"
-mkdir "\$1/opt/py38"
-# site-packages is the host's own affair: the image gets pip from ensurepip instead.
-cd "$prefix38"
-tar --exclude=__pycache__ --exclude='*.a' --exclude=lib/python3.8/test --exclude=lib/python3.8/idlelib \\
-    --exclude='lib/python3.8/site-packages/*' -cf - bin/python3.8 include/python3.8 lib/python3.8 \\
-    \$(find lib -maxdepth 1 -name 'libpython3*.so*') | tar -C "\$1/opt/py38" -xf -
-echo /opt/py38/lib >"\$1/etc/ld.so.conf.d/py38.conf"
-ln -s python3.8 "\$1/opt/py38/bin/python3"
-ln -s python3.8 "\$1/opt/py38/bin/python"
-chroot "\$1" ldconfig
-chroot "\$1" /opt/py38/bin/python3.8 -c 'import bz2, ctypes, lzma, readline, sqlite3, ssl, uuid, zlib'
-chroot "\$1" /opt/py38/bin/python3.8 -m ensurepip --default-pip
-HOOK
-    chmod +x "$SCRATCH"/{common,py3.11,py3.8}
+    chmod +x "$SCRATCH"/{common,py3.11}
 
     if ! is_current orch-base:py3.11; then
         make_base orch-base:py3.11 python3-pip,python3-venv "$SCRATCH/py3.11" \
             --change 'CMD ["python3"]' "${options[@]}" || die "could not make orch-base:py3.11"
         ensure_pip_reaches_an_index orch-base:py3.11
     fi
-    if [[ -n $prefix38 ]] && ! is_current orch-base:py3.8; then
-        env38=(--change "ENV PATH=/opt/py38/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-        if make_base orch-base:py3.8 "$PY38_LIBRARIES" "$SCRATCH/py3.8" \
-            --change 'CMD ["python3"]' "${env38[@]}" "${options[@]}"; then
-            ensure_pip_reaches_an_index orch-base:py3.8
-        else
-            say "this machine's Python 3.8 does not run on Debian $STAND_IN_SUITE: skipping orch-base:py3.8"
-        fi
+    for version in "${versions[@]}"; do
+        copied_base "$version" "${options[@]}"
+    done
+}
+
+# copied_base VERSION [DOCKER-IMPORT-OPTION...]: a base with this machine's own Python of that version in it.
+copied_base() {
+    local version=$1 prefix folder=/opt/py${1/./}
+    shift
+    prefix=$(python_prefix "$version")
+    cat >"$SCRATCH/py$version" <<HOOK
+#!/bin/sh -eu
+"$SCRATCH/common" "\$1"
+mkdir "\$1$folder"
+# site-packages is the host's own affair: the image gets pip from ensurepip instead.
+cd "$prefix"
+tar --exclude=__pycache__ --exclude='*.a' --exclude=lib/python$version/test --exclude=lib/python$version/idlelib \\
+    --exclude='lib/python$version/site-packages/*' -cf - bin/python$version include/python$version lib/python$version \\
+    \$(find lib -maxdepth 1 -name 'libpython3*.so*') | tar -C "\$1$folder" -xf -
+echo $folder/lib >"\$1/etc/ld.so.conf.d/python.conf"
+ln -s python$version "\$1$folder/bin/python3"
+ln -s python$version "\$1$folder/bin/python"
+chroot "\$1" ldconfig
+chroot "\$1" $folder/bin/python$version -c 'import bz2, ctypes, lzma, readline, sqlite3, ssl, uuid, zlib'
+chroot "\$1" $folder/bin/python$version -m ensurepip --default-pip
+HOOK
+    chmod +x "$SCRATCH/py$version"
+    if make_base "orch-base:py$version" "$PYTHON_LIBRARIES" "$SCRATCH/py$version" --change 'CMD ["python3"]' \
+        --change "ENV PATH=$folder/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" "$@"; then
+        ensure_pip_reaches_an_index "orch-base:py$version"
+    else
+        say "this machine's Python $version does not run on Debian $STAND_IN_SUITE: skipping orch-base:py$version"
     fi
 }
 
@@ -277,11 +293,11 @@ locked() {
 
 case ${1:-} in
 start) if engine_answers; then start; else locked start; fi ;;
-bases) locked bases ;;
+bases) locked bases "${@:2}" ;;
 stop) locked stop ;;
 client) buildkit_client || die "no docker client here can build with BuildKit" ;;
 python38)
-    prefix=$(python38_prefix) || die "no Python 3.8 that runs here"
+    prefix=$(python_prefix 3.8) || die "no Python 3.8 that runs here"
     echo "$prefix/bin/python3.8"
     ;;
 status) engine_answers || die "no engine answers" ;;

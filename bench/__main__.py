@@ -5,7 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 
-MODULES = ("startup", "collect", "export", "evaluate", "dispatch", "facere", "facere_loop")
+MODULES = (
+    "startup",
+    "collect",
+    "dispatch",
+    "facere",
+    "facere_loop",
+    "amrcnn",
+    "fformer",
+    "export",
+    "evaluate",
+    "imdlbenco",
+)
 
 for module in (f"bench.{name}" for name in MODULES):
     print(f"\n== python -m {module}", flush=True)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from orchestrator.errors import SpecError, UsageError
 from orchestrator.paths import user_stacks_folder
-from orchestrator.resources import DOCKERFILES, STACKS
+from orchestrator.resources import DOCKERFILES, STACKS, TAXONOMIES
 from orchestrator.spec import Category, Model, ReferenceFault, SettingValue, Spec, Stack, Taxonomy
 from orchestrator.yamlsource import YamlSource
 
@@ -170,6 +170,7 @@ def read_stack(folder: Path) -> StackEntry:
     source = YamlSource(folder / SPEC_NAME)
     if not isinstance(source.value, dict):
         raise SpecError(f"{source.path}:1: a stack.yaml is a mapping, see docs/adding-a-stack.md")
+    _fill_in_categories(source)
     try:
         spec = Stack.model_validate(source.value)
     except ValidationError as error:
@@ -178,6 +179,23 @@ def read_stack(folder: Path) -> StackEntry:
         problems = [_problem(source, dict(item)) for item in found]
         raise SpecError(problems[0], why="\n".join(problems[1:]) or None) from None
     return StackEntry(spec, folder)
+
+
+def _fill_in_categories(source: YamlSource) -> None:
+    """`categories: NAME` stands for a list that comes with orch, which stacks share. Raises SpecError."""
+    taxonomies = source.value.get("taxonomies")
+    for name, taxonomy in taxonomies.items() if isinstance(taxonomies, dict) else ():
+        shared = taxonomy.get("categories") if isinstance(taxonomy, dict) else None
+        if not isinstance(shared, str):
+            continue
+        known = sorted(path.stem for path in TAXONOMIES.glob("*.yaml"))
+        if shared not in known:
+            location = ("taxonomies", name, "categories")
+            raise SpecError(
+                f"{source.path}:{source.line(location)}: {'.'.join(location)}: no categories {shared!r} come with orch",
+                why=did_you_mean(shared, known),
+            )
+        taxonomy["categories"] = YamlSource(TAXONOMIES / f"{shared}.yaml").value
 
 
 def _problem(source: YamlSource, item: Mapping[str, Any]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from orchestrator import rle
 from orchestrator.errors import PredictionsError
+from orchestrator.masks import picture_path
 from orchestrator.npz import replacing
 from orchestrator.predictions import STATUS_PREDICTED, Predictions, Record
 
@@ -38,7 +38,6 @@ PALETTE: tuple[Colour, ...] = (
 SHADES = ((0, 0.0), (0, 0.35), (255, 0.45), (255, 0.7))  # towards black or white, by how much
 BLEND_TABLE = (np.arange(256) * (1 - FILL)).astype(np.uint8)  # what is left of a pixel under a mask
 LABEL_STEPS = 6
-LONGEST_NAME = 255  # bytes of one file name, on the usual file systems
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def draw_run(
     for record in predictions:
         if record["status"] != STATUS_PREDICTED:
             continue
-        target = _target(folder, record["image_file"])
+        target = picture_path(folder, record["image_file"])
         pixels = _pixels(find_image(record["image_file"]), exif)
         if pixels.shape[:2] != tuple(record["image_size"]):
             height, width = record["image_size"]
@@ -161,24 +160,6 @@ def _eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
     scaled = values.astype(np.float64) / (257 if values.max(initial=0) > 255 else 1)
     grey = np.clip(scaled, 0, 255).astype(np.uint8)
     return np.repeat(grey[:, :, None], 3, axis=2)
-
-
-def _target(folder: Path, file: str) -> Path:
-    """Where the picture of an image goes: always inside `folder`, whatever the predictions say."""
-    parts = file.split("/")
-    if "\0" in file or any(part in ("", ".", "..") for part in parts):
-        raise PredictionsError(
-            f"{file!r} is no relative path of an image",
-            why="it would be written outside the folder",
-            hint="orch validate FILE",
-        )
-    name = f"{parts[-1]}.png"
-    if len(name.encode(errors="surrogateescape")) > LONGEST_NAME:
-        name = f"{parts[-1][:40]}-{sha256(name.encode(errors='surrogateescape')).hexdigest()[:16]}.png"
-    target = folder.joinpath(*parts[:-1], name)
-    if not target.resolve().is_relative_to(folder.resolve()):
-        raise PredictionsError(f"{target} leads outside {folder}", why="a folder on its way is a link")
-    return target
 
 
 def _paint_mask(canvas: NDArray[np.uint8], mask: Mapping[str, Any], colour: Colour, line: int) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from orchestrator.annotations import match_images, read_annotations
 from orchestrator.errors import PredictionsError, UsageError
+from orchestrator.export_imdlbenco import export_imdlbenco
 from orchestrator.npz import NpzWriter, replacing
 from orchestrator.predictions import STATUS_PREDICTED, Predictions
 
@@ -43,7 +44,7 @@ def export_coco(predictions: Predictions, target: Path, annotations: Path | None
 def export_fashionfail(predictions: Predictions, target: Path, annotations: Path | None = None) -> None:
     """FashionFail's layout: an npz whose one array `data` is a pickled list of dictionaries, one per image.
 
-    Boxes and classes are the model's own (order of coordinates, numbering), as that project's evaluation
+    Boxes and classes are the model's own (order of coordinates, edges, numbering), as that project's evaluation
     expects of each model. `image_file` is the base name where that is unique, else the relative path. Failed
     images are left out, as upstream's files hold only images that were predicted. All records are in memory
     at once, as they are for whoever loads the file. numpy 1 and 2 read it alike. UsageError when
@@ -63,7 +64,11 @@ def export_fashionfail(predictions: Predictions, target: Path, annotations: Path
         _PortablePickler(stream, protocol=4).dump(records)
 
 
-FORMATS: dict[str, Exporter] = {"coco": export_coco, "fashionfail": export_fashionfail}
+FORMATS: dict[str, Exporter] = {
+    "coco": export_coco,
+    "fashionfail": export_fashionfail,
+    "imdlbenco": export_imdlbenco,
+}
 
 
 def _json(predictions: Predictions, result: dict[str, Any]) -> bytes:
@@ -96,7 +101,7 @@ def _fashionfail_records(predictions: Predictions) -> Iterator[dict[str, Any]]:
         base = PurePosixPath(record["image_file"]).name
         converted = {
             "image_file": base if bases[base] == 1 else record["image_file"],
-            "boxes": np.ascontiguousarray(record["boxes"][:, order]),
+            "boxes": np.ascontiguousarray(_published_edges(record["boxes"], native)[:, order]),
             "classes": classes[predictions.rows(i)],
             "scores": record["scores"],
             "masks": record["masks"],
@@ -104,6 +109,14 @@ def _fashionfail_records(predictions: Predictions) -> Iterator[dict[str, Any]]:
         if "attributes" in record:
             converted["attributes"] = record["attributes"]
         yield converted
+
+
+def _published_edges(boxes: NDArray[np.float32], native: dict[str, Any]) -> NDArray[np.float32]:
+    """(n, 4) boxes as the model's own project counts right and lower edges; an empty mask's box stays all zeros."""
+    if native.get("box_edges") != "inclusive":
+        return boxes
+    last = np.maximum(boxes[:, 2:] - 1, boxes[:, :2])
+    return np.concatenate([boxes[:, :2], last], axis=1)
 
 
 def _native_classes(predictions: Predictions, native: dict[str, Any]) -> NDArray[np.int64]:

@@ -104,6 +104,9 @@ def choose_variant(stack: StackEntry, wanted: str | None, device: str | None, pr
         for name, variant in variants.items():
             if variant.device != kind:
                 continue
+            if variant.on_request:
+                problems.append(f"{name}: taken on request alone: --variant {name}")
+                continue
             try:
                 return _checked(name, variant, device, present, _reason(stack, kind, device, present, problems))
             except MachineError as error:
@@ -119,10 +122,11 @@ def _kind(device: str) -> str:
 
 
 def _reason(stack: StackEntry, kind: str, device: str | None, present: Sequence[Gpu], problems: Sequence[str]) -> str:
+    passed_over = f"; {'; '.join(problems)}" if problems and kind == "cuda" else ""
     if device is not None:
-        return f"--device {device}"
+        return f"--device {device}{passed_over}"
     if kind == "cuda":
-        return f"fits {present[0].name}"
+        return f"fits {present[0].name}, compute capability {present[0].capability}{passed_over}"
     if problems:
         return f"no variant fits the GPU: {'; '.join(problems)}"
     uses_gpus = any(variant.device == "cuda" for variant in stack.spec.variants.values())

@@ -28,6 +28,8 @@ class GuestPaths:
     cache: PurePath
     queue: PurePath
     stack: PurePath
+    sources: Mapping[str, PurePath] = field(default_factory=dict, kw_only=True)
+    """Upstream code by the names stack.yaml gives it."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class WorkerSettings:
     model: str
     task: str
     settings: Mapping[str, Any]
+    config: str | None
     weights: Mapping[str, Mapping[str, str | None]]
     native: Mapping[str, Any]
     device: str
@@ -61,9 +64,11 @@ def job_document(settings: WorkerSettings, worker: str, paths: GuestPaths) -> di
         "name": settings.model,
         "task": document.pop("task"),
         "settings": document.pop("settings"),
+        "config": document.pop("config"),
         "weights": document.pop("weights"),
     }
-    located = {name: str(path) for name, path in asdict(paths).items()}
+    located: dict[str, Any] = {name: str(path) for name, path in asdict(paths).items() if name != "sources"}
+    located["sources"] = {name: str(path) for name, path in paths.sources.items()}
     extra = {"contract": CONTRACT, "worker": worker, "alive_timeout": ALIVE_TIMEOUT, "paths": located}
     return {**document, **extra}
 

@@ -10,6 +10,7 @@ from orchestrator.job import JOB_NAME, WorkerSettings, job_document
 from orchestrator.paths import RunPaths, worker_cache_folder
 from orchestrator.plan import MAX_PIXELS, Plan
 from orchestrator.runtimes.base import Runtime, Worker, WorkerSpec
+from orchestrator.spec import MANIPULATION
 
 RUNNER = "orch_runner"
 
@@ -68,6 +69,7 @@ def worker_settings(plan: Plan, threads: int) -> WorkerSettings:
         model=plan.entry.name,
         task=spec.task,
         settings=request.settings,
+        config=spec.config,
         weights={key: stored.as_job() for key, stored in plan.weights.items()},
         native=plan.native(),
         device=request.device.partition(":")[0],  # the runtime shows it the one GPU that was asked for
@@ -79,5 +81,5 @@ def worker_settings(plan: Plan, threads: int) -> WorkerSettings:
         threads=threads,
         readers=max(2, threads),
         attributes=len(plan.entry.taxonomy.attributes) if spec.defaults.attributes else 0,
-        image_scores=spec.task == "manipulation-localization",
+        image_scores=spec.task == MANIPULATION,
     )

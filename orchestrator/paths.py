@@ -62,6 +62,11 @@ class RunPaths:
         return self.root / "unpacked"
 
     @property
+    def masks(self) -> Path:
+        """Probability pictures, one per image, where the task gives them."""
+        return self.root / "masks"
+
+    @property
     def shards(self) -> Path:
         """The workers' output folder."""
         return self.root / "shards"

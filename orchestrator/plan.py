@@ -111,7 +111,12 @@ class Plan:
             "build": self.prepared.identity,
             "image_digest": self.prepared.digest,
             "weights": {key: {"file": one.file, "sha256": one.sha256} for key, one in self.weights.items()},
-            "native": {**self.native(), "box_order": native.published_box_order or native.box_order},
+            "sources": {name: source.commit for name, source in self.entry.stack.spec.sources.items()},
+            "native": {
+                **self.native(),
+                "box_order": native.published_box_order or native.box_order,
+                "box_edges": native.published_box_edges,
+            },
             "inputs": {"count": len(self.inputs.images), "digest": self.inputs.digest()},
             "orch_version": __version__,
         }

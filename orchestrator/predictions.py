@@ -90,7 +90,7 @@ META: Mapping[str, str] = {
     "runtime": "how the variant was made real",
     "image_digest": "digest of the container image or environment",
     "inputs": "{count, digest} of the input images",
-    "native": "{box_order, class_base, class_map} of the model's own output",
+    "native": "{box_order, box_edges, class_base, class_map} of the model's own output",
 }
 META_OPTIONAL: Mapping[str, str] = {"attribute_names": "names of the columns of attributes"}
 

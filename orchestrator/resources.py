@@ -9,4 +9,5 @@ _ROOT = _PACKAGE / "_bundled" if (_PACKAGE / "_bundled").is_dir() else _PACKAGE.
 
 STACKS = _ROOT / "images"
 DOCKERFILES = _ROOT / "Dockerfiles"
+TAXONOMIES = _ROOT / "images" / "taxonomies"
 RUNNER = _ROOT / "images" / "runner"

@@ -22,13 +22,16 @@ from orchestrator.errors import BaseImageError, UsageError
 from orchestrator.executors import EXECUTORS
 from orchestrator.files import write_json
 from orchestrator.hardware import Choice, Gpu, choose_variant, cores, gpus_for
-from orchestrator.inputs import InputSet, collect_inputs, expanded
+from orchestrator.input_sources import expanded
+from orchestrator.inputs import InputSet, collect_inputs
 from orchestrator.launch import Launcher
+from orchestrator.masks import gather_masks
 from orchestrator.paths import RunPaths, weights_folder
 from orchestrator.plan import Plan, Request, begun_with, default_shard_size, open_run, record_plan
 from orchestrator.progress import Display
 from orchestrator.runtimes import choose_runtime, make_runtime
 from orchestrator.runtimes.base import BuildOptions, Runtime
+from orchestrator.spec import MANIPULATION
 from orchestrator.weights import Stored, ensure_weights, weights_in
 
 
@@ -180,6 +183,8 @@ def _say_inputs(display: Display, inputs: InputSet) -> None:
         listed = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
         words.append(f"{len(inputs.ignored)} other files left out ({listed})")
     display.say("; ".join(words))
+    for note in inputs.notes:
+        display.say(note)
 
 
 def dispatch(plan: Plan, paths: RunPaths, runtime: Runtime, options: RunOptions, display: Display) -> Dispatched:
@@ -252,6 +257,10 @@ def finish(plan: Plan, paths: RunPaths, dispatched: Dispatched) -> Outcome:
     shards = [paths.shard(number) for number in plan.shards]
     rows = ((image.file, image.image_id) for image in plan.inputs.images)
     collected = collect(shards, rows, plan.predictions_meta(), paths.predictions)
+    pictures = {}
+    if plan.entry.spec.task == MANIPULATION:
+        gather_masks(plan, paths, predicted_images(paths.predictions))
+        pictures = {"masks": str(paths.masks)}
     summary = {
         "model": plan.entry.name,
         "images": collected.images,
@@ -261,6 +270,7 @@ def finish(plan: Plan, paths: RunPaths, dispatched: Dispatched) -> Outcome:
         "failures": failures(paths.predictions) if collected.failed else [],
         "ignored": len(plan.inputs.ignored),
         "predictions": str(paths.predictions),
+        **pictures,
         "runtime": plan.prepared.runtime,
         "variant": plan.request.variant,
         "device": plan.request.device,
@@ -285,6 +295,13 @@ def versions(paths: RunPaths) -> dict[str, str]:
                 event = json.loads(line)
                 found = event["versions"] if event["event"] == "ready" else found
     return found
+
+
+def predicted_images(predictions: Path) -> list[bool]:
+    """For each image, whether it was predicted."""
+    from orchestrator.predictions import Predictions
+
+    return [not status for status in Predictions.load(predictions).status]
 
 
 def failures(predictions: Path) -> list[dict[str, str]]:

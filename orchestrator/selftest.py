@@ -69,7 +69,7 @@ def _selftest(entry: ModelEntry, options: RunOptions, folder: Path | None, displ
     work = folder or home() / "selftest" / f"{entry.name}-{options.runtime}-{options.variant or 'any'}"
     if folder is None:
         shutil.rmtree(work, ignore_errors=True)
-    photographs = _photographs(work / "photographs")
+    photographs = selftest_photographs(work / "photographs")
     options = replace(options, images=[str(photographs)], out=work / "run")
     made = any(weights.url or weights.manual for weights in entry.spec.weights.values())
     if made:
@@ -79,7 +79,7 @@ def _selftest(entry: ModelEntry, options: RunOptions, folder: Path | None, displ
     return SelfTest(outcome, made, tuple(_check(outcome)))
 
 
-def _photographs(folder: Path) -> Path:
+def selftest_photographs(folder: Path) -> Path:
     """Three photographs; drawn scenes where the photographs cannot be fetched."""
     if folder.is_dir():
         return folder

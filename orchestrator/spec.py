@@ -42,6 +42,7 @@ PythonVersion = Annotated[str, StringConstraints(pattern=r"^3\.[0-9]+$")]
 SettingValue = bool | int | float | str
 
 Task = Literal["instance-segmentation", "manipulation-localization"]
+MANIPULATION: Task = "manipulation-localization"
 
 
 class Spec(BaseModel):
@@ -58,11 +59,22 @@ class Source(Spec):
     folders: tuple[RelativePath, ...] = ()
 
 
+class BuildArgument(Spec):
+    """An argument of the Dockerfile that `--build-arg` sets."""
+
+    help: str
+    default: str | None = None
+    """None: it has to be given, and the variant can only be built as an image."""
+
+
 class Variant(Spec):
     """One build of a stack for one kind of hardware."""
 
     base_image: str
     lock: RelativePath
+    build_lock: RelativePath | None = None
+    """What the lock's source distributions are built with: installed first, and nothing is built in isolation."""
+    build_args: Mapping[str, BuildArgument] = {}
     python: PythonVersion
     also_python: tuple[PythonVersion, ...] = ()
     """Other Pythons the lock installs on: the venv runtime may use them."""
@@ -71,6 +83,8 @@ class Variant(Spec):
     min_driver: str | None = None
     native_capabilities: tuple[str, ...] = ()
     ptx_capabilities: tuple[str, ...] = ()
+    on_request: bool = False
+    """Taken only when asked for by name."""
 
     @model_validator(mode="after")
     def _cuda_is_stated(self) -> Variant:
@@ -118,6 +132,7 @@ class Taxonomy(Spec):
     """Category ids and names, and the names of the attribute columns."""
 
     categories: tuple[Category, ...] = Field(min_length=1)
+    """In a stack.yaml also the name of a list that comes with orch: a file of images/taxonomies."""
     attributes: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -133,6 +148,8 @@ class Native(Spec):
     """How the predictor's own output maps to the standard one."""
 
     box_order: Literal["xyxy", "yxyx"] = "xyxy"
+    published_box_edges: Literal["exclusive", "inclusive"] = "exclusive"
+    """Whether right and lower edges are a box's last pixels where the model's own project writes them; for exports."""
     published_box_order: Literal["xyxy", "yxyx"] | None = None
     """The order in which the model's own project writes boxes to files, where its script turns them; for exports."""
     class_base: int = 0
@@ -157,6 +174,8 @@ class Setting(Spec):
     help: str
     minimum: float | None = None
     maximum: float | None = None
+    multiple_of: Annotated[int, Field(ge=1)] | None = None
+    """Whole numbers only: the value must be a multiple of this."""
     choices: tuple[str, ...] | None = None
 
     def parse(self, text: str) -> SettingValue:
@@ -169,6 +188,8 @@ class Setting(Spec):
                 raise ValueError(f"must be at least {self.minimum:g}")
             if self.maximum is not None and value > self.maximum:
                 raise ValueError(f"must be at most {self.maximum:g}")
+            if self.multiple_of is not None and value % self.multiple_of:
+                raise ValueError(f"must be a multiple of {self.multiple_of}")
         return value
 
 

@@ -176,8 +176,18 @@ def _missing(entry: ModelEntry, key: str, spec: Weights) -> MachineError:
     if spec.url is not None:
         why, hint = "--offline was given and they are not in the cache", f"orch weights fetch {entry.name}, or {add}"
     else:
-        why, hint = f"they can only be had by hand: {spec.manual} (file {spec.file})", add
+        why, hint = f"they can only be had by hand: {spec.manual} (file {_expected(spec)})", add
     return MachineError(f"the weights of {entry.name} are missing", why=why, hint=hint)
+
+
+def _expected(spec: Weights) -> str:
+    """A file's name and what is known of its size."""
+    if spec.size is not None:
+        return f"{spec.file}, {spec.size} bytes"
+    if spec.size_range is not None:
+        least, most = (round(size / 1e6) for size in spec.size_range)
+        return f"{spec.file}, {least} to {most} MB"
+    return spec.file
 
 
 def _install(entry: ModelEntry, key: str, spec: Weights, path: Path, *, source: str, move: bool) -> Stored:

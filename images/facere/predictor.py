@@ -6,7 +6,7 @@ masks into the image, is cut out (surgery.py) and done in the runner's threads (
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from graphs import cut_graph
@@ -32,6 +32,19 @@ class Found(NamedTuple):
     scores: np.ndarray
     masks: np.ndarray
     grown: Optional[np.ndarray] = None
+
+
+class Thresholded(Sequence[Any]):
+    """The (N, 1, H, W) masks of a whole graph as (H, W) bool, each made when asked for: together they are large."""
+
+    def __init__(self, masks: np.ndarray) -> None:
+        self._masks = masks
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._masks[index, 0] > THRESHOLD
 
 
 class Predictor(BasePredictor):
@@ -62,15 +75,15 @@ class Predictor(BasePredictor):
         height, width = image.pixels.shape[:2]
         masks: Any
         if self._paster is None or raw.grown is None:
-            masks = [mask[0] > THRESHOLD for mask in raw.masks]
+            masks = Thresholded(raw.masks)
         else:
             masks = self._paster.paste(raw.masks, raw.grown, height, width)
         return Prediction(boxes=raw.boxes, classes=raw.labels, scores=raw.scores, masks=masks)
 
     @staticmethod
-    def make_random_weights(model: str, folder: str, seed: int = 0) -> None:
+    def make_random_weights(model: Model, folder: str, seed: int = 0) -> None:
         """Write weights that find something on photographs, though nothing sensible."""
-        write_random_weights(model, folder, seed)
+        write_random_weights(model.name, folder, seed)
 
 
 def as_input(pixels: np.ndarray) -> np.ndarray:

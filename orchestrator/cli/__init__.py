@@ -14,7 +14,18 @@ import typer
 import typer.main
 
 from orchestrator import __version__
-from orchestrator.cli import comparison, convert, evaluation, models, predictions, run, setup, weights
+from orchestrator.cli import (
+    comparison,
+    convert,
+    equivalence,
+    evaluation,
+    models,
+    predictions,
+    run,
+    setup,
+    sources,
+    weights,
+)
 from orchestrator.cli.common import print_error, print_json, say
 from orchestrator.errors import EXIT_BUG, EXIT_OK, Interrupted, MachineError, OrchError, UsageError
 
@@ -48,8 +59,10 @@ def _root(
 app.command("run")(run.run)
 app.command("build")(run.build)
 app.command("selftest")(run.selftest)
+app.command("equivalence")(equivalence.equivalence)
 app.add_typer(models.app, name="models")
 app.add_typer(weights.app, name="weights")
+app.add_typer(sources.app, name="sources")
 app.command("convert")(convert.convert)
 app.command("inspect")(predictions.inspect)
 app.command("validate")(predictions.validate)

@@ -135,7 +135,7 @@ def validate(file: FileArgument, json: JsonOption = False) -> None:
 
 def export(
     file: FileArgument,
-    format_name: Annotated[str, typer.Option("--format", "-f", help="coco or fashionfail.")],
+    format_name: Annotated[str, typer.Option("--format", "-f", help="coco, fashionfail, or imdlbenco.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: beside the file.")] = None,
     annotations: Annotated[
         Path | None, typer.Option(help="COCO annotations whose image ids to use (coco only).")

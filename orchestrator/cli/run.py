@@ -32,7 +32,8 @@ ImagesOption = Annotated[
         "--images",
         "-i",
         metavar="SOURCE",
-        help="Folder, image, glob, .txt list, .zip or .tar archive, or COCO .json; repeatable.",
+        help="Folder, image, glob, .txt list, .zip or .tar archive, COCO .json, or a data set of "
+        "manipulation localization (Tp/ and Gt/, or its .json); repeatable.",
     ),
 ]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu or cuda; what fits by default.")]
@@ -101,7 +102,7 @@ def run(
         workers=workers,
         threads=threads,
         offline=offline,
-        build=_build_options(base_image, build_arg, rebuild=False, offline=offline),
+        build=build_options(base_image, build_arg, rebuild=False, offline=offline),
     )
     try:
         outcome = run_model(entry, options, make_display(json=json, quiet=quiet))
@@ -150,14 +151,16 @@ def build(
 
     display = make_display(json=json, quiet=False)
     chosen, _ = choose_runtime(runtime)
-    choice = choose_variant(stack, variant, device, gpus_for(stack, device))
-    options = _build_options(base_image, build_arg, rebuild=rebuild, offline=offline)
-    prepared = chosen.prepare(stack, choice.variant, options, display.detail)
+    # One that is named is built for whatever machine it is meant for, not for this one.
+    if variant is None or device is not None:
+        variant = choose_variant(stack, variant, device, gpus_for(stack, device)).variant
+    options = build_options(base_image, build_arg, rebuild=rebuild, offline=offline)
+    prepared = chosen.prepare(stack, variant, options, display.detail)
     if json:
         print_json(
             {
                 "stack": stack.name,
-                "variant": choice.variant,
+                "variant": variant,
                 "runtime": chosen.name,
                 "identity": prepared.identity,
                 "location": prepared.location,
@@ -192,9 +195,9 @@ def selftest(
     from orchestrator.run import RunOptions
     from orchestrator.selftest import selftest as test_model
 
-    build_options = _build_options(base_image, build_arg, rebuild=False, offline=offline)
+    chosen = build_options(base_image, build_arg, rebuild=False, offline=offline)
     options = RunOptions(
-        images=[], runtime=runtime, variant=variant, device=device, settings=settings or (), build=build_options
+        images=[], runtime=runtime, variant=variant, device=device, settings=settings or (), build=chosen
     )
     result = test_model(entry, options, out, make_display(json=json, quiet=False))
     if json:
@@ -206,7 +209,7 @@ def selftest(
     say(f"passed{meaning}")
 
 
-def _build_options(
+def build_options(
     base_image: str | None, build_args: list[str] | None, *, rebuild: bool, offline: bool
 ) -> BuildOptions:
     from orchestrator.runtimes.base import BuildOptions

@@ -20,6 +20,7 @@ from orchestrator.runtimes.docker_build import LABEL, ensure_image, image_tag
 
 GUEST = {name: PurePosixPath(f"/{name}") for name in ("job", "data", "weights", "out", "cache")}
 GUEST_STACK = PurePosixPath("/opt/orch/stack")
+GUEST_SOURCES = PurePosixPath("/opt/orch/sources")
 PIDS_LIMIT = 2048
 SHM_SIZE = "1g"
 TMP_SIZE = "2g"
@@ -51,9 +52,11 @@ class DockerRuntime:
 
     def guest_paths(self, prepared: Prepared, spec: WorkerSpec) -> GuestPaths:
         """The mount points: the same in every image."""
-        del prepared, spec
+        del spec
         queue = GUEST["job"] / QUEUE_NAME
-        return GuestPaths(GUEST["data"], GUEST["weights"], GUEST["out"], GUEST["cache"], queue, GUEST_STACK)
+        sources = {name: GUEST_SOURCES / name for name in prepared.stack.spec.sources}
+        data, weights, out, cache = (GUEST[name] for name in ("data", "weights", "out", "cache"))
+        return GuestPaths(data, weights, out, cache, queue, GUEST_STACK, sources=sources)
 
     def start(self, prepared: Prepared, spec: WorkerSpec) -> DockerWorker:
         """Create and start a container. Raises MachineError."""

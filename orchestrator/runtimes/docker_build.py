@@ -16,6 +16,7 @@ from orchestrator.errors import BaseImageError, BuildError
 from orchestrator.files import exclusive
 from orchestrator.paths import build_logs_folder, home
 from orchestrator.runtimes.base import BuildOptions, Report
+from orchestrator.sources import ensure_sources
 from orchestrator.steps import run_step
 
 LABEL = "org.orch"
@@ -42,15 +43,19 @@ def build_arguments(command: Sequence[str], inputs: BuildInputs, options: BuildO
 
 
 def ensure_image(engine: Engine, inputs: BuildInputs, options: BuildOptions, report: Report) -> tuple[str, bool, float]:
-    """Build the image unless the engine has it: (its id, whether it was built now, seconds). Raises BuildError."""
+    """Build the image unless the engine has it: (its id, whether it was built now, seconds).
+
+    Raises BuildError; MachineError where the stack's sources cannot be fetched.
+    """
     tag = image_tag(inputs)
     started = time.monotonic()
     with exclusive(home() / "locks" / f"build-{inputs.stack}-{inputs.variant}.lock", wait=True):
         found = None if options.rebuild else image_id(engine, tag)
         if found is not None:
             return found, False, 0.0
+        sources = ensure_sources(inputs.stack, inputs.sources, report, offline=options.offline)
         with tempfile.TemporaryDirectory(prefix="orch-build-") as folder:
-            inputs.write_context(Path(folder))
+            inputs.write_context(Path(folder), sources)
             _build(build_arguments(build_command(), inputs, options, Path(folder)), tag, report)
         built = image_id(engine, tag)
     if built is None:

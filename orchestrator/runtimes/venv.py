@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from orchestrator.build import build_inputs, find_variant
+from orchestrator.build import build_inputs, build_lock_of, find_variant
 from orchestrator.catalog import StackEntry
 from orchestrator.errors import BuildError, MachineError
 from orchestrator.files import exclusive, write_json
@@ -21,6 +21,7 @@ from orchestrator.job import JOB_NAME, QUEUE_NAME, GuestPaths
 from orchestrator.paths import build_logs_folder, environments_folder
 from orchestrator.resources import RUNNER
 from orchestrator.runtimes.base import BuildOptions, Exit, Prepared, Report, WorkerSpec, worker_environment
+from orchestrator.sources import ensure_sources, tree_folder
 from orchestrator.steps import run_step
 
 _MARKER = "orch-environment.json"
@@ -41,18 +42,33 @@ class VenvRuntime:
         """Make the variant's environment unless it is there. Raises BuildError, MachineError."""
         spec = find_variant(stack, variant)
         inputs = build_inputs(stack, variant, options)
+        asked = [name for name, argument in spec.build_args.items() if argument.default is None]
+        if asked:
+            raise MachineError(
+                f"the variant {variant} of {stack.name} can only be built as an image",
+                why=f"its Dockerfile needs {', '.join(asked)}: {spec.build_args[asked[0]].help}",
+                hint="--runtime docker, or another --variant",
+            )
         pythons = (spec.python, *spec.also_python)
         started = time.monotonic()
+        ensure_sources(stack.name, inputs.sources, report, offline=options.offline)
         folder, fresh = cached_environment(
-            f"{stack.name}-{variant}", inputs.lock, pythons, report, offline=options.offline, rebuild=options.rebuild
+            f"{stack.name}-{variant}",
+            inputs.lock,
+            pythons,
+            report,
+            build_lock=build_lock_of(stack, variant),
+            offline=options.offline,
+            rebuild=options.rebuild,
         )
         seconds = time.monotonic() - started
         return Prepared(stack, variant, self.name, inputs.identity, str(folder), None, fresh, seconds)
 
     def guest_paths(self, prepared: Prepared, spec: WorkerSpec) -> GuestPaths:
         """The host's own paths: nothing is mounted."""
-        queue = spec.job / QUEUE_NAME
-        return GuestPaths(spec.data, spec.weights, spec.out, spec.cache, queue, prepared.stack.folder)
+        stack, queue = prepared.stack, spec.job / QUEUE_NAME
+        sources = {name: tree_folder(name, source) for name, source in stack.spec.sources.items()}
+        return GuestPaths(spec.data, spec.weights, spec.out, spec.cache, queue, stack.folder, sources=sources)
 
     def start(self, prepared: Prepared, spec: WorkerSpec) -> VenvWorker:
         """Start the runner with the environment's Python. Raises MachineError."""
@@ -143,20 +159,31 @@ class VenvWorker:
 
 
 def cached_environment(
-    name: str, lock: Path, pythons: Sequence[str], report: Report, *, offline: bool = False, rebuild: bool = False
+    name: str,
+    lock: Path,
+    pythons: Sequence[str],
+    report: Report,
+    *,
+    build_lock: Path | None = None,
+    offline: bool = False,
+    rebuild: bool = False,
 ) -> tuple[Path, bool]:
-    """The environment for a lock, made unless it is there, and whether it was. Raises BuildError, MachineError."""
-    folder = environment_folder(name, lock, pythons)
+    """The environment for a lock, made unless it is there, and whether it was. Raises BuildError, MachineError.
+
+    `build_lock` has what the lock's source distributions are built with.
+    """
+    folder = environment_folder(name, lock, pythons, build_lock)
     with exclusive(folder.with_name(f".{folder.name}.lock"), wait=True):
         fresh = rebuild or not is_whole(folder)
         if fresh:
-            make_environment(folder, lock, pythons, offline, report)
+            make_environment(folder, lock, pythons, offline, report, build_lock)
     return folder, fresh
 
 
-def environment_folder(name: str, lock: Path, pythons: Sequence[str]) -> Path:
+def environment_folder(name: str, lock: Path, pythons: Sequence[str], build_lock: Path | None = None) -> Path:
     """Where that environment is or would be: another lock, another folder."""
-    digest = hashlib.sha256(lock.read_bytes() + repr(tuple(pythons)).encode()).hexdigest()[:12]
+    built_with = b"" if build_lock is None else build_lock.read_bytes()
+    digest = hashlib.sha256(lock.read_bytes() + built_with + repr(tuple(pythons)).encode()).hexdigest()[:12]
     return environments_folder() / f"{name}-{digest}"
 
 
@@ -165,7 +192,9 @@ def is_whole(folder: Path) -> bool:
     return (folder / _MARKER).is_file()
 
 
-def make_environment(folder: Path, lock: Path, pythons: Sequence[str], offline: bool, report: Report) -> None:
+def make_environment(
+    folder: Path, lock: Path, pythons: Sequence[str], offline: bool, report: Report, build_lock: Path | None = None
+) -> None:
     """Make a virtual environment with exactly the locked packages. Raises BuildError, MachineError."""
     log = build_logs_folder() / f"{folder.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -185,14 +214,19 @@ def make_environment(folder: Path, lock: Path, pythons: Sequence[str], offline: 
         chosen = str(python) if python else pythons[0]
         report(f"making an environment with uv and Python {pythons[0] if python is None else python}")
         _step([uv, "venv", "--quiet", "--python", chosen, str(folder)], log, report)
-        install = [uv, "pip", "install", "--python", str(folder / "bin" / "python")]
+        # Workers never write bytecode, and without any each start would compile all of TensorFlow anew. pip compiles.
+        install = [uv, "pip", "install", "--compile-bytecode", "--python", str(folder / "bin" / "python")]
     else:
         report(f"making an environment with {python} (venv and pip; it is quicker with uv)")
         _step([str(python), "-m", "venv", str(folder)], log, report)
         install = [str(folder / "bin" / "python"), "-m", "pip", "install", "--no-input"]
     report("installing locked packages")
     offline_flag = (["--offline"] if uv is not None else ["--no-index"]) if offline else []
-    _step([*install, *offline_flag, "--no-deps", "--require-hashes", "-r", str(lock)], log, report)
+    locked = [*install, *offline_flag, "--no-deps", "--require-hashes"]
+    if build_lock is not None:
+        _step([*locked, "-r", str(build_lock)], log, report)
+        locked.append("--no-build-isolation")
+    _step([*locked, "-r", str(lock)], log, report)
     write_json(folder / _MARKER, {"lock": lock.name, "python": str(python), "uv": uv is not None})
 
 

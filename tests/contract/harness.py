@@ -152,7 +152,13 @@ class Guest:
             "worker": "w0",
             "plan": "sha256:1",
             "predictor": "predictor.py:Predictor",
-            "model": {"name": "levels", "task": "instance-segmentation", "settings": settings, "weights": {}},
+            "model": {
+                "name": "levels",
+                "task": "instance-segmentation",
+                "settings": settings,
+                "config": None,
+                "weights": {},
+            },
             "native": {"box_order": "xyxy", "class_base": 0, "class_map": [5, 6, 7]},
             "device": "cpu",
             "exif": "apply",
@@ -165,7 +171,7 @@ class Guest:
             "attributes": 0,
             "image_scores": False,
             "alive_timeout": 60,
-            "paths": {**{name: str(self.root / name) for name in names}, "stack": str(STACK)},
+            "paths": {**{name: str(self.root / name) for name in names}, "stack": str(STACK), "sources": {}},
         }
         return {**job, **changes}
 

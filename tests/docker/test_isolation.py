@@ -25,8 +25,10 @@ from orchestrator.run import RunOptions, run
 from orchestrator.runtimes import docker as docker_runtime
 from orchestrator.runtimes import make_runtime
 from orchestrator.runtimes.base import BuildOptions
+from orchestrator.runtimes.docker import GUEST_SOURCES
 from orchestrator.runtimes.docker_build import LABEL
 from tests.conformance.pictures import photograph
+from tests.upstream import Upstream
 
 pytestmark = pytest.mark.docker
 STACKS = Path(__file__).parent.parent / "stacks"
@@ -189,6 +191,25 @@ def test_nothing_is_rebuilt_when_nothing_changed_and_an_edited_predictor_is(tmp_
     assert third.location != first.location
     connect().client.images.remove(third.location)
     assert any("CACHED" in line for line in lines), "the layer with the packages was built again"
+
+
+def test_upstream_code_is_in_the_image_where_the_predictor_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upstream = Upstream(tmp_path / "upstream")
+    upstream.stand_in(monkeypatch, tmp_path / "home")
+    shutil.copytree(STACKS / "faulty", tmp_path / "faulty")
+    with (tmp_path / "faulty" / "faulty.Dockerfile").open("a") as dockerfile:
+        dockerfile.write("COPY sources /opt/orch/sources\n")
+    with (tmp_path / "faulty" / "stack.yaml").open("a") as spec:
+        source = {"url": upstream.url, "commit": upstream.commit, "folders": ["net"]}
+        spec.write(f"sources: {json.dumps({'up': source})}\n")
+    stack, runtime = load_catalog([tmp_path]).stacks["faulty"], make_runtime("docker")
+    built = runtime.prepare(stack, "cpu", BuildOptions(), lambda line: None)
+    seen = GUEST_SOURCES / "up" / "net" / "model.py"
+    command = ["cat", str(seen)]
+    assert connect().client.containers.run(built.location, command, remove=True, network_mode="none") == b"one"
+    connect().client.images.remove(built.location)
 
 
 def test_a_build_that_fails_shows_the_logs_tail(tmp_path: Path) -> None:

@@ -230,9 +230,9 @@ def test_images_of_an_archive_are_unpacked_once(
     }  # fmt: skip
     assert all(first.locate(image).is_file() for image in first.images)
     unpacked: Callable[..., Any] = archives.unpack
-    monkeypatch.setattr("orchestrator.inputs.unpack", None)
+    monkeypatch.setattr("orchestrator.input_sources.unpack", None)
     assert collect_inputs([str(path)], tmp_path / "unpacked") == first
-    monkeypatch.setattr("orchestrator.inputs.unpack", unpacked)
+    monkeypatch.setattr("orchestrator.input_sources.unpack", unpacked)
     os.utime(path, (1, 1))
     assert {image.mtime_ns for image in collect_inputs([str(path)], tmp_path / "unpacked").images} == {10**9}
 

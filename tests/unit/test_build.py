@@ -13,7 +13,7 @@ from orchestrator.catalog import StackEntry
 from orchestrator.errors import SpecError, UsageError
 from orchestrator.files import write_text
 from orchestrator.runtimes.base import BuildOptions
-from tests.unit.stack_samples import stack_entry
+from tests.unit.stack_samples import MINIMAL, stack_entry
 
 
 def identity(stack: StackEntry, options: BuildOptions | None = None) -> str:
@@ -27,7 +27,10 @@ def test_the_content_of_a_build(tmp_path: Path) -> None:
     assert inputs.files["stack/predictor.py"] == tmp_path / "s" / "predictor.py"
     assert {"runner/orch_runner/__main__.py", "runner/orch_runner/worker.py"} <= set(inputs.files)
     assert not any("__pycache__" in name for name in inputs.files)
-    inputs.write_context(tmp_path)
+    (tmp_path / "tree" / "deep").mkdir(parents=True)
+    (tmp_path / "tree" / "deep" / "net.py").write_text("code")
+    inputs.write_context(tmp_path, {"up": tmp_path / "tree"})
+    assert (tmp_path / "sources" / "up" / "deep" / "net.py").read_text() == "code"
     assert (tmp_path / "requirements.lock").read_bytes() == stack.folder.joinpath("cpu.lock").read_bytes()
     assert (tmp_path / "Dockerfile").read_bytes() == stack.dockerfile.read_bytes()
     for name, path in inputs.files.items():
@@ -40,6 +43,36 @@ def test_options_change_the_arguments(tmp_path: Path) -> None:
     assert build_inputs(stack, "cpu", options).arguments == {"BASE_IMAGE": "debian:12", "JOBS": "4"}
     assert len({identity(stack), identity(stack, options), identity(stack, BuildOptions(base_image="debian:12"))}) == 3
     assert identity(stack, BuildOptions(rebuild=True, offline=True)) == identity(stack)
+
+
+def built_with(folder: Path) -> StackEntry:
+    """A stack with a source distribution to build, and an argument that the user has to give."""
+    (folder / "build.lock").parent.mkdir(parents=True, exist_ok=True)
+    (folder / "build.lock").write_text("setuptools==1\n")
+    arguments = {"JOBS": {"default": "2", "help": "how many"}, "INDEX": {"help": "where from"}}
+    variant = {**MINIMAL["variants"]["cpu"], "build_lock": "build.lock", "build_args": arguments}
+    return stack_entry(folder, variants={"cpu": variant})
+
+
+def test_what_source_distributions_are_built_with_is_part_of_the_build(tmp_path: Path) -> None:
+    stack = built_with(tmp_path)
+    options = BuildOptions(build_args={"INDEX": "https://x.org"})
+    inputs = build_inputs(stack, "cpu", options)
+    assert inputs.files["build.lock"] == tmp_path / "build.lock"
+    assert inputs.arguments == {"BASE_IMAGE": "python:3.11-slim", "JOBS": "2", "INDEX": "https://x.org"}
+    before = inputs.identity
+    (tmp_path / "build.lock").write_text("setuptools==2\n")
+    assert build_inputs(stack, "cpu", options).identity != before
+    (tmp_path / "build.lock").unlink()
+    with pytest.raises(SpecError, match=r"variants.cpu.build_lock: there is no file build.lock"):
+        build_inputs(stack, "cpu", options)
+
+
+def test_an_argument_without_a_default_has_to_be_given(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be built without INDEX") as caught:
+        build_inputs(built_with(tmp_path), "cpu", BuildOptions(build_args={"JOBS": "4"}))
+    assert caught.value.why == "where from"
+    assert caught.value.hint == "orch build tiny --variant cpu --build-arg INDEX=…"
 
 
 CHANGES: dict[str, Callable[[Path], object]] = {

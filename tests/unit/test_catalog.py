@@ -224,3 +224,15 @@ def test_errors_carry_their_exit_code_and_all_fields() -> None:
     assert isinstance(error, OrchError)
     assert error.as_json() == {"error": "UsageError", "exit_code": 2, "message": "what", "why": "why", "log": "log",
                                "hint": "next"}  # fmt: skip
+
+
+def test_stacks_may_share_the_categories_that_come_with_orch(tmp_path: Path) -> None:
+    shared = stack_entry(tmp_path / "a", taxonomies={"two": {"categories": "fashionpedia", "attributes": ["long"]}})
+    taxonomy = shared.spec.taxonomies["two"]
+    assert [one.id for one in taxonomy.categories] == list(range(46))
+    assert (taxonomy.categories[23].name, taxonomy.attributes) == ("shoe", ("long",))
+    with pytest.raises(
+        SpecError, match=r"stack\.yaml:\d+: taxonomies\.two\.categories: no categories 'fashion'"
+    ) as caught:
+        stack_entry(tmp_path / "b", taxonomies={"two": {"categories": "fashion"}})
+    assert "fashionpedia" in str(caught.value.why)

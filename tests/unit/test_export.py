@@ -20,10 +20,23 @@ from orchestrator.export import FORMATS, export_coco, export_fashionfail
 from orchestrator.predictions import Predictions
 from tests.unit.predictions_samples import FILES, META, sample_arrays, save
 
+FILE_FORMATS = {name: export for name, export in FORMATS.items() if name != "imdlbenco"}
+"""Those that write one file."""
+
 
 def predictions_with(tmp_path: Path, **meta: Any) -> Predictions:
     arrays = sample_arrays() | {"meta": np.array(json.dumps(META | meta))}
     return Predictions.load(save(arrays, tmp_path / "p.npz"))
+
+
+def test_fashionfail_gets_a_models_own_inclusive_edges_back(tmp_path: Path) -> None:
+    native = {"box_order": "xyxy", "box_edges": "inclusive", "class_base": 0, "class_map": [0, 5, 7]}
+    arrays = sample_arrays() | {"meta": np.array(json.dumps(META | {"native": native}))}
+    arrays["boxes"][0] = 0  # around an empty mask
+    export_fashionfail(Predictions.load(save(arrays, tmp_path / "p.npz")), tmp_path / "out.npz")
+    records = np.load(tmp_path / "out.npz", allow_pickle=True)["data"]
+    assert records[0]["boxes"].tolist() == [[0, 0, 0, 0], [3, 4, 13, 17]]
+    assert records[0]["boxes"].dtype == np.float32
 
 
 def write_annotations(tmp_path: Path, names: dict[int, str]) -> Path:
@@ -166,15 +179,28 @@ def test_an_old_numpy_reads_the_pickle(tmp_path: Path) -> None:
     assert "['sub/b.jpg', [[6.0, 5.0, 20.0, 17.0]," in done.stdout
 
 
+def test_imdlbenco_is_for_manipulation_localization_in_its_run_directory(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is for manipulation localization"):
+        FORMATS["imdlbenco"](predictions_with(tmp_path), tmp_path / "out", None)
+    forged = predictions_with(tmp_path, task="manipulation-localization")
+    with pytest.raises(UsageError, match="takes no annotations"):
+        FORMATS["imdlbenco"](forged, tmp_path / "out", tmp_path / "x.json")
+    with pytest.raises(PredictionsError, match="mask pictures are not there"):
+        FORMATS["imdlbenco"](forged, tmp_path / "out", None)
+    (tmp_path / "masks").mkdir()
+    with pytest.raises(PredictionsError, match=r"the mask picture of .* is not there"):
+        FORMATS["imdlbenco"](forged, tmp_path / "out", None)
+
+
 def test_exports_are_the_same_bytes_each_time(tmp_path: Path) -> None:
     predictions = predictions_with(tmp_path)
-    for name, export in FORMATS.items():
+    for name, export in FILE_FORMATS.items():
         for copy in ("1", "2"):
             export(predictions, tmp_path / (name + copy), None)
         assert (tmp_path / f"{name}1").read_bytes() == (tmp_path / f"{name}2").read_bytes()
 
 
-@pytest.mark.parametrize("export", FORMATS.values(), ids=FORMATS)
+@pytest.mark.parametrize("export", FILE_FORMATS.values(), ids=FILE_FORMATS)
 def test_broken_masks_leave_no_half_export(
     tmp_path: Path, export: Callable[[Predictions, Path, Path | None], None]
 ) -> None:

@@ -49,9 +49,9 @@ def test_encoded_masks_pass_through_in_every_spelling(mask: np.ndarray) -> None:
 
 def test_full_height_columns_run_on_and_empty_crops_are_empty() -> None:
     full = np.ones((5, 4), bool)
-    assert crop_runs(full, 0, 0, 5, 4) == [0, 20]
-    assert crop_runs(full[:, 1:3], 1, 0, 5, 4) == [5, 10, 5]
-    assert crop_runs(np.zeros((0, 3), bool), 0, 0, 5, 4) == [20]
+    assert crop_runs(full, 0, 0, 5, 4).tolist() == [0, 20]
+    assert crop_runs(full[:, 1:3], 1, 0, 5, 4).tolist() == [5, 10, 5]
+    assert crop_runs(np.zeros((0, 3), bool), 0, 0, 5, 4).tolist() == [20]
 
 
 def test_masks_are_taken_in_the_order_asked_for() -> None:

@@ -29,6 +29,16 @@ def stack(folder: Path, **variants: Any) -> StackEntry:
     return stack_entry(folder, variants=variants)
 
 
+def test_a_variant_on_request_is_taken_by_name_alone(tmp_path: Path) -> None:
+    both = stack(tmp_path, cu111={**CU111, "on_request": True}, cu121=CU121)
+    chosen = choose_variant(both, None, "cuda", (gpu("8.6"),))
+    assert chosen == Choice("cu121", "cuda", "--device cuda; cu111: taken on request alone: --variant cu111")
+    assert choose_variant(both, "cu111", None, (gpu("8.6"),)).variant == "cu111"
+    with pytest.raises(MachineError) as caught:
+        choose_variant(both, None, None, (gpu("7.5"),))
+    assert "cu111: taken on request alone: --variant cu111" in str(caught.value.why)
+
+
 @pytest.mark.parametrize(
     ("capability", "native", "ptx", "runs"),
     [
@@ -53,11 +63,13 @@ def test_what_code_runs_on_what_gpu(capability: str, native: list[str], ptx: lis
     ("present", "variant", "why"),
     [
         ((), "cpu", "no GPU on this machine"),
-        ((gpu("7.5"),), "cu111", "fits A10"),
-        ((gpu("8.9"),), "cu111", "fits A10"),
-        ((gpu("9.0"),), "cu121", "fits A10"),
-        ((gpu("12.0", "570.1"),), "cu121", "fits A10"),
-        ((gpu("8.6", "450.80.02"),), "cu111", "fits A10"),
+        ((gpu("7.5"),), "cu111", "fits A10, compute capability 7.5"),
+        ((gpu("8.9"),), "cu111", "fits A10, compute capability 8.9"),
+        ((gpu("9.0"),), "cu121",
+         "fits A10, compute capability 9.0; cu111: its binaries have no code for A10 (compute capability 9.0)"),
+        ((gpu("12.0", "570.1"),), "cu121",
+         "fits A10, compute capability 12.0; cu111: its binaries have no code for A10 (compute capability 12.0)"),
+        ((gpu("8.6", "450.80.02"),), "cu111", "fits A10, compute capability 8.6"),
         ((gpu("8.6", "450.80"),), "cpu",
          "no variant fits the GPU: cu111: it needs driver 450.80.02 or newer, this machine has 450.80; "
          "cu121: it needs driver 525.60 or newer, this machine has 450.80"),

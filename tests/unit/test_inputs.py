@@ -10,7 +10,8 @@ import pytest
 
 from orchestrator.errors import UsageError
 from orchestrator.files import write_json
-from orchestrator.inputs import Ignored, InputSet, collect_inputs, read_inputs
+from orchestrator.input_sources import Ignored
+from orchestrator.inputs import InputSet, collect_inputs, read_inputs
 from tests.unit.conftest import MakePhoto
 
 

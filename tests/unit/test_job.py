@@ -9,24 +9,27 @@ from orchestrator.job import ALIVE_TIMEOUT, CONTRACT, GuestPaths, ShardOrder, Wo
 
 SETTINGS = WorkerSettings(
     run="run1", plan="plan1", predictor="predictor.py:P", model="m", task="instance-segmentation",
-    settings={"grey": 200}, weights={"onnx": {"file": "w", "sha256": None, "package": None}},
+    settings={"grey": 200}, config=None, weights={"onnx": {"file": "w", "sha256": None, "package": None}},
     native={"box_order": "xyxy", "class_base": 0, "class_map": [1]}, device="cpu", exif="apply", score_threshold=0.05,
     max_detections=None, max_pixels=250, batch_size=2, threads=3, readers=4, attributes=0, image_scores=False,
 )  # fmt: skip
-PATHS = GuestPaths(*(PurePosixPath(f"/{name}") for name in ("data", "weights", "out", "cache", "job/queue", "stack")))
+PATHS = GuestPaths(
+    *(PurePosixPath(f"/{name}") for name in ("data", "weights", "out", "cache", "job/queue", "stack")),
+    sources={"up": PurePosixPath("/sources/up")},
+)
 
 
 def test_the_job_document() -> None:
     assert job_document(SETTINGS, "w0-1", PATHS) == {
         "contract": CONTRACT, "worker": "w0-1", "run": "run1", "plan": "plan1", "predictor": "predictor.py:P",
-        "model": {"name": "m", "task": "instance-segmentation", "settings": {"grey": 200},
+        "model": {"name": "m", "task": "instance-segmentation", "settings": {"grey": 200}, "config": None,
                   "weights": {"onnx": {"file": "w", "sha256": None, "package": None}}},
         "native": {"box_order": "xyxy", "class_base": 0, "class_map": [1]},
         "device": "cpu", "exif": "apply", "score_threshold": 0.05, "max_detections": None, "max_pixels": 250,
         "batch_size": 2, "threads": 3, "readers": 4, "attributes": 0, "image_scores": False,
         "alive_timeout": ALIVE_TIMEOUT,
         "paths": {"data": "/data", "weights": "/weights", "out": "/out", "cache": "/cache", "queue": "/job/queue",
-                  "stack": "/stack"},
+                  "stack": "/stack", "sources": {"up": "/sources/up"}},
     }  # fmt: skip
 
 

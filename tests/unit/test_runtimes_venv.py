@@ -28,7 +28,7 @@ from orchestrator.runtimes.venv import (
     worker_command,
     worker_process_environment,
 )
-from tests.unit.stack_samples import stack_entry
+from tests.unit.stack_samples import MINIMAL, stack_entry
 
 VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
@@ -187,9 +187,35 @@ def test_uv_makes_the_environment(tmp_path: Path, tools: Callable[..., Path]) ->
     env, lock = tmp_path / "env", tmp_path / "lock"
     assert calls.read_text().splitlines() == [
         f"uv venv --quiet --python 3.11 {env}",
-        f"uv pip install --python {env}/bin/python --no-deps --require-hashes -r {lock}",
+        f"uv pip install --compile-bytecode --python {env}/bin/python --no-deps --require-hashes -r {lock}",
     ]
     assert json.loads((env / "orch-environment.json").read_text()) == {"lock": "lock", "python": "None", "uv": True}
+
+
+def test_source_distributions_are_built_with_locked_packages(tmp_path: Path, tools: Callable[..., Path]) -> None:
+    calls = tools(UV_MAKES, None)
+    env, lock, build_lock = tmp_path / "env", tmp_path / "lock", tmp_path / "build.lock"
+    lock.write_text("")
+    build_lock.write_text("")
+    make_environment(env, lock, ("3.11",), False, lambda line: None, build_lock)
+    install = f"uv pip install --compile-bytecode --python {env}/bin/python --no-deps --require-hashes"
+    assert calls.read_text().splitlines()[1:] == [
+        f"{install} -r {build_lock}",
+        f"{install} --no-build-isolation -r {lock}",
+    ]
+    other = venv.environment_folder("x", lock, ("3.11",))
+    assert venv.environment_folder("x", lock, ("3.11",), build_lock) == other  # empty, so nothing differs
+    build_lock.write_text("setuptools==1")
+    assert venv.environment_folder("x", lock, ("3.11",), build_lock) != other
+
+
+def test_a_variant_whose_dockerfile_needs_an_argument_is_no_environment(tmp_path: Path) -> None:
+    variant = {**MINIMAL["variants"]["cpu"], "build_args": {"INDEX": {"help": "where from"}}}
+    stack = stack_entry(tmp_path, variants={"cpu": variant})
+    options = BuildOptions(build_args={"INDEX": "https://x.org"})
+    with pytest.raises(MachineError, match="can only be built as an image") as caught:
+        VenvRuntime().prepare(stack, "cpu", options, lambda line: None)
+    assert caught.value.why == "its Dockerfile needs INDEX: where from"
 
 
 def test_without_uv_it_takes_venv_and_pip(tmp_path: Path, tools: Callable[..., Path]) -> None:
@@ -205,7 +231,7 @@ def test_without_uv_it_takes_venv_and_pip(tmp_path: Path, tools: Callable[..., P
 def test_offline_uv_fetches_nothing(tmp_path: Path, tools: Callable[..., Path]) -> None:
     calls = tools(UV_MAKES, "")
     make(tmp_path, offline=True)
-    assert calls.read_text().splitlines()[1].split()[5:6] == ["--offline"]
+    assert calls.read_text().splitlines()[1].split()[6:7] == ["--offline"]
     tools(UV_MAKES, None)
     with pytest.raises(MachineError):
         make(tmp_path, offline=True)

@@ -8,7 +8,7 @@ JOB.json, written by the host before the runner starts, never changed afterwards
     run, worker       identifiers, for messages only
     plan              digest of the run's plan, written into every shard
     predictor         "predictor.py:Predictor": file inside paths.stack, and the class in it
-    model             {"name", "task", "settings": {...},
+    model             {"name", "task", "settings": {...}, "config": file in the sources or null,
                        "weights": {key: {"file", "sha256" or null, "package" or null}}}
                       a file lies under paths.weights, or inside the installed package named
     native            {"box_order": "xyxy" | "yxyx", "class_base": int, "class_map": [category id, ...]}
@@ -24,7 +24,8 @@ JOB.json, written by the host before the runner starts, never changed afterwards
     attributes        number of attribute columns, 0 for none
     image_scores      true where the task has an image-level score
     alive_timeout     seconds; the runner leaves when paths.queue/alive was not touched for so long
-    paths             {"data", "weights", "out", "cache", "queue", "stack"}
+    paths             {"data", "weights", "out", "cache", "queue", "stack",
+                       "sources": {name: folder of upstream code}}
 
 The queue folder, written by the host (each file under another name, then renamed), read-only to the runner:
 
@@ -42,6 +43,10 @@ The out folder, written by the runner:
     NNNNN.npz         a finished shard: the arrays of orch-predictions/1 with offsets from 0 and
                       meta = {"format": "orch-shard/1", "shard": n, "plan": digest, "images": count}.
                       Written under another name, fsynced, renamed.
+    masks/NNNNN/IIIIIIII.png
+                      task manipulation-localization: the probability per pixel of image I of shard N as 8-bit grey,
+                      round(255 p); the image's one instance is what is above the setting mask_threshold (0.5).
+                      There before the shard is.
     NNNNN.part.npz    the first images of a shard that was interrupted; the next runner goes on from it, in
                       whole batches, unless it is of another plan
 

@@ -56,6 +56,7 @@ class Job:
     model_name: str
     task: str
     settings: Mapping[str, Any]
+    config: Optional[str]
     weights: Mapping[str, WeightFile]
     native: Native
     device: str
@@ -75,6 +76,7 @@ class Job:
     cache: Path
     queue: Path
     stack: Path
+    sources: Mapping[str, Path]
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ def _job(raw: Dict[str, Any]) -> Job:
         model_name=str(model["name"]),
         task=str(model["task"]),
         settings=dict(model["settings"]),
+        config=None if model.get("config") is None else str(model["config"]),
         weights={key: _weight(value) for key, value in model["weights"].items()},
         native=_native(raw["native"]),
         device=str(raw["device"]),
@@ -143,6 +146,7 @@ def _job(raw: Dict[str, Any]) -> Job:
         cache=Path(paths["cache"]),
         queue=Path(paths["queue"]),
         stack=Path(paths["stack"]),
+        sources={str(name): Path(folder) for name, folder in paths["sources"].items()},
     )
 
 

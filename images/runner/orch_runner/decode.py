@@ -22,12 +22,28 @@ ORIENTATION = 0x0112
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
+_Reader = Callable[[Path, PillowImage.Image], np.ndarray]
+"""Reads the pixels of an opened file, as they are stored, into (H, W, 3) uint8 RGB."""
+
+
 class DecodeError(Exception):
     """The file is no image that can be predicted; the message is the reason given to the user."""
 
 
 def decode_pillow(path: Path, exif: str, max_pixels: int) -> np.ndarray:
     """Decode `path` with Pillow into (H, W, 3) uint8 RGB. Raises DecodeError."""
+    return _decode(path, exif, max_pixels, _pillow_pixels)
+
+
+def decode_opencv(path: Path, exif: str, max_pixels: int) -> np.ndarray:
+    """Decode `path` into (H, W, 3) uint8 RGB with the pixels that cv2.imread gives of JPEGs. Raises DecodeError.
+
+    What can be predicted is as with Pillow, which checks the file, and reads all other kinds: there the two agree.
+    """
+    return _decode(path, exif, max_pixels, _opencv_pixels)
+
+
+def _decode(path: Path, exif: str, max_pixels: int, read: _Reader) -> np.ndarray:
     # The runner has a limit of its own, stated to the user; Pillow's would fire first and differently.
     PillowImage.MAX_IMAGE_PIXELS = None
     try:
@@ -37,9 +53,8 @@ def decode_pillow(path: Path, exif: str, max_pixels: int) -> np.ndarray:
                 raise DecodeError(f"{width}x{height} pixels is more than the limit of {max_pixels}")
             # Newer Pillows turn TIFFs upright while loading, whether asked or not.
             stored = _orientation(image) if image.format == "TIFF" else 1
-            image.load()
+            pixels = read(path, image)
             left = _orientation(image)
-            pixels = _to_rgb(image)
     except DecodeError:
         raise
     except MemoryError as error:
@@ -51,6 +66,32 @@ def decode_pillow(path: Path, exif: str, max_pixels: int) -> np.ndarray:
     if exif == "apply":
         return upright(pixels, left)
     return pixels if left != 1 else upright(pixels, {6: 8, 8: 6}.get(stored, stored))
+
+
+def _pillow_pixels(path: Path, image: PillowImage.Image) -> np.ndarray:
+    del path
+    image.load()
+    return _to_rgb(image)
+
+
+def _opencv_pixels(path: Path, image: PillowImage.Image) -> np.ndarray:
+    if image.format not in ("JPEG", "MPO") or image.mode not in ("L", "RGB"):
+        return _pillow_pixels(path, image)
+    import cv2
+
+    width, height = image.size
+    # OpenCV fills up what is missing of a file, Pillow says so; at an eighth of the size that is quick to find out.
+    image.draft(image.mode, (1, 1))
+    image.load()
+    try:
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        pixels = cv2.imdecode(np.fromfile(str(path), np.uint8), flags)
+    except cv2.error:
+        pixels = None
+    if pixels is None or pixels.shape != (height, width, 3):
+        with PillowImage.open(path) as again:
+            return _pillow_pixels(path, again)
+    return np.asarray(pixels)[:, :, ::-1]
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -100,7 +141,9 @@ def _grey(values: np.ndarray) -> np.ndarray:
 
 
 Decoder = Callable[[Path, str, int], np.ndarray]
-DECODERS: Dict[str, Decoder] = {"pillow": decode_pillow}
+DECODERS: Dict[str, Decoder] = {"pillow": decode_pillow, "opencv": decode_opencv}
+MODULES = {"pillow": "PIL", "opencv": "cv2"}
+"""What each decoder imports."""
 
 
 def decode(path: Path, decoder: str, color: str, exif: str, max_pixels: int) -> np.ndarray:
@@ -109,4 +152,4 @@ def decode(path: Path, decoder: str, color: str, exif: str, max_pixels: int) -> 
         # Opening a pipe would wait for ever.
         raise DecodeError("not a regular file")
     pixels = DECODERS[decoder](path, exif, max_pixels)
-    return np.ascontiguousarray(pixels[:, :, ::-1]) if color == "BGR" else pixels
+    return np.ascontiguousarray(pixels[:, :, ::-1] if color == "BGR" else pixels)

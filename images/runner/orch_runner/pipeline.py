@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Callable, Deque, List, Optional, Tuple
 
+from orch_runner import probability
 from orch_runner.contract import Fatal, ImageRef, Job
 from orch_runner.decode import DecodeError
 from orch_runner.events import Emitter, log
@@ -130,7 +131,7 @@ class Pipeline:
             log(f"{', '.join(ref.file for _, ref, _ in some)}:\n{traceback.format_exc()}")
             return _Failure(_describe(error), _out_of_memory(error))
         for (position, ref, image), raw in zip(some, raws):
-            future = self._finishers.submit(self._finish, ref, image, raw)
+            future = self._finishers.submit(self._finish, shard.number, ref, image, raw)
             self._inflight.append((shard, position, ref, future))
         return None
 
@@ -142,10 +143,15 @@ class Pipeline:
                 position, ref, image = item
                 self._fail(shard, position, ref, alone.reason, image)
 
-    def _finish(self, ref: ImageRef, image: Image, raw: Any) -> Row:
+    def _finish(self, shard: int, ref: ImageRef, image: Image, raw: Any) -> Row:
         size = _size(image)
         try:
-            return make_row(self._job, ref.file, size, self._predictor.finish(raw, image))
+            prediction = self._predictor.finish(raw, image)
+            if self._job.task == probability.TASK:
+                pixels = probability.checked(prediction.probability, *size)
+                prediction = probability.as_instance(self._job, prediction, pixels)
+                probability.write_picture(self._job, shard, ref.index, pixels)
+            return make_row(self._job, ref.file, size, prediction)
         except FAILURES as error:  # as in _attempt
             _check_device(error)
             log(f"{ref.file}:\n{traceback.format_exc()}")

@@ -18,13 +18,21 @@ class Image:
 
 @dataclass
 class Model:
-    """What to load: absolute paths of the weights by key, validated settings, and the threads one may use."""
+    """What to load: absolute paths of weights and sources by key, validated settings, threads.
+
+    `digests` are the weights' sha256 where known; `config` is upstream's configuration file inside its sources.
+    The runner applies `score_threshold` itself: it is here for predictors that save work by knowing it.
+    """
 
     name: str
     weights: Dict[str, str]
     settings: Dict[str, Any] = field(default_factory=dict)
     threads: int = 1
     cache: str = ""
+    sources: Dict[str, str] = field(default_factory=dict)
+    digests: Dict[str, str] = field(default_factory=dict)
+    config: str = ""
+    score_threshold: Optional[float] = None
 
 
 @dataclass
@@ -43,17 +51,20 @@ Masks = Union[np.ndarray, Sequence[Union[CropMask, Dict[str, Any]]]]
 class Prediction:
     """The instances of one image, in the stack's native box order and class numbering (stack.yaml maps both).
 
+    A model that gives a probability per pixel (task manipulation-localization) sets `probability`, (H, W) in [0, 1] at
+    the given image's size, and leaves the instances to the runner. Else:
     boxes (n, 4) float in pixels of the given image, exclusive right and lower edges; classes (n,) int; scores (n,)
     in [0, 1], any order; masks: (n, H, W) bool, or n CropMask, or n COCO compressed RLE dicts, or None;
     attributes (n, A) float; image_score in [0, 1].
     """
 
-    boxes: np.ndarray
-    classes: np.ndarray
-    scores: np.ndarray
+    boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))
+    classes: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    scores: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     masks: Optional[Masks] = None
     attributes: Optional[np.ndarray] = None
     image_score: Optional[float] = None
+    probability: Optional[np.ndarray] = None
 
 
 class Predictor:
@@ -67,10 +78,11 @@ class Predictor:
     """The most images one predict() takes."""
 
     @staticmethod
-    def make_random_weights(model: str, folder: str, seed: int = 0) -> None:
+    def make_random_weights(model: Model, folder: str, seed: int = 0) -> None:
         """Write files of the names stack.yaml gives `model`'s weights into `folder`: random, of the right architecture.
 
         For `orch selftest`, where the published weights are not at hand; they should lead to a few detections.
+        `model` says name, settings and sources; it has no weights.
         """
         raise NotImplementedError("this stack cannot make random weights")
 

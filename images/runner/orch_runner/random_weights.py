@@ -9,7 +9,7 @@ from typing import List
 
 from orch_runner.contract import Fatal, JobRefused, read_job
 from orch_runner.events import Emitter, log
-from orch_runner.worker import predictor_class
+from orch_runner.worker import model_to_load, predictor_class
 
 
 def main(arguments: List[str]) -> int:
@@ -17,7 +17,7 @@ def main(arguments: List[str]) -> int:
     emitter = Emitter()
     try:
         job = read_job(Path(arguments[0]))
-        predictor_class(job).make_random_weights(job.model_name, str(job.out))
+        predictor_class(job).make_random_weights(model_to_load(job, {}), str(job.out))
     except JobRefused as error:
         emitter.emit("failure", category="contract", message=str(error), hint=None)
         return 2

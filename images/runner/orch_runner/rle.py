@@ -14,40 +14,48 @@ from pycocotools import mask as coco_mask
 from orch_runner.predictor import CropMask, Masks
 
 
-def crop_runs(crop: np.ndarray, x: int, y: int, height: int, width: int) -> List[int]:
-    """Uncompressed column-major run lengths (background first) of a (h, w) bool crop inside a height x width mask."""
+def crop_runs(crop: np.ndarray, x: int, y: int, height: int, width: int) -> np.ndarray:
+    """Uncompressed column-major run lengths (n,) uint32, background first, of a (h, w) bool crop of a larger mask."""
     if crop.ndim != 2:
         raise ValueError(f"a mask of shape {crop.shape}, expected (h, w)")
     crop_height, crop_width = crop.shape
     if x < 0 or y < 0 or x + crop_width > width or y + crop_height > height:
         raise ValueError(f"a {crop_width}x{crop_height} mask at ({x}, {y}) leaves the {width}x{height} image")
     if not crop.size:
-        return [height * width]
+        return np.array([height * width], np.uint32)
     # Where a pixel differs from the one above it; all of it in the crop's own row-major order, which is far quicker
     # than to go through memory column by column.
     steps = np.empty((crop_height + 1, crop_width), bool)
     steps[0], steps[-1] = crop[0], crop[-1]
     np.not_equal(crop[1:], crop[:-1], out=steps[1:-1])
-    rows, columns = np.divmod(np.flatnonzero(steps), crop_width)
+    return runs_of_steps(np.flatnonzero(steps), crop_width, x, y, height, width)
+
+
+def runs_of_steps(steps: np.ndarray, crop_width: int, x: int, y: int, height: int, width: int) -> np.ndarray:
+    """Run lengths as of `crop_runs` from where a crop's pixels differ from the ones above them.
+
+    `steps` are row-major positions, ascending, in a (h + 1, w) grid; above the crop and below it is background.
+    """
+    rows, columns = np.divmod(steps, crop_width)
     edges = (columns + x) * height + (rows + y)
     edges.sort()
     # A run that reaches the bottom of the image goes on at the top of the next column.
     joints = np.flatnonzero(edges[1:] == edges[:-1])
     if len(joints):
         edges = np.delete(edges, np.concatenate((joints, joints + 1)))
-    if not len(edges):
-        return [height * width]
-    runs = np.diff(edges, prepend=0).tolist()
-    rest = height * width - int(edges[-1])
-    return [*runs, rest] if rest else runs
+    bounds = np.empty(len(edges) + 2, edges.dtype)
+    bounds[0], bounds[1:-1], bounds[-1] = 0, edges, height * width
+    runs = (bounds[1:] - bounds[:-1]).astype(np.uint32)
+    return runs if runs[-1] else runs[:-1]
 
 
 def encode_crop(mask: CropMask, height: int, width: int) -> bytes:
     """COCO compressed RLE counts of a crop inside a height x width mask."""
-    return _compress(crop_runs(_as_bool(mask.pixels), mask.x, mask.y, height, width), height, width)
+    return compress(crop_runs(_as_bool(mask.pixels), mask.x, mask.y, height, width), height, width)
 
 
-def _compress(runs: List[int], height: int, width: int) -> bytes:
+def compress(runs: np.ndarray, height: int, width: int) -> bytes:
+    """COCO compressed RLE counts of run lengths."""
     encoded = coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width)
     return bytes(encoded["counts"])
 
@@ -83,7 +91,7 @@ def encode_mask(mask: Union[np.ndarray, CropMask, Dict[str, Any]], height: int, 
         runs = [int(run) for run in counts]
         if sum(runs) != height * width or min(runs, default=0) < 0:
             raise ValueError(f"run lengths that do not add up to the image's {height * width} pixels")
-        return _compress(runs, height, width)
+        return compress(np.array(runs, np.uint32), height, width)
     pixels = _as_bool(mask)
     if pixels.shape != (height, width):
         raise ValueError(f"a mask of shape {pixels.shape} for an image of ({height}, {width})")

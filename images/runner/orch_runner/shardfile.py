@@ -32,7 +32,7 @@ def write_rows(job: Job, number: int, rows: Sequence[Row], part: bool = False) -
         _sync_folder(job.out)
     except OSError as error:
         _remove(aside)
-        raise _unwritable(target.name, error) from error
+        raise output_refused(target.name, error) from error
     return target
 
 
@@ -42,11 +42,12 @@ def check_writable(job: Job) -> None:
     try:
         probe.write_bytes(b"")
     except OSError as error:
-        raise _unwritable(str(job.out), error) from error
+        raise output_refused(str(job.out), error) from error
     _remove(probe)
 
 
-def _unwritable(name: str, error: OSError) -> Fatal:
+def output_refused(name: str, error: OSError) -> Fatal:
+    """What ends the worker when a file of the out folder cannot be written."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     hint = "free disk space" if full else "the output folder must exist and be writable by the runner's user"
     return Fatal("output", 5, f"cannot write {name}: {error.strerror or error}", hint)

@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Mapping, Optional
 
 from orch_runner import __version__
 from orch_runner.contract import CONTRACT, Fatal, Job, JobRefused, WeightFile, read_job
@@ -115,10 +115,8 @@ def _limit_threads(threads: int) -> None:
 
 def _load(job: Job) -> Any:
     """Import the stack's predictor and load the model. Raises Fatal."""
-    from orch_runner.predictor import Model
-
     weights = {key: str(_weights_path(job, key, weight)) for key, weight in job.weights.items()}
-    model = Model(job.model_name, weights, dict(job.settings), job.threads, str(job.cache))
+    model = model_to_load(job, weights)
     try:
         predictor = predictor_class(job)()
         _check_wishes(predictor)
@@ -130,12 +128,35 @@ def _load(job: Job) -> Any:
     return predictor
 
 
+def model_to_load(job: Job, weights: Mapping[str, str]) -> Any:
+    """The predictor.Model of a job, with these weights."""
+    from orch_runner.predictor import Model
+
+    sources = {name: str(folder) for name, folder in job.sources.items()}
+    digests = {key: weight.sha256 for key, weight in job.weights.items() if weight.sha256 is not None}
+    return Model(
+        job.model_name,
+        dict(weights),
+        dict(job.settings),
+        job.threads,
+        str(job.cache),
+        sources,
+        digests,
+        job.config or "",
+        job.score_threshold,
+    )
+
+
 def _check_wishes(predictor: Any) -> None:
     """Whether the predictor asks for what there is. Raises Fatal."""
-    from orch_runner.decode import DECODERS
+    from orch_runner.decode import DECODERS, MODULES
 
     if predictor.decoder not in DECODERS:
         raise Fatal("load", 3, f"unknown decoder {predictor.decoder!r}, known: {', '.join(DECODERS)}")
+    if importlib.util.find_spec(MODULES[predictor.decoder]) is None:
+        raise Fatal(
+            "load", 3, f"the decoder {predictor.decoder} needs {MODULES[predictor.decoder]}, which is not installed"
+        )
     if predictor.color not in ("RGB", "BGR"):
         raise Fatal("load", 3, f"unknown color {predictor.color!r}, known: RGB, BGR")
     if predictor.max_batch < 1:

@@ -1,0 +1,22 @@
+# imdlbenco: IMDL-BenCo's eleven models in PyTorch, one image for all. CUDA comes as wheels with the lock: no CUDA base.
+# Context: requirements.lock, runner/, stack/ (orch writes it; see docs/adding-a-stack.md).
+ARG BASE_IMAGE=python:3.11-slim
+FROM ${BASE_IMAGE}
+
+ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PYTHONPATH=/opt/orch/runner \
+    NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+
+# The slow layer first: it depends on the lock alone, so editing a predictor rebuilds in seconds.
+COPY requirements.lock /opt/orch/
+RUN --mount=type=cache,target=/var/cache/pip \
+    pip install --cache-dir /var/cache/pip --no-input --disable-pip-version-check --root-user-action=ignore \
+    --no-deps --require-hashes -r /opt/orch/requirements.lock
+
+COPY runner /opt/orch/runner
+COPY stack /opt/orch/stack
+# The package registers its models when it is imported; each of the zoo's must be among them.
+RUN python -c "import IMDLBenCo, jpeglib, orch_runner.worker, orch_runner.intake, orch_runner.pipeline"
+WORKDIR /opt/orch/stack
+RUN python -c "import predictor, random_weights; predictor.Predictor" \
+    && python -c "import IMDLBenCo, zoo; [IMDLBenCo.MODELS.get(one.registry) for one in zoo.ARCHITECTURES.values()]"
+WORKDIR /

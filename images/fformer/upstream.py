@@ -1,0 +1,85 @@
+"""FashionFormer's own code, imported from its sources at the commit that stack.yaml names."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+from pathlib import Path
+from typing import Any, List, NamedTuple, Tuple
+
+import numpy as np
+from absent import stand_in
+
+PACKAGES = ("datasets", "models", "projects")
+"""Upstream's top-level packages. Others use these names too."""
+PLUGINS = ("projects.FashionFormer", "models.necks.semantic_fpn_wrapper")
+"""What registers itself with mmdet when imported; upstream's third, `datasets`, serves training and evaluation."""
+
+
+class Upstream(NamedTuple):
+    """The network, without weights, and what to do to an image before it goes in."""
+
+    network: Any
+    pipeline: Any
+
+
+def register(root: str) -> None:
+    """Import upstream's plugins from the folder `root`. Raises ImportError with the reason of a failed import."""
+    stand_in()
+    for name in PACKAGES:
+        folder = str(Path(root) / name)
+        known = sys.modules.get(name)
+        if known is not None:
+            if list(getattr(known, "__path__", [])) != [folder]:
+                raise ImportError(f"the module {name} is {known!r} already, not FashionFormer's {folder}")
+            continue
+        if not Path(folder).is_dir():
+            raise ImportError(f"FashionFormer's sources have no folder {folder}")
+        # By its folder, not over sys.path, where an installed package of that name would win.
+        package = types.ModuleType(name)
+        package.__path__ = [folder]  # type: ignore[attr-defined]
+        sys.modules[name] = package
+    for name in PLUGINS:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            reason = error.__cause__ or error.__context__
+            also = f" ({type(reason).__name__}: {reason})" if reason is not None else ""
+            raise ImportError(f"FashionFormer's {name} cannot be imported: {error}{also}") from error
+
+
+def build(root: str, config: str) -> Upstream:
+    """The network of a configuration file inside `root`, and its preprocessing of a decoded image."""
+    register(root)
+    from mmcv import Config
+    from mmcv.cnn.utils import revert_sync_batchnorm
+    from mmdet.datasets.pipelines import Compose
+    from mmdet.models import build_detector
+
+    # Its own way of importing the plugins would go over sys.path.
+    settings = Config.fromfile(str(Path(root) / config), import_custom_modules=False)
+    settings.model.train_cfg = None
+    settings.model.backbone.init_cfg = None  # or it would be downloaded
+    network = build_detector(settings.model, test_cfg=settings.get("test_cfg"))
+    # Synchronized batch normalization refuses to run on a CPU; for one process at inference the two are the same.
+    network = revert_sync_batchnorm(network).eval()
+    first, *others = settings.data.test.pipeline
+    if first.type != "LoadImageFromFile":
+        raise ValueError(f"{config}: preprocessing begins with {first.type}, not with LoadImageFromFile")
+    return Upstream(network, Compose(others))
+
+
+def prepare(pipeline: Any, pixels: np.ndarray) -> Tuple[Any, List[List[Any]]]:
+    """(H, W, 3) uint8 BGR pixels as the network's image (1, 3, h, w) and what it is told about it."""
+    shape = pixels.shape
+    given = {
+        "filename": None,
+        "ori_filename": None,
+        "img": pixels,
+        "img_shape": shape,
+        "ori_shape": shape,
+        "img_fields": ["img"],
+    }
+    prepared = pipeline(given)
+    return prepared["img"][0][None], [[prepared["img_metas"][0].data]]

@@ -1,0 +1,66 @@
+"""From an image to a model's square canvas and from the canvas back to the image.
+
+`resize` is upstream's: height and width are brought to the canvas's, whatever the proportions. `pad` is upstream's
+where the image fits: it lies in the upper left corner, with zeros to the right and below. Upstream crops larger ones
+and loses what is outside; here they are first made smaller, proportions kept, until they fit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Tuple
+
+import numpy as np
+from zoo import PAD, RESIZE
+
+
+def size_on_canvas(height: int, width: int, canvas: int, sizing: str) -> Tuple[int, int]:
+    """Height and width that an image takes on the canvas."""
+    if sizing == RESIZE:
+        return canvas, canvas
+    largest = max(height, width)
+    if largest <= canvas:
+        return height, width
+    return max(1, round(height * canvas / largest)), max(1, round(width * canvas / largest))
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """The way there and back for one model; the steps themselves are upstream's transforms."""
+
+    canvas: int
+    sizing: str
+
+    def __post_init__(self) -> None:
+        if self.sizing not in (RESIZE, PAD):
+            raise ValueError(f"sizing is {self.sizing!r}, must be {RESIZE} or {PAD}")
+
+    def transform(self) -> Any:
+        """Upstream's own: resizing or padding, ImageNet normalization, a tensor."""
+        from IMDLBenCo.transforms import get_albu_transforms
+
+        return get_albu_transforms(type_=self.sizing, output_size=(self.canvas, self.canvas))
+
+    def prepare(self, transform: Any, pixels: np.ndarray) -> Any:
+        """(H, W, 3) uint8 as the (3, canvas, canvas) float32 tensor that the model is fed."""
+        height, width = pixels.shape[:2]
+        if self.sizing == PAD and max(height, width) > self.canvas:
+            import cv2
+
+            height, width = size_on_canvas(height, width, self.canvas, PAD)
+            pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)
+        return transform(image=pixels)["image"]
+
+    def restore(self, mask: np.ndarray, height: int, width: int) -> np.ndarray:
+        """The model's mask (h, w) float32 as (height, width) in [0, 1]: bilinear, as upstream's script does it."""
+        import torch
+
+        if self.sizing == PAD:
+            rows, columns = size_on_canvas(height, width, self.canvas, PAD)
+            mask = mask[:rows, :columns]
+        if mask.shape != (height, width):
+            tensor = torch.from_numpy(np.ascontiguousarray(mask))[None, None]
+            grown = torch.nn.functional.interpolate(tensor, (height, width), mode="bilinear", align_corners=False)
+            mask = grown[0, 0].numpy()
+        # Cat_Net's own last step is bicubic and leaves [0, 1]; upstream clamps when it writes the picture.
+        return np.clip(mask, 0.0, 1.0)

@@ -1,0 +1,125 @@
+"""`orch equivalence`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.cli.common import (
+    JsonOption,
+    OfflineOption,
+    RuntimeOption,
+    StacksOption,
+    catalog,
+    print_json,
+    print_table,
+    say,
+)
+from orchestrator.errors import EXIT_OK, PredictionsError, UsageError
+
+if TYPE_CHECKING:
+    from orchestrator.equivalence import Equivalence
+
+
+def equivalence(
+    model: Annotated[str, typer.Argument(metavar="MODEL")],
+    variants: Annotated[str, typer.Option(metavar="A,B", help="The two variants.")],
+    images: Annotated[
+        list[str] | None, typer.Option("--images", "-i", metavar="SOURCE", help="As in orch run. Default: photographs.")
+    ] = None,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Random ones instead of the model's.")
+    ] = False,
+    score_threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Score floor. Default: as published.")
+    ] = None,
+    score_tolerance: Annotated[float, typer.Option(min=0, help="Largest difference of scores.")] = 1e-4,
+    mask_iou: Annotated[float, typer.Option(min=0, max=1, help="Least overlap of masks.")] = 0.999,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Keep both runs in this folder.")] = None,
+    runtime: RuntimeOption = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads per worker.")] = None,
+    base_image: Annotated[
+        list[str] | None,
+        typer.Option("--base-image", metavar="[VARIANT=]IMAGE", help="Build on this image; repeatable."),
+    ] = None,
+    build_arg: Annotated[
+        list[str] | None, typer.Option("--build-arg", metavar="NAME=VALUE", help="For the Dockerfile; repeatable.")
+    ] = None,
+    offline: OfflineOption = False,
+    stacks: StacksOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Run a model through two variants of its stack and say whether they give the same; the outcome is recorded."""
+    entry = catalog(stacks).model(model)
+    from orchestrator.agreement import Tolerances
+    from orchestrator.cli.run import build_options
+    from orchestrator.equivalence import equivalence as compare
+    from orchestrator.progress import make_display
+    from orchestrator.run import RunOptions
+
+    names = [name.strip() for name in variants.split(",")]
+    for_all, of_variant = _base_images(base_image or [], names)
+    options = RunOptions(
+        images=images or [],
+        runtime=runtime,
+        score_threshold=score_threshold,
+        threads=threads,
+        offline=offline,
+        build=build_options(for_all, build_arg, rebuild=False, offline=offline),
+    )
+    result = compare(
+        entry,
+        names,
+        options,
+        make_display(json=json, quiet=False),
+        folder=out,
+        random_weights=random_weights,
+        tolerances=Tolerances(score_tolerance, mask_iou),
+        base_images=of_variant,
+    )
+    print_json(result.as_json()) if json else _print(result)
+    return EXIT_OK if result.agreement.equal else PredictionsError.exit_code
+
+
+def _base_images(given: list[str], variants: list[str]) -> tuple[str | None, dict[str, str]]:
+    """The base image of all variants, and those of single ones."""
+    of_variant: dict[str, str] = {}
+    for_all = None
+    for text in given:
+        name, equals, image = text.partition("=")
+        if not equals:
+            for_all = text
+        elif name in variants and image:
+            of_variant[name] = image
+        else:
+            raise UsageError(
+                f"--base-image {text}: write it as IMAGE, or as VARIANT=IMAGE with one of the two variants"
+            )
+    return for_all, of_variant
+
+
+def _print(result: Equivalence) -> None:
+    tolerances = result.agreement.tolerances
+    rows = [
+        [
+            image.image_file,
+            str(image.instances),
+            str(image.alone - image.at_floor),
+            f"{max(image.score_difference, image.image_score_difference):.1e}",
+            f"{image.least_iou:.5f}",
+            f"{image.attribute_difference:.1e}",
+            image.fault or ("yes" if image.is_equal(tolerances) else "no"),
+        ]
+        for image in result.agreement.images
+    ]
+    print_table(["image", "pairs", "unpaired", "scores apart", "least mask IoU", "attributes apart", "equal"], rows)
+    first, second = result.variants
+    words = "are equivalent" if result.agreement.equal else "are NOT equivalent"
+    meaning = " (random weights)" if result.random_weights else ""
+    say(f"{result.model}: {first} and {second} {words}{meaning}: labels equal, scores within {tolerances.score:g}, "
+        f"mask IoU at least {tolerances.mask_iou:g}" if result.agreement.equal else
+        f"{result.model}: {first} and {second} {words}{meaning}: wanted were equal labels, scores within "
+        f"{tolerances.score:g}, mask IoU of at least {tolerances.mask_iou:g}")  # fmt: skip
+    say(f"recorded: {result.record}")

@@ -1,0 +1,163 @@
+"""Upstream code: fetched once by git at the commit a stack.yaml names, kept in the cache, handed to builds.
+
+Only the folders a stack needs are fetched where the server can do that (partial clone). git checks what it fetches
+against the commit's own digest; what the cache has is checked again against a list of digests made right then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import MachineError, SpecError
+from orchestrator.files import exclusive, sha256_of, write_json
+from orchestrator.paths import build_logs_folder, home
+from orchestrator.runtimes.base import Report
+from orchestrator.spec import Source
+from orchestrator.steps import run_step
+
+MANIFEST = "source.json"
+TREE = "tree"
+_SETTINGS = (
+    "core.symlinks=false",  # a link could lead out of the folder
+    "core.autocrlf=false",
+    "advice.detachedHead=false",
+    "protocol.ext.allow=never",
+)
+_QUIET = {"GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1"}
+_OTHERS = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+"""Variables that would make git work on the repository orch happens to be called from."""
+
+
+def tree_folder(name: str, source: Source) -> Path:
+    """Where a source's files are, or would be once fetched."""
+    return _folder(name, source) / TREE
+
+
+def source_state(name: str, source: Source) -> str:
+    """For people: "here", "damaged" or "missing"."""
+    folder = _folder(name, source)
+    if not (folder / MANIFEST).is_file():
+        return "missing"
+    return "here" if _is_intact(folder) else "damaged"
+
+
+def ensure_sources(
+    stack: str, sources: Mapping[str, Source], report: Report, *, offline: bool = False
+) -> Mapping[str, Path]:
+    """The folder of each of a stack's sources, fetched unless it is there. Raises MachineError, SpecError."""
+    return {name: _ensure(stack, name, source, report, offline) for name, source in sources.items()}
+
+
+def _folder(name: str, source: Source) -> Path:
+    """Another commit or other folders, another place; where it came from does not matter."""
+    wanted = hashlib.sha256(repr((source.commit, sorted(source.folders))).encode()).hexdigest()[:8]
+    return home() / "sources" / f"{name}-{source.commit[:12]}-{wanted}"
+
+
+def _ensure(stack: str, name: str, source: Source, report: Report, offline: bool) -> Path:
+    folder = _folder(name, source)
+    with exclusive(home() / "locks" / f"source-{folder.name}.lock", wait=True):
+        if _is_intact(folder):
+            return folder / TREE
+        if offline:
+            raise MachineError(
+                f"the sources {name} of {stack} are not in the cache",
+                why=f"{source.url} at {source.commit[:12]} was never fetched, or was changed since",
+                hint=f"where there is a network: orch sources fetch {stack}",
+            )
+        report(f"fetching {source.url} at {source.commit[:12]}")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder.parent) as work:
+            tree = _fetch(stack, name, source, Path(work), report)
+            _put_in_place(tree, folder, name, source)
+    return folder / TREE
+
+
+def _put_in_place(tree: Path, folder: Path, name: str, source: Source) -> None:
+    whole = tree.parent / "whole"
+    whole.mkdir()
+    tree.rename(whole / TREE)
+    files = dict(_digests(whole / TREE))
+    write_json(whole / MANIFEST, {"name": name, "url": source.url, "commit": source.commit, "files": files})
+    if folder.exists():
+        shutil.rmtree(folder)
+    whole.rename(folder)
+
+
+def _is_intact(folder: Path) -> bool:
+    """Whether a fetched tree is there, file for file as it was fetched."""
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return bool(manifest["files"] == dict(_digests(folder / TREE)))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _digests(tree: Path) -> Iterator[tuple[str, str]]:
+    for path in sorted(tree.rglob("*")):
+        # Python may have been run on the tree where it lies.
+        if path.is_file() and "__pycache__" not in path.parts:
+            yield path.relative_to(tree).as_posix(), sha256_of(path)
+
+
+class _Git:
+    """git in one folder, its output in one log."""
+
+    def __init__(self, folder: Path, log: Path, report: Report) -> None:
+        if shutil.which("git") is None:
+            raise MachineError("there is no git on this machine", hint="apt-get install git")
+        self._start = ["git", "-C", str(folder)]
+        for setting in _SETTINGS:
+            self._start += ["-c", setting]
+        self._environment = {name: value for name, value in os.environ.items() if name not in _OTHERS} | _QUIET
+        self.log, self._report = log, report
+        self.tail: list[str] = []
+
+    def __call__(self, *arguments: str) -> bool:
+        command = [*self._start, *arguments]
+        code, self.tail = run_step(command, self.log, self._report, environment=self._environment)
+        return code == 0
+
+
+def _fetch(stack: str, name: str, source: Source, work: Path, report: Report) -> Path:
+    """Check out the wanted folders of the commit in `work`. Raises MachineError, SpecError."""
+    log = build_logs_folder() / f"source-{name}-{source.commit[:12]}.log"
+    log.unlink(missing_ok=True)
+    tree = work / "checkout"
+    tree.mkdir()
+    git = _Git(tree, log, report)
+    partial = (("remote.origin.promisor", "true"), ("remote.origin.partialclonefilter", "blob:none"))
+    ready = git("init", "--quiet") and git("remote", "add", "origin", source.url)
+    ready = ready and all(git("config", key, value) for key, value in partial)
+    # Not every server hands out a single commit by its digest.
+    fetched = ready and (
+        git("fetch", "--quiet", "--no-tags", "--depth", "1", "--filter=blob:none", "origin", source.commit)
+        or git("fetch", "--quiet", "--filter=blob:none", "origin", "+refs/heads/*:refs/remotes/origin/*")
+    )
+    if not fetched:
+        raise MachineError(
+            f"cannot fetch {source.url}",
+            why=_reason(git.tail),
+            log=log,
+            hint=f"once the network is there: orch sources fetch {stack}",
+        )
+    if not git("rev-parse", "--quiet", "--verify", f"{source.commit}^{{commit}}"):
+        raise SpecError(
+            f"{source.url} has no commit {source.commit}", why=f"sources.{name} in the stack.yaml of {stack}", log=log
+        )
+    if not git("checkout", "--quiet", source.commit, "--", *(source.folders or (".",))):
+        raise MachineError(f"cannot check out {source.url} at {source.commit[:12]}", why=_reason(git.tail), log=log)
+    shutil.rmtree(tree / ".git")
+    return tree
+
+
+def _reason(tail: list[str]) -> str:
+    told = [line for line in tail if line.startswith(("fatal:", "error:"))]
+    return "\n".join(told or tail[-3:]) or "git did not say"

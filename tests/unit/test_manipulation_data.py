@@ -1,0 +1,107 @@
+"""The layouts of manipulation localization's data sets: pairs by name, nothing lost, nothing shifted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from orchestrator.errors import UsageError
+from orchestrator.inputs import collect_inputs
+from orchestrator.manipulation_data import NEGATIVE, Sample, read_data_set, read_tp_gt
+
+
+def picture(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (4, 3)).save(path)
+    return path
+
+
+@pytest.fixture
+def tp_gt(tmp_path: Path) -> Path:
+    """Names that upstream's pairing by order would mix up."""
+    folder = tmp_path / "casia"
+    for name in ("a.jpg", "a_1.jpg", "b.png", "c.jpg", "lonely.jpg"):
+        picture(folder / "Tp" / name)
+    for name in ("a_gt.png", "a_1_gt.png", "b.png", "c_mask.png", "stray.png"):
+        picture(folder / "Gt" / name)
+    (folder / "Gt" / "Thumbs.db").write_text("x")
+    return folder
+
+
+def test_pairs_go_by_name(tp_gt: Path) -> None:
+    read = read_tp_gt(tp_gt)
+    pairs = {sample.image.name: sample.mask.name if isinstance(sample.mask, Path) else None for sample in read.samples}
+    assert pairs == {
+        "a.jpg": "a_gt.png", "a_1.jpg": "a_1_gt.png", "b.png": "b.png", "c.jpg": "c_mask.png", "lonely.jpg": None,
+    }  # fmt: skip
+    assert read.notes == (
+        f"{tp_gt}: 1 of 5 images of Tp have no mask of their name in Gt",
+        f"{tp_gt}: masks are paired by name; by sort order 2 images would get another's",
+    )
+
+
+def test_a_tidy_data_set_needs_no_note(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        picture(tmp_path / "Tp" / f"{name}.jpg")
+        picture(tmp_path / "Gt" / f"{name}_gt.png")
+    assert read_tp_gt(tmp_path).notes == ()
+
+
+def test_json_data_sets(tp_gt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(tmp_path / "one.jpg"), picture(tmp_path / "mask.png"), picture(tmp_path / "elsewhere" / "two.jpg")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    listed = tmp_path / "set.json"
+    listed.write_text(json.dumps([["one.jpg", "mask.png"], ["two.jpg", NEGATIVE], [str(tp_gt / "x.jpg"), None]]))
+    pairs = (
+        Sample(tmp_path / "one.jpg", tmp_path / "mask.png"),
+        Sample(tmp_path / "elsewhere" / "two.jpg", NEGATIVE),
+        Sample(tp_gt / "x.jpg", None),
+    )
+    assert read_data_set(listed).samples == pairs
+    both = tmp_path / "both.json"
+    both.write_text(json.dumps([["ManiDataset", "casia"], ["JsonDataset", "set.json"]]))
+    named = tmp_path / "named.json"
+    named.write_text(json.dumps({"CASIA": "casia", "others": "set.json"}))
+    assert read_data_set(both) == read_data_set(named)
+    assert read_data_set(both).samples == (*read_tp_gt(tp_gt).samples, *pairs)
+    assert len(read_data_set(both).notes) == 2
+
+
+@pytest.mark.parametrize("content", [[], {}, 3, "x", [1], [["a"]], [["a", 1]], {"a": 1}, [["a", "b", "c"]]])
+def test_other_json_is_refused(tmp_path: Path, content: Any) -> None:
+    path = tmp_path / "odd.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UsageError, match="lists no images that orch understands"):
+        collect_inputs([str(path)], tmp_path / "unpacked")
+
+
+def test_broken_and_missing_data_sets_are_named(tmp_path: Path) -> None:
+    (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "wrong.json").write_text('{"CASIA": "nowhere"}')
+    for name, words in (("broken.json", "is not JSON"), ("wrong.json", "nowhere is no data set")):
+        with pytest.raises(UsageError, match=words):
+            collect_inputs([str(tmp_path / name)], tmp_path / "unpacked")
+
+
+def test_a_data_set_as_images(tp_gt: Path, tmp_path: Path) -> None:
+    inputs = collect_inputs([str(tp_gt)], tmp_path / "unpacked")
+    assert [image.file for image in inputs.images] == ["a.jpg", "a_1.jpg", "b.png", "c.jpg", "lonely.jpg"]
+    assert [image.truth for image in inputs.images] == [
+        *(str(tp_gt / "Gt" / name) for name in ("a_gt.png", "a_1_gt.png", "b.png", "c_mask.png")), None
+    ]  # fmt: skip
+    assert inputs.notes[0] == f"{tp_gt} is a data set: its images are those in Tp, their masks those in Gt"
+    assert len(inputs.notes) == 3
+
+
+def test_listed_images_that_are_missing_are_accounted_for(tmp_path: Path) -> None:
+    picture(tmp_path / "one.jpg")
+    (tmp_path / "set.json").write_text(json.dumps([["one.jpg", NEGATIVE], ["gone.jpg", NEGATIVE]]))
+    inputs = collect_inputs([str(tmp_path / "set.json")], tmp_path / "unpacked")
+    assert [(image.file, image.error, image.truth) for image in inputs.images] == [
+        ("one.jpg", None, NEGATIVE),
+        ("gone.jpg", "listed in set.json, but there is no such file", NEGATIVE),
+    ]
