@@ -10,7 +10,7 @@ import numpy as np
 
 from orchestrator.compare.agreement import Agreement, agreements
 from orchestrator.compare.bootstrap import CONFIDENCE, Interval, intervals
-from orchestrator.compare.fairness import aligned, differences, failures_note, refuse
+from orchestrator.compare.fairness import aligned, differences, failures_note, refuse, variant_notes
 from orchestrator.errors import UsageError
 from orchestrator.evaluate import CountsAt, Evaluation, choose_categories, evaluate_joined
 from orchestrator.evaluate.averages import category_weights
@@ -80,7 +80,7 @@ def comparable(sources: Sequence[Source], align: bool) -> tuple[list[Source], li
     found = differences(sources)
     refuse(sources, found, align)
     kept, notes = aligned(sources, found) if found else (list(sources), [])
-    notes += failures_note(kept)
+    notes += [*failures_note(kept), *variant_notes(kept)]
     return kept, notes, any(one.setting == "image list" for one in found)
 
 

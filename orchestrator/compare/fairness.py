@@ -215,3 +215,26 @@ def failures_note(sources: Sequence[Source]) -> list[str]:
         return []
     listed = ", ".join(f"{source.label} {count}" for source, count in zip(sources, counts, strict=True) if count)
     return [f"images that failed count as images without instances: {listed}"]
+
+
+def variant_notes(sources: Sequence[Source]) -> list[str]:
+    """A sentence on every two variants of one model: whether they are recorded to give the same."""
+    notes = []
+    for place, first in enumerate(sources):
+        for second in sources[place + 1 :]:
+            if first.model == second.model and first.variant != second.variant:
+                notes.append(f"{first.label} and {second.label} are variants of {first.model}: {_proof(first, second)}")
+    return notes
+
+
+def _proof(first: Source, second: Source) -> str:
+    from orchestrator.equivalence import proven
+
+    try:
+        same = proven(first.predictions.meta, second.predictions.meta)
+    except (KeyError, TypeError, AttributeError):  # predictions of other makers may lack what identifies a build
+        same = False
+    if same:
+        return "a passed equivalence check of these builds and weights is recorded"
+    variants = f"{first.variant},{second.variant}"
+    return f"no passed equivalence check is recorded here (orch equivalence {first.model} --variants {variants})"

@@ -17,6 +17,7 @@ from orchestrator.compare import Comparison, Options, compare
 from orchestrator.compare.agreement import agreements, paired_levels
 from orchestrator.compare.fairness import Cut, restricted
 from orchestrator.compare.tables import as_csv, as_document, as_latex, as_markdown, caption, tables, transposed
+from orchestrator.equivalence import FORMAT, record_path
 from orchestrator.errors import PredictionsError, UsageError
 from orchestrator.evaluate import evaluate
 from orchestrator.predictions import Predictions
@@ -173,6 +174,25 @@ def test_the_same_model_twice_is_told_apart(tmp_path: Path) -> None:
     assert [one.label for one in three] == ["sample cpu", "sample cu121", "else"]
     same = sources(arrays, arrays, folder=tmp_path)
     assert [one.label for one in same] == ["sample (0.npz)", "sample (1.npz)"]
+
+
+def test_variants_of_a_model_need_a_recorded_equivalence(tmp_path: Path, orch_home: Path) -> None:
+    arrays = sample_arrays()
+    paths = [save(changed(arrays, variant=name, build=name * 3), tmp_path / f"{name}.npz") for name in ("cpu", "cu121")]
+    (_, note) = compare(paths, None, QUICK).notes
+    assert note == (
+        "sample cpu and sample cu121 are variants of sample: no passed equivalence check is recorded here "
+        "(orch equivalence sample --variants cpu,cu121)"
+    )
+    record = record_path(*(Predictions.load(path).meta for path in paths))
+    record.parent.mkdir(parents=True)
+    for equivalent in (False, True):
+        record.write_text(json.dumps({"format": FORMAT, "equivalent": equivalent}))
+        (_, note) = compare(paths, None, QUICK).notes
+        assert ("a passed equivalence check of these builds and weights is recorded" in note) is equivalent
+    (tmp_path / "else").mkdir()
+    strange = save(changed(arrays, variant="x", weights=None), tmp_path / "else" / "p.npz")
+    assert "no passed" in compare([paths[0], strange], None, QUICK).notes[1]
 
 
 def test_tables_in_every_format(tmp_path: Path) -> None:
