@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from orchestrator.annotations import find_images
 from orchestrator.errors import PredictionsError, UsageError
 from orchestrator.localize.metrics import (
     ImageFigures,
@@ -20,7 +19,7 @@ from orchestrator.localize.metrics import (
     image_figures,
     pixel_figures,
 )
-from orchestrator.localize.truth import TrueMask, read_truth
+from orchestrator.localize.truth import TrueMask, places_of, read_truth
 from orchestrator.predictions import STATUS_PREDICTED, Predictions
 from orchestrator.runs import predictions_file
 
@@ -40,7 +39,7 @@ def evaluate_masks(run: Path, source: Path) -> Localization:
     if not run.is_dir() or not masks.is_dir():
         raise UsageError(f"{run} has no folder masks", why="only runs of models that localize manipulation have one")
     truth = read_truth(source, predictions.files)
-    places = find_images([one.image for one in truth], predictions.files)
+    places = places_of(truth, predictions.files)
     if (places < 0).all():
         raise PredictionsError(
             f"none of the images of {source} was predicted",

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.annotations import find_images
 from orchestrator.errors import UsageError
+from orchestrator.manipulation_data import Sample, is_tp_gt, read_data_set
 
-NEGATIVE = "negative"  # IMDL-BenCo's word for an image that was not manipulated
 SUFFIXES = ("", "_gt", "_mask", "-mask", "_edgemask")
 PICTURES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg", ".gif", ".webp")
-DEEPEST = 5  # data sets of data sets
 
 
 @dataclass(frozen=True)
@@ -27,21 +28,44 @@ class TrueMask:
 def read_truth(source: Path, images: Sequence[str]) -> list[TrueMask]:
     """The masks that `source` has, in its order.
 
-    A folder with Tp/ and Gt/ is a ManiDataset, a .json a JsonDataset (`[[image, mask or "Negative"], …]`) or a list of
-    such data sets; any other folder holds masks under the relative paths of `images`. Masks are paired by name, never
-    by sort order, and paths in a JSON file are relative to it, else to the working folder. Raises UsageError.
+    A folder with Tp/ and Gt/ or a .json is one of IMDL-BenCo's data sets (`manipulation_data`); any other folder holds
+    masks under the relative paths of `images`. Images without a known mask are left out. Raises UsageError.
     """
-    if source.is_dir():
-        found = list(
-            _mani(source) if (source / "Tp").is_dir() and (source / "Gt").is_dir() else _folder(source, images)
-        )
-    elif source.suffix.lower() == ".json":
-        found = list(_document(source, 0))
+    if source.is_dir() and not is_tp_gt(source):
+        found = list(_folder(source, images))
+    elif source.is_dir() or source.suffix.lower() == ".json":
+        found = [TrueMask(sample.image.as_posix(), _mask(sample.mask)) for sample in _data_set(source) if sample.mask]
     else:
         raise UsageError(f"there are no masks at {source}", why="it is neither a folder nor a .json data set")
     if not found:
         raise UsageError(f"no mask of {source} belongs to an image", hint="name masks as their images are named")
     return found
+
+
+def _data_set(source: Path) -> tuple[Sample, ...]:
+    try:
+        return read_data_set(source).samples
+    except RecursionError as error:
+        raise UsageError(f"{source} names itself") from error
+
+
+def _mask(mask: Path | str | None) -> Path | None:
+    """Nothing is masked in an image that nobody manipulated."""
+    return mask if isinstance(mask, Path) else None
+
+
+def places_of(truth: Sequence[TrueMask], files: Sequence[str]) -> NDArray[np.int64]:
+    """(T,) where each true mask's image is among the predicted `files`, -1 where it is not.
+
+    Found by the longest end of its path that is one of them, else by a base name that is unique on both sides.
+    """
+    known = {file: place for place, file in enumerate(files)}
+    places = find_images([one.image for one in truth], files)
+    for number, one in enumerate(truth):
+        parts = one.image.split("/")
+        ends = ("/".join(parts[first:]) for first in range(len(parts)))
+        places[number] = next((known[end] for end in ends if end in known), places[number])
+    return places
 
 
 def _folder(folder: Path, images: Sequence[str]) -> Iterator[TrueMask]:
@@ -52,61 +76,8 @@ def _folder(folder: Path, images: Sequence[str]) -> Iterator[TrueMask]:
             yield TrueMask(image, mask)
 
 
-def _mani(folder: Path) -> Iterator[TrueMask]:
-    unpaired = []
-    for image in sorted((folder / "Tp").iterdir()):
-        if image.suffix.lower() not in PICTURES:
-            continue
-        mask = _named_like(folder / "Gt" / image.name)
-        if mask is None:
-            unpaired.append(image.name)
-        else:
-            yield TrueMask(f"Tp/{image.name}", mask)
-    if unpaired:
-        more = f" and {len(unpaired) - 5} more" if len(unpaired) > 5 else ""
-        raise UsageError(
-            f"images in {folder / 'Tp'} have no mask in Gt: {', '.join(unpaired[:5])}{more}",
-            why=f"a mask has its image's name, with {', '.join(filter(None, SUFFIXES))} or nothing before the ending",
-        )
-
-
 def _named_like(place: Path) -> Path | None:
     """The mask of the image that would lie at `place`."""
     names = [f"{place.stem}{suffix}{ending}" for suffix in SUFFIXES for ending in PICTURES]
     names += [f"{place.name}{ending}" for ending in PICTURES]
     return next((place.with_name(name) for name in names if place.with_name(name).is_file()), None)
-
-
-def _document(source: Path, depth: int) -> Iterator[TrueMask]:
-    if depth > DEEPEST:
-        raise UsageError(f"{source} names itself, or data sets too deep")
-    try:
-        entries = json.loads(source.read_bytes())
-    except OSError as error:
-        raise UsageError(f"cannot read {source}", why=error.strerror or str(error)) from error
-    except ValueError as error:
-        raise UsageError(f"{source} is not JSON", why=str(error)) from error
-    if not isinstance(entries, list):
-        raise UsageError(f"{source} is no data set of IMDL-BenCo", why="it is no list of pairs")
-    for number, entry in enumerate(entries):
-        if not _is_pair(entry):
-            raise UsageError(f"{source} is no data set of IMDL-BenCo", why=f"entry {number} is not two texts")
-        kind, path = entry
-        if kind == "JsonDataset":
-            yield from _document(_found(source, path), depth + 1)
-        elif kind == "ManiDataset":
-            yield from _mani(_found(source, path))
-        else:
-            yield TrueMask(kind, None if path.lower() == NEGATIVE else _found(source, path))
-
-
-def _is_pair(entry: Any) -> bool:
-    return isinstance(entry, list) and len(entry) == 2 and all(isinstance(one, str) for one in entry)
-
-
-def _found(source: Path, path: str) -> Path:
-    places = (source.parent / path, Path(path))
-    there = next((place for place in places if place.exists()), None)
-    if there is None:
-        raise UsageError(f"{source} names {path}, which is not there", why=f"neither below {source.parent} nor here")
-    return there

@@ -152,7 +152,7 @@ def test_failed_and_missing_images_count_as_called_genuine(tmp_path: Path, masks
     (tmp_path / "set.json").write_text(json.dumps([*pairs, ["other.jpg", "more.png"]]))
     found = evaluate_masks(run, tmp_path / "set.json")
     assert (found.images, found.manipulated) == (4, 4)
-    assert (found.missing_images, found.failed_images) == (("other.jpg",), ("a.jpg",))
+    assert (found.missing_images, found.failed_images) == ((str(tmp_path / "other.jpg"),), ("a.jpg",))
     assert found.unknown_images == ("d.jpg",)
     two = [brute_force(levels[n], truths[n], 0.5)[0] for n in (1, 2)]
     assert found.pixel_fixed is not None
@@ -191,13 +191,14 @@ def test_deep_and_one_bit_masks(tmp_path: Path, masks: Any) -> None:
 MISTAKES: list[tuple[str, type[OrchError], str]] = [
     ("none", UsageError, "there are no masks"),
     ("empty", UsageError, "no mask of"),
-    ("bad.json", UsageError, "is not JSON"),
-    ("object.json", UsageError, "no list of pairs"),
-    ("triple.json", UsageError, "entry 0 is not two texts"),
-    ("gone.json", UsageError, "not there"),
+    ("bad.json", UsageError, "cannot be read"),
+    ("object.json", UsageError, "lists no images"),
+    ("triple.json", UsageError, "lists no images"),
+    ("gone.json", UsageError, "cannot read the true mask"),
+    ("gone2.json", UsageError, "is no data set"),
     ("itself.json", UsageError, "names itself"),
     ("strangers.json", PredictionsError, "none of the images"),
-    ("unpaired", UsageError, "no mask in Gt: x.jpg"),
+    ("unpaired", UsageError, "no mask of"),
     ("text", UsageError, "cannot read the true mask"),
     ("small", PredictionsError, "the mask of a.jpg is 32x24 pixels, the true one 24x32"),
 ]
@@ -209,6 +210,7 @@ def test_mistakes_are_named(tmp_path: Path, masks: Any, source: str, error: type
     (tmp_path / "empty").mkdir()
     for name, value in {
         "object.json": {}, "triple.json": [["a", "b", "c"]], "gone.json": [["a.jpg", "gone.png"]],
+        "gone2.json": [["JsonDataset", "nowhere.json"]],
         "itself.json": [["JsonDataset", "itself.json"]], "strangers.json": [["z.jpg", "Negative"]],
     }.items():  # fmt: skip
         (tmp_path / name).write_text(json.dumps(value))
