@@ -134,7 +134,8 @@
     button.type = "button";
     button.title = "Enlarge";
     title.append(button);
-    header.append(title, make("span", "", `disagreement ${Math.round(100 * image.apart)} %`));
+    const compared = data.truth || data.runs.length > 1;
+    header.append(title, make("span", "", compared ? `disagreement ${Math.round(100 * image.apart)} %` : ""));
     card.append(header, panelsOf(image, now));
     button.addEventListener("click", () => enlarge(place));
     card.addEventListener("click", (event) => event.target.closest(".view") && enlarge(place));
