@@ -27,6 +27,7 @@ TREE = "tree"
 _SETTINGS = (
     "core.symlinks=false",  # a link could lead out of the folder
     "core.autocrlf=false",
+    "gc.auto=0",  # in the background it would write into a repository that is being deleted
     "advice.detachedHead=false",
     "protocol.ext.allow=never",
 )

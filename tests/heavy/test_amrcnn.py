@@ -58,19 +58,30 @@ def python(_environment: object) -> Path:
     return environment_python()
 
 
-@pytest.fixture(scope="module")
-def weights(orch: Orch, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Random weights as `orch selftest` makes them, added to the cache: the models' folders."""
-    made: dict[str, Path] = {}
-    for model in MODELS:
-        kept = tmp_path_factory.mktemp("selftest") / model
-        done = orch("selftest", model, "--runtime", "venv", "--device", "cpu", "--out", kept, "--json")
+class Weights(dict[str, Path]):
+    """Random weights by the model, as `orch selftest` makes them, added to the cache: made when first asked for."""
+
+    def __init__(self, orch: Orch, folder: Path) -> None:
+        super().__init__()
+        self._orch, self._folder = orch, folder
+
+    def __missing__(self, model: str) -> Path:
+        kept = self._folder / model
+        done = self._orch("selftest", model, "--runtime", "venv", "--device", "cpu", "--out", kept, "--json")
         result = json.loads(done.stdout)
         assert (result["passed"], result["random_weights"]) == (True, True)
         assert min(result["instances"].values()) > 0
-        made[model] = kept / "weights" / FOLDERS[model]
-        orch("weights", "add", model, made[model])
-    return made
+        self[model] = kept / "weights" / FOLDERS[model]
+        self._orch("weights", "add", model, self[model])
+        return self[model]
+
+
+@pytest.fixture(scope="module")
+def weights(orch: Orch, tmp_path_factory: pytest.TempPathFactory) -> Weights:
+    """The random weights; those of R50 are there."""
+    found = Weights(orch, tmp_path_factory.mktemp("selftest"))
+    assert found[R50].is_dir()
+    return found
 
 
 def script(python: Path, code: str, *arguments: object) -> str:
@@ -103,7 +114,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_what_is_found_is_what_upstreams_script_finds(
-    python: Path, weights: dict[str, Path], photographs: Path, tmp_path: Path, model: str
+    python: Path, weights: Weights, photographs: Path, tmp_path: Path, model: str
 ) -> None:
     """Boxes, classes, scores, attributes and the masks' bytes, of an archive: upstream decodes those with Pillow."""
     source, inference = sources()
@@ -151,7 +162,7 @@ def test_masks_are_pasted_as_upstream_does(python: Path) -> None:
     assert script(python, PASTE, sources()[0]) == "2400 0"
 
 
-def test_every_kind_of_image(orch: Orch, weights: dict[str, Path], tmp_path: Path) -> None:
+def test_every_kind_of_image(orch: Orch, weights: Weights, tmp_path: Path) -> None:
     folder = tmp_path / "difficult"
     write_difficult_folder(folder)
     Image.fromarray(np.ones((9, 9), np.float32)).save(folder / "float.tif")
@@ -164,9 +175,7 @@ def test_every_kind_of_image(orch: Orch, weights: dict[str, Path], tmp_path: Pat
     assert predictions["photo.jpg"]["attributes"].shape[1] == 294
 
 
-def test_archives_give_what_folders_give(
-    orch: Orch, weights: dict[str, Path], photographs: Path, tmp_path: Path
-) -> None:
+def test_archives_give_what_folders_give(orch: Orch, weights: Weights, photographs: Path, tmp_path: Path) -> None:
     with (
         tarfile.open(tmp_path / "images.tar.gz", "w:gz") as tar,
         zipfile.ZipFile(tmp_path / "images.zip", "w") as zipped,
@@ -184,7 +193,7 @@ def test_archives_give_what_folders_give(
 
 
 def test_settings_reach_the_network_and_the_predictions(
-    orch: Orch, weights: dict[str, Path], photographs: Path, tmp_path: Path
+    orch: Orch, weights: Weights, photographs: Path, tmp_path: Path
 ) -> None:
     few = ["--set", "postprocess.max_total_size=3", "--set", "postprocess.score_threshold=0.01"]
     loop = predict(orch, tmp_path / "loop", photographs, *few, "--set", "nms=upstream")
@@ -205,7 +214,7 @@ def test_settings_reach_the_network_and_the_predictions(
 
 
 def test_checkpoints_that_cannot_be_used(
-    orch: Orch, home: Path, weights: dict[str, Path], photographs: Path, tmp_path: Path
+    orch: Orch, home: Path, weights: Weights, photographs: Path, tmp_path: Path
 ) -> None:
     def failure() -> str:
         out = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
