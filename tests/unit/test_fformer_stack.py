@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from orch_runner.contract import Fatal
 
+from orchestrator import cli
 from orchestrator.build import build_inputs
 from orchestrator.catalog import ModelEntry, StackEntry, load_catalog
 from orchestrator.errors import MachineError, UsageError
@@ -70,6 +71,12 @@ def test_cu111_needs_the_address_of_its_wheels(stack: StackEntry, tmp_path: Path
     command = build_arguments(["docker", "build"], build_inputs(stack, "cu111", options), options, tmp_path)
     assert "TORCH=torch==1.9.0+cu111 torchvision==0.10.0+cu111" in command
     assert "TORCH_INDEX=https://wheels.example.org/cu111" in command
+
+
+def test_a_named_variant_is_built_for_other_machines(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["build", "fformer", "--variant", "cu111", "--runtime", "venv"]) == 2
+    assert "cannot be built without TORCH_INDEX" in capsys.readouterr().err
+    assert cli.main(["build", "fformer", "--variant", "cu111", "--device", "cuda", "--runtime", "venv"]) == 4
 
 
 def test_the_lock_of_cu111_is_the_published_one_but_for_torch() -> None:
