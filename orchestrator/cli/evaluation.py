@@ -43,7 +43,11 @@ def evaluate(
     categories: CategoriesOption = None,
     masks: Annotated[
         Path | None,
-        typer.Option("--masks", help="True masks of manipulated images: a folder, Tp/ and Gt/, or IMDL-BenCo's .json."),
+        typer.Option(
+            "--masks",
+            help="True masks of manipulated images: a folder, Tp/ and Gt/, or IMDL-BenCo's .json. By default those "
+            "that the run's images came with, if they are such a data set.",
+        ),
     ] = None,
     count_iou: Annotated[float, typer.Option(min=0.01, max=1, help="IoU at which right and wrong is counted.")] = 0.5,
     count_score: Annotated[float, typer.Option(min=0, max=1, help="Least score of what is counted.")] = 0.0,
@@ -52,13 +56,13 @@ def evaluate(
 ) -> None:
     """Score predictions: COCO's AP and AR, FashionFail's mAP_w, counts; or with --masks, manipulated pixels."""
     kind = iou_kind(iou)
-    if (annotations is None) == (masks is None):
-        what = "no truth was given" if masks is None else "two kinds of truth were given"
-        raise UsageError(what, hint=f"orch eval {file} --annotations COCO.json, or --masks FOLDER")
-    if masks is not None:
+    if annotations is not None and masks is not None:
+        raise UsageError("two kinds of truth were given", hint=f"orch eval {file} --annotations COCO.json")
+    if annotations is None:
+        if masks is None and not _has_recorded_truth(file):
+            raise UsageError("no truth was given", hint=f"orch eval {file} --annotations COCO.json, or --masks FOLDER")
         _evaluate_masks(file, masks, json)
         return
-    assert annotations is not None
     from orchestrator.evaluate import CountsAt
     from orchestrator.evaluate import evaluate as evaluate_predictions
     from orchestrator.predictions import Predictions
@@ -89,12 +93,18 @@ def no_collector() -> Iterator[None]:
             gc.enable()
 
 
-def _evaluate_masks(run: Path, masks: Path, json: bool) -> None:
+def _has_recorded_truth(run: Path) -> bool:
+    from orchestrator.localize.truth import recorded_truth
+
+    return run.is_dir() and bool(recorded_truth(run))
+
+
+def _evaluate_masks(run: Path, masks: Path | None, json: bool) -> None:
     from orchestrator.localize import evaluate_masks
 
     result = evaluate_masks(run, masks)
     if json:
-        print_json({"run": str(run), "masks": str(masks), **asdict(result)})
+        print_json({"run": str(run), "masks": None if masks is None else str(masks), **asdict(result)})
         return
     say(
         f"{result.images} images, {result.manipulated} of them manipulated; "

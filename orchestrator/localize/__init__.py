@@ -19,7 +19,8 @@ from orchestrator.localize.metrics import (
     image_figures,
     pixel_figures,
 )
-from orchestrator.localize.truth import TrueMask, places_of, read_truth
+from orchestrator.localize.truth import TrueMask, places_of, read_truth, recorded_truth
+from orchestrator.masks import picture_path
 from orchestrator.predictions import STATUS_PREDICTED, Predictions
 from orchestrator.runs import predictions_file
 
@@ -28,8 +29,8 @@ __all__ = ["ImageFigures", "Localization", "PixelFigures", "evaluate_masks"]
 HALF = 127  # of 255: a pixel of the truth is manipulated above this
 
 
-def evaluate_masks(run: Path, source: Path) -> Localization:
-    """Compare a run's masks/ with the true masks of `source` (see `read_truth`).
+def evaluate_masks(run: Path, source: Path | None = None) -> Localization:
+    """Compare a run's masks/ with the true masks of `source` (see `read_truth`); None: those its images came with.
 
     Images that failed or were not predicted count as called genuine throughout. UsageError when `run` is no run
     directory or a true mask cannot be read; PredictionsError when masks are missing, broken or of another size.
@@ -38,7 +39,9 @@ def evaluate_masks(run: Path, source: Path) -> Localization:
     masks = run / "masks"
     if not run.is_dir() or not masks.is_dir():
         raise UsageError(f"{run} has no folder masks", why="only runs of models that localize manipulation have one")
-    truth = read_truth(source, predictions.files)
+    truth = recorded_truth(run) if source is None else read_truth(source, predictions.files)
+    if not truth:
+        raise UsageError(f"no true masks came with the images of {run}", hint=f"orch eval {run} --masks FOLDER")
     places = places_of(truth, predictions.files)
     if (places < 0).all():
         raise PredictionsError(
@@ -95,9 +98,7 @@ def _compared(predictions: Predictions, masks: Path, true: TrueMask, place: int)
             inside = np.zeros((1, 1), np.bool_)
         return histogram(np.zeros(inside.shape, np.uint8), inside), 0.0
     file = predictions.files[place]
-    path = masks / f"{file}.png"
-    if not path.resolve().is_relative_to(masks.resolve()):
-        raise PredictionsError(f"{file!r} leads outside {masks}", why="a name in the predictions, or a link")
+    path = picture_path(masks, file)
     if not path.is_file():
         raise PredictionsError(f"the mask of {file} is missing", why=f"there is no {path}", hint="orch run again")
     levels = _levels(path, "the mask")

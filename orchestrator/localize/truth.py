@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from orchestrator.annotations import find_images
 from orchestrator.errors import UsageError
-from orchestrator.manipulation_data import Sample, is_tp_gt, read_data_set
+from orchestrator.inputs import read_inputs
+from orchestrator.manipulation_data import NEGATIVE, Sample, is_tp_gt, read_data_set
+from orchestrator.paths import RunPaths
 
 SUFFIXES = ("", "_gt", "_mask", "-mask", "_edgemask")
 PICTURES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg", ".gif", ".webp")
@@ -40,6 +42,18 @@ def read_truth(source: Path, images: Sequence[str]) -> list[TrueMask]:
     if not found:
         raise UsageError(f"no mask of {source} belongs to an image", hint="name masks as their images are named")
     return found
+
+
+def recorded_truth(run: Path) -> list[TrueMask]:
+    """The masks that came with a run's images, where those were a data set; none for other runs."""
+    recorded = RunPaths(run).inputs
+    if not recorded.is_file():
+        return []
+    return [
+        TrueMask(image.file, None if image.truth == NEGATIVE else Path(image.truth))
+        for image in read_inputs(recorded)
+        if image.truth is not None
+    ]
 
 
 def _data_set(source: Path) -> tuple[Sample, ...]:

@@ -124,3 +124,27 @@ def test_the_export_has_upstreams_names_and_none_is_overwritten(orch: Orch, seve
     assert "is there already" in again.stderr
     wrong = orch("export", tmp_path / "out", "-f", "fashionfail", "-o", tmp_path / "x.npz", expect=None)
     assert "Traceback" not in wrong.stderr
+
+
+def test_a_data_set_is_predicted_and_judged_by_the_masks_it_came_with(orch: Orch, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        for part in ("Tp", "Gt"):
+            (tmp_path / "set" / name / part).mkdir(parents=True)
+        for number in range(3):
+            pixels = photograph(40 + number, 30)
+            Image.fromarray(pixels).save(tmp_path / "set" / name / "Tp" / f"{number}.png")
+            truth = (pixels.max(axis=2) > 127).astype(np.uint8) * 255
+            Image.fromarray(truth).save(tmp_path / "set" / name / "Gt" / f"{number}_gt.png")
+    sets = tmp_path / "set" / "both.json"
+    sets.write_text(json.dumps([["ManiDataset", "one"], ["ManiDataset", "two"]]))
+    done = orch("run", "-m", MODEL, "-i", sets, "--runtime", "venv", "-o", tmp_path / "out")
+    assert "6 images" in done.stderr
+    figures = json.loads(orch("eval", tmp_path / "out", "--json").stdout)
+    assert (figures["images"], figures["manipulated"]) == (6, 6)
+    assert figures["pixel_fixed"]["f1"] == figures["pixel_auc"] == 1.0
+    assert figures == {**json.loads(orch("eval", tmp_path / "out", "--masks", sets, "--json").stdout), "masks": None}
+    plain = orch(
+        "run", "-m", MODEL, "-i", tmp_path / "set" / "one" / "Gt", "--runtime", "venv", "-o", tmp_path / "plain"
+    )
+    assert "3 images" in plain.stderr
+    assert "no truth was given" in orch("eval", tmp_path / "plain", expect=2).stderr
