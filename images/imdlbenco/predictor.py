@@ -18,7 +18,7 @@ from orch_runner.predictor import Predictor as BasePredictor
 from sizing import Sizing
 from zoo import ARCHITECTURES
 
-DEFAULTS = {"batch_norm": "eval", "mask_threshold": 0.5}
+DEFAULTS = {"batch_norm": "eval", "mask_threshold": 0.5, "torch_threads": 1}
 SEED = 0
 """Where a forward pass draws random numbers, every one starts from here: equal batches give equal masks."""
 
@@ -46,7 +46,7 @@ class Predictor(BasePredictor):
         """All of load() but the network. Raises ValueError for settings that are wrong, Fatal where there is no GPU."""
         self._device = device
         self._settings(model)
-        self._prepare_torch(model.threads)
+        self._prepare_torch()
         self._transform, self._post = self._sizing.transform(), post_function(self._architecture)
         self._preparers = ThreadPoolExecutor(model.threads, thread_name_prefix="prepare")
 
@@ -68,14 +68,17 @@ class Predictor(BasePredictor):
             raise ValueError(f"batch_norm is {settings['batch_norm']!r}, must be eval or train")
         self._training = settings["batch_norm"] == "train"
         self._sizing = Sizing(self._architecture.size, settings["sizing"])
+        self._torch_threads = int(settings["torch_threads"])
 
-    def _prepare_torch(self, threads: int) -> None:
+    def _prepare_torch(self) -> None:
         import cv2
         import torch
 
         if self._device == "cuda" and not torch.cuda.is_available():
             raise Fatal("device", 4, "PyTorch finds no GPU")
-        torch.set_num_threads(threads)
+        # How sums are cut into parts, and so how they round, depends on the threads: a worker's share of the machine's
+        # cores must not decide that.
+        torch.set_num_threads(self._torch_threads)
         cv2.setNumThreads(1)
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
 

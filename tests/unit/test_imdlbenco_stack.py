@@ -55,7 +55,7 @@ def test_every_model_says_what_it_is(name: str) -> None:
     assert model.task == MANIPULATION
     assert model.weights["checkpoint"].file == f"{name}.pth"
     assert f"orch weights add {name} FILE" in (model.weights["checkpoint"].manual or "")
-    assert set(model.settings) == {"mask_threshold", "sizing", "batch_norm"}
+    assert set(model.settings) == {"mask_threshold", "sizing", "batch_norm", "torch_threads"}
     assert model.settings["sizing"].default == architecture.sizing
     assert model.settings["batch_norm"].default == "eval"
     assert f"{architecture.size} pixels" in model.title
