@@ -119,8 +119,9 @@ def _published_edges(boxes: NDArray[np.float32], native: dict[str, Any]) -> NDAr
     return np.concatenate([boxes[:, :2], last], axis=1)
 
 
-def _native_classes(predictions: Predictions, native: dict[str, Any]) -> NDArray[np.int64]:
-    """(N,) the model's own class numbers."""
+def _native_classes(predictions: Predictions, native: dict[str, Any]) -> NDArray[Any]:
+    """(N,) the model's own class numbers, of the type its own project gives them."""
+    kind = np.int32 if native.get("class_type") == "int32" else np.int64
     mapped, base = native.get("class_map"), native.get("class_base")
     if not isinstance(mapped, list) or not isinstance(base, int):
         raise PredictionsError("the predictions do not say the model's own classes", why=f"native is {native}")
@@ -129,4 +130,4 @@ def _native_classes(predictions: Predictions, native: dict[str, Any]) -> NDArray
     stray = [category for category in present.tolist() if category not in inverse]
     if stray:
         raise PredictionsError(f"category {stray[0]} is none of the model's own", why=f"class_map is {mapped}")
-    return np.array([inverse[category] for category in present.tolist()], np.int64)[places]
+    return np.array([inverse[category] for category in present.tolist()], kind)[places]

@@ -116,6 +116,7 @@ class Plan:
                 **self.native(),
                 "box_order": native.published_box_order or native.box_order,
                 "box_edges": native.published_box_edges,
+                "class_type": native.published_class_type,
             },
             "inputs": {"count": len(self.inputs.images), "digest": self.inputs.digest()},
             "orch_version": __version__,

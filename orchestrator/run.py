@@ -25,6 +25,7 @@ from orchestrator.hardware import Choice, Gpu, choose_variant, cores, gpus_for
 from orchestrator.input_sources import expanded
 from orchestrator.inputs import InputSet, collect_inputs
 from orchestrator.launch import Launcher
+from orchestrator.limits import most_detections, score_floor
 from orchestrator.masks import gather_masks
 from orchestrator.paths import RunPaths, weights_folder
 from orchestrator.plan import Plan, Request, begun_with, default_shard_size, open_run, record_plan
@@ -144,7 +145,7 @@ def make_request(entry: ModelEntry, options: RunOptions, runtime: str, variant: 
         raise UsageError(f"--exif {options.exif}: must be apply or ignore")
     if options.executor not in EXECUTORS:
         raise UsageError(f"there is no executor {options.executor!r}", why=f"there is {', '.join(EXECUTORS)}")
-    threshold = options.score_threshold if options.score_threshold is not None else defaults.score_threshold
+    settings = entry.settings(options.settings)
     return Request(
         model=entry.name,
         images=tuple(_absolute(source) for source in options.images),
@@ -153,10 +154,10 @@ def make_request(entry: ModelEntry, options: RunOptions, runtime: str, variant: 
         variant=variant,
         device=device,
         exif=options.exif,
-        score_threshold=threshold,
-        max_detections=options.max_detections or defaults.max_detections,
+        score_threshold=score_floor(entry, settings, options.score_threshold),
+        max_detections=most_detections(entry, settings, options.max_detections),
         batch_size=options.batch_size or defaults.batch_size,
-        settings=entry.settings(options.settings),
+        settings=settings,
         shard_size=options.shard_size,
     )
 

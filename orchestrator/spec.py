@@ -150,6 +150,8 @@ class Native(Spec):
     box_order: Literal["xyxy", "yxyx"] = "xyxy"
     published_box_edges: Literal["exclusive", "inclusive"] = "exclusive"
     """Whether right and lower edges are a box's last pixels where the model's own project writes them; for exports."""
+    published_class_type: Literal["int32", "int64"] = "int64"
+    """The type of the class numbers that the model's own project writes; for exports."""
     published_box_order: Literal["xyxy", "yxyx"] | None = None
     """The order in which the model's own project writes boxes to files, where its script turns them; for exports."""
     class_base: int = 0
@@ -165,6 +167,15 @@ class Defaults(Spec):
     batch_size: Annotated[int, Field(ge=1)] = 1
     image_size: int | None = None
     attributes: bool = False
+
+
+class Limits(Spec):
+    """What the network itself keeps to, whatever a run asks for: a number, or the name of the setting that has it."""
+
+    score_threshold: Annotated[float, Field(ge=0, le=1)] | str | None = None
+    """It gives no instance that scores less."""
+    max_detections: Annotated[int, Field(ge=1)] | str | None = None
+    """It gives no more instances of an image."""
 
 
 class Setting(Spec):
@@ -228,6 +239,7 @@ class Model(Spec):
     taxonomy: str
     native: Native = Native()
     defaults: Defaults = Defaults()
+    limits: Limits = Limits()
     settings: Mapping[str, Setting] = {}
     notes: str | None = None
 
@@ -252,6 +264,9 @@ class Stack(Spec):
                 known = ", ".join(self.taxonomies)
                 location = ("models", name, "taxonomy")
                 raise ReferenceFault(location, f"{model.taxonomy!r} is not one of taxonomies: {known}")
+            for field, limit in model.limits:
+                if isinstance(limit, str) and limit not in model.settings:
+                    raise ReferenceFault(("models", name, "limits", field), f"there is no setting {limit!r}")
             ids = {category.id for category in self.taxonomies[model.taxonomy].categories}
             stray = sorted(set(model.native.class_map or ()) - ids)
             if stray:

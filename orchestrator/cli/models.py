@@ -47,6 +47,9 @@ def show(context: typer.Context, name: str, stacks: StacksOption = None, json: J
         print_json(_as_json(entry))
         return
     spec, defaults = entry.spec, entry.spec.defaults
+    from orchestrator.limits import most_detections, score_floor
+
+    floor = score_floor(entry, entry.settings(()), None)
     facts: list[tuple[str, str]] = [
         ("model", entry.name),
         ("title", spec.title),
@@ -61,8 +64,8 @@ def show(context: typer.Context, name: str, stacks: StacksOption = None, json: J
         ),
         *((f"weights {key}", _origin(entry, key)) for key in spec.weights),
         ("categories", ", ".join(f"{one.id} {one.name}" for one in entry.categories)),
-        ("score floor", "none" if defaults.score_threshold is None else f"{defaults.score_threshold:g}"),
-        ("max detections", str(defaults.max_detections or "none")),
+        ("score floor", "none" if floor is None else f"{floor:g}"),
+        ("max detections", str(most_detections(entry, entry.settings(()), None) or "none")),
         ("batch size", str(defaults.batch_size)),
         *((f"--set {name}={setting.default}", setting.help) for name, setting in spec.settings.items()),
         ("notes", spec.notes or ""),

@@ -29,14 +29,20 @@ def predictions_with(tmp_path: Path, **meta: Any) -> Predictions:
     return Predictions.load(save(arrays, tmp_path / "p.npz"))
 
 
-def test_fashionfail_gets_a_models_own_inclusive_edges_back(tmp_path: Path) -> None:
-    native = {"box_order": "xyxy", "box_edges": "inclusive", "class_base": 0, "class_map": [0, 5, 7]}
+def test_fashionfail_gets_a_models_own_inclusive_edges_and_types_back(tmp_path: Path) -> None:
+    native = {
+        "box_order": "xyxy",
+        "box_edges": "inclusive",
+        "class_type": "int32",
+        "class_base": 0,
+        "class_map": [0, 5, 7],
+    }
     arrays = sample_arrays() | {"meta": np.array(json.dumps(META | {"native": native}))}
     arrays["boxes"][0] = 0  # around an empty mask
     export_fashionfail(Predictions.load(save(arrays, tmp_path / "p.npz")), tmp_path / "out.npz")
     records = np.load(tmp_path / "out.npz", allow_pickle=True)["data"]
     assert records[0]["boxes"].tolist() == [[0, 0, 0, 0], [3, 4, 13, 17]]
-    assert records[0]["boxes"].dtype == np.float32
+    assert (records[0]["boxes"].dtype, records[0]["classes"].dtype) == (np.float32, np.int32)
 
 
 def write_annotations(tmp_path: Path, names: dict[int, str]) -> Path:

@@ -103,7 +103,7 @@ def test_what_travels_with_the_predictions_names_no_times_and_no_places(make_pla
     plan = make_plan()
     meta = plan.predictions_meta()
     assert meta["categories"] == [{"id": 1, "name": "one"}, {"id": 7, "name": "seven"}]
-    edges = {"box_edges": "exclusive"}
+    edges = {"box_edges": "exclusive", "class_type": "int64"}
     assert meta["native"] == {"box_order": "xyxy", "class_base": 0, "class_map": [1, 7], **edges}
     assert meta["inputs"] == {"count": 5, "digest": plan.inputs.digest()}
     assert str(plan.inputs.roots[0]) not in json.dumps(meta)
