@@ -86,6 +86,33 @@ def _undo_differences(value: NDArray[np.int64], offsets: NDArray[np.int64]) -> N
 def check_many(data: NDArray[np.uint8], offsets: NDArray[np.int64], sizes: NDArray[Any]) -> NDArray[np.bool_]:
     """Which masks are sound: well-formed, no negative run, adding up to height x width of `sizes` (K,2)."""
     pixels = sizes[:, 0].astype(np.int64) * sizes[:, 1].astype(np.int64)
+    if _all_sound(data, offsets, sizes, pixels):
+        return np.ones(len(sizes), np.bool_)
+    return _sound(data, offsets, sizes, pixels)
+
+
+def _all_sound(
+    data: NDArray[np.uint8], offsets: NDArray[np.int64], sizes: NDArray[Any], pixels: NDArray[np.int64]
+) -> bool:
+    """Whether every mask is sound: the usual answer, for half the work of saying which are not."""
+    if not len(data) or (offsets[1:] == offsets[:-1]).any() or int(sizes.min()) < 0 or int(pixels.max()) > MAX_PIXELS:
+        return False
+    if int(data.min()) < 48 or int(data.max()) > 111 or ((data[offsets[1:] - 1] - 48) & 0x20).any():
+        return False
+    last = np.flatnonzero((data - np.uint8(48)) & 0x20 == 0)
+    if int(np.diff(last, prepend=-1).max()) > MAX_GROUPS:
+        return False
+    runs, run_offsets = _runs(data, offsets)
+    # Bounding each run first keeps the sums below from overflowing.
+    if int(runs.min()) < 0 or int(runs.max()) > MAX_PIXELS:
+        return False
+    return bool((np.add.reduceat(runs, run_offsets[:-1]) == pixels).all())
+
+
+def _sound(
+    data: NDArray[np.uint8], offsets: NDArray[np.int64], sizes: NDArray[Any], pixels: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """`check_many`, mask by mask."""
     good = ~faults(data, offsets) & (pixels <= MAX_PIXELS) & (sizes >= 0).all(axis=1)
     if not good.all():
         # Rare: parse the sound ones alone, so that a bad mask does not spoil what is said of its neighbours.
