@@ -32,8 +32,8 @@ GRACE_SECONDS = 30.0
 MOST_IDLE_DEATHS = 4
 """So many workers of one place may die one after another without having begun a shard."""
 
-StartWorker = Callable[[str, Path], Worker]
-"""Start the worker of that name whose queue is in that job folder."""
+StartWorker = Callable[[int, str, Path], Worker]
+"""Start the worker of that place and name whose queue is in that job folder."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Dispatcher:
         folder = self._paths.job(name)
         (folder / QUEUE_NAME).mkdir(parents=True)
         (folder / QUEUE_NAME / ALIVE_NAME).touch()
-        worker = self._start(name, folder)
+        worker = self._start(place, name, folder)
         live = _Live(worker, folder, place, time.monotonic())
         self._live[name] = live
         threading.Thread(target=self._listen, args=(name, worker), daemon=True).start()

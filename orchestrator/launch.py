@@ -1,10 +1,10 @@
-"""Starting the workers of a run: writes job folders and has the executor start what they describe."""
+"""Starting the workers of a run: writes job folders and has the runtime start what they describe."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.executors import EXECUTORS
 from orchestrator.files import write_json
 from orchestrator.job import JOB_NAME, WorkerSettings, job_document
 from orchestrator.paths import RunPaths, worker_cache_folder
@@ -19,21 +19,20 @@ class Launcher:
     """Starts workers of one plan, the replacements too."""
 
     def __init__(
-        self, plan: Plan, paths: RunPaths, runtime: Runtime, executor: str, threads: int, weights: Path
+        self, plan: Plan, paths: RunPaths, runtime: Runtime, devices: Sequence[str], threads: int, weights: Path
     ) -> None:
-        self._plan, self._paths, self._runtime = plan, paths, runtime
-        self._executor = EXECUTORS[executor](runtime, plan.prepared)
+        self._plan, self._paths, self._runtime, self._devices = plan, paths, runtime, devices
         self._threads, self._weights = threads, weights
         self._data = paths.jobs / "data"
         self._data.mkdir(parents=True)
         for number, root in enumerate(plan.inputs.roots):
             (self._data / str(number)).symlink_to(root)
 
-    def start(self, name: str, job: Path) -> Worker:
-        """Start the runner on the queue in the folder `job`. Raises MachineError."""
-        return self.start_program(RUNNER, name, job, self._paths.shards)
+    def start(self, place: int, name: str, job: Path) -> Worker:
+        """Start the runner on the queue in the folder `job`, on the device of its place. Raises MachineError."""
+        return self.start_program(RUNNER, name, job, self._paths.shards, place)
 
-    def start_program(self, module: str, name: str, job: Path, out: Path) -> Worker:
+    def start_program(self, module: str, name: str, job: Path, out: Path, place: int = 0) -> Worker:
         """Start one of the runner's programs, its results going to `out`. Raises MachineError."""
         plan = self._plan
         cache = worker_cache_folder(plan.entry.stack.name, plan.request.variant)
@@ -50,13 +49,13 @@ class Launcher:
             cache=cache,
             log=self._paths.worker_log(name),
             threads=self._threads,
-            device=plan.request.device,
+            device=self._devices[place % len(self._devices)],
             module=module,
         )
         settings = worker_settings(plan, self._threads)
         document = job_document(settings, name, self._runtime.guest_paths(plan.prepared, spec))
         write_json(job / JOB_NAME, document)
-        return self._executor.start(spec)
+        return self._runtime.start(plan.prepared, spec)
 
 
 def worker_settings(plan: Plan, threads: int) -> WorkerSettings:

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import shutil
-import signal
-import threading
 import time
-import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from orchestrator.catalog import ModelEntry
-from orchestrator.dispatch import Dispatched, Dispatcher
+from orchestrator.dispatch import Dispatched
 from orchestrator.errors import BaseImageError, UsageError
-from orchestrator.executors import EXECUTORS
+from orchestrator.executors import EXECUTORS, make_executor
+from orchestrator.executors.base import Work
 from orchestrator.files import write_json
-from orchestrator.hardware import Choice, Gpu, choose_variant, cores, gpus_for
+from orchestrator.hardware import Choice, Gpu, choose_variant, gpus_for
 from orchestrator.input_sources import expanded
 from orchestrator.inputs import InputSet, collect_inputs
-from orchestrator.launch import Launcher
 from orchestrator.limits import most_detections, score_floor
 from orchestrator.masks import gather_masks
 from orchestrator.paths import RunPaths, weights_folder
@@ -134,7 +130,9 @@ def _run(
         found = [asdict(gpu) for gpu in machine.gpus]
         notes = {"why_runtime": machine.why, "why_variant": choice.why, "gpus": found}
         record_plan(paths, plan, earlier, notes)
-        dispatched = dispatch(plan, paths, runtime, options, display)
+        weights_at = options.weights_folder or weights_folder(entry.stack.name, entry.name)
+        work = Work(plan, paths, runtime, weights_at, (choice.device,), options.workers, options.threads)
+        dispatched = make_executor(options.executor).dispatch(work, display)
         return finish(plan, paths, dispatched)
 
 
@@ -186,68 +184,6 @@ def _say_inputs(display: Display, inputs: InputSet) -> None:
     display.say("; ".join(words))
     for note in inputs.notes:
         display.say(note)
-
-
-def dispatch(plan: Plan, paths: RunPaths, runtime: Runtime, options: RunOptions, display: Display) -> Dispatched:
-    """Have the shards that are missing predicted."""
-    for folder in (paths.shards, paths.logs, paths.jobs):
-        folder.mkdir(parents=True, exist_ok=True)
-    runtime.reap(plan.run_id(), paths.jobs)
-    shutil.rmtree(paths.jobs)
-    paths.jobs.mkdir()
-    missing = missing_shards(plan, paths)
-    already = len(plan.inputs.images) - sum(len(plan.images_of(shard)) for shard in missing)
-    if not missing:
-        return Dispatched((), 0, 0.0)
-    if already:
-        display.say(f"resuming: {already} of {len(plan.inputs.images)} images are done")
-    threads = options.threads or max(1, cores() // min(options.workers, len(missing)))
-    weights = options.weights_folder or weights_folder(plan.entry.stack.name, plan.entry.name)
-    launcher = Launcher(plan, paths, runtime, options.executor, threads, weights)
-    dispatcher = Dispatcher(paths, launcher.start, display, missing, plan.images_of)
-    # What collecting needs (numpy) takes a while to import: best done while the workers start.
-    threading.Thread(target=importlib.import_module, args=("orchestrator.collect",), daemon=True).start()
-    try:
-        with _signals(dispatcher):
-            return dispatcher.run(options.workers, len(plan.inputs.images), already)
-    finally:
-        runtime.reap(plan.run_id(), paths.jobs)  # what could not be removed while the engine was away
-
-
-def missing_shards(plan: Plan, paths: RunPaths) -> list[int]:
-    """Shards without a whole file of this plan; leftovers of writes that were cut off are deleted."""
-    for leftover in paths.shards.glob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
-    digest = plan.digest()
-    return [number for number in plan.shards if not _is_done(paths.shard(number), digest, len(plan.images_of(number)))]
-
-
-def _is_done(path: Path, plan: str, images: int) -> bool:
-    if not path.exists():
-        return False
-    import numpy as np
-
-    try:
-        with np.load(path, allow_pickle=False) as shard:
-            meta = json.loads(str(shard["meta"][()]))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return False
-    return bool(meta.get("plan") == plan and meta.get("images") == images)
-
-
-@contextmanager
-def _signals(dispatcher: Dispatcher) -> Iterator[None]:
-    """While workers run, Ctrl-C and SIGTERM go to the dispatcher. In a thread of a host program nothing changes."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    wanted = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda *_: dispatcher.interrupt()) for number in wanted}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def finish(plan: Plan, paths: RunPaths, dispatched: Dispatched) -> Outcome:

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from orchestrator.executors.base import Executor
-from orchestrator.executors.local import LocalExecutor
+import importlib
+from typing import cast
 
-EXECUTORS: dict[str, type[Executor]] = {"local": LocalExecutor}
+from orchestrator.errors import UsageError
+from orchestrator.executors.base import Executor
+
+EXECUTORS = {"local": "orchestrator.executors.local:LocalExecutor"}
+
+
+def make_executor(name: str) -> Executor:
+    """The executor of that name. Raises UsageError."""
+    if name not in EXECUTORS:
+        raise UsageError(f"there is no executor {name!r}", why=f"there is {', '.join(EXECUTORS)}")
+    module, _, attribute = EXECUTORS[name].partition(":")
+    return cast(Executor, getattr(importlib.import_module(module), attribute)())

@@ -1,16 +1,37 @@
-"""What an executor is: the place where a runtime's workers are started."""
+"""What an executor is: it has the missing shards of a run predicted somewhere."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
-from orchestrator.runtimes.base import Prepared, Runtime, Worker, WorkerSpec
+from orchestrator.dispatch import Dispatched
+from orchestrator.paths import RunPaths
+from orchestrator.plan import Plan
+from orchestrator.progress import Display
+from orchestrator.runtimes.base import Runtime
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an executor is handed: a plan that is on disk in its run directory, and with what to carry it out."""
+
+    plan: Plan
+    paths: RunPaths
+    runtime: Runtime
+    weights: Path
+    """Folder of the model's weights."""
+    devices: Sequence[str]
+    """The worker at place i gets the device i modulo their number, as WorkerSpec.device names it."""
+    workers: int = 1
+    threads: int | None = None
+    """Per worker; None: the cores there are, shared out."""
 
 
 class Executor(Protocol):
-    """Starts workers somewhere; orthogonal to the runtime, which says how."""
+    """Says where workers run; orthogonal to the runtime, which says how."""
 
-    def __init__(self, runtime: Runtime, prepared: Prepared) -> None: ...
-
-    def start(self, spec: WorkerSpec) -> Worker:
-        """Start a worker whose job folder is written. Raises MachineError."""
+    def dispatch(self, work: Work, display: Display) -> Dispatched:
+        """Have the shards that are missing predicted. Raises Interrupted, RunError, MachineError."""

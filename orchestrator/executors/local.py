@@ -1,16 +1,61 @@
-"""The local executor: workers on this machine."""
+"""The local executor: workers on this machine, fed and watched by the process that was asked for the run."""
 
 from __future__ import annotations
 
-from orchestrator.runtimes.base import Prepared, Runtime, Worker, WorkerSpec
+import importlib
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from orchestrator.dispatch import Dispatched, Dispatcher
+from orchestrator.executors.base import Work
+from orchestrator.hardware import cores
+from orchestrator.launch import Launcher
+from orchestrator.progress import Display
+from orchestrator.shards import missing_shards
 
 
 class LocalExecutor:
     """Starts every worker here, by the runtime's own means."""
 
-    def __init__(self, runtime: Runtime, prepared: Prepared) -> None:
-        self._runtime, self._prepared = runtime, prepared
+    def dispatch(self, work: Work, display: Display) -> Dispatched:
+        """Have the shards that are missing predicted. Raises Interrupted, RunError, MachineError."""
+        plan, paths, runtime = work.plan, work.paths, work.runtime
+        for folder in (paths.shards, paths.logs, paths.jobs):
+            folder.mkdir(parents=True, exist_ok=True)
+        runtime.reap(plan.run_id(), paths.jobs)
+        shutil.rmtree(paths.jobs)
+        paths.jobs.mkdir()
+        missing = missing_shards(plan, paths)
+        already = len(plan.inputs.images) - sum(len(plan.images_of(shard)) for shard in missing)
+        if not missing:
+            return Dispatched((), 0, 0.0)
+        if already:
+            display.say(f"resuming: {already} of {len(plan.inputs.images)} images are done")
+        threads = work.threads or max(1, cores() // min(work.workers, len(missing)))
+        launcher = Launcher(plan, paths, runtime, work.devices, threads, work.weights)
+        dispatcher = Dispatcher(paths, launcher.start, display, missing, plan.images_of)
+        # What collecting needs (numpy) takes a while to import: best done while the workers start.
+        threading.Thread(target=importlib.import_module, args=("orchestrator.collect",), daemon=True).start()
+        try:
+            with signals_to(dispatcher):
+                return dispatcher.run(work.workers, len(plan.inputs.images), already)
+        finally:
+            runtime.reap(plan.run_id(), paths.jobs)  # what could not be removed while the engine was away
 
-    def start(self, spec: WorkerSpec) -> Worker:
-        """Start a worker. Raises MachineError."""
-        return self._runtime.start(self._prepared, spec)
+
+@contextmanager
+def signals_to(dispatcher: Dispatcher) -> Iterator[None]:
+    """While workers run, Ctrl-C and SIGTERM go to the dispatcher. In a thread of a host program nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    wanted = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda *_: dispatcher.interrupt()) for number in wanted}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -95,7 +95,7 @@ class Fleet:
         self.script, self.options = script, options
         self.workers: list[FakeWorker] = []
 
-    def start(self, name: str, folder: Path) -> FakeWorker:
+    def start(self, place: int, name: str, folder: Path) -> FakeWorker:
         self.workers.append(FakeWorker(name, folder, self.script, **self.options))
         return self.workers[-1]
 
@@ -226,12 +226,12 @@ def test_an_engine_that_is_away_for_a_while_is_waited_for(
     fleet = Fleet(lambda worker, order: Exit(143) if len(fleet.workers) == 1 else None)
     refusals = 3
 
-    def start(name: str, folder: Path) -> FakeWorker:
+    def start(place: int, name: str, folder: Path) -> FakeWorker:
         nonlocal refusals
         if fleet.workers and refusals:
             refusals -= 1
             raise MachineError("the engine is away")
-        return fleet.start(name, folder)
+        return fleet.start(place, name, folder)
 
     dispatcher = Dispatcher(paths, start, SilentDisplay(), range(3), images_of)
     if patience:
