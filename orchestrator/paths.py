@@ -30,6 +30,11 @@ def worker_cache_folder(stack: str, variant: str) -> Path:
     return home() / "worker-cache" / f"{stack}-{variant}"
 
 
+def leases_folder() -> Path:
+    """Locks on GPUs, one file each."""
+    return home() / "leases"
+
+
 def build_logs_folder() -> Path:
     """Where logs of builds go."""
     return home() / "logs"
