@@ -37,6 +37,7 @@ class Request:
     runtime: str
     variant: str
     device: str
+    """"cpu" or "cuda": which GPUs are used changes no result, and is noted beside the request."""
     exif: str
     score_threshold: float | None
     max_detections: int | None

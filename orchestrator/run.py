@@ -128,10 +128,11 @@ def _run(
         shard_size = options.shard_size or default_shard_size(len(inputs.images))
         plan = Plan(request, entry, prepared, weights, inputs, shard_size)
         found = [asdict(gpu) for gpu in machine.gpus]
-        notes = {"why_runtime": machine.why, "why_variant": choice.why, "gpus": found}
+        used = {"gpus": found, "devices": list(choice.devices)}
+        notes = {"why_runtime": machine.why, "why_variant": choice.why, **used}
         record_plan(paths, plan, earlier, notes)
         weights_at = options.weights_folder or weights_folder(entry.stack.name, entry.name)
-        work = Work(plan, paths, runtime, weights_at, (choice.device,), options.workers, options.threads)
+        work = Work(plan, paths, runtime, weights_at, choice.devices, options.workers, options.threads)
         dispatched = make_executor(options.executor).dispatch(work, display)
         return finish(plan, paths, dispatched)
 

@@ -36,7 +36,10 @@ ImagesOption = Annotated[
         "manipulation localization (Tp/ and Gt/, or its .json); repeatable.",
     ),
 ]
-DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu or cuda; what fits by default.")]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option("--device", help="cpu, cuda, GPUs by number (0,1) or UUID (GPU-…, MIG-…). Default: what fits."),
+]
 BaseImageOption = Annotated[str | None, typer.Option("--base-image", help="Build on this image instead.")]
 BuildArgOption = Annotated[
     list[str] | None, typer.Option("--build-arg", metavar="NAME=VALUE", help="For the Dockerfile; repeatable.")
