@@ -342,9 +342,7 @@ class Dispatcher:
         loss = Loss(live.place, device, ended, live.failure, under_way is None, self._log(live))
         place_lost, reason = self._losses.place_lost(loss), loss.reason
         if not self._schedule.lost(live.worker.name, under_way, batch, reason):
-            raise RunError(
-                f"shard {under_way} cost too many workers", why=f"the last one: {reason}", log=loss.log
-            )
+            raise RunError(f"shard {under_way} cost too many workers", why=f"the last one: {reason}", log=loss.log)
         if place_lost is not None:
             self._retire(live.place, reason, place_lost)
             return

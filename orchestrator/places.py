@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 from orchestrator.errors import MachineError
 from orchestrator.leases import Holder, Lease, lease
@@ -74,8 +74,8 @@ class OwnPlaces:
 class LeasedPlaces:
     """Places on GPUs, leased for this run one GPU after another, as they are free; a GPU may have several places.
 
-    `most_gpus` says how many GPUs the run may hold at this moment; None is no limit. Where all are others', `take`
-    gives none and says so once, or raises MachineError if `wait` is false.
+    `most_gpus` says how many of so many GPUs the run may hold at this moment. Where all are others', `take` gives none
+    and says so once, or raises MachineError if `wait` is false.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class LeasedPlaces:
         display: Display,
         *,
         wait: bool = True,
-        most_gpus: Callable[[], int | None] = lambda: None,
+        most_gpus: Callable[[int], int] = lambda gpus: gpus,
     ) -> None:
         self._of = {place: devices[place % len(devices)] for place in range(workers)}
         self._what, self._display, self._wait, self._most_gpus = what, display, wait, most_gpus
@@ -142,8 +142,7 @@ class LeasedPlaces:
         """Whether the run has a GPU, or can have it now; else it is noted who has it."""
         if device in self._leases:
             return True
-        most = self._most_gpus()
-        if device in holders or (most is not None and len(self._leases) >= most):
+        if device in holders or len(self._leases) >= self._most_gpus(len(set(self._of.values()))):
             return False
         found = lease(device.partition(":")[2] or device, self._what)
         if isinstance(found, Holder):
@@ -167,13 +166,26 @@ class LeasedPlaces:
             self._waiting_since = None
 
 
-def spread(devices: Sequence[str], per_gpu: Mapping[str, int]) -> tuple[str, ...]:
-    """The device of each place: one worker on each GPU first, then the second ones."""
-    rounds = max((per_gpu.get(device, 1) for device in devices), default=1)
-    return tuple(device for number in range(rounds) for device in devices if number < per_gpu.get(device, 1))
+def devices_of_places(
+    devices: Sequence[str],
+    workers: int | None,
+    per_gpu: int | Literal["auto"] | None,
+    free: Mapping[str, int],
+    needed: int | None,
+) -> tuple[tuple[str, ...], int]:
+    """The devices to go round, and how many workers: one on the CPU, one or `per_gpu` on each GPU, unless told.
+
+    `free` is each GPU's free memory and `needed` what a worker of the model needs, in MiB: for "auto".
+    """
+    if tuple(devices) == ("cpu",):
+        return ("cpu",), workers or 1
+    count = {one: fitting_workers(free.get(one, 0), needed) if per_gpu == "auto" else per_gpu or 1 for one in devices}
+    # One on each GPU first, then the second ones: fewer workers are spread over all GPUs.
+    rounds = range(max(count.values()))
+    places = tuple(device for number in rounds for device in devices if number < count[device])
+    return places, workers or len(places)
 
 
 def fitting_workers(free: int, needed: int | None) -> int:
     """How many workers of a model fit on a GPU: MiB that are free, MiB that one needs (None: nobody said)."""
     return 1 if not needed else max(1, min(MOST_WORKERS_PER_GPU, free // needed))
-

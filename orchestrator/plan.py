@@ -23,7 +23,10 @@ from orchestrator.weights import Stored
 
 RUN_FORMAT = "orch-run/1"
 LARGEST_SHARD = 64
-SHARDS_AT_LEAST = 16
+MANY_SHARDS = 128
+"""So many that the last ones keep eight workers busy to the end, whatever the images cost: see bench/many_gpus.py."""
+FEW_IMAGES, FEW_SHARDS = 4, 16
+"""Of so few images a shard's own cost is felt, so there are no smaller shards unless there would be too few of them."""
 MAX_PIXELS = 250_000_000
 
 
@@ -141,9 +144,11 @@ def begun_with(paths: RunPaths) -> str | None:
         return None
 
 
-def default_shard_size(images: int) -> int:
-    """Images per shard: it depends on the images alone, so that results never depend on the workers."""
-    return max(1, min(LARGEST_SHARD, math.ceil(images / SHARDS_AT_LEAST)))
+def default_shard_size(images: int, batch_size: int = 1) -> int:
+    """Images per shard, in whole batches: never by the workers, so that results do not depend on them."""
+    least = min(FEW_IMAGES, math.ceil(images / FEW_SHARDS))
+    wanted = max(1, least, min(LARGEST_SHARD, math.ceil(images / MANY_SHARDS)))
+    return math.ceil(wanted / batch_size) * batch_size
 
 
 @contextmanager

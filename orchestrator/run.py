@@ -6,11 +6,11 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from orchestrator.catalog import ModelEntry
 from orchestrator.dispatch import Dispatched
@@ -24,11 +24,13 @@ from orchestrator.inputs import InputSet, collect_inputs
 from orchestrator.limits import most_detections, score_floor
 from orchestrator.masks import gather_masks
 from orchestrator.paths import RunPaths, weights_folder
+from orchestrator.places import devices_of_places
 from orchestrator.plan import Plan, Request, begun_with, default_shard_size, open_run, record_plan
 from orchestrator.progress import Display
 from orchestrator.runtimes import choose_runtime, make_runtime
 from orchestrator.runtimes.base import BuildOptions, Runtime
 from orchestrator.spec import MANIPULATION
+from orchestrator.turns import Alone, Turns
 from orchestrator.weights import Stored, ensure_weights, weights_in
 
 
@@ -49,7 +51,12 @@ class RunOptions:
     batch_size: int | None = None
     settings: Sequence[str] = ()
     shard_size: int | None = None
-    workers: int = 1
+    workers: int | None = None
+    """None: one on the CPU, one on each GPU."""
+    workers_per_gpu: int | Literal["auto"] | None = None
+    """"auto": as many as the GPU's free memory has room for, where the model says what it needs."""
+    wait: bool = True
+    """Wait where all GPUs are in use by other runs."""
     threads: int | None = None
     offline: bool = False
     build: BuildOptions = field(default_factory=BuildOptions)
@@ -70,7 +77,7 @@ class Outcome:
         return int(self.summary["failed"])
 
 
-def run(entry: ModelEntry, options: RunOptions, display: Display) -> Outcome:
+def run(entry: ModelEntry, options: RunOptions, display: Display, turns: Turns | None = None) -> Outcome:
     """Predict all images with a model. The same options on the same folder resume where it stopped.
 
     Raises UsageError, BuildError, MachineError, RunError, Interrupted; what was finished stays in the run directory.
@@ -81,7 +88,7 @@ def run(entry: ModelEntry, options: RunOptions, display: Display) -> Outcome:
     out = options.out or Path("runs") / f"{entry.name}-{request.short_digest(options.runtime)}"
     paths = RunPaths(out.absolute())
     runtime, why = _choose_runtime(options.runtime, paths)
-    machine = _Machine(runtime, why, choice, present)
+    machine = _Machine(runtime, why, choice, present, turns or Alone())
     try:
         return _run(entry, options, paths, replace(request, runtime=runtime.name), machine, display)
     except BaseImageError as error:
@@ -100,6 +107,7 @@ class _Machine:
     why: str
     choice: Choice
     gpus: tuple[Gpu, ...]
+    turns: Turns
 
 
 def _choose_runtime(asked: str, paths: RunPaths) -> tuple[Runtime, str]:
@@ -122,19 +130,37 @@ def _run(
         inputs = collect_inputs(options.images, paths.unpacked, options.image_root)
         _say_inputs(display, inputs)
         weights = _weights(entry, options, display)
-        prepared = runtime.prepare(entry.stack, choice.variant, options.build, display.detail)
+        with machine.turns.building():
+            prepared = runtime.prepare(entry.stack, choice.variant, options.build, display.detail)
         if prepared.fresh:
             display.say(f"built {prepared.location} in {prepared.seconds:.0f} s")
-        shard_size = options.shard_size or default_shard_size(len(inputs.images))
+        shard_size = options.shard_size or _shard_size(earlier, len(inputs.images), request.batch_size)
         plan = Plan(request, entry, prepared, weights, inputs, shard_size)
         found = [asdict(gpu) for gpu in machine.gpus]
         used = {"gpus": found, "devices": list(choice.devices)}
         notes = {"why_runtime": machine.why, "why_variant": choice.why, **used}
         record_plan(paths, plan, earlier, notes)
         weights_at = options.weights_folder or weights_folder(entry.stack.name, entry.name)
-        work = Work(plan, paths, runtime, weights_at, choice.devices, options.workers, options.threads)
-        dispatched = make_executor(options.executor).dispatch(work, display)
+        work = _work(plan, paths, weights_at, options, machine)
+        with machine.turns.predicting(choice.device):
+            dispatched = make_executor(options.executor).dispatch(work, display)
         return finish(plan, paths, dispatched)
+
+
+def _shard_size(earlier: Mapping[str, Any] | None, images: int, batch_size: int) -> int:
+    """Images per shard: as the run was begun, else by the images and batches alone."""
+    begun = (earlier or {}).get("shard_size")
+    return begun if isinstance(begun, int) and begun > 0 else default_shard_size(images, batch_size)
+
+
+def _work(plan: Plan, paths: RunPaths, weights: Path, options: RunOptions, machine: _Machine) -> Work:
+    """What the executor is handed: devices, workers, and whether to wait for a GPU."""
+    free = {gpu.device: gpu.memory for gpu in machine.gpus}
+    devices, workers = devices_of_places(
+        machine.choice.devices, options.workers, options.workers_per_gpu, free, plan.entry.spec.gpu_memory
+    )
+    most_gpus = machine.turns.most_gpus
+    return Work(plan, paths, machine.runtime, weights, devices, workers, options.threads, options.wait, most_gpus)
 
 
 def make_request(entry: ModelEntry, options: RunOptions, runtime: str, variant: str, device: str) -> Request:
@@ -215,6 +241,7 @@ def finish(plan: Plan, paths: RunPaths, dispatched: Dispatched) -> Outcome:
         "versions": versions(paths),
         "notices": list(dispatched.notices),
         "lost_workers": dispatched.lost_workers,
+        "retired": list(dispatched.retired),
         "seconds": {"dispatch": round(dispatched.seconds, 3), "collect": round(time.monotonic() - started, 3)},
     }
     write_json(paths.summary, summary)

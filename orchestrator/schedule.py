@@ -73,15 +73,20 @@ class Schedule:
         """The next shard for a worker that has room in its queue; None when there is none or no room."""
         self.join(worker)
         mine = self._assigned[worker]
-        enough = len(self._pending) > len(self._assigned)
-        if not self._pending or len(mine) >= (QUEUED_PER_WORKER if enough else SHARDS_PER_WORKER_AT_THE_END):
+        enough = len(self._assigned) == 1 or len(self._pending) > len(self._assigned)
+        room = (QUEUED_PER_WORKER if enough else SHARDS_PER_WORKER_AT_THE_END) - len(mine)
+        number = self._take() if room > 0 else None
+        if number is None:
             return None
-        number = self._pending.popleft()
         mine.append(number)
         history = self._history.get(number, _History())
         return ShardOrder(
             number, self._images_of(number), dict(history.skip), history.careful, frozenset(history.alone)
         )
+
+    def _take(self) -> int | None:
+        """The next shard to hand out; None when there is none now."""
+        return self._pending.popleft() if self._pending else None
 
     def take_back(self, worker: str, number: int) -> None:
         """A shard that a worker has not begun is for others again."""

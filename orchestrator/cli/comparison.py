@@ -60,7 +60,7 @@ def compare(
         say(line)
     shown = tables(result, per_category, wide=format_name == "csv")
     if format_name == "rich" and output is None:
-        _print_rich(shown)
+        print_rich(shown)
         return
     _write(_formatted(result, shown, format_name), output)
 
@@ -83,7 +83,7 @@ def _write(text: str, output: Path | None) -> None:
     say(f"wrote {output}")
 
 
-def _print_rich(shown: list[Table]) -> None:
+def print_rich(shown: list[Table]) -> None:
     """Tables in a terminal, the best in bold; plain, tab-separated text where stdout is none."""
     if not sys.stdout.isatty():
         for table in shown:

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 SHOWN_FAILURES = 20
 
-ModelOption = Annotated[str, typer.Option("--model", "-m", help="The model; see orch models.")]
+ModelsOption = Annotated[
+    list[str] | None, typer.Option("--model", "-m", metavar="MODEL", help="See orch models; repeatable: all at once.")
+]
 ImagesOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -51,18 +53,30 @@ SettingsOption = Annotated[
 
 
 def run(
-    model: ModelOption,
+    context: typer.Context,
+    model: ModelsOption = None,
     images: ImagesOption = None,
     more_images: Annotated[
         list[str] | None, typer.Argument(metavar="[SOURCE]...", help="More images: --images photos/*.jpg works.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run directory. Default: runs/MODEL-…")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Run directory, or the folder of several. Default: runs/MODEL-…"),
+    ] = None,
     image_root: Annotated[Path | None, typer.Option(help="Folder of the images of a COCO file.")] = None,
     runtime: RuntimeOption = "auto",
     executor: Annotated[str, typer.Option(help="Where workers run.")] = "local",
     variant: VariantOption = None,
     device: DeviceOption = None,
-    workers: Annotated[int, typer.Option("--workers", "-w", min=1, max=256, help="Workers side by side.")] = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", "-w", min=1, max=256, help="Side by side. Default: one; on GPUs one on each."),
+    ] = None,
+    workers_per_gpu: Annotated[
+        str | None,
+        typer.Option(metavar="N|auto", help="Workers on each GPU; auto: as many as fit its memory."),
+    ] = None,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Fail where all GPUs are in use by other runs.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads per worker. Default: cores / workers.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch.")] = None,
     shard_size: Annotated[int | None, typer.Option(min=1, max=100_000, help="Images per shard.")] = None,
@@ -78,12 +92,19 @@ def run(
     stacks: StacksOption = None,
     json: JsonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what went wrong.")] = False,
+    all_models: Annotated[bool, typer.Option("--all", help="All models that can run here as it is.")] = False,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", "-f", metavar="ORCH.yaml", help="A whole comparison: orch new comparison."),
+    ] = None,
 ) -> int:
-    """Predict images with a model, in an environment of its own. The same command resumes."""
+    """Predict images with models, each in an environment of its own. The same command resumes."""
+    from orchestrator.cli import several
+
+    if file is not None:
+        return several.run_file(context, file, stacks, json=json, quiet=quiet)
     sources = [*(images or []), *(more_images or [])]
-    if not sources:
-        raise UsageError("no images were given", hint=f"orch run --model {model} --images FOLDER")
-    entry = catalog(stacks).model(model)
+    several.refuse_incomplete(model or [], sources, all_models)
     from orchestrator.progress import make_display
     from orchestrator.run import RunOptions
     from orchestrator.run import run as run_model
@@ -103,10 +124,15 @@ def run(
         settings=settings or (),
         shard_size=shard_size,
         workers=workers,
+        workers_per_gpu=several.per_gpu(workers_per_gpu),
+        wait=not no_wait,
         threads=threads,
         offline=offline,
         build=build_options(base_image, build_arg, rebuild=False, offline=offline),
     )
+    if all_models or len(model or []) > 1:
+        return several.run_models(catalog(stacks), model or [], options, all_models=all_models, json=json, quiet=quiet)
+    entry = catalog(stacks).model((model or [""])[0])
     try:
         outcome = run_model(entry, options, make_display(json=json, quiet=quiet))
     except Interrupted as stopped:

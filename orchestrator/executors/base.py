@@ -30,8 +30,8 @@ class Work:
     """Per worker; None: the cores there are, shared out."""
     wait: bool = True
     """Whether to wait where all GPUs are in use by other runs."""
-    most_gpus: Callable[[], int | None] = lambda: None
-    """How many GPUs the run may hold at this moment; None: no limit."""
+    most_gpus: Callable[[int], int] = lambda gpus: gpus
+    """How many of the GPUs that it could use the run may hold at this moment."""
 
 
 class Executor(Protocol):

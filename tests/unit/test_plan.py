@@ -65,7 +65,10 @@ def test_a_plan_cuts_images_into_shards(make_plan: Callable[..., Plan]) -> None:
     assert [[image.file for image in plan.images_of(shard)] for shard in plan.shards] == [
         ["0.jpg", "1.jpg"], ["2.jpg", "3.jpg"], ["4.jpg"]
     ]  # fmt: skip
-    assert [default_shard_size(count) for count in (1, 16, 17, 100, 1024, 10**6)] == [1, 1, 2, 7, 64, 64]
+    assert [default_shard_size(count) for count in (1, 16, 17, 100, 512, 1000, 8192)] == [1, 1, 2, 4, 4, 8, 64]
+    assert default_shard_size(10**6) == 64
+    assert [default_shard_size(count, batch_size=4) for count in (1, 129, 1000, 10**6)] == [4, 4, 8, 64]
+    assert default_shard_size(10, batch_size=100) == 100
 
 
 def test_the_digest_follows_what_the_predictions_depend_on(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
