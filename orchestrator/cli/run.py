@@ -7,6 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.cli.checks import (
+    BaselineOption,
+    FailOnOption,
+    JunitOption,
+    SummaryOption,
+    checking,
+    say_verdicts,
+)
 from orchestrator.cli.common import (
     JsonOption,
     OfflineOption,
@@ -17,7 +25,7 @@ from orchestrator.cli.common import (
     print_json,
     say,
 )
-from orchestrator.errors import EXIT_OK, EXIT_SOME_FAILED, Interrupted, UsageError
+from orchestrator.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
     from orchestrator.run import Outcome
@@ -72,6 +80,13 @@ def run(
     offline: OfflineOption = False,
     base_image: BaseImageOption = None,
     build_arg: BuildArgOption = None,
+    annotations: Annotated[
+        Path | None, typer.Option("--annotations", "-a", metavar="COCO.json", help="The truth, for AP and --baseline.")
+    ] = None,
+    baseline: BaselineOption = None,
+    fail_on: FailOnOption = None,
+    junit: JunitOption = None,
+    job_summary: SummaryOption = None,
     stacks: StacksOption = None,
     json: JsonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what went wrong.")] = False,
@@ -104,17 +119,22 @@ def run(
         offline=offline,
         build=build_options(base_image, build_arg, rebuild=False, offline=offline),
     )
-    try:
-        outcome = run_model(entry, options, make_display(json=json, quiet=quiet))
-    except Interrupted as stopped:
-        raise Interrupted(
-            "stopped; what is done is kept", hint="the same command goes on where it stopped"
-        ) from stopped
+    with checking(
+        [entry.name], fail_on=fail_on, baseline=baseline, annotations=annotations, junit=junit, summary=job_summary
+    ) as checks:
+        try:
+            outcome = run_model(entry, options, make_display(json=json, quiet=quiet))
+        except Interrupted as stopped:
+            raise Interrupted(
+                "stopped; what is done is kept", hint="the same command goes on where it stopped"
+            ) from stopped
+        checked = checks.finished(entry.name, outcome.summary)
     if json:
-        print_json(outcome.summary)
+        print_json({**outcome.summary, **checked.as_json()})
     else:
         _print_outcome(outcome, quiet)
-    return EXIT_SOME_FAILED if outcome.failed else EXIT_OK
+        say_verdicts(checked)
+    return checks.exit_code
 
 
 def _print_outcome(outcome: Outcome, quiet: bool) -> None:
