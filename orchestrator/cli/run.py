@@ -165,6 +165,7 @@ def build(
 ) -> None:
     """Build a stack's image or environment; nothing happens if nothing changed."""
     stack = catalog(stacks).stack(name)
+    from orchestrator.disk import build_needs, require_space
     from orchestrator.hardware import choose_variant, gpus_for
     from orchestrator.progress import make_display
     from orchestrator.runtimes import choose_runtime
@@ -175,6 +176,7 @@ def build(
     if variant is None or device is not None:
         variant = choose_variant(stack, variant, device, gpus_for(stack, device)).variant
     options = build_options(base_image, build_arg, rebuild=rebuild, offline=offline)
+    require_space([*build_needs(stack, variant, chosen, options)], f"building {stack.name}")
     prepared = chosen.prepare(stack, variant, options, display.detail)
     if json:
         print_json(
