@@ -45,14 +45,14 @@ class DockerRuntime:
 
     def prepare(self, stack: StackEntry, variant: str, options: BuildOptions, report: Report) -> Prepared:
         """Build the variant's image unless the engine has it. Raises BuildError, MachineError."""
-        options = _with_default_base(options)
+        options = with_default_base(options)
         inputs = build_inputs(stack, variant, options)
         digest, fresh, seconds = ensure_image(connect(), inputs, options, report)
         return Prepared(stack, variant, self.name, inputs.identity, image_tag(inputs), digest, fresh, seconds)
 
     def build_place(self, stack: StackEntry, variant: str, options: BuildOptions) -> Path | None:
         """The engine's data root, where the engine runs on this machine and lacks the image."""
-        engine, inputs = connect(), build_inputs(stack, variant, _with_default_base(options))
+        engine, inputs = connect(), build_inputs(stack, variant, with_default_base(options))
         if not options.rebuild and image_id(engine, image_tag(inputs)) is not None:
             return None
         root = Path(engine.info.get("DockerRootDir") or "/nonexistent")
@@ -84,7 +84,7 @@ class DockerRuntime:
         return len(found)
 
 
-def _with_default_base(options: BuildOptions) -> BuildOptions:
+def with_default_base(options: BuildOptions) -> BuildOptions:
     """$ORCH_BASE_IMAGE stands in for every stack's base, on machines that reach no image registry."""
     base = options.base_image or os.environ.get("ORCH_BASE_IMAGE") or None
     return BuildOptions(base, options.rebuild, options.offline, options.build_args)
