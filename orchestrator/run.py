@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.catalog import ModelEntry
+from orchestrator.disk import build_needs, output_need, require_space, weights_needs
 from orchestrator.dispatch import Dispatched
 from orchestrator.errors import BaseImageError, UsageError
 from orchestrator.executors import EXECUTORS, make_executor
@@ -129,6 +130,7 @@ def _run(
             return Outcome(paths, json.loads(paths.summary.read_text(encoding="utf-8")))
         inputs = collect_inputs(options.images, paths.unpacked, options.image_root)
         _say_inputs(display, inputs)
+        _require_space(entry, options, paths, machine, 0 if earlier else len(inputs.images))
         weights = _weights(entry, options, display)
         with machine.turns.building():
             prepared = runtime.prepare(entry.stack, choice.variant, options.build, display.detail)
@@ -189,6 +191,13 @@ def make_request(entry: ModelEntry, options: RunOptions, runtime: str, variant: 
 
 def _absolute(source: str) -> str:
     return os.path.abspath(expanded(source))
+
+
+def _require_space(entry: ModelEntry, options: RunOptions, paths: RunPaths, machine: _Machine, images: int) -> None:
+    """Before anything is fetched or built. Raises MachineError."""
+    needs = [*build_needs(entry.stack, machine.choice.variant, machine.runtime, options.build)]
+    needs += weights_needs(entry) if options.weights_folder is None else ()
+    require_space([*needs, output_need(paths.root, images)], entry.name)
 
 
 def _weights(entry: ModelEntry, options: RunOptions, display: Display) -> dict[str, Stored]:

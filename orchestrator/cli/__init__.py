@@ -21,6 +21,7 @@ from orchestrator.cli import (
     evaluation,
     models,
     predictions,
+    prune,
     run,
     setup,
     sources,
@@ -71,6 +72,7 @@ app.command("draw")(predictions.draw)
 app.command("eval")(evaluation.evaluate)
 app.command("compare")(comparison.compare)
 app.command("report")(comparison.report)
+app.command("prune")(prune.prune)
 app.command("doctor")(setup.doctor)
 app.add_typer(setup.new, name="new")
 app.command("demo")(setup.demo)

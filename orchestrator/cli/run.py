@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.cli.checks import (
+    BaselineOption,
+    FailOnOption,
+    JunitOption,
+    SummaryOption,
+    checking,
+    say_verdicts,
+)
 from orchestrator.cli.common import (
     JsonOption,
     OfflineOption,
@@ -17,7 +26,7 @@ from orchestrator.cli.common import (
     print_json,
     say,
 )
-from orchestrator.errors import EXIT_OK, EXIT_SOME_FAILED, Interrupted, UsageError
+from orchestrator.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
     from orchestrator.run import Outcome
@@ -89,6 +98,13 @@ def run(
     offline: OfflineOption = False,
     base_image: BaseImageOption = None,
     build_arg: BuildArgOption = None,
+    annotations: Annotated[
+        Path | None, typer.Option("--annotations", "-a", metavar="COCO.json", help="The truth, for AP and --baseline.")
+    ] = None,
+    baseline: BaselineOption = None,
+    fail_on: FailOnOption = None,
+    junit: JunitOption = None,
+    job_summary: SummaryOption = None,
     stacks: StacksOption = None,
     json: JsonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what went wrong.")] = False,
@@ -130,20 +146,27 @@ def run(
         offline=offline,
         build=build_options(base_image, build_arg, rebuild=False, offline=offline),
     )
+    checked_by = partial(
+        checking, fail_on=fail_on, baseline=baseline, annotations=annotations, junit=junit, summary=job_summary
+    )
     if all_models or len(model or []) > 1:
-        return several.run_models(catalog(stacks), model or [], options, all_models=all_models, json=json, quiet=quiet)
+        wanted = several.Wanted(model or [], all_models, json, quiet)
+        return several.run_models(catalog(stacks), wanted, options, checked_by)
     entry = catalog(stacks).model((model or [""])[0])
-    try:
-        outcome = run_model(entry, options, make_display(json=json, quiet=quiet))
-    except Interrupted as stopped:
-        raise Interrupted(
-            "stopped; what is done is kept", hint="the same command goes on where it stopped"
-        ) from stopped
+    with checked_by([entry.name]) as checks:
+        try:
+            outcome = run_model(entry, options, make_display(json=json, quiet=quiet))
+        except Interrupted as stopped:
+            raise Interrupted(
+                "stopped; what is done is kept", hint="the same command goes on where it stopped"
+            ) from stopped
+        checked = checks.finished(entry.name, outcome.summary)
     if json:
-        print_json(outcome.summary)
+        print_json({**outcome.summary, **checked.as_json()})
     else:
         _print_outcome(outcome, quiet)
-    return EXIT_SOME_FAILED if outcome.failed else EXIT_OK
+        say_verdicts(checked)
+    return checks.exit_code
 
 
 def _print_outcome(outcome: Outcome, quiet: bool) -> None:
@@ -174,6 +197,7 @@ def build(
 ) -> None:
     """Build a stack's image or environment; nothing happens if nothing changed."""
     stack = catalog(stacks).stack(name)
+    from orchestrator.disk import build_needs, require_space
     from orchestrator.hardware import choose_variant, gpus_for
     from orchestrator.progress import make_display
     from orchestrator.runtimes import choose_runtime
@@ -184,6 +208,7 @@ def build(
     if variant is None or device is not None:
         variant = choose_variant(stack, variant, device, gpus_for(stack, device)).variant
     options = build_options(base_image, build_arg, rebuild=rebuild, offline=offline)
+    require_space([*build_needs(stack, variant, chosen, options)], f"building {stack.name}")
     prepared = chosen.prepare(stack, variant, options, display.detail)
     if json:
         print_json(

@@ -16,7 +16,7 @@ from orchestrator.engine import Engine, connect
 from orchestrator.errors import MachineError
 from orchestrator.job import JOB_NAME, QUEUE_NAME, GuestPaths
 from orchestrator.runtimes.base import BuildOptions, Exit, Prepared, Report, WorkerSpec, worker_environment
-from orchestrator.runtimes.docker_build import LABEL, ensure_image, image_tag
+from orchestrator.runtimes.docker_build import LABEL, ensure_image, image_id, image_tag
 
 GUEST = {name: PurePosixPath(f"/{name}") for name in ("job", "data", "weights", "out", "cache")}
 GUEST_STACK = PurePosixPath("/opt/orch/stack")
@@ -45,10 +45,18 @@ class DockerRuntime:
 
     def prepare(self, stack: StackEntry, variant: str, options: BuildOptions, report: Report) -> Prepared:
         """Build the variant's image unless the engine has it. Raises BuildError, MachineError."""
-        options = _with_default_base(options)
+        options = with_default_base(options)
         inputs = build_inputs(stack, variant, options)
         digest, fresh, seconds = ensure_image(connect(), inputs, options, report)
         return Prepared(stack, variant, self.name, inputs.identity, image_tag(inputs), digest, fresh, seconds)
+
+    def build_place(self, stack: StackEntry, variant: str, options: BuildOptions) -> Path | None:
+        """The engine's data root, where the engine runs on this machine and lacks the image."""
+        engine, inputs = connect(), build_inputs(stack, variant, with_default_base(options))
+        if not options.rebuild and image_id(engine, image_tag(inputs)) is not None:
+            return None
+        root = Path(engine.info.get("DockerRootDir") or "/nonexistent")
+        return root if engine.url.startswith("unix:") and root.is_dir() else None
 
     def guest_paths(self, prepared: Prepared, spec: WorkerSpec) -> GuestPaths:
         """The mount points: the same in every image."""
@@ -76,7 +84,7 @@ class DockerRuntime:
         return len(found)
 
 
-def _with_default_base(options: BuildOptions) -> BuildOptions:
+def with_default_base(options: BuildOptions) -> BuildOptions:
     """$ORCH_BASE_IMAGE stands in for every stack's base, on machines that reach no image registry."""
     base = options.base_image or os.environ.get("ORCH_BASE_IMAGE") or None
     return BuildOptions(base, options.rebuild, options.offline, options.build_args)
