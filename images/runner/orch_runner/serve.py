@@ -49,3 +49,75 @@ predicted by a private keeper of their own, so that an image that kills workers 
 Exit status: 143 stopped by SIGTERM (batches finished, parts and exit.json written); 2 wrong usage; 5 the spool
 cannot be written. stderr says in a line each what the worker does.
 """
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import List, Optional
+
+from orch_runner.events import log
+from orch_runner.spool import Me, Spool, SpoolRefused
+from orch_runner.supervisor import Supervisor
+
+STALE_SECONDS = 10.0
+
+
+def main(arguments: List[str]) -> int:
+    """Serve, or check; the result is the exit status."""
+    checks = arguments[:1] == ["--check"]
+    if len(arguments) != 1 + checks:
+        log("usage: python -m orch_runner.serve [--check] SPOOL")
+        return 2
+    if checks:
+        problem = problem_of_own_worker(Path(arguments[1]))
+        print(problem or "well", flush=True)
+        return 1 if problem else 0
+    return serve(arguments[0])
+
+
+def serve(folder: str) -> int:
+    """Serve the spool in that folder until SIGTERM."""
+    try:
+        me = Me.of(os.environ, folder)
+        sources = json.loads(os.environ.get("ORCH_SOURCES") or "{}")
+    except (KeyError, ValueError) as error:
+        log(f"the environment of this worker lacks something: {error!r} (see orch_runner.serve)")
+        return 2
+    spool = Spool(me)
+    try:
+        spool.enter()
+        supervisor = Supervisor(me, spool, os.environ)
+        spool.show_files(sources)
+    except SpoolRefused as error:
+        log(str(error))
+        return 5
+    try:
+        return supervisor.run()
+    finally:
+        spool.leave()
+
+
+def problem_of_own_worker(spool: Path) -> Optional[str]:
+    """What is wrong with the worker of this machine or container; None if it is well."""
+    host = socket.gethostname()
+    beats = [path for path in (spool / "workers").glob(f"{host}-*.json") if not path.name.endswith(".files.json")]
+    if not beats:
+        return f"no worker of {host} has shown itself in {spool}"
+    try:
+        newest = max(beats, key=lambda path: path.stat().st_mtime)
+        document = json.loads(newest.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return f"its heartbeat cannot be read: {error}"
+    silent = time.time() - document["time"]
+    if silent > STALE_SECONDS:
+        return f"its last heartbeat is {silent:.0f} s old"
+    return document["problem"]  # type: ignore[no-any-return]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
