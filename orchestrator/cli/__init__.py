@@ -16,6 +16,7 @@ import typer.main
 from orchestrator import __version__
 from orchestrator.cli import (
     comparison,
+    compose,
     convert,
     equivalence,
     evaluation,
@@ -71,6 +72,7 @@ app.command("draw")(predictions.draw)
 app.command("eval")(evaluation.evaluate)
 app.command("compare")(comparison.compare)
 app.command("report")(comparison.report)
+app.command("compose")(compose.compose)
 app.command("doctor")(setup.doctor)
 app.add_typer(setup.new, name="new")
 app.command("demo")(setup.demo)
