@@ -78,7 +78,7 @@ def gpu_text(catalog: Catalog, root: Path) -> str:
 
 
 def compose_document(catalog: Catalog, root: Path) -> dict[str, Any]:
-    """The services of all stacks, each with its variant for the CPU; places inside `root` are written relative to it."""
+    """The services of all stacks, each with its variant for the CPU; what lies inside `root` is relative to it."""
     worker = Shared("worker", _hardened())
     environment = Shared("environment", {**common_environment(), **CHOICES})
     stacks = _stacks(catalog)

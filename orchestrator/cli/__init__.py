@@ -23,6 +23,7 @@ from orchestrator.cli import (
     models,
     predictions,
     run,
+    services,
     setup,
     sources,
     weights,
@@ -73,6 +74,10 @@ app.command("eval")(evaluation.evaluate)
 app.command("compare")(comparison.compare)
 app.command("report")(comparison.report)
 app.command("compose")(compose.compose)
+app.command("up")(services.up)
+app.command("down")(services.down)
+app.command("ps")(services.ps)
+app.command("logs")(services.logs)
 app.command("doctor")(setup.doctor)
 app.add_typer(setup.new, name="new")
 app.command("demo")(setup.demo)
