@@ -226,14 +226,17 @@ def _wait_until_it_serves(container: Any, spool: Path) -> None:
     """Until its heartbeat is there. Raises MachineError, with the end of its log, when it does not come up."""
     container.reload()
     hostname, deadline = container.attrs["Config"]["Hostname"], time.monotonic() + START_SECONDS
-    while not any(beat.get("host") == hostname for beat in read_heartbeats(spool)):
+    while True:
+        beats = [beat for beat in read_heartbeats(spool) if beat.get("host") == hostname]
+        if beats and beats[-1]["state"] != "unfit":
+            return
         container.reload()
         failed = container.status not in ("created", "running") or container.attrs["RestartCount"]
-        if failed or time.monotonic() > deadline:
+        if beats or failed or time.monotonic() > deadline:
             log = container.logs(tail=15).decode(errors="replace").strip()
             _end(container)
-            message = "ended at once" if failed else f"does not serve after {START_SECONDS} s"
-            raise MachineError(f"the worker {container.name} {message}", why=log or None, hint="orch doctor")
+            problem = "is unfit" if beats else "ended at once" if failed else f"does not serve after {START_SECONDS} s"
+            raise MachineError(f"the worker {container.name} {problem}", why=log or None, hint="orch doctor")
         time.sleep(_LOOK_EVERY_SECONDS)
 
 
@@ -257,9 +260,9 @@ def down(stacks: Sequence[str], spool: Path, report: Callable[[str], None]) -> l
     ended: list[Any] = []
     for container in warm_containers(stacks):
         project = container.labels.get(COMPOSE_LABEL)
-        if project is not None:
+        if project is not None and stacks:
             report(f"{container.name} is Compose's: docker compose -p {project} --profile all down")
-        elif mounted_at(container, str(GUEST_SPOOL)) == spool:
+        if project is None and mounted_at(container, str(GUEST_SPOOL)) == spool:
             ended.append(container)
     threads = [threading.Thread(target=_end, args=(container,)) for container in ended]
     for thread in threads:
