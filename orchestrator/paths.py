@@ -51,6 +51,8 @@ class RunPaths:
     """Every file of one run directory."""
 
     root: Path
+    spooled: Path | None = None
+    """What the workers' job folders begin with where they lie in a spool, not in the run directory."""
 
     @property
     def run_json(self) -> Path:
@@ -117,4 +119,4 @@ class RunPaths:
 
     def job(self, worker: str) -> Path:
         """A worker's job folder, mounted read-only into it."""
-        return self.jobs / worker
+        return self.jobs / worker if self.spooled is None else Path(f"{self.spooled}-{worker}")

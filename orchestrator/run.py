@@ -6,8 +6,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from orchestrator.progress import Display
 from orchestrator.runtimes import choose_runtime, make_runtime
 from orchestrator.runtimes.base import BuildOptions, Runtime
 from orchestrator.spec import MANIPULATION
+from orchestrator.warm import OutsideData, WarmUnfit
+from orchestrator.warm.choose import Warm, Wish, check_wish, find_warm, refusal
 from orchestrator.weights import Stored, ensure_weights, weights_in
 
 
@@ -52,6 +54,9 @@ class RunOptions:
     workers: int = 1
     threads: int | None = None
     offline: bool = False
+    warm: bool | None = None
+    """True: warm workers alone; False: none; None: where fitting ones are up."""
+    spool: Path | None = None
     build: BuildOptions = field(default_factory=BuildOptions)
     weights_folder: Path | None = None
     """Take the weights from here instead of the cache: for the self-test's random ones."""
@@ -80,6 +85,17 @@ def run(entry: ModelEntry, options: RunOptions, display: Display) -> Outcome:
     request = make_request(entry, options, options.runtime, choice.variant, choice.device)
     out = options.out or Path("runs") / f"{entry.name}-{request.short_digest(options.runtime)}"
     paths = RunPaths(out.absolute())
+    warm = _warm(entry, options, choice, paths, display)
+    if warm is not None:
+        try:
+            machine = _Machine(warm.runtime, warm.why, choice, present, warm.runtime.accept)
+            with closing(warm.runtime):
+                settled = replace(options, threads=options.threads or warm.threads)
+                return _run(entry, settled, warm.runtime.paths, replace(request, runtime="docker"), machine, display)
+        except (WarmUnfit, OutsideData) as error:
+            if options.warm or warm.runtime.started:
+                raise
+            display.say(f"not using a warm worker: {error.message}{f' ({error.why})' if error.why else ''}")
     runtime, why = _choose_runtime(options.runtime, paths)
     machine = _Machine(runtime, why, choice, present)
     try:
@@ -100,6 +116,16 @@ class _Machine:
     why: str
     choice: Choice
     gpus: tuple[Gpu, ...]
+    accept: Callable[[InputSet, Mapping[str, Stored]], None] | None = None
+    """Raises where this cannot do with these images and weights."""
+
+
+def _warm(entry: ModelEntry, options: RunOptions, choice: Choice, paths: RunPaths, display: Display) -> Warm | None:
+    wish = Wish(options.warm, options.spool)
+    why_not = refusal(wish, options.runtime, options.executor, paths, options.weights_folder is not None)
+    if not check_wish(wish, why_not):
+        return None
+    return find_warm(wish, entry, choice, paths, options.build, display.say)
 
 
 def _choose_runtime(asked: str, paths: RunPaths) -> tuple[Runtime, str]:
@@ -122,6 +148,8 @@ def _run(
         inputs = collect_inputs(options.images, paths.unpacked, options.image_root)
         _say_inputs(display, inputs)
         weights = _weights(entry, options, display)
+        if machine.accept is not None:
+            machine.accept(inputs, weights)
         prepared = runtime.prepare(entry.stack, choice.variant, options.build, display.detail)
         if prepared.fresh:
             display.say(f"built {prepared.location} in {prepared.seconds:.0f} s")

@@ -42,6 +42,13 @@ BuildArgOption = Annotated[
     list[str] | None, typer.Option("--build-arg", metavar="NAME=VALUE", help="For the Dockerfile; repeatable.")
 ]
 
+WarmOption = Annotated[
+    bool | None,
+    typer.Option("--warm/--no-warm", help="Warm workers alone, or none. Default: where fitting ones are up."),
+]
+SpoolOption = Annotated[
+    Path | None, typer.Option("--spool", metavar="DIR", help="The warm workers' spool. Default: $ORCH_SPOOL, or found.")
+]
 SettingsOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting of the model; repeatable.")
 ]
@@ -70,6 +77,8 @@ def run(
     exif: Annotated[str, typer.Option(help="apply or ignore the EXIF orientation.")] = "apply",
     settings: SettingsOption = None,
     offline: OfflineOption = False,
+    warm: WarmOption = None,
+    spool: SpoolOption = None,
     base_image: BaseImageOption = None,
     build_arg: BuildArgOption = None,
     stacks: StacksOption = None,
@@ -102,6 +111,8 @@ def run(
         workers=workers,
         threads=threads,
         offline=offline,
+        warm=warm,
+        spool=spool,
         build=build_options(base_image, build_arg, rebuild=False, offline=offline),
     )
     try:

@@ -48,7 +48,7 @@ class DockerRuntime:
 
     def prepare(self, stack: StackEntry, variant: str, options: BuildOptions, report: Report) -> Prepared:
         """Build the variant's image unless the engine has it. Raises BuildError, MachineError."""
-        options = _with_default_base(options)
+        options = with_default_base(options)
         inputs = build_inputs(stack, variant, options)
         digest, fresh, seconds = ensure_image(connect(), inputs, options, report)
         return Prepared(stack, variant, self.name, inputs.identity, image_tag(inputs), digest, fresh, seconds)
@@ -79,7 +79,7 @@ class DockerRuntime:
         return len(found)
 
 
-def _with_default_base(options: BuildOptions) -> BuildOptions:
+def with_default_base(options: BuildOptions) -> BuildOptions:
     """$ORCH_BASE_IMAGE stands in for every stack's base, on machines that reach no image registry."""
     base = options.base_image or os.environ.get("ORCH_BASE_IMAGE") or None
     return BuildOptions(base, options.rebuild, options.offline, options.build_args)

@@ -85,6 +85,10 @@ class KeeperProcess:
             for line in lines:
                 yield json.loads(line)
 
+    def has_ended(self) -> bool:
+        """Whether the process is no more."""
+        return self._process.poll() is not None
+
     def wait(self) -> int:
         """Its exit status as a shell gives it, once it has ended."""
         code = self._process.wait()

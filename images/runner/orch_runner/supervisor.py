@@ -177,7 +177,7 @@ class Supervisor:
         for job in lost:
             self._end(job, STOPPED if self._stopping else code or 137, detail)
         if keeper.sound and not self._stopping:
-            log(f"{keeper.model}: its process died ({detail or f'exit {code}'}) with {len(lost)} jobs")
+            log(f"{keeper.model}: its process died ({detail or f'exit {code}'}) and left {len(lost)} jobs")
 
     def _end(self, job: UnderWay, code: int, detail: Optional[str] = None) -> None:
         del self._jobs[job.id]
