@@ -12,7 +12,7 @@ from orchestrator.composefile import MERGE, Line, Shared, render
 from orchestrator.runtimes.docker import GUEST, isolation
 from orchestrator.runtimes.docker_build import image_alias
 from orchestrator.spec import Variant, Weights
-from orchestrator.warm_settings import (
+from orchestrator.warm.settings import (
     CHECK,
     CHECK_SECONDS,
     COMMAND,

@@ -10,7 +10,7 @@ from pathlib import Path
 from orchestrator.catalog import Catalog
 from orchestrator.errors import UsageError
 from orchestrator.files import write_text
-from orchestrator.warm_settings import worker_user
+from orchestrator.warm.settings import worker_user
 
 SPOOL_NAME, DATA_NAME = "spool", "data"
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,=-]*")

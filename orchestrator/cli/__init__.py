@@ -23,9 +23,9 @@ from orchestrator.cli import (
     models,
     predictions,
     run,
-    services,
     setup,
     sources,
+    warm,
     weights,
 )
 from orchestrator.cli.common import print_error, print_json, say
@@ -74,10 +74,10 @@ app.command("eval")(evaluation.evaluate)
 app.command("compare")(comparison.compare)
 app.command("report")(comparison.report)
 app.command("compose")(compose.compose)
-app.command("up")(services.up)
-app.command("down")(services.down)
-app.command("ps")(services.ps)
-app.command("logs")(services.logs)
+app.command("up")(warm.up)
+app.command("down")(warm.down)
+app.command("ps")(warm.ps)
+app.command("logs")(warm.logs)
 app.command("doctor")(setup.doctor)
 app.add_typer(setup.new, name="new")
 app.command("demo")(setup.demo)

@@ -25,7 +25,7 @@ from orchestrator.build import build_inputs
 from orchestrator.catalog import load_catalog
 from orchestrator.demo.scenes import write_scenes
 from orchestrator.runtimes.base import BuildOptions
-from orchestrator.warm_settings import NOBODY
+from orchestrator.warm.settings import NOBODY
 
 pytestmark = pytest.mark.docker
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -18,14 +18,14 @@ from orchestrator.composeenv import prepare_spool
 from orchestrator.engine import Engine, connect
 from orchestrator.errors import MachineError
 from orchestrator.hardware import choose_variant, gpus_for
-from orchestrator.heartbeats import read_heartbeats
 from orchestrator.paths import home, worker_cache_folder
 from orchestrator.progress import Display
 from orchestrator.runtimes import choose_runtime
 from orchestrator.runtimes.base import BuildOptions, Prepared
 from orchestrator.runtimes.docker import GUEST, calling_user, gpu_requests, isolation, start_container
 from orchestrator.runtimes.docker_build import LABEL
-from orchestrator.warm_settings import (
+from orchestrator.warm.find import host_path
+from orchestrator.warm.settings import (
     CHECK,
     CHECK_SECONDS,
     COMMAND,
@@ -40,6 +40,7 @@ from orchestrator.warm_settings import (
     warm_labels,
     worker_user,
 )
+from orchestrator.warm.spool import Heartbeat, SpoolPaths, read_heartbeat, workers_of
 from orchestrator.weights import ensure_weights
 
 UP_LABEL = f"{LABEL}.up"
@@ -227,8 +228,8 @@ def _wait_until_it_serves(container: Any, spool: Path) -> None:
     container.reload()
     hostname, deadline = container.attrs["Config"]["Hostname"], time.monotonic() + START_SECONDS
     while True:
-        beats = [beat for beat in read_heartbeats(spool) if beat.get("host") == hostname]
-        if beats and beats[-1]["state"] != "unfit":
+        beats = [beat for beat in _heartbeats(SpoolPaths(spool)) if beat.host == hostname]
+        if beats and beats[-1].problem is None:
             return
         container.reload()
         failed = container.status not in ("created", "running") or container.attrs["RestartCount"]
@@ -238,6 +239,11 @@ def _wait_until_it_serves(container: Any, spool: Path) -> None:
             problem = "is unfit" if beats else "ended at once" if failed else f"does not serve after {START_SECONDS} s"
             raise MachineError(f"the worker {container.name} {problem}", why=log or None, hint="orch doctor")
         time.sleep(_LOOK_EVERY_SECONDS)
+
+
+def _heartbeats(spool: SpoolPaths) -> list[Heartbeat]:
+    read = [read_heartbeat(spool, worker) for worker in workers_of(spool)]
+    return [beat for beat in read if beat is not None]
 
 
 def warm_containers(stacks: Sequence[str] = ()) -> list[Any]:
@@ -251,7 +257,7 @@ def mounted_at(container: Any, target: str) -> Path | None:
     """The folder of this machine that a container has at `target`."""
     for mount in container.attrs.get("Mounts", []):
         if mount.get("Destination") == target and mount.get("Type") == "bind":
-            return Path(mount["Source"])
+            return host_path(mount["Source"])
     return None
 
 

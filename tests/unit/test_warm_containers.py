@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import yaml
 
-from orchestrator import services, warm_list
 from orchestrator.catalog import ModelEntry, load_catalog
 from orchestrator.cli import main
 from orchestrator.errors import MachineError
-from orchestrator.heartbeats import WarmWorker, living, worker_of
 from orchestrator.progress import SilentDisplay
 from orchestrator.runtimes.base import Prepared, WorkerSpec
 from orchestrator.runtimes.docker import container_settings
-from orchestrator.services import WarmSpec, down, fetch_weights, warm_settings
-from orchestrator.warm_list import list_workers
+from orchestrator.warm import containers, listing
+from orchestrator.warm.containers import WarmSpec, down, fetch_weights, warm_settings
+from orchestrator.warm.listing import Shown, beats_of, list_workers, shown_by
 from tests.unit.stack_samples import MINIMAL, stack_entry
 
 SPEC = WarmSpec(number=2, spool=Path("/s"), weights=Path("/h/weights/tiny"), cache=Path("/c"))
+Beat = Callable[..., dict[str, Any]]
 SPOOL_DIGEST = "8e295f"
 ONE_SHOT = WorkerSpec(
     run="run1", name="w0", job=Path("/j"), data=Path("/d"), roots=[], weights=Path("/w"), out=Path("/o"),
@@ -119,12 +121,12 @@ class Container:
         self.calls.append("remove")
 
 
-def engine_with(monkeypatch: pytest.MonkeyPatch, *containers: Container) -> None:
+def engine_with(monkeypatch: pytest.MonkeyPatch, *there: Container) -> None:
     def listed(stacks: Any = ()) -> list[Container]:
-        return [one for one in containers if not stacks or one.labels["org.orch.stack"] in stacks]
+        return [one for one in there if not stacks or one.labels["org.orch.stack"] in stacks]
 
-    monkeypatch.setattr(services, "warm_containers", listed)
-    monkeypatch.setattr(warm_list, "warm_containers", listed)
+    monkeypatch.setattr(containers, "warm_containers", listed)
+    monkeypatch.setattr(listing, "warm_containers", listed)
 
 
 def test_down_ends_what_up_started_on_this_spool_and_nothing_else(
@@ -142,20 +144,35 @@ def test_down_ends_what_up_started_on_this_spool_and_nothing_else(
     assert down([], tmp_path, said.append) == ["mine", "other"]
 
 
-def beat(spool: Path, worker: str, **changes: Any) -> dict[str, Any]:
-    """Write a heartbeat."""
-    document = {
-        "format": "orch-worker/1", "id": worker, "stack": "tiny", "variant": "cpu", "device": "cpu", "host": worker,
-        "beat": 1, "time": time.time(), "state": "busy", "problem": None, "rss_mb": 310.5, "waiting": 2, "jobs": 1,
-        "models": [{"name": "tiny-model", "gpu_mb": None}], "images": 40, "images_per_s": 2.5, **changes,
-    }  # fmt: skip
-    (spool / "workers").mkdir(parents=True, exist_ok=True)
-    (spool / "workers" / f"{worker}.json").write_text(json.dumps(document))
-    return document
+@pytest.fixture
+def beat() -> Iterator[Beat]:
+    """Writes heartbeats, and holds the locks of workers that are up."""
+    locks: list[IO[str]] = []
+
+    def write(spool: Path, worker: str, *, up: bool = True, **changes: Any) -> dict[str, Any]:
+        document = {
+            "format": "orch-worker/1", "id": worker, "stack": "tiny", "variant": "cpu", "device": "cpu",
+            "host": worker, "pid": 1, "uid": 1000, "gid": 1000, "threads": 2, "started": 0.0, "beat": 1,
+            "time": time.time(), "state": "busy", "problem": None, "rss_mb": 310.5, "memory_limit_mb": 1000,
+            "waiting": 2, "jobs": 1, "models": [{"name": "tiny-model", "gpu_mb": None}], "images": 40,
+            "images_per_s": 2.5, "data_host": None, "data_inode": None, "weights": {}, "paths": {}, "runner": "1",
+            **changes,
+        }  # fmt: skip
+        workers = spool / "workers"
+        workers.mkdir(parents=True, exist_ok=True)
+        (workers / f"{worker}.json").write_text(json.dumps(document))
+        if up:
+            locks.append((workers / f"{worker}.lock").open("w"))
+            fcntl.flock(locks[-1], fcntl.LOCK_EX)
+        return document
+
+    yield write
+    for lock in locks:
+        lock.close()
 
 
 def test_containers_are_shown_with_their_heartbeats_and_workers_without_container_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beat: Beat
 ) -> None:
     spool = tmp_path / "spool"
     beat(spool, "host-of-busy")
@@ -172,41 +189,46 @@ def test_containers_are_shown_with_their_heartbeats_and_workers_without_containe
         ("new", "starting", None),
         ("venv-worker", "idle", None),
     ]
-    assert shown[1] == WarmWorker(
+    assert shown[1] == Shown(
         name="busy", stack="tiny", variant="cpu", state="busy", spool=str(spool), device="cpu", models=["tiny-model"],
         memory_mb=310.5, queue=2, jobs=1, images=40, images_per_s=2.5,
     )  # fmt: skip
 
 
-def test_workers_are_listed_where_no_engine_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_are_listed_where_no_engine_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beat: Beat
+) -> None:
     def nothing(stacks: Any = ()) -> list[Any]:
         raise MachineError("no container engine answers")
 
-    monkeypatch.setattr(warm_list, "warm_containers", nothing)
+    monkeypatch.setattr(listing, "warm_containers", nothing)
     beat(tmp_path, "far")
     assert [one.name for one in list_workers([tmp_path, tmp_path / "no-such-spool"])] == ["far"]
 
 
-def test_a_heartbeat_that_does_not_go_on_is_no_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clocks may differ by years: what counts is that it changes."""
-    beat(tmp_path, "dead", time=time.time() - 60)
-    beat(tmp_path, "slow-clock", time=12.0)
+def test_a_heartbeat_that_does_not_go_on_is_no_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beat: Beat
+) -> None:
+    """Clocks may differ by years, and locks not be seen: what counts is that it changes."""
+    beat(tmp_path, "dead", up=False)
+    beat(tmp_path, "slow-clock", up=False, time=12.0)
 
     def meanwhile(seconds: float) -> None:
-        beat(tmp_path, "slow-clock", time=13.0, beat=2)
+        beat(tmp_path, "slow-clock", up=False, time=13.0, beat=2)
 
-    monkeypatch.setattr("orchestrator.heartbeats.time.sleep", meanwhile)
-    assert [one["id"] for one in living(tmp_path)] == ["slow-clock"]
+    monkeypatch.setattr("orchestrator.warm.spool.time.sleep", meanwhile)
+    monkeypatch.setattr(listing, "WATCH_SECONDS", 0.2)
+    assert [one["id"] for one in beats_of(tmp_path)] == ["slow-clock"]
 
 
-def test_gpu_memory_is_shown_where_it_is_known(tmp_path: Path) -> None:
+def test_gpu_memory_is_shown_where_it_is_known(tmp_path: Path, beat: Beat) -> None:
     models = [{"name": "a", "gpu_mb": 900}, {"name": "b", "gpu_mb": None}]
-    shown = worker_of(beat(tmp_path, "w", models=models), "w", tmp_path)
+    shown = shown_by(beat(tmp_path, "w", models=models), "w", tmp_path)
     assert (shown.models, shown.gpu_mb) == (["a", "b"], 900)
 
 
 def test_the_commands_print_for_people_and_for_programs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], orch_home: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], orch_home: Path, beat: Beat
 ) -> None:
     container = Container("one", tmp_path)
     engine_with(monkeypatch, container)

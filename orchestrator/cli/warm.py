@@ -22,7 +22,7 @@ from orchestrator.cli.run import BaseImageOption, BuildArgOption, DeviceOption, 
 from orchestrator.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
-    from orchestrator.heartbeats import WarmWorker
+    from orchestrator.warm.listing import Shown
 
 SpoolOption = Annotated[
     Path | None,
@@ -59,8 +59,8 @@ def up(
         raise UsageError(f"there is no folder {data}")
     from orchestrator.paths import spool_folder
     from orchestrator.progress import make_display
-    from orchestrator.services import UpOptions
-    from orchestrator.services import up as start
+    from orchestrator.warm.containers import UpOptions
+    from orchestrator.warm.containers import up as start
 
     known, display = catalog(stacks), make_display(json=json, quiet=False)
     options = UpOptions(
@@ -97,7 +97,7 @@ def down(
     if not names and not everything:
         raise UsageError("say which stacks, or --all", hint="orch ps")
     from orchestrator.paths import spool_folder
-    from orchestrator.services import down as end
+    from orchestrator.warm.containers import down as end
 
     ended = end(names or [], (spool or spool_folder()).resolve(), say)
     if json:
@@ -112,7 +112,7 @@ def down(
 def ps(spool: SpoolOption = None, json: JsonOption = False) -> None:
     """List warm workers, Compose's too: what they have loaded, what they do, how fast."""
     from orchestrator.paths import spool_folder
-    from orchestrator.warm_list import list_workers
+    from orchestrator.warm.listing import list_workers
 
     workers = list_workers([(spool or spool_folder()).resolve()])
     if json:
@@ -124,7 +124,7 @@ def ps(spool: SpoolOption = None, json: JsonOption = False) -> None:
             say(f"{worker.name}: {worker.problem}")
 
 
-def _row(worker: WarmWorker) -> list[str]:
+def _row(worker: Shown) -> list[str]:
     memory = "" if worker.memory_mb is None else f"{worker.memory_mb:.0f} MB"
     if worker.gpu_mb is not None:
         memory += f" + {worker.gpu_mb:.0f} MB GPU"
@@ -151,7 +151,7 @@ def logs(
     ] = None,
 ) -> None:
     """Show what warm workers say, Compose's too."""
-    from orchestrator.services import log_lines, warm_containers
+    from orchestrator.warm.containers import log_lines, warm_containers
 
     containers = warm_containers(names or [])
     if not containers:
