@@ -35,6 +35,12 @@ def leases_folder() -> Path:
     return home() / "leases"
 
 
+def spool_folder() -> Path:
+    """Where hosts and the warm workers of `orch up` meet: $ORCH_SPOOL, else in the cache."""
+    chosen = os.environ.get("ORCH_SPOOL")
+    return Path(chosen).expanduser().absolute() if chosen else home() / "spool"
+
+
 def build_logs_folder() -> Path:
     """Where logs of builds go."""
     return home() / "logs"
