@@ -29,6 +29,8 @@ SILENCE_SECONDS = 120.0
 PATIENCE_SECONDS = 90.0
 """So long a lost worker is tried to be replaced: an engine that restarts is away for a while."""
 AGAIN_SECONDS = 2.0
+RECORDED_EVERY = 10.0
+"""Of a worker's progress so much is recorded, or a day of 64 workers would be gigabytes on a network file system."""
 GRACE_SECONDS = 30.0
 """Time for the image at hand after the first Ctrl-C, before workers are killed."""
 LOOK_EVERY = 1.0
@@ -68,6 +70,7 @@ class _Live:
     folder: Path
     place: int
     heard: float
+    recorded: float = -RECORDED_EVERY
     sequence: int = 0
     begun: dict[int, int] = field(default_factory=dict)
     """Shards begun and not done, in that order, with the images done in each."""
@@ -293,7 +296,9 @@ class Dispatcher:
     # --- what happened
 
     def _on_event(self, live: _Live, event: dict[str, Any]) -> bool:
-        """Take note of an event; False if it is known already (streams are read again after a broken connection)."""
+        """Take note of an event; False if it need not be recorded: known already (streams are read again after a
+        broken connection), or one of many alike.
+        """
         if event.get("seq", 0) <= live.sequence:
             return False
         live.sequence = event["seq"]
@@ -308,6 +313,9 @@ class Dispatcher:
             live.announced = event["shard"], event["indices"]
         elif kind == "progress":
             live.begun[event["shard"]] = event["done"]
+            if live.heard - live.recorded < RECORDED_EVERY:
+                return False
+            live.recorded = live.heard
         elif kind == "image_failed":
             self._failed += 1
         elif kind == "shard_done":
@@ -324,6 +332,7 @@ class Dispatcher:
             self._done += event["images"]
         self._losses.worked(live.place)
         live.shards_done += 1
+        (live.folder / QUEUE_NAME / f"{event['shard']:05d}.json").unlink(missing_ok=True)
         live.begun.pop(event["shard"], None)
         if live.announced is not None and live.announced[0] == event["shard"]:
             live.announced = None

@@ -235,7 +235,7 @@ def _weights(entry: ModelEntry, options: RunOptions, display: Display) -> dict[s
 
 
 def _say_inputs(display: Display, inputs: InputSet) -> None:
-    unreadable = sum(1 for image in inputs.images if image.error)
+    unreadable = inputs.images.unreadable
     words = [f"{len(inputs.images)} images"]
     if unreadable:
         words.append(f"{unreadable} of them cannot be read")

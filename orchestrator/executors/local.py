@@ -29,7 +29,7 @@ class LocalExecutor:
         shutil.rmtree(paths.jobs)
         paths.jobs.mkdir()
         missing = missing_shards(plan, paths)
-        already = len(plan.inputs.images) - sum(len(plan.images_of(shard)) for shard in missing)
+        already = len(plan.inputs.images) - sum(plan.size_of(shard) for shard in missing)
         if not missing:
             return Dispatched((), 0, 0.0)
         if already:
