@@ -25,6 +25,8 @@ RUN_FORMAT = "orch-run/1"
 LARGEST_SHARD = 64
 SHARDS_AT_LEAST = 16
 MAX_PIXELS = 250_000_000
+AUTO = "auto"
+"""Variant and device of a request while a cluster's node has yet to choose them."""
 
 
 @dataclass(frozen=True)
@@ -132,10 +134,10 @@ class Plan:
         }
 
 
-def begun_with(paths: RunPaths) -> str | None:
-    """The runtime of a run that was begun here; None where none was."""
+def begun_with(paths: RunPaths, field: str = "runtime") -> str | None:
+    """The runtime, or what else of its request, of a run that was begun here; None where none was."""
     try:
-        return str(json.loads(paths.run_json.read_text(encoding="utf-8"))["request"]["runtime"])
+        return str(json.loads(paths.run_json.read_text(encoding="utf-8"))["request"][field])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -215,20 +217,22 @@ def record_plan(paths: RunPaths, plan: Plan, earlier: dict[str, Any] | None, not
         folder.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(asdict(image)) + "\n" for image in plan.inputs.images)
     write_text(paths.inputs, lines)
-    write_json(
-        paths.run_json,
-        {
-            "format": RUN_FORMAT,
-            "request": plan.request.as_json(),
-            "plan": plan.digest(),
-            "resolved": plan.predictions_meta(),
-            "shard_size": plan.shard_size,
-            "shards": len(plan.shards),
-            "roots": [str(root) for root in plan.inputs.roots],
-            "ignored": [asdict(one) for one in plan.inputs.ignored],
-            **notes,
-        },
-    )
+    write_json(paths.run_json, run_document(plan, notes))
+
+
+def run_document(plan: Plan, notes: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of run.json."""
+    return {
+        "format": RUN_FORMAT,
+        "request": plan.request.as_json(),
+        "plan": plan.digest(),
+        "resolved": plan.predictions_meta(),
+        "shard_size": plan.shard_size,
+        "shards": len(plan.shards),
+        "roots": [str(root) for root in plan.inputs.roots],
+        "ignored": [asdict(one) for one in plan.inputs.ignored],
+        **notes,
+    }
 
 
 def _refuse_changes(paths: RunPaths, plan: Plan, earlier: Mapping[str, Any]) -> None:

@@ -17,14 +17,16 @@ from orchestrator.dispatch import Dispatched
 from orchestrator.errors import BaseImageError, UsageError
 from orchestrator.executors import EXECUTORS, make_executor
 from orchestrator.executors.base import Work
+from orchestrator.executors.slurm_options import SlurmOptions
 from orchestrator.files import write_json
-from orchestrator.hardware import Choice, Gpu, choose_variant, gpus_for
+from orchestrator.handover import unresolved
+from orchestrator.hardware import Choice, Gpu
 from orchestrator.input_sources import expanded
 from orchestrator.inputs import InputSet, collect_inputs
 from orchestrator.limits import most_detections, score_floor
 from orchestrator.masks import gather_masks
 from orchestrator.paths import RunPaths, weights_folder
-from orchestrator.plan import Plan, Request, begun_with, default_shard_size, open_run, record_plan
+from orchestrator.plan import AUTO, Plan, Request, begun_with, default_shard_size, open_run, record_plan
 from orchestrator.progress import Display
 from orchestrator.runtimes import choose_runtime, make_runtime
 from orchestrator.runtimes.base import BuildOptions, Runtime
@@ -52,6 +54,7 @@ class RunOptions:
     workers: int = 1
     threads: int | None = None
     offline: bool = False
+    slurm: SlurmOptions = field(default_factory=SlurmOptions)
     build: BuildOptions = field(default_factory=BuildOptions)
     weights_folder: Path | None = None
     """Take the weights from here instead of the cache: for the self-test's random ones."""
@@ -59,15 +62,20 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished run."""
+    """A finished run, or one that others carry out: then there is no summary yet."""
 
     paths: RunPaths
     summary: dict[str, Any]
 
     @property
+    def complete(self) -> bool:
+        """Whether there are predictions."""
+        return bool(self.summary)
+
+    @property
     def failed(self) -> int:
         """Images that could not be predicted."""
-        return int(self.summary["failed"])
+        return int(self.summary.get("failed", 0))
 
 
 def run(entry: ModelEntry, options: RunOptions, display: Display) -> Outcome:
@@ -75,21 +83,28 @@ def run(entry: ModelEntry, options: RunOptions, display: Display) -> Outcome:
 
     Raises UsageError, BuildError, MachineError, RunError, Interrupted; what was finished stays in the run directory.
     """
-    present = gpus_for(entry.stack, options.device)
-    choice = choose_variant(entry.stack, options.variant, options.device, present)
+    executor = make_executor(options.executor)
+    choice, present = executor.choose(entry.stack, options.variant, options.device)
     request = make_request(entry, options, options.runtime, choice.variant, choice.device)
     out = options.out or Path("runs") / f"{entry.name}-{request.short_digest(options.runtime)}"
     paths = RunPaths(out.absolute())
+    choice = _begun_choice(choice, paths)
+    request = replace(request, variant=choice.variant, device=choice.device)
     runtime, why = _choose_runtime(options.runtime, paths)
     machine = _Machine(runtime, why, choice, present)
     try:
-        return _run(entry, options, paths, replace(request, runtime=runtime.name), machine, display)
+        outcome = _run(entry, options, paths, replace(request, runtime=runtime.name), machine, display)
     except BaseImageError as error:
         if options.runtime != "auto":
             raise
         display.say(f"{error.message}: {error.why}")
         machine = replace(machine, runtime=make_runtime("venv"), why="docker: the base image cannot be had")
-        return _run(entry, options, paths, replace(request, runtime="venv"), machine, display)
+        outcome = _run(entry, options, paths, replace(request, runtime="venv"), machine, display)
+    if outcome.complete or not options.slurm.wait:
+        return outcome
+    from orchestrator.attach import attach
+
+    return attach(paths, display)
 
 
 @dataclass(frozen=True)
@@ -100,6 +115,14 @@ class _Machine:
     why: str
     choice: Choice
     gpus: tuple[Gpu, ...]
+
+
+def _begun_choice(choice: Choice, paths: RunPaths) -> Choice:
+    """Where a node chooses, a run goes on with what the first node chose."""
+    variant, device = begun_with(paths, "variant"), begun_with(paths, "device")
+    if choice.variant != AUTO or variant is None or device is None or variant == AUTO:
+        return choice
+    return Choice(variant, device, "as the run was begun")
 
 
 def _choose_runtime(asked: str, paths: RunPaths) -> tuple[Runtime, str]:
@@ -122,7 +145,10 @@ def _run(
         inputs = collect_inputs(options.images, paths.unpacked, options.image_root)
         _say_inputs(display, inputs)
         weights = _weights(entry, options, display)
-        prepared = runtime.prepare(entry.stack, choice.variant, options.build, display.detail)
+        if choice.variant == AUTO:
+            prepared = unresolved(entry.stack, runtime.name)
+        else:
+            prepared = runtime.prepare(entry.stack, choice.variant, options.build, display.detail)
         if prepared.fresh:
             display.say(f"built {prepared.location} in {prepared.seconds:.0f} s")
         shard_size = options.shard_size or default_shard_size(len(inputs.images))
@@ -131,9 +157,12 @@ def _run(
         notes = {"why_runtime": machine.why, "why_variant": choice.why, "gpus": found}
         record_plan(paths, plan, earlier, notes)
         weights_at = options.weights_folder or weights_folder(entry.stack.name, entry.name)
-        work = Work(plan, paths, runtime, weights_at, (choice.device,), options.workers, options.threads)
+        devices = (choice.device,)
+        work = Work(
+            plan, paths, runtime, weights_at, devices, options.workers, options.threads, options.build, options.slurm
+        )
         dispatched = make_executor(options.executor).dispatch(work, display)
-        return finish(plan, paths, dispatched)
+        return Outcome(paths, {}) if dispatched is None else finish(plan, paths, dispatched)
 
 
 def make_request(entry: ModelEntry, options: RunOptions, runtime: str, variant: str, device: str) -> Request:
@@ -226,11 +255,12 @@ def finish(plan: Plan, paths: RunPaths, dispatched: Dispatched) -> Outcome:
 def versions(paths: RunPaths) -> dict[str, str]:
     """What the run's last worker to get ready ran on."""
     found: dict[str, str] = {}
-    with suppress(OSError), paths.events.open(encoding="utf-8") as events:
-        for line in events:
-            with suppress(ValueError):  # the last line of a run that was killed
-                event = json.loads(line)
-                found = event["versions"] if event["event"] == "ready" else found
+    for file in (paths.events, *sorted(paths.task_events.glob("*.jsonl"))):
+        with suppress(OSError), file.open(encoding="utf-8") as events:
+            for line in events:
+                with suppress(ValueError):  # the last line of a run that was killed
+                    event = json.loads(line)
+                    found = event["versions"] if event["event"] == "ready" else found
     return found
 
 

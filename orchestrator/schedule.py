@@ -43,14 +43,18 @@ class Schedule:
     def next_for(self, worker: str) -> ShardOrder | None:
         """The next shard for a worker that has room in its queue; None when there is none or no room."""
         mine = self._assigned.setdefault(worker, [])
-        if not self._pending or len(mine) >= QUEUED_PER_WORKER:
+        number = self._take() if len(mine) < QUEUED_PER_WORKER else None
+        if number is None:
             return None
-        number = self._pending.popleft()
         mine.append(number)
         history = self._history.get(number, _History())
         return ShardOrder(
             number, self._images_of(number), dict(history.skip), history.careful, frozenset(history.alone)
         )
+
+    def _take(self) -> int | None:
+        """The next shard to hand out; None when there is none now."""
+        return self._pending.popleft() if self._pending else None
 
     def done(self, worker: str, number: int) -> None:
         """A worker finished a shard."""

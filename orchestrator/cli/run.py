@@ -20,6 +20,7 @@ from orchestrator.cli.common import (
 from orchestrator.errors import EXIT_OK, EXIT_SOME_FAILED, Interrupted, UsageError
 
 if TYPE_CHECKING:
+    from orchestrator.executors.slurm_options import SlurmOptions
     from orchestrator.run import Outcome
     from orchestrator.runtimes.base import BuildOptions
 
@@ -42,6 +43,8 @@ BuildArgOption = Annotated[
     list[str] | None, typer.Option("--build-arg", metavar="NAME=VALUE", help="For the Dockerfile; repeatable.")
 ]
 
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say only what went wrong.")]
+
 SettingsOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting of the model; repeatable.")
 ]
@@ -56,7 +59,7 @@ def run(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run directory. Default: runs/MODEL-…")] = None,
     image_root: Annotated[Path | None, typer.Option(help="Folder of the images of a COCO file.")] = None,
     runtime: RuntimeOption = "auto",
-    executor: Annotated[str, typer.Option(help="Where workers run.")] = "local",
+    executor: Annotated[str, typer.Option(help="Where workers run: local, or slurm.")] = "local",
     variant: VariantOption = None,
     device: DeviceOption = None,
     workers: Annotated[int, typer.Option("--workers", "-w", min=1, max=256, help="Workers side by side.")] = 1,
@@ -74,7 +77,8 @@ def run(
     build_arg: BuildArgOption = None,
     stacks: StacksOption = None,
     json: JsonOption = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what went wrong.")] = False,
+    quiet: QuietOption = False,
+    slurm: dict[str, Any] | None = None,
 ) -> int:
     """Predict images with a model, in an environment of its own. The same command resumes."""
     sources = [*(images or []), *(more_images or [])]
@@ -102,18 +106,40 @@ def run(
         workers=workers,
         threads=threads,
         offline=offline,
+        slurm=_slurm_options(executor, slurm or {}),
         build=build_options(base_image, build_arg, rebuild=False, offline=offline),
     )
     try:
         outcome = run_model(entry, options, make_display(json=json, quiet=quiet))
     except Interrupted as stopped:
+        if stopped.hint:
+            raise
         raise Interrupted(
             "stopped; what is done is kept", hint="the same command goes on where it stopped"
         ) from stopped
+    return report_outcome(outcome, json=json, quiet=quiet)
+
+
+def _slurm_options(executor: str, given: dict[str, Any]) -> SlurmOptions:
+    from orchestrator.executors.slurm_options import SlurmOptions, slurm_options
+    from orchestrator.paths import user_slurm_options
+
+    if executor == "slurm":
+        return slurm_options(user_slurm_options(), given)
+    if given:
+        first = next(iter(given)).replace("_", "-")
+        raise UsageError(f"--{first} is for --executor slurm")
+    return SlurmOptions()
+
+
+def report_outcome(outcome: Outcome, *, json: bool, quiet: bool) -> int:
+    """Print what a run came to; its exit code."""
     if json:
-        print_json(outcome.summary)
-    else:
+        print_json(outcome.summary if outcome.complete else {"run": str(outcome.paths.root), "state": "submitted"})
+    elif outcome.complete:
         _print_outcome(outcome, quiet)
+    elif not quiet:
+        say(f"it goes on by itself; next: orch attach {outcome.paths.root}")
     return EXIT_SOME_FAILED if outcome.failed else EXIT_OK
 
 

@@ -9,9 +9,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from orchestrator.catalog import StackEntry
 from orchestrator.dispatch import Dispatched, Dispatcher
 from orchestrator.executors.base import Work
-from orchestrator.hardware import cores
+from orchestrator.hardware import Choice, Gpu, choose_variant, cores, gpus_for
 from orchestrator.launch import Launcher
 from orchestrator.progress import Display
 from orchestrator.shards import missing_shards
@@ -19,6 +20,11 @@ from orchestrator.shards import missing_shards
 
 class LocalExecutor:
     """Starts every worker here, by the runtime's own means."""
+
+    def choose(self, stack: StackEntry, variant: str | None, device: str | None) -> tuple[Choice, tuple[Gpu, ...]]:
+        """The variant that fits this machine, and its GPUs. Raises UsageError, MachineError."""
+        present = gpus_for(stack, device)
+        return choose_variant(stack, variant, device, present), present
 
     def dispatch(self, work: Work, display: Display) -> Dispatched:
         """Have the shards that are missing predicted. Raises Interrupted, RunError, MachineError."""
