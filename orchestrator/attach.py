@@ -55,6 +55,7 @@ def _follow(paths: RunPaths, run: dict[str, Any], job: str, display: Display) ->
     progress = Progress(shard_sizes(images, int(run["shard_size"])), shards_on_disk(paths, shards))
     tail = EventTail(paths.task_events)
     waiting: list[QueuedTask] = []
+    records: list[dict[str, Any]] = []
     ask_at, gone = 0.0, 0
     for task, event in tail.new():
         progress.take(task, event)
@@ -64,8 +65,9 @@ def _follow(paths: RunPaths, run: dict[str, Any], job: str, display: Display) ->
                 answer = queued(job)
                 waiting = waiting if answer is None else answer
                 gone = gone + 1 if answer == [] else 0
+                records = read_records(paths, job)
                 ask_at = time.monotonic() + (ASK_SLURM_SECONDS if waiting else LOOK_SECONDS)
-            states = task_states(read_records(paths), waiting, progress.states)
+            states = task_states(records, waiting, progress.states)
             display.progress(progress.images, progress.failed, states)
             time.sleep(LOOK_SECONDS)
             for task, event in tail.new():
@@ -91,7 +93,7 @@ def why_incomplete(paths: RunPaths, missing: int) -> OrchError:
     resume = "the same orch run as before submits what is missing"
     if paths.cancelled.exists():
         return Interrupted(f"the run was cancelled; {missing} shards are missing, what is done is kept", hint=resume)
-    newest = {record["index"]: record for record in read_records(paths)}
+    newest = {record["index"]: record for record in read_records(paths, recorded_job(paths))}
     failures = [(index, one["error"]) for index, one in sorted(newest.items()) if "error" in one]
     why = "\n".join(f"task {index}: {error['message']}: {error['why'] or ''}".rstrip(": ") for index, error in failures)
     kind = MachineError if failures and len(failures) == len(newest) and _all_unfit(newest) else RunError
@@ -131,11 +133,11 @@ def status(paths: RunPaths) -> dict[str, Any]:
         state = "cancelled" if paths.cancelled.exists() else "stopped"
     found["state"] = state
     if handed is not None:
-        at_work = _at_work(paths)
-        found |= {"job": handed["job"], "tasks": task_states(read_records(paths), waiting or [], at_work)}
+        records = read_records(paths, str(handed["job"]))
+        found |= {"job": handed["job"], "tasks": task_states(records, waiting or [], _at_work(paths))}
         found["ended_with"] = [
             {"task": record["index"], "node": record["node"], "state": record["state"], **record["error"]}
-            for record in read_records(paths)
+            for record in records
             if "error" in record
         ]
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -79,7 +80,8 @@ class EventTail:
 
 def shards_on_disk(paths: RunPaths, shards: int) -> set[int]:
     """The shards whose files are there."""
-    return {number for number in range(shards) if paths.shard(number).exists()}
+    there = set(os.listdir(paths.shards)) if paths.shards.is_dir() else set[str]()
+    return {number for number in range(shards) if paths.shard(number).name in there}
 
 
 def shard_sizes(images: int, shard_size: int) -> list[int]:

@@ -16,7 +16,7 @@ from orchestrator.catalog import ModelEntry
 from orchestrator.dispatch import Dispatched
 from orchestrator.errors import BaseImageError, UsageError
 from orchestrator.executors import EXECUTORS, make_executor
-from orchestrator.executors.base import Work
+from orchestrator.executors.base import Executor, Work
 from orchestrator.executors.slurm_options import SlurmOptions
 from orchestrator.files import write_json
 from orchestrator.handover import unresolved
@@ -91,7 +91,7 @@ def run(entry: ModelEntry, options: RunOptions, display: Display) -> Outcome:
     choice = _begun_choice(choice, paths)
     request = replace(request, variant=choice.variant, device=choice.device)
     runtime, why = _choose_runtime(options.runtime, paths)
-    machine = _Machine(runtime, why, choice, present)
+    machine = _Machine(executor, runtime, why, choice, present)
     try:
         outcome = _run(entry, options, paths, replace(request, runtime=runtime.name), machine, display)
     except BaseImageError as error:
@@ -109,8 +109,9 @@ def run(entry: ModelEntry, options: RunOptions, display: Display) -> Outcome:
 
 @dataclass(frozen=True)
 class _Machine:
-    """What of this machine a run uses, and why."""
+    """Where a run's workers run and what they use there, and why."""
 
+    executor: Executor
     runtime: Runtime
     why: str
     choice: Choice
@@ -161,7 +162,7 @@ def _run(
         work = Work(
             plan, paths, runtime, weights_at, devices, options.workers, options.threads, options.build, options.slurm
         )
-        dispatched = make_executor(options.executor).dispatch(work, display)
+        dispatched = machine.executor.dispatch(work, display)
         return Outcome(paths, {}) if dispatched is None else finish(plan, paths, dispatched)
 
 

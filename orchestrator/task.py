@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from orchestrator.claims import Claims
 from orchestrator.dispatch import Dispatched, Dispatcher
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError
 from orchestrator.executors.local import signals_to
-from orchestrator.executors.slurm_commands import requeue, state_of
+from orchestrator.executors.slurm import recorded_job
+from orchestrator.executors.slurm_commands import end, requeue, state_of
 from orchestrator.executors.slurm_node import Place, allotted_cores, allotted_gpus, place, task_devices
 from orchestrator.handover import Handover, read_handover, record_choice
 from orchestrator.hardware import Gpu, choose_variant, cores, gpus_for
@@ -164,7 +165,11 @@ def collect_once(paths: RunPaths, plan: Plan, claims: Claims, display: Display) 
     collected = not paths.summary.exists()
     if collected:
         display.say("all shards are there: collecting")
-        finish(plan, RunPaths(paths.root), dispatched_by_all(paths))
+        job = recorded_job(paths)
+        finish(plan, RunPaths(paths.root), dispatched_by_all(paths, job))
+        if job is not None:
+            with suppress(MachineError):
+                end(job, pending=True)  # tasks that have yet to begin would find nothing to do
     claims.release(COLLECT_CLAIM)
     return collected
 

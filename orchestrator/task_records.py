@@ -37,20 +37,25 @@ class TaskRecord:
         write_json(self._path, self._content)
 
 
-def read_records(paths: RunPaths) -> list[dict[str, Any]]:
-    """All tasks' records, in the order in which they were started."""
+def read_records(paths: RunPaths, job: str | None) -> list[dict[str, Any]]:
+    """The records of a job's tasks, in the order in which they were started."""
     found = []
     for file in paths.tasks.glob("*.json"):
         with suppress(OSError, ValueError):
             record = json.loads(file.read_text(encoding="utf-8"))
-            if isinstance(record, dict):
+            if isinstance(record, dict) and _is_of(record, job):
                 found.append(record)
     return sorted(found, key=lambda record: (record.get("started", 0), record.get("task", "")))
 
 
-def dispatched_by_all(paths: RunPaths) -> Dispatched:
+def _is_of(record: dict[str, Any], job: str | None) -> bool:
+    """Whether a task belongs to the job. One that was started by hand belongs to any."""
+    return record.get("job") is None or str(record["job"]).partition("_")[0] == job
+
+
+def dispatched_by_all(paths: RunPaths, job: str | None) -> Dispatched:
     """What all tasks' workers said in the end, as if one dispatcher had had them."""
-    records = read_records(paths)
+    records = read_records(paths, job)
     notices = dict.fromkeys(notice for record in records for notice in record.get("notices", ()))
     lost = sum(int(record.get("lost_workers", 0)) for record in records)
     started = min((record["started"] for record in records), default=time.time())
