@@ -13,9 +13,9 @@ import pytest
 from orchestrator.checks.baseline import make_baseline, write_baseline
 from orchestrator.cli import main
 from orchestrator.errors import Interrupted, RunError
+from orchestrator.outcome import Outcome
 from orchestrator.paths import RunPaths
 from orchestrator.predictions import Predictions
-from orchestrator.run import Outcome
 from tests.unit.compare_samples import two_runs
 from tests.unit.predictions_samples import save
 
