@@ -75,8 +75,8 @@ def run(entry: ModelEntry, options: RunOptions, display: Display) -> Outcome:
 
     Raises UsageError, BuildError, MachineError, RunError, Interrupted; what was finished stays in the run directory.
     """
-    present = gpus_for(entry.stack, options.device)
-    choice = choose_variant(entry.stack, options.variant, options.device, present)
+    present = gpus_for(entry.stack, options.device, options.variant)
+    choice = choose_variant(entry.stack, options.variant, options.device, present, entry.spec.gpu_memory)
     request = make_request(entry, options, options.runtime, choice.variant, choice.device)
     out = options.out or Path("runs") / f"{entry.name}-{request.short_digest(options.runtime)}"
     paths = RunPaths(out.absolute())
@@ -119,6 +119,7 @@ def _run(
         if earlier is not None and paths.summary.exists() and paths.predictions.exists():
             display.say(f"{paths.root} is complete already")
             return Outcome(paths, json.loads(paths.summary.read_text(encoding="utf-8")))
+        runtime.require(choice.devices)
         inputs = collect_inputs(options.images, paths.unpacked, options.image_root)
         _say_inputs(display, inputs)
         weights = _weights(entry, options, display)

@@ -20,6 +20,7 @@ from orchestrator.cli import (
     equivalence,
     evaluation,
     models,
+    plan,
     predictions,
     run,
     setup,
@@ -57,6 +58,7 @@ def _root(
 
 
 app.command("run")(run.run)
+app.command("plan")(plan.plan)
 app.command("build")(run.build)
 app.command("selftest")(run.selftest)
 app.command("equivalence")(equivalence.equivalence)

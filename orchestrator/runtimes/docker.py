@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,6 +14,7 @@ from orchestrator.build import build_inputs
 from orchestrator.catalog import StackEntry
 from orchestrator.engine import Engine, connect
 from orchestrator.errors import MachineError
+from orchestrator.hardware.inject import GpuSettings, gpu_settings, wiring_of
 from orchestrator.job import JOB_NAME, QUEUE_NAME, GuestPaths
 from orchestrator.runtimes.base import BuildOptions, Exit, Prepared, Report, WorkerSpec, worker_environment
 from orchestrator.runtimes.docker_build import LABEL, ensure_image, image_tag
@@ -45,7 +46,7 @@ class DockerRuntime:
 
     def prepare(self, stack: StackEntry, variant: str, options: BuildOptions, report: Report) -> Prepared:
         """Build the variant's image unless the engine has it. Raises BuildError, MachineError."""
-        options = _with_default_base(options)
+        options = with_default_base(options)
         inputs = build_inputs(stack, variant, options)
         digest, fresh, seconds = ensure_image(connect(), inputs, options, report)
         return Prepared(stack, variant, self.name, inputs.identity, image_tag(inputs), digest, fresh, seconds)
@@ -61,8 +62,15 @@ class DockerRuntime:
     def start(self, prepared: Prepared, spec: WorkerSpec) -> DockerWorker:
         """Create and start a container. Raises MachineError."""
         engine = connect()
-        settings = container_settings(prepared, spec, engine.security, calling_user())
+        gpu = gpu_settings(wiring_of(engine), spec.device)
+        settings = container_settings(prepared, spec, engine.security, calling_user(), gpu)
         return DockerWorker(engine, spec, settings)
+
+    def require(self, devices: Sequence[str]) -> None:
+        """Whether the engine can show workers these devices. Raises MachineError."""
+        for device in devices:
+            if device != "cpu":
+                gpu_settings(wiring_of(connect()), device)
 
     def reap(self, run: str, jobs: Path) -> int:
         """Remove this run's containers, found by their label."""
@@ -76,7 +84,7 @@ class DockerRuntime:
         return len(found)
 
 
-def _with_default_base(options: BuildOptions) -> BuildOptions:
+def with_default_base(options: BuildOptions) -> BuildOptions:
     """$ORCH_BASE_IMAGE stands in for every stack's base, on machines that reach no image registry."""
     base = options.base_image or os.environ.get("ORCH_BASE_IMAGE") or None
     return BuildOptions(base, options.rebuild, options.offline, options.build_args)
@@ -88,7 +96,7 @@ def calling_user() -> tuple[int, int]:
 
 
 def container_settings(
-    prepared: Prepared, spec: WorkerSpec, security: tuple[str, ...], caller: tuple[int, int]
+    prepared: Prepared, spec: WorkerSpec, security: tuple[str, ...], caller: tuple[int, int], gpu: GpuSettings
 ) -> dict[str, Any]:
     """Everything the engine is asked for, as keyword arguments of containers.create. A pure value."""
     # In a rootless engine, root inside is the caller outside, and any other user is nobody's.
@@ -101,7 +109,7 @@ def container_settings(
         "name": f"orch-{spec.run}-{spec.name}",
         "labels": {f"{LABEL}.run": spec.run, f"{LABEL}.worker": spec.name, f"{LABEL}.stack": prepared.stack.name},
         "user": f"{user}:{group}",
-        "environment": {**environment, "USER": "orch", "LOGNAME": "orch"},
+        "environment": {**environment, "USER": "orch", "LOGNAME": "orch", **gpu.environment},
         "mounts": mounts(spec),
         "network_mode": "none",
         "read_only": True,
@@ -117,17 +125,9 @@ def container_settings(
         "stop_signal": "SIGTERM",
         # Events are read back through the engine's log, which other drivers may not give back.
         "log_config": {"Type": "json-file"},
-        "device_requests": gpu_requests(spec.device),
+        "device_requests": [dict(request) for request in gpu.device_requests],
+        **({"runtime": gpu.runtime} if gpu.runtime else {}),
     }
-
-
-def gpu_requests(device: str) -> list[dict[str, Any]]:
-    """The GPUs a worker is given: none, the one numbered, or all."""
-    kind, _, number = device.partition(":")
-    if kind == "cpu":
-        return []
-    chosen: dict[str, Any] = {"device_ids": [number]} if number else {"count": -1}
-    return [{**chosen, "capabilities": [["gpu"]]}]
 
 
 def mounts(spec: WorkerSpec) -> list[dict[str, Any]]:
