@@ -6,11 +6,11 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from orchestrator.catalog import ModelEntry
 from orchestrator.disk import build_needs, output_need, require_space, weights_needs
@@ -25,11 +25,15 @@ from orchestrator.inputs import InputSet, collect_inputs
 from orchestrator.limits import most_detections, score_floor
 from orchestrator.masks import gather_masks
 from orchestrator.paths import RunPaths, weights_folder
+from orchestrator.places import devices_of_places
 from orchestrator.plan import Plan, Request, begun_with, default_shard_size, open_run, record_plan
 from orchestrator.progress import Display
 from orchestrator.runtimes import choose_runtime, make_runtime
 from orchestrator.runtimes.base import BuildOptions, Runtime
 from orchestrator.spec import MANIPULATION
+from orchestrator.turns import Alone, Turns
+from orchestrator.warm import OutsideData, WarmUnfit
+from orchestrator.warm.choose import Warm, Wish, check_wish, find_warm, refusal
 from orchestrator.weights import Stored, ensure_weights, weights_in
 
 
@@ -50,9 +54,17 @@ class RunOptions:
     batch_size: int | None = None
     settings: Sequence[str] = ()
     shard_size: int | None = None
-    workers: int = 1
+    workers: int | None = None
+    """None: one on the CPU, one on each GPU."""
+    workers_per_gpu: int | Literal["auto"] | None = None
+    """"auto": as many as the GPU's free memory has room for, where the model says what it needs."""
+    wait: bool = True
+    """Wait where all GPUs are in use by other runs."""
     threads: int | None = None
     offline: bool = False
+    warm: bool | None = None
+    """True: warm workers alone; False: none; None: where fitting ones are up."""
+    spool: Path | None = None
     build: BuildOptions = field(default_factory=BuildOptions)
     weights_folder: Path | None = None
     """Take the weights from here instead of the cache: for the self-test's random ones."""
@@ -71,7 +83,7 @@ class Outcome:
         return int(self.summary["failed"])
 
 
-def run(entry: ModelEntry, options: RunOptions, display: Display) -> Outcome:
+def run(entry: ModelEntry, options: RunOptions, display: Display, turns: Turns | None = None) -> Outcome:
     """Predict all images with a model. The same options on the same folder resume where it stopped.
 
     Raises UsageError, BuildError, MachineError, RunError, Interrupted; what was finished stays in the run directory.
@@ -81,8 +93,19 @@ def run(entry: ModelEntry, options: RunOptions, display: Display) -> Outcome:
     request = make_request(entry, options, options.runtime, choice.variant, choice.device)
     out = options.out or Path("runs") / f"{entry.name}-{request.short_digest(options.runtime)}"
     paths = RunPaths(out.absolute())
+    warm = _warm(entry, options, choice, paths, display)
+    if warm is not None:
+        try:
+            machine = _Machine(warm.runtime, warm.why, choice, present, turns or Alone(), warm.runtime.accept)
+            with closing(warm.runtime):
+                settled = replace(options, threads=options.threads or warm.threads)
+                return _run(entry, settled, warm.runtime.paths, replace(request, runtime="docker"), machine, display)
+        except (WarmUnfit, OutsideData) as error:
+            if options.warm or warm.runtime.started:
+                raise
+            display.say(f"not using a warm worker: {error.message}{f' ({error.why})' if error.why else ''}")
     runtime, why = _choose_runtime(options.runtime, paths)
-    machine = _Machine(runtime, why, choice, present)
+    machine = _Machine(runtime, why, choice, present, turns or Alone())
     try:
         return _run(entry, options, paths, replace(request, runtime=runtime.name), machine, display)
     except BaseImageError as error:
@@ -101,6 +124,17 @@ class _Machine:
     why: str
     choice: Choice
     gpus: tuple[Gpu, ...]
+    turns: Turns
+    accept: Callable[[InputSet, Mapping[str, Stored]], None] | None = None
+    """Raises where this cannot do with these images and weights."""
+
+
+def _warm(entry: ModelEntry, options: RunOptions, choice: Choice, paths: RunPaths, display: Display) -> Warm | None:
+    wish = Wish(options.warm, options.spool)
+    why_not = refusal(wish, options.runtime, options.executor, paths, options.weights_folder is not None)
+    if not check_wish(wish, why_not):
+        return None
+    return find_warm(wish, entry, choice, paths, options.build, display.say)
 
 
 def _choose_runtime(asked: str, paths: RunPaths) -> tuple[Runtime, str]:
@@ -124,18 +158,39 @@ def _run(
         _say_inputs(display, inputs)
         _require_space(entry, options, paths, machine, 0 if earlier else len(inputs.images))
         weights = _weights(entry, options, display)
-        prepared = runtime.prepare(entry.stack, choice.variant, options.build, display.detail)
+        if machine.accept is not None:
+            machine.accept(inputs, weights)
+        with machine.turns.building():
+            prepared = runtime.prepare(entry.stack, choice.variant, options.build, display.detail)
         if prepared.fresh:
             display.say(f"built {prepared.location} in {prepared.seconds:.0f} s")
-        shard_size = options.shard_size or default_shard_size(len(inputs.images))
+        shard_size = options.shard_size or _shard_size(earlier, len(inputs.images), request.batch_size)
         plan = Plan(request, entry, prepared, weights, inputs, shard_size)
         found = [asdict(gpu) for gpu in machine.gpus]
-        notes = {"why_runtime": machine.why, "why_variant": choice.why, "gpus": found}
+        used = {"gpus": found, "devices": list(choice.devices)}
+        notes = {"why_runtime": machine.why, "why_variant": choice.why, **used}
         record_plan(paths, plan, earlier, notes)
         weights_at = options.weights_folder or weights_folder(entry.stack.name, entry.name)
-        work = Work(plan, paths, runtime, weights_at, (choice.device,), options.workers, options.threads)
-        dispatched = make_executor(options.executor).dispatch(work, display)
+        work = _work(plan, paths, weights_at, options, machine)
+        with machine.turns.predicting(choice.device):
+            dispatched = make_executor(options.executor).dispatch(work, display)
         return finish(plan, paths, dispatched)
+
+
+def _shard_size(earlier: Mapping[str, Any] | None, images: int, batch_size: int) -> int:
+    """Images per shard: as the run was begun, else by the images and batches alone."""
+    begun = (earlier or {}).get("shard_size")
+    return begun if isinstance(begun, int) and begun > 0 else default_shard_size(images, batch_size)
+
+
+def _work(plan: Plan, paths: RunPaths, weights: Path, options: RunOptions, machine: _Machine) -> Work:
+    """What the executor is handed: devices, workers, and whether to wait for a GPU."""
+    free = {gpu.device: gpu.memory for gpu in machine.gpus}
+    devices, workers = devices_of_places(
+        machine.choice.devices, options.workers, options.workers_per_gpu, free, plan.entry.spec.gpu_memory
+    )
+    most_gpus = machine.turns.most_gpus
+    return Work(plan, paths, machine.runtime, weights, devices, workers, options.threads, options.wait, most_gpus)
 
 
 def make_request(entry: ModelEntry, options: RunOptions, runtime: str, variant: str, device: str) -> Request:
@@ -180,7 +235,7 @@ def _weights(entry: ModelEntry, options: RunOptions, display: Display) -> dict[s
 
 
 def _say_inputs(display: Display, inputs: InputSet) -> None:
-    unreadable = sum(1 for image in inputs.images if image.error)
+    unreadable = inputs.images.unreadable
     words = [f"{len(inputs.images)} images"]
     if unreadable:
         words.append(f"{unreadable} of them cannot be read")
@@ -223,6 +278,7 @@ def finish(plan: Plan, paths: RunPaths, dispatched: Dispatched) -> Outcome:
         "versions": versions(paths),
         "notices": list(dispatched.notices),
         "lost_workers": dispatched.lost_workers,
+        "retired": list(dispatched.retired),
         "seconds": {"dispatch": round(dispatched.seconds, 3), "collect": round(time.monotonic() - started, 3)},
     }
     write_json(paths.summary, summary)

@@ -115,7 +115,7 @@ def make_random_weights(entry: ModelEntry, options: RunOptions, work: Path, disp
     plan = Plan(request, entry, prepared, {}, inputs, len(inputs.images))
     job = paths.job("weights")
     (job / QUEUE_NAME).mkdir(parents=True)
-    launcher = Launcher(plan, paths, runtime, (plan.request.device,), cores(), work / "no-weights")
+    launcher = Launcher(plan, paths, runtime, choice.devices, cores(), work / "no-weights")
     worker = launcher.start_program(RANDOM_WEIGHTS, "weights", job, target)
     try:
         failures = [event for event in map(_event, worker.lines()) if event.get("event") == "failure"]

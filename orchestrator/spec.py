@@ -238,6 +238,8 @@ class Model(Spec):
     weights: Mapping[Name, Weights]
     config: RelativePath | None = None
     """Upstream's configuration file, inside its sources."""
+    gpu_memory: Annotated[int, Field(ge=1)] | None = None
+    """MiB of GPU memory that one worker needs with the defaults."""
     taxonomy: str
     native: Native = Native()
     defaults: Defaults = Defaults()

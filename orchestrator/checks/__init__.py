@@ -95,6 +95,13 @@ class Checks:
         check_annotations(stored, annotations)
         return stored
 
+    def ended(self, model: str, result: Mapping[str, Any] | OrchError) -> Checked:
+        """One of several runs: its summary, or the error it ended with. Raises PredictionsError as `finished`."""
+        if not isinstance(result, OrchError):
+            return self.finished(model, result)
+        self.checked.append(Checked(model, error=result))
+        return self.checked[-1]
+
     def finished(self, model: str, summary: Mapping[str, Any]) -> Checked:
         """A run that finished. Raises PredictionsError where it cannot be evaluated or compared."""
         one = Checked(model, summary)

@@ -16,6 +16,7 @@ import typer.main
 from orchestrator import __version__
 from orchestrator.cli import (
     comparison,
+    compose,
     convert,
     equivalence,
     evaluation,
@@ -25,6 +26,7 @@ from orchestrator.cli import (
     run,
     setup,
     sources,
+    warm,
     weights,
 )
 from orchestrator.cli.common import print_error, print_json, say
@@ -73,6 +75,11 @@ app.command("eval")(evaluation.evaluate)
 app.command("compare")(comparison.compare)
 app.command("report")(comparison.report)
 app.command("prune")(prune.prune)
+app.command("compose")(compose.compose)
+app.command("up")(warm.up)
+app.command("down")(warm.down)
+app.command("ps")(warm.ps)
+app.command("logs")(warm.logs)
 app.command("doctor")(setup.doctor)
 app.add_typer(setup.new, name="new")
 app.command("demo")(setup.demo)

@@ -79,12 +79,13 @@ def checking(
         raise MachineError("the reports could not be written", why=str(error)) from error
 
 
-def say_verdicts(checked: Checked) -> None:
-    """For people: AP beside the baseline's, and every rule that is broken."""
+def say_verdicts(checked: Checked, model: str | None = None) -> None:
+    """For people: AP beside the baseline's, and every rule that is broken; of which model, where there are several."""
+    which = "" if model is None else f"{model}: "
     for change in checked.changes:
         if change.name == "AP" and change.difference is not None:
-            say(f"AP {change.now:.4f}, baseline {change.baseline:.4f}, difference {change.difference:+.4f}")
+            say(f"{which}AP {change.now:.4f}, baseline {change.baseline:.4f}, difference {change.difference:+.4f}")
     if not checked.changes and checked.figures.get("AP") is not None:
-        say(f"AP {checked.figures['AP']:.4f}")
+        say(f"{which}AP {checked.figures['AP']:.4f}")
     for verdict in checked.broken:
-        say(f"broken: {verdict.rule}: {verdict.message}")
+        say(f"{which}broken: {verdict.rule}: {verdict.message}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
 
 SHOWN_FAILURES = 20
 
-ModelOption = Annotated[str, typer.Option("--model", "-m", help="The model; see orch models.")]
+ModelsOption = Annotated[
+    list[str] | None, typer.Option("--model", "-m", metavar="MODEL", help="See orch models; repeatable: all at once.")
+]
 ImagesOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -44,30 +47,52 @@ ImagesOption = Annotated[
         "manipulation localization (Tp/ and Gt/, or its .json); repeatable.",
     ),
 ]
-DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu or cuda; what fits by default.")]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option("--device", help="cpu, cuda, GPUs by number (0,1) or UUID (GPU-…, MIG-…). Default: what fits."),
+]
 BaseImageOption = Annotated[str | None, typer.Option("--base-image", help="Build on this image instead.")]
 BuildArgOption = Annotated[
     list[str] | None, typer.Option("--build-arg", metavar="NAME=VALUE", help="For the Dockerfile; repeatable.")
 ]
 
+WarmOption = Annotated[
+    bool | None,
+    typer.Option("--warm/--no-warm", help="Warm workers alone, or none. Default: where fitting ones are up."),
+]
+SpoolOption = Annotated[
+    Path | None, typer.Option("--spool", metavar="DIR", help="The warm workers' spool. Default: $ORCH_SPOOL, or found.")
+]
 SettingsOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting of the model; repeatable.")
 ]
 
 
 def run(
-    model: ModelOption,
+    context: typer.Context,
+    model: ModelsOption = None,
     images: ImagesOption = None,
     more_images: Annotated[
         list[str] | None, typer.Argument(metavar="[SOURCE]...", help="More images: --images photos/*.jpg works.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run directory. Default: runs/MODEL-…")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Run directory, or the folder of several. Default: runs/MODEL-…"),
+    ] = None,
     image_root: Annotated[Path | None, typer.Option(help="Folder of the images of a COCO file.")] = None,
     runtime: RuntimeOption = "auto",
     executor: Annotated[str, typer.Option(help="Where workers run.")] = "local",
     variant: VariantOption = None,
     device: DeviceOption = None,
-    workers: Annotated[int, typer.Option("--workers", "-w", min=1, max=256, help="Workers side by side.")] = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", "-w", min=1, max=256, help="Side by side. Default: one; on GPUs one on each."),
+    ] = None,
+    workers_per_gpu: Annotated[
+        str | None,
+        typer.Option(metavar="N|auto", help="Workers on each GPU; auto: as many as fit its memory."),
+    ] = None,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Fail where all GPUs are in use by other runs.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads per worker. Default: cores / workers.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch.")] = None,
     shard_size: Annotated[int | None, typer.Option(min=1, max=100_000, help="Images per shard.")] = None,
@@ -78,6 +103,8 @@ def run(
     exif: Annotated[str, typer.Option(help="apply or ignore the EXIF orientation.")] = "apply",
     settings: SettingsOption = None,
     offline: OfflineOption = False,
+    warm: WarmOption = None,
+    spool: SpoolOption = None,
     base_image: BaseImageOption = None,
     build_arg: BuildArgOption = None,
     annotations: Annotated[
@@ -90,12 +117,19 @@ def run(
     stacks: StacksOption = None,
     json: JsonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what went wrong.")] = False,
+    all_models: Annotated[bool, typer.Option("--all", help="All models that can run here as it is.")] = False,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", "-f", metavar="ORCH.yaml", help="A whole comparison: orch new comparison."),
+    ] = None,
 ) -> int:
-    """Predict images with a model, in an environment of its own. The same command resumes."""
+    """Predict images with models, each in an environment of its own. The same command resumes."""
+    from orchestrator.cli import several
+
+    if file is not None:
+        return several.run_file(context, file, stacks, json=json, quiet=quiet)
     sources = [*(images or []), *(more_images or [])]
-    if not sources:
-        raise UsageError("no images were given", hint=f"orch run --model {model} --images FOLDER")
-    entry = catalog(stacks).model(model)
+    several.refuse_incomplete(model or [], sources, all_models)
     from orchestrator.progress import make_display
     from orchestrator.run import RunOptions
     from orchestrator.run import run as run_model
@@ -115,13 +149,22 @@ def run(
         settings=settings or (),
         shard_size=shard_size,
         workers=workers,
+        workers_per_gpu=several.per_gpu(workers_per_gpu),
+        wait=not no_wait,
         threads=threads,
         offline=offline,
+        warm=warm,
+        spool=spool,
         build=build_options(base_image, build_arg, rebuild=False, offline=offline),
     )
-    with checking(
-        [entry.name], fail_on=fail_on, baseline=baseline, annotations=annotations, junit=junit, summary=job_summary
-    ) as checks:
+    checked_by = partial(
+        checking, fail_on=fail_on, baseline=baseline, annotations=annotations, junit=junit, summary=job_summary
+    )
+    if all_models or len(model or []) > 1:
+        wanted = several.Wanted(model or [], all_models, json, quiet)
+        return several.run_models(catalog(stacks), wanted, options, checked_by)
+    entry = catalog(stacks).model((model or [""])[0])
+    with checked_by([entry.name]) as checks:
         try:
             outcome = run_model(entry, options, make_display(json=json, quiet=quiet))
         except Interrupted as stopped:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -28,6 +28,10 @@ class Work:
     workers: int = 1
     threads: int | None = None
     """Per worker; None: the cores there are, shared out."""
+    wait: bool = True
+    """Whether to wait where all GPUs are in use by other runs."""
+    most_gpus: Callable[[int], int] = lambda gpus: gpus
+    """How many of the GPUs that it could use the run may hold at this moment."""
 
 
 class Executor(Protocol):

@@ -59,7 +59,8 @@ class WorkerSpec:
     """File that the worker's stderr goes to."""
     threads: int
     device: str = "cpu"
-    """"cpu", "cuda", or "cuda:N": the runtime shows the worker that GPU alone, which it calls "cuda"."""
+    """"cpu", "cuda" (the one GPU that the runtime shows, whichever), or "cuda:ID" with the index, the UUID or the MIG
+    UUID of the GPU that the runtime shows the worker alone, which calls it "cuda"."""
     module: str = "orch_runner"
     """What is started: the runner, or one of its other programs."""
 
