@@ -126,8 +126,11 @@ def run(
     """Predict images with models, each in an environment of its own. The same command resumes."""
     from orchestrator.cli import several
 
+    checked_by = partial(
+        checking, fail_on=fail_on, baseline=baseline, annotations=annotations, junit=junit, summary=job_summary
+    )
     if file is not None:
-        return several.run_file(context, file, stacks, json=json, quiet=quiet)
+        return several.run_file(context, file, stacks, checked_by, json=json, quiet=quiet)
     sources = [*(images or []), *(more_images or [])]
     several.refuse_incomplete(model or [], sources, all_models)
     from orchestrator.progress import make_display
@@ -157,9 +160,6 @@ def run(
         spool=spool,
         build=build_options(base_image, build_arg, rebuild=False, offline=offline),
     )
-    checked_by = partial(
-        checking, fail_on=fail_on, baseline=baseline, annotations=annotations, junit=junit, summary=job_summary
-    )
     if all_models or len(model or []) > 1:
         wanted = several.Wanted(model or [], all_models, json, quiet)
         return several.run_models(catalog(stacks), wanted, options, checked_by)
@@ -176,7 +176,7 @@ def run(
         print_json({**outcome.summary, **checked.as_json()})
     else:
         _print_outcome(outcome, quiet)
-        say_verdicts(checked)
+        say_verdicts(checked, quiet=quiet)
     return checks.exit_code
 
 
