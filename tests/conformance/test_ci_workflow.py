@@ -77,6 +77,8 @@ def run_job(orch: Orch, workspace: Path, given: Mapping[str, str], keep: bool = 
             command, cwd=workspace, env=environment, capture_output=True, text=True, timeout=600, check=False
         )
         codes[step["name"]] = done.returncode
+        added = files["GITHUB_PATH"].read_text().split()
+        environment["PATH"] = os.pathsep.join([*reversed(added), own_python, os.environ["PATH"]])
         failed = failed or done.returncode != 0
         text += done.stdout + done.stderr
     pairs = (line.partition("=") for line in files["GITHUB_OUTPUT"].read_text().splitlines())
