@@ -208,11 +208,6 @@ def into_folders(entries: Sequence[ModelEntry], options: RunOptions) -> list[Ask
     ]
 
 
-def errors_code(ended: Mapping[str, Ended]) -> int:
-    """The worst of the runs that ended in an error; 0 where none did."""
-    return max((one.exit_code for one in ended.values() if isinstance(one, OrchError)), default=0)
-
-
 def exit_code(ended: Mapping[str, Ended]) -> int:
     """The worst of all."""
     codes = [int(one.failed > 0) if isinstance(one, Outcome) else one.exit_code for one in ended.values()]
