@@ -29,6 +29,8 @@ SILENCE_SECONDS = 120.0
 PATIENCE_SECONDS = 90.0
 """So long a lost worker is tried to be replaced: an engine that restarts is away for a while."""
 AGAIN_SECONDS = 2.0
+RECORDED_EVERY = 10.0
+"""Of a worker's progress so much is recorded, or a day of 64 workers would be gigabytes on a network file system."""
 GRACE_SECONDS = 30.0
 """Time for the image at hand after the first Ctrl-C, before workers are killed."""
 LOOK_EVERY = 1.0
@@ -68,6 +70,7 @@ class _Live:
     folder: Path
     place: int
     heard: float
+    recorded: float = -RECORDED_EVERY
     sequence: int = 0
     begun: dict[int, int] = field(default_factory=dict)
     """Shards begun and not done, in that order, with the images done in each."""
@@ -87,10 +90,15 @@ class Dispatcher:
     """One run's dispatch. All decisions are made in one thread, which reads one queue of what happened."""
 
     def __init__(
-        self, paths: RunPaths, start: StartWorker, display: Display, shards: Sequence[int], images_of: ImagesOf
+        self,
+        paths: RunPaths,
+        start: StartWorker,
+        display: Display,
+        shards: Sequence[int] | Schedule,
+        images_of: ImagesOf,
     ) -> None:
         self._paths, self._start, self._display = paths, start, display
-        self._schedule = Schedule(shards, images_of)
+        self._schedule = shards if isinstance(shards, Schedule) else Schedule(shards, images_of)
         self._images_of = images_of
         # A SimpleQueue's put may interrupt its own thread's get, as a signal handler does; a Queue's would wait for
         # the lock which that get holds, for ever.
@@ -108,6 +116,7 @@ class Dispatcher:
         self._done = self._failed = 0
         self._notices: list[str] = []
         self._kill_at: float | None = None
+        self._flushed = 0.0
 
     def interrupt(self) -> None:
         """Once: stop cleanly. Twice: now. Safe to call from a signal handler."""
@@ -143,6 +152,12 @@ class Dispatcher:
         self._share_waiting()
         self._replace_lost()
         self._take_places()
+        if self._schedule.may_get_more:
+            for live in self._live.values():
+                self._feed(live)
+        if time.monotonic() - self._flushed >= ALIVE_EVERY:  # others may be reading along
+            self._flushed = time.monotonic()
+            events.flush()
         states = {f"w{live.place}": live.state for live in self._live.values()}
         self._display.progress(self._done_now(), self._failed, states)
 
@@ -234,7 +249,7 @@ class Dispatcher:
             live.given[order.number] = time.monotonic()
         if self._schedule.remaining == 0:
             self._end_all()
-        elif not self._schedule.assigned(name) and not self._waiting():
+        elif not (self._schedule.assigned(name) or self._schedule.may_get_more or self._waiting()):
             self._end(live)
 
     def _waiting(self) -> list[tuple[float, int, _Live]]:
@@ -293,7 +308,9 @@ class Dispatcher:
     # --- what happened
 
     def _on_event(self, live: _Live, event: dict[str, Any]) -> bool:
-        """Take note of an event; False if it is known already (streams are read again after a broken connection)."""
+        """Take note of an event; False if it need not be recorded: known already (streams are read again after a
+        broken connection), or one of many alike.
+        """
         if event.get("seq", 0) <= live.sequence:
             return False
         live.sequence = event["seq"]
@@ -308,6 +325,9 @@ class Dispatcher:
             live.announced = event["shard"], event["indices"]
         elif kind == "progress":
             live.begun[event["shard"]] = event["done"]
+            if live.heard - live.recorded < RECORDED_EVERY:
+                return False
+            live.recorded = live.heard
         elif kind == "image_failed":
             self._failed += 1
         elif kind == "shard_done":
@@ -324,6 +344,7 @@ class Dispatcher:
             self._done += event["images"]
         self._losses.worked(live.place)
         live.shards_done += 1
+        (live.folder / QUEUE_NAME / f"{event['shard']:05d}.json").unlink(missing_ok=True)
         live.begun.pop(event["shard"], None)
         if live.announced is not None and live.announced[0] == event["shard"]:
             live.announced = None

@@ -13,8 +13,10 @@ from pathlib import Path
 from orchestrator.catalog import Catalog, ModelEntry
 from orchestrator.errors import Interrupted, MachineError, OrchError, UsageError
 from orchestrator.hardware import choose_variant, gpus_for
+from orchestrator.outcome import Outcome
 from orchestrator.progress_table import Board
-from orchestrator.run import Outcome, RunOptions, run
+from orchestrator.request import RunOptions
+from orchestrator.run import run
 from orchestrator.steps import end_steps
 from orchestrator.stopping import Stop, passing_on
 from orchestrator.weights import weights_state
@@ -207,6 +209,11 @@ def into_folders(entries: Sequence[ModelEntry], options: RunOptions) -> list[Ask
         Asked(entry.name, entry, replace(options, out=None if options.out is None else Path(options.out) / entry.name))
         for entry in entries
     ]
+
+
+def errors_code(ended: Mapping[str, Ended]) -> int:
+    """The worst of the runs that ended in an error; 0 where none did."""
+    return max((one.exit_code for one in ended.values() if isinstance(one, OrchError)), default=0)
 
 
 def exit_code(ended: Mapping[str, Ended]) -> int:

@@ -85,6 +85,8 @@ class Variant(Spec):
     ptx_capabilities: tuple[str, ...] = ()
     on_request: bool = False
     """Taken only when asked for by name."""
+    size_gb: Annotated[float, Field(gt=0)] | None = None
+    """What the built image takes on disk, its base included; an environment takes about as much."""
 
     @model_validator(mode="after")
     def _cuda_is_stated(self) -> Variant:

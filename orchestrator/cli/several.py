@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
+from orchestrator.cli.checks import say_verdicts
 from orchestrator.cli.common import catalog, print_error, print_json, print_table, say
 from orchestrator.errors import MachineError, OrchError, UsageError
 
 if TYPE_CHECKING:
     from orchestrator.catalog import Catalog
+    from orchestrator.checks import Checks
     from orchestrator.comparison_run import Compared
-    from orchestrator.run import RunOptions
+    from orchestrator.request import RunOptions
     from orchestrator.several_runs import Asked, Ended
+
+    Checking = AbstractContextManager[Checks]
 
 WITH_FILE = ("file", "stacks", "json", "quiet")
 """What may stand beside --file: all else is in the file."""
@@ -41,25 +47,43 @@ def per_gpu(text: str | None) -> int | Literal["auto"] | None:
     return int(text)
 
 
-def run_models(
-    known: Catalog, names: Sequence[str], options: RunOptions, *, all_models: bool, json: bool, quiet: bool
-) -> int:
+@dataclass(frozen=True)
+class Wanted:
+    """The models asked for, and how to tell of them."""
+
+    names: Sequence[str]
+    all_models: bool
+    json: bool
+    quiet: bool
+
+
+def run_models(known: Catalog, wanted: Wanted, options: RunOptions, checked_by: Callable[[list[str]], Checking]) -> int:
     """Run several models on the same images; the worst of their exit codes."""
-    from orchestrator.several_runs import all_that_run, into_folders
+    from orchestrator.several_runs import all_that_run, errors_code, into_folders
 
     unable: dict[str, str] = {}
-    if all_models:
+    if wanted.all_models:
         entries, unable = all_that_run(known, options)
     else:
-        entries = list({entry.name: entry for entry in map(known.model, names)}.values())
-    for name, reason in unable.items() if not (json or quiet) else ():
+        entries = list({entry.name: entry for entry in map(known.model, wanted.names)}.values())
+    for name, reason in unable.items() if not (wanted.json or wanted.quiet) else ():
         say(f"left out: {name}: {reason}")
     if not entries:
         raise MachineError("no model can run on this machine as it is", why=_listed(unable), hint="orch doctor")
-    ended, code = _run(into_folders(entries, options), json=json, quiet=quiet)
-    if json:
-        print_json({"runs": as_json(ended), **({"left_out": unable} if all_models else {})})
-    return code
+    with checked_by([entry.name for entry in entries]) as checks:
+        ended, _ = _run(into_folders(entries, options), json=wanted.json, quiet=wanted.quiet)
+        judged = {name: checks.ended(name, one) for name, one in _results(ended).items()}
+    if wanted.json:
+        runs = {name: {**told, **judged[name].as_json()} for name, told in as_json(ended).items()}
+        print_json({"runs": runs, **({"left_out": unable} if wanted.all_models else {})})
+    else:
+        for name, one in judged.items():
+            say_verdicts(one, name)
+    return max(errors_code(ended), checks.exit_code)
+
+
+def _results(ended: Mapping[str, Ended]) -> dict[str, Mapping[str, Any] | OrchError]:
+    return {name: one if isinstance(one, OrchError) else one.summary for name, one in ended.items()}
 
 
 def run_file(context: typer.Context, file: Path, stacks: list[Path] | None, *, json: bool, quiet: bool) -> int:

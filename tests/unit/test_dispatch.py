@@ -303,3 +303,14 @@ def test_an_interrupt_stops_cleanly_and_a_second_one_at_once(paths: RunPaths, pr
         dispatcher.run(OwnPlaces(1), 20, 0)
     assert fleet.workers[0].terminated.is_set()
     assert len(fleet.workers) == 1
+
+
+def test_done_shards_leave_the_queue_and_progress_is_recorded_now_and_then(paths: RunPaths) -> None:
+    def script(worker: FakeWorker, order: dict[str, Any]) -> Exit | None:
+        for done in range(50):
+            worker.emit("progress", shard=order["shard"], done=done, total=50)
+        return None
+
+    make(paths, Fleet(script), 6).run(OwnPlaces(2), 24, 0)
+    assert list(paths.jobs.glob("*/queue/*.json")) == []
+    assert paths.events.read_text().count('"progress"') == 2, "the first of each worker"
