@@ -148,9 +148,12 @@ def test_the_first_node_decides_for_all(slurm: FakeSlurm, tmp_path: Path, monkey
     paths = begun(tmp_path, make_plan(tmp_path, variant="auto", device="auto"))
     seen: list[Plan] = []
     monkeypatch.setattr(task, "choose_runtime", lambda name: (Preparing(), name))
-    monkeypatch.setattr(
-        task, "_predict", lambda paths, here, ready, *_: seen.append(ready.plan) or Dispatched((), 0, 0)
-    )
+
+    def predict(paths: RunPaths, here: object, ready: Any, *_: object) -> Dispatched:
+        seen.append(ready.plan)
+        return Dispatched((), 0, 0)
+
+    monkeypatch.setattr(task, "_predict", predict)
     monkeypatch.setattr(task, "collect_once", lambda *_: True)
     assert main([str(paths.root)]) == 0
     first = document(paths.run_json)
