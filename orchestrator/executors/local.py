@@ -9,6 +9,7 @@ import threading
 from orchestrator.catalog import ModelEntry
 from orchestrator.dispatch import Dispatched, Dispatcher
 from orchestrator.executors.base import Work
+from orchestrator.executors.slurm import refuse_while_under_way
 from orchestrator.hardware import Choice, Gpu, choose_variant, cores, gpus_for
 from orchestrator.launch import Launcher
 from orchestrator.places import LeasedPlaces, OwnPlaces, Places
@@ -29,6 +30,7 @@ class LocalExecutor:
     def dispatch(self, work: Work, display: Display) -> Dispatched:
         """Have the shards that are missing predicted. Raises Interrupted, RunError, MachineError."""
         plan, paths, runtime = work.plan, work.paths, work.runtime
+        refuse_while_under_way(paths)
         for folder in (paths.shards, paths.logs, paths.jobs):
             folder.mkdir(parents=True, exist_ok=True)
         runtime.reap(plan.run_id(), paths.jobs)

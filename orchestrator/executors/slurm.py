@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -64,6 +65,7 @@ class SlurmExecutor:
             display.say(f"resuming: {done} of {len(work.plan.shards)} shards are done")
         record_work(paths, work.plan, work.weights, work.build, work.workers, work.threads, lease=work.slurm.lease)
         paths.cancelled.unlink(missing_ok=True)
+        shutil.rmtree(paths.claims, ignore_errors=True)  # of tasks that were killed: nobody has to wait for their lease
         _submit(work, len(missing), display)
         return None
 
@@ -72,6 +74,13 @@ def recorded_job(paths: RunPaths) -> str | None:
     """The number of the job that was submitted last for a run; None if there is none."""
     document = submission(paths)
     return None if document is None else str(document["job"])
+
+
+def refuse_while_under_way(paths: RunPaths) -> None:
+    """Raises UsageError while a cluster carries the run out: one that is resumed here would write the same files."""
+    job = recorded_job(paths)
+    if job is not None and queued(job):
+        raise UsageError(f"{paths.root} is under way as job {job}", hint=f"orch attach {paths.root}")
 
 
 def submission(paths: RunPaths) -> dict[str, Any] | None:
