@@ -41,15 +41,24 @@ def _quoted(value: str) -> str:
 def write_environment(path: Path, values: Mapping[str, str], catalog: Catalog) -> None:
     """Write .env, and make the folders that Compose mounts, so that workers can be started at once."""
     write_text(path, environment_text(values))
-    prepare_spool(path.parent / SPOOL_NAME, (int(values["ORCH_UID"]), int(values["ORCH_GID"])))
+    give_spool(path.parent / SPOOL_NAME, (int(values["ORCH_UID"]), int(values["ORCH_GID"])))
     if "ORCH_DATA" not in values:
         (path.parent / DATA_NAME).mkdir(exist_ok=True)
     for stack in catalog.stacks:
         (Path(values["ORCH_HOME"]) / "weights" / stack).mkdir(parents=True, exist_ok=True)
 
 
-def prepare_spool(spool: Path, user: tuple[int, int]) -> None:
-    """Make the spool where it is missing; where root starts workers that are somebody else, it is given to them."""
-    spool.mkdir(parents=True, exist_ok=True)
+def give_folder(folder: Path, user: tuple[int, int]) -> None:
+    """Make a folder where it is missing; where root starts workers that are somebody else, it is given to them."""
+    folder.mkdir(parents=True, exist_ok=True)
     if os.geteuid() == 0 and user[0] != 0:
-        os.chown(spool, *user)
+        os.chown(folder, *user)
+
+
+def give_spool(spool: Path, user: tuple[int, int]) -> None:
+    """The same for a spool, whose folders workers of another user may have made."""
+    give_folder(spool, user)
+    made = [path for pattern in ("*", "tickets/*", "claimed/*") for path in spool.glob(pattern)]
+    for path in made:
+        if path.is_dir() and not path.is_symlink():
+            give_folder(path, user)

@@ -11,7 +11,7 @@ import yaml
 from orchestrator.catalog import Catalog, StackEntry, load_catalog
 from orchestrator.cli import main
 from orchestrator.compose import USER, compose_document, compose_text, gpu_text, gpu_variant
-from orchestrator.composeenv import environment, environment_text, prepare_spool, write_environment
+from orchestrator.composeenv import environment, environment_text, give_spool, write_environment
 from orchestrator.errors import UsageError
 from orchestrator.runtimes.base import Prepared, WorkerSpec
 from orchestrator.runtimes.docker import container_settings
@@ -200,12 +200,20 @@ def test_writing_env_makes_the_folders_that_are_mounted(tmp_path: Path) -> None:
 
 
 def test_root_gives_the_spool_to_who_the_workers_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[tuple[Path, int, int]] = []
-    monkeypatch.setattr("os.chown", lambda path, uid, gid: given.append((path, uid, gid)))
+    given: list[tuple[str, int, int]] = []
+
+    def chown(path: Path, uid: int, gid: int) -> None:
+        given.append((path.relative_to(tmp_path).as_posix(), uid, gid))
+
+    monkeypatch.setattr("os.chown", chown)
     monkeypatch.setattr("os.geteuid", lambda: 0)
-    prepare_spool(tmp_path / "spool", (65534, 65534))
-    assert given == [(tmp_path / "spool", 65534, 65534)]
+    (tmp_path / "spool" / "tickets" / "tiny-cpu").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "spool" / "link").symlink_to(tmp_path / "elsewhere")
+    give_spool(tmp_path / "spool", (65534, 65534))
+    assert given == [(name, 65534, 65534) for name in ("spool", "spool/tickets", "spool/tickets/tiny-cpu")]
+    given.clear()
     monkeypatch.setattr("os.geteuid", lambda: 1000)
-    prepare_spool(tmp_path / "other", (1000, 1000))
-    assert len(given) == 1
+    give_spool(tmp_path / "other", (1000, 1000))
+    assert given == []
     assert (tmp_path / "other").is_dir()
