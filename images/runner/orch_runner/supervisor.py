@@ -203,7 +203,7 @@ class Supervisor:
         if due:
             self._listed = now
             self._notice_silence(names)
-        tickets = [ticket for ticket in self._spool.tickets(names) if not self._abandoned(ticket)]
+        tickets = [one for one in self._spool.tickets(names) if not self._abandoned(one) and one.mine]
         self._waiting = len(tickets)
         for ticket in tickets:
             if len(self._jobs) >= MOST_JOBS or any(job.keeper is None and not job.careful for job in self._under_way):
@@ -318,6 +318,7 @@ class Supervisor:
 
     def _drop(self, job: UnderWay) -> None:
         job.dropped = time.monotonic()
+        log(f"{job}: dropped by its host")
         if job.keeper is None:
             self._end(job, 137)
         elif job.keeper.private:
@@ -326,6 +327,7 @@ class Supervisor:
             job.keeper.drop(job.id)
 
     def _stop(self, job: UnderWay) -> None:
+        log(f"{job}: stopped by its host")
         if job.keeper is None:
             self._end(job, STOPPED)
         else:
