@@ -306,7 +306,7 @@ class Supervisor:
             return
         self._looked = now
         for job in self._under_way:
-            if job.dropped is None and _is_there(job.folder / "kill"):
+            if job.dropped is None and (_is_there(job.folder / "kill") or _is_gone(job.folder)):
                 self._drop(job)
             elif job.dropped is not None and now - job.dropped > DROP_SECONDS and job.keeper is not None:
                 self._give_up_on(job.keeper, job)
@@ -369,6 +369,17 @@ def _begins_careful(job: Job) -> bool:
 
 def _life(job: Job) -> SignOfLife:
     return SignOfLife(job.queue / "alive", job.alive_timeout)
+
+
+def _is_gone(folder: Path) -> bool:
+    """Whether the host took it away. A mount that fails for a moment takes nothing away."""
+    try:
+        folder.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def _is_there(path: Path) -> bool:
