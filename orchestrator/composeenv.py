@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from orchestrator.catalog import Catalog
+from orchestrator.compose import PROJECT
 from orchestrator.errors import UsageError
 from orchestrator.files import write_text
 from orchestrator.warm.settings import worker_user
@@ -21,7 +22,9 @@ def environment(caller: tuple[int, int], security: tuple[str, ...], home: Path, 
     """What .env says. A pure value."""
     # In a rootless engine, root inside is the caller outside.
     user, group = (0, 0) if "rootless" in security else worker_user(caller)
-    chosen = {"ORCH_UID": str(user), "ORCH_GID": str(group), "ORCH_HOME": str(home)}
+    # Whoever shares the engine would otherwise replace each other's workers.
+    project = {"COMPOSE_PROJECT_NAME": f"{PROJECT}-{caller[0]}"}
+    chosen = {**project, "ORCH_UID": str(user), "ORCH_GID": str(group), "ORCH_HOME": str(home)}
     return chosen if data is None else {**chosen, "ORCH_DATA": str(data)}
 
 

@@ -122,6 +122,15 @@ def test_a_stack_from_elsewhere_is_not_built_by_compose(tmp_path: Path) -> None:
     )
 
 
+def test_away_from_the_repository_nothing_is_built_and_weights_are_found(tmp_path: Path) -> None:
+    """As from an installed wheel."""
+    catalog = load_catalog()
+    services = compose_document(catalog, tmp_path)["services"]
+    assert {service.get("pull_policy") for service in services.values()} == {"never"}
+    bundled = catalog.stacks["garments"].folder / "weights"
+    assert str(bundled) in [mount["source"] for mount in services["garments"]["volumes"]]
+
+
 def test_a_stack_with_upstream_code_is_built_by_orch_and_says_its_commit(services: dict[str, Any]) -> None:
     source = load_catalog().stacks["amrcnn"].spec.sources["tpu"]
     assert services["amrcnn"]["environment"]["ORCH_SOURCES"] == f'{{"tpu": "{source.commit}"}}'
@@ -179,7 +188,8 @@ def test_workers_run_as_the_caller_and_never_as_root(
     caller: tuple[int, int], security: tuple[str, ...], user: tuple[str, str]
 ) -> None:
     values = environment(caller, security, Path("/h"), None)
-    assert values == {"ORCH_UID": user[0], "ORCH_GID": user[1], "ORCH_HOME": "/h"}
+    project = {"COMPOSE_PROJECT_NAME": f"orch-{caller[0]}"}
+    assert values == {**project, "ORCH_UID": user[0], "ORCH_GID": user[1], "ORCH_HOME": "/h"}
     assert environment(caller, security, Path("/h"), Path("/d"))["ORCH_DATA"] == "/d"
 
 
