@@ -41,9 +41,19 @@ def _quoted(value: str) -> str:
     return f"'{value}'"
 
 
+def others_lines(text: str, values: Mapping[str, str]) -> list[str]:
+    """What an earlier file says beyond `values`: a person's own settings."""
+    lines = [line for line in text.splitlines() if line.strip() and line != _HEADER.rstrip()]
+    return [line for line in lines if line.partition("=")[0].removeprefix("export ").strip() not in values]
+
+
 def write_environment(path: Path, values: Mapping[str, str], catalog: Catalog) -> None:
-    """Write .env, and make the folders that Compose mounts, so that workers can be started at once."""
-    write_text(path, environment_text(values))
+    """Write .env, and make the folders that Compose mounts, so that workers can be started at once.
+
+    Variables that an earlier .env has and `values` do not stay as they are.
+    """
+    kept = [] if not path.exists() else others_lines(path.read_text(encoding="utf-8"), values)
+    write_text(path, environment_text(values) + "".join(f"{line}\n" for line in kept))
     give_spool(path.parent / SPOOL_NAME, (int(values["ORCH_UID"]), int(values["ORCH_GID"])))
     if "ORCH_DATA" not in values:
         (path.parent / DATA_NAME).mkdir(exist_ok=True)

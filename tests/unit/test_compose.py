@@ -113,6 +113,17 @@ def test_the_gpu_variant_is_the_one_most_gpus_can_run() -> None:
     assert gpu_variant({"cpu": variant(device="cpu")}) is None
 
 
+def test_a_dockerfile_that_compose_builds_from_takes_all_it_is_given(services: dict[str, Any]) -> None:
+    """An argument it does not declare is passed over in silence, and the wrong files are looked for."""
+    built = {name: service["build"] for name, service in services.items() if "build" in service}
+    assert {"garments", "textlines", "facere"} <= set(built)
+    for name, build in built.items():
+        lines = (ROOT / build["dockerfile"]).read_text().splitlines()
+        declared = {line.split()[1].partition("=")[0] for line in lines if line.startswith("ARG ")}
+        assert build["args"].keys() <= declared, name
+        assert all((ROOT / build["args"][part]).exists() for part in ("LOCK", "RUNNER", "STACK")), name
+
+
 def test_a_stack_from_elsewhere_is_not_built_by_compose(tmp_path: Path) -> None:
     catalog = catalog_of(stack_entry(tmp_path / "elsewhere"))
     service = compose_document(catalog, tmp_path / "root")["services"]["tiny"]
@@ -207,6 +218,16 @@ def test_writing_env_makes_the_folders_that_are_mounted(tmp_path: Path) -> None:
     assert (root / ".env").read_text() == environment_text(values)
     made = [root / "spool", root / "data", home / "weights" / "tiny"]
     assert all(folder.is_dir() for folder in made)
+
+
+def test_a_persons_own_settings_stay_in_the_env_file(tmp_path: Path) -> None:
+    catalog = catalog_of(stack_entry(tmp_path / "tiny"))
+    (tmp_path / ".env").write_text("# mine\nORCH_UID=12\nORCH_IDLE_SECONDS=60\nORCH_DATA=/photos\n")
+    values = environment((1000, 1000), (), tmp_path / "home", None)
+    for _ in range(2):
+        write_environment(tmp_path / ".env", values, catalog)
+        kept = "# mine\nORCH_IDLE_SECONDS=60\nORCH_DATA=/photos\n"
+        assert (tmp_path / ".env").read_text() == environment_text(values) + kept
 
 
 def test_root_gives_the_spool_to_who_the_workers_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
