@@ -9,6 +9,7 @@ MODULES = (
     "startup",
     "collect",
     "dispatch",
+    "warm",
     "facere",
     "facere_loop",
     "amrcnn",
