@@ -16,7 +16,7 @@ from orchestrator.engine import Engine, connect
 from orchestrator.errors import MachineError
 from orchestrator.job import JOB_NAME, QUEUE_NAME, GuestPaths
 from orchestrator.runtimes.base import BuildOptions, Exit, Prepared, Report, WorkerSpec, worker_environment
-from orchestrator.runtimes.docker_build import LABEL, ensure_image, image_tag
+from orchestrator.runtimes.docker_build import LABEL, ensure_image, image_id, image_tag
 
 GUEST = {name: PurePosixPath(f"/{name}") for name in ("job", "data", "weights", "out", "cache")}
 GUEST_HOME = "/tmp/home"
@@ -52,6 +52,14 @@ class DockerRuntime:
         inputs = build_inputs(stack, variant, options)
         digest, fresh, seconds = ensure_image(connect(), inputs, options, report)
         return Prepared(stack, variant, self.name, inputs.identity, image_tag(inputs), digest, fresh, seconds)
+
+    def build_place(self, stack: StackEntry, variant: str, options: BuildOptions) -> Path | None:
+        """The engine's data root, where the engine runs on this machine and lacks the image."""
+        engine, inputs = connect(), build_inputs(stack, variant, with_default_base(options))
+        if not options.rebuild and image_id(engine, image_tag(inputs)) is not None:
+            return None
+        root = Path(engine.info.get("DockerRootDir") or "/nonexistent")
+        return root if engine.url.startswith("unix:") and root.is_dir() else None
 
     def guest_paths(self, prepared: Prepared, spec: WorkerSpec) -> GuestPaths:
         """The mount points: the same in every image."""

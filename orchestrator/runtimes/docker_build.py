@@ -39,7 +39,8 @@ def build_arguments(command: Sequence[str], inputs: BuildInputs, options: BuildO
     arguments = [*command, "--tag", image_tag(inputs)]
     for name, value in inputs.arguments.items():
         arguments += ["--build-arg", f"{name}={value}"]
-    labels = {"stack": inputs.stack, "variant": inputs.variant, "identity": inputs.identity, "version": __version__}
+    labels = {"stack": inputs.stack, "variant": inputs.variant, "identity": inputs.identity, "content": inputs.content}
+    labels["version"] = __version__
     for name, value in labels.items():
         arguments += ["--label", f"{LABEL}.{name}={value}"]
     if options.rebuild:

@@ -69,6 +69,10 @@ class WarmRuntime:
         """Always: it is made for workers that were found."""
         return None
 
+    def build_place(self, stack: StackEntry, variant: str, options: BuildOptions) -> None:
+        """Nothing is built."""
+        del stack, variant, options
+
     def prepare(self, stack: StackEntry, variant: str, options: BuildOptions, report: Report) -> Prepared:
         """Nothing is built: the workers were found to be made of the same files."""
         del options, report

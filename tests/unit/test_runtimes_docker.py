@@ -124,7 +124,8 @@ def test_the_build_command(tmp_path: Path) -> None:
     expected = [
         "docker", "build", "--tag", tag, "--build-arg", "BASE_IMAGE=b", "--build-arg", "JOBS=2",
         "--label", "org.orch.stack=tiny", "--label", "org.orch.variant=cpu",
-        "--label", f"org.orch.identity={inputs.identity}", "--label", f"org.orch.version={__version__}", "/context",
+        "--label", f"org.orch.identity={inputs.identity}",
+        "--label", f"org.orch.content={inputs.content}", "--label", f"org.orch.version={__version__}", "/context",
     ]  # fmt: skip
     assert build_arguments(["docker", "build"], inputs, BuildOptions(), Path("/context")) == expected
     again = build_arguments(["docker", "build"], inputs, BuildOptions(rebuild=True), Path("/context"))

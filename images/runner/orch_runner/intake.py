@@ -28,6 +28,8 @@ class Shard:
     rows: Dict[int, Row] = field(default_factory=dict)
     reused: int = 0
     started: float = 0.0
+    kept: int = 0
+    """Rows in the part on disk."""
 
     @property
     def number(self) -> int:
@@ -104,7 +106,7 @@ class Queue:
         if len(rows) < len(files):
             rows = rows[: len(rows) - len(rows) % self._batch_size]
         shard.rows.update(enumerate(rows))
-        shard.reused = len(rows)
+        shard.reused = shard.kept = len(rows)
         return shard
 
     def abandoned(self) -> bool:
