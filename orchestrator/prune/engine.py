@@ -16,7 +16,7 @@ from orchestrator.errors import MachineError, OrchError
 from orchestrator.prune import Leftover, Scope
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.docker import with_default_base
-from orchestrator.runtimes.docker_build import LABEL
+from orchestrator.runtimes.docker_build import LABEL, image_alias
 
 SETTLED_SECONDS = 600
 """A container that ended just now may still be read by the run that it belongs to."""
@@ -43,9 +43,10 @@ class Image:
 
     @property
     def is_ours(self) -> bool:
-        """Built by orch and of that name alone, or of none: images derived from it inherit its labels, not its name."""
+        """Built by orch and of no name but its own: images derived from it inherit its labels, not its name."""
         labelled = all(self.label(name) for name in ("stack", "variant", "identity"))
-        return labelled and all(tag.removeprefix("localhost/") == self.tag for tag in self.tags)
+        own = (self.tag, image_alias(self.label("stack"), self.label("variant")))
+        return labelled and all(tag.removeprefix("localhost/") in own for tag in self.tags)
 
 
 @dataclass(frozen=True)
@@ -146,9 +147,16 @@ def _old_images(engine: Engine, images: Collection[Image], catalog: Catalog, sco
     for image in images:
         why = why_unneeded(image, catalog, current, scope)
         if why is not None:
-            name = image.tags[0] if image.tags else image.id
-            shown = name if image.tags else f"{image.tag} ({image.id.removeprefix('sha256:')[:12]})"
-            yield Leftover("image", shown, image.bytes, why, partial(_remove, engine.client.api.remove_image, name))
+            # The name of its own, which is longer than the one of the last that was asked for, is the last to go.
+            names = sorted(image.tags, key=len) or [image.id]
+            shown = names[-1] if image.tags else f"{image.tag} ({image.id.removeprefix('sha256:')[:12]})"
+            yield Leftover("image", shown, image.bytes, why, partial(_remove_image, engine, names))
+
+
+def _remove_image(engine: Engine, names: Sequence[str]) -> str | None:
+    """By all its names: it goes with the last of them."""
+    problems = [_remove(engine.client.api.remove_image, name) for name in names]
+    return next((problem for problem in problems if problem is not None), None)
 
 
 def _remove(action: Any, name: str) -> str | None:

@@ -64,6 +64,7 @@ def test_images_of_an_older_identity_can_go_and_current_ones_stay(catalog: Catal
     now = current_variants(catalog)["tiny", "cpu"]
     assert why(image("old", "orch/tiny:cpu-old"), catalog) == "an older cpu of tiny"
     assert why(image("old", "localhost/orch/tiny:cpu-old"), catalog) == "an older cpu of tiny"
+    assert why(image("old", "orch/tiny:cpu-old", "orch/tiny:cpu"), catalog) == "an older cpu of tiny"
     assert why(image("old"), catalog) == "replaced by a build of the same name"
     assert why(image(now.identity, f"orch/tiny:cpu-{now.identity}"), catalog) is None
     assert why(image("of-a-base", "orch/tiny:cpu-of-a-base", content=now.content), catalog) is None
