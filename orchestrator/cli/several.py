@@ -74,7 +74,8 @@ def run_models(known: Catalog, wanted: Wanted, options: RunOptions, checked_by: 
         ended, _ = _run(into_folders(entries, options), json=wanted.json, quiet=wanted.quiet)
         judged = {name: checks.ended(name, one) for name, one in _results(ended).items()}
     if wanted.json:
-        runs = {name: {**told, **judged[name].as_json()} for name, told in as_json(ended).items()}
+        checked = {name: one.as_json() for name, one in judged.items()}
+        runs = {name: {**told, **checked.get(name, {})} for name, told in as_json(ended).items()}
         print_json({"runs": runs, **({"left_out": unable} if wanted.all_models else {})})
     else:
         for name, one in judged.items():
@@ -83,7 +84,8 @@ def run_models(known: Catalog, wanted: Wanted, options: RunOptions, checked_by: 
 
 
 def _results(ended: Mapping[str, Ended]) -> dict[str, Mapping[str, Any] | OrchError]:
-    return {name: one if isinstance(one, OrchError) else one.summary for name, one in ended.items()}
+    done = {name: one for name, one in ended.items() if isinstance(one, OrchError) or one.complete}
+    return {name: one if isinstance(one, OrchError) else one.summary for name, one in done.items()}
 
 
 def run_file(context: typer.Context, file: Path, stacks: list[Path] | None, *, json: bool, quiet: bool) -> int:
@@ -119,7 +121,13 @@ def _run(asked: Sequence[Asked], *, json: bool, quiet: bool) -> tuple[dict[str, 
 
 def as_json(ended: Mapping[str, Ended]) -> dict[str, Any]:
     """Summary or error of each run, by name."""
-    return {name: one.as_json() if isinstance(one, OrchError) else one.summary for name, one in ended.items()}
+    return {name: _as_json(one) for name, one in ended.items()}
+
+
+def _as_json(one: Ended) -> dict[str, Any]:
+    if isinstance(one, OrchError):
+        return one.as_json()
+    return one.summary if one.complete else {"run": str(one.paths.root), "state": "submitted"}
 
 
 def _print_ended(ended: Mapping[str, Ended], quiet: bool) -> None:
@@ -127,6 +135,8 @@ def _print_ended(ended: Mapping[str, Ended], quiet: bool) -> None:
     for name, one in ended.items():
         if isinstance(one, OrchError):
             print_error(one, name)
+        elif not one.complete:
+            say(f"{name}: it goes on by itself; next: orch attach {one.paths.root}")
         else:
             summary = one.summary
             counts = [str(summary[key]) for key in ("predicted", "failed", "instances")]
