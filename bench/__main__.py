@@ -7,6 +7,7 @@ import sys
 
 MODULES = (
     "startup",
+    "planning",
     "collect",
     "dispatch",
     "facere",

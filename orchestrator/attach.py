@@ -14,9 +14,9 @@ from orchestrator.executors.slurm_commands import QueuedTask, end, queued, requi
 from orchestrator.files import exclusive
 from orchestrator.following import EventTail, Progress, shard_sizes, shards_on_disk, task_states
 from orchestrator.handover import read_handover
+from orchestrator.outcome import Outcome
 from orchestrator.paths import RunPaths
 from orchestrator.progress import Display
-from orchestrator.run import Outcome
 from orchestrator.task_records import read_records
 
 LOOK_SECONDS = 2.0

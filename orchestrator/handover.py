@@ -6,21 +6,31 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from orchestrator import __version__
 from orchestrator.catalog import ModelEntry, StackEntry, read_stack
 from orchestrator.errors import RunError
 from orchestrator.files import write_json
 from orchestrator.hardware import Choice
-from orchestrator.input_sources import Ignored
-from orchestrator.inputs import InputSet, read_inputs
+from orchestrator.input_folders import Ignored
+from orchestrator.input_lines import open_inputs
+from orchestrator.inputs import InputSet
 from orchestrator.paths import RunPaths
 from orchestrator.plan import AUTO, Plan, Request, run_document
 from orchestrator.runtimes.base import BuildOptions, Prepared
 from orchestrator.weights import Stored
 
 WORK_FORMAT = "orch-work/1"
+
+
+@dataclass(frozen=True)
+class Crew:
+    """The workers of each task, as they were asked for; None: as the node has GPUs and cores."""
+
+    workers: int | None = None
+    per_gpu: int | Literal["auto"] | None = None
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -35,8 +45,7 @@ class Handover:
     inputs: InputSet
     shard_size: int
     build: BuildOptions
-    workers: int
-    threads: int | None
+    crew: Crew
     lease: float
     plan: str
     build_identity: str
@@ -62,13 +71,7 @@ def unresolved(stack: StackEntry, runtime: str) -> Prepared:
 
 
 def record_work(
-    paths: RunPaths,
-    plan: Plan,
-    weights_folder: Path,
-    build: BuildOptions,
-    workers: int,
-    threads: int | None,
-    lease: float,
+    paths: RunPaths, plan: Plan, weights_folder: Path, build: BuildOptions, crew: Crew, lease: float
 ) -> None:
     """Write work.json beside run.json and inputs.jsonl."""
     weights = {
@@ -81,8 +84,7 @@ def record_work(
         "weights": weights,
         "weights_folder": str(weights_folder),
         "build": asdict(build),
-        "workers": workers,
-        "threads": threads,
+        "crew": asdict(crew),
         "lease": lease,
     }
     write_json(paths.work, document)
@@ -112,7 +114,7 @@ def _handover(paths: RunPaths, run: Mapping[str, Any], work: Mapping[str, Any]) 
         for key, one in work["weights"].items()
     }
     inputs = InputSet(
-        tuple(read_inputs(paths.inputs)),
+        open_inputs(paths.inputs, run["resolved"]["inputs"]["digest"]),
         tuple(Path(root) for root in run["roots"]),
         tuple(Ignored(**one) for one in run["ignored"]),
     )
@@ -124,8 +126,7 @@ def _handover(paths: RunPaths, run: Mapping[str, Any], work: Mapping[str, Any]) 
         inputs,
         int(run["shard_size"]),
         BuildOptions(**work["build"]),
-        int(work["workers"]),
-        work["threads"],
+        Crew(**work["crew"]),
         float(work["lease"]),
         str(run["plan"]),
         run["resolved"]["build"],

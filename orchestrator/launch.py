@@ -80,7 +80,7 @@ def worker_settings(plan: Plan, threads: int) -> WorkerSettings:
         config=spec.config,
         weights={key: stored.as_job() for key, stored in plan.weights.items()},
         native=plan.native(),
-        device=request.device.partition(":")[0],  # the runtime shows it the one GPU that was asked for
+        device=request.device,
         exif=request.exif,
         score_threshold=request.score_threshold,
         max_detections=request.max_detections,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from platformdirs import user_cache_path, user_config_path
@@ -30,6 +30,17 @@ def worker_cache_folder(stack: str, variant: str) -> Path:
     return home() / "worker-cache" / f"{stack}-{variant}"
 
 
+def leases_folder() -> Path:
+    """Locks on GPUs, one file each."""
+    return home() / "leases"
+
+
+def spool_folder() -> Path:
+    """Where hosts and the warm workers of `orch up` meet: $ORCH_SPOOL, else in the cache."""
+    chosen = os.environ.get("ORCH_SPOOL")
+    return Path(chosen).expanduser().absolute() if chosen else home() / "spool"
+
+
 def build_logs_folder() -> Path:
     """Where logs of builds go."""
     return home() / "logs"
@@ -50,6 +61,8 @@ class RunPaths:
     """Every file of one run directory."""
 
     root: Path
+    spooled: Path | None = field(default=None, kw_only=True)
+    """What the workers' job folders begin with where they lie in a spool, not in the run directory."""
 
     @property
     def run_json(self) -> Path:
@@ -151,7 +164,7 @@ class RunPaths:
 
     def job(self, worker: str) -> Path:
         """A worker's job folder, mounted read-only into it."""
-        return self.jobs / worker
+        return self.jobs / worker if self.spooled is None else Path(f"{self.spooled}-{worker}")
 
 
 @dataclass(frozen=True)

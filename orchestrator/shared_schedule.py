@@ -33,26 +33,31 @@ class SharedSchedule(Schedule):
     ) -> None:
         super().__init__((), images_of)
         self._claims, self._is_done, self._clock = claims, is_done, clock
-        self._open = dict.fromkeys(shards)
+        self._open = set(shards)
         place, of = share[0] % max(1, share[1]), max(1, share[1])
         self._candidates: Iterator[int] = iter(shards[len(shards) * place // of : len(shards) * (place + 1) // of])
         self._next_pass = clock()
         self._chance = random.Random(repr(share))  # others look through the same shards: in another order
-        self.remaining = len(self._open)
 
-    def claim_ahead(self) -> bool:
-        """Claim one for the first worker to come, unless there is one; whether there is one now."""
+    @property
+    def may_get_more(self) -> bool:
+        """As long as a shard is not known to be on disk: another task may be lost."""
+        return bool(self._open)
+
+    @property
+    def pending(self) -> int:
+        """Shards that are claimed and no worker has. Looks for one where there is none: for a worker to come."""
         if not self._pending:
             number = self._claim_next()
             if number is not None:
                 self._pending.append(number)
-        return bool(self._pending)
+        return len(self._pending)
 
-    def done(self, worker: str, number: int) -> None:
+    def done(self, number: int) -> bool:
         """A worker finished a shard: it is on disk, and nobody needs its claim."""
-        super().done(worker, number)
+        news = super().done(number)
         self._claims.release(claim_name(number))
-        self._close(number)
+        return news
 
     def _take(self) -> int | None:
         own = super()._take()
@@ -65,7 +70,7 @@ class SharedSchedule(Schedule):
                 if not self._begin_pass():
                     return None
             elif self._is_done(number):
-                self._close(number)
+                self._open.discard(number)
             elif self._claim(number):
                 return number
         return None
@@ -77,7 +82,7 @@ class SharedSchedule(Schedule):
         if not self._is_done(number):
             return True
         self._claims.release(name)  # done between the look and the claim
-        self._close(number)
+        self._open.discard(number)
         return False
 
     def _begin_pass(self) -> bool:
@@ -87,14 +92,10 @@ class SharedSchedule(Schedule):
         self._next_pass = self._clock() + PASS_SECONDS
         claimed = self._claims.listed()
         stale = set(self._claims.stale(claimed.difference(self._claims.held())))
-        free = [number for number in self._open if claim_name(number) not in claimed - stale]
+        free = [number for number in sorted(self._open) if claim_name(number) not in claimed - stale]
         self._chance.shuffle(free)
         self._candidates = iter(free)
         return True
-
-    def _close(self, number: int) -> None:
-        self._open.pop(number, None)
-        self.remaining = len(self._open)
 
 
 def claim_name(shard: int) -> str:

@@ -23,19 +23,20 @@ from typing import Any
 from orchestrator.claims import Claims
 from orchestrator.dispatch import Dispatched, Dispatcher
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError
-from orchestrator.executors.local import signals_to
 from orchestrator.executors.slurm import recorded_job
 from orchestrator.executors.slurm_commands import end, requeue, state_of
-from orchestrator.executors.slurm_node import Place, allotted_cores, allotted_gpus, place, task_devices
+from orchestrator.executors.slurm_node import Place, allotted_cores, allotted_gpus, place
 from orchestrator.handover import Handover, read_handover, record_choice
 from orchestrator.hardware import Gpu, choose_variant, cores, gpus_for
 from orchestrator.launch import Launcher
 from orchestrator.paths import RunPaths, TaskPaths
+from orchestrator.places import OwnPlaces, devices_of_places
 from orchestrator.plan import AUTO, Plan
 from orchestrator.progress import Display, PlainDisplay
 from orchestrator.runtimes import choose_runtime
 from orchestrator.runtimes.base import Runtime
 from orchestrator.shared_schedule import SharedSchedule
+from orchestrator.stopping import signals_to
 from orchestrator.task_records import TaskRecord, dispatched_by_all
 
 EXIT_STOPPED = 143
@@ -137,28 +138,34 @@ def _predict(paths: TaskPaths, here: Place, ready: _Ready, claims: Claims, displ
     schedule = SharedSchedule(
         plan.shards, plan.images_of, claims, lambda number: paths.shard(number).exists(), (here.index, here.count)
     )
-    while not schedule.claim_ahead():  # no worker, which holds a GPU, before there is something for it
+    while not schedule.pending:  # no worker, which holds a GPU, before there is something for it
         if not schedule.remaining:
             return Dispatched((), 0, 0.0)
         time.sleep(LOOK_AGAIN_SECONDS)
     for folder in (paths.shards, paths.logs, paths.task_events):
         folder.mkdir(parents=True, exist_ok=True)
-    devices = task_devices(plan.request.device, runtime.name, os.environ)
-    workers = max(handover.workers, len(devices))
-    threads = handover.threads or max(1, allotted_cores(cores(), os.environ) // workers)
+    crew = handover.crew
+    devices, workers = devices_of_places(
+        [gpu.device for gpu in ready.gpus] if plan.request.device == "cuda" else ["cpu"],
+        crew.workers,
+        crew.per_gpu,
+        {gpu.device: gpu.memory for gpu in ready.gpus},
+        plan.entry.spec.gpu_memory,
+    )
+    threads = crew.threads or max(1, allotted_cores(cores(), os.environ) // workers)
     label = f"{plan.run_id()}-{paths.task}"
     launcher = Launcher(plan, paths, runtime, devices, threads, handover.weights_folder, label)
     dispatcher = Dispatcher(paths, launcher.start, display, schedule, plan.images_of)
     try:
-        with signals_to(dispatcher):
-            return dispatcher.run(workers, len(plan.inputs.images), 0)
+        with signals_to(dispatcher.interrupt):
+            return dispatcher.run(OwnPlaces(workers, devices), len(plan.inputs.images), 0)
     finally:
         runtime.reap(label, paths.jobs)
 
 
 def collect_once(paths: RunPaths, plan: Plan, claims: Claims, display: Display) -> bool:
     """Collect unless it was done or another task is at it; whether it was done here."""
-    from orchestrator.run import finish
+    from orchestrator.outcome import finish
 
     if not (claims.take(COLLECT_CLAIM) or claims.take_over(COLLECT_CLAIM)):
         return False

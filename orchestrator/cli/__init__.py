@@ -17,14 +17,17 @@ from orchestrator import __version__
 from orchestrator.cli import (
     cluster,
     comparison,
+    compose,
     convert,
     equivalence,
     evaluation,
     models,
     predictions,
+    prune,
     run,
     setup,
     sources,
+    warm,
     weights,
 )
 from orchestrator.cli.common import print_error, print_json, say
@@ -76,6 +79,12 @@ app.command("draw")(predictions.draw)
 app.command("eval")(evaluation.evaluate)
 app.command("compare")(comparison.compare)
 app.command("report")(comparison.report)
+app.command("prune")(prune.prune)
+app.command("compose")(compose.compose)
+app.command("up")(warm.up)
+app.command("down")(warm.down)
+app.command("ps")(warm.ps)
+app.command("logs")(warm.logs)
 app.command("doctor")(setup.doctor)
 app.add_typer(setup.new, name="new")
 app.command("demo")(setup.demo)

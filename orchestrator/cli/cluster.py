@@ -9,6 +9,7 @@ import typer
 
 from orchestrator.cli.common import JsonOption, print_json, say
 from orchestrator.cli.run import QuietOption, report_outcome
+from orchestrator.errors import EXIT_OK, EXIT_SOME_FAILED
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Its run directory.")]
 
@@ -39,7 +40,8 @@ def attach(run: RunArgument, json: JsonOption = False, quiet: QuietOption = Fals
     from orchestrator.progress import make_display
 
     outcome = attach_to(RunPaths(run.absolute()), make_display(json=json, quiet=quiet))
-    return report_outcome(outcome, json=json, quiet=quiet)
+    report_outcome(outcome, None, json=json, quiet=quiet)
+    return EXIT_SOME_FAILED if outcome.failed else EXIT_OK
 
 
 def cancel(run: RunArgument, json: JsonOption = False) -> None:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import importlib
 import shutil
-import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from orchestrator.catalog import StackEntry
 from orchestrator.dispatch import Dispatched, Dispatcher
@@ -15,8 +12,11 @@ from orchestrator.executors.base import Work
 from orchestrator.executors.slurm import refuse_while_under_way
 from orchestrator.hardware import Choice, Gpu, choose_variant, cores, gpus_for
 from orchestrator.launch import Launcher
+from orchestrator.places import LeasedPlaces, OwnPlaces, Places
 from orchestrator.progress import Display
+from orchestrator.schedule import dear_first
 from orchestrator.shards import missing_shards
+from orchestrator.stopping import signals_to
 
 
 class LocalExecutor:
@@ -37,33 +37,27 @@ class LocalExecutor:
         shutil.rmtree(paths.jobs)
         paths.jobs.mkdir()
         missing = missing_shards(plan, paths)
-        already = len(plan.inputs.images) - sum(len(plan.images_of(shard)) for shard in missing)
+        already = len(plan.inputs.images) - sum(plan.size_of(shard) for shard in missing)
         if not missing:
             return Dispatched((), 0, 0.0)
         if already:
             display.say(f"resuming: {already} of {len(plan.inputs.images)} images are done")
         threads = work.threads or max(1, cores() // min(work.workers, len(missing)))
         launcher = Launcher(plan, paths, runtime, work.devices, threads, work.weights)
-        dispatcher = Dispatcher(paths, launcher.start, display, missing, plan.images_of)
+        ordered = dear_first(missing, plan.images_of)
+        dispatcher = Dispatcher(paths, launcher.start, display, ordered, plan.images_of)
         # What collecting needs (numpy) takes a while to import: best done while the workers start.
         threading.Thread(target=importlib.import_module, args=("orchestrator.collect",), daemon=True).start()
         try:
-            with signals_to(dispatcher):
-                return dispatcher.run(work.workers, len(plan.inputs.images), already)
+            with signals_to(dispatcher.interrupt):
+                return dispatcher.run(places_of(work, display), len(plan.inputs.images), already)
         finally:
             runtime.reap(plan.run_id(), paths.jobs)  # what could not be removed while the engine was away
 
 
-@contextmanager
-def signals_to(dispatcher: Dispatcher) -> Iterator[None]:
-    """While workers run, Ctrl-C and SIGTERM go to the dispatcher. In a thread of a host program nothing changes."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    wanted = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda *_: dispatcher.interrupt()) for number in wanted}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def places_of(work: Work, display: Display) -> Places:
+    """Places on GPUs are leased, those on the CPU are the run's own."""
+    if not work.leases or set(work.devices) == {"cpu"}:
+        return OwnPlaces(work.workers, work.devices)
+    what = f"{work.plan.entry.name} into {work.paths.root}"
+    return LeasedPlaces(work.workers, work.devices, what, display, wait=work.wait, most_gpus=work.most_gpus)
