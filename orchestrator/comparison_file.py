@@ -13,6 +13,8 @@ from pydantic import AfterValidator, BeforeValidator, ValidationError, create_mo
 
 from orchestrator.catalog import Catalog
 from orchestrator.errors import OrchError, SpecError
+from orchestrator.executors.slurm_options import slurm_options
+from orchestrator.paths import user_slurm_options
 from orchestrator.request import RunOptions
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.several_runs import Asked
@@ -160,6 +162,9 @@ def _asked(
     with _at(source, ("models", number, "settings")):
         entry.settings(words)
     build = BuildOptions(**(given.pop("build", None) or {}), offline=bool(given.get("offline")))
+    slurm = {**_given(spec.run).get("slurm", {}), **given.pop("slurm", {})}
+    if given.get("executor") == "slurm":
+        given["slurm"] = slurm_options(user_slurm_options(), slurm)
     taken = {key: value for key, value in given.items() if key not in ("model", "name", "settings")}
     return Asked(
         name,
