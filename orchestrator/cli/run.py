@@ -167,7 +167,7 @@ def run(
         offline=offline,
         warm=warm,
         spool=spool,
-        slurm=_slurm_options(executor, slurm or {}, wait),
+        slurm=_slurm_options(executor, slurm or {}, wait=wait),
         build=build_options(base_image, build_arg, rebuild=False, offline=offline),
     )
     if all_models or len(model or []) > 1:
@@ -190,12 +190,12 @@ def _interruptible(action: Callable[[], Outcome]) -> Outcome:
         raise Interrupted("stopped; what is done is kept", hint=GOES_ON) from stopped
 
 
-def _slurm_options(executor: str, given: dict[str, Any], wait: bool) -> SlurmOptions:
+def _slurm_options(executor: str, given: dict[str, Any], *, wait: bool) -> SlurmOptions:
     from orchestrator.executors.slurm_options import SlurmOptions, slurm_options
     from orchestrator.paths import user_slurm_options
 
     if executor == "slurm":
-        return slurm_options(user_slurm_options(), given if wait else {**given, "wait": False})
+        return slurm_options(user_slurm_options(), {**given, "wait": None if wait else False})
     if given:
         first = next(iter(given)).replace("_", "-")
         raise UsageError(f"--{first} is for --executor slurm")
