@@ -190,9 +190,12 @@ def all_that_run(catalog: Catalog, options: RunOptions) -> tuple[list[ModelEntry
 
 def _why_not(entry: ModelEntry, options: RunOptions) -> str | None:
     for key, weights in entry.spec.weights.items():
-        state = weights_state(entry, key)
-        if state == "missing" and (weights.manual is not None or options.offline):
-            return f"its weights are not here: orch weights add {entry.name} FILE"
+        if weights_state(entry, key) != "missing":
+            continue
+        if weights.manual is not None:
+            return f"its weights are had by hand: orch weights add {entry.name} FILE"
+        if options.offline:
+            return "its weights are not in the cache, and nothing is fetched with --offline"
     try:
         choose_variant(entry.stack, options.variant, options.device, gpus_for(entry.stack, options.device))
     except (MachineError, UsageError) as error:
@@ -206,11 +209,6 @@ def into_folders(entries: Sequence[ModelEntry], options: RunOptions) -> list[Ask
         Asked(entry.name, entry, replace(options, out=None if options.out is None else Path(options.out) / entry.name))
         for entry in entries
     ]
-
-
-def errors_code(ended: Mapping[str, Ended]) -> int:
-    """The worst of the runs that ended in an error; 0 where none did."""
-    return max((one.exit_code for one in ended.values() if isinstance(one, OrchError)), default=0)
 
 
 def exit_code(ended: Mapping[str, Ended]) -> int:

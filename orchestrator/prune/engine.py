@@ -37,16 +37,16 @@ class Image:
         return self.labels.get(f"{LABEL}.{name}", "")
 
     @property
-    def tag(self) -> str:
-        """The name that orch gave it."""
-        return f"orch/{self.label('stack')}:{self.label('variant')}-{self.label('identity')}"
+    def names(self) -> tuple[str, str]:
+        """Those that orch gives it: the one that says its identity, and that of the variant's last."""
+        alias = image_alias(self.label("stack"), self.label("variant"))
+        return f"{alias}-{self.label('identity')}", alias
 
     @property
     def is_ours(self) -> bool:
-        """Built by orch and of no name but its own: images derived from it inherit its labels, not its name."""
+        """Built by orch, and of no name but orch's: images derived from it inherit its labels, not its names."""
         labelled = all(self.label(name) for name in ("stack", "variant", "identity"))
-        own = (self.tag, image_alias(self.label("stack"), self.label("variant")))
-        return labelled and all(tag.removeprefix("localhost/") in own for tag in self.tags)
+        return labelled and all(tag.removeprefix("localhost/") in self.names for tag in self.tags)
 
 
 @dataclass(frozen=True)
@@ -147,28 +147,20 @@ def _old_images(engine: Engine, images: Collection[Image], catalog: Catalog, sco
     for image in images:
         why = why_unneeded(image, catalog, current, scope)
         if why is not None:
-            # The name of its own, which is longer than the one of the last that was asked for, is the last to go.
-            names = sorted(image.tags, key=len) or [image.id]
-            shown = names[-1] if image.tags else f"{image.tag} ({image.id.removeprefix('sha256:')[:12]})"
-            yield Leftover("image", shown, image.bytes, why, partial(_remove_image, engine, names))
+            shown = image.names[0] if image.tags else f"{image.names[0]} ({image.id.removeprefix('sha256:')[:12]})"
+            remove = partial(_remove, engine.client.api.remove_image, *(image.tags or (image.id,)))
+            yield Leftover("image", shown, image.bytes, why, remove)
 
 
-def _remove_image(engine: Engine, names: Sequence[str]) -> str | None:
-    """By all its names: it goes with the last of them."""
-    problems = [_remove(engine.client.api.remove_image, name) for name in names]
-    return next((problem for problem in problems if problem is not None), None)
-
-
-def _remove(action: Any, name: str) -> str | None:
+def _remove(action: Any, *names: str) -> str | None:
     """Never by force: what the engine says is in use stays."""
     from docker.errors import APIError, NotFound
 
-    try:
-        action(name)
-    except NotFound:
-        return None
-    except APIError as error:
-        return str(error.explanation or error)
-    except OSError as error:
-        return str(error)
+    for name in names:
+        try:
+            action(name)
+        except NotFound:
+            continue
+        except (APIError, OSError) as error:
+            return str(getattr(error, "explanation", None) or error)
     return None
