@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, ValidationError, create_mo
 
 from orchestrator.catalog import Catalog
 from orchestrator.errors import OrchError, SpecError
-from orchestrator.run import RunOptions
+from orchestrator.request import RunOptions
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.several_runs import Asked
 from orchestrator.spec import NAME_PATTERN, SettingValue, Spec

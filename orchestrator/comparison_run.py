@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.comparison_file import ComparisonFile
 from orchestrator.errors import EXIT_OK, OrchError
+from orchestrator.outcome import Outcome
 from orchestrator.progress import Display
-from orchestrator.run import Outcome
 from orchestrator.several_runs import Ended
 
 if TYPE_CHECKING:

@@ -90,10 +90,15 @@ class Dispatcher:
     """One run's dispatch. All decisions are made in one thread, which reads one queue of what happened."""
 
     def __init__(
-        self, paths: RunPaths, start: StartWorker, display: Display, shards: Sequence[int], images_of: ImagesOf
+        self,
+        paths: RunPaths,
+        start: StartWorker,
+        display: Display,
+        shards: Sequence[int] | Schedule,
+        images_of: ImagesOf,
     ) -> None:
         self._paths, self._start, self._display = paths, start, display
-        self._schedule = Schedule(shards, images_of)
+        self._schedule = shards if isinstance(shards, Schedule) else Schedule(shards, images_of)
         self._images_of = images_of
         # A SimpleQueue's put may interrupt its own thread's get, as a signal handler does; a Queue's would wait for
         # the lock which that get holds, for ever.
@@ -111,6 +116,7 @@ class Dispatcher:
         self._done = self._failed = 0
         self._notices: list[str] = []
         self._kill_at: float | None = None
+        self._flushed = 0.0
 
     def interrupt(self) -> None:
         """Once: stop cleanly. Twice: now. Safe to call from a signal handler."""
@@ -146,6 +152,12 @@ class Dispatcher:
         self._share_waiting()
         self._replace_lost()
         self._take_places()
+        if self._schedule.may_get_more:
+            for live in self._live.values():
+                self._feed(live)
+        if time.monotonic() - self._flushed >= ALIVE_EVERY:  # others may be reading along
+            self._flushed = time.monotonic()
+            events.flush()
         states = {f"w{live.place}": live.state for live in self._live.values()}
         self._display.progress(self._done_now(), self._failed, states)
 
@@ -237,7 +249,7 @@ class Dispatcher:
             live.given[order.number] = time.monotonic()
         if self._schedule.remaining == 0:
             self._end_all()
-        elif not self._schedule.assigned(name) and not self._waiting():
+        elif not (self._schedule.assigned(name) or self._schedule.may_get_more or self._waiting()):
             self._end(live)
 
     def _waiting(self) -> list[tuple[float, int, _Live]]:

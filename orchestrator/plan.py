@@ -32,6 +32,8 @@ FEW_IMAGES, FEW_SHARDS = 4, 16
 MOST_SHARDS = 4096
 """Folders with many more entries make a network file system crawl."""
 MAX_PIXELS = 250_000_000
+AUTO = "auto"
+"""Variant and device of a request while a cluster's node has yet to choose them."""
 
 _States = dict[str, tuple[int, int]]
 """Size and time of files."""
@@ -147,10 +149,10 @@ class Plan:
         }
 
 
-def begun_with(paths: RunPaths) -> str | None:
-    """The runtime of a run that was begun here; None where none was."""
+def begun_with(paths: RunPaths, field: str = "runtime") -> str | None:
+    """The runtime, or what else of its request, of a run that was begun here; None where none was."""
     try:
-        return str(json.loads(paths.run_json.read_text(encoding="utf-8"))["request"]["runtime"])
+        return str(json.loads(paths.run_json.read_text(encoding="utf-8"))["request"][field])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -232,20 +234,22 @@ def record_plan(paths: RunPaths, plan: Plan, earlier: dict[str, Any] | None, not
     for folder in (paths.shards, paths.logs, paths.jobs):
         folder.mkdir(parents=True, exist_ok=True)
     plan.inputs.images.save(paths.inputs)
-    write_json(
-        paths.run_json,
-        {
-            "format": RUN_FORMAT,
-            "request": plan.request.as_json(),
-            "plan": plan.digest(),
-            "resolved": plan.predictions_meta(),
-            "shard_size": plan.shard_size,
-            "shards": len(plan.shards),
-            "roots": [str(root) for root in plan.inputs.roots],
-            "ignored": [asdict(one) for one in plan.inputs.ignored],
-            **notes,
-        },
-    )
+    write_json(paths.run_json, run_document(plan, notes))
+
+
+def run_document(plan: Plan, notes: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of run.json."""
+    return {
+        "format": RUN_FORMAT,
+        "request": plan.request.as_json(),
+        "plan": plan.digest(),
+        "resolved": plan.predictions_meta(),
+        "shard_size": plan.shard_size,
+        "shards": len(plan.shards),
+        "roots": [str(root) for root in plan.inputs.roots],
+        "ignored": [asdict(one) for one in plan.inputs.ignored],
+        **notes,
+    }
 
 
 def _refuse_changes(paths: RunPaths, plan: Plan, earlier: Mapping[str, Any]) -> None:

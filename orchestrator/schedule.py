@@ -53,6 +53,11 @@ class Schedule:
         return len(self._open)
 
     @property
+    def may_get_more(self) -> bool:
+        """Whether shards that nobody has may turn up without a worker being lost: where others share them."""
+        return False
+
+    @property
     def pending(self) -> int:
         """Shards that no worker has."""
         return len(self._pending)

@@ -21,11 +21,13 @@ from orchestrator.hardware import choose_variant, cores, gpus_for
 from orchestrator.inputs import collect_inputs
 from orchestrator.job import QUEUE_NAME
 from orchestrator.launch import Launcher
+from orchestrator.outcome import Outcome
 from orchestrator.paths import RunPaths, home
 from orchestrator.plan import Plan
 from orchestrator.predictions import Predictions
 from orchestrator.progress import Display
-from orchestrator.run import Outcome, RunOptions, make_request, run
+from orchestrator.request import RunOptions, make_request
+from orchestrator.run import run
 from orchestrator.runtimes import choose_runtime
 
 RANDOM_WEIGHTS = "orch_runner.random_weights"

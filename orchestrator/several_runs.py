@@ -13,8 +13,10 @@ from pathlib import Path
 from orchestrator.catalog import Catalog, ModelEntry
 from orchestrator.errors import Interrupted, MachineError, OrchError, UsageError
 from orchestrator.hardware import choose_variant, gpus_for
+from orchestrator.outcome import Outcome
 from orchestrator.progress_table import Board
-from orchestrator.run import Outcome, RunOptions, run
+from orchestrator.request import RunOptions
+from orchestrator.run import run
 from orchestrator.steps import end_steps
 from orchestrator.stopping import Stop, passing_on
 from orchestrator.weights import weights_state

@@ -15,6 +15,7 @@ import typer.main
 
 from orchestrator import __version__
 from orchestrator.cli import (
+    cluster,
     comparison,
     compose,
     convert,
@@ -30,6 +31,7 @@ from orchestrator.cli import (
     weights,
 )
 from orchestrator.cli.common import print_error, print_json, say
+from orchestrator.cli.slurm_options import with_slurm_options
 from orchestrator.errors import EXIT_BUG, EXIT_OK, Interrupted, MachineError, OrchError, UsageError
 
 _MACHINE_SAYS_NO = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
@@ -59,7 +61,10 @@ def _root(
     """Run published vision models, each in an environment of its own."""
 
 
-app.command("run")(run.run)
+app.command("run")(with_slurm_options(run.run))
+app.command("status")(cluster.status)
+app.command("attach")(cluster.attach)
+app.command("cancel")(cluster.cancel)
 app.command("build")(run.build)
 app.command("selftest")(run.selftest)
 app.command("equivalence")(equivalence.equivalence)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,10 +30,13 @@ from orchestrator.cli.common import (
 from orchestrator.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
-    from orchestrator.run import Outcome
+    from orchestrator.checks import Checked
+    from orchestrator.executors.slurm_options import SlurmOptions
+    from orchestrator.outcome import Outcome
     from orchestrator.runtimes.base import BuildOptions
 
 SHOWN_FAILURES = 20
+GOES_ON = "the same command goes on where it stopped"
 
 ModelsOption = Annotated[
     list[str] | None, typer.Option("--model", "-m", metavar="MODEL", help="See orch models; repeatable: all at once.")
@@ -63,6 +67,8 @@ WarmOption = Annotated[
 SpoolOption = Annotated[
     Path | None, typer.Option("--spool", metavar="DIR", help="The warm workers' spool. Default: $ORCH_SPOOL, or found.")
 ]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say only what went wrong.")]
+
 SettingsOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting of the model; repeatable.")
 ]
@@ -81,7 +87,7 @@ def run(
     ] = None,
     image_root: Annotated[Path | None, typer.Option(help="Folder of the images of a COCO file.")] = None,
     runtime: RuntimeOption = "auto",
-    executor: Annotated[str, typer.Option(help="Where workers run.")] = "local",
+    executor: Annotated[str, typer.Option(help="Where workers run: local, or slurm.")] = "local",
     variant: VariantOption = None,
     device: DeviceOption = None,
     workers: Annotated[
@@ -116,12 +122,13 @@ def run(
     job_summary: SummaryOption = None,
     stacks: StacksOption = None,
     json: JsonOption = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what went wrong.")] = False,
+    quiet: QuietOption = False,
     all_models: Annotated[bool, typer.Option("--all", help="All models that can run here as it is.")] = False,
     file: Annotated[
         Path | None,
         typer.Option("--file", "-f", metavar="ORCH.yaml", help="A whole comparison: orch new comparison."),
     ] = None,
+    slurm: dict[str, Any] | None = None,
 ) -> int:
     """Predict images with models, each in an environment of its own. The same command resumes."""
     from orchestrator.cli import several
@@ -134,7 +141,7 @@ def run(
     sources = [*(images or []), *(more_images or [])]
     several.refuse_incomplete(model or [], sources, all_models)
     from orchestrator.progress import make_display
-    from orchestrator.run import RunOptions
+    from orchestrator.request import RunOptions
     from orchestrator.run import run as run_model
 
     options = RunOptions(
@@ -158,6 +165,7 @@ def run(
         offline=offline,
         warm=warm,
         spool=spool,
+        slurm=_slurm_options(executor, slurm or {}),
         build=build_options(base_image, build_arg, rebuild=False, offline=offline),
     )
     if all_models or len(model or []) > 1:
@@ -165,19 +173,46 @@ def run(
         return several.run_models(catalog(stacks), wanted, options, checked_by)
     entry = catalog(stacks).model((model or [""])[0])
     with checked_by([entry.name]) as checks:
-        try:
-            outcome = run_model(entry, options, make_display(json=json, quiet=quiet))
-        except Interrupted as stopped:
-            raise Interrupted(
-                "stopped; what is done is kept", hint="the same command goes on where it stopped"
-            ) from stopped
-        checked = checks.finished(entry.name, outcome.summary)
-    if json:
-        print_json({**outcome.summary, **checked.as_json()})
+        outcome = _interruptible(partial(run_model, entry, options, make_display(json=json, quiet=quiet)))
+        checked = checks.finished(entry.name, outcome.summary) if outcome.complete else None
+    report_outcome(outcome, checked, json=json, quiet=quiet)
+    return checks.exit_code
+
+
+def _interruptible(action: Callable[[], Outcome]) -> Outcome:
+    try:
+        return action()
+    except Interrupted as stopped:
+        if stopped.hint:
+            raise
+        raise Interrupted("stopped; what is done is kept", hint=GOES_ON) from stopped
+
+
+def _slurm_options(executor: str, given: dict[str, Any]) -> SlurmOptions:
+    from orchestrator.executors.slurm_options import SlurmOptions, slurm_options
+    from orchestrator.paths import user_slurm_options
+
+    if executor == "slurm":
+        return slurm_options(user_slurm_options(), given)
+    if given:
+        first = next(iter(given)).replace("_", "-")
+        raise UsageError(f"--{first} is for --executor slurm")
+    return SlurmOptions()
+
+
+def report_outcome(outcome: Outcome, checked: Checked | None, *, json: bool, quiet: bool) -> None:
+    """Print what a run came to, and what was checked of it."""
+    if not outcome.complete:
+        if json:
+            print_json({"run": str(outcome.paths.root), "state": "submitted"})
+        elif not quiet:
+            say(f"it goes on by itself; next: orch attach {outcome.paths.root}")
+    elif json:
+        print_json({**outcome.summary, **(checked.as_json() if checked else {})})
     else:
         _print_outcome(outcome, quiet)
-        say_verdicts(checked, quiet=quiet)
-    return checks.exit_code
+        if checked:
+            say_verdicts(checked, quiet=quiet)
 
 
 def _print_outcome(outcome: Outcome, quiet: bool) -> None:
@@ -257,7 +292,7 @@ def selftest(
     """Run three photographs through a model's real environment, with random weights where its own are not public."""
     entry = catalog(stacks).model(model)
     from orchestrator.progress import make_display
-    from orchestrator.run import RunOptions
+    from orchestrator.request import RunOptions
     from orchestrator.selftest import selftest as test_model
 
     chosen = build_options(base_image, build_arg, rebuild=False, offline=offline)

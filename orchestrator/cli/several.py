@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from orchestrator.catalog import Catalog
     from orchestrator.checks import Checked, Checks
     from orchestrator.comparison_run import Compared
-    from orchestrator.run import RunOptions
+    from orchestrator.request import RunOptions
     from orchestrator.several_runs import Asked, Ended
 
     Checking = AbstractContextManager[Checks]

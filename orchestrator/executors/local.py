@@ -6,9 +6,10 @@ import importlib
 import shutil
 import threading
 
+from orchestrator.catalog import StackEntry
 from orchestrator.dispatch import Dispatched, Dispatcher
 from orchestrator.executors.base import Work
-from orchestrator.hardware import cores
+from orchestrator.hardware import Choice, Gpu, choose_variant, cores, gpus_for
 from orchestrator.launch import Launcher
 from orchestrator.places import LeasedPlaces, OwnPlaces, Places
 from orchestrator.progress import Display
@@ -19,6 +20,11 @@ from orchestrator.stopping import signals_to
 
 class LocalExecutor:
     """Starts every worker here, by the runtime's own means."""
+
+    def choose(self, stack: StackEntry, variant: str | None, device: str | None) -> tuple[Choice, tuple[Gpu, ...]]:
+        """The variant that fits this machine, and its GPUs. Raises UsageError, MachineError."""
+        present = gpus_for(stack, device)
+        return choose_variant(stack, variant, device, present), present
 
     def dispatch(self, work: Work, display: Display) -> Dispatched:
         """Have the shards that are missing predicted. Raises Interrupted, RunError, MachineError."""
@@ -49,7 +55,7 @@ class LocalExecutor:
 
 def places_of(work: Work, display: Display) -> Places:
     """Places on GPUs are leased, those on the CPU are the run's own."""
-    if set(work.devices) == {"cpu"}:
-        return OwnPlaces(work.workers)
+    if not work.leases or set(work.devices) == {"cpu"}:
+        return OwnPlaces(work.workers, work.devices)
     what = f"{work.plan.entry.name} into {work.paths.root}"
     return LeasedPlaces(work.workers, work.devices, what, display, wait=work.wait, most_gpus=work.most_gpus)

@@ -14,9 +14,9 @@ import yaml
 from orchestrator.checks.baseline import make_baseline, write_baseline
 from orchestrator.cli import main
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError
+from orchestrator.outcome import Outcome
 from orchestrator.paths import RunPaths
 from orchestrator.predictions import Predictions
-from orchestrator.run import Outcome
 from tests.unit.compare_samples import two_runs
 from tests.unit.predictions_samples import save
 
@@ -267,6 +267,14 @@ def test_a_comparisons_runs_are_checked_with_its_annotations(
     assert main(["run", "-f", str(tmp_path / "orch.yaml"), *options, "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["runs"]["garments-tiny"]["broken_rules"] == ["ap-drop:0.05"]
     assert suite(report).get("failures") == "1"
+
+
+def test_a_run_that_was_handed_over_is_reported_as_going_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = tmp_path / "report.xml"
+    monkeypatch.setattr("orchestrator.run.run", lambda *_: Outcome(RunPaths(tmp_path / "run"), {}))
+    assert main([*RUN, "--junit", str(report)]) == 0
+    (case,) = suite(report).findall("testcase")
+    assert case[0].tag == "skipped"
 
 
 def test_a_folder_without_a_models_baseline_says_how_to_make_it(
