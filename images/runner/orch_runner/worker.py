@@ -120,6 +120,8 @@ def _load(job: Job) -> Any:
     try:
         predictor = predictor_class(job)()
         _check_wishes(predictor)
+        if job.device == "cuda":
+            log(f"a kernel ran on {predictor.probe()}")
         predictor.load(model, job.device)
     except Fatal:
         raise
