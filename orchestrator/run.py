@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.binaries import as_built
 from orchestrator.catalog import ModelEntry
 from orchestrator.dispatch import Dispatched
 from orchestrator.errors import BaseImageError, UsageError
@@ -76,7 +77,8 @@ def run(entry: ModelEntry, options: RunOptions, display: Display) -> Outcome:
     Raises UsageError, BuildError, MachineError, RunError, Interrupted; what was finished stays in the run directory.
     """
     present = gpus_for(entry.stack, options.device, options.variant)
-    choice = choose_variant(entry.stack, options.variant, options.device, present, entry.spec.gpu_memory)
+    stack = as_built(entry.stack) if present else entry.stack
+    choice = choose_variant(stack, options.variant, options.device, present, entry.spec.gpu_memory)
     request = make_request(entry, options, options.runtime, choice.variant, choice.device)
     out = options.out or Path("runs") / f"{entry.name}-{request.short_digest(options.runtime)}"
     paths = RunPaths(out.absolute())
