@@ -7,20 +7,18 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from orchestrator.build import build_inputs
 from orchestrator.catalog import StackEntry
 from orchestrator.engine import Engine, connect
 from orchestrator.errors import MachineError
-from orchestrator.job import JOB_NAME, QUEUE_NAME, GuestPaths
+from orchestrator.job import JOB_NAME, GuestPaths
 from orchestrator.runtimes.base import BuildOptions, Exit, Prepared, Report, WorkerSpec, worker_environment
-from orchestrator.runtimes.docker_build import LABEL, ensure_image, image_tag
+from orchestrator.runtimes.docker_build import LABEL, ensure_image, image_tag, with_default_base
+from orchestrator.runtimes.mounts import GUEST, GUEST_HOME, bound_folders, image_paths
 
-GUEST = {name: PurePosixPath(f"/{name}") for name in ("job", "data", "weights", "out", "cache")}
-GUEST_STACK = PurePosixPath("/opt/orch/stack")
-GUEST_SOURCES = PurePosixPath("/opt/orch/sources")
 PIDS_LIMIT = 2048
 SHM_SIZE = "1g"
 TMP_SIZE = "2g"
@@ -45,7 +43,7 @@ class DockerRuntime:
 
     def prepare(self, stack: StackEntry, variant: str, options: BuildOptions, report: Report) -> Prepared:
         """Build the variant's image unless the engine has it. Raises BuildError, MachineError."""
-        options = _with_default_base(options)
+        options = with_default_base(options)
         inputs = build_inputs(stack, variant, options)
         digest, fresh, seconds = ensure_image(connect(), inputs, options, report)
         return Prepared(stack, variant, self.name, inputs.identity, image_tag(inputs), digest, fresh, seconds)
@@ -53,10 +51,7 @@ class DockerRuntime:
     def guest_paths(self, prepared: Prepared, spec: WorkerSpec) -> GuestPaths:
         """The mount points: the same in every image."""
         del spec
-        queue = GUEST["job"] / QUEUE_NAME
-        sources = {name: GUEST_SOURCES / name for name in prepared.stack.spec.sources}
-        data, weights, out, cache = (GUEST[name] for name in ("data", "weights", "out", "cache"))
-        return GuestPaths(data, weights, out, cache, queue, GUEST_STACK, sources=sources)
+        return image_paths(prepared)
 
     def start(self, prepared: Prepared, spec: WorkerSpec) -> DockerWorker:
         """Create and start a container. Raises MachineError."""
@@ -76,12 +71,6 @@ class DockerRuntime:
         return len(found)
 
 
-def _with_default_base(options: BuildOptions) -> BuildOptions:
-    """$ORCH_BASE_IMAGE stands in for every stack's base, on machines that reach no image registry."""
-    base = options.base_image or os.environ.get("ORCH_BASE_IMAGE") or None
-    return BuildOptions(base, options.rebuild, options.offline, options.build_args)
-
-
 def calling_user() -> tuple[int, int]:
     """User and group the files a worker leaves must belong to."""
     return os.getuid(), os.getgid()
@@ -94,7 +83,7 @@ def container_settings(
     # In a rootless engine, root inside is the caller outside, and any other user is nobody's.
     user, group = (0, 0) if "rootless" in security else caller
     options = ["no-new-privileges"] + (["label=disable"] if "selinux" in security else [])
-    environment = worker_environment(spec.threads, str(GUEST["cache"]), "/tmp/home")
+    environment = worker_environment(spec.threads, str(GUEST["cache"]), GUEST_HOME)
     return {
         "image": prepared.digest or prepared.location,
         "command": ["python", "-m", spec.module, str(GUEST["job"] / JOB_NAME)],
@@ -132,16 +121,9 @@ def gpu_requests(device: str) -> list[dict[str, Any]]:
 
 def mounts(spec: WorkerSpec) -> list[dict[str, Any]]:
     """The bind mounts of a worker; a source that is missing is an error, not a new folder of root's."""
-    folders: list[tuple[Path, PurePosixPath, bool]] = [
-        (spec.job, GUEST["job"], True),
-        (spec.weights, GUEST["weights"], True),
-        (spec.out, GUEST["out"], False),
-        (spec.cache, GUEST["cache"], False),
-    ]
-    folders += [(root, GUEST["data"] / str(number), True) for number, root in enumerate(spec.roots)]
     return [
         {"Type": "bind", "Source": str(source), "Target": str(target), "ReadOnly": read_only}
-        for source, target, read_only in folders
+        for source, target, read_only in bound_folders(spec)
     ]
 
 
