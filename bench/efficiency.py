@@ -24,6 +24,7 @@ from typing import Any
 from orchestrator.dispatch import Dispatcher
 from orchestrator.inputs import InputImage
 from orchestrator.paths import RunPaths
+from orchestrator.places import OwnPlaces
 from orchestrator.plan import default_shard_size
 from orchestrator.progress import SilentDisplay
 from orchestrator.runtimes.base import Exit
@@ -65,6 +66,8 @@ def simulated(images: int, size: int, workers: int, spread: float) -> float:
             queues[worker].append(order.number)
 
     for worker in queues:
+        schedule.join(worker)
+    for worker in queues:
         feed(worker)
     for worker, waiting in queues.items():
         if waiting:
@@ -72,7 +75,7 @@ def simulated(images: int, size: int, workers: int, spread: float) -> float:
     now = 0.0
     while ends:
         now, worker = heapq.heappop(ends)
-        schedule.done(worker, queues[worker].pop(0))
+        schedule.done(queues[worker].pop(0))
         feed(worker)
         if queues[worker]:
             heapq.heappush(ends, (now + takes[queues[worker][0]], worker))
@@ -97,7 +100,7 @@ def dispatched(images: int, size: int, workers: int, seconds: float) -> float:
             return started[-1]
 
         shards = range(math.ceil(images / size))
-        done = Dispatcher(paths, start, SilentDisplay(), shards, images_of).run(workers, images, 0)
+        done = Dispatcher(paths, start, SilentDisplay(), shards, images_of).run(OwnPlaces(workers), images, 0)
     if sum(worker.predicted for worker in started) != images or done.lost_workers:
         raise SystemExit("images were lost")
     wall = max(worker.ended for worker in started) - min(worker.began for worker in started)

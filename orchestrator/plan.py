@@ -25,10 +25,15 @@ from orchestrator.weights import Stored
 
 RUN_FORMAT = "orch-run/1"
 USUAL_SHARD = 64
-SHARDS_AT_LEAST = 16
+MANY_SHARDS = 128
+"""So many that the last ones keep eight workers busy to the end, whatever the images cost: see bench/many_gpus.py."""
+FEW_IMAGES, FEW_SHARDS = 4, 16
+"""Of so few images a shard's own cost is felt, so there are no smaller shards unless there would be too few of them."""
 MOST_SHARDS = 4096
 """Folders with many more entries make a network file system crawl."""
 MAX_PIXELS = 250_000_000
+AUTO = "auto"
+"""Variant and device of a request while a cluster's node has yet to choose them."""
 
 _States = dict[str, tuple[int, int]]
 """Size and time of files."""
@@ -44,6 +49,7 @@ class Request:
     runtime: str
     variant: str
     device: str
+    """"cpu" or "cuda": which GPUs are used changes no result, and is noted beside the request."""
     exif: str
     score_threshold: float | None
     max_detections: int | None
@@ -84,6 +90,10 @@ class Plan:
     def size_of(self, shard: int) -> int:
         """How many images a shard has."""
         return min(self.shard_size, len(self.inputs.images) - shard * self.shard_size)
+
+    def bytes_of(self, shard: int) -> int:
+        """The sizes of a shard's images, added up."""
+        return self.inputs.images.bytes_in(shard * self.shard_size, (shard + 1) * self.shard_size)
 
     def digest(self) -> str:
         """Digest of all that the predictions depend on; shards of another plan are never collected."""
@@ -143,19 +153,20 @@ class Plan:
         }
 
 
-def begun_with(paths: RunPaths) -> str | None:
-    """The runtime of a run that was begun here; None where none was."""
+def begun_with(paths: RunPaths, field: str = "runtime") -> str | None:
+    """The runtime, or what else of its request, of a run that was begun here; None where none was."""
     try:
-        return str(json.loads(paths.run_json.read_text(encoding="utf-8"))["request"]["runtime"])
+        return str(json.loads(paths.run_json.read_text(encoding="utf-8"))["request"][field])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def default_shard_size(images: int) -> int:
-    """Images per shard: it depends on the images alone, so that results never depend on the workers."""
-    if images > MOST_SHARDS * USUAL_SHARD:
-        return USUAL_SHARD * math.ceil(images / (MOST_SHARDS * USUAL_SHARD))
-    return max(1, min(USUAL_SHARD, math.ceil(images / SHARDS_AT_LEAST)))
+def default_shard_size(images: int, batch_size: int = 1) -> int:
+    """Images per shard, in whole batches: never by the workers, so that results do not depend on them."""
+    least = min(FEW_IMAGES, math.ceil(images / FEW_SHARDS))
+    most = USUAL_SHARD * math.ceil(images / (MOST_SHARDS * USUAL_SHARD))
+    wanted = max(1, least, min(most, math.ceil(images / MANY_SHARDS)))
+    return math.ceil(wanted / batch_size) * batch_size
 
 
 @contextmanager
@@ -227,20 +238,22 @@ def record_plan(paths: RunPaths, plan: Plan, earlier: dict[str, Any] | None, not
     for folder in (paths.shards, paths.logs, paths.jobs):
         folder.mkdir(parents=True, exist_ok=True)
     plan.inputs.images.save(paths.inputs)
-    write_json(
-        paths.run_json,
-        {
-            "format": RUN_FORMAT,
-            "request": plan.request.as_json(),
-            "plan": plan.digest(),
-            "resolved": plan.predictions_meta(),
-            "shard_size": plan.shard_size,
-            "shards": len(plan.shards),
-            "roots": [str(root) for root in plan.inputs.roots],
-            "ignored": [asdict(one) for one in plan.inputs.ignored],
-            **notes,
-        },
-    )
+    write_json(paths.run_json, run_document(plan, notes))
+
+
+def run_document(plan: Plan, notes: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of run.json."""
+    return {
+        "format": RUN_FORMAT,
+        "request": plan.request.as_json(),
+        "plan": plan.digest(),
+        "resolved": plan.predictions_meta(),
+        "shard_size": plan.shard_size,
+        "shards": len(plan.shards),
+        "roots": [str(root) for root in plan.inputs.roots],
+        "ignored": [asdict(one) for one in plan.inputs.ignored],
+        **notes,
+    }
 
 
 def _refuse_changes(paths: RunPaths, plan: Plan, earlier: Mapping[str, Any]) -> None:

@@ -85,6 +85,8 @@ class Variant(Spec):
     ptx_capabilities: tuple[str, ...] = ()
     on_request: bool = False
     """Taken only when asked for by name."""
+    size_gb: Annotated[float, Field(gt=0)] | None = None
+    """What the built image takes on disk, its base included; an environment takes about as much."""
 
     @model_validator(mode="after")
     def _cuda_is_stated(self) -> Variant:
@@ -236,6 +238,8 @@ class Model(Spec):
     weights: Mapping[Name, Weights]
     config: RelativePath | None = None
     """Upstream's configuration file, inside its sources."""
+    gpu_memory: Annotated[int, Field(ge=1)] | None = None
+    """MiB of GPU memory that one worker needs with the defaults."""
     taxonomy: str
     native: Native = Native()
     defaults: Defaults = Defaults()

@@ -22,6 +22,11 @@ def engine_problem() -> str | None:
     return None
 
 
+def pytest_configure() -> None:
+    """Runs in tests would append to the summary of the CI job that runs the tests."""
+    os.environ.pop("GITHUB_STEP_SUMMARY", None)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Docker tests are skipped without an engine, except where one is required."""
     if item.get_closest_marker("docker") is None:

@@ -70,6 +70,11 @@ class ApptainerRuntime:
         seconds = time.monotonic() - started
         return Prepared(stack, variant, self.name, inputs.identity, str(image), None, fresh, seconds)
 
+    def build_place(self, stack: StackEntry, variant: str, options: BuildOptions) -> Path | None:
+        """The folder of images, unless the variant's SIF file is there."""
+        image = sif_path(build_inputs(stack, variant, with_default_base(options)))
+        return image.parent if options.rebuild or not image.is_file() else None
+
     def guest_paths(self, prepared: Prepared, spec: WorkerSpec) -> GuestPaths:
         """The mount points: those of the docker runtime."""
         del spec

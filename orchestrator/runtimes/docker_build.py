@@ -37,12 +37,18 @@ def image_tag(inputs: BuildInputs) -> str:
     return f"orch/{inputs.stack}:{inputs.variant}-{inputs.identity}"
 
 
+def image_alias(stack: str, variant: str) -> str:
+    """The name of a variant's image whatever its content: the one that was last asked for."""
+    return f"orch/{stack}:{variant}"
+
+
 def build_arguments(command: Sequence[str], inputs: BuildInputs, options: BuildOptions, folder: Path) -> list[str]:
     """The whole build command. A pure value."""
     arguments = [*command, "--tag", image_tag(inputs)]
     for name, value in inputs.arguments.items():
         arguments += ["--build-arg", f"{name}={value}"]
-    labels = {"stack": inputs.stack, "variant": inputs.variant, "identity": inputs.identity, "version": __version__}
+    labels = {"stack": inputs.stack, "variant": inputs.variant, "identity": inputs.identity, "content": inputs.content}
+    labels["version"] = __version__
     for name, value in labels.items():
         arguments += ["--label", f"{LABEL}.{name}={value}"]
     if options.rebuild:
@@ -63,15 +69,23 @@ def ensure_image(engine: Engine, inputs: BuildInputs, options: BuildOptions, rep
     with exclusive(home() / "locks" / f"build-{inputs.stack}-{inputs.variant}.lock", wait=True):
         found = None if options.rebuild else image_id(engine, tag)
         if found is not None:
+            _point_alias(engine, inputs, found)
             return found, False, 0.0
         sources = ensure_sources(inputs.stack, inputs.sources, report, offline=options.offline)
         with tempfile.TemporaryDirectory(prefix="orch-build-") as folder:
             inputs.write_context(Path(folder), sources)
             _build(build_arguments(build_command(), inputs, options, Path(folder)), tag, report)
         built = image_id(engine, tag)
-    if built is None:
-        raise BuildError(f"the image {tag} was built, but the engine does not have it", hint="orch doctor")
+        if built is None:
+            raise BuildError(f"the image {tag} was built, but the engine does not have it", hint="orch doctor")
+        _point_alias(engine, inputs, built)
     return built, True, time.monotonic() - started
+
+
+def _point_alias(engine: Engine, inputs: BuildInputs, image: str) -> None:
+    """Let compose.yaml, which cannot know digests, find the image."""
+    name, _, tag = image_alias(inputs.stack, inputs.variant).partition(":")
+    engine.client.api.tag(image, name, tag, force=True)
 
 
 def image_id(engine: Engine, tag: str) -> str | None:

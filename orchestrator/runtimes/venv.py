@@ -61,6 +61,13 @@ class VenvRuntime:
         seconds = time.monotonic() - started
         return Prepared(stack, variant, self.name, inputs.identity, str(folder), None, fresh, seconds)
 
+    def build_place(self, stack: StackEntry, variant: str, options: BuildOptions) -> Path | None:
+        """The folder of environments, unless the variant's is there."""
+        spec, inputs = find_variant(stack, variant), build_inputs(stack, variant, options)
+        pythons, name = (spec.python, *spec.also_python), f"{stack.name}-{variant}"
+        folder = environment_folder(name, inputs.lock, pythons, build_lock_of(stack, variant))
+        return folder.parent if options.rebuild or not is_whole(folder) else None
+
     def guest_paths(self, prepared: Prepared, spec: WorkerSpec) -> GuestPaths:
         """The host's own paths: nothing is mounted."""
         stack, queue = prepared.stack, spec.job / QUEUE_NAME

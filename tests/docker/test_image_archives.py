@@ -20,7 +20,8 @@ from orchestrator.engine import connect
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.paths import home, images_folder
 from orchestrator.progress import SilentDisplay
-from orchestrator.run import RunOptions, run
+from orchestrator.request import RunOptions
+from orchestrator.run import run
 from orchestrator.runtimes import apptainer, make_runtime
 from orchestrator.runtimes.base import BuildOptions, Prepared
 from orchestrator.runtimes.docker_build import archived, image_tag, with_default_base

@@ -55,6 +55,8 @@ def test_any_slice_is_what_a_list_would_give(images: Images, count: int) -> None
     for start in range(0, count + 2, 5):
         for stop in (start, start + 1, start + STRIDE, count, count + 9, -1):
             assert images[start:stop] == tuple(wanted[start:stop])
+            if stop >= 0:
+                assert images.bytes_in(start, stop) == sum(image.size for image in wanted[start:stop])
     assert images[::-7] == tuple(wanted[::-7])
     assert (images[0], images[-1]) == (wanted[0], wanted[-1])
     with pytest.raises(IndexError):

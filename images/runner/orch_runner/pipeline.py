@@ -12,7 +12,7 @@ from typing import Any, Callable, Deque, List, Optional, Tuple
 from orch_runner import probability
 from orch_runner.contract import Fatal, ImageRef, Job
 from orch_runner.decode import DecodeError
-from orch_runner.events import Emitter, log
+from orch_runner.events import Emitter, bind_log, bound_log, log
 from orch_runner.intake import Batch, Intake, Shard
 from orch_runner.predictor import Image, Predictor
 from orch_runner.rows import Row, failed_row, make_row
@@ -41,7 +41,7 @@ class Pipeline:
     def __init__(self, job: Job, predictor: Predictor, emitter: Emitter, batch_size: int) -> None:
         self._job, self._predictor, self._emitter = job, predictor, emitter
         self._limit = batch_size
-        self._finishers = ThreadPoolExecutor(job.readers, thread_name_prefix="finish")
+        self._finishers = ThreadPoolExecutor(job.readers, "finish", initializer=bind_log, initargs=(bound_log(),))
         self._inflight: Deque[Tuple[Shard, int, ImageRef, "Future[Row]"]] = deque()
         self._open: List[Shard] = []
         self._announced = 0.0
