@@ -37,7 +37,7 @@ from orchestrator.runtimes import choose_runtime
 from orchestrator.runtimes.base import Runtime
 from orchestrator.shared_schedule import SharedSchedule
 from orchestrator.stopping import signals_to
-from orchestrator.task_records import TaskRecord, dispatched_by_all
+from orchestrator.task_records import TaskRecord, dispatched_by_all, left_behind, read_records
 
 EXIT_STOPPED = 143
 PLAN_CLAIM = "plan"
@@ -153,7 +153,8 @@ def _predict(paths: TaskPaths, here: Place, ready: _Ready, claims: Claims, displ
         plan.entry.spec.gpu_memory,
     )
     threads = crew.threads or max(1, allotted_cores(cores(), os.environ) // workers)
-    label = f"{plan.run_id()}-{paths.task}"
+    _reap_left_behind(paths, here, plan, runtime)
+    label = _label(plan, paths.task)
     launcher = Launcher(plan, paths, runtime, devices, threads, handover.weights_folder, label)
     dispatcher = Dispatcher(paths, launcher.start, display, schedule, plan.images_of)
     try:
@@ -161,6 +162,19 @@ def _predict(paths: TaskPaths, here: Place, ready: _Ready, claims: Claims, displ
             return dispatcher.run(OwnPlaces(workers, devices), len(plan.inputs.images), 0)
     finally:
         runtime.reap(label, paths.jobs)
+
+
+def _label(plan: Plan, task: str) -> str:
+    """By what a runtime finds the workers of one start of a task: others of the run may be on the same node."""
+    return f"{plan.run_id()}-{task}"
+
+
+def _reap_left_behind(paths: TaskPaths, here: Place, plan: Plan, runtime: Runtime) -> None:
+    """End what earlier starts of this task that were killed left on this node: workers, containers, their folders."""
+    for record in left_behind(read_records(paths, recorded_job(paths)), here):
+        scratch = Path(record["scratch"])
+        runtime.reap(_label(plan, record["task"]), scratch)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def collect_once(paths: RunPaths, plan: Plan, claims: Claims, display: Display) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -65,7 +64,8 @@ class SlurmExecutor:
         crew = Crew(work.asked_workers, work.workers_per_gpu, work.threads)
         record_work(paths, work.plan, work.weights, work.build, crew, work.slurm.lease)
         paths.cancelled.unlink(missing_ok=True)
-        shutil.rmtree(paths.claims, ignore_errors=True)  # of tasks that were killed: nobody has to wait for their lease
+        for claim in paths.claims.glob("*"):  # of tasks that were killed: nobody has to wait for their lease
+            claim.unlink(missing_ok=True)
         _submit(work, len(missing), display)
         return None
 
