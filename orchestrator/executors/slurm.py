@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from orchestrator.catalog import StackEntry
+from orchestrator.catalog import ModelEntry
 from orchestrator.dispatch import Dispatched
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.executors.base import Work
@@ -29,8 +29,9 @@ _HANDED_ON = ("ORCH_BASE_IMAGE", "ORCH_DOCKER")
 class SlurmExecutor:
     """Hands the run to Slurm, which schedules, requeues and accounts. The tasks collect."""
 
-    def choose(self, stack: StackEntry, variant: str | None, device: str | None) -> tuple[Choice, tuple[Gpu, ...]]:
+    def choose(self, entry: ModelEntry, variant: str | None, device: str | None) -> tuple[Choice, tuple[Gpu, ...]]:
         """What can be known on a login node: the nodes' GPUs are not seen from here. Raises UsageError."""
+        stack = entry.stack
         if device is not None and device.startswith("cuda:"):
             raise UsageError(f"--device {device}: Slurm deals out the GPUs", hint="--device cuda, or leave it out")
         variants = stack.spec.variants
