@@ -20,12 +20,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.binaries import as_built
 from orchestrator.claims import Claims
 from orchestrator.dispatch import Dispatched, Dispatcher
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError
 from orchestrator.executors.slurm import recorded_job
 from orchestrator.executors.slurm_commands import end, requeue, state_of
-from orchestrator.executors.slurm_node import Place, allotted_cores, allotted_gpus, place
+from orchestrator.executors.slurm_node import Place, allotted_cores, place
 from orchestrator.handover import Handover, read_handover, record_choice
 from orchestrator.hardware import Gpu, choose_variant, cores, gpus_for
 from orchestrator.launch import Launcher
@@ -101,10 +102,11 @@ def _prepare(paths: TaskPaths, handover: Handover, claims: Claims, display: Disp
             time.sleep(LOOK_AGAIN_SECONDS)
         handover = read_handover(paths)
     request = handover.request
-    stack, kind = handover.entry.stack, request.device
-    present = allotted_gpus(gpus_for(stack, kind), os.environ)
-    for number in range(max(1, len(present))):
-        choose_variant(stack, request.variant, kind, present[number : number + 1])
+    entry, kind = handover.entry, request.device
+    stack = entry.stack
+    present = gpus_for(stack, kind, request.variant)
+    for gpu in present:  # each of them: Slurm gave them all to this task
+        choose_variant(as_built(stack), request.variant, kind, [gpu], entry.spec.gpu_memory)
     runtime = choose_runtime(request.runtime)[0]
     plan = handover.planned(runtime.prepare(stack, request.variant, handover.build, display.detail))
     if plan.digest() != handover.plan:
@@ -122,9 +124,11 @@ def _choose_for_all(paths: TaskPaths, display: Display) -> None:
     handover = read_handover(paths)
     if handover.request.variant != AUTO:  # another did, just before
         return
-    stack, asked = handover.entry.stack, handover.request.device
-    present = allotted_gpus(gpus_for(stack, None), os.environ)
-    choice = choose_variant(stack, None, None if asked == AUTO else asked, present[:1])
+    entry, asked = handover.entry, handover.request.device
+    stack, device = entry.stack, None if asked == AUTO else asked
+    present = gpus_for(stack, device)
+    built = as_built(stack) if present else stack
+    choice = choose_variant(built, None, device, present[:1], entry.spec.gpu_memory)
     request = replace(handover.request, variant=choice.variant, device=choice.device)
     prepared = choose_runtime(request.runtime)[0].prepare(stack, choice.variant, handover.build, display.detail)
     plan = replace(handover, request=request).planned(prepared)

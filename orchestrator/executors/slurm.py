@@ -18,6 +18,7 @@ from orchestrator.executors.slurm_options import Job, job_script
 from orchestrator.files import write_json, write_text
 from orchestrator.handover import Crew, record_work
 from orchestrator.hardware import Choice, Gpu, choose_variant
+from orchestrator.hardware.devices import kind
 from orchestrator.paths import RunPaths, home
 from orchestrator.plan import AUTO
 from orchestrator.progress import Display
@@ -32,7 +33,7 @@ class SlurmExecutor:
     def choose(self, entry: ModelEntry, variant: str | None, device: str | None) -> tuple[Choice, tuple[Gpu, ...]]:
         """What can be known on a login node: the nodes' GPUs are not seen from here. Raises UsageError."""
         stack = entry.stack
-        if device is not None and device.startswith("cuda:"):
+        if device is not None and device != kind(device):
             raise UsageError(f"--device {device}: Slurm deals out the GPUs", hint="--device cuda, or leave it out")
         variants = stack.spec.variants
         uses_gpu = variant is not None and variant in variants and variants[variant].device == "cuda"

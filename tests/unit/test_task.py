@@ -63,8 +63,8 @@ def test_a_node_that_does_not_fit_leaves_its_shards_and_says_why(
     assert main([str(paths.root)]) == 4
     record = read_records(paths, "12")[0]
     assert (record["index"], record["job"], record["state"]) == (1, "12_1", "unfit")
-    assert record["error"]["message"] == "the variant gpu needs a GPU"
-    assert "the variant gpu needs a GPU" in capsys.readouterr().err
+    assert record["error"]["message"] == "this machine has no GPU that can be used"
+    assert "no GPU that can be used" in capsys.readouterr().err
     assert list(paths.claims.iterdir()) == []
 
 
