@@ -12,7 +12,7 @@ from orchestrator.catalog import load_catalog
 from orchestrator.comparison_example import EXAMPLE, write_example
 from orchestrator.comparison_file import ELSEWHERE, ComparisonFile, RunSettings, read_comparison
 from orchestrator.errors import SpecError, UsageError
-from orchestrator.run import RunOptions
+from orchestrator.request import RunOptions
 from orchestrator.runtimes.base import BuildOptions
 
 CATALOG = load_catalog()

@@ -14,10 +14,10 @@ from orchestrator.cli import main
 from orchestrator.compare import Comparison, Options
 from orchestrator.comparison_file import ComparisonFile
 from orchestrator.errors import Interrupted, MachineError, PredictionsError
+from orchestrator.outcome import Outcome
 from orchestrator.paths import RunPaths
 from orchestrator.progress import Display
 from orchestrator.progress_table import Board
-from orchestrator.run import Outcome
 from orchestrator.several_runs import Asked, Ended
 
 Captured = pytest.CaptureFixture[str]

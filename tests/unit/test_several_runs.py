@@ -15,10 +15,11 @@ import pytest
 from orchestrator import several_runs
 from orchestrator.catalog import load_catalog
 from orchestrator.errors import Interrupted, MachineError, RunError, UsageError
+from orchestrator.outcome import Outcome
 from orchestrator.paths import RunPaths
 from orchestrator.progress import Display
 from orchestrator.progress_table import SilentBoard
-from orchestrator.run import Outcome, RunOptions
+from orchestrator.request import RunOptions
 from orchestrator.several_runs import Asked, Shared, SharedTurns, all_that_run, exit_code, into_folders, run_several
 from orchestrator.stopping import Stop
 from orchestrator.turns import Turns
