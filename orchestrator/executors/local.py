@@ -6,6 +6,7 @@ import importlib
 import shutil
 import threading
 
+from orchestrator.binaries import as_built
 from orchestrator.catalog import ModelEntry
 from orchestrator.dispatch import Dispatched, Dispatcher
 from orchestrator.executors.base import Work
@@ -25,7 +26,8 @@ class LocalExecutor:
     def choose(self, entry: ModelEntry, variant: str | None, device: str | None) -> tuple[Choice, tuple[Gpu, ...]]:
         """The variant that fits this machine, and its GPUs. Raises UsageError, MachineError."""
         present = gpus_for(entry.stack, device, variant)
-        return choose_variant(entry.stack, variant, device, present, entry.spec.gpu_memory), present
+        stack = as_built(entry.stack) if present else entry.stack
+        return choose_variant(stack, variant, device, present, entry.spec.gpu_memory), present
 
     def dispatch(self, work: Work, display: Display) -> Dispatched:
         """Have the shards that are missing predicted. Raises Interrupted, RunError, MachineError."""

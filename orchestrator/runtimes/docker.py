@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from orchestrator.binaries import LABEL
 from orchestrator.build import build_inputs
 from orchestrator.catalog import StackEntry
 from orchestrator.engine import Engine, connect
@@ -17,7 +18,7 @@ from orchestrator.errors import MachineError
 from orchestrator.hardware.inject import GpuSettings, gpu_settings, wiring_of
 from orchestrator.job import JOB_NAME, QUEUE_NAME, GuestPaths
 from orchestrator.runtimes.base import BuildOptions, Exit, Prepared, Report, WorkerSpec, worker_environment
-from orchestrator.runtimes.docker_build import LABEL, ensure_image, image_id, image_tag
+from orchestrator.runtimes.docker_build import ensure_image, image_id, image_tag
 
 GUEST = {name: PurePosixPath(f"/{name}") for name in ("job", "data", "weights", "out", "cache")}
 GUEST_HOME = "/tmp/home"
