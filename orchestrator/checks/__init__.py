@@ -98,7 +98,8 @@ class Checks:
         path, annotations = self._request.baseline, self._request.annotations
         if path is None or annotations is None:
             return None
-        if path.is_dir() and not RunPaths(path).run_json.exists():
+        run = RunPaths(path)
+        if path.is_dir() and not (run.run_json.exists() or run.predictions.exists()):
             path = path / f"{model}.json"
         if not is_stored(path):
             return make_baseline(path, annotations)
