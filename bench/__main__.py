@@ -10,6 +10,7 @@ MODULES = (
     "planning",
     "collect",
     "dispatch",
+    "warm",
     "facere",
     "facere_loop",
     "amrcnn",
@@ -17,6 +18,7 @@ MODULES = (
     "export",
     "evaluate",
     "imdlbenco",
+    "many_gpus",
 )
 
 for module in (f"bench.{name}" for name in MODULES):

@@ -198,7 +198,8 @@ class _at:  # noqa: N801
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OrchError):
-            raise SpecError(f"{self._where}: {error.message}", why=error.why, hint=error.hint) from None
+            message = error.message.partition(": ")[2] if error.message.startswith("--set ") else error.message
+            raise SpecError(f"{self._where}: {message}", why=error.why, hint=error.hint) from None
 
 
 def _refuse_double(source: YamlSource, names: list[str]) -> None:

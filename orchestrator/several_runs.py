@@ -190,9 +190,12 @@ def all_that_run(catalog: Catalog, options: RunOptions) -> tuple[list[ModelEntry
 
 def _why_not(entry: ModelEntry, options: RunOptions) -> str | None:
     for key, weights in entry.spec.weights.items():
-        state = weights_state(entry, key)
-        if state == "missing" and (weights.manual is not None or options.offline):
-            return f"its weights are not here: orch weights add {entry.name} FILE"
+        if weights_state(entry, key) != "missing":
+            continue
+        if weights.manual is not None:
+            return f"its weights are had by hand: orch weights add {entry.name} FILE"
+        if options.offline:
+            return "its weights are not in the cache, and nothing is fetched with --offline"
     try:
         choose_variant(entry.stack, options.variant, options.device, gpus_for(entry.stack, options.device))
     except (MachineError, UsageError) as error:

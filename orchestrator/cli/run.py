@@ -252,7 +252,7 @@ def build(
     chosen, _ = choose_runtime(runtime)
     # One that is named is built for whatever machine it is meant for, not for this one.
     if variant is None or device is not None:
-        variant = choose_variant(stack, variant, device, gpus_for(stack, device)).variant
+        variant = choose_variant(stack, variant, device, gpus_for(stack, device, variant)).variant
     options = build_options(base_image, build_arg, rebuild=rebuild, offline=offline)
     require_space([*build_needs(stack, variant, chosen, options)], f"building {stack.name}")
     prepared = chosen.prepare(stack, variant, options, display.detail)
