@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from time import monotonic, sleep, time_ns
 from typing import Any
@@ -17,6 +18,7 @@ from orchestrator.handover import read_handover
 from orchestrator.outcome import Outcome
 from orchestrator.paths import RunPaths
 from orchestrator.progress import Display
+from orchestrator.stopping import signals_to
 from orchestrator.task_records import read_records
 
 LOOK_SECONDS = 2.0
@@ -39,7 +41,7 @@ def attach(paths: RunPaths, display: Display) -> Outcome:
     require_slurm()
     try:
         _follow(paths, run, job, display)
-    except KeyboardInterrupt:
+    except Interrupted:
         raise Interrupted(
             f"no longer attached; the run goes on as job {job}",
             hint=f"orch attach {paths.root}, or orch cancel {paths.root}",
@@ -59,7 +61,8 @@ def _follow(paths: RunPaths, run: dict[str, Any], job: str, display: Display) ->
     ask_at, gone = 0.0, 0
     for task, event in tail.new():
         progress.take(task, event)
-    with display.images(images, progress.images):
+    left = threading.Event()
+    with display.images(images, progress.images), signals_to(left.set):
         while not paths.summary.exists() and gone < GONE_LOOKS:
             if monotonic() >= ask_at:
                 answer = queued(job)
@@ -69,7 +72,8 @@ def _follow(paths: RunPaths, run: dict[str, Any], job: str, display: Display) ->
                 ask_at = monotonic() + (ASK_SLURM_SECONDS if waiting else LOOK_SECONDS)
             states = task_states(records, waiting, progress.states)
             display.progress(progress.images, progress.failed, states)
-            sleep(LOOK_SECONDS)
+            if left.wait(LOOK_SECONDS):
+                raise Interrupted("left")
             for task, event in tail.new():
                 progress.take(task, event)
 

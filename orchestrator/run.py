@@ -155,7 +155,7 @@ def _carry_out(ask: _Ask, way: _Way) -> Outcome:
         plan = Plan(request, entry, prepared, weights, inputs, shard_size)
         used = {"gpus": [asdict(gpu) for gpu in ask.gpus], "devices": list(choice.devices)}
         record_plan(paths, plan, earlier, {"why_runtime": way.why, "why_variant": choice.why, **used})
-        with ask.turns.predicting(choice.device):
+        with ask.turns.predicting(choice.device if options.executor == "local" else options.executor):
             dispatched = ask.executor.dispatch(_work(ask, way, plan), display)
         return Outcome(paths, {}) if dispatched is None else finish(plan, paths, dispatched)
 
@@ -195,6 +195,8 @@ def _work(ask: _Ask, way: _Way, plan: Plan) -> Work:
         wait=options.wait,
         leases=way.leases,
         most_gpus=ask.turns.most_gpus,
+        asked_workers=options.workers,
+        workers_per_gpu=options.workers_per_gpu,
         build=options.build,
         slurm=options.slurm,
     )

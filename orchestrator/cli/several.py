@@ -81,7 +81,8 @@ def run_models(known: Catalog, wanted: Wanted, options: RunOptions, checked_by: 
 
 
 def _results(ended: Mapping[str, Ended]) -> dict[str, Mapping[str, Any] | OrchError]:
-    return {name: one if isinstance(one, OrchError) else one.summary for name, one in ended.items()}
+    done = {name: one for name, one in ended.items() if isinstance(one, OrchError) or one.complete}
+    return {name: one if isinstance(one, OrchError) else one.summary for name, one in done.items()}
 
 
 def run_file(
@@ -128,7 +129,8 @@ def _run(asked: Sequence[Asked], *, json: bool, quiet: bool) -> dict[str, Ended]
 
 def _told(ended: Mapping[str, Ended], judged: Mapping[str, Checked]) -> dict[str, Any]:
     """What --json says of each run."""
-    return {name: {**told, **judged[name].as_json()} for name, told in as_json(ended).items()}
+    checked = {name: one.as_json() for name, one in judged.items()}
+    return {name: {**told, **checked.get(name, {})} for name, told in as_json(ended).items()}
 
 
 def _say_judged(judged: Mapping[str, Checked], quiet: bool) -> None:
@@ -138,7 +140,13 @@ def _say_judged(judged: Mapping[str, Checked], quiet: bool) -> None:
 
 def as_json(ended: Mapping[str, Ended]) -> dict[str, Any]:
     """Summary or error of each run, by name."""
-    return {name: one.as_json() if isinstance(one, OrchError) else one.summary for name, one in ended.items()}
+    return {name: _as_json(one) for name, one in ended.items()}
+
+
+def _as_json(one: Ended) -> dict[str, Any]:
+    if isinstance(one, OrchError):
+        return one.as_json()
+    return one.summary if one.complete else {"run": str(one.paths.root), "state": "submitted"}
 
 
 def _print_ended(ended: Mapping[str, Ended], quiet: bool) -> None:
@@ -146,6 +154,8 @@ def _print_ended(ended: Mapping[str, Ended], quiet: bool) -> None:
     for name, one in ended.items():
         if isinstance(one, OrchError):
             print_error(one, name)
+        elif not one.complete:
+            say(f"{name}: it goes on by itself; next: orch attach {one.paths.root}")
         else:
             summary = one.summary
             counts = [str(summary[key]) for key in ("predicted", "failed", "instances")]

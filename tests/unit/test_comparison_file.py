@@ -12,6 +12,7 @@ from orchestrator.catalog import load_catalog
 from orchestrator.comparison_example import EXAMPLE, write_example
 from orchestrator.comparison_file import ELSEWHERE, ComparisonFile, RunSettings, read_comparison
 from orchestrator.errors import SpecError, UsageError
+from orchestrator.executors.slurm_options import SlurmOptions
 from orchestrator.request import RunOptions
 from orchestrator.runtimes.base import BuildOptions
 
@@ -75,6 +76,14 @@ report: false
     assert (found.annotations, found.report, found.compare.align) == (tmp_path / "truth.json", None, True)
 
 
+def test_a_cluster_and_warm_workers_can_be_asked_for(tmp_path: Path) -> None:
+    slurm = "run: {executor: slurm, slurm: {partition: gpu, tasks: 9}}\n"
+    (one,) = read(tmp_path, SHORT + slurm).asked
+    assert (one.options.executor, one.options.slurm) == ("slurm", SlurmOptions(partition="gpu", tasks=9))
+    (one,) = read(tmp_path, SHORT + "run: {warm: true, spool: here}\n").asked
+    assert (one.options.warm, one.options.spool) == (True, tmp_path / "here")
+
+
 def test_every_option_of_a_run_can_be_said(tmp_path: Path) -> None:
     assert set(RunSettings.model_fields) == {one.name for one in fields(RunOptions)} - set(ELSEWHERE)
 
@@ -94,6 +103,7 @@ def test_every_option_of_a_run_can_be_said(tmp_path: Path) -> None:
         (SHORT + "run:\n  score_threshold: 2\n", ":4: run.score_threshold", "less than or equal to 1"),
         (SHORT + "run:\n  build: {base_imag: x}\n", ":4: run.build.base_imag", "did you mean base_image?"),
         (SHORT + "run:\n  images: y\n", ":4: run.images", "there is no such field"),
+        (SHORT + "run:\n  slurm: {partitoin: x}\n", ":4: run.slurm.partitoin", "did you mean partition?"),
         (SHORT + "compare: {iuo: segm}\n", ":3: compare.iuo", "did you mean iou?"),
         (SHORT + "annotations: none.json\n", ":3: annotations", "there is no file"),
         ("images: x\nmodels:\n- garments-tiny\n- garments-tiny\n", ":4: models.1", "two runs are named garments-tiny"),

@@ -25,7 +25,8 @@ Captured = pytest.CaptureFixture[str]
 
 def outcome(one: Asked, failed: int = 0) -> Outcome:
     assert one.options.out is not None
-    summary = {"predicted": 3, "failed": failed, "instances": 7, "seconds": {"dispatch": 1.25}, "predictions": "p.npz"}
+    counts = {"images": 3, "predicted": 3, "failed": failed, "failures": [], "instances": 7}
+    summary = {**counts, "seconds": {"dispatch": 1.25}, "predictions": "p.npz"}
     return Outcome(RunPaths(one.options.out), summary)
 
 
@@ -87,6 +88,17 @@ def test_json_has_a_summary_or_an_error_for_each(runs: Runs, tmp_path: Path, cap
     found = json.loads(out)["runs"]
     assert err == ""
     assert (found["garments-tiny"]["predicted"], found["ppocr-det"]["message"]) == (3, "no space")
+
+
+def test_a_run_handed_to_a_cluster_is_no_summary_yet(runs: Runs, file: Path, capsys: Captured) -> None:
+    runs.ends["again"] = Outcome(RunPaths(Path("/x")), {})
+    assert main(["run", "-f", str(file), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["runs"]["again"] == {"run": "/x", "state": "submitted"}
+    assert (found["comparison"], found["written"]) == (None, [])
+    runs.ends["ppocr-det"] = runs.ends["again"]
+    assert main(["run", "-m", "garments-tiny", "-m", "ppocr-det", "-i", "x", "-o", str(file.parent)]) == 0
+    assert "ppocr-det: it goes on by itself; next: orch attach /x" in capsys.readouterr().err
 
 
 def test_errors_name_the_run(runs: Runs, tmp_path: Path, capsys: Captured) -> None:
