@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from pathlib import Path
+from time import monotonic, sleep, time_ns
 from typing import Any
 
 from orchestrator.claims import LEASE_SECONDS, Claims
@@ -64,15 +64,16 @@ def _follow(paths: RunPaths, run: dict[str, Any], job: str, display: Display) ->
     stop = threading.Event()
     with signals_to(stop.set), display.images(images, progress.images):
         while not paths.summary.exists() and gone < GONE_LOOKS:
-            if time.monotonic() >= ask_at:
+            if monotonic() >= ask_at:
                 answer = queued(job)
                 waiting = waiting if answer is None else answer
                 gone = gone + 1 if answer == [] else 0
                 records = read_records(paths, job)
-                ask_at = time.monotonic() + (ASK_SLURM_SECONDS if waiting else LOOK_SECONDS)
+                ask_at = monotonic() + (ASK_SLURM_SECONDS if waiting else LOOK_SECONDS)
             states = task_states(records, waiting, progress.states)
             display.progress(progress.images, progress.failed, states)
-            if stop.wait(LOOK_SECONDS):  # not by the handler: one of several runs follows in a thread
+            sleep(LOOK_SECONDS)
+            if stop.is_set():  # not by the handler: one of several runs follows in a thread
                 raise KeyboardInterrupt
             for task, event in tail.new():
                 progress.take(task, event)
@@ -87,9 +88,9 @@ def _collect_here(paths: RunPaths, run: dict[str, Any], display: Display) -> Non
         raise why_incomplete(paths, missing)
     handover = read_handover(paths)
     plan = handover.planned(handover.recorded_prepared())
-    with Claims(paths.claims, f"attach-{time.time_ns()}", LEASE_SECONDS) as claims:
+    with Claims(paths.claims, f"attach-{time_ns()}", LEASE_SECONDS) as claims:
         while not paths.summary.exists() and not collect_once(paths, plan, claims, display):
-            time.sleep(LOOK_SECONDS)
+            sleep(LOOK_SECONDS)
 
 
 def why_incomplete(paths: RunPaths, missing: int) -> OrchError:
@@ -171,11 +172,11 @@ def cancel(paths: RunPaths, display: Display) -> str:
 
 
 def _is_over(job: str, seconds: float) -> bool:
-    until = time.monotonic() + seconds
+    until = monotonic() + seconds
     while queued(job) != []:
-        if time.monotonic() > until:
+        if monotonic() > until:
             return False
-        time.sleep(1)
+        sleep(1)
     return True
 
 

@@ -37,7 +37,7 @@ def run(entry: ModelEntry, options: RunOptions, display: Display, turns: Turns |
     Raises UsageError, BuildError, MachineError, RunError, Interrupted; what was finished stays in the run directory.
     """
     executor = make_executor(options.executor)
-    choice, gpus = executor.choose(entry.stack, options.variant, options.device)
+    choice, gpus = executor.choose(entry, options.variant, options.device)
     request = make_request(entry, options, options.runtime, choice.variant, choice.device)
     out = options.out or Path("runs") / f"{entry.name}-{request.short_digest(options.runtime)}"
     paths = RunPaths(out.absolute())
@@ -144,6 +144,7 @@ def _carry_out(ask: _Ask, way: _Way) -> Outcome:
         if earlier is not None and paths.summary.exists() and paths.predictions.exists():
             display.say(f"{paths.root} is complete already")
             return Outcome(paths, json.loads(paths.summary.read_text(encoding="utf-8")))
+        way.runtime.require(choice.devices)
         inputs = collect_inputs(options.images, paths.unpacked, options.image_root)
         _say_inputs(display, inputs)
         _require_space(ask, way, 0 if earlier else len(inputs.images))
@@ -179,7 +180,7 @@ def _shard_size(earlier: Mapping[str, Any] | None, images: int, batch_size: int)
 def _work(ask: _Ask, way: _Way, plan: Plan) -> Work:
     """What the executor is handed: devices, workers, and whether to wait for a GPU."""
     entry, options = ask.entry, ask.options
-    free = {gpu.device: gpu.memory for gpu in ask.gpus}
+    free = {gpu.device: gpu.memory if gpu.free is None else gpu.free for gpu in ask.gpus}
     devices, workers = devices_of_places(
         ask.choice.devices, options.workers, options.workers_per_gpu, free, entry.spec.gpu_memory
     )

@@ -201,7 +201,7 @@ def _why_not(entry: ModelEntry, options: RunOptions) -> str | None:
         if options.offline:
             return "its weights are not in the cache, and nothing is fetched with --offline"
     try:
-        make_executor(options.executor).choose(entry.stack, options.variant, options.device)
+        make_executor(options.executor).choose(entry, options.variant, options.device)
     except (MachineError, UsageError) as error:
         return f"{error.message}: {error.why}" if error.why else error.message
     return None
@@ -213,11 +213,6 @@ def into_folders(entries: Sequence[ModelEntry], options: RunOptions) -> list[Ask
         Asked(entry.name, entry, replace(options, out=None if options.out is None else Path(options.out) / entry.name))
         for entry in entries
     ]
-
-
-def errors_code(ended: Mapping[str, Ended]) -> int:
-    """The worst of the runs that ended in an error; 0 where none did."""
-    return max((one.exit_code for one in ended.values() if isinstance(one, OrchError)), default=0)
 
 
 def exit_code(ended: Mapping[str, Ended]) -> int:

@@ -135,8 +135,11 @@ def run(
     """Predict images with models, each in an environment of its own. The same command resumes."""
     from orchestrator.cli import several
 
+    checked_by = partial(
+        checking, fail_on=fail_on, baseline=baseline, annotations=annotations, junit=junit, summary=job_summary
+    )
     if file is not None:
-        return several.run_file(context, file, stacks, json=json, quiet=quiet)
+        return several.run_file(context, file, stacks, checked_by, json=json, quiet=quiet)
     sources = [*(images or []), *(more_images or [])]
     several.refuse_incomplete(model or [], sources, all_models)
     from orchestrator.progress import make_display
@@ -166,9 +169,6 @@ def run(
         spool=spool,
         slurm=_slurm_options(executor, slurm or {}, wait),
         build=build_options(base_image, build_arg, rebuild=False, offline=offline),
-    )
-    checked_by = partial(
-        checking, fail_on=fail_on, baseline=baseline, annotations=annotations, junit=junit, summary=job_summary
     )
     if all_models or len(model or []) > 1:
         wanted = several.Wanted(model or [], all_models, json, quiet)
@@ -214,7 +214,7 @@ def report_outcome(outcome: Outcome, checked: Checked | None, *, json: bool, qui
     else:
         _print_outcome(outcome, quiet)
         if checked:
-            say_verdicts(checked)
+            say_verdicts(checked, quiet=quiet)
 
 
 def _print_outcome(outcome: Outcome, quiet: bool) -> None:
@@ -254,7 +254,7 @@ def build(
     chosen, _ = choose_runtime(runtime)
     # One that is named is built for whatever machine it is meant for, not for this one.
     if variant is None or device is not None:
-        variant = choose_variant(stack, variant, device, gpus_for(stack, device)).variant
+        variant = choose_variant(stack, variant, device, gpus_for(stack, device, variant)).variant
     options = build_options(base_image, build_arg, rebuild=rebuild, offline=offline)
     require_space([*build_needs(stack, variant, chosen, options)], f"building {stack.name}")
     prepared = chosen.prepare(stack, variant, options, display.detail)

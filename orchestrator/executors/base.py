@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from orchestrator.catalog import StackEntry
+from orchestrator.catalog import ModelEntry
 from orchestrator.dispatch import Dispatched
 from orchestrator.executors.slurm_options import SlurmOptions
 from orchestrator.hardware import Choice, Gpu
@@ -45,7 +45,7 @@ class Work:
 class Executor(Protocol):
     """Says where workers run; orthogonal to the runtime, which says how."""
 
-    def choose(self, stack: StackEntry, variant: str | None, device: str | None) -> tuple[Choice, tuple[Gpu, ...]]:
+    def choose(self, entry: ModelEntry, variant: str | None, device: str | None) -> tuple[Choice, tuple[Gpu, ...]]:
         """The variant and device for the machines where workers run, and the GPUs seen here that decided it.
 
         AUTO where only those machines can tell. Raises UsageError, MachineError.

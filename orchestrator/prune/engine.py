@@ -16,7 +16,7 @@ from orchestrator.errors import MachineError, OrchError
 from orchestrator.prune import Leftover, Scope
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.docker import with_default_base
-from orchestrator.runtimes.docker_build import LABEL
+from orchestrator.runtimes.docker_build import LABEL, image_alias
 
 SETTLED_SECONDS = 600
 """A container that ended just now may still be read by the run that it belongs to."""
@@ -37,15 +37,16 @@ class Image:
         return self.labels.get(f"{LABEL}.{name}", "")
 
     @property
-    def tag(self) -> str:
-        """The name that orch gave it."""
-        return f"orch/{self.label('stack')}:{self.label('variant')}-{self.label('identity')}"
+    def names(self) -> tuple[str, str]:
+        """Those that orch gives it: the one that says its identity, and that of the variant's last."""
+        alias = image_alias(self.label("stack"), self.label("variant"))
+        return f"{alias}-{self.label('identity')}", alias
 
     @property
     def is_ours(self) -> bool:
-        """Built by orch and of that name alone, or of none: images derived from it inherit its labels, not its name."""
+        """Built by orch, and of no name but orch's: images derived from it inherit its labels, not its names."""
         labelled = all(self.label(name) for name in ("stack", "variant", "identity"))
-        return labelled and all(tag.removeprefix("localhost/") == self.tag for tag in self.tags)
+        return labelled and all(tag.removeprefix("localhost/") in self.names for tag in self.tags)
 
 
 @dataclass(frozen=True)
@@ -146,21 +147,20 @@ def _old_images(engine: Engine, images: Collection[Image], catalog: Catalog, sco
     for image in images:
         why = why_unneeded(image, catalog, current, scope)
         if why is not None:
-            name = image.tags[0] if image.tags else image.id
-            shown = name if image.tags else f"{image.tag} ({image.id.removeprefix('sha256:')[:12]})"
-            yield Leftover("image", shown, image.bytes, why, partial(_remove, engine.client.api.remove_image, name))
+            shown = image.names[0] if image.tags else f"{image.names[0]} ({image.id.removeprefix('sha256:')[:12]})"
+            remove = partial(_remove, engine.client.api.remove_image, *(image.tags or (image.id,)))
+            yield Leftover("image", shown, image.bytes, why, remove)
 
 
-def _remove(action: Any, name: str) -> str | None:
+def _remove(action: Any, *names: str) -> str | None:
     """Never by force: what the engine says is in use stays."""
     from docker.errors import APIError, NotFound
 
-    try:
-        action(name)
-    except NotFound:
-        return None
-    except APIError as error:
-        return str(error.explanation or error)
-    except OSError as error:
-        return str(error)
+    for name in names:
+        try:
+            action(name)
+        except NotFound:
+            continue
+        except (APIError, OSError) as error:
+            return str(getattr(error, "explanation", None) or error)
     return None

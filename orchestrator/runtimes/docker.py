@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,6 +14,7 @@ from orchestrator.build import build_inputs
 from orchestrator.catalog import StackEntry
 from orchestrator.engine import Engine, connect
 from orchestrator.errors import MachineError
+from orchestrator.hardware.inject import GpuSettings, gpu_settings, wiring_of
 from orchestrator.job import JOB_NAME, QUEUE_NAME, GuestPaths
 from orchestrator.runtimes.base import BuildOptions, Exit, Prepared, Report, WorkerSpec, worker_environment
 from orchestrator.runtimes.docker_build import LABEL, ensure_image, image_id, image_tag
@@ -72,8 +73,15 @@ class DockerRuntime:
     def start(self, prepared: Prepared, spec: WorkerSpec) -> DockerWorker:
         """Create and start a container. Raises MachineError."""
         engine = connect()
-        settings = container_settings(prepared, spec, engine.security, calling_user())
+        gpu = gpu_settings(wiring_of(engine), spec.device)
+        settings = container_settings(prepared, spec, engine.security, calling_user(), gpu)
         return DockerWorker(engine, spec, settings)
+
+    def require(self, devices: Sequence[str]) -> None:
+        """Whether the engine can show workers these devices. Raises MachineError."""
+        for device in devices:
+            if device != "cpu":
+                gpu_settings(wiring_of(connect()), device)
 
     def reap(self, run: str, jobs: Path) -> int:
         """Remove this run's containers, found by their label."""
@@ -99,7 +107,7 @@ def calling_user() -> tuple[int, int]:
 
 
 def container_settings(
-    prepared: Prepared, spec: WorkerSpec, security: tuple[str, ...], caller: tuple[int, int]
+    prepared: Prepared, spec: WorkerSpec, security: tuple[str, ...], caller: tuple[int, int], gpu: GpuSettings
 ) -> dict[str, Any]:
     """Everything the engine is asked for, as keyword arguments of containers.create. A pure value."""
     environment = worker_environment(spec.threads, str(GUEST["cache"]), GUEST_HOME)
@@ -108,13 +116,14 @@ def container_settings(
         "command": ["python", "-m", spec.module, str(GUEST["job"] / JOB_NAME)],
         "name": f"orch-{spec.run}-{spec.name}",
         "labels": {f"{LABEL}.run": spec.run, f"{LABEL}.worker": spec.name, f"{LABEL}.stack": prepared.stack.name},
-        "environment": {**environment, **NAMES},
+        "environment": {**environment, **NAMES, **gpu.environment},
         "mounts": mounts(spec),
         **isolation(security, caller),
         "detach": True,
         # Events are read back through the engine's log, which other drivers may not give back.
         "log_config": {"Type": "json-file"},
-        "device_requests": gpu_requests(spec.device),
+        "device_requests": [dict(request) for request in gpu.device_requests],
+        **({"runtime": gpu.runtime} if gpu.runtime else {}),
     }
 
 
@@ -136,15 +145,6 @@ def isolation(security: tuple[str, ...], caller: tuple[int, int]) -> dict[str, A
         "init": True,
         "stop_signal": "SIGTERM",
     }
-
-
-def gpu_requests(device: str) -> list[dict[str, Any]]:
-    """The GPUs a worker is given: none, the one numbered, or all."""
-    kind, _, number = device.partition(":")
-    if kind == "cpu":
-        return []
-    chosen: dict[str, Any] = {"device_ids": [number]} if number else {"count": -1}
-    return [{**chosen, "capabilities": [["gpu"]]}]
 
 
 def mounts(spec: WorkerSpec) -> list[dict[str, Any]]:

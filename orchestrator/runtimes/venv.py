@@ -81,6 +81,10 @@ class VenvRuntime:
         """Start the runner with the environment's Python. Raises MachineError."""
         return VenvWorker(spec, worker_command(prepared, spec), worker_process_environment(spec))
 
+    def require(self, devices: Sequence[str]) -> None:
+        """Workers see what this machine has: the environment's variables leave each its GPU."""
+        del devices
+
     def reap(self, run: str, jobs: Path) -> int:
         """Kill runners whose job folder is one of this run's; a process number alone may be somebody else's by now."""
         del run
@@ -112,9 +116,9 @@ def passed_on() -> dict[str, str]:
 def worker_process_environment(spec: WorkerSpec) -> dict[str, str]:
     """The runner's environment: the few variables passed on, and the runner's package."""
     own = worker_environment(spec.threads, str(spec.cache), str(spec.cache / "home"))
-    number = spec.device.partition(":")[2]
-    if number:
-        own["CUDA_VISIBLE_DEVICES"] = number
+    gpu = spec.device.partition(":")[2]
+    if gpu:
+        own["CUDA_VISIBLE_DEVICES"] = gpu
     return {**passed_on(), **own, "PYTHONPATH": str(RUNNER)}
 
 

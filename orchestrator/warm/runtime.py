@@ -73,6 +73,10 @@ class WarmRuntime:
         """Nothing is built."""
         del stack, variant, options
 
+    def require(self, devices: Sequence[str]) -> None:
+        """Warm workers have theirs."""
+        del devices
+
     def prepare(self, stack: StackEntry, variant: str, options: BuildOptions, report: Report) -> Prepared:
         """Nothing is built: the workers were found to be made of the same files."""
         del options, report

@@ -13,6 +13,7 @@ from orchestrator.cli import main
 from orchestrator.compose import USER, compose_document, compose_text, gpu_text, gpu_variant
 from orchestrator.composeenv import environment, environment_text, prepare_spool, write_environment
 from orchestrator.errors import UsageError
+from orchestrator.hardware.inject import GpuSettings
 from orchestrator.runtimes.base import Prepared, WorkerSpec
 from orchestrator.runtimes.docker import container_settings
 from orchestrator.spec import Variant
@@ -56,7 +57,7 @@ def test_every_stack_has_a_service_and_the_demo_alone_needs_no_profile(services:
 
 def test_services_are_as_hardened_as_one_shot_workers(services: dict[str, Any], tmp_path: Path) -> None:
     prepared = Prepared(stack_entry(tmp_path), "cpu", "docker", "0", "orch/tiny:cpu-0")
-    one_shot = container_settings(prepared, ONE_SHOT, (), (1000, 1000))
+    one_shot = container_settings(prepared, ONE_SHOT, (), (1000, 1000), GpuSettings())
     for service in services.values():
         for name in ("network_mode", "read_only", "cap_drop", "security_opt", "pids_limit", "shm_size", "init"):
             assert service[name] == one_shot[name], name
