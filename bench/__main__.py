@@ -10,6 +10,7 @@ MODULES = (
     "planning",
     "collect",
     "dispatch",
+    "warm",
     "facere",
     "facere_loop",
     "amrcnn",

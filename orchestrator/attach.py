@@ -72,8 +72,7 @@ def _follow(paths: RunPaths, run: dict[str, Any], job: str, display: Display) ->
                 ask_at = monotonic() + (ASK_SLURM_SECONDS if waiting else LOOK_SECONDS)
             states = task_states(records, waiting, progress.states)
             display.progress(progress.images, progress.failed, states)
-            sleep(LOOK_SECONDS)
-            if stop.is_set():  # not by the handler: one of several runs follows in a thread
+            if stop.wait(LOOK_SECONDS):  # not by the handler: one of several runs follows in a thread
                 raise KeyboardInterrupt
             for task, event in tail.new():
                 progress.take(task, event)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.catalog import ModelEntry, StackEntry
-from orchestrator.composeenv import prepare_spool
+from orchestrator.composeenv import give_folder, give_spool
 from orchestrator.engine import Engine, connect
 from orchestrator.errors import MachineError
 from orchestrator.hardware import choose_variant, gpus_for
@@ -195,9 +195,10 @@ def up(stack: StackEntry, models: Sequence[ModelEntry], options: UpOptions, disp
 def _ensure_serving(engine: Engine, prepared: Prepared, spec: WarmSpec, display: Display) -> Started:
     user = worker_user(calling_user())
     spec.weights.mkdir(parents=True, exist_ok=True)
-    for folder in (spec.spool, spec.cache):
-        # In a rootless engine, root inside is the caller outside.
-        prepare_spool(folder, calling_user() if "rootless" in engine.security else user)
+    # In a rootless engine, root inside is the caller outside.
+    owner = calling_user() if "rootless" in engine.security else user
+    give_spool(spec.spool, owner)
+    give_folder(spec.cache, owner)
     settings = warm_settings(prepared, spec, engine.security, user, gpu_settings(wiring_of(engine), spec.device))
     earlier = _container(engine, settings["name"])
     fits = earlier is not None and _is_as_asked(earlier, settings)

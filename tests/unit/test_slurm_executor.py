@@ -22,7 +22,7 @@ from orchestrator.progress import SilentDisplay
 from orchestrator.runtimes import make_runtime
 from orchestrator.runtimes.base import BuildOptions
 from tests.unit.slurm_samples import FakeSlurm, begun, document, make_plan
-from tests.unit.stack_samples import MINIMAL, stack_entry
+from tests.unit.stack_samples import MINIMAL, model_entry
 
 GPU = {"base_image": "python:3.11-slim", "lock": "cpu.lock", "python": "3.11", "device": "cuda", "cuda": "12.1"}
 
@@ -39,7 +39,7 @@ def plan(tmp_path: Path) -> Plan:
 
 def work(plan: Plan, paths: RunPaths, **options: object) -> Work:
     slurm = SlurmOptions.model_validate(options)
-    return Work(plan, paths, make_runtime("venv"), paths.root / "weights", ("cpu",), 1, None, BuildOptions(), slurm)
+    return Work(plan, paths, make_runtime("venv"), paths.root / "weights", ("cpu",), slurm=slurm)
 
 
 def dispatch(plan: Plan, paths: RunPaths, **options: object) -> Dispatched | None:
@@ -129,20 +129,20 @@ def test_a_run_that_is_under_way_is_not_resumed_here(slurm: FakeSlurm, plan: Pla
 def test_what_only_a_node_can_tell_is_left_to_it(
     variant: str | None, device: str | None, choice: Choice, tmp_path: Path
 ) -> None:
-    stack = stack_entry(tmp_path / "stack", variants={**MINIMAL["variants"], "gpu": GPU})
-    assert SlurmExecutor().choose(stack, variant, device) == (choice, ())
+    entry = model_entry(tmp_path / "stack", variants={**MINIMAL["variants"], "gpu": GPU})
+    assert SlurmExecutor().choose(entry, variant, device) == (choice, ())
 
 
 def test_a_numbered_gpu_and_an_unknown_variant_are_refused(tmp_path: Path) -> None:
-    stack = stack_entry(tmp_path / "stack", variants={**MINIMAL["variants"], "gpu": GPU})
+    entry = model_entry(tmp_path / "stack", variants={**MINIMAL["variants"], "gpu": GPU})
     with pytest.raises(UsageError, match="Slurm deals out the GPUs"):
-        SlurmExecutor().choose(stack, None, "cuda:1")
+        SlurmExecutor().choose(entry, None, "cuda:1")
     with pytest.raises(UsageError, match="no variant"):
-        SlurmExecutor().choose(stack, "gpo", None)
+        SlurmExecutor().choose(entry, "gpo", None)
 
 
 def test_a_stack_without_gpu_variants_leaves_nothing_to_the_node(tmp_path: Path) -> None:
-    choice, _ = SlurmExecutor().choose(stack_entry(tmp_path / "stack"), None, None)
+    choice, _ = SlurmExecutor().choose(model_entry(tmp_path / "stack"), None, None)
     assert (choice.variant, choice.device) == ("cpu", "cpu")
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
@@ -214,11 +216,14 @@ def test_a_heartbeat_that_does_not_go_on_is_no_worker(
     beat(tmp_path, "dead", up=False)
     beat(tmp_path, "slow-clock", up=False, time=12.0)
 
+    beats = count(2)
+
     def meanwhile(seconds: float) -> None:
-        beat(tmp_path, "slow-clock", up=False, time=13.0, beat=2)
+        beat(tmp_path, "slow-clock", up=False, time=13.0, beat=next(beats))
+        threading.Event().wait(0.01)
 
     monkeypatch.setattr("orchestrator.warm.spool.time.sleep", meanwhile)
-    monkeypatch.setattr(listing, "WATCH_SECONDS", 0.2)
+    monkeypatch.setattr(listing, "WATCH_SECONDS", 1.0)
     assert [one["id"] for one in beats_of(tmp_path)] == ["slow-clock"]
 
 
