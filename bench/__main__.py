@@ -7,8 +7,11 @@ import sys
 
 MODULES = (
     "startup",
+    "planning",
+    "efficiency",
     "collect",
     "dispatch",
+    "warm",
     "facere",
     "facere_loop",
     "amrcnn",
@@ -16,6 +19,7 @@ MODULES = (
     "export",
     "evaluate",
     "imdlbenco",
+    "many_gpus",
 )
 
 for module in (f"bench.{name}" for name in MODULES):

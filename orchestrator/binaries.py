@@ -99,7 +99,7 @@ def _of_image(stack: StackEntry, variant: str) -> Binaries | None:
     from orchestrator.build import build_inputs
     from orchestrator.engine import connect
     from orchestrator.runtimes.base import BuildOptions
-    from orchestrator.runtimes.docker import with_default_base
+    from orchestrator.runtimes.docker_build import with_default_base
     from orchestrator.runtimes.docker_build import image_labels, image_tag
 
     with suppress(OrchError, ValueError):  # no engine; an argument that only its user knows

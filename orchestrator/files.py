@@ -12,19 +12,26 @@ from pathlib import Path
 from typing import IO, Any
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a file in one step; a reader sees the old content or the new, never a part."""
+@contextmanager
+def written_aside(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write that takes the place of `path` in one step; a reader sees the old content or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with aside.open("w", encoding="utf-8") as stream:
-            stream.write(text)
+        with aside.open("wb") as stream:
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(aside, path)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file in one step; a reader sees the old content or the new, never a part."""
+    with written_aside(path) as stream:
+        stream.write(text.encode("utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -91,6 +91,8 @@ class Variant(Spec):
     """So long the driver compiles PTX at the first start on a GPU without native code, where that is known."""
     on_request: bool = False
     """Taken only when asked for by name."""
+    size_gb: Annotated[float, Field(gt=0)] | None = None
+    """What the built image takes on disk, its base included; an environment takes about as much."""
 
     @model_validator(mode="after")
     def _cuda_is_stated(self) -> Variant:
@@ -243,7 +245,7 @@ class Model(Spec):
     config: RelativePath | None = None
     """Upstream's configuration file, inside its sources."""
     gpu_memory: Annotated[int, Field(ge=1)] | None = None
-    """MiB of GPU memory that one image at a time needs, where somebody measured it."""
+    """MiB of GPU memory that one worker needs with the defaults, where somebody measured it."""
     taxonomy: str
     native: Native = Native()
     defaults: Defaults = Defaults()

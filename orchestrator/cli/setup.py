@@ -73,6 +73,22 @@ def new_stack(
     say(f"  edit: {created / 'predictor.py'}, then {created / 'stack.yaml'}")
 
 
+@new.command("comparison")
+def new_comparison(
+    file: Annotated[Path, typer.Argument(metavar="[FILE]")] = Path("orch.yaml"),
+    json: JsonOption = False,
+) -> None:
+    """Write an orch.yaml to be changed: models, images, settings, truth, for orch run -f."""
+    from orchestrator.comparison_example import write_example
+
+    write_example(file)
+    if json:
+        print_json({"file": str(file)})
+        return
+    say(f"wrote {file}")
+    say(f"  edit it, then: orch run -f {file}")
+
+
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to work in.")] = Path("orch-demo"),
     runtime: RuntimeOption = "auto",

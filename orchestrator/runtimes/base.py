@@ -123,6 +123,12 @@ class Runtime(Protocol):
     def prepare(self, stack: StackEntry, variant: str, options: BuildOptions, report: Report) -> Prepared:
         """Build what is missing. Raises BuildError, MachineError."""
 
+    def build_place(self, stack: StackEntry, variant: str, options: BuildOptions) -> Path | None:
+        """The folder that `prepare` would fill; None where it has nothing to build or the disk is not this machine's.
+
+        Raises what `prepare` raises before it begins.
+        """
+
     def guest_paths(self, prepared: Prepared, spec: WorkerSpec) -> GuestPaths:
         """The names under which a worker of this runtime sees its folders."""
 

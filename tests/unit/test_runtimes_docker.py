@@ -113,7 +113,8 @@ def test_the_build_command(tmp_path: Path) -> None:
     expected = [
         "docker", "build", "--tag", tag, "--build-arg", "BASE_IMAGE=b", "--build-arg", "JOBS=2",
         "--label", "org.orch.stack=tiny", "--label", "org.orch.variant=cpu",
-        "--label", f"org.orch.identity={inputs.identity}", "--label", f"org.orch.version={__version__}", "/context",
+        "--label", f"org.orch.identity={inputs.identity}",
+        "--label", f"org.orch.content={inputs.content}", "--label", f"org.orch.version={__version__}", "/context",
     ]  # fmt: skip
     assert build_arguments(["docker", "build"], inputs, BuildOptions(), Path("/context")) == expected
     again = build_arguments(["docker", "build"], inputs, BuildOptions(rebuild=True), Path("/context"))
@@ -133,8 +134,19 @@ class Images:
         return type("Image", (), {"id": found})
 
 
+class Client:
+    """An engine's client: its images, and the names they were given."""
+
+    def __init__(self, *found: str | None) -> None:
+        self.images, self.tags, self.api = Images(*found), list[tuple[str, str]](), self
+
+    def tag(self, image: str, name: str, tag: str, force: bool) -> None:
+        assert force
+        self.tags.append((image, f"{name}:{tag}"))
+
+
 def engine(*found: str | None) -> Engine:
-    return Engine(type("Client", (), {"images": Images(*found)}), "unix:///x", "28", {})
+    return Engine(Client(*found), "unix:///x", "28", {})
 
 
 @pytest.fixture
@@ -152,6 +164,16 @@ def builder(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
 
 def test_an_image_the_engine_has_is_not_built(inputs: BuildInputs) -> None:
     assert ensure_image(engine("sha256:1"), inputs, BuildOptions(), print) == ("sha256:1", False, 0.0)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_image_last_asked_for_is_found_without_its_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inputs: BuildInputs, there: bool
+) -> None:
+    builder(tmp_path, monkeypatch, "exit 0")
+    answering = engine("sha256:1") if there else engine(None, "sha256:1")
+    ensure_image(answering, inputs, BuildOptions(), lambda line: None)
+    assert answering.client.tags == [("sha256:1", "orch/tiny:cpu")]
 
 
 def test_an_image_is_built_from_the_whole_context(

@@ -25,6 +25,7 @@ JOB.json, written by the host before the runner starts, never changed afterwards
     attributes        number of attribute columns, 0 for none
     image_scores      true where the task has an image-level score
     alive_timeout     seconds; the runner leaves when paths.queue/alive was not touched for so long
+    part_every        seconds of work after which the shard at hand is kept as far as it is done
     paths             {"data", "weights", "out", "cache", "queue", "stack",
                        "sources": {name: folder of upstream code}}
 
@@ -35,7 +36,7 @@ The queue folder, written by the host (each file under another name, then rename
                       path is relative to paths.data; file is what the predictions call the image.
                       skip: give up on these. careful: announce each batch before it is decoded and
                       predicted, with nothing else under way, so that the host knows what a worker died of.
-                      alone: predict these in a batch of their own.
+                      alone: predict these in a batch of their own. Removed when the shard is done
     end               nothing more will come: finish and exit 0
     alive             touched by the host every few seconds
 
@@ -48,8 +49,9 @@ The out folder, written by the runner:
                       task manipulation-localization: the probability per pixel of image I of shard N as 8-bit grey,
                       round(255 p); the image's one instance is what is above the setting mask_threshold (0.5).
                       There before the shard is.
-    NNNNN.part.npz    the first images of a shard that was interrupted; the next runner goes on from it, in
-                      whole batches, unless it is of another plan
+    NNNNN.part.npz    the first images of a shard that is not done: written every part_every seconds, and when
+                      the runner is stopped; the next runner goes on from it, in whole batches, unless it is of
+                      another plan. Removed when the shard is done
 
 stdout carries one JSON object a line, each with "event", "seq" (1, 2, …) and "time" (seconds since the epoch):
 

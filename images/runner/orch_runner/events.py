@@ -7,21 +7,28 @@ import os
 import sys
 import threading
 import time
-from typing import Any, Dict, Optional
+from typing import IO, Any, Dict, Optional
+
+_thread = threading.local()
 
 
 class Emitter:
     """Writes events to a private copy of stdout, so that a library that prints cannot break the protocol."""
 
-    def __init__(self, descriptor: Optional[int] = None) -> None:
+    def __init__(self, descriptor: Optional[int] = None, sequence: int = 0) -> None:
         if descriptor is None:
             descriptor = os.dup(1)
             os.dup2(2, 1)
             sys.stdout = sys.stderr
         self._descriptor = descriptor
         self._lock = threading.Lock()
-        self._sequence = 0
+        self._sequence = sequence
         self._over = False
+
+    @property
+    def sequence(self) -> int:
+        """The number of the last event."""
+        return self._sequence
 
     def emit(self, event: str, **fields: Any) -> None:
         """Write one event; "bye" is the last. A host that no longer listens is no error: that is noticed elsewhere."""
@@ -41,6 +48,22 @@ class Emitter:
 
 
 def log(message: str) -> None:
-    """Write a line for people to stderr."""
-    stamp = time.strftime("%H:%M:%S")
-    print(f"{stamp} {message}", file=sys.stderr, flush=True)
+    """Write a line for people to stderr, and to the log its thread is bound to."""
+    line = f"{time.strftime('%H:%M:%S')} {message}"
+    print(line, file=sys.stderr, flush=True)
+    bound = bound_log()
+    if bound is not None:
+        try:
+            print(line, file=bound, flush=True)
+        except (OSError, ValueError):  # the host took it away, or its job is over
+            pass
+
+
+def bind_log(stream: Optional[IO[str]]) -> None:
+    """From now on, what this thread logs goes to `stream` too: one process may serve several jobs."""
+    _thread.log = stream
+
+
+def bound_log() -> Optional[IO[str]]:
+    """The stream that this thread is bound to."""
+    return getattr(_thread, "log", None)

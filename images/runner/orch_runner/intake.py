@@ -6,13 +6,14 @@ import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Callable, Deque, Dict, Iterator, List, Optional, Set, Tuple, Union
+from typing import Callable, Deque, Dict, Iterable, Iterator, List, Optional, Set, Tuple, Union
 
 import numpy as np
 
 from orch_runner.contract import ImageRef, Job, ShardOrder, read_shard_order
 from orch_runner.decode import DecodeError, decode
-from orch_runner.events import log
+from orch_runner.events import bind_log, bound_log, log
+from orch_runner.life import SignOfLife
 from orch_runner.rows import Row
 from orch_runner.shardfile import read_part
 
@@ -27,6 +28,8 @@ class Shard:
     rows: Dict[int, Row] = field(default_factory=dict)
     reused: int = 0
     started: float = 0.0
+    kept: int = 0
+    """Rows in the part on disk."""
 
     @property
     def number(self) -> int:
@@ -60,14 +63,21 @@ class Batch:
 
 
 class Queue:
-    """The queue folder: new shards in the order of their numbers, its end, and whether the host is still there."""
+    """The queue folder: new shards in the order of their numbers, its end, and whether the host is still there.
 
-    def __init__(self, job: Job, batch_size: int) -> None:
-        self._job, self._batch_size = job, batch_size
-        self._seen: Set[str] = set()
-        self._touched: Optional[float] = None
-        self._touched_seen = time.monotonic()
+    With `careful` given, only shards that are careful, or only those that are not, are taken from it; `seen` are the
+    files that were taken before.
+    """
+
+    def __init__(
+        self, job: Job, batch_size: int, careful: Optional[bool] = None, seen: Optional[Iterable[str]] = None
+    ) -> None:
+        self._job, self._batch_size, self._careful = job, batch_size, careful
+        self.seen: Set[str] = set(seen or ())
+        self._host = SignOfLife(job.queue / "alive", job.alive_timeout)
         self.ended = False
+        self.other_kind = False
+        """The next shard is none of those to be taken here."""
 
     def next(self) -> Optional[Shard]:
         """The next shard, if one lies there. Raises JobRefused when it cannot be read."""
@@ -77,13 +87,17 @@ class Queue:
             names = [path.name for path in self._job.queue.iterdir()]
         except OSError:  # the host took the folder away; abandoned() will say so
             return None
-        waiting = [name for name in names if name.endswith(".json") and name not in self._seen]
+        waiting = [name for name in names if name.endswith(".json") and name not in self.seen]
         if not waiting:
             self.ended = ended
             return None
         first = min(waiting)
-        self._seen.add(first)
-        return self._with_part(Shard(read_shard_order(self._job.queue / first)))
+        order = read_shard_order(self._job.queue / first)
+        self.other_kind = self._careful is not None and order.careful != self._careful
+        if self.other_kind:
+            return None
+        self.seen.add(first)
+        return self._with_part(Shard(order))
 
     def _with_part(self, shard: Shard) -> Shard:
         """Add what an interrupted runner left, in whole batches: an image's batch mates must stay the same."""
@@ -92,20 +106,12 @@ class Queue:
         if len(rows) < len(files):
             rows = rows[: len(rows) - len(rows) % self._batch_size]
         shard.rows.update(enumerate(rows))
-        shard.reused = len(rows)
+        shard.reused = shard.kept = len(rows)
         return shard
 
     def abandoned(self) -> bool:
         """Whether the host has not touched its sign of life for too long."""
-        try:
-            touched: Optional[float] = (self._job.queue / "alive").stat().st_mtime
-        except OSError:
-            touched = None
-        now = time.monotonic()
-        # Clocks of host and container may differ: what counts is that the time changes, not what it is.
-        if touched != self._touched:
-            self._touched, self._touched_seen = touched, now
-        return now - self._touched_seen > self._job.alive_timeout
+        return self._host.gone()
 
 
 class Intake:
@@ -114,11 +120,11 @@ class Intake:
     def __init__(self, job: Job, queue: Queue, decoder: str, color: str, batch_size: int) -> None:
         self._job, self._queue = job, queue
         self._decoder, self._color, self._batch_size = decoder, color, batch_size
-        self._pool = ThreadPoolExecutor(job.readers, thread_name_prefix="decode")
+        self._pool = ThreadPoolExecutor(job.readers, "decode", initializer=bind_log, initargs=(bound_log(),))
         self._ahead = -(-2 * job.readers // batch_size) + 1
         self._plan: Iterator[Tuple[Shard, List[Place]]] = iter(())
         self.outcome = "stopped"
-        """Why the stream ended: "all done", "stopped" or "the host is gone"."""
+        """Why the stream ended: "all done", "stopped", "the host is gone" or "handed over" (the next is not ours)."""
 
     def stream(self, stopping: Callable[[], bool]) -> Iterator[Union[Batch, Shard, None]]:
         """Yields each new shard once, then its batches; None whenever there is nothing to do at the moment."""
@@ -144,6 +150,9 @@ class Intake:
                 yield window.popleft()
             elif self._queue.ended:
                 self.outcome = "all done"
+                return
+            elif self._queue.other_kind:
+                self.outcome = "handed over"
                 return
             else:
                 yield None

@@ -12,7 +12,7 @@ from typing import Any, Callable, Deque, List, Optional, Tuple
 from orch_runner import probability
 from orch_runner.contract import Fatal, ImageRef, Job
 from orch_runner.decode import DecodeError
-from orch_runner.events import Emitter, log
+from orch_runner.events import Emitter, bind_log, bound_log, log
 from orch_runner.intake import Batch, Intake, Shard
 from orch_runner.predictor import Image, Predictor
 from orch_runner.rows import Row, failed_row, make_row
@@ -41,10 +41,11 @@ class Pipeline:
     def __init__(self, job: Job, predictor: Predictor, emitter: Emitter, batch_size: int) -> None:
         self._job, self._predictor, self._emitter = job, predictor, emitter
         self._limit = batch_size
-        self._finishers = ThreadPoolExecutor(job.readers, thread_name_prefix="finish")
+        self._finishers = ThreadPoolExecutor(job.readers, "finish", initializer=bind_log, initargs=(bound_log(),))
         self._inflight: Deque[Tuple[Shard, int, ImageRef, "Future[Row]"]] = deque()
         self._open: List[Shard] = []
         self._announced = 0.0
+        self._kept = time.monotonic()
 
     def run(self, intake: Intake, stopping: Callable[[], bool]) -> None:
         """Work until the intake ends; however it ends, unfinished shards are left as parts."""
@@ -57,6 +58,7 @@ class Pipeline:
                 else:
                     self._predict(item)
                     self._settle(2 * self._limit + self._job.readers)
+                    self._keep_parts_now_and_then()
             self._settle(0)
         except BaseException:
             self._rescue()
@@ -81,9 +83,17 @@ class Pipeline:
     def _keep_parts(self) -> None:
         for shard in self._open:
             rows = shard.prefix()
-            if len(rows) > shard.reused:
+            if len(rows) > shard.kept:
                 write_rows(self._job, shard.number, rows, part=True)
+                shard.kept = len(rows)
                 log(f"shard {shard.number}: kept {len(rows)} of {len(shard.order.images)} images")
+
+    def _keep_parts_now_and_then(self) -> None:
+        """So that a worker which is killed costs the work of a minute, not that of a large shard."""
+        now = time.monotonic()
+        if now - self._kept >= self._job.part_every:
+            self._kept = now
+            self._keep_parts()
 
     def _begin(self, shard: Shard) -> None:
         shard.started = time.monotonic()

@@ -11,9 +11,9 @@ import threading
 import time
 import traceback
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Callable, Dict, List, Mapping, Optional
 
-from orch_runner import __version__
+from orch_runner import __version__, memory
 from orch_runner.contract import CONTRACT, Fatal, Job, JobRefused, WeightFile, read_job
 from orch_runner.events import Emitter, log
 
@@ -60,12 +60,12 @@ def main(arguments: List[str]) -> int:
         outcome = _run(arguments, emitter, Stop(emitter))
         status = 0 if outcome == "all done" else STOPPED
     except Exception as error:
-        outcome, status = "failed", _report(emitter, error)
+        outcome, status = "failed", report_failure(emitter, error)
     emitter.emit("bye", reason=outcome)
     return status
 
 
-def _report(emitter: Emitter, error: Exception) -> int:
+def report_failure(emitter: Emitter, error: Exception) -> int:
     """Emit the failure; the result is the exit status that goes with it."""
     category, message, hint, status = "bug", f"{type(error).__name__}: {error}", None, 70
     if isinstance(error, JobRefused):
@@ -82,38 +82,57 @@ def _run(arguments: List[str], emitter: Emitter, stop: Stop) -> str:
     if len(arguments) != 1:
         raise JobRefused("usage: python -m orch_runner JOB.json")
     job = read_job(Path(arguments[0]))
-    emitter.emit("hello", contract=CONTRACT, runner=__version__, python=sys.version.split()[0], pid=os.getpid())
+    say_hello(emitter)
     threading.Thread(target=_heartbeat, args=(emitter,), daemon=True).start()
-    _limit_threads(job.threads)
+    limit_threads(job.threads)
     # Imported here so that a refused job answers at once, and numpy's libraries see the number of threads.
-    from orch_runner.intake import Intake, Queue
-    from orch_runner.pipeline import Pipeline
+    from orch_runner.intake import Queue
     from orch_runner.shardfile import check_writable
 
     check_writable(job)
     emitter.emit("loading", model=job.model_name)
     started = time.monotonic()
-    predictor = _load(job)
+    predictor = load_predictor(job)
     stop.at_once = False
-    batch_size, seconds = min(job.batch_size, predictor.max_batch), round(time.monotonic() - started, 3)
-    emitter.emit("ready", device=job.device, batch_size=batch_size, seconds=seconds, versions=_versions())
-    intake = Intake(job, Queue(job, batch_size), predictor.decoder, predictor.color, batch_size)
+    batch_size = min(job.batch_size, predictor.max_batch)
+    say_ready(emitter, job, batch_size, time.monotonic() - started)
+    return predict_queue(job, Queue(job, batch_size), predictor, emitter, batch_size, lambda: stop.requested)
+
+
+def say_hello(emitter: Emitter) -> None:
+    """The first event."""
+    emitter.emit("hello", contract=CONTRACT, runner=__version__, python=sys.version.split()[0], pid=os.getpid())
+
+
+def say_ready(emitter: Emitter, job: Job, batch_size: int, seconds: float) -> None:
+    """The model is loaded, and `seconds` is how long that took."""
+    emitter.emit("ready", device=job.device, batch_size=batch_size, seconds=round(seconds, 3), versions=_versions())
+
+
+def predict_queue(
+    job: Job, queue: Any, predictor: Any, emitter: Emitter, batch_size: int, stopping: Callable[[], bool]
+) -> str:
+    """Predict what an intake.Queue brings; the result says why that ended: "all done" or something else."""
+    from orch_runner.intake import Intake
+    from orch_runner.pipeline import Pipeline
+
+    intake = Intake(job, queue, predictor.decoder, predictor.color, batch_size)
     pipeline = Pipeline(job, predictor, emitter, batch_size)
     try:
-        pipeline.run(intake, lambda: stop.requested)
+        pipeline.run(intake, stopping)
     finally:
         intake.close()
         pipeline.close()
     return intake.outcome
 
 
-def _limit_threads(threads: int) -> None:
+def limit_threads(threads: int) -> None:
     """Set before the libraries are imported that read it; the host's own settings win."""
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, str(threads))
 
 
-def _load(job: Job) -> Any:
+def load_predictor(job: Job) -> Any:
     """Import the stack's predictor and load the model. Raises Fatal."""
     weights = {key: str(_weights_path(job, key, weight)) for key, weight in job.weights.items()}
     model = model_to_load(job, weights)
@@ -222,13 +241,5 @@ def _versions() -> Dict[str, str]:
 
 def _heartbeat(emitter: Emitter) -> None:
     while True:
-        emitter.emit("heartbeat", rss_mb=_resident_mb())
+        emitter.emit("heartbeat", rss_mb=memory.resident_mb(os.getpid()))
         time.sleep(HEARTBEAT_SECONDS)
-
-
-def _resident_mb() -> Optional[int]:
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except (OSError, IndexError, ValueError):
-        return None
-    return pages * os.sysconf("SC_PAGE_SIZE") >> 20

@@ -1,0 +1,174 @@
+"""Finding warm workers: where spools are, which workers are up in them, and which of those fit a run."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from orchestrator.build import LOCK_NAME, BuildInputs
+from orchestrator.paths import home
+from orchestrator.warm.settings import WARM_LABEL
+from orchestrator.warm.spool import Heartbeat, SpoolPaths, is_alive, read_heartbeat, workers_of
+
+LABEL_IDENTITY = "org.orch.identity"
+WATCH_SECONDS = 2.5
+_DESKTOP_PREFIX = "/host_mnt"
+_COMPOSE_FILES = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a worker must be made of to do a run's work as a cold worker would."""
+
+    stack: str
+    variant: str
+    device: str
+    identity: str
+    files: Mapping[str, str]
+    """sha256 by the path below the worker's opt folder."""
+    sources: Mapping[str, str]
+    """Commits of upstream code."""
+
+
+@dataclass(frozen=True)
+class WarmContainer:
+    """A warm worker's container as the engine tells it."""
+
+    hostname: str
+    identity: str | None
+    spool: Path | None
+    data: Path | None
+
+
+Containers = Callable[[], list[WarmContainer]]
+"""Asks the engine for the warm workers' containers that run."""
+
+
+@dataclass(frozen=True)
+class WarmWorkerFound:
+    """A worker that is up, and the host's folder that it sees as its folder of images, where that is known."""
+
+    heartbeat: Heartbeat
+    data: Path | None
+
+
+def needs_of(inputs: BuildInputs, device: str) -> Needs:
+    """What the build inputs of a run ask of a worker."""
+    named = {LOCK_NAME: inputs.lock, **inputs.files}
+    files = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in named.items()}
+    commits = {name: source.commit for name, source in inputs.sources.items()}
+    return Needs(inputs.stack, inputs.variant, device, inputs.identity, files, commits)
+
+
+def why_unfit(
+    worker: Heartbeat, made_of: Mapping[str, Any], needs: Needs, identity: str | None = None, caller: int | None = None
+) -> str | None:
+    """Why a worker cannot stand in for a cold one; None if it can. `made_of` is what its files.json says."""
+    if (worker.stack, worker.variant) != (needs.stack, needs.variant):
+        return f"it is for {worker.stack}, {worker.variant}"
+    if worker.device != needs.device:
+        return f"its device is {worker.device}, not {needs.device}"
+    if worker.problem is not None:
+        return worker.problem
+    caller = os.geteuid() if caller is None else caller
+    if caller not in (0, worker.uid):
+        return f"it runs as uid {worker.uid}, you are uid {caller}: neither could write the other's files"
+    files, sources = made_of.get("files", {}), made_of.get("sources", {})
+    differing = sorted(name for name, digest in needs.files.items() if files.get(name) != digest)
+    if differing:
+        more = f" and {len(differing) - 1} more files" if len(differing) > 1 else ""
+        return f"it was built from another {differing[0]}{more}: build and start it again"
+    others = sorted(name for name, commit in sources.items() if needs.sources.get(name, commit) != commit)
+    if others:
+        return f"it has another commit of {others[0]}: build and start it again"
+    if identity is not None and identity != needs.identity:
+        return "its image was built with other arguments: build and start it again"
+    return None
+
+
+def spool_folders(asked: Path | None, containers: Containers) -> Iterator[Path]:
+    """Where spools may be, only the one asked for where one is. The engine, which takes a while, is asked last."""
+    chosen = asked or (Path(value) if (value := os.environ.get("ORCH_SPOOL")) else None)
+    if chosen is not None:
+        yield chosen.expanduser().absolute()
+        return
+    beside = [Path("spool").absolute()] if any(Path(name).is_file() for name in _COMPOSE_FILES) else []
+    near = [place for place in [*beside, home() / "spool"] if place.is_dir()]
+    yield from near
+    mounted = dict.fromkeys(one.spool for one in containers() if one.spool is not None)
+    yield from (place for place in mounted if place not in near and place.is_dir())
+
+
+def fitting(
+    spool: SpoolPaths, needs: Needs, containers: Containers, patience: float = WATCH_SECONDS
+) -> tuple[list[WarmWorkerFound], list[str]]:
+    """The workers of a spool that are up and fit, and why others of the same stack do not."""
+    found: list[WarmWorkerFound] = []
+    reasons: list[str] = []
+    for worker in workers_of(spool):
+        beat = read_heartbeat(spool, worker)
+        if beat is None or beat.stack != needs.stack:
+            continue
+        data, container = data_folder(beat), None
+        if data is None:  # only the engine may know
+            container = next((one for one in containers() if one.hostname == beat.host), None)
+        identity = None if container is None else container.identity
+        reason = why_unfit(beat, _made_of(spool, worker), needs, identity)
+        if reason is None and not is_alive(spool, worker, patience):
+            reason = "it is not up any more"
+        if reason is not None:
+            reasons.append(f"{worker}: {reason}")
+            continue
+        found.append(WarmWorkerFound(beat, data if container is None else container.data))
+    return found, reasons
+
+
+def data_folder(worker: Heartbeat) -> Path | None:
+    """The host's folder behind the worker's folder of images, as it says, if it really is the same folder."""
+    if not worker.data_host or not Path(worker.data_host).is_absolute():
+        return None
+    folder = Path(worker.data_host)
+    with contextlib.suppress(OSError):
+        if folder.stat().st_ino == worker.data_inode:
+            return folder
+    return None
+
+
+def _made_of(spool: SpoolPaths, worker: str) -> dict[str, Any]:
+    try:
+        document = json.loads((spool.workers / f"{worker}.files.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def warm_containers() -> list[WarmContainer]:
+    """The warm workers' containers that run; none where no engine answers."""
+    from orchestrator.engine import connect
+
+    with contextlib.suppress(Exception):  # whatever is wrong with the engine, workers may be found without it
+        listed = connect().client.containers.list(filters={"label": f"{WARM_LABEL}=1", "status": "running"})
+        return [_container(one.attrs, one.image.labels) for one in listed]
+    return []
+
+
+def _container(attrs: Mapping[str, Any], labels: Mapping[str, str]) -> WarmContainer:
+    sources = {mount.get("Destination"): host_path(mount.get("Source")) for mount in attrs.get("Mounts", [])}
+    hostname = str(attrs["Config"]["Hostname"])
+    return WarmContainer(hostname, labels.get(LABEL_IDENTITY), sources.get("/spool"), sources.get("/data"))
+
+
+def host_path(source: str | None) -> Path | None:
+    """Docker Desktop names host folders as its own machine sees them."""
+    if not source:
+        return None
+    path = PurePosixPath(source)
+    if path.is_relative_to(_DESKTOP_PREFIX):
+        path = PurePosixPath("/") / path.relative_to(_DESKTOP_PREFIX)
+    return Path(path)

@@ -1,0 +1,147 @@
+"""The spool as the host sees it: the names of its files, and what workers say of themselves (see orch_runner.serve)."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+TICKET_FORMAT = "orch-ticket/1"
+WORKER_FORMAT = "orch-worker/1"
+GONE_SECONDS = 10.0
+"""A worker whose heartbeat stands still for so long is taken for gone."""
+UNLOCKED_SECONDS = 4.0
+"""The same where its lock says so too. Alone the lock says nothing: machines between host and worker may hide it."""
+
+
+@dataclass(frozen=True)
+class SpoolPaths:
+    """Every file of a spool that the host names."""
+
+    root: Path
+
+    def tickets(self, stack: str, variant: str) -> Path:
+        """Where jobs for a variant's workers wait."""
+        return self.root / "tickets" / f"{stack}-{variant}"
+
+    def claim(self, worker: str, job: str) -> Path:
+        """The ticket of a job that a worker took."""
+        return self.root / "claimed" / worker / f"{job}.json"
+
+    @property
+    def jobs(self) -> Path:
+        """The job folders."""
+        return self.root / "jobs"
+
+    @property
+    def workers(self) -> Path:
+        """Heartbeats, and what goes with them."""
+        return self.root / "workers"
+
+    def staged(self, run: str) -> Path:
+        """Images of a run that no worker sees where they are."""
+        return self.root / "data" / run
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """What a worker said of itself last."""
+
+    id: str
+    stack: str
+    variant: str
+    device: str
+    host: str
+    uid: int
+    gid: int
+    threads: int
+    beat: int
+    state: str
+    problem: str | None
+    data_host: str | None
+    data_inode: int | None
+    weights: Mapping[str, tuple[int, int]]
+    paths: Mapping[str, str]
+
+
+def parse_heartbeat(raw: Mapping[str, Any]) -> Heartbeat:
+    """Raises ValueError, KeyError, TypeError for what is no heartbeat."""
+    if raw["format"] != WORKER_FORMAT:
+        raise ValueError(f"a heartbeat of format {raw['format']!r}")
+    known = {field.name: raw[field.name] for field in fields(Heartbeat)}
+    weights = {name: (int(size), int(mtime)) for name, (size, mtime) in raw["weights"].items()}
+    return Heartbeat(**{**known, "weights": weights})
+
+
+def read_heartbeat(spool: SpoolPaths, worker: str) -> Heartbeat | None:
+    """The heartbeat of a worker; None where there is none to be read."""
+    try:
+        return parse_heartbeat(json.loads((spool.workers / f"{worker}.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def workers_of(spool: SpoolPaths) -> list[str]:
+    """The ids of all workers that left a heartbeat there, dead ones too."""
+    try:
+        names = [path.name for path in spool.workers.iterdir()]
+    except OSError:
+        return []
+    return sorted(
+        name.removesuffix(".json")
+        for name in names
+        if name.endswith(".json") and not name.endswith(".files.json") and not name.startswith(".")
+    )
+
+
+def is_locked(spool: SpoolPaths, worker: str) -> bool:
+    """Whether a process of this kernel holds the worker's lock."""
+    try:
+        with (spool.workers / f"{worker}.lock").open("r") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+class Pulse:
+    """Observes a worker's heartbeat by this process's own clock: clocks of host and worker may differ."""
+
+    def __init__(self, spool: SpoolPaths, worker: str) -> None:
+        self._spool, self.worker = spool, worker
+        self._beat: int | None = None
+        self._changed = time.monotonic()
+
+    def gone(self) -> bool:
+        """Whether it has stood still for too long, over the calls of this."""
+        now, seen = time.monotonic(), read_heartbeat(self._spool, self.worker)
+        beat = None if seen is None else seen.beat
+        if beat is not None and beat != self._beat:
+            self._beat, self._changed = beat, now
+        still = now - self._changed
+        return still > GONE_SECONDS or (still > UNLOCKED_SECONDS and not is_locked(self._spool, self.worker))
+
+
+def is_alive(spool: SpoolPaths, worker: str, patience: float) -> bool:
+    """Whether a worker is up: at once where it holds its lock and beat lately, else by watching it for `patience` s."""
+    file = spool.workers / f"{worker}.json"
+    try:
+        age = abs(time.time() - file.stat().st_mtime)
+    except OSError:
+        return False
+    if age < GONE_SECONDS and is_locked(spool, worker):
+        return True
+    first = read_heartbeat(spool, worker)
+    until = time.monotonic() + patience
+    while time.monotonic() < until:
+        time.sleep(0.1)
+        now = read_heartbeat(spool, worker)
+        if first is not None and now is not None and now.beat != first.beat:
+            return True
+    return False
