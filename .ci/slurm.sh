@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# A real Slurm on loopback for tests: munged, slurmctld and three slurmd with two made-up GPUs each.
+# A real Slurm on loopback for tests: munged, slurmctld and three slurmd (or $ORCH_SLURM_NODES) with two made-up GPUs each.
 #
+#   slurm.sh install  install slurm-wlm and munge unless they are here; nothing is started
 #   slurm.sh start    install what is missing, start it, print the path of its slurm.conf (for $SLURM_CONF)
-#   slurm.sh node N   start the slurmd of node N (1…3) again
+#   slurm.sh node N   start the slurmd of node N, from 1 up, again
 #   slurm.sh status   exit 0 when its controller answers
 #   slurm.sh stop     stop all of it, jobs first
 #
@@ -11,7 +12,7 @@ set -euo pipefail
 
 STATE=${ORCH_SLURM_STATE:-/run/orch-slurm}
 PORT=${ORCH_SLURM_PORT:-36810}
-NODES=3
+NODES=${ORCH_SLURM_NODES:-3}
 export SLURM_CONF=$STATE/slurm.conf
 
 say() { printf '%s\n' "slurm: $*" >&2; }
@@ -21,15 +22,16 @@ die() {
 }
 
 install_what_is_missing() {
-    local program missing=no
+    local program missing=no log
     for program in slurmctld slurmd munged; do command -v "$program" >/dev/null || missing=yes; done
     [[ $missing == yes ]] || return 0
     command -v apt-get >/dev/null || die "Slurm is not here, and no apt-get to install it with"
     say "installing slurm-wlm and munge"
-    apt-get update -q >"$STATE/apt.log" 2>&1 || say "apt-get update failed; trying with the lists that are here"
-    # The packages' own services must not start: this Slurm has a folder and ports of its own.
+    log=$(mktemp)
+    apt-get update -q >"$log" 2>&1 || say "apt-get update failed; trying with the lists that are here"
     DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends slurm-wlm munge \
-        >>"$STATE/apt.log" 2>&1 </dev/null || die "apt-get install failed: $(tail -n 3 "$STATE/apt.log")"
+        >>"$log" 2>&1 </dev/null || die "apt-get install failed: $(tail -n 3 "$log")"
+    rm -f "$log"
 }
 
 write_configuration() {
@@ -99,7 +101,7 @@ node() { daemon "slurmd-n$1" slurmd -D -N "n$1"; }
 
 answers() { [[ -e $SLURM_CONF ]] && scontrol ping 2>/dev/null | grep -q 'is UP'; }
 
-# Nodes that answer: as many as there are lines "idle" and the like without a star.
+# How many nodes answer: those that do not have a star behind their state.
 nodes_up() { sinfo -h -N -o '%T' 2>/dev/null | grep -cE '^(idle|mixed|allocated)$' || true; }
 
 start() {
@@ -143,9 +145,10 @@ stop() {
 }
 
 case ${1:-} in
+install) install_what_is_missing ;;
 start) start ;;
 node) node "${2:?which node}" ;;
 status) answers ;;
 stop) stop ;;
-*) die "usage: slurm.sh start|node N|status|stop" ;;
+*) die "usage: slurm.sh install|start|node N|status|stop" ;;
 esac

@@ -11,6 +11,7 @@ MODULES = (
     "efficiency",
     "collect",
     "dispatch",
+    "warm",
     "facere",
     "facere_loop",
     "amrcnn",
@@ -18,6 +19,7 @@ MODULES = (
     "export",
     "evaluate",
     "imdlbenco",
+    "many_gpus",
 )
 
 for module in (f"bench.{name}" for name in MODULES):

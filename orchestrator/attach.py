@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import time
+import threading
 from pathlib import Path
+from time import monotonic, sleep, time_ns
 from typing import Any
 
 from orchestrator.claims import LEASE_SECONDS, Claims
@@ -17,6 +18,7 @@ from orchestrator.handover import read_handover
 from orchestrator.outcome import Outcome
 from orchestrator.paths import RunPaths
 from orchestrator.progress import Display
+from orchestrator.stopping import signals_to
 from orchestrator.task_records import read_records
 
 LOOK_SECONDS = 2.0
@@ -39,7 +41,7 @@ def attach(paths: RunPaths, display: Display) -> Outcome:
     require_slurm()
     try:
         _follow(paths, run, job, display)
-    except KeyboardInterrupt:
+    except Interrupted:
         raise Interrupted(
             f"no longer attached; the run goes on as job {job}",
             hint=f"orch attach {paths.root}, or orch cancel {paths.root}",
@@ -59,17 +61,19 @@ def _follow(paths: RunPaths, run: dict[str, Any], job: str, display: Display) ->
     ask_at, gone = 0.0, 0
     for task, event in tail.new():
         progress.take(task, event)
-    with display.images(images, progress.images):
+    left = threading.Event()
+    with display.images(images, progress.images), signals_to(left.set):
         while not paths.summary.exists() and gone < GONE_LOOKS:
-            if time.monotonic() >= ask_at:
+            if monotonic() >= ask_at:
                 answer = queued(job)
                 waiting = waiting if answer is None else answer
                 gone = gone + 1 if answer == [] else 0
                 records = read_records(paths, job)
-                ask_at = time.monotonic() + (ASK_SLURM_SECONDS if waiting else LOOK_SECONDS)
+                ask_at = monotonic() + (ASK_SLURM_SECONDS if waiting else LOOK_SECONDS)
             states = task_states(records, waiting, progress.states)
             display.progress(progress.images, progress.failed, states)
-            time.sleep(LOOK_SECONDS)
+            if left.wait(LOOK_SECONDS):
+                raise Interrupted("left")
             for task, event in tail.new():
                 progress.take(task, event)
 
@@ -83,9 +87,9 @@ def _collect_here(paths: RunPaths, run: dict[str, Any], display: Display) -> Non
         raise why_incomplete(paths, missing)
     handover = read_handover(paths)
     plan = handover.planned(handover.recorded_prepared())
-    with Claims(paths.claims, f"attach-{time.time_ns()}", LEASE_SECONDS) as claims:
+    with Claims(paths.claims, f"attach-{time_ns()}", LEASE_SECONDS) as claims:
         while not paths.summary.exists() and not collect_once(paths, plan, claims, display):
-            time.sleep(LOOK_SECONDS)
+            sleep(LOOK_SECONDS)
 
 
 def why_incomplete(paths: RunPaths, missing: int) -> OrchError:
@@ -167,11 +171,11 @@ def cancel(paths: RunPaths, display: Display) -> str:
 
 
 def _is_over(job: str, seconds: float) -> bool:
-    until = time.monotonic() + seconds
+    until = monotonic() + seconds
     while queued(job) != []:
-        if time.monotonic() > until:
+        if monotonic() > until:
             return False
-        time.sleep(1)
+        sleep(1)
     return True
 
 

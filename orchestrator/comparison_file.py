@@ -13,6 +13,8 @@ from pydantic import AfterValidator, BeforeValidator, ValidationError, create_mo
 
 from orchestrator.catalog import Catalog
 from orchestrator.errors import OrchError, SpecError
+from orchestrator.executors.slurm_options import SlurmOptions, slurm_options
+from orchestrator.paths import user_slurm_options
 from orchestrator.request import RunOptions
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.several_runs import Asked
@@ -159,8 +161,13 @@ def _asked(
     words = tuple(f"{key}={_text(value)}" for key, value in meant.items())
     with _at(source, ("models", number, "settings")):
         entry.settings(words)
-    build = BuildOptions(**(given.pop("build", None) or {}), offline=bool(given.get("offline")))
-    taken = {key: value for key, value in given.items() if key not in ("model", "name", "settings")}
+    build = BuildOptions(**given.get("build", {}), offline=bool(given.get("offline")))
+    taken = {key: value for key, value in given.items() if key not in ("model", "name", "settings", "build")}
+    if "spool" in taken:
+        taken["spool"] = source.path.absolute().parent / taken["spool"]
+    if taken.get("executor") == "slurm":
+        asked_for = taken["slurm"].model_dump(exclude_unset=True) if "slurm" in taken else {}
+        taken["slurm"] = slurm_options(user_slurm_options(), asked_for)
     return Asked(
         name,
         entry,
@@ -172,7 +179,7 @@ def _given(spec: Any) -> dict[str, Any]:
     """What the file says, as the dataclasses want it; nothing for what it leaves out or leaves empty."""
     said = {name: getattr(spec, name) for name in spec.model_fields_set}
     return {
-        name: _given(value) if isinstance(value, pydantic.BaseModel) else value
+        name: _given(value) if isinstance(value, BuildSpec) else value
         for name, value in said.items()
         if value is not None
     }
@@ -198,7 +205,8 @@ class _at:  # noqa: N801
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OrchError):
-            raise SpecError(f"{self._where}: {error.message}", why=error.why, hint=error.hint) from None
+            message = error.message.partition(": ")[2] if error.message.startswith("--set ") else error.message
+            raise SpecError(f"{self._where}: {message}", why=error.why, hint=error.hint) from None
 
 
 def _refuse_double(source: YamlSource, names: list[str]) -> None:
@@ -223,7 +231,8 @@ def _problem(source: YamlSource, item: Mapping[str, Any]) -> str:
 
 def _fields_at(location: tuple[str | int, ...]) -> list[str]:
     kinds: dict[str, Any] = {"models": ModelSpec, "run": RunSettings, "compare": CompareSpec, "report": ReportSpec}
-    if location[-2:-1] == ("build",):
-        return list(BuildSpec.model_fields)
+    nested = {"build": BuildSpec, "slurm": SlurmOptions}
+    if len(location) > 1 and location[-2] in nested:
+        return list(nested[str(location[-2])].model_fields)
     kind = ComparisonSpec if len(location) == 1 else kinds.get(str(location[0]), ComparisonSpec)
     return list(kind.model_fields)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.comparison_file import ComparisonFile
-from orchestrator.errors import EXIT_OK, OrchError
+from orchestrator.errors import EXIT_OK, Interrupted, OrchError
 from orchestrator.outcome import Outcome
 from orchestrator.progress import Display
 from orchestrator.several_runs import Ended
@@ -47,10 +47,11 @@ class Compared:
 def compare_and_report(file: ComparisonFile, ended: Mapping[str, Ended], display: Display) -> Compared:
     """Compare the runs that are complete, two at least, and write the page: one run is enough with annotations.
 
-    Nothing is made of them before all have ended well or for good: an interrupted comparison is resumed first.
+    Nothing is made of them before all have ended well or for good: one that is interrupted, or that goes on by
+    itself on a cluster, has to be resumed first.
     """
-    complete = [one.paths.root for one in ended.values() if isinstance(one, Outcome)]
-    if any(isinstance(one, OrchError) and one.exit_code == 130 for one in ended.values()):
+    complete = [one.paths.root for one in ended.values() if isinstance(one, Outcome) and one.complete]
+    if any(isinstance(one, Interrupted) or (isinstance(one, Outcome) and not one.complete) for one in ended.values()):
         return Compared(None, (), ())
     comparison: Comparison | None = None
     written: list[Path] = []

@@ -195,7 +195,7 @@ class TableBoard(SilentBoard):
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+        table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, expand=True)
         table.add_column("model", no_wrap=True)
         table.add_column("images", width=16)
         table.add_column("", justify="right", no_wrap=True)

@@ -37,7 +37,7 @@ def run(entry: ModelEntry, options: RunOptions, display: Display, turns: Turns |
     Raises UsageError, BuildError, MachineError, RunError, Interrupted; what was finished stays in the run directory.
     """
     executor = make_executor(options.executor)
-    choice, gpus = executor.choose(entry.stack, options.variant, options.device)
+    choice, gpus = executor.choose(entry, options.variant, options.device)
     request = make_request(entry, options, options.runtime, choice.variant, choice.device)
     out = options.out or Path("runs") / f"{entry.name}-{request.short_digest(options.runtime)}"
     paths = RunPaths(out.absolute())
@@ -144,6 +144,7 @@ def _carry_out(ask: _Ask, way: _Way) -> Outcome:
         if earlier is not None and paths.summary.exists() and paths.predictions.exists():
             display.say(f"{paths.root} is complete already")
             return Outcome(paths, json.loads(paths.summary.read_text(encoding="utf-8")))
+        way.runtime.require(choice.devices)
         inputs = collect_inputs(options.images, paths.unpacked, options.image_root)
         _say_inputs(display, inputs)
         _require_space(ask, way, 0 if earlier else len(inputs.images))
@@ -154,7 +155,7 @@ def _carry_out(ask: _Ask, way: _Way) -> Outcome:
         plan = Plan(request, entry, prepared, weights, inputs, shard_size)
         used = {"gpus": [asdict(gpu) for gpu in ask.gpus], "devices": list(choice.devices)}
         record_plan(paths, plan, earlier, {"why_runtime": way.why, "why_variant": choice.why, **used})
-        with ask.turns.predicting(choice.device):
+        with ask.turns.predicting(choice.device if options.executor == "local" else options.executor):
             dispatched = ask.executor.dispatch(_work(ask, way, plan), display)
         return Outcome(paths, {}) if dispatched is None else finish(plan, paths, dispatched)
 
@@ -194,6 +195,8 @@ def _work(ask: _Ask, way: _Way, plan: Plan) -> Work:
         wait=options.wait,
         leases=way.leases,
         most_gpus=ask.turns.most_gpus,
+        asked_workers=options.workers,
+        workers_per_gpu=options.workers_per_gpu,
         build=options.build,
         slurm=options.slurm,
     )

@@ -106,7 +106,8 @@ def make_random_weights(entry: ModelEntry, options: RunOptions, work: Path, disp
     if all((target / weights.file).exists() for weights in entry.spec.weights.values()):
         return
     runtime, _ = choose_runtime(options.runtime)
-    choice = choose_variant(entry.stack, options.variant, options.device, gpus_for(entry.stack, options.device))
+    present = gpus_for(entry.stack, options.device, options.variant)
+    choice = choose_variant(entry.stack, options.variant, options.device, present, entry.spec.gpu_memory)
     require_space([*build_needs(entry.stack, choice.variant, runtime, options.build)], entry.name)
     prepared = runtime.prepare(entry.stack, choice.variant, options.build, display.detail)
     display.say(f"{entry.name}: making random weights of the right architecture")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from orchestrator.catalog import Catalog, ModelEntry
 from orchestrator.errors import Interrupted, MachineError, OrchError, UsageError
-from orchestrator.hardware import choose_variant, gpus_for
+from orchestrator.executors import make_executor
 from orchestrator.outcome import Outcome
 from orchestrator.progress_table import Board
 from orchestrator.request import RunOptions
@@ -77,7 +77,10 @@ def _run_one(one: Asked, board: Board, shared: Shared) -> Ended:
         return _failed(one, board, shared, MachineError("the machine refuses", why=str(error), hint="orch doctor"))
     finally:
         shared.finished(one.name)
-    board.done(one.name, outcome.failed)
+    if outcome.complete:
+        board.done(one.name, outcome.failed)
+    else:
+        board.state(one.name, "submitted")
     return outcome
 
 
@@ -100,7 +103,7 @@ class Shared:
         """When each run that has not ended was begun."""
         self.on_gpus: set[str] = set()
         """Runs that predict on GPUs, or wait for one."""
-        self._on_cpu: set[str] = set()
+        self._elsewhere: set[str] = set()
         self._stacks: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
 
@@ -116,7 +119,7 @@ class Shared:
 
     def predicts(self, name: str, device: str) -> None:
         """A run is ready to predict."""
-        (self._on_cpu if device == "cpu" else self.on_gpus).add(name)
+        (self.on_gpus if device == "cuda" else self._elsewhere).add(name)
 
     def finished(self, name: str) -> None:
         """A run has ended, or needs no device any more."""
@@ -129,7 +132,7 @@ class Shared:
         preparing = [
             name
             for name, begun in dict(self.begun).items()
-            if name not in self.on_gpus | self._on_cpu and now - begun < SOON_SECONDS
+            if name not in self.on_gpus | self._elsewhere and now - begun < SOON_SECONDS
         ]
         return len(self.on_gpus) + len(preparing)
 
@@ -162,13 +165,14 @@ class SharedTurns:
     def predicting(self, device: str) -> Iterator[None]:
         """On the CPU one after another, as each uses all cores; on GPUs side by side, as many as there are."""
         self._shared.predicts(self._one.name, device)
-        self._board.state(self._one.name, "waiting for its turn" if device == "cpu" else "waiting for a GPU")
-        if device != "cpu":
-            yield
-            self._shared.finished(self._one.name)
+        if device == "cpu":
+            self._board.state(self._one.name, "waiting for its turn")
+            with self._shared.held(self._shared.cpu):
+                yield
             return
-        with self._shared.held(self._shared.cpu):
-            yield
+        self._board.state(self._one.name, "waiting for a GPU" if device == "cuda" else f"handed to {device}")
+        yield
+        self._shared.finished(self._one.name)
 
     def most_gpus(self, gpus: int) -> int:
         """An equal share, all of them for the last run."""
@@ -190,11 +194,14 @@ def all_that_run(catalog: Catalog, options: RunOptions) -> tuple[list[ModelEntry
 
 def _why_not(entry: ModelEntry, options: RunOptions) -> str | None:
     for key, weights in entry.spec.weights.items():
-        state = weights_state(entry, key)
-        if state == "missing" and (weights.manual is not None or options.offline):
-            return f"its weights are not here: orch weights add {entry.name} FILE"
+        if weights_state(entry, key) != "missing":
+            continue
+        if weights.manual is not None:
+            return f"its weights are had by hand: orch weights add {entry.name} FILE"
+        if options.offline:
+            return "its weights are not in the cache, and nothing is fetched with --offline"
     try:
-        choose_variant(entry.stack, options.variant, options.device, gpus_for(entry.stack, options.device))
+        make_executor(options.executor).choose(entry, options.variant, options.device)
     except (MachineError, UsageError) as error:
         return f"{error.message}: {error.why}" if error.why else error.message
     return None
@@ -206,11 +213,6 @@ def into_folders(entries: Sequence[ModelEntry], options: RunOptions) -> list[Ask
         Asked(entry.name, entry, replace(options, out=None if options.out is None else Path(options.out) / entry.name))
         for entry in entries
     ]
-
-
-def errors_code(ended: Mapping[str, Ended]) -> int:
-    """The worst of the runs that ended in an error; 0 where none did."""
-    return max((one.exit_code for one in ended.values() if isinstance(one, OrchError)), default=0)
 
 
 def exit_code(ended: Mapping[str, Ended]) -> int:

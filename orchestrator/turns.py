@@ -14,7 +14,7 @@ class Turns(Protocol):
         """Around the build of the environment."""
 
     def predicting(self, device: str) -> AbstractContextManager[None]:
-        """Around the time in which images are predicted, on "cpu" or "cuda"."""
+        """Around the time in which images are predicted: on "cpu" or "cuda" here, or by the executor of that name."""
 
     def most_gpus(self, gpus: int) -> int:
         """How many of the `gpus` that it could use the run may hold at this moment."""

@@ -19,6 +19,7 @@ from orchestrator.checks.baseline import (
 from orchestrator.checks.rules import ApDrop, Findings, Rule, Verdict, judge, parse_rules
 from orchestrator.errors import EXIT_OK, EXIT_SOME_FAILED, OrchError, UsageError
 from orchestrator.evaluate.truth import Iou
+from orchestrator.paths import RunPaths
 
 __all__ = ["Checked", "Checks", "Request", "Verdict"]
 
@@ -38,7 +39,8 @@ class Request:
 class Checked:
     """One model's run and what is to be said of it: `summary` is that of a finished run, `error` why there is none.
 
-    `figures` are there with annotations, `changes` with a baseline too.
+    Neither is there of a run that was handed over to a cluster and goes on. `figures` are there with annotations,
+    `changes` with a baseline too.
     """
 
     model: str
@@ -53,12 +55,21 @@ class Checked:
         """The rules that the run broke."""
         return tuple(one for one in self.verdicts if one.broken)
 
+    @property
+    def exit_code(self) -> int:
+        """Of this model alone."""
+        if self.error is not None:
+            return self.error.exit_code
+        return EXIT_SOME_FAILED if self.broken else EXIT_OK
+
     def as_json(self) -> dict[str, Any]:
-        """What `orch run --json` says besides the run's summary."""
+        """What `orch run --json` says besides the run's summary or error."""
         told: dict[str, Any] = {
             "rules": [{"rule": one.rule, "broken": one.broken, "message": one.message} for one in self.verdicts],
             "broken_rules": [one.rule for one in self.broken],
         }
+        if self.error is not None:
+            told |= self.error.as_json()
         if self.figures:
             told["figures"] = dict(self.figures)
         if self.changes:
@@ -87,7 +98,7 @@ class Checks:
         path, annotations = self._request.baseline, self._request.annotations
         if path is None or annotations is None:
             return None
-        if path.is_dir() and (path / f"{model}.json").is_file():
+        if path.is_dir() and not RunPaths(path).run_json.exists():
             path = path / f"{model}.json"
         if not is_stored(path):
             return make_baseline(path, annotations)
@@ -96,11 +107,15 @@ class Checks:
         return stored
 
     def ended(self, model: str, result: Mapping[str, Any] | OrchError) -> Checked:
-        """One of several runs: its summary, or the error it ended with. Raises PredictionsError as `finished`."""
-        if not isinstance(result, OrchError):
+        """One of several runs: its summary, or the error it ended with. What `finished` raises is its error alone."""
+        if isinstance(result, OrchError) or not result:
+            self.checked.append(Checked(model, error=result if isinstance(result, OrchError) else None))
+            return self.checked[-1]
+        try:
             return self.finished(model, result)
-        self.checked.append(Checked(model, error=result))
-        return self.checked[-1]
+        except OrchError as error:
+            self.checked[-1] = replace(self.checked[-1], error=error)
+            return self.checked[-1]
 
     def finished(self, model: str, summary: Mapping[str, Any]) -> Checked:
         """A run that finished. Raises PredictionsError where it cannot be evaluated or compared."""
@@ -133,6 +148,8 @@ class Checks:
 
     def write(self) -> None:
         """The JUnit report and the job summary, if wanted. Raises OSError."""
+        known = {one.model for one in self.checked}
+        self.checked += [Checked(model) for model in self._models if model not in known]
         if self._request.junit is not None:
             from orchestrator.checks.junit import write_junit
 
@@ -144,5 +161,5 @@ class Checks:
 
     @property
     def exit_code(self) -> int:
-        """0, or 1 where a rule is broken."""
-        return EXIT_SOME_FAILED if any(one.broken for one in self.checked) else EXIT_OK
+        """0, 1 where a rule is broken, or the code of the worst error."""
+        return max((one.exit_code for one in self.checked), default=EXIT_OK)

@@ -22,6 +22,7 @@ from orchestrator.cli import (
     equivalence,
     evaluation,
     models,
+    plan,
     predictions,
     prune,
     run,
@@ -62,6 +63,7 @@ def _root(
 
 
 app.command("run")(with_slurm_options(run.run))
+app.command("plan")(plan.plan)
 app.command("status")(cluster.status)
 app.command("attach")(cluster.attach)
 app.command("cancel")(cluster.cancel)

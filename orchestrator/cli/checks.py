@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.common import say
+from orchestrator.cli.common import print_error, say
 from orchestrator.errors import MachineError
 
 if TYPE_CHECKING:
@@ -79,13 +79,15 @@ def checking(
         raise MachineError("the reports could not be written", why=str(error)) from error
 
 
-def say_verdicts(checked: Checked, model: str | None = None) -> None:
+def say_verdicts(checked: Checked, model: str | None = None, *, quiet: bool = False) -> None:
     """For people: AP beside the baseline's, and every rule that is broken; of which model, where there are several."""
     which = "" if model is None else f"{model}: "
-    for change in checked.changes:
-        if change.name == "AP" and change.difference is not None:
-            say(f"{which}AP {change.now:.4f}, baseline {change.baseline:.4f}, difference {change.difference:+.4f}")
-    if not checked.changes and checked.figures.get("AP") is not None:
+    ap = next((change for change in checked.changes if change.name == "AP"), None)
+    if not quiet and ap is not None and ap.difference is not None:
+        say(f"{which}AP {ap.now:.4f}, baseline {ap.baseline:.4f}, difference {ap.difference:+.4f}")
+    elif not quiet and checked.figures.get("AP") is not None:
         say(f"{which}AP {checked.figures['AP']:.4f}")
+    if checked.error is not None and checked.summary is not None:  # it ran, and could not be judged
+        print_error(checked.error, model)
     for verdict in checked.broken:
         say(f"{which}broken: {verdict.rule}: {verdict.message}")

@@ -82,6 +82,8 @@ def evaluate(
         from orchestrator.checks.baseline import baseline_of, write_baseline
 
         write_baseline(save_baseline, baseline_of(predictions, result, annotations))
+        if not json:
+            say(f"wrote {save_baseline}")
     if json:
         print_json({"predictions": str(predictions.path), "annotations": str(annotations), **asdict(result)})
         return

@@ -98,7 +98,9 @@ def run(
         str | None,
         typer.Option(metavar="N|auto", help="Workers on each GPU; auto: as many as fit its memory."),
     ] = None,
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="Fail where all GPUs are in use by other runs.")] = False,
+    wait: Annotated[
+        bool, typer.Option(help="For a GPU that other runs use; with --executor slurm until the run is complete.")
+    ] = True,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads per worker. Default: cores / workers.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch.")] = None,
     shard_size: Annotated[int | None, typer.Option(min=1, max=100_000, help="Images per shard.")] = None,
@@ -133,8 +135,11 @@ def run(
     """Predict images with models, each in an environment of its own. The same command resumes."""
     from orchestrator.cli import several
 
+    checked_by = partial(
+        checking, fail_on=fail_on, baseline=baseline, annotations=annotations, junit=junit, summary=job_summary
+    )
     if file is not None:
-        return several.run_file(context, file, stacks, json=json, quiet=quiet)
+        return several.run_file(context, file, stacks, checked_by, json=json, quiet=quiet)
     sources = [*(images or []), *(more_images or [])]
     several.refuse_incomplete(model or [], sources, all_models)
     from orchestrator.progress import make_display
@@ -157,16 +162,13 @@ def run(
         shard_size=shard_size,
         workers=workers,
         workers_per_gpu=several.per_gpu(workers_per_gpu),
-        wait=not no_wait,
+        wait=wait,
         threads=threads,
         offline=offline,
         warm=warm,
         spool=spool,
-        slurm=_slurm_options(executor, slurm or {}),
+        slurm=_slurm_options(executor, slurm or {}, wait=wait),
         build=build_options(base_image, build_arg, rebuild=False, offline=offline),
-    )
-    checked_by = partial(
-        checking, fail_on=fail_on, baseline=baseline, annotations=annotations, junit=junit, summary=job_summary
     )
     if all_models or len(model or []) > 1:
         wanted = several.Wanted(model or [], all_models, json, quiet)
@@ -188,12 +190,12 @@ def _interruptible(action: Callable[[], Outcome]) -> Outcome:
         raise Interrupted("stopped; what is done is kept", hint=GOES_ON) from stopped
 
 
-def _slurm_options(executor: str, given: dict[str, Any]) -> SlurmOptions:
+def _slurm_options(executor: str, given: dict[str, Any], *, wait: bool) -> SlurmOptions:
     from orchestrator.executors.slurm_options import SlurmOptions, slurm_options
     from orchestrator.paths import user_slurm_options
 
     if executor == "slurm":
-        return slurm_options(user_slurm_options(), given)
+        return slurm_options(user_slurm_options(), {**given, "wait": None if wait else False})
     if given:
         first = next(iter(given)).replace("_", "-")
         raise UsageError(f"--{first} is for --executor slurm")
@@ -212,7 +214,7 @@ def report_outcome(outcome: Outcome, checked: Checked | None, *, json: bool, qui
     else:
         _print_outcome(outcome, quiet)
         if checked:
-            say_verdicts(checked)
+            say_verdicts(checked, quiet=quiet)
 
 
 def _print_outcome(outcome: Outcome, quiet: bool) -> None:
@@ -258,13 +260,13 @@ def build(
     chosen, _ = choose_runtime(runtime)
     # One that is named is built for whatever machine it is meant for, not for this one.
     if variant is None or device is not None:
-        variant = choose_variant(stack, variant, device, gpus_for(stack, device)).variant
+        variant = choose_variant(stack, variant, device, gpus_for(stack, device, variant)).variant
     options = build_options(base_image, build_arg, rebuild=rebuild, offline=offline)
     require_space([*build_needs(stack, variant, chosen, options)], f"building {stack.name}")
     prepared = chosen.prepare(stack, variant, options, display.detail)
     written: Path | None = None
     if archive or archive_to is not None:
-        from orchestrator.runtimes.docker_build import archived
+        from orchestrator.runtimes.docker_archive import archived
 
         written = archived(prepared, options, display.detail, archive_to)
     if json:

@@ -16,14 +16,14 @@ from orchestrator.errors import MachineError, OrchError, UsageError
 
 if TYPE_CHECKING:
     from orchestrator.catalog import Catalog
-    from orchestrator.checks import Checks
+    from orchestrator.checks import Checked, Checks
     from orchestrator.comparison_run import Compared
     from orchestrator.request import RunOptions
     from orchestrator.several_runs import Asked, Ended
 
     Checking = AbstractContextManager[Checks]
 
-WITH_FILE = ("file", "stacks", "json", "quiet")
+WITH_FILE = ("file", "stacks", "json", "quiet", "fail_on", "baseline", "junit", "job_summary")
 """What may stand beside --file: all else is in the file."""
 
 
@@ -59,7 +59,7 @@ class Wanted:
 
 def run_models(known: Catalog, wanted: Wanted, options: RunOptions, checked_by: Callable[[list[str]], Checking]) -> int:
     """Run several models on the same images; the worst of their exit codes."""
-    from orchestrator.several_runs import all_that_run, errors_code, into_folders
+    from orchestrator.several_runs import all_that_run, into_folders
 
     unable: dict[str, str] = {}
     if wanted.all_models:
@@ -71,22 +71,29 @@ def run_models(known: Catalog, wanted: Wanted, options: RunOptions, checked_by: 
     if not entries:
         raise MachineError("no model can run on this machine as it is", why=_listed(unable), hint="orch doctor")
     with checked_by([entry.name for entry in entries]) as checks:
-        ended, _ = _run(into_folders(entries, options), json=wanted.json, quiet=wanted.quiet)
+        ended = _run(into_folders(entries, options), json=wanted.json, quiet=wanted.quiet)
         judged = {name: checks.ended(name, one) for name, one in _results(ended).items()}
     if wanted.json:
-        runs = {name: {**told, **judged[name].as_json()} for name, told in as_json(ended).items()}
-        print_json({"runs": runs, **({"left_out": unable} if wanted.all_models else {})})
+        print_json({"runs": _told(ended, judged), **({"left_out": unable} if wanted.all_models else {})})
     else:
-        for name, one in judged.items():
-            say_verdicts(one, name)
-    return max(errors_code(ended), checks.exit_code)
+        _say_judged(judged, wanted.quiet)
+    return checks.exit_code
 
 
 def _results(ended: Mapping[str, Ended]) -> dict[str, Mapping[str, Any] | OrchError]:
-    return {name: one if isinstance(one, OrchError) else one.summary for name, one in ended.items()}
+    done = {name: one for name, one in ended.items() if isinstance(one, OrchError) or one.complete}
+    return {name: one if isinstance(one, OrchError) else one.summary for name, one in done.items()}
 
 
-def run_file(context: typer.Context, file: Path, stacks: list[Path] | None, *, json: bool, quiet: bool) -> int:
+def run_file(
+    context: typer.Context,
+    file: Path,
+    stacks: list[Path] | None,
+    checked_by: Callable[..., Checking],
+    *,
+    json: bool,
+    quiet: bool,
+) -> int:
     """Run a whole comparison as a file describes it: runs, comparison, report."""
     for name in context.params:
         source = context.get_parameter_source(name)
@@ -98,28 +105,48 @@ def run_file(context: typer.Context, file: Path, stacks: list[Path] | None, *, j
     from orchestrator.comparison_run import compare_and_report
 
     comparison = read_comparison(file, catalog(stacks))
-    ended, code = _run(comparison.asked, json=json, quiet=quiet)
+    with checked_by([one.name for one in comparison.asked], annotations=comparison.annotations) as checks:
+        ended = _run(comparison.asked, json=json, quiet=quiet)
+        judged = {name: checks.ended(name, one) for name, one in _results(ended).items()}
     compared = compare_and_report(comparison, ended, _display(json, quiet))
     if json:
-        print_json({"runs": as_json(ended), **compared.as_json()})
+        print_json({"runs": _told(ended, judged), **compared.as_json()})
     else:
         _print_compared(compared, quiet)
-    return max(code, compared.exit_code)
+        _say_judged(judged, quiet)
+    return max(checks.exit_code, compared.exit_code)
 
 
-def _run(asked: Sequence[Asked], *, json: bool, quiet: bool) -> tuple[dict[str, Ended], int]:
+def _run(asked: Sequence[Asked], *, json: bool, quiet: bool) -> dict[str, Ended]:
     from orchestrator.progress_table import make_board
-    from orchestrator.several_runs import exit_code, run_several
+    from orchestrator.several_runs import run_several
 
     ended = run_several(asked, make_board([one.name for one in asked], json=json, quiet=quiet))
     if not json:
         _print_ended(ended, quiet)
-    return ended, exit_code(ended)
+    return ended
+
+
+def _told(ended: Mapping[str, Ended], judged: Mapping[str, Checked]) -> dict[str, Any]:
+    """What --json says of each run."""
+    checked = {name: one.as_json() for name, one in judged.items()}
+    return {name: {**told, **checked.get(name, {})} for name, told in as_json(ended).items()}
+
+
+def _say_judged(judged: Mapping[str, Checked], quiet: bool) -> None:
+    for name, one in judged.items():
+        say_verdicts(one, name, quiet=quiet)
 
 
 def as_json(ended: Mapping[str, Ended]) -> dict[str, Any]:
     """Summary or error of each run, by name."""
-    return {name: one.as_json() if isinstance(one, OrchError) else one.summary for name, one in ended.items()}
+    return {name: _as_json(one) for name, one in ended.items()}
+
+
+def _as_json(one: Ended) -> dict[str, Any]:
+    if isinstance(one, OrchError):
+        return one.as_json()
+    return one.summary if one.complete else {"run": str(one.paths.root), "state": "submitted"}
 
 
 def _print_ended(ended: Mapping[str, Ended], quiet: bool) -> None:
@@ -127,6 +154,8 @@ def _print_ended(ended: Mapping[str, Ended], quiet: bool) -> None:
     for name, one in ended.items():
         if isinstance(one, OrchError):
             print_error(one, name)
+        elif not one.complete:
+            say(f"{name}: it goes on by itself; next: orch attach {one.paths.root}")
         else:
             summary = one.summary
             counts = [str(summary[key]) for key in ("predicted", "failed", "instances")]

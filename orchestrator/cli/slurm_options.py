@@ -29,9 +29,6 @@ def _options(
     ] = None,
     tasks: Annotated[int | None, typer.Option(min=1, help="Slurm: tasks of the array. Default: 4.")] = None,
     throttle: Annotated[int | None, typer.Option(min=1, help="Slurm: so many tasks at most at a time.")] = None,
-    wait: Annotated[
-        bool | None, typer.Option("--wait/--no-wait", help="Slurm: stay attached until the run is complete (default).")
-    ] = None,
 ) -> None:
     """Declares them; never called."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -158,16 +159,18 @@ def logs(
         raise UsageError("there is no such warm worker", hint="orch ps")
 
     def show(container: object, prefix: str) -> None:
-        for line in log_lines(container, follow=follow, tail=tail):
-            print(f"{prefix}{line}", flush=True)
+        with suppress(BrokenPipeError):  # `orch logs | head`
+            for line in log_lines(container, follow=follow, tail=tail):
+                print(f"{prefix}{line}", flush=True)
 
     several = len(containers) > 1
     threads = [
         threading.Thread(target=show, args=(one, f"{one.name}  " if several else ""), daemon=True) for one in containers
     ]
-    for thread in threads:
-        thread.start()
-        if not follow:
+    with suppress(KeyboardInterrupt):  # the way to end it
+        for thread in threads:
+            thread.start()
+            if not follow:
+                thread.join()
+        for thread in threads:
             thread.join()
-    for thread in threads:
-        thread.join()

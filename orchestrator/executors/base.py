@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
-from orchestrator.catalog import StackEntry
+from orchestrator.catalog import ModelEntry
 from orchestrator.dispatch import Dispatched
 from orchestrator.executors.slurm_options import SlurmOptions
 from orchestrator.hardware import Choice, Gpu
@@ -37,6 +37,9 @@ class Work:
     """Whether the run takes GPUs of its own; not where its workers have theirs already."""
     most_gpus: Callable[[int], int] = lambda gpus: gpus
     """How many of the GPUs that it could use the run may hold at this moment."""
+    asked_workers: int | None = None
+    workers_per_gpu: int | Literal["auto"] | None = None
+    """What was asked for, for machines whose GPUs are not seen from here."""
     build: BuildOptions = field(default_factory=BuildOptions)
     """How the variant was prepared, for machines that prepare it again."""
     slurm: SlurmOptions = field(default_factory=SlurmOptions)
@@ -45,7 +48,7 @@ class Work:
 class Executor(Protocol):
     """Says where workers run; orthogonal to the runtime, which says how."""
 
-    def choose(self, stack: StackEntry, variant: str | None, device: str | None) -> tuple[Choice, tuple[Gpu, ...]]:
+    def choose(self, entry: ModelEntry, variant: str | None, device: str | None) -> tuple[Choice, tuple[Gpu, ...]]:
         """The variant and device for the machines where workers run, and the GPUs seen here that decided it.
 
         AUTO where only those machines can tell. Raises UsageError, MachineError.

@@ -6,9 +6,11 @@ import importlib
 import shutil
 import threading
 
-from orchestrator.catalog import StackEntry
+from orchestrator.binaries import as_built
+from orchestrator.catalog import ModelEntry
 from orchestrator.dispatch import Dispatched, Dispatcher
 from orchestrator.executors.base import Work
+from orchestrator.executors.slurm import refuse_while_under_way
 from orchestrator.hardware import Choice, Gpu, choose_variant, cores, gpus_for
 from orchestrator.launch import Launcher
 from orchestrator.places import LeasedPlaces, OwnPlaces, Places
@@ -21,14 +23,16 @@ from orchestrator.stopping import signals_to
 class LocalExecutor:
     """Starts every worker here, by the runtime's own means."""
 
-    def choose(self, stack: StackEntry, variant: str | None, device: str | None) -> tuple[Choice, tuple[Gpu, ...]]:
+    def choose(self, entry: ModelEntry, variant: str | None, device: str | None) -> tuple[Choice, tuple[Gpu, ...]]:
         """The variant that fits this machine, and its GPUs. Raises UsageError, MachineError."""
-        present = gpus_for(stack, device)
-        return choose_variant(stack, variant, device, present), present
+        present = gpus_for(entry.stack, device, variant)
+        stack = as_built(entry.stack) if present else entry.stack
+        return choose_variant(stack, variant, device, present, entry.spec.gpu_memory), present
 
     def dispatch(self, work: Work, display: Display) -> Dispatched:
         """Have the shards that are missing predicted. Raises Interrupted, RunError, MachineError."""
         plan, paths, runtime = work.plan, work.paths, work.runtime
+        refuse_while_under_way(paths)
         for folder in (paths.shards, paths.logs, paths.jobs):
             folder.mkdir(parents=True, exist_ok=True)
         runtime.reap(plan.run_id(), paths.jobs)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from orchestrator.catalog import StackEntry
+from orchestrator.catalog import ModelEntry
 from orchestrator.dispatch import Dispatched
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.executors.base import Work
 from orchestrator.executors.slurm_commands import queued, require_slurm, submit
 from orchestrator.executors.slurm_options import Job, job_script
 from orchestrator.files import write_json, write_text
-from orchestrator.handover import record_work
+from orchestrator.handover import Crew, record_work
 from orchestrator.hardware import Choice, Gpu, choose_variant
 from orchestrator.paths import RunPaths, home
 from orchestrator.plan import AUTO
@@ -29,8 +30,9 @@ _HANDED_ON = ("ORCH_BASE_IMAGE", "ORCH_DOCKER")
 class SlurmExecutor:
     """Hands the run to Slurm, which schedules, requeues and accounts. The tasks collect."""
 
-    def choose(self, stack: StackEntry, variant: str | None, device: str | None) -> tuple[Choice, tuple[Gpu, ...]]:
+    def choose(self, entry: ModelEntry, variant: str | None, device: str | None) -> tuple[Choice, tuple[Gpu, ...]]:
         """What can be known on a login node: the nodes' GPUs are not seen from here. Raises UsageError."""
+        stack = entry.stack
         if device is not None and device.startswith("cuda:"):
             raise UsageError(f"--device {device}: Slurm deals out the GPUs", hint="--device cuda, or leave it out")
         variants = stack.spec.variants
@@ -61,8 +63,10 @@ class SlurmExecutor:
         done = len(work.plan.shards) - len(missing)
         if done:
             display.say(f"resuming: {done} of {len(work.plan.shards)} shards are done")
-        record_work(paths, work.plan, work.weights, work.build, work.workers, work.threads, lease=work.slurm.lease)
+        crew = Crew(work.asked_workers, work.workers_per_gpu, work.threads)
+        record_work(paths, work.plan, work.weights, work.build, crew, work.slurm.lease)
         paths.cancelled.unlink(missing_ok=True)
+        shutil.rmtree(paths.claims, ignore_errors=True)  # of tasks that were killed: nobody has to wait for their lease
         _submit(work, len(missing), display)
         return None
 
@@ -71,6 +75,13 @@ def recorded_job(paths: RunPaths) -> str | None:
     """The number of the job that was submitted last for a run; None if there is none."""
     document = submission(paths)
     return None if document is None else str(document["job"])
+
+
+def refuse_while_under_way(paths: RunPaths) -> None:
+    """Raises UsageError while a cluster carries the run out: one that is resumed here would write the same files."""
+    job = recorded_job(paths)
+    if job is not None and queued(job):
+        raise UsageError(f"{paths.root} is under way as job {job}", hint=f"orch attach {paths.root}")
 
 
 def submission(paths: RunPaths) -> dict[str, Any] | None:

@@ -1,19 +1,62 @@
-"""Looking at this machine. GPUs are those nvidia-smi, part of the driver, lists."""
+"""Looking at this machine: NVML, else nvidia-smi, else what the container engine knows of."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 from orchestrator.catalog import StackEntry
 from orchestrator.errors import MachineError
-from orchestrator.hardware.machine import Gpu
+from orchestrator.hardware.machine import Gpu, Machine
+from orchestrator.hardware.nvml import read_nvml
+from orchestrator.hardware.platforms import in_container, jetson, platform_of
+from orchestrator.hardware.smi import read_smi
+from orchestrator.hardware.visible import visible
 
-_NO_DEVICES = 6
-"""nvidia-smi's exit code for a driver without a GPU."""
-_BROKEN_HINT = "repair the driver, or ask for the CPU: --device cpu"
-_QUERY = "index,uuid,name,memory.total,compute_cap,driver_version"
+NO_DRIVER = "there is no NVIDIA driver: neither libnvidia-ml.so.1 nor nvidia-smi is here"
+
+
+def look() -> Machine:
+    """This machine, as far as GPUs go, with what the environment's variables leave of them. Raises nothing."""
+    return visible(_whole(), os.environ, in_container=in_container())
+
+
+def _whole() -> Machine:
+    platform = platform_of()
+    if platform == "jetson":
+        return jetson()
+    found = read_nvml() or read_smi()
+    if found is not None:
+        return replace(found, platform=platform)
+    return replace(_by_engine(), platform=platform)
+
+
+def _by_engine() -> Machine:
+    """What the engine knows of, where the host has no driver: orch in a container of its own, an engine elsewhere."""
+    from orchestrator.engine import connect
+
+    try:
+        info = connect().info
+    except MachineError:
+        return Machine(lacks=NO_DRIVER)
+    return engine_machine(info)
+
+
+def engine_machine(info: Mapping[str, Any]) -> Machine:
+    """GPUs that an engine lists as CDI devices: their names alone are known. A pure function."""
+    names = [str(one.get("ID", "")) for one in info.get("DiscoveredDevices") or [] if one.get("Source") == "cdi"]
+    ids = [name.partition("=")[2] for name in names if name.startswith("nvidia.com/gpu=")]
+    by_uuid = [one for one in ids if one.startswith(("GPU-", "MIG-"))]
+    chosen = by_uuid or [one for one in ids if one.isdigit()]
+    found = tuple(Gpu(number, name, "GPU of the engine's", 0, "", "") for number, name in enumerate(chosen))
+    if found:
+        return Machine(found, source="the container engine")
+    also = ""
+    if "nvidia" in (info.get("Runtimes") or {}):
+        also = "; the engine has the runtime nvidia, but what GPUs it reaches cannot be seen from here"
+    return Machine(lacks=NO_DRIVER + also)
 
 
 def gpus() -> tuple[Gpu, ...]:
@@ -21,37 +64,31 @@ def gpus() -> tuple[Gpu, ...]:
 
     Raises MachineError where the driver is there and broken: going on with the CPU would hide it.
     """
-    command = shutil.which("nvidia-smi")
-    if command is None:
+    return look().usable()
+
+
+def gpus_for(stack: StackEntry, device: str | None, variant: str | None = None) -> tuple[Gpu, ...]:
+    """The GPUs that matter for a run: none are looked for where none would be used.
+
+    Raises MachineError where the driver is broken, or where a GPU was asked for and there is none.
+    """
+    return gpus_of(look(), stack, device, variant) if _looks(stack, device, variant) else ()
+
+
+def gpus_of(machine: Machine, stack: StackEntry, device: str | None, variant: str | None) -> tuple[Gpu, ...]:
+    """`gpus_for` on a given machine. A pure function."""
+    if not _looks(stack, device, variant):
         return ()
-    query = [command, f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits"]
-    try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise MachineError("the GPU driver does not answer", why=str(error), hint=_BROKEN_HINT) from error
-    if answer.returncode == 0:
-        return parse_gpus(answer.stdout)
-    if answer.returncode == _NO_DEVICES:
-        return ()
-    why = (answer.stdout or answer.stderr).strip() or f"exit {answer.returncode}"
-    raise MachineError("the GPU driver does not answer", why=f"nvidia-smi: {why}", hint=_BROKEN_HINT)
+    if device is None and variant is None:
+        return machine.usable()
+    on_cpu = any(one.device == "cpu" for one in stack.spec.variants.values())
+    return machine.required("orch doctor" + ("; or ask for the CPU: --device cpu" if on_cpu else ""))
 
 
-def gpus_for(stack: StackEntry, device: str | None) -> tuple[Gpu, ...]:
-    """The GPUs that matter for a run: none are looked for where none would be used. Raises MachineError."""
-    used = device != "cpu" and any(variant.device == "cuda" for variant in stack.spec.variants.values())
-    return gpus() if used else ()
-
-
-def parse_gpus(text: str) -> tuple[Gpu, ...]:
-    """GPUs from nvidia-smi's CSV; lines that are none are left out."""
-    found: list[Gpu] = []
-    for line in text.splitlines():
-        parts = [part.strip() for part in line.split(",")]
-        if len(parts) == 6 and parts[0].isdigit():
-            memory = int(parts[3]) if parts[3].isdigit() else 0
-            found.append(Gpu(int(parts[0]), parts[1], parts[2], memory, parts[4], parts[5]))
-    return tuple(found)
+def _looks(stack: StackEntry, device: str | None, variant: str | None) -> bool:
+    variants = stack.spec.variants
+    concerned = variants.values() if variant is None else [variants[variant]] if variant in variants else []
+    return device != "cpu" and any(one.device == "cuda" for one in concerned)
 
 
 def cores() -> int:

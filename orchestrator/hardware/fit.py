@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from orchestrator.hardware.machine import Gpu
+from orchestrator.hardware.platforms import TEGRA
 from orchestrator.spec import Variant
 
 How = Literal["native", "unknown", "jit", "impossible"]
@@ -19,6 +20,8 @@ class Fit:
 
     how: How
     why: str
+    minutes: int | None = None
+    """So long the driver compiles at the first start, where the stack states it."""
 
     @property
     def runs(self) -> bool:
@@ -28,7 +31,9 @@ class Fit:
 
 def fit(variant: Variant, gpu: Gpu, memory: int | None = None) -> Fit:
     """How a variant for GPUs runs on `gpu`; `memory`: MiB that the model needs, where known."""
-    if variant.min_driver is not None and version(gpu.driver) < version(variant.min_driver):
+    if gpu.capability in TEGRA:
+        return Fit("impossible", f"{gpu.name} is a Jetson: it needs NVIDIA's own builds of the frameworks")
+    if variant.min_driver is not None and gpu.driver and version(gpu.driver) < version(variant.min_driver):
         return Fit("impossible", f"it needs driver {variant.min_driver} or newer, this machine has {gpu.driver}")
     if memory is not None and 0 < gpu.memory < memory:
         return Fit("impossible", f"the model needs {memory} MiB of GPU memory, {gpu.name} has {gpu.memory}")
@@ -40,7 +45,9 @@ def fit(variant: Variant, gpu: Gpu, memory: int | None = None) -> Fit:
     if code := _newest(native, gpu.capability, same_major=True):
         return Fit("native", f"native code for {code}")
     if code := _newest(ptx, gpu.capability, same_major=False):
-        return Fit("jit", f"compiled by the driver from PTX {code} at the first start")
+        minutes = variant.jit_minutes
+        lasts = "" if minutes is None else f", about {minutes} minutes"
+        return Fit("jit", f"compiled by the driver from PTX {code} at the first start{lasts}, then kept", minutes)
     has = f"native {', '.join(native) or 'none'}; PTX {', '.join(ptx) or 'none'}"
     return Fit(
         "impossible", f"its binaries have no code for {gpu.name} (compute capability {gpu.capability}), only {has}"

@@ -15,7 +15,7 @@ from orchestrator.engine import Engine, connect
 from orchestrator.errors import MachineError, OrchError
 from orchestrator.prune import Leftover, Scope
 from orchestrator.runtimes.base import BuildOptions
-from orchestrator.runtimes.docker_build import LABEL, with_default_base
+from orchestrator.runtimes.docker_build import LABEL, image_alias, with_default_base
 
 SETTLED_SECONDS = 600
 """A container that ended just now may still be read by the run that it belongs to."""
@@ -30,21 +30,24 @@ class Image:
     tags: tuple[str, ...]
     labels: Mapping[str, str]
     bytes: int
+    made: float = 0
+    """Seconds since the epoch."""
 
     def label(self, name: str) -> str:
         """Of orch's labels; empty where there is none."""
         return self.labels.get(f"{LABEL}.{name}", "")
 
     @property
-    def tag(self) -> str:
-        """The name that orch gave it."""
-        return f"orch/{self.label('stack')}:{self.label('variant')}-{self.label('identity')}"
+    def names(self) -> tuple[str, str]:
+        """Those that orch gives it: the one that says its identity, and that of the variant's last."""
+        alias = image_alias(self.label("stack"), self.label("variant"))
+        return f"{alias}-{self.label('identity')}", alias
 
     @property
     def is_ours(self) -> bool:
-        """Built by orch and of that name alone, or of none: images derived from it inherit its labels, not its name."""
+        """Built by orch, and of no name but orch's: images derived from it inherit its labels, not its names."""
         labelled = all(self.label(name) for name in ("stack", "variant", "identity"))
-        return labelled and all(tag.removeprefix("localhost/") == self.tag for tag in self.tags)
+        return labelled and all(tag.removeprefix("localhost/") in self.names for tag in self.tags)
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def why_unneeded(
 ) -> str | None:
     """Why an image of orch's can go; None where it is to stay."""
     stack, variant = image.label("stack"), image.label("variant")
-    if not image.is_ours or not scope.covers(stack):
+    if not (image.is_ours and scope.covers(stack) and scope.is_old(image.made)):
         return None
     if scope.everything:
         return "--all"
@@ -137,7 +140,7 @@ def _has_settled(engine: Engine, identifier: str) -> bool:
 def _images(engine: Engine) -> Iterator[Image]:
     for one in engine.client.api.images(filters={"label": f"{LABEL}.identity"}):
         tags = tuple(tag for tag in one.get("RepoTags") or () if not tag.startswith("<none>"))
-        yield Image(one["Id"], tags, one.get("Labels") or {}, int(one.get("Size") or 0))
+        yield Image(one["Id"], tags, one.get("Labels") or {}, int(one.get("Size") or 0), float(one["Created"]))
 
 
 def _old_images(engine: Engine, images: Collection[Image], catalog: Catalog, scope: Scope) -> Iterator[Leftover]:
@@ -145,21 +148,20 @@ def _old_images(engine: Engine, images: Collection[Image], catalog: Catalog, sco
     for image in images:
         why = why_unneeded(image, catalog, current, scope)
         if why is not None:
-            name = image.tags[0] if image.tags else image.id
-            shown = name if image.tags else f"{image.tag} ({image.id.removeprefix('sha256:')[:12]})"
-            yield Leftover("image", shown, image.bytes, why, partial(_remove, engine.client.api.remove_image, name))
+            shown = image.names[0] if image.tags else f"{image.names[0]} ({image.id.removeprefix('sha256:')[:12]})"
+            remove = partial(_remove, engine.client.api.remove_image, *(image.tags or (image.id,)))
+            yield Leftover("image", shown, image.bytes, why, remove)
 
 
-def _remove(action: Any, name: str) -> str | None:
+def _remove(action: Any, *names: str) -> str | None:
     """Never by force: what the engine says is in use stays."""
     from docker.errors import APIError, NotFound
 
-    try:
-        action(name)
-    except NotFound:
-        return None
-    except APIError as error:
-        return str(error.explanation or error)
-    except OSError as error:
-        return str(error)
+    for name in names:
+        try:
+            action(name)
+        except NotFound:
+            continue
+        except (APIError, OSError) as error:
+            return str(getattr(error, "explanation", None) or error)
     return None

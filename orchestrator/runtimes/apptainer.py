@@ -22,7 +22,8 @@ from orchestrator.image_archives import find_archive
 from orchestrator.job import JOB_NAME, GuestPaths
 from orchestrator.paths import build_logs_folder, images_folder
 from orchestrator.runtimes.base import BuildOptions, Prepared, Report, WorkerSpec, worker_environment
-from orchestrator.runtimes.docker_build import ensure_archive, with_default_base
+from orchestrator.runtimes.docker_archive import ensure_archive
+from orchestrator.runtimes.docker_build import with_default_base
 from orchestrator.runtimes.mounts import GUEST, GUEST_HOME, bound_folders, image_paths
 from orchestrator.runtimes.process import ProcessWorker, reap_processes, visible_gpus
 from orchestrator.steps import run_step
@@ -92,6 +93,10 @@ class ApptainerRuntime:
         except BaseException:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
+
+    def require(self, devices: Sequence[str]) -> None:
+        """--nv takes the driver of this machine, whatever the device; the preflight in the container says the rest."""
+        del devices
 
     def reap(self, run: str, jobs: Path) -> int:
         """Kill the workers whose job folder is one of this run's; with them ends what they contain."""

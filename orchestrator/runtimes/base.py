@@ -132,6 +132,9 @@ class Runtime(Protocol):
     def guest_paths(self, prepared: Prepared, spec: WorkerSpec) -> GuestPaths:
         """The names under which a worker of this runtime sees its folders."""
 
+    def require(self, devices: Sequence[str]) -> None:
+        """Whether workers can be shown these devices. Raises MachineError before anything is built."""
+
     def start(self, prepared: Prepared, spec: WorkerSpec) -> Worker:
         """Start a worker whose job folder is written. Raises MachineError."""
 

@@ -6,17 +6,20 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator.binaries import LABEL
 from orchestrator.build import build_inputs
 from orchestrator.catalog import StackEntry
 from orchestrator.engine import Engine, connect
 from orchestrator.errors import MachineError
+from orchestrator.hardware.inject import GpuSettings, gpu_settings, wiring_of
 from orchestrator.job import JOB_NAME, GuestPaths
 from orchestrator.runtimes.base import BuildOptions, Exit, Prepared, Report, WorkerSpec, worker_environment
-from orchestrator.runtimes.docker_build import LABEL, ensure_image, image_id, image_tag, with_default_base
+from orchestrator.runtimes.docker_archive import loaded_from_archive
+from orchestrator.runtimes.docker_build import ensure_image, image_id, image_tag, with_default_base
 from orchestrator.runtimes.mounts import GUEST, GUEST_HOME, bound_folders, image_paths
 
 PIDS_LIMIT = 2048
@@ -47,7 +50,11 @@ class DockerRuntime:
         """Build the variant's image unless the engine has it. Raises BuildError, MachineError."""
         options = with_default_base(options)
         inputs = build_inputs(stack, variant, options)
-        digest, fresh, seconds = ensure_image(connect(), inputs, options, report)
+        engine, started = connect(), time.monotonic()
+        digest = None if options.rebuild else loaded_from_archive(engine, inputs, report)
+        fresh, seconds = False, time.monotonic() - started
+        if digest is None:
+            digest, fresh, seconds = ensure_image(engine, inputs, options, report)
         return Prepared(stack, variant, self.name, inputs.identity, image_tag(inputs), digest, fresh, seconds)
 
     def build_place(self, stack: StackEntry, variant: str, options: BuildOptions) -> Path | None:
@@ -66,8 +73,15 @@ class DockerRuntime:
     def start(self, prepared: Prepared, spec: WorkerSpec) -> DockerWorker:
         """Create and start a container. Raises MachineError."""
         engine = connect()
-        settings = container_settings(prepared, spec, engine.security, calling_user())
+        gpu = gpu_settings(wiring_of(engine), spec.device)
+        settings = container_settings(prepared, spec, engine.security, calling_user(), gpu)
         return DockerWorker(engine, spec, settings)
+
+    def require(self, devices: Sequence[str]) -> None:
+        """Whether the engine can show workers these devices. Raises MachineError."""
+        for device in devices:
+            if device != "cpu":
+                gpu_settings(wiring_of(connect()), device)
 
     def reap(self, run: str, jobs: Path) -> int:
         """Remove this run's containers, found by their label."""
@@ -87,7 +101,7 @@ def calling_user() -> tuple[int, int]:
 
 
 def container_settings(
-    prepared: Prepared, spec: WorkerSpec, security: tuple[str, ...], caller: tuple[int, int]
+    prepared: Prepared, spec: WorkerSpec, security: tuple[str, ...], caller: tuple[int, int], gpu: GpuSettings
 ) -> dict[str, Any]:
     """Everything the engine is asked for, as keyword arguments of containers.create. A pure value."""
     environment = worker_environment(spec.threads, str(GUEST["cache"]), GUEST_HOME)
@@ -96,13 +110,14 @@ def container_settings(
         "command": ["python", "-m", spec.module, str(GUEST["job"] / JOB_NAME)],
         "name": f"orch-{spec.run}-{spec.name}",
         "labels": {f"{LABEL}.run": spec.run, f"{LABEL}.worker": spec.name, f"{LABEL}.stack": prepared.stack.name},
-        "environment": {**environment, **NAMES},
+        "environment": {**environment, **NAMES, **gpu.environment},
         "mounts": mounts(spec),
         **isolation(security, caller),
         "detach": True,
         # Events are read back through the engine's log, which other drivers may not give back.
         "log_config": {"Type": "json-file"},
-        "device_requests": gpu_requests(spec.device),
+        "device_requests": [dict(request) for request in gpu.device_requests],
+        **({"runtime": gpu.runtime} if gpu.runtime else {}),
     }
 
 
@@ -124,15 +139,6 @@ def isolation(security: tuple[str, ...], caller: tuple[int, int]) -> dict[str, A
         "init": True,
         "stop_signal": "SIGTERM",
     }
-
-
-def gpu_requests(device: str) -> list[dict[str, Any]]:
-    """The GPUs a worker is given: none, the one numbered, or all."""
-    kind, _, number = device.partition(":")
-    if kind == "cpu":
-        return []
-    chosen: dict[str, Any] = {"device_ids": [number]} if number else {"count": -1}
-    return [{**chosen, "capabilities": [["gpu"]]}]
 
 
 def mounts(spec: WorkerSpec) -> list[dict[str, Any]]:

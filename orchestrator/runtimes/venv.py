@@ -11,10 +11,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from orchestrator.binaries import FILE_NAME, MODULE, parse
 from orchestrator.build import build_inputs, build_lock_of, find_variant
 from orchestrator.catalog import StackEntry
 from orchestrator.errors import BuildError, MachineError
-from orchestrator.files import exclusive, write_json
+from orchestrator.files import exclusive, write_json, write_text
 from orchestrator.job import JOB_NAME, QUEUE_NAME, GuestPaths
 from orchestrator.paths import build_logs_folder, environments_folder
 from orchestrator.resources import RUNNER
@@ -58,6 +59,8 @@ class VenvRuntime:
             offline=options.offline,
             rebuild=options.rebuild,
         )
+        if spec.device == "cuda" and not (folder / FILE_NAME).exists():
+            _read_binaries(folder, report)
         seconds = time.monotonic() - started
         return Prepared(stack, variant, self.name, inputs.identity, str(folder), None, fresh, seconds)
 
@@ -79,10 +82,28 @@ class VenvRuntime:
         (spec.cache / "home").mkdir(parents=True, exist_ok=True)
         return ProcessWorker(spec, worker_command(prepared, spec), worker_process_environment(spec))
 
+    def require(self, devices: Sequence[str]) -> None:
+        """Workers see what this machine has: the environment's variables leave each its GPU."""
+        del devices
+
     def reap(self, run: str, jobs: Path) -> int:
         """Kill runners whose job folder is one of this run's."""
         del run
         return reap_processes(jobs)
+
+
+def _read_binaries(folder: Path, report: Report) -> None:
+    """Have an environment say what its GPU code runs on, and keep that beside it."""
+    report("reading what its GPU code runs on")
+    command = [str(folder / "bin" / "python"), "-m", MODULE]
+    try:
+        environment = {**passed_on(), "PYTHONPATH": str(RUNNER), "PYTHONDONTWRITEBYTECODE": "1"}
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True, env=environment)
+        parse(answer.stdout)
+    except (OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
+        report(f"what its GPU code runs on could not be read; stack.yaml's lists stand: {error}")
+        return
+    write_text(folder / FILE_NAME, answer.stdout)
 
 
 def worker_command(prepared: Prepared, spec: WorkerSpec) -> list[str]:

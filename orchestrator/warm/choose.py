@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from orchestrator.build import build_inputs
@@ -17,7 +17,6 @@ from orchestrator.runtimes.docker_build import with_default_base
 from orchestrator.warm import WarmUnfit
 from orchestrator.warm.find import (
     Needs,
-    WarmContainer,
     WarmWorkerFound,
     fitting,
     needs_of,
@@ -85,13 +84,12 @@ def check_wish(wish: Wish, why_not: str | None) -> bool:
 def _search(
     wish: Wish, entry: ModelEntry, choice: Choice, paths: RunPaths, build: BuildOptions, say: Report
 ) -> Warm | None:
-    containers = warm_containers()
-    folders = list(spool_folders(wish.spool, containers))
-    if not folders and not wish.warm:
-        return None
+    containers = cache(warm_containers)
+    looked: list[str] = []
     needs = needs_of(build_inputs(entry.stack, choice.variant, with_default_base(build)), choice.device)
     reasons: list[str] = []
-    for folder in folders:
+    for folder in spool_folders(wish.spool, containers):
+        looked.append(str(folder))
         spool = SpoolPaths(folder)
         found, why_not = fitting(spool, needs, containers)
         reasons += why_not
@@ -99,15 +97,14 @@ def _search(
             runtime = WarmRuntime.of_run(spool, needs, paths, partial(_look, spool, needs), say)
             why = f"warm worker {found[0].heartbeat.id} in {folder}"
             return Warm(runtime, why, found[0].heartbeat.threads)
-    looked = ", ".join(str(folder) for folder in folders) or "nowhere: there is no spool"
+    places = ", ".join(looked) or "nowhere: there is no spool"
     raise WarmUnfit(
         f"no warm worker fits {entry.name}",
-        why="; ".join(reasons) or (f"none of {entry.stack.name} is up; looked in {looked}" if wish.warm else None),
+        why="; ".join(reasons) or (f"none of {entry.stack.name} is up; looked in {places}" if wish.warm else None),
         hint=f"docker compose up -d --build; or: orch up {entry.stack.name}",
     )
 
 
 def _look(spool: SpoolPaths, needs: Needs) -> list[WarmWorkerFound]:
     """The workers that fit at this moment. Containers are asked for anew: a restarted one may have other mounts."""
-    containers: list[WarmContainer] = warm_containers()
-    return fitting(spool, needs, containers, patience=1.5)[0]
+    return fitting(spool, needs, cache(warm_containers), patience=1.5)[0]

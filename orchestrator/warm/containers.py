@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.catalog import ModelEntry, StackEntry
-from orchestrator.composeenv import prepare_spool
+from orchestrator.composeenv import give_folder, give_spool
 from orchestrator.engine import Engine, connect
 from orchestrator.errors import MachineError
 from orchestrator.hardware import choose_variant, gpus_for
+from orchestrator.hardware.inject import GpuSettings, gpu_settings, wiring_of
 from orchestrator.paths import home, worker_cache_folder
 from orchestrator.progress import Display
 from orchestrator.runtimes import choose_runtime
 from orchestrator.runtimes.base import BuildOptions, Prepared
-from orchestrator.runtimes.docker import calling_user, gpu_requests, isolation, start_container
+from orchestrator.runtimes.docker import calling_user, isolation, start_container
 from orchestrator.runtimes.docker_build import LABEL
 from orchestrator.runtimes.mounts import GUEST
 from orchestrator.warm.find import host_path
@@ -98,7 +99,7 @@ class Started:
 
 
 def warm_settings(
-    prepared: Prepared, spec: WarmSpec, security: tuple[str, ...], user: tuple[int, int]
+    prepared: Prepared, spec: WarmSpec, security: tuple[str, ...], user: tuple[int, int], gpu: GpuSettings
 ) -> dict[str, Any]:
     """Everything the engine is asked for, as keyword arguments of containers.create. A pure value."""
     stack, variant = prepared.stack, prepared.variant
@@ -115,6 +116,7 @@ def warm_settings(
         "environment": {
             **common_environment(),
             **own_environment(stack, variant),
+            **gpu.environment,
             **{name: str(value) for name, value in choices.items() if value is not None},
         },
         "mounts": _mounts(spec),
@@ -129,7 +131,8 @@ def warm_settings(
         },
         "log_config": {"Type": "json-file", "Config": LOG_OPTIONS},
         "detach": True,
-        "device_requests": gpu_requests(spec.device),
+        "device_requests": [dict(request) for request in gpu.device_requests],
+        **({"runtime": gpu.runtime} if gpu.runtime else {}),
     }
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
     return {**settings, "labels": {**warm_labels(stack.name, variant), UP_LABEL: digest}}
@@ -168,7 +171,9 @@ def up(stack: StackEntry, models: Sequence[ModelEntry], options: UpOptions, disp
     Raises UsageError, BuildError, MachineError.
     """
     runtime, _ = choose_runtime("docker")
-    choice = choose_variant(stack, options.variant, options.device, gpus_for(stack, options.device))
+    present = gpus_for(stack, options.device, options.variant)
+    choice = choose_variant(stack, options.variant, options.device, present)
+    runtime.require(choice.devices)
     fetch_weights(stack, models, display, offline=options.build.offline)
     prepared = runtime.prepare(stack, choice.variant, options.build, display.detail)
     started: list[Started] = []
@@ -179,7 +184,7 @@ def up(stack: StackEntry, models: Sequence[ModelEntry], options: UpOptions, disp
             weights=home() / "weights" / stack.name,
             cache=_cache(stack, choice.variant),
             data=options.data,
-            device=choice.device,
+            device=choice.devices[(number - 1) % len(choice.devices)],
             idle_seconds=options.idle_seconds,
             memory_mb=options.memory_mb,
             threads=options.threads,
@@ -191,10 +196,11 @@ def up(stack: StackEntry, models: Sequence[ModelEntry], options: UpOptions, disp
 def _ensure_serving(engine: Engine, prepared: Prepared, spec: WarmSpec, display: Display) -> Started:
     user = worker_user(calling_user())
     spec.weights.mkdir(parents=True, exist_ok=True)
-    for folder in (spec.spool, spec.cache):
-        # In a rootless engine, root inside is the caller outside.
-        prepare_spool(folder, calling_user() if "rootless" in engine.security else user)
-    settings = warm_settings(prepared, spec, engine.security, user)
+    # In a rootless engine, root inside is the caller outside.
+    owner = calling_user() if "rootless" in engine.security else user
+    give_spool(spec.spool, owner)
+    give_folder(spec.cache, owner)
+    settings = warm_settings(prepared, spec, engine.security, user, gpu_settings(wiring_of(engine), spec.device))
     earlier = _container(engine, settings["name"])
     fits = earlier is not None and _is_as_asked(earlier, settings)
     if earlier is not None and not fits:

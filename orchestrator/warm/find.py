@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -41,10 +41,13 @@ class WarmContainer:
     """A warm worker's container as the engine tells it."""
 
     hostname: str
-    image: str
     identity: str | None
     spool: Path | None
     data: Path | None
+
+
+Containers = Callable[[], list[WarmContainer]]
+"""Asks the engine for the warm workers' containers that run."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,6 @@ class WarmWorkerFound:
 
     heartbeat: Heartbeat
     data: Path | None
-    image: str | None = None
 
 
 def needs_of(inputs: BuildInputs, device: str) -> Needs:
@@ -90,24 +92,21 @@ def why_unfit(
     return None
 
 
-def spool_folders(asked: Path | None, containers: list[WarmContainer]) -> Iterator[Path]:
-    """Where spools may be, the likeliest first; only the one asked for where one is."""
+def spool_folders(asked: Path | None, containers: Containers) -> Iterator[Path]:
+    """Where spools may be, only the one asked for where one is. The engine, which takes a while, is asked last."""
     chosen = asked or (Path(value) if (value := os.environ.get("ORCH_SPOOL")) else None)
     if chosen is not None:
         yield chosen.expanduser().absolute()
         return
-    seen: set[Path] = set()
-    places = [one.spool for one in containers if one.spool is not None]
-    if any(Path(name).is_file() for name in _COMPOSE_FILES):
-        places.append(Path("spool").absolute())
-    for place in [*places, home() / "spool"]:
-        if place not in seen and place.is_dir():
-            seen.add(place)
-            yield place
+    beside = [Path("spool").absolute()] if any(Path(name).is_file() for name in _COMPOSE_FILES) else []
+    near = [place for place in [*beside, home() / "spool"] if place.is_dir()]
+    yield from near
+    mounted = dict.fromkeys(one.spool for one in containers() if one.spool is not None)
+    yield from (place for place in mounted if place not in near and place.is_dir())
 
 
 def fitting(
-    spool: SpoolPaths, needs: Needs, containers: list[WarmContainer], patience: float = WATCH_SECONDS
+    spool: SpoolPaths, needs: Needs, containers: Containers, patience: float = WATCH_SECONDS
 ) -> tuple[list[WarmWorkerFound], list[str]]:
     """The workers of a spool that are up and fit, and why others of the same stack do not."""
     found: list[WarmWorkerFound] = []
@@ -116,7 +115,9 @@ def fitting(
         beat = read_heartbeat(spool, worker)
         if beat is None or beat.stack != needs.stack:
             continue
-        container = next((one for one in containers if one.hostname == beat.host), None)
+        data, container = data_folder(beat), None
+        if data is None:  # only the engine may know
+            container = next((one for one in containers() if one.hostname == beat.host), None)
         identity = None if container is None else container.identity
         reason = why_unfit(beat, _made_of(spool, worker), needs, identity)
         if reason is None and not is_alive(spool, worker, patience):
@@ -124,8 +125,7 @@ def fitting(
         if reason is not None:
             reasons.append(f"{worker}: {reason}")
             continue
-        data = container.data if container is not None and container.data is not None else data_folder(beat)
-        found.append(WarmWorkerFound(beat, data, None if container is None else container.image))
+        found.append(WarmWorkerFound(beat, data if container is None else container.data))
     return found, reasons
 
 
@@ -161,9 +161,7 @@ def warm_containers() -> list[WarmContainer]:
 def _container(attrs: Mapping[str, Any], labels: Mapping[str, str]) -> WarmContainer:
     sources = {mount.get("Destination"): host_path(mount.get("Source")) for mount in attrs.get("Mounts", [])}
     hostname = str(attrs["Config"]["Hostname"])
-    return WarmContainer(
-        hostname, str(attrs["Image"]), labels.get(LABEL_IDENTITY), sources.get("/spool"), sources.get("/data")
-    )
+    return WarmContainer(hostname, labels.get(LABEL_IDENTITY), sources.get("/spool"), sources.get("/data"))
 
 
 def host_path(source: str | None) -> Path | None:

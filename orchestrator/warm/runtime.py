@@ -73,11 +73,14 @@ class WarmRuntime:
         """Nothing is built."""
         del stack, variant, options
 
+    def require(self, devices: Sequence[str]) -> None:
+        """Warm workers have theirs."""
+        del devices
+
     def prepare(self, stack: StackEntry, variant: str, options: BuildOptions, report: Report) -> Prepared:
         """Nothing is built: the workers were found to be made of the same files."""
         del options, report
-        image = self._worker().image
-        return Prepared(stack, variant, self.name, self.needs.identity, str(self.spool.root), image)
+        return Prepared(stack, variant, self.name, self.needs.identity, str(self.spool.root))
 
     def accept(self, inputs: InputSet, weights: Mapping[str, Stored]) -> None:
         """Whether the workers see the weights, and the images or can be given them. Raises WarmUnfit, OutsideData."""

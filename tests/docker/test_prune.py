@@ -78,6 +78,8 @@ def test_an_older_image_goes_once_nothing_uses_it_and_the_current_one_stays(own:
     assert [one.name for one in prune(own.leftovers()).removed] == [old.location]
     assert own.names() == set()
     assert own.names(everything=True) == {new.location}
+    assert [one.name for one in prune(own.leftovers(everything=True)).removed] == [new.location]
+    assert not connect().client.images.list(f"orch/{own.name}"), "a name of it is left"
 
 
 def test_an_image_that_came_into_use_meanwhile_stays(own: Own) -> None:

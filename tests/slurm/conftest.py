@@ -1,4 +1,4 @@
-"""A real Slurm on loopback: one controller, three nodes with made-up GPUs; and orch used through it."""
+"""A real Slurm on loopback: one controller, five nodes with made-up GPUs; and orch used through it."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from tests.conformance.pictures import photograph
 SCRIPT = Path(__file__).parent.parent.parent / ".ci" / "slurm.sh"
 STACKS = Path(__file__).parent.parent / "stacks"
 SETTINGS = "lease: 6\n"
+NODES = 5
 LOST_AFTER = 90.0
 
 
@@ -35,7 +36,7 @@ class Cluster:
     def __init__(self, state: Path, port: int) -> None:
         self.state = state
         self.environment = {**os.environ, "ORCH_SLURM_STATE": str(state), "ORCH_SLURM_PORT": str(port)}
-        self.environment["SLURM_CONF"] = str(state / "slurm.conf")
+        self.environment |= {"ORCH_SLURM_NODES": str(NODES), "SLURM_CONF": str(state / "slurm.conf")}
 
     def script(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = ["bash", str(SCRIPT), *arguments]
@@ -135,7 +136,7 @@ def cluster() -> Iterator[Cluster]:
         pytest.skip(problem)
     state = Path(tempfile.mkdtemp(prefix="orch-slurm-"))
     state.chmod(0o755)  # munged has a user of its own
-    cluster = Cluster(state, _free_ports(4))
+    cluster = Cluster(state, _free_ports(NODES + 1))
     started = cluster.script("start")
     try:
         assert started.returncode == 0, started.stderr

@@ -20,8 +20,10 @@ pytestmark = pytest.mark.slurm
 GARMENTS = ("run", "-m", "garments-tiny", "--runtime", "venv", "--shard-size", 20)
 FAULTY = ("run", "-m", "faulty", "--runtime", "venv", "--shard-size", 5, "--set", "sleep=0.8")
 SLURM = ("--executor", "slurm", "--gres", "gpu:1")
-PICKED = ("--sbatch", "--nodelist=n3"), ("--sbatch", "--exclude=n3")
-"""The run with the time limit has a node of its own, so that the others may lose theirs."""
+REST = ("--sbatch", "--exclude=n[3-5]")
+LIMITED = ("--sbatch", "--nodelist=n3")
+DOUBTED = ("--sbatch", "--exclude=n[1-3]")
+"""Runs that take their time have nodes of their own, where they go on while other tests run."""
 
 
 def digest(run: Path) -> str:
@@ -49,36 +51,51 @@ def processes_of(run: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
+def limited(orch: Orch, photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that takes longer than its time limit: it begins here."""
+    config = Path(orch.environment["XDG_CONFIG_HOME"]) / "orch" / "slurm.yaml"
+    settings = config.read_text()
+    config.write_text(f"{settings}warning: 15\n")
+    run = tmp_path_factory.mktemp("limited") / "run"
+    orch(*FAULTY, "-i", photographs, "-o", run, *SLURM, "--tasks", 1, "--time", "1", *LIMITED, "--no-wait")
+    config.write_text(settings)
+    return run
+
+
+@pytest.fixture(scope="module")
+def doubted(orch: Orch, cluster: Cluster, photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose node's daemon is killed: Slurm takes the task for lost, which goes on."""
+    run = tmp_path_factory.mktemp("doubted") / "run"
+    orch(*FAULTY, "-i", photographs, "-o", run, *SLURM, "--tasks", 1, *DOUBTED, "--no-wait")
+    wait_for(lambda: list((run / "events").glob("*.jsonl")))
+    record = next(iter((run / "tasks").glob("*.json")))
+    cluster.kill_daemon(int(json.loads(record.read_text())["node"].removeprefix("n")))
+    return run
+
+
+@pytest.fixture(scope="module")
 def local(
     orch: Orch, scenes: Path, photographs: Path, few: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, str]:
     """What the same requests give on this machine."""
     folder = tmp_path_factory.mktemp("local")
-    orch(*GARMENTS, "-i", scenes, "-o", folder / "garments")
-    orch(*FAULTY, "-i", photographs, "-o", folder / "faulty", "-w", 6)
-    orch(*FAULTY, "-i", few, "-o", folder / "few", "-w", 3)
+    begun = [
+        orch.start(*GARMENTS, "-i", scenes, "-o", folder / "garments"),
+        orch.start(*FAULTY, "-i", photographs, "-o", folder / "faulty", "-w", 4),
+        orch.start(*FAULTY, "-i", few, "-o", folder / "few", "-w", 2),
+    ]
+    ended = [(process.communicate(timeout=200)[1], process.returncode) for process in begun]
+    assert [code for _, code in ended] == [0, 0, 0], ended
     return {path.name: digest(path) for path in folder.iterdir()}
 
 
-@pytest.fixture(scope="module")
-def limited(orch: Orch, local: dict[str, str], photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that takes longer than its time limit: it begins here, other tests go on meanwhile."""
-    config = Path(orch.environment["XDG_CONFIG_HOME"]) / "orch" / "slurm.yaml"
-    settings = config.read_text()
-    config.write_text(f"{settings}warning: 15\n")
-    run = tmp_path_factory.mktemp("limited") / "run"
-    limit = ("--time", "1", "--tasks", 1, *PICKED[0])
-    orch(*FAULTY, "-i", photographs, "-o", run, *SLURM, *limit, "--no-wait")
-    config.write_text(settings)
-    return run
-
-
+@pytest.mark.usefixtures("limited", "doubted")
 def test_the_run_survives_a_lost_node_and_gives_the_same_bytes(
-    orch: Orch, cluster: Cluster, scenes: Path, local: dict[str, str], limited: Path, tmp_path: Path
+    orch: Orch, cluster: Cluster, scenes: Path, local: dict[str, str], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     # A task a node: one of them is lost with its node and all that runs on it.
-    alone = ("--sbatch", "--exclusive", "--tasks", 2, "--threads", 1, *PICKED[1])
+    alone = ("--sbatch", "--exclusive", "--tasks", 2, "--threads", 1, *REST)
     process = orch.start(*GARMENTS, "-i", scenes, "-o", run, *SLURM, *alone)
     wait_for(lambda: len(shards(run)) >= 3 and process.poll() is None)
     cluster.kill_node(2)
@@ -95,7 +112,7 @@ def test_cancelled_leaves_nothing_behind_and_resumed_completes(
     orch: Orch, cluster: Cluster, photographs: Path, local: dict[str, str], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    common = (*FAULTY, "-i", photographs, "-o", run, *SLURM, "--tasks", 4, *PICKED[1])
+    common = (*FAULTY, "-i", photographs, "-o", run, *SLURM, "--tasks", 4, *REST)
     attached = orch.start(*common)
     wait_for(lambda: len(shards(run)) >= 1)
     os.kill(attached.pid, signal.SIGINT)
@@ -120,7 +137,7 @@ def test_a_task_run_twice_at_the_same_time_changes_nothing(
     orch: Orch, few: Path, local: dict[str, str], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    common = (*FAULTY, "-i", few, "-o", run, *SLURM, "--tasks", 1, *PICKED[1])
+    common = (*FAULTY, "-i", few, "-o", run, *SLURM, "--tasks", 1, *REST)
     orch(*common, "--no-wait")
     command = [sys.executable, "-m", "orchestrator.task", str(run)]
     twins = []
@@ -135,22 +152,6 @@ def test_a_task_run_twice_at_the_same_time_changes_nothing(
     done = [json.loads(line)["shard"] for file in (run / "events").iterdir() for line in file.read_text().splitlines()
             if '"shard_done"' in line]  # fmt: skip
     assert sorted(done) == list(range(5)), "claims keep work from being done twice"
-
-
-def test_a_node_that_only_seems_lost_has_its_task_run_twice_and_nothing_changes(
-    orch: Orch, cluster: Cluster, photographs: Path, local: dict[str, str], tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    alone = ("--tasks", 1, "--sbatch", "--nodelist=n1")
-    orch(*FAULTY, "-i", photographs, "-o", run, *SLURM, *alone, "--no-wait")
-    wait_for(lambda: len(shards(run)) >= 1)
-    cluster.kill_daemon(1)
-    wait_for(lambda: cluster.ask("sinfo", "-h", "-n", "n1", "-o", "%T").startswith("down"))
-    cluster.bring_back(1)
-    orch("attach", run)
-    assert digest(run) == local["faulty"]
-    assert restarts(run) == {0, 1}, "it was run once"
-    wait_for(lambda: not processes_of(run), 30)
 
 
 PICKY = """
@@ -211,3 +212,13 @@ def test_the_time_limit_stops_a_task_which_is_requeued_and_goes_on(
     log = (limited / "logs" / "task-0.log").read_text()
     assert "stopped; requeued" in log
     assert restarts(limited) >= {0, 1}
+
+
+def test_a_node_that_only_seems_lost_has_its_task_run_twice_and_nothing_changes(
+    orch: Orch, local: dict[str, str], doubted: Path
+) -> None:
+    orch("attach", doubted)
+    assert digest(doubted) == local["faulty"]
+    assert restarts(doubted) == {0, 1}, "it was run once"
+    assert len({json.loads(path.read_text())["node"] for path in (doubted / "tasks").glob("*.json")}) == 2
+    wait_for(lambda: not processes_of(doubted), 60)

@@ -9,10 +9,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import yaml
 
 from orchestrator.checks.baseline import make_baseline, write_baseline
 from orchestrator.cli import main
-from orchestrator.errors import Interrupted, RunError
+from orchestrator.errors import Interrupted, MachineError, OrchError, RunError
 from orchestrator.outcome import Outcome
 from orchestrator.paths import RunPaths
 from orchestrator.predictions import Predictions
@@ -58,6 +59,17 @@ def runs(tmp_path: Path) -> tuple[Path, Path, Path]:
 def orch_run(monkeypatch: pytest.MonkeyPatch, stage: Stage, *arguments: object) -> int:
     monkeypatch.setattr("orchestrator.run.run", stage)
     return main([*RUN, *map(str, arguments)])
+
+
+def orch_run_several(monkeypatch: pytest.MonkeyPatch, ended: dict[str, Outcome | OrchError], *arguments: object) -> int:
+    """Two models, which end as told."""
+    monkeypatch.setattr("orchestrator.several_runs.run_several", lambda asked, board: ended)
+    models = [part for name in ended for part in ("-m", name)]
+    return main(["run", *models, "-i", "x", *map(str, arguments)])
+
+
+def suites(path: Path) -> dict[str, ElementTree.Element]:
+    return {str(found.get("name")): found for found in ElementTree.fromstring(path.read_bytes())}
 
 
 def suite(path: Path) -> ElementTree.Element:
@@ -199,3 +211,76 @@ def test_what_can_be_known_is_refused_before_anything_runs(
     never = Stage(runs[0], error=AssertionError("it ran"))
     assert orch_run(monkeypatch, never, *(names.get(one, one) for one in options)) == code
     assert message in capsys.readouterr().err
+
+
+def test_each_of_several_models_is_judged_and_reported_for_itself(
+    runs: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    good, worse, truth = runs
+    stored, report, page = tmp_path / "baselines", tmp_path / "report.xml", tmp_path / "page.md"
+    for name in ("garments-tiny", "ppocr-det", "facere"):
+        write_baseline(stored / f"{name}.json", make_baseline(good, truth))
+    ended: dict[str, Outcome | OrchError] = {"garments-tiny": Stage(good)(), "ppocr-det": Stage(worse)()}
+    options = ["--baseline", stored, "-a", truth, "--fail-on", "ap-drop:0.05", "--junit", report, "--summary", page]
+    assert orch_run_several(monkeypatch, ended, *options, "--json") == 1
+    told = json.loads(capsys.readouterr().out)["runs"]
+    assert [one["broken_rules"] for one in told.values()] == [[], ["ap-drop:0.05"]]
+    assert [one.get("failures") for one in suites(report).values()] == ["0", "1"]
+
+    ended["facere"] = MachineError("no GPU")
+    assert orch_run_several(monkeypatch, ended, *options) == 4, "the worst of all"
+    assert [one.get("errors") for one in suites(report).values()] == ["0", "0", "1"]
+    assert "ppocr-det: broken: ap-drop:0.05" in capsys.readouterr().err
+    assert "| facere | – |" in page.read_text()
+
+
+def test_one_model_that_cannot_be_compared_does_not_keep_the_others_from_it(
+    runs: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    good, _, truth = runs
+    arrays = dict(Predictions.load(good).arrays)
+    arrays["image_file"] = np.array([*arrays["image_file"][:-1].tolist(), "q/another.jpg"])
+    other = save(arrays, tmp_path / "other.npz")
+    report = tmp_path / "report.xml"
+    ended: dict[str, Outcome | OrchError] = {"garments-tiny": Stage(other)(), "ppocr-det": Stage(good)()}
+    options = ["--baseline", good, "-a", truth, "--junit", report]
+    assert orch_run_several(monkeypatch, ended, *options, "--json") == 6
+    told = json.loads(capsys.readouterr().out)["runs"]
+    assert (told["garments-tiny"]["error"], told["garments-tiny"]["exit_code"]) == ("PredictionsError", 6)
+    assert told["ppocr-det"]["baseline"]["AP"]["difference"] == 0
+    assert [one.get("errors") for one in suites(report).values()] == ["1", "0"]
+    assert orch_run_several(monkeypatch, ended, *options) == 6
+    assert "they differ in image list" in capsys.readouterr().err
+
+
+def test_a_comparisons_runs_are_checked_with_its_annotations(
+    runs: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    good, worse, truth = runs
+    (tmp_path / "images").mkdir()
+    wanted = {"images": "images", "annotations": truth.name, "out": "out", "models": ["garments-tiny"], "report": False}
+    (tmp_path / "orch.yaml").write_text(yaml.safe_dump(wanted))
+    ended: dict[str, Outcome | OrchError] = {"garments-tiny": Stage(worse)()}
+    monkeypatch.setattr("orchestrator.several_runs.run_several", lambda asked, board: ended)
+    report = tmp_path / "report.xml"
+    options = ["--baseline", str(good), "--fail-on", "ap-drop:0.05", "--junit", str(report)]
+    assert main(["run", "-f", str(tmp_path / "orch.yaml"), *options, "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["runs"]["garments-tiny"]["broken_rules"] == ["ap-drop:0.05"]
+    assert suite(report).get("failures") == "1"
+
+
+def test_a_run_that_was_handed_over_is_reported_as_going_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = tmp_path / "report.xml"
+    monkeypatch.setattr("orchestrator.run.run", lambda *_: Outcome(RunPaths(tmp_path / "run"), {}))
+    assert main([*RUN, "--junit", str(report)]) == 0
+    (case,) = suite(report).findall("testcase")
+    assert case[0].tag == "skipped"
+
+
+def test_a_folder_without_a_models_baseline_says_how_to_make_it(
+    runs: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    (tmp_path / "baselines").mkdir()
+    assert orch_run(monkeypatch, Stage(runs[0]), "--baseline", tmp_path / "baselines", "-a", runs[2]) == 2
+    err = capsys.readouterr().err
+    assert f"--save-baseline {tmp_path}/baselines/garments-tiny.json" in err

@@ -11,8 +11,9 @@ import yaml
 from orchestrator.catalog import Catalog, StackEntry, load_catalog
 from orchestrator.cli import main
 from orchestrator.compose import USER, compose_document, compose_text, gpu_text, gpu_variant
-from orchestrator.composeenv import environment, environment_text, prepare_spool, write_environment
+from orchestrator.composeenv import environment, environment_text, give_spool, write_environment
 from orchestrator.errors import UsageError
+from orchestrator.hardware.inject import GpuSettings
 from orchestrator.runtimes.base import Prepared, WorkerSpec
 from orchestrator.runtimes.docker import container_settings
 from orchestrator.spec import Variant
@@ -56,7 +57,7 @@ def test_every_stack_has_a_service_and_the_demo_alone_needs_no_profile(services:
 
 def test_services_are_as_hardened_as_one_shot_workers(services: dict[str, Any], tmp_path: Path) -> None:
     prepared = Prepared(stack_entry(tmp_path), "cpu", "docker", "0", "orch/tiny:cpu-0")
-    one_shot = container_settings(prepared, ONE_SHOT, (), (1000, 1000))
+    one_shot = container_settings(prepared, ONE_SHOT, (), (1000, 1000), GpuSettings())
     for service in services.values():
         for name in ("network_mode", "read_only", "cap_drop", "security_opt", "pids_limit", "shm_size", "init"):
             assert service[name] == one_shot[name], name
@@ -113,6 +114,17 @@ def test_the_gpu_variant_is_the_one_most_gpus_can_run() -> None:
     assert gpu_variant({"cpu": variant(device="cpu")}) is None
 
 
+def test_a_dockerfile_that_compose_builds_from_takes_all_it_is_given(services: dict[str, Any]) -> None:
+    """An argument it does not declare is passed over in silence, and the wrong files are looked for."""
+    built = {name: service["build"] for name, service in services.items() if "build" in service}
+    assert {"garments", "textlines", "facere"} <= set(built)
+    for name, build in built.items():
+        lines = (ROOT / build["dockerfile"]).read_text().splitlines()
+        declared = {line.split()[1].partition("=")[0] for line in lines if line.startswith("ARG ")}
+        assert build["args"].keys() <= declared, name
+        assert all((ROOT / build["args"][part]).exists() for part in ("LOCK", "RUNNER", "STACK")), name
+
+
 def test_a_stack_from_elsewhere_is_not_built_by_compose(tmp_path: Path) -> None:
     catalog = catalog_of(stack_entry(tmp_path / "elsewhere"))
     service = compose_document(catalog, tmp_path / "root")["services"]["tiny"]
@@ -120,6 +132,15 @@ def test_a_stack_from_elsewhere_is_not_built_by_compose(tmp_path: Path) -> None:
     assert "  # Its image is built first: orch build tiny --runtime docker --variant cpu\n  tiny:\n" in compose_text(
         catalog, tmp_path / "root"
     )
+
+
+def test_away_from_the_repository_nothing_is_built_and_weights_are_found(tmp_path: Path) -> None:
+    """As from an installed wheel."""
+    catalog = load_catalog()
+    services = compose_document(catalog, tmp_path)["services"]
+    assert {service.get("pull_policy") for service in services.values()} == {"never"}
+    bundled = catalog.stacks["garments"].folder / "weights"
+    assert str(bundled) in [mount["source"] for mount in services["garments"]["volumes"]]
 
 
 def test_a_stack_with_upstream_code_is_built_by_orch_and_says_its_commit(services: dict[str, Any]) -> None:
@@ -179,7 +200,8 @@ def test_workers_run_as_the_caller_and_never_as_root(
     caller: tuple[int, int], security: tuple[str, ...], user: tuple[str, str]
 ) -> None:
     values = environment(caller, security, Path("/h"), None)
-    assert values == {"ORCH_UID": user[0], "ORCH_GID": user[1], "ORCH_HOME": "/h"}
+    project = {"COMPOSE_PROJECT_NAME": f"orch-{caller[0]}"}
+    assert values == {**project, "ORCH_UID": user[0], "ORCH_GID": user[1], "ORCH_HOME": "/h"}
     assert environment(caller, security, Path("/h"), Path("/d"))["ORCH_DATA"] == "/d"
 
 
@@ -199,13 +221,31 @@ def test_writing_env_makes_the_folders_that_are_mounted(tmp_path: Path) -> None:
     assert all(folder.is_dir() for folder in made)
 
 
+def test_a_persons_own_settings_stay_in_the_env_file(tmp_path: Path) -> None:
+    catalog = catalog_of(stack_entry(tmp_path / "tiny"))
+    (tmp_path / ".env").write_text("# mine\nORCH_UID=12\nORCH_IDLE_SECONDS=60\nORCH_DATA=/photos\n")
+    values = environment((1000, 1000), (), tmp_path / "home", None)
+    for _ in range(2):
+        write_environment(tmp_path / ".env", values, catalog)
+        kept = "# mine\nORCH_IDLE_SECONDS=60\nORCH_DATA=/photos\n"
+        assert (tmp_path / ".env").read_text() == environment_text(values) + kept
+
+
 def test_root_gives_the_spool_to_who_the_workers_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[tuple[Path, int, int]] = []
-    monkeypatch.setattr("os.chown", lambda path, uid, gid: given.append((path, uid, gid)))
+    given: list[tuple[str, int, int]] = []
+
+    def chown(path: Path, uid: int, gid: int) -> None:
+        given.append((path.relative_to(tmp_path).as_posix(), uid, gid))
+
+    monkeypatch.setattr("os.chown", chown)
     monkeypatch.setattr("os.geteuid", lambda: 0)
-    prepare_spool(tmp_path / "spool", (65534, 65534))
-    assert given == [(tmp_path / "spool", 65534, 65534)]
+    (tmp_path / "spool" / "tickets" / "tiny-cpu").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "spool" / "link").symlink_to(tmp_path / "elsewhere")
+    give_spool(tmp_path / "spool", (65534, 65534))
+    assert given == [(name, 65534, 65534) for name in ("spool", "spool/tickets", "spool/tickets/tiny-cpu")]
+    given.clear()
     monkeypatch.setattr("os.geteuid", lambda: 1000)
-    prepare_spool(tmp_path / "other", (1000, 1000))
-    assert len(given) == 1
+    give_spool(tmp_path / "other", (1000, 1000))
+    assert given == []
     assert (tmp_path / "other").is_dir()

@@ -10,8 +10,7 @@ import pytest
 
 from orchestrator.catalog import StackEntry
 from orchestrator.errors import MachineError, UsageError
-from orchestrator.hardware import Choice, Gpu, choose_variant, cores, covers, detect, gpus, gpus_for
-from orchestrator.hardware.detect import parse_gpus
+from orchestrator.hardware import Choice, Gpu, Machine, choose_variant, covers, gpus_of
 from orchestrator.spec import Variant
 from tests.unit.stack_samples import MINIMAL, stack_entry
 
@@ -72,7 +71,7 @@ def test_what_code_runs_on_what_gpu(capability: str, native: list[str], ptx: lis
          f"fits A10, compute capability 9.0; cu111: its binaries have no code for A10 (compute capability 9.0), {HAS}"),
         ((gpu("12.0", "570.1"),), "cu121",
          "fits A10, compute capability 12.0; cu111: its binaries have no code for A10 (compute capability 12.0), "
-         f"{HAS}; compiled by the driver from PTX 9.0 at the first start"),
+         f"{HAS}; compiled by the driver from PTX 9.0 at the first start, then kept"),
         ((gpu("8.6", "450.80.02"),), "cu111", "fits A10, compute capability 8.6"),
         ((gpu("8.6", "450.80"),), "cpu",
          "no variant fits the GPU: cu111: it needs driver 450.80.02 or newer, this machine has 450.80; "
@@ -145,43 +144,77 @@ def test_a_stack_without_a_cpu_variant_never_falls_back(tmp_path: Path) -> None:
     assert choose_variant(only_cpu, None, None, (gpu(),)).why == "this stack uses no GPU"
 
 
-def test_gpus_are_read_from_nvidia_smi() -> None:
-    text = (
-        "0, GPU-1, NVIDIA H100 80GB HBM3, 81559, 9.0, 550.54.15\n1, GPU-2, Tesla K80, [N/A], 3.7, 470.1\n\nwarning: x\n"
-    )
-    assert parse_gpus(text) == (
-        Gpu(0, "GPU-1", "NVIDIA H100 80GB HBM3", 81559, "9.0", "550.54.15"),
-        Gpu(1, "GPU-2", "Tesla K80", 0, "3.7", "470.1"),
-    )
-    assert parse_gpus("") == ()
+def test_devices_may_be_several_and_by_uuid(tmp_path: Path) -> None:
+    entry = stack(tmp_path, cpu=CPU, cu111=CU111)
+    present = tuple(replace(gpu(), index=number, uuid=f"GPU-{number}a") for number in range(3))
+    for device, devices in [
+        ("0,2", ("cuda:GPU-0a", "cuda:GPU-2a")),
+        ("2, cuda:0", ("cuda:GPU-2a", "cuda:GPU-0a")),
+        ("GPU-1", ("cuda:GPU-1a",)),
+        ("gpu-1A,0", None),
+        ("cuda", ("cuda:GPU-0a", "cuda:GPU-1a", "cuda:GPU-2a")),
+    ]:
+        if devices is None:
+            with pytest.raises(UsageError, match="there is no device"):
+                choose_variant(entry, None, device, present)
+        else:
+            assert choose_variant(entry, None, device, present).devices == devices
+    with pytest.raises(UsageError, match="names a GPU twice"):
+        choose_variant(entry, None, "0,GPU-0", present)
+    with pytest.raises(MachineError, match="there are 3 GPUs GPU-0…"):
+        choose_variant(entry, None, "GPU-0", tuple(replace(one, uuid=f"GPU-0{one.uuid}") for one in present))
 
 
-@pytest.mark.parametrize(
-    ("script", "count"),
-    [("echo 0, GPU-1, A10, 24000, 8.6, 535.1", 1), ("echo No devices were found; exit 6", 0), ("", 0)],
-)
-def test_nvidia_smi_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, count: int) -> None:
-    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
-    (tmp_path / "nvidia-smi").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert len(gpus()) == count
+def test_every_gpu_that_is_named_has_to_fit(tmp_path: Path) -> None:
+    entry = stack(tmp_path, cpu=CPU, cu111=CU111)
+    present = (gpu("8.0", name="A100"), replace(gpu("9.0", name="H100"), uuid="GPU-1"))
+    assert choose_variant(entry, None, "cuda", present).devices == ("cuda:GPU-0",)
+    assert "H100 is left out: its binaries have no code" in choose_variant(entry, None, "cuda", present).why
+    with pytest.raises(MachineError, match="no variant of tiny fits this machine"):
+        choose_variant(entry, None, "0,1", present)
+    with pytest.raises(MachineError, match="the variant cu111 does not fit this machine") as caught:
+        choose_variant(entry, "cu111", "0,1", present)
+    assert str(caught.value.why).startswith("native code for 8.0; its binaries have no code for H100")
 
 
-def test_a_broken_driver_is_an_error_but_not_for_those_who_ask_for_the_cpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho Driver/library version mismatch; exit 18\n")
-    (tmp_path / "nvidia-smi").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+def test_native_code_is_taken_before_jit_and_jit_before_the_cpu(tmp_path: Path) -> None:
+    jit = {**CU111, "native_capabilities": ["7.0"], "ptx_capabilities": ["7.0"], "jit_minutes": 12}
+    both = stack(tmp_path / "both", cpu=CPU, jit=jit, cu121=CU121)
+    chosen = choose_variant(both, None, None, (gpu("9.0"),))
+    assert chosen.variant == "cu121"
+    lasts = "compiled by the driver from PTX 7.0 at the first start, about 12 minutes, then kept"
+    assert chosen.why == f"fits A10, compute capability 9.0; jit: {lasts}"
+    alone = choose_variant(stack(tmp_path / "jit", cpu=CPU, jit=jit), None, None, (gpu("9.0"),))
+    assert (alone.variant, alone.why) == ("jit", f"fits A10, compute capability 9.0; {lasts}")
+
+
+def test_a_gpu_with_too_little_memory_is_none(tmp_path: Path) -> None:
+    entry = stack(tmp_path, cpu=CPU, cu111=CU111)
+    assert choose_variant(entry, None, None, (gpu(),), 24_000).variant == "cu111"
+    chosen = choose_variant(entry, None, None, (gpu(),), 24_001)
+    assert chosen.variant == "cpu"
+    assert "cu111: the model needs 24001 MiB of GPU memory, A10 has 24000" in chosen.why
+
+
+def test_asked_for_a_gpu_where_there_is_none_the_error_says_what_is_missing(tmp_path: Path) -> None:
     entry = stack(tmp_path / "both", cpu=CPU, cu111=CU111)
+    bare = Machine(lacks="there is no NVIDIA driver")
+    assert (
+        gpus_of(bare, entry, None, None) == gpus_of(bare, entry, "cpu", None) == gpus_of(bare, entry, None, "cpu") == ()
+    )
+    for device, variant in (("cuda", None), ("0", None), (None, "cu111"), ("cuda", "cu111")):
+        with pytest.raises(MachineError, match="no GPU that can be used") as caught:
+            gpus_of(bare, entry, device, variant)
+        assert caught.value.why == "there is no NVIDIA driver"
+        assert caught.value.hint == "orch doctor; or ask for the CPU: --device cpu"
+    assert gpus_of(bare, stack(tmp_path / "cpu", cpu=CPU), "cuda", None) == ()
+
+
+def test_a_broken_driver_is_an_error_but_not_for_those_who_ask_for_the_cpu(tmp_path: Path) -> None:
+    entry = stack(tmp_path / "both", cpu=CPU, cu111=CU111)
+    broken = Machine(broken="NVML: Driver/library version mismatch")
     with pytest.raises(MachineError, match="the GPU driver does not answer") as caught:
-        gpus_for(entry, None)
-    assert caught.value.why == "nvidia-smi: Driver/library version mismatch"
-    assert gpus_for(entry, "cpu") == ()
-    assert gpus_for(stack(tmp_path / "cpu", cpu=CPU), None) == ()
-
-
-def test_a_machine_without_driver_has_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(detect.shutil, "which", lambda _: None)  # type: ignore[attr-defined]
-    assert gpus() == ()
-    assert cores() >= 1
+        gpus_of(broken, entry, None, None)
+    assert caught.value.why == "NVML: Driver/library version mismatch"
+    assert gpus_of(broken, entry, "cpu", None) == gpus_of(broken, entry, None, "cpu") == ()
+    assert gpus_of(broken, stack(tmp_path / "cpu", cpu=CPU), None, None) == ()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +67,7 @@ def test_images_of_an_older_identity_can_go_and_current_ones_stay(catalog: Catal
     now = current_variants(catalog)["tiny", "cpu"]
     assert why(image("old", "orch/tiny:cpu-old"), catalog) == "an older cpu of tiny"
     assert why(image("old", "localhost/orch/tiny:cpu-old"), catalog) == "an older cpu of tiny"
+    assert why(image("old", "orch/tiny:cpu-old", "orch/tiny:cpu"), catalog) == "an older cpu of tiny"
     assert why(image("old"), catalog) == "replaced by a build of the same name"
     assert why(image(now.identity, f"orch/tiny:cpu-{now.identity}"), catalog) is None
     assert why(image("of-a-base", "orch/tiny:cpu-of-a-base", content=now.content), catalog) is None
@@ -96,6 +100,19 @@ def test_stacks_that_are_not_known_here_stay_unless_all_is_asked_for(catalog: Ca
     assert why(gone, catalog) == "tiny has no variant cu99 any more"
 
 
+def test_what_was_made_lately_stays_where_that_is_asked_for(catalog: Catalog) -> None:
+    new = dataclasses.replace(image("old", "orch/tiny:cpu-old"), made=time.time() - 86400)
+    assert why(new, catalog, Scope(days=2)) is None
+    assert why(new, catalog, Scope(everything=True, days=2)) is None
+    assert why(new, catalog, Scope(days=0.5)) == "an older cpu of tiny"
+    folder = filled(environments_folder() / "tiny-cpu-0123456789ab")
+    source = filled(home() / "sources" / f"up-{'f' * 12}-00000000")
+    assert found(catalog, Scope(days=2)) == {}
+    for old in (folder, source):
+        os.utime(old, (time.time() - 3 * 86400,) * 2)
+    assert set(found(catalog, Scope(days=2))) == {folder.name, source.name}
+
+
 def test_a_scope_keeps_to_its_stacks(catalog: Catalog) -> None:
     one = image("old", "orch/tiny:cpu-old")
     assert why(one, catalog, Scope(stacks=["tiny"])) is not None
@@ -111,6 +128,19 @@ def filled(folder: Path, count: int = 1) -> Path:
     for number in range(count):
         (folder / str(number)).write_bytes(b"x" * 4096)
     return folder
+
+
+@contextmanager
+def process(argument: str) -> Iterator[None]:
+    """Somebody's process with that on its command line, once it is really there."""
+    code = "import sys; print(flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, argument], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as running:
+        assert running.stdout is not None
+        running.stdout.readline()
+        yield
+        running.communicate()
 
 
 def found(catalog: Catalog, scope: Scope = NEEDLESS) -> dict[str, str]:
@@ -153,11 +183,8 @@ def test_what_a_process_uses_or_makes_stays(catalog: Catalog) -> None:
     (leftover,) = file_leftovers(catalog, Scope())
     with exclusive(old.with_name(f".{old.name}.lock"), wait=False):
         assert prune([leftover]).kept == ((leftover, "another orch is at work on it"),)
-    user = subprocess.Popen([sys.executable, "-c", "input()", f"{old}/bin/python"], stdin=subprocess.PIPE)
-    try:
+    with process(f"{old}/bin/python"):
         assert prune([leftover]).kept == ((leftover, "a process uses it"),)
-    finally:
-        user.communicate()
     assert old.is_dir()
     assert prune([leftover]).removed == (leftover,)
 
@@ -192,11 +219,8 @@ def test_worker_caches_go_with_all_and_not_while_workers_run(catalog: Catalog) -
     cache = filled(worker_cache_folder("tiny", "cpu"))
     assert found(catalog) == {}
     (leftover,) = file_leftovers(catalog, Scope(everything=True, stacks=["tiny"]))
-    worker = subprocess.Popen([sys.executable, "-c", "input()", "orch_runner"], stdin=subprocess.PIPE)
-    try:
+    with process("orch_runner"):
         assert prune([leftover]).kept == ((leftover, "workers are running on this machine"),)
-    finally:
-        worker.communicate()
     assert cache.is_dir()
 
 

@@ -13,12 +13,13 @@ from orchestrator import __version__
 from orchestrator.build import BuildInputs, build_inputs
 from orchestrator.engine import Engine
 from orchestrator.errors import BaseImageError, BuildError, MachineError
+from orchestrator.hardware.inject import GpuSettings
 from orchestrator.job import GuestPaths
 from orchestrator.paths import build_logs_folder
 from orchestrator.runtimes import docker as docker_runtime
 from orchestrator.runtimes import docker_build
 from orchestrator.runtimes.base import BuildOptions, Prepared, WorkerSpec
-from orchestrator.runtimes.docker import DockerRuntime, container_settings, gpu_requests, mounts
+from orchestrator.runtimes.docker import DockerRuntime, container_settings, mounts
 from orchestrator.runtimes.docker_build import build_arguments, ensure_image, image_tag
 from tests.unit.stack_samples import stack_entry
 
@@ -53,7 +54,7 @@ MOUNTS = [
 
 
 def test_a_container_is_hardened(prepared: Prepared) -> None:
-    assert container_settings(prepared, SPEC, ("seccomp", "apparmor"), (1000, 1001)) == {
+    assert container_settings(prepared, SPEC, ("seccomp", "apparmor"), (1000, 1001), GpuSettings()) == {
         "image": "sha256:77",
         "command": ["python", "-m", "orch_runner", "/job/job.json"],
         "name": "orch-run1-w0-abc01",
@@ -78,18 +79,6 @@ def test_a_container_is_hardened(prepared: Prepared) -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "requests"),
-    [
-        ("cpu", []),
-        ("cuda", [{"count": -1, "capabilities": [["gpu"]]}]),
-        ("cuda:1", [{"device_ids": ["1"], "capabilities": [["gpu"]]}]),
-    ],
-)
-def test_a_worker_is_given_the_gpus_it_was_asked_for(device: str, requests: list[dict[str, object]]) -> None:
-    assert gpu_requests(device) == requests
-
-
-@pytest.mark.parametrize(
     ("security", "user", "options"),
     [
         ((), "1000:1001", ["no-new-privileges"]),
@@ -101,8 +90,8 @@ def test_a_worker_is_given_the_gpus_it_was_asked_for(device: str, requests: list
 def test_the_engines_security_changes_user_and_labels_alone(
     prepared: Prepared, security: tuple[str, ...], user: str, options: list[str]
 ) -> None:
-    plain = container_settings(prepared, SPEC, (), (1000, 1001))
-    settings = container_settings(prepared, SPEC, security, (1000, 1001))
+    plain = container_settings(prepared, SPEC, (), (1000, 1001), GpuSettings())
+    settings = container_settings(prepared, SPEC, security, (1000, 1001), GpuSettings())
     assert settings == {**plain, "user": user, "security_opt": options}
 
 

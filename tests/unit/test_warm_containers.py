@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,6 +17,7 @@ import yaml
 from orchestrator.catalog import ModelEntry, load_catalog
 from orchestrator.cli import main
 from orchestrator.errors import MachineError
+from orchestrator.hardware.inject import GpuSettings
 from orchestrator.progress import SilentDisplay
 from orchestrator.runtimes.base import Prepared, WorkerSpec
 from orchestrator.runtimes.docker import container_settings
@@ -38,8 +41,8 @@ def prepared(tmp_path: Path) -> Prepared:
 
 
 def test_a_warm_worker_is_as_isolated_as_a_one_shot_worker(prepared: Prepared) -> None:
-    one_shot = container_settings(prepared, ONE_SHOT, (), (1000, 1001))
-    warm = warm_settings(prepared, SPEC, (), (1000, 1001))
+    one_shot = container_settings(prepared, ONE_SHOT, (), (1000, 1001), GpuSettings())
+    warm = warm_settings(prepared, SPEC, (), (1000, 1001), GpuSettings())
     own = {"command", "name", "labels", "environment", "mounts", "log_config"}
     assert {name: warm[name] for name in one_shot.keys() - own} == {
         name: one_shot[name] for name in one_shot.keys() - own
@@ -56,7 +59,7 @@ def test_a_warm_worker_is_told_the_same_as_by_compose() -> None:
     stack = load_catalog().stacks["amrcnn"]
     prepared = Prepared(stack, "cpu", "docker", "0", "orch/amrcnn:cpu-0")
     spec = WarmSpec(1, Path("/s"), Path("/w"), Path("/c"), Path("/my data"), "cpu", 60, 4000, 2)
-    settings = warm_settings(prepared, spec, (), (1000, 1000))
+    settings = warm_settings(prepared, spec, (), (1000, 1000), GpuSettings())
     service = yaml.safe_load((Path(__file__).parent.parent.parent / "compose.yaml").read_text())["services"]["amrcnn"]
     chosen = {
         "ORCH_DATA_HOST": "/my data",
@@ -73,19 +76,19 @@ def test_a_warm_worker_is_told_the_same_as_by_compose() -> None:
 
 
 def test_another_setting_is_another_worker_to_start(prepared: Prepared) -> None:
-    plain = warm_settings(prepared, SPEC, (), (1000, 1000))
-    assert warm_settings(prepared, SPEC, (), (1000, 1000)) == plain
+    plain = warm_settings(prepared, SPEC, (), (1000, 1000), GpuSettings())
+    assert warm_settings(prepared, SPEC, (), (1000, 1000), GpuSettings()) == plain
     changed = [
-        warm_settings(prepared, WarmSpec(**{**vars(SPEC), "idle_seconds": 5}), (), (1000, 1000)),
-        warm_settings(Prepared(**{**vars(prepared), "digest": "sha256:78"}), SPEC, (), (1000, 1000)),
+        warm_settings(prepared, WarmSpec(**{**vars(SPEC), "idle_seconds": 5}), (), (1000, 1000), GpuSettings()),
+        warm_settings(Prepared(**{**vars(prepared), "digest": "sha256:78"}), SPEC, (), (1000, 1000), GpuSettings()),
     ]
     assert all(one["labels"]["org.orch.up"] != plain["labels"]["org.orch.up"] for one in changed)
     assert {one["name"] for one in [*changed, plain]} == {f"orch-tiny-cpu-{SPOOL_DIGEST}-2"}
 
 
 def test_another_spool_is_another_worker(prepared: Prepared) -> None:
-    other = warm_settings(prepared, WarmSpec(**{**vars(SPEC), "spool": Path("/t")}), (), (1000, 1000))
-    assert other["name"] != warm_settings(prepared, SPEC, (), (1000, 1000))["name"]
+    other = warm_settings(prepared, WarmSpec(**{**vars(SPEC), "spool": Path("/t")}), (), (1000, 1000), GpuSettings())
+    assert other["name"] != warm_settings(prepared, SPEC, (), (1000, 1000), GpuSettings())["name"]
 
 
 def test_weights_that_are_had_by_hand_are_said_for_a_stack_and_an_error_for_a_model(
@@ -213,11 +216,14 @@ def test_a_heartbeat_that_does_not_go_on_is_no_worker(
     beat(tmp_path, "dead", up=False)
     beat(tmp_path, "slow-clock", up=False, time=12.0)
 
+    beats = count(2)
+
     def meanwhile(seconds: float) -> None:
-        beat(tmp_path, "slow-clock", up=False, time=13.0, beat=2)
+        beat(tmp_path, "slow-clock", up=False, time=13.0, beat=next(beats))
+        threading.Event().wait(0.01)
 
     monkeypatch.setattr("orchestrator.warm.spool.time.sleep", meanwhile)
-    monkeypatch.setattr(listing, "WATCH_SECONDS", 0.2)
+    monkeypatch.setattr(listing, "WATCH_SECONDS", 1.0)
     assert [one["id"] for one in beats_of(tmp_path)] == ["slow-clock"]
 
 

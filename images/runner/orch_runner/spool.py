@@ -10,7 +10,7 @@ import secrets
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Dict, FrozenSet, List, Mapping, Optional
+from typing import IO, Any, Dict, List, Mapping, Optional
 
 TICKET_FORMAT = "orch-ticket/1"
 DEFAULT_PATHS = {"data": "/data", "weights": "/weights", "cache": "/cache", "opt": "/opt/orch"}
@@ -44,11 +44,11 @@ class Me:
 
 @dataclass(frozen=True)
 class Ticket:
-    """A job that waits; `workers` may take it, any worker where there are none named."""
+    """A job that waits; `mine`: this worker may take it."""
 
     job: str
     created: float
-    workers: FrozenSet[str]
+    mine: bool
 
 
 class Spool:
@@ -94,17 +94,17 @@ class Spool:
             return []
 
     def tickets(self, names: List[str]) -> List[Ticket]:
-        """The tickets this worker may take, the oldest first."""
-        found = [self._ticket(name) for name in names]
-        mine = [one for one in found if one is not None and (not one.workers or self._me.id in one.workers)]
-        return sorted(mine, key=lambda one: (one.created, one.job))
+        """The tickets that lie there, the oldest first."""
+        found = [ticket for ticket in map(self._ticket, names) if ticket is not None]
+        return sorted(found, key=lambda one: (one.created, one.job))
 
     def _ticket(self, name: str) -> Optional[Ticket]:
         try:
             raw = json.loads((self.tickets_folder / name).read_text(encoding="utf-8"))
             if raw["format"] != TICKET_FORMAT:
                 return None
-            return Ticket(name[: -len(".json")], float(raw["created"]), frozenset(raw.get("workers") or ()))
+            workers = raw.get("workers")
+            return Ticket(name[: -len(".json")], float(raw["created"]), not workers or self._me.id in workers)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None  # somebody else took it, or it is none
 
@@ -185,7 +185,7 @@ def _whose(root: Path, error: OSError) -> str:
     owner = f"uid {state.st_uid}, gid {state.st_gid}"
     return (
         f"cannot write to the spool {root} ({error.strerror}): it belongs to {owner}, and this worker runs as {me}. "
-        f"On the host: chown -R {os.getuid()}:{os.getgid()} the folder that is mounted there"
+        f"On the host: orch compose --env --out .env, or chown -R {os.getuid()}:{os.getgid()} the folder mounted there"
     )
 
 

@@ -203,7 +203,7 @@ class Supervisor:
         if due:
             self._listed = now
             self._notice_silence(names)
-        tickets = [ticket for ticket in self._spool.tickets(names) if not self._abandoned(ticket)]
+        tickets = [one for one in self._spool.tickets(names) if not self._abandoned(one) and one.mine]
         self._waiting = len(tickets)
         for ticket in tickets:
             if len(self._jobs) >= MOST_JOBS or any(job.keeper is None and not job.careful for job in self._under_way):
@@ -306,7 +306,7 @@ class Supervisor:
             return
         self._looked = now
         for job in self._under_way:
-            if job.dropped is None and _is_there(job.folder / "kill"):
+            if job.dropped is None and (_is_there(job.folder / "kill") or _is_gone(job.folder)):
                 self._drop(job)
             elif job.dropped is not None and now - job.dropped > DROP_SECONDS and job.keeper is not None:
                 self._give_up_on(job.keeper, job)
@@ -318,6 +318,7 @@ class Supervisor:
 
     def _drop(self, job: UnderWay) -> None:
         job.dropped = time.monotonic()
+        log(f"{job}: dropped by its host")
         if job.keeper is None:
             self._end(job, 137)
         elif job.keeper.private:
@@ -326,6 +327,7 @@ class Supervisor:
             job.keeper.drop(job.id)
 
     def _stop(self, job: UnderWay) -> None:
+        log(f"{job}: stopped by its host")
         if job.keeper is None:
             self._end(job, STOPPED)
         else:
@@ -367,6 +369,17 @@ def _begins_careful(job: Job) -> bool:
 
 def _life(job: Job) -> SignOfLife:
     return SignOfLife(job.queue / "alive", job.alive_timeout)
+
+
+def _is_gone(folder: Path) -> bool:
+    """Whether the host took it away. A mount that fails for a moment takes nothing away."""
+    try:
+        folder.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def _is_there(path: Path) -> bool:
