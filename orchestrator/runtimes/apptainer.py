@@ -198,7 +198,7 @@ def exec_command(
 
 
 def _variables(spec: WorkerSpec) -> list[str]:
-    """For env(1) in the container: --env of Apptainer sets no HOME, and parts its values at commas."""
+    """For env(1) in the container: --env of Apptainer refuses to set HOME."""
     own = worker_environment(spec.threads, str(GUEST["cache"]), GUEST_HOME)
     gpus = visible_gpus(spec.device) if spec.device != "cpu" else {}
     return [f"{name}={value}" for name, value in {**own, "USER": "orch", "LOGNAME": "orch", **gpus}.items()]
