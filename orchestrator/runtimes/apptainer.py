@@ -81,6 +81,10 @@ class ApptainerRuntime:
         del spec
         return image_paths(prepared)
 
+    def require(self, devices: Sequence[str]) -> None:
+        """Workers see what this machine has: --nv, and the environment's variables leave each its GPU."""
+        del devices
+
     def start(self, prepared: Prepared, spec: WorkerSpec) -> ProcessWorker:
         """Start a contained runner. Raises MachineError, UsageError for a folder that cannot be mounted."""
         command = installed().command
@@ -93,10 +97,6 @@ class ApptainerRuntime:
         except BaseException:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
-
-    def require(self, devices: Sequence[str]) -> None:
-        """--nv takes the driver of this machine, whatever the device; the preflight in the container says the rest."""
-        del devices
 
     def reap(self, run: str, jobs: Path) -> int:
         """Kill the workers whose job folder is one of this run's; with them ends what they contain."""
