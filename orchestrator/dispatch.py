@@ -179,7 +179,7 @@ class Dispatcher:
         if self._interrupts:
             return
         while (order := self._schedule.next_for(live.worker.name)) is not None:
-            write_json(live.folder / QUEUE_NAME / f"{order.number:05d}.json", order.document())
+            write_json(live.folder / QUEUE_NAME / f"{order.number:05d}.json", order.document(), durable=False)
         if self._schedule.remaining == 0:
             self._end_all()
 

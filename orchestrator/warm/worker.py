@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.files import write_json
 from orchestrator.job import END_NAME, QUEUE_NAME
 from orchestrator.runtimes.base import Exit
 from orchestrator.warm.results import bring_back, give_parts
@@ -113,10 +114,7 @@ class WarmWorker:
 
     def _place(self) -> None:
         document = {"format": TICKET_FORMAT, "job": self._job, "model": self._spec.model, "created": time.time()}
-        aside = self._ticket.with_name(f".{self._ticket.name}.tmp")
-        # Not fsynced: after a crash of the machine nobody waits for this job any more.
-        aside.write_text(json.dumps({**document, "workers": list(self._spec.workers)}))
-        aside.replace(self._ticket)
+        write_json(self._ticket, {**document, "workers": list(self._spec.workers)}, durable=False)
 
     def _withdraw(self) -> bool:
         """Take the ticket back; False if it was claimed."""
