@@ -143,7 +143,7 @@ class WarmWorker:
                 self._exit = self._given_up(now)
                 if self._exit is not None:
                     return
-            if now - said > SIGN_SECONDS:
+            if now - said > SIGN_SECONDS and self._waits():
                 said = now
                 yield self._handed_on({"event": "heartbeat", "rss_mb": None})
             time.sleep(LOOK_SECONDS if now - active < BRISK_SECONDS else IDLE_LOOK_SECONDS)
@@ -153,6 +153,10 @@ class WarmWorker:
             bring_back(self._spec.folder / "out", self._spec.shards, self._given, event["shard"])
         self._sequence += 1
         return json.dumps({**event, "seq": self._sequence}).encode()
+
+    def _waits(self) -> bool:
+        """Whether nobody works on the job yet, or at the moment: then nobody speaks for it either."""
+        return self._ticket.exists() or (self._spec.folder / "waiting").exists()
 
     def _read_exit(self) -> Exit | None:
         try:

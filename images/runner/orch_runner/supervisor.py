@@ -245,24 +245,30 @@ class Supervisor:
                 emitter.emit("bye", reason="failed")
             self._spool.end(job, code)
 
-    def _give(self, job: UnderWay) -> bool:
-        """Give a job to a keeper; False if there is none for it now."""
+    def _give(self, job: UnderWay) -> None:
+        """Give a job to a keeper, if there can be one for it now."""
         answer = self._room.answer(job.key, job.careful)
         if answer.waits:
             self._say_waiting(f"{job}: waits for {answer.waits}")
-            return False
+            self._spool.mark_waiting(job.id, True)
+            return
         for idle in answer.evict:
             log(f"{idle.model}: unloaded to make room for {job.model}")
             self._dismiss(idle)
         keeper = answer.keeper
         if keeper is None:
-            keeper = KeeperProcess(job.folder / "job.json", job.key, job.model, job.careful)
+            try:
+                keeper = KeeperProcess(job.folder / "job.json", job.key, job.model, job.careful)
+            except OSError as error:  # no more processes, or no memory for one
+                log(f"{job.model}: cannot be loaded: {error}")
+                self._end(job, 137, f"no process for it: {error.strerror}")
+                return
             self._room.add(keeper)
             self._selector.register(keeper.descriptor, selectors.EVENT_READ)
             log(f"{job.model}: loading{' for careful shards' if job.careful else ''}")
         job.keeper = keeper
+        self._spool.mark_waiting(job.id, False)
         keeper.serve(job.id, job.folder, job.seen, job.sequence)
-        return True
 
     def _place_waiting(self) -> None:
         if not self._stopping:
@@ -358,6 +364,7 @@ class Supervisor:
         now = time.monotonic()
         if now - self._beaten >= BEAT_SECONDS:
             self._beaten = now
+            self._spool.bury_strangers()
             self._spool.beat(self._heartbeat.document(self._room, self._waiting, len(self._jobs)))
 
 
