@@ -5,6 +5,8 @@
 #   engine.sh bases    make orch-base:py3.11 and, where a Python 3.8 is at hand, orch-base:py3.8; more that are at hand by
 #                      name: engine.sh bases 3.10
 #   engine.sh client   print the docker client that can build with BuildKit
+#   engine.sh compose  print a folder with the Compose plugin, out of a newer Debian where this one has none; nothing is
+#                      printed where `docker compose` works already
 #   engine.sh python38 print a Python 3.8 of this machine that really runs
 #   engine.sh status   exit 0 when an engine answers
 #   engine.sh stop     stop the engine, if `start` started it
@@ -14,6 +16,8 @@ set -euo pipefail
 
 STATE=${ORCH_ENGINE_STATE:-/run/orch-engine} # dockerd.pid, dockerd.log, lock
 STAND_IN_SUITE=bookworm
+PLUGINS=${ORCH_ENGINE_PLUGINS:-/var/cache/orch-engine/cli-plugins}
+PLUGINS_SUITE=trixie # the first that has Compose 2
 RECIPE=1 # raise it when the contents of the stand-in bases change
 PYTHON_LIBRARIES=libbz2-1.0,libexpat1,libffi8,liblzma5,libncursesw6,libreadline8,libsqlite3-0,libssl3,libuuid1,zlib1g
 
@@ -68,6 +72,55 @@ buildkit_client() {
         fi
     done < <(clients)
     return 1
+}
+
+# ---- Compose ---------------------------------------------------------------------------------------------------------
+
+# The mirror this machine takes Debian's packages from.
+debian_mirror() {
+    # shellcheck disable=SC2016 # apt's own variable
+    apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' | grep -v -- -security | head -n 1
+}
+
+# The plugin alone, unpacked: nothing is installed, and the machine's own package lists and pins stay as they are.
+compose() {
+    if docker compose version >/dev/null 2>&1; then
+        say "docker compose works already"
+        return
+    fi
+    if [[ ! -x $PLUGINS/docker-compose ]]; then
+        unpack_compose || die "the Compose plugin cannot be had; its log: $STATE/compose.log"
+        say "unpacked the Compose plugin of Debian $PLUGINS_SUITE into $PLUGINS"
+    fi
+    echo "$PLUGINS"
+}
+
+unpack_compose() {
+    have apt-get || die "no apt-get here; install Docker's Compose plugin by hand"
+    local mirror folder
+    mirror=$(debian_mirror)
+    if [[ -z $mirror ]]; then
+        apt-get update -q >"$STATE/compose.log" 2>&1 || true
+        mirror=$(debian_mirror)
+    fi
+    [[ -n $mirror ]] || die "no mirror of Debian is known here; install Docker's Compose plugin by hand"
+    folder=$(mktemp -d)
+    mkdir -p "$folder"/{lists/partial,archives/partial,deb} "$PLUGINS"
+    printf '%s\n' "Types: deb" "URIs: $mirror" "Suites: $PLUGINS_SUITE" "Components: main" \
+        "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg" >"$folder/suite.sources"
+    printf '%s\n' "Dir::Etc::SourceList \"/dev/null\";" "Dir::Etc::SourceParts \"$folder\";" \
+        "Dir::Etc::PreferencesParts \"/dev/null\";" "Dir::State::Status \"/dev/null\";" \
+        "Dir::State::Lists \"$folder/lists\";" "Dir::Cache \"$folder\";" 'APT::Sandbox::User "root";' \
+        'Acquire::Languages "none";' >"$folder/apt.conf"
+    (
+        cd "$folder/deb"
+        export APT_CONFIG=$folder/apt.conf
+        apt-get update -q && apt-get download -q docker-compose && dpkg -x docker-compose_*.deb ..
+    ) >>"$STATE/compose.log" 2>&1 && cp "$folder/usr/libexec/docker/cli-plugins/docker-compose" "$PLUGINS/.new" &&
+        mv "$PLUGINS/.new" "$PLUGINS/docker-compose"
+    local status=$?
+    rm -rf "$folder"
+    return "$status"
 }
 
 # ---- the engine ------------------------------------------------------------------------------------------------------
@@ -295,6 +348,7 @@ case ${1:-} in
 start) if engine_answers; then start; else locked start; fi ;;
 bases) locked bases "${@:2}" ;;
 stop) locked stop ;;
+compose) locked compose ;;
 client) buildkit_client || die "no docker client here can build with BuildKit" ;;
 python38)
     prefix=$(python_prefix 3.8) || die "no Python 3.8 that runs here"

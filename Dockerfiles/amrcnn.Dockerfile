@@ -22,6 +22,8 @@ RUN --mount=type=cache,target=/var/cache/pip \
     --no-deps --require-hashes -r /opt/orch/requirements.lock \
     && ln -s "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/nvidia" /opt/orch/cuda
 
+# A new volume takes this folder's mode: any user may write into it.
+RUN mkdir -m 1777 /cache
 COPY runner /opt/orch/runner
 COPY sources /opt/orch/sources
 COPY stack /opt/orch/stack

@@ -33,6 +33,8 @@ RUN --mount=type=cache,target=/var/cache/pip \
     --root-user-action=ignore --no-deps --no-build-isolation --require-hashes -r "/opt/orch/ops/ops-${version}.txt" \
     && rm -rf /var/lib/apt/lists/*; }
 
+# A new volume takes this folder's mode: any user may write into it.
+RUN mkdir -m 1777 /cache
 COPY runner /opt/orch/runner
 COPY sources /opt/orch/sources
 COPY stack /opt/orch/stack

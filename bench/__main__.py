@@ -7,6 +7,7 @@ import sys
 
 MODULES = (
     "startup",
+    "planning",
     "collect",
     "dispatch",
     "warm",
@@ -17,6 +18,7 @@ MODULES = (
     "export",
     "evaluate",
     "imdlbenco",
+    "many_gpus",
 )
 
 for module in (f"bench.{name}" for name in MODULES):

@@ -102,7 +102,8 @@ def write_job(base: Path, recorded: dict[str, Any]) -> None:
                   "weights": {"onnx": {"file": stored.name, "sha256": None, "package": None}}},
         "native": resolved["native"], "score_threshold": resolved["score_threshold"],
         "max_detections": resolved["max_detections"], "batch_size": 1, "threads": os.cpu_count(),
-        "readers": max(2, os.cpu_count() or 1), "attributes": 0, "image_scores": False, "alive_timeout": 600,
+        "readers": max(2, os.cpu_count() or 1), "attributes": 0, "image_scores": False,
+        "alive_timeout": 600, "part_every": 60,
         "paths": {**paths, "queue": "/job/queue", "stack": "/opt/orch/stack"},
     }  # fmt: skip
     (base / "job" / "job.json").write_text(json.dumps(job))

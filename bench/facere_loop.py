@@ -103,7 +103,7 @@ def job(folder: Path) -> dict[str, Any]:
         "model": {"name": "facere", "task": "instance-segmentation", "settings": {"paste": "cut"}, "weights": weights},
         "native": {"box_order": "xyxy", "class_base": 1, "class_map": list(range(46))}, "device": "cpu",
         "exif": "apply", "score_threshold": None, "max_detections": None, "max_pixels": 250_000_000, "batch_size": 1,
-        "threads": 1, "readers": 2, "attributes": 0, "image_scores": False, "alive_timeout": 600,
+        "threads": 1, "readers": 2, "attributes": 0, "image_scores": False, "alive_timeout": 600, "part_every": 60,
         "paths": {**paths, "queue": str(folder / "job" / "queue"), "sources": {}},
     }  # fmt: skip
 

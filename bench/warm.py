@@ -32,8 +32,8 @@ from orchestrator.launch import worker_settings
 from orchestrator.paths import RunPaths, weights_folder
 from orchestrator.plan import Plan, record_plan
 from orchestrator.progress import SilentDisplay
+from orchestrator.request import RunOptions, make_request
 from orchestrator.resources import RUNNER
-from orchestrator.run import RunOptions, make_request
 from orchestrator.runtimes import make_runtime
 from orchestrator.runtimes.base import BuildOptions, Prepared
 from orchestrator.warm.choose import Wish, find_warm

@@ -32,16 +32,25 @@ class BuildInputs:
     arguments: Mapping[str, str]
     sources: Mapping[str, Source] = field(default_factory=dict)
     """Upstream code: its commit stands for its content, so that nothing need be fetched to know the identity."""
+    for_gpus: bool = False
 
     @property
     def identity(self) -> str:
         """Twelve hexadecimal digits that change exactly when anything of the content does."""
+        return self._digest(json.dumps(self.arguments, sort_keys=True))
+
+    @property
+    def content(self) -> str:
+        """The same without the arguments: two bases of one stack are equally up to date."""
+        return self._digest("")
+
+    def _digest(self, arguments: str) -> str:
         digest = hashlib.sha256()
         named = {"Dockerfile": self.dockerfile, LOCK_NAME: self.lock, **self.files}
         for name in sorted(named):
             content = hashlib.sha256(named[name].read_bytes()).hexdigest()
             digest.update(f"{name}\0{content}\n".encode())
-        digest.update(json.dumps(self.arguments, sort_keys=True).encode())
+        digest.update(arguments.encode())
         for name, source in sorted(self.sources.items()):
             digest.update(json.dumps([name, source.commit, sorted(source.folders)]).encode())
         return digest.hexdigest()[:12]
@@ -86,7 +95,9 @@ def build_inputs(stack: StackEntry, variant: str, options: BuildOptions) -> Buil
         **dict(_build_arguments(stack, variant, given)),
         **given,
     }
-    return BuildInputs(stack.name, variant, stack.dockerfile, lock, files, arguments, stack.spec.sources)
+    return BuildInputs(
+        stack.name, variant, stack.dockerfile, lock, files, arguments, stack.spec.sources, spec.device == "cuda"
+    )
 
 
 def build_lock_of(stack: StackEntry, variant: str) -> Path | None:

@@ -17,7 +17,9 @@ from typing import IO, Any
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError
 from orchestrator.files import write_json
 from orchestrator.job import ALIVE_EVERY, ALIVE_NAME, END_NAME, QUEUE_NAME
+from orchestrator.losses import GOES_ON, Loss, Losses
 from orchestrator.paths import RunPaths
+from orchestrator.places import OwnPlaces, Places
 from orchestrator.progress import Display
 from orchestrator.runtimes.base import Exit, Worker
 from orchestrator.schedule import ImagesOf, Schedule
@@ -27,10 +29,15 @@ SILENCE_SECONDS = 120.0
 PATIENCE_SECONDS = 90.0
 """So long a lost worker is tried to be replaced: an engine that restarts is away for a while."""
 AGAIN_SECONDS = 2.0
+RECORDED_EVERY = 10.0
+"""Of a worker's progress so much is recorded, or a day of 64 workers would be gigabytes on a network file system."""
 GRACE_SECONDS = 30.0
 """Time for the image at hand after the first Ctrl-C, before workers are killed."""
-MOST_IDLE_DEATHS = 4
-"""So many workers of one place may die one after another without having begun a shard."""
+LOOK_EVERY = 1.0
+"""Seconds between two looks whether there is a further place, such as a GPU that another run gave back."""
+
+WAITED_SECONDS = 1.0
+"""A shard that waited so long in a worker's queue goes to one that has nothing to do."""
 
 StartWorker = Callable[[int, str, Path], Worker]
 """Start the worker of that place and name whose queue is in that job folder."""
@@ -43,6 +50,8 @@ class Dispatched:
     notices: tuple[str, ...]
     lost_workers: int
     seconds: float
+    retired: tuple[str, ...] = ()
+    """Devices that were given up, each with the reason."""
 
 
 @dataclass
@@ -61,25 +70,35 @@ class _Live:
     folder: Path
     place: int
     heard: float
+    recorded: float = -RECORDED_EVERY
     sequence: int = 0
     begun: dict[int, int] = field(default_factory=dict)
     """Shards begun and not done, in that order, with the images done in each."""
     announced: tuple[int, list[int]] | None = None
     """Shard and images of the last batch announced: careful shards only."""
+    given: dict[int, float] = field(default_factory=dict)
+    """When each of its shards was put into its queue."""
     shards_done: int = 0
     state: str = "starting"
     failure: dict[str, Any] | None = None
     killed_as_silent: bool = False
+    ended: bool = False
+    """Told to leave, as no shard is left for it."""
 
 
 class Dispatcher:
     """One run's dispatch. All decisions are made in one thread, which reads one queue of what happened."""
 
     def __init__(
-        self, paths: RunPaths, start: StartWorker, display: Display, shards: Sequence[int], images_of: ImagesOf
+        self,
+        paths: RunPaths,
+        start: StartWorker,
+        display: Display,
+        shards: Sequence[int] | Schedule,
+        images_of: ImagesOf,
     ) -> None:
         self._paths, self._start, self._display = paths, start, display
-        self._schedule = Schedule(shards, images_of)
+        self._schedule = shards if isinstance(shards, Schedule) else Schedule(shards, images_of)
         self._images_of = images_of
         # A SimpleQueue's put may interrupt its own thread's get, as a signal handler does; a Queue's would wait for
         # the lock which that get holds, for ever.
@@ -87,33 +106,36 @@ class Dispatcher:
         self._live: dict[str, _Live] = {}
         self._token = secrets.token_hex(3)
         self._starts = 0
-        self._idle_deaths: dict[int, int] = {}
+        self._places: Places = OwnPlaces(0)
+        self._look_at = 0.0
+        self._losses = Losses()
+        self._retired: list[str] = []
         self._replacing: dict[int, _Replacing] = {}
         self._lost = 0
         self._interrupts = 0
         self._done = self._failed = 0
         self._notices: list[str] = []
         self._kill_at: float | None = None
+        self._flushed = 0.0
 
     def interrupt(self) -> None:
         """Once: stop cleanly. Twice: now. Safe to call from a signal handler."""
         self._happened.put(("interrupt", "", None))
 
-    def run(self, workers: int, total: int, already: int) -> Dispatched:
+    def run(self, places: Places, total: int, already: int) -> Dispatched:
         """Predict all shards. Raises Interrupted, RunError, MachineError; finished shards stay on disk."""
         started = time.monotonic()
-        self._done = already
+        self._done, self._places = already, places
         try:
             with self._display.images(total, already), self._paths.events.open("a", encoding="utf-8") as events:
-                for place in range(min(workers, self._schedule.remaining)):
-                    self._launch(place)
-                while self._live or self._replacing:
+                self._take_places()
+                while self._live or self._replacing or (self._schedule.remaining and not self._interrupts):
                     self._step(events)
         finally:
             self._abandon()
         if self._interrupts:
             raise Interrupted("stopped")
-        return Dispatched(tuple(self._notices), self._lost, time.monotonic() - started)
+        return Dispatched(tuple(self._notices), self._lost, time.monotonic() - started, tuple(self._retired))
 
     def _step(self, events: IO[str]) -> None:
         with suppress(queue.Empty):
@@ -127,13 +149,38 @@ class Dispatcher:
                 events.write(json.dumps({"worker": name, "event": "exit", "code": what.code}) + "\n")
                 self._on_exit(self._live.pop(name), what)
         self._keep_alive()
+        self._share_waiting()
         self._replace_lost()
+        self._take_places()
+        if self._schedule.may_get_more:
+            for live in self._live.values():
+                self._feed(live)
+        if time.monotonic() - self._flushed >= ALIVE_EVERY:  # others may be reading along
+            self._flushed = time.monotonic()
+            events.flush()
         states = {f"w{live.place}": live.state for live in self._live.values()}
         self._display.progress(self._done_now(), self._failed, states)
 
     # --- starting and feeding workers
 
-    def _launch(self, place: int) -> None:
+    def _take_places(self) -> None:
+        """Start a worker in each further place that there is, as long as there are shards that nobody has."""
+        if self._interrupts or not self._schedule.pending or time.monotonic() < self._look_at:
+            return
+        self._look_at = time.monotonic() + LOOK_EVERY
+        started: list[_Live] = []
+        for place in self._places.take(self._schedule.pending):
+            try:
+                started.append(self._launch(place))
+            except MachineError as error:
+                if not self._live:
+                    raise
+                self._display.say(f"{self._places.device(place)}: {error.message}; trying again")
+                self._replacing[place] = _Replacing(self._look_at, time.monotonic() + PATIENCE_SECONDS)
+        for live in started:  # when all are there, so that few shards are shared evenly
+            self._feed(live)
+
+    def _launch(self, place: int) -> _Live:
         self._starts += 1
         # Unique, so that a worker an earlier orch left behind never writes under the same temporary name.
         name = f"w{place}-{self._token}{self._starts:02d}"
@@ -143,24 +190,41 @@ class Dispatcher:
         worker = self._start(place, name, folder)
         live = _Live(worker, folder, place, time.monotonic())
         self._live[name] = live
+        self._schedule.join(name)
         threading.Thread(target=self._listen, args=(name, worker), daemon=True).start()
-        self._feed(live)
+        return live
 
     def _replace_lost(self) -> None:
         """Start a worker in each place that lost one; where that fails, try again for a while."""
         for place, replacing in list(self._replacing.items()):
-            if self._interrupts or self._schedule.remaining == 0:
-                del self._replacing[place]
+            if self._interrupts or not self._schedule.pending:
+                self._leave(place)
             elif time.monotonic() >= replacing.due:
                 try:
-                    self._launch(place)
+                    self._feed(self._launch(place))
                 except MachineError as error:
-                    if time.monotonic() >= replacing.until:
-                        error.hint = error.hint or "once that is mended, the same command goes on where it stopped"
-                        raise
-                    replacing.due = time.monotonic() + AGAIN_SECONDS
+                    if time.monotonic() < replacing.until:
+                        replacing.due = time.monotonic() + AGAIN_SECONDS
+                        continue
+                    error.hint = error.hint or GOES_ON
+                    self._retire(place, error.message, error)
                 else:
                     del self._replacing[place]
+
+    def _leave(self, place: int) -> None:
+        self._replacing.pop(place, None)
+        self._places.give_back(place)
+
+    def _retire(self, place: int, reason: str, error: OrchError) -> None:
+        """Go on without a place. Raises `error` when it is the last one."""
+        self._replacing.pop(place, None)
+        self._places.retire(place)
+        if not self._places.left():
+            raise error
+        device = self._places.device(place)
+        self._retired.append(f"{device}: {reason}")
+        workers = len(self._live) + len(self._replacing)
+        self._display.say(f"{device} is given up ({reason}); going on with {workers} worker{'s' * (workers != 1)}")
 
     def _listen(self, name: str, worker: Worker) -> None:
         """In a thread of its own: turn a worker's output and end into what happened."""
@@ -176,16 +240,49 @@ class Dispatcher:
         self._happened.put(("exit", name, ended))
 
     def _feed(self, live: _Live) -> None:
-        if self._interrupts:
+        """Give a worker what it has room for; one for which there is nothing leaves, and its place is free."""
+        if self._interrupts or live.ended:
             return
-        while (order := self._schedule.next_for(live.worker.name)) is not None:
+        name = live.worker.name
+        while (order := self._schedule.next_for(name)) is not None:
             write_json(live.folder / QUEUE_NAME / f"{order.number:05d}.json", order.document(), durable=False)
+            live.given[order.number] = time.monotonic()
         if self._schedule.remaining == 0:
             self._end_all()
+        elif not (self._schedule.assigned(name) or self._schedule.may_get_more or self._waiting()):
+            self._end(live)
+
+    def _waiting(self) -> list[tuple[float, int, _Live]]:
+        """Shards that wait behind another, or for a model to be loaded: since when, and in whose queue."""
+        return [
+            (live.given[number], number, live)
+            for live in self._live.values()
+            for number in self._schedule.assigned(live.worker.name)
+            if number not in live.begun
+        ]
+
+    def _share_waiting(self) -> None:
+        """Workers without a shard get one that waits in another's queue; with nothing waiting they leave.
+
+        Should its worker be reading it at this very moment, both predict it, to the same bytes.
+        """
+        for idle in list(self._live.values()):
+            if not idle.shards_done or idle.ended or self._schedule.assigned(idle.worker.name):
+                continue
+            since, number, live = min(self._waiting(), default=(time.monotonic(), -1, idle), key=lambda one: one[0])
+            if live is not idle and time.monotonic() - since >= WAITED_SECONDS:
+                (live.folder / QUEUE_NAME / f"{number:05d}.json").unlink(missing_ok=True)
+                self._schedule.take_back(live.worker.name, number)
+            self._feed(idle)
+            self._feed(live)
+
+    def _end(self, live: _Live) -> None:
+        live.ended = True
+        (live.folder / QUEUE_NAME / END_NAME).touch()
 
     def _end_all(self) -> None:
         for live in self._live.values():
-            (live.folder / QUEUE_NAME / END_NAME).touch()
+            self._end(live)
 
     def _keep_alive(self) -> None:
         now = time.monotonic()
@@ -211,7 +308,9 @@ class Dispatcher:
     # --- what happened
 
     def _on_event(self, live: _Live, event: dict[str, Any]) -> bool:
-        """Take note of an event; False if it is known already (streams are read again after a broken connection)."""
+        """Take note of an event; False if it need not be recorded: known already (streams are read again after a
+        broken connection), or one of many alike.
+        """
         if event.get("seq", 0) <= live.sequence:
             return False
         live.sequence = event["seq"]
@@ -226,6 +325,9 @@ class Dispatcher:
             live.announced = event["shard"], event["indices"]
         elif kind == "progress":
             live.begun[event["shard"]] = event["done"]
+            if live.heard - live.recorded < RECORDED_EVERY:
+                return False
+            live.recorded = live.heard
         elif kind == "image_failed":
             self._failed += 1
         elif kind == "shard_done":
@@ -238,10 +340,11 @@ class Dispatcher:
         return bool(kind != "heartbeat")
 
     def _on_shard_done(self, live: _Live, event: dict[str, Any]) -> None:
-        self._schedule.done(live.worker.name, event["shard"])
-        self._done += event["images"]
-        self._idle_deaths[live.place] = 0
+        if self._schedule.done(event["shard"]):
+            self._done += event["images"]
+        self._losses.worked(live.place)
         live.shards_done += 1
+        (live.folder / QUEUE_NAME / f"{event['shard']:05d}.json").unlink(missing_ok=True)
         live.begun.pop(event["shard"], None)
         if live.announced is not None and live.announced[0] == event["shard"]:
             live.announced = None
@@ -249,36 +352,24 @@ class Dispatcher:
 
     def _on_exit(self, live: _Live, ended: Exit) -> None:
         live.worker.close()
-        if self._interrupts or self._schedule.remaining == 0:
+        done = self._interrupts or self._schedule.remaining == 0
+        if done or (live.ended and not self._schedule.assigned(live.worker.name)):
+            self._schedule.leave(live.worker.name)
+            self._leave(live.place)
             return
-        self._give_up_if_hopeless(live, ended)
         self._lost += 1
-        reason = live.failure["message"] if live.failure else ended.describe()
         under_way, batch = live.announced or (next(iter(live.begun), None), [])
+        device = self._places.device(live.place)
+        loss = Loss(live.place, device, ended, live.failure, under_way is None, self._log(live))
+        place_lost, reason = self._losses.place_lost(loss), loss.reason
         if not self._schedule.lost(live.worker.name, under_way, batch, reason):
-            raise RunError(
-                f"shard {under_way} cost too many workers", why=f"the last one: {reason}", log=self._log(live)
-            )
-        if under_way is None:
-            self._idle_deaths[live.place] = self._idle_deaths.get(live.place, 0) + 1
-            if self._idle_deaths[live.place] >= MOST_IDLE_DEATHS:
-                raise RunError("workers end before they begin a shard", why=reason, log=self._log(live))
+            raise RunError(f"shard {under_way} cost too many workers", why=f"the last one: {reason}", log=loss.log)
+        if place_lost is not None:
+            self._retire(live.place, reason, place_lost)
+            return
         self._display.say(f"{live.worker.name} was lost ({reason}); starting another")
         now = time.monotonic()
         self._replacing[live.place] = _Replacing(now, now + PATIENCE_SECONDS)
-
-    def _give_up_if_hopeless(self, live: _Live, ended: Exit) -> None:
-        """Raise for an end that another worker would meet as well."""
-        failure = live.failure
-        if failure is None or failure["category"] == "bug":
-            return
-        kinds: dict[str, type[OrchError]] = {"device": MachineError, "weights": MachineError, "output": RunError}
-        if failure["category"] == "device" and live.shards_done:
-            return  # it worked before: a device that was lost, not one that is not there
-        if ended.code in (2, 3, 4, 5):
-            raise kinds.get(failure["category"], RunError)(
-                failure["message"], hint=failure.get("hint"), log=self._log(live)
-            )
 
     def _on_interrupt(self) -> None:
         self._interrupts += 1
@@ -305,3 +396,4 @@ class Dispatcher:
             live.worker.kill()
             live.worker.close()
         self._live.clear()
+        self._places.close()

@@ -7,14 +7,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator import __version__
 from orchestrator.errors import MachineError, OrchError
-from orchestrator.hardware import Gpu, cores, gpus
+from orchestrator.hardware import Gpu, cores, look
+from orchestrator.hardware.machine import BROKEN_HINT
 from orchestrator.paths import home
 
 Status = Literal["ok", "note", "problem"]
@@ -76,7 +76,7 @@ def _engine() -> Iterator[Finding]:
     except OrchError as error:
         yield Finding("image builds", "problem", error.why or error.message, error.hint or "")
     yield _compose()
-    yield _gpu_injection(engine.info)
+    yield _gpu_injection(engine)
 
 
 def _compose() -> Finding:
@@ -86,39 +86,44 @@ def _compose() -> Finding:
     return Finding("Compose", "note", "no plugin", "only for docker compose up: install docker-compose-plugin")
 
 
-def _gpu_injection(info: Any) -> Finding:
-    runtimes = info.get("Runtimes") or {}
-    cdi = [path for path in (Path("/etc/cdi"), Path("/var/run/cdi")) if any(path.glob("nvidia*"))]
-    ways = [*(["nvidia runtime"] if "nvidia" in runtimes else []), *(["CDI"] if cdi else [])]
-    if ways:
-        return Finding("GPUs in containers", "ok", ", ".join(ways))
-    if not _found_gpus():
-        return Finding("GPUs in containers", "note", "not set up; there is no GPU either")
-    return Finding(
-        "GPUs in containers",
-        "problem",
-        "neither the nvidia runtime nor a CDI specification",
-        "install nvidia-container-toolkit, then: nvidia-ctk runtime configure, and restart the engine",
-    )
+def _gpu_injection(engine: Any) -> Finding:
+    from orchestrator.hardware.inject import wiring_of
 
-
-def _found_gpus() -> tuple[Gpu, ...]:
-    with suppress(MachineError):  # told by the check of the GPUs themselves
-        return gpus()
-    return ()
+    try:
+        return Finding("GPUs in containers", "ok", f"by {wiring_of(engine).way()}")
+    except MachineError as error:
+        if not look().gpus:
+            return Finding("GPUs in containers", "note", "not set up; there is no GPU either")
+        return Finding("GPUs in containers", "problem", error.why or error.message, error.hint or "")
 
 
 def _gpus() -> Iterator[Finding]:
-    try:
-        found = gpus()
-    except MachineError as error:
-        yield Finding("GPUs", "problem", error.why or error.message, error.hint or "")
+    machine = look()
+    if machine.platform != "linux":
+        kinds = {"wsl2": "Windows Subsystem for Linux 2", "jetson": machine.model or "Jetson"}
+        yield Finding("platform", "ok", kinds[machine.platform])
+    if machine.broken is not None:
+        yield Finding("GPUs", "problem", machine.broken, BROKEN_HINT)
         return
-    for gpu in found:
-        text = f"{gpu.name}, {gpu.memory} MiB, compute capability {gpu.capability}, driver {gpu.driver}"
-        yield Finding(f"GPU {gpu.index}", "ok", text)
-    if not found:
-        yield Finding("GPUs", "note", "none found by nvidia-smi", "CPU variants run; for a GPU install NVIDIA's driver")
+    if machine.driver is not None:
+        knows = f", CUDA up to {machine.cuda}" if machine.cuda else ""
+        yield Finding("GPU driver", "ok", f"{machine.driver}{knows} (by {machine.source})")
+    for number, gpu in enumerate(machine.gpus):
+        yield Finding(f"GPU {number}", "ok", _described(gpu))
+        if gpu.processes:
+            using = ", ".join(f"{one.pid}{f' ({one.memory} MiB)' if one.memory else ''}" for one in gpu.processes)
+            yield Finding(f"GPU {number} is used", "note", f"by the processes {using}", "another GPU: --device NUMBER")
+    for note in machine.notes:
+        yield Finding("GPUs", "problem", note, "")
+    if not machine.gpus:
+        yield Finding("GPUs", "note", machine.lacks or "none", "CPU variants run; for a GPU install NVIDIA's driver")
+
+
+def _described(gpu: Gpu) -> str:
+    free = "" if gpu.free is None else f", {gpu.free} of them free"
+    slice_of = "" if gpu.parent is None else f", a MIG slice of {gpu.parent}"
+    capability = f", compute capability {gpu.capability}" if gpu.capability else ""
+    return f"{gpu.name}, {gpu.memory} MiB{free}{capability}, {gpu.uuid}{slice_of}"
 
 
 def _environments() -> Iterator[Finding]:

@@ -20,10 +20,12 @@ from orchestrator.build import find_variant
 from orchestrator.catalog import ModelEntry
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.files import write_json
+from orchestrator.outcome import Outcome
 from orchestrator.paths import home
 from orchestrator.predictions import Predictions
 from orchestrator.progress import Display
-from orchestrator.run import Outcome, RunOptions, run
+from orchestrator.request import RunOptions
+from orchestrator.run import run
 from orchestrator.selftest import make_random_weights, selftest_photographs
 
 FORMAT = "orch-equivalence/1"

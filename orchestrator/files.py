@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import IO, Any
 
 
-def write_text(path: Path, text: str, *, durable: bool = True) -> None:
-    """Replace a file in one step; a reader sees the old content or the new, never a part.
+@contextmanager
+def written_aside(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
+    """A file to write that takes the place of `path` in one step; a reader sees the old content or the new.
 
     Not durable: it need not outlive the machine, which spares a wait for the disk.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with aside.open("w", encoding="utf-8") as stream:
-            stream.write(text)
+        with aside.open("wb") as stream:
+            yield stream
             stream.flush()
             if durable:
                 os.fsync(stream.fileno())
@@ -29,6 +30,12 @@ def write_text(path: Path, text: str, *, durable: bool = True) -> None:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def write_text(path: Path, text: str, *, durable: bool = True) -> None:
+    """Replace a file in one step, as `written_aside` does."""
+    with written_aside(path, durable=durable) as stream:
+        stream.write(text.encode("utf-8"))
 
 
 def write_json(path: Path, value: Any, *, durable: bool = True) -> None:

@@ -6,46 +6,24 @@ import glob
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import stat
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from orchestrator.archives import is_archive, unpack
 from orchestrator.errors import UsageError
 from orchestrator.files import write_json
+from orchestrator.input_folders import Found, Ignored, from_folder, public_name, refusal
 from orchestrator.manipulation_data import IMAGES, MASKS, Samples, is_tp_gt, read_json, read_tp_gt
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 _DONE = "unpacked.json"
-
-
-@dataclass(frozen=True)
-class Ignored:
-    """A file that was met and left out, and why."""
-
-    file: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Found:
-    """An image as its source gave it: a root, the name below it, and where the bytes are."""
-
-    root: Path
-    name: str
-    location: Path
-    image_id: int | None = None
-    error: str | None = None
-    size: int = 0
-    mtime_ns: int = 0
-    truth: str | None = None
 
 
 def from_source(
     source: str, unpack_to: Path, image_root: Path | None, ignored: list[Ignored], notes: list[str]
-) -> list[Found]:
-    """The images of one source; adds to `ignored` what it left out and to `notes` what a user should know.
+) -> Iterator[Found]:
+    """The images of one source in order; adds to `ignored` what it left out and to `notes` what a user should know.
 
     Raises UsageError where there is no such source or it cannot be understood, OSError where it cannot be read.
     """
@@ -54,7 +32,7 @@ def from_source(
         notes.append(f"{path} is a data set: its images are those in {IMAGES}, their masks those in {MASKS}")
         return _from_samples(path / IMAGES, read_tp_gt(_absolute(path)), notes)
     if path.is_dir():
-        return _from_folder(_absolute(path), ignored)
+        return from_folder(str(_absolute(path)), ignored)
     if not path.exists() and not path.is_symlink():
         if glob.has_magic(source):
             return _from_glob(path, ignored)
@@ -66,7 +44,7 @@ def from_source(
         return _from_list(path)
     if path.suffix.lower() == ".json":
         return _from_json(path, image_root, notes)
-    return [Found(path.parent, path.name, path)]
+    return iter([_named(path)])
 
 
 def expanded(name: str) -> Path:
@@ -82,87 +60,67 @@ def _absolute(path: Path) -> Path:
     return path.resolve() if ".." in path.parts else path.absolute()
 
 
-def _refusal(name: str) -> str | None:
-    """Why a file met in a folder or archive is not taken as an image; None if it is."""
-    path = PurePosixPath(name)
-    if any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
-        return "hidden"
-    if path.suffix.lower() not in EXTENSIONS:
-        return f"not an image extension: {path.suffix or 'none'}"
-    return None
+def _named(path: Path, missing: str | None = None, truth: str | None = None) -> Found:
+    """A file that was named itself: its root is its folder."""
+    folder = str(path.parent)
+    return Found(folder, path.name, folder, None, None, truth, missing)
 
 
-def _from_folder(root: Path, ignored: list[Ignored]) -> list[Found]:
-    found: list[Found] = []
-    visited: set[str] = set()
-
-    def report(error: OSError) -> None:
-        name = public_name(os.path.relpath(error.filename, root))
-        ignored.append(Ignored(name, f"cannot be read: {error.strerror}"))
-
-    pending = [str(root)]
-    while pending:  # links wait until all real folders were seen, so that images keep their real names
-        start = pending.pop(0)
-        if os.path.realpath(start) in visited:
-            ignored.append(Ignored(public_name(os.path.relpath(start, root)), "a link to a folder that is listed"))
-            continue
-        for folder, folders, files in os.walk(start, onerror=report):
-            visited.add(os.path.realpath(folder))
-            pending += sorted(str(path) for path in map(Path(folder).joinpath, folders) if path.is_symlink())
-            found += _in_folder(root, Path(folder), files, ignored)
-    return sorted(found, key=lambda item: PurePosixPath(item.name).parts)
-
-
-def _in_folder(root: Path, folder: Path, files: Iterable[str], ignored: list[Ignored]) -> Iterator[Found]:
-    for file in sorted(files):
-        name = (folder / file).relative_to(root).as_posix()
-        reason = _refusal(name)
-        if reason is None:
-            yield Found(root, name, folder / file)
-        else:
-            ignored.append(Ignored(public_name(name), reason))
-
-
-def _from_glob(pattern: Path, ignored: list[Ignored]) -> list[Found]:
+def _from_glob(pattern: Path, ignored: list[Ignored]) -> Iterator[Found]:
     fixed = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts))
-    root = _absolute(fixed)
+    root = str(_absolute(fixed))
     matches = sorted(glob.glob(str(pattern), recursive=True))
     if not matches:
         raise UsageError(f"no file matches {pattern}")
-    found: list[Found] = []
     for match in matches:
         name = Path(match).relative_to(fixed).as_posix()
         if Path(match).is_dir():
             if "**" not in pattern.parts:
                 ignored.append(Ignored(public_name(name), "a folder: name it itself, or use **"))
             continue
-        reason = _refusal(name)
+        reason = refusal(name)
         if reason is None:
-            found.append(Found(root, name, root / name))
+            yield Found(root, name, root)
         else:
             ignored.append(Ignored(public_name(name), reason))
-    return found
 
 
-def _from_list(path: Path) -> list[Found]:
+def _from_list(path: Path) -> Iterator[Found]:
     """A text file with a path a line, relative to the list's own folder, else to the current one; # comments."""
+    beside, here = str(path.parent), str(Path.cwd())
+    missing = f"listed in {path.name}, but there is no such file"
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines() would cut names at odd characters
+        with path.open(encoding="utf-8-sig") as lines:  # str.splitlines() would cut names at odd characters
+            for text in map(str.strip, lines):
+                if not text or text[0] == "#":
+                    continue
+                if text[0] in "~." or text[-1] == "/" or "//" in text or "/." in text:
+                    text = str(expanded(text))
+                if text[0] == "/":
+                    location, state = text, None
+                else:
+                    location, state = _beside_or_here(os.path.join(beside, text), os.path.join(here, text))
+                if ".." in location:
+                    location = str(_absolute(Path(location)))
+                folder, _, name = location.rpartition("/")
+                yield Found(folder or "/", name, folder or "/", None, None, None, missing, state)
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not a list of files", why=f"not UTF-8 text: {error}") from None
-    found: list[Found] = []
-    for line in (text.strip() for text in lines):
-        if not line or line.startswith("#"):
+
+
+def _beside_or_here(first: str, second: str) -> tuple[str, os.stat_result | None]:
+    """The one of two places where something is, the first if it is neither, and what is known of it."""
+    for place in (first, second):
+        try:
+            state = os.lstat(place)
+            if not stat.S_ISLNK(state.st_mode) or Path(place).exists():
+                return place, state
+        except (OSError, ValueError):
             continue
-        entry = expanded(line)
-        candidates = [path.parent / entry, Path.cwd() / entry]
-        location = _absolute(next((place for place in candidates if place.exists()), candidates[0]))
-        missing = None if location.is_file() else f"listed in {path.name}, but there is no such file"
-        found.append(Found(location.parent, location.name, location, error=missing))
-    return found
+    return first, None
 
 
-def _from_archive(path: Path, folder: Path, ignored: list[Ignored]) -> list[Found]:
+def _from_archive(path: Path, folder: Path, ignored: list[Ignored]) -> Iterator[Found]:
     """Unpack once; a marker beside the files remembers what came out, for the same command typed again."""
     marker = folder / _DONE
     state = path.stat()
@@ -170,7 +128,7 @@ def _from_archive(path: Path, folder: Path, ignored: list[Ignored]) -> list[Foun
     record = json.loads(marker.read_text(encoding="utf-8")) if marker.is_file() else {}
     if record.get("archive") != stamp:
         folder.mkdir(parents=True, exist_ok=True)
-        taken, left = unpack(path, folder, _refusal)
+        taken, left = unpack(path, folder, refusal)
         record = {
             "archive": stamp,
             "taken": [[member.name, member.error] for member in taken],
@@ -183,10 +141,11 @@ def _from_archive(path: Path, folder: Path, ignored: list[Ignored]) -> list[Foun
         if error is None:
             os.utime(folder / name, ns=(state.st_mtime_ns, state.st_mtime_ns))
     taken_names = sorted(record["taken"], key=lambda item: PurePosixPath(item[0]).parts)
-    return [Found(path, name, folder / name, error=error) for name, error in taken_names]
+    for name, error in taken_names:
+        yield Found(str(path), name, str(folder), None, error)
 
 
-def _from_json(path: Path, image_root: Path | None, notes: list[str]) -> list[Found]:
+def _from_json(path: Path, image_root: Path | None, notes: list[str]) -> Iterator[Found]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:  # UnicodeDecodeError is one
@@ -196,33 +155,30 @@ def _from_json(path: Path, image_root: Path | None, notes: list[str]) -> list[Fo
     return _from_samples(path, read_json(path, content), notes)
 
 
-def _from_samples(source: Path, read: Samples, notes: list[str]) -> list[Found]:
+def _from_samples(source: Path, read: Samples, notes: list[str]) -> Iterator[Found]:
     notes += read.notes
-    found: list[Found] = []
     for sample in read.samples:
         location = _absolute(sample.image)
-        missing = None if location.is_file() else f"listed in {source.name}, but there is no such file"
+        missing = f"listed in {source.name}, but there is no such file"
         truth = str(_absolute(sample.mask)) if isinstance(sample.mask, Path) else sample.mask
-        found.append(Found(location.parent, location.name, location, error=missing, truth=truth))
-    return found
+        yield _named(location, missing, truth)
 
 
-def _from_coco(path: Path, images: Any, image_root: Path | None) -> list[Found]:
+def _from_coco(path: Path, images: Any, image_root: Path | None) -> Iterator[Found]:
     try:
         entries = [(str(image["file_name"]), int(image["id"])) for image in images]
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} is not a COCO annotation file", why=f"{type(error).__name__}: {error}") from None
     if not entries:
         raise UsageError(f"{path} lists no images")
-    root = _absolute(image_root) if image_root else _guess_image_root(path, [name for name, _ in entries[:20]])
-    found: list[Found] = []
+    root = str(_absolute(image_root) if image_root else _guess_image_root(path, [name for name, _ in entries[:20]]))
+    below = root.rstrip("/") + "/"
     for name, image_id in entries:
-        location = Path(os.path.normpath(root / name))
-        if not location.is_relative_to(root):
+        location = os.path.normpath(os.path.join(root, name))
+        if location != root and not location.startswith(below):
             raise UsageError(f"{path}: the file name {name!r} leaves the image folder {root}")
-        missing = None if location.is_file() else f"listed in {path.name}, but not in {root}"
-        found.append(Found(root, location.relative_to(root).as_posix(), location, image_id, missing))
-    return found
+        missing = f"listed in {path.name}, but not in {root}"
+        yield Found(root, location[len(below) :] or ".", root, image_id, None, None, missing)
 
 
 def _guess_image_root(path: Path, names: Sequence[str]) -> Path:
@@ -246,8 +202,3 @@ def _guess_image_root(path: Path, names: Sequence[str]) -> Path:
         why=f"{names[0]} is in none of {', '.join(str(place) for place in places)}",
         hint=f"orch run --images {path} --image-root FOLDER",
     )
-
-
-def public_name(name: str) -> str:
-    """The name as valid text: bytes that are no UTF-8 are written as escapes."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace").replace(os.sep, "/")

@@ -12,6 +12,7 @@ from orchestrator.inputs import InputImage
 CONTRACT = "orch-job/1"
 ALIVE_TIMEOUT = 60.0
 ALIVE_EVERY = 2.0
+PART_EVERY = 60.0
 END_NAME = "end"
 ALIVE_NAME = "alive"
 QUEUE_NAME = "queue"
@@ -69,8 +70,8 @@ def job_document(settings: WorkerSettings, worker: str, paths: GuestPaths) -> di
     }
     located: dict[str, Any] = {name: str(path) for name, path in asdict(paths).items() if name != "sources"}
     located["sources"] = {name: str(path) for name, path in paths.sources.items()}
-    extra = {"contract": CONTRACT, "worker": worker, "alive_timeout": ALIVE_TIMEOUT, "paths": located}
-    return {**document, **extra}
+    times = {"alive_timeout": ALIVE_TIMEOUT, "part_every": PART_EVERY}
+    return {**document, "contract": CONTRACT, "worker": worker, **times, "paths": located}
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,17 @@ class Launcher:
     """Starts workers of one plan, the replacements too."""
 
     def __init__(
-        self, plan: Plan, paths: RunPaths, runtime: Runtime, devices: Sequence[str], threads: int, weights: Path
+        self,
+        plan: Plan,
+        paths: RunPaths,
+        runtime: Runtime,
+        devices: Sequence[str],
+        threads: int,
+        weights: Path,
+        label: str | None = None,
     ) -> None:
+        self._label = label or plan.run_id()
+        """By what the runtime finds these workers again: the run, or its one task."""
         self._plan, self._paths, self._runtime, self._devices = plan, paths, runtime, devices
         self._threads, self._weights = threads, weights
         self._data = paths.jobs / "data"
@@ -39,7 +48,7 @@ class Launcher:
         for folder in (cache, self._weights, out, self._paths.logs):
             folder.mkdir(parents=True, exist_ok=True)
         spec = WorkerSpec(
-            run=plan.run_id(),
+            run=self._label,
             name=name,
             job=job,
             data=self._data,
@@ -71,7 +80,7 @@ def worker_settings(plan: Plan, threads: int) -> WorkerSettings:
         config=spec.config,
         weights={key: stored.as_job() for key, stored in plan.weights.items()},
         native=plan.native(),
-        device=request.device.partition(":")[0],  # the runtime shows it the one GPU that was asked for
+        device=request.device,
         exif=request.exif,
         score_threshold=request.score_threshold,
         max_detections=request.max_detections,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from platformdirs import user_cache_path, user_config_path
@@ -30,6 +30,17 @@ def worker_cache_folder(stack: str, variant: str) -> Path:
     return home() / "worker-cache" / f"{stack}-{variant}"
 
 
+def leases_folder() -> Path:
+    """Locks on GPUs, one file each."""
+    return home() / "leases"
+
+
+def spool_folder() -> Path:
+    """Where hosts and the warm workers of `orch up` meet: $ORCH_SPOOL, else in the cache."""
+    chosen = os.environ.get("ORCH_SPOOL")
+    return Path(chosen).expanduser().absolute() if chosen else home() / "spool"
+
+
 def build_logs_folder() -> Path:
     """Where logs of builds go."""
     return home() / "logs"
@@ -40,12 +51,17 @@ def user_stacks_folder() -> Path:
     return user_config_path("orch") / "stacks"
 
 
+def user_slurm_options() -> Path:
+    """What a site or a user always asks of Slurm."""
+    return user_config_path("orch") / "slurm.yaml"
+
+
 @dataclass(frozen=True)
 class RunPaths:
     """Every file of one run directory."""
 
     root: Path
-    spooled: Path | None = None
+    spooled: Path | None = field(default=None, kw_only=True)
     """What the workers' job folders begin with where they lie in a spool, not in the run directory."""
 
     @property
@@ -103,6 +119,41 @@ class RunPaths:
         """Held by the one process that writes here."""
         return self.root / ".lock"
 
+    @property
+    def claims(self) -> Path:
+        """Who works on which shard, where tasks on several machines share the run."""
+        return self.root / "claims"
+
+    @property
+    def tasks(self) -> Path:
+        """One record per start of a task on a cluster: where, how far, why it ended."""
+        return self.root / "tasks"
+
+    @property
+    def task_events(self) -> Path:
+        """The tasks' events, a file each: several machines never write one file."""
+        return self.root / "events"
+
+    @property
+    def work(self) -> Path:
+        """What a task needs beyond run.json to carry the run out on another machine."""
+        return self.root / "work.json"
+
+    @property
+    def submission(self) -> Path:
+        """The cluster's job, and what was asked of the cluster."""
+        return self.root / "slurm.json"
+
+    @property
+    def job_script(self) -> Path:
+        """What was handed to sbatch."""
+        return self.root / "job.sh"
+
+    @property
+    def cancelled(self) -> Path:
+        """Lies here while the run is cancelled: tasks do not have themselves requeued."""
+        return self.root / "cancelled"
+
     def shard(self, number: int) -> Path:
         """The finished shard of that number."""
         return self.shards / f"{number:05d}.npz"
@@ -114,3 +165,31 @@ class RunPaths:
     def job(self, worker: str) -> Path:
         """A worker's job folder, mounted read-only into it."""
         return self.jobs / worker if self.spooled is None else Path(f"{self.spooled}-{worker}")
+
+
+@dataclass(frozen=True)
+class TaskPaths(RunPaths):
+    """The run directory as one start of a task on a cluster uses it: nobody else writes its files."""
+
+    task: str
+    scratch: Path
+    """Folder on the node's own disk: queues are looked through too often for a network file system."""
+
+    @property
+    def jobs(self) -> Path:
+        """The workers' job folders."""
+        return self.scratch
+
+    @property
+    def events(self) -> Path:
+        """The events of this task's workers."""
+        return self.task_events / f"{self.task}.jsonl"
+
+    @property
+    def record(self) -> Path:
+        """Where, how far, why it ended."""
+        return self.tasks / f"{self.task}.json"
+
+    def worker_log(self, worker: str) -> Path:
+        """A worker's stderr."""
+        return self.logs / f"{self.task}-{worker}.log"

@@ -6,25 +6,37 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import insort
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from orchestrator import __version__
 from orchestrator.catalog import ModelEntry
 from orchestrator.errors import UsageError
-from orchestrator.files import exclusive, write_json, write_text
+from orchestrator.files import exclusive, write_json
 from orchestrator.inputs import InputImage, InputSet, read_inputs
 from orchestrator.paths import RunPaths
 from orchestrator.runtimes.base import Prepared
 from orchestrator.weights import Stored
 
 RUN_FORMAT = "orch-run/1"
-LARGEST_SHARD = 64
-SHARDS_AT_LEAST = 16
+USUAL_SHARD = 64
+MANY_SHARDS = 128
+"""So many that the last ones keep eight workers busy to the end, whatever the images cost: see bench/many_gpus.py."""
+FEW_IMAGES, FEW_SHARDS = 4, 16
+"""Of so few images a shard's own cost is felt, so there are no smaller shards unless there would be too few of them."""
+MOST_SHARDS = 4096
+"""Folders with many more entries make a network file system crawl."""
 MAX_PIXELS = 250_000_000
+AUTO = "auto"
+"""Variant and device of a request while a cluster's node has yet to choose them."""
+
+_States = dict[str, tuple[int, int]]
+"""Size and time of files."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +49,7 @@ class Request:
     runtime: str
     variant: str
     device: str
+    """"cpu" or "cuda": which GPUs are used changes no result, and is noted beside the request."""
     exif: str
     score_threshold: float | None
     max_detections: int | None
@@ -73,6 +86,10 @@ class Plan:
     def images_of(self, shard: int) -> Sequence[InputImage]:
         """A shard's images."""
         return self.inputs.images[shard * self.shard_size : (shard + 1) * self.shard_size]
+
+    def size_of(self, shard: int) -> int:
+        """How many images a shard has."""
+        return min(self.shard_size, len(self.inputs.images) - shard * self.shard_size)
 
     def digest(self) -> str:
         """Digest of all that the predictions depend on; shards of another plan are never collected."""
@@ -132,17 +149,20 @@ class Plan:
         }
 
 
-def begun_with(paths: RunPaths) -> str | None:
-    """The runtime of a run that was begun here; None where none was."""
+def begun_with(paths: RunPaths, field: str = "runtime") -> str | None:
+    """The runtime, or what else of its request, of a run that was begun here; None where none was."""
     try:
-        return str(json.loads(paths.run_json.read_text(encoding="utf-8"))["request"]["runtime"])
+        return str(json.loads(paths.run_json.read_text(encoding="utf-8"))["request"][field])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def default_shard_size(images: int) -> int:
-    """Images per shard: it depends on the images alone, so that results never depend on the workers."""
-    return max(1, min(LARGEST_SHARD, math.ceil(images / SHARDS_AT_LEAST)))
+def default_shard_size(images: int, batch_size: int = 1) -> int:
+    """Images per shard, in whole batches: never by the workers, so that results do not depend on them."""
+    least = min(FEW_IMAGES, math.ceil(images / FEW_SHARDS))
+    most = USUAL_SHARD * math.ceil(images / (MOST_SHARDS * USUAL_SHARD))
+    wanted = max(1, least, min(most, math.ceil(images / MANY_SHARDS)))
+    return math.ceil(wanted / batch_size) * batch_size
 
 
 @contextmanager
@@ -213,37 +233,33 @@ def record_plan(paths: RunPaths, plan: Plan, earlier: dict[str, Any] | None, not
         return
     for folder in (paths.shards, paths.logs, paths.jobs):
         folder.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps(asdict(image)) + "\n" for image in plan.inputs.images)
-    write_text(paths.inputs, lines)
-    write_json(
-        paths.run_json,
-        {
-            "format": RUN_FORMAT,
-            "request": plan.request.as_json(),
-            "plan": plan.digest(),
-            "resolved": plan.predictions_meta(),
-            "shard_size": plan.shard_size,
-            "shards": len(plan.shards),
-            "roots": [str(root) for root in plan.inputs.roots],
-            "ignored": [asdict(one) for one in plan.inputs.ignored],
-            **notes,
-        },
-    )
+    plan.inputs.images.save(paths.inputs)
+    write_json(paths.run_json, run_document(plan, notes))
+
+
+def run_document(plan: Plan, notes: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of run.json."""
+    return {
+        "format": RUN_FORMAT,
+        "request": plan.request.as_json(),
+        "plan": plan.digest(),
+        "resolved": plan.predictions_meta(),
+        "shard_size": plan.shard_size,
+        "shards": len(plan.shards),
+        "roots": [str(root) for root in plan.inputs.roots],
+        "ignored": [asdict(one) for one in plan.inputs.ignored],
+        **notes,
+    }
 
 
 def _refuse_changes(paths: RunPaths, plan: Plan, earlier: Mapping[str, Any]) -> None:
-    before = {image.file: (image.size, image.mtime_ns) for image in read_inputs(paths.inputs)}
-    now = {image.file: (image.size, image.mtime_ns) for image in plan.inputs.images}
-    changes = [
-        *(f"new: {file}" for file in now.keys() - before.keys()),
-        *(f"gone: {file}" for file in before.keys() - now.keys()),
-        *(f"changed: {file}" for file in now.keys() & before.keys() if now[file] != before[file]),
-    ]
-    if changes:
-        more = f" and {len(changes) - 5} more" if len(changes) > 5 else ""
+    same = plan.inputs.images.is_saved_as(paths.inputs)
+    count, first = (0, []) if same else _counted(_changes(read_inputs(paths.inputs), plan.inputs.images))
+    if count:
+        more = f" and {count - len(first)} more" if count > len(first) else ""
         raise UsageError(
             f"the images changed since the run in {paths.root} began",
-            why=", ".join(sorted(changes)[:5]) + more,
+            why=", ".join(first) + more,
             hint="begin a new run with --out FOLDER",
         )
     if plan.digest() != earlier.get("plan"):
@@ -259,3 +275,38 @@ def _refuse_changes(paths: RunPaths, plan: Plan, earlier: Mapping[str, Any]) -> 
             why="; ".join(differing) or "another version of orch",
             hint="begin a new run with --out FOLDER",
         )
+
+
+def _counted(changes: Iterable[str]) -> tuple[int, list[str]]:
+    """How many there are, and the first five in order."""
+    count, first = 0, list[str]()
+    for count, change in enumerate(changes, 1):  # noqa: B007  # the last one counts
+        insort(first, change)
+        del first[5:]
+    return count, first
+
+
+def _changes(before: Iterable[InputImage], now: Iterable[InputImage]) -> Iterator[str]:
+    """What became of the images. Both lists are gone through side by side: only what is out of step is remembered."""
+    gone: _States = {}
+    new: _States = {}
+    for image, waiting, others in _in_turn(before, now, gone, new):
+        state = (image.size, image.mtime_ns)
+        other = others.pop(image.file, None)
+        if other is None:
+            waiting[image.file] = state
+        elif other != state:
+            yield f"changed: {image.file}"
+    yield from (f"gone: {file}" for file in gone)
+    yield from (f"new: {file}" for file in new)
+
+
+def _in_turn(
+    before: Iterable[InputImage], now: Iterable[InputImage], gone: _States, new: _States
+) -> Iterator[tuple[InputImage, _States, _States]]:
+    """Each image with where it waits for its like, and where that may wait already."""
+    for earlier, later in zip_longest(before, now):
+        if earlier is not None:
+            yield earlier, gone, new
+        if later is not None:
+            yield later, new, gone

@@ -3,129 +3,129 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from orchestrator.catalog import ModelEntry
-from orchestrator.dispatch import Dispatched
-from orchestrator.errors import BaseImageError, UsageError
-from orchestrator.executors import EXECUTORS, make_executor
-from orchestrator.executors.base import Work
-from orchestrator.files import write_json
-from orchestrator.hardware import Choice, Gpu, choose_variant, gpus_for
-from orchestrator.input_sources import expanded
+from orchestrator.disk import build_needs, output_need, require_space, weights_needs
+from orchestrator.errors import BaseImageError
+from orchestrator.executors import make_executor
+from orchestrator.executors.base import Executor, Work
+from orchestrator.handover import unresolved
+from orchestrator.hardware import Choice, Gpu
 from orchestrator.inputs import InputSet, collect_inputs
-from orchestrator.limits import most_detections, score_floor
-from orchestrator.masks import gather_masks
+from orchestrator.outcome import Outcome, finish
 from orchestrator.paths import RunPaths, weights_folder
-from orchestrator.plan import Plan, Request, begun_with, default_shard_size, open_run, record_plan
+from orchestrator.places import devices_of_places
+from orchestrator.plan import AUTO, Plan, Request, begun_with, default_shard_size, open_run, record_plan
 from orchestrator.progress import Display
+from orchestrator.request import RunOptions, make_request
 from orchestrator.runtimes import choose_runtime, make_runtime
-from orchestrator.runtimes.base import BuildOptions, Runtime
-from orchestrator.spec import MANIPULATION
+from orchestrator.runtimes.base import Prepared, Runtime
+from orchestrator.turns import Alone, Turns
 from orchestrator.warm import OutsideData, WarmUnfit
 from orchestrator.warm.choose import Warm, Wish, check_wish, find_warm, refusal
 from orchestrator.weights import Stored, ensure_weights, weights_in
 
 
-@dataclass(frozen=True)
-class RunOptions:
-    """What a user asks of a run. None: the model's own default."""
-
-    images: Sequence[str]
-    out: Path | None = None
-    image_root: Path | None = None
-    runtime: str = "auto"
-    executor: str = "local"
-    variant: str | None = None
-    device: str | None = None
-    exif: str = "apply"
-    score_threshold: float | None = None
-    max_detections: int | None = None
-    batch_size: int | None = None
-    settings: Sequence[str] = ()
-    shard_size: int | None = None
-    workers: int = 1
-    threads: int | None = None
-    offline: bool = False
-    warm: bool | None = None
-    """True: warm workers alone; False: none; None: where fitting ones are up."""
-    spool: Path | None = None
-    build: BuildOptions = field(default_factory=BuildOptions)
-    weights_folder: Path | None = None
-    """Take the weights from here instead of the cache: for the self-test's random ones."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A finished run."""
-
-    paths: RunPaths
-    summary: dict[str, Any]
-
-    @property
-    def failed(self) -> int:
-        """Images that could not be predicted."""
-        return int(self.summary["failed"])
-
-
-def run(entry: ModelEntry, options: RunOptions, display: Display) -> Outcome:
+def run(entry: ModelEntry, options: RunOptions, display: Display, turns: Turns | None = None) -> Outcome:
     """Predict all images with a model. The same options on the same folder resume where it stopped.
 
     Raises UsageError, BuildError, MachineError, RunError, Interrupted; what was finished stays in the run directory.
     """
-    present = gpus_for(entry.stack, options.device)
-    choice = choose_variant(entry.stack, options.variant, options.device, present)
+    executor = make_executor(options.executor)
+    choice, gpus = executor.choose(entry, options.variant, options.device)
     request = make_request(entry, options, options.runtime, choice.variant, choice.device)
     out = options.out or Path("runs") / f"{entry.name}-{request.short_digest(options.runtime)}"
     paths = RunPaths(out.absolute())
-    warm = _warm(entry, options, choice, paths, display)
-    if warm is not None:
-        try:
-            machine = _Machine(warm.runtime, warm.why, choice, present, warm.runtime.accept)
-            with closing(warm.runtime):
-                settled = replace(options, threads=options.threads or warm.threads)
-                return _run(entry, settled, warm.runtime.paths, replace(request, runtime="docker"), machine, display)
-        except (WarmUnfit, OutsideData) as error:
-            if options.warm or warm.runtime.started:
-                raise
-            display.say(f"not using a warm worker: {error.message}{f' ({error.why})' if error.why else ''}")
-    runtime, why = _choose_runtime(options.runtime, paths)
-    machine = _Machine(runtime, why, choice, present)
-    try:
-        return _run(entry, options, paths, replace(request, runtime=runtime.name), machine, display)
-    except BaseImageError as error:
-        if options.runtime != "auto":
-            raise
-        display.say(f"{error.message}: {error.why}")
-        machine = replace(machine, runtime=make_runtime("venv"), why="docker: the base image cannot be had")
-        return _run(entry, options, paths, replace(request, runtime="venv"), machine, display)
+    choice = _begun_choice(choice, paths)
+    request = replace(request, variant=choice.variant, device=choice.device)
+    ask = _Ask(entry, options, request, paths, executor, choice, gpus, turns or Alone(), display)
+    outcome = _with_warm_workers(ask) or _with_own_workers(ask)
+    if outcome.complete or not options.slurm.wait:
+        return outcome
+    from orchestrator.attach import attach
+
+    return attach(paths, display)
 
 
 @dataclass(frozen=True)
-class _Machine:
-    """What of this machine a run uses, and why."""
+class _Ask:
+    """All that is settled before the way of carrying a run out is chosen."""
+
+    entry: ModelEntry
+    options: RunOptions
+    request: Request
+    paths: RunPaths
+    executor: Executor
+    choice: Choice
+    gpus: tuple[Gpu, ...]
+    turns: Turns
+    display: Display
+
+
+@dataclass(frozen=True)
+class _Way:
+    """One way of carrying it out, and why this one."""
 
     runtime: Runtime
     why: str
-    choice: Choice
-    gpus: tuple[Gpu, ...]
-    accept: Callable[[InputSet, Mapping[str, Stored]], None] | None = None
+    paths: RunPaths
+    threads: int | None
+    accept: Callable[[InputSet, Mapping[str, Stored]], None] = lambda inputs, weights: None
     """Raises where this cannot do with these images and weights."""
+    leases: bool = True
+    """Whether the run takes GPUs of its own."""
 
 
-def _warm(entry: ModelEntry, options: RunOptions, choice: Choice, paths: RunPaths, display: Display) -> Warm | None:
-    wish = Wish(options.warm, options.spool)
-    why_not = refusal(wish, options.runtime, options.executor, paths, options.weights_folder is not None)
+def _begun_choice(choice: Choice, paths: RunPaths) -> Choice:
+    """Where a node chooses, a run goes on with what the first node chose."""
+    variant, device = begun_with(paths, "variant"), begun_with(paths, "device")
+    if choice.variant != AUTO or variant is None or device is None or variant == AUTO:
+        return choice
+    return Choice(variant, device, "as the run was begun")
+
+
+def _with_warm_workers(ask: _Ask) -> Outcome | None:
+    """The run by workers that are up already; None where there are none that fit, or none are wanted."""
+    options = ask.options
+    warm = _warm(ask)
+    if warm is None:
+        return None
+    threads = options.threads or warm.threads
+    way = _Way(warm.runtime, warm.why, warm.runtime.paths, threads, warm.runtime.accept, leases=False)
+    try:
+        with closing(warm.runtime):
+            return _carry_out(ask, way)
+    except (WarmUnfit, OutsideData) as error:
+        if options.warm or warm.runtime.started:
+            raise
+        ask.display.say(f"not using a warm worker: {error.message}{f' ({error.why})' if error.why else ''}")
+        return None
+
+
+def _warm(ask: _Ask) -> Warm | None:
+    options, wish = ask.options, Wish(ask.options.warm, ask.options.spool)
+    why_not = refusal(wish, options.runtime, options.executor, ask.paths, options.weights_folder is not None)
     if not check_wish(wish, why_not):
         return None
-    return find_warm(wish, entry, choice, paths, options.build, display.say)
+    return find_warm(wish, ask.entry, ask.choice, ask.paths, options.build, ask.display.say)
+
+
+def _with_own_workers(ask: _Ask) -> Outcome:
+    asked = ask.options.runtime
+    runtime, why = _choose_runtime(asked, ask.paths)
+    way = _Way(runtime, why, ask.paths, ask.options.threads)
+    try:
+        return _carry_out(ask, way)
+    except BaseImageError as error:
+        if asked != "auto":
+            raise
+        ask.display.say(f"{error.message}: {error.why}")
+        return _carry_out(ask, replace(way, runtime=make_runtime("venv"), why="docker: the base image cannot be had"))
 
 
 def _choose_runtime(asked: str, paths: RunPaths) -> tuple[Runtime, str]:
@@ -136,60 +136,81 @@ def _choose_runtime(asked: str, paths: RunPaths) -> tuple[Runtime, str]:
     return choose_runtime(asked)
 
 
-def _run(
-    entry: ModelEntry, options: RunOptions, paths: RunPaths, request: Request, machine: _Machine, display: Display
-) -> Outcome:
-    runtime, choice = machine.runtime, machine.choice
-    display.say(f"{entry.name}: runtime {runtime.name} ({machine.why}), variant {choice.variant} ({choice.why})")
+def _carry_out(ask: _Ask, way: _Way) -> Outcome:
+    entry, options, choice, display, paths = ask.entry, ask.options, ask.choice, ask.display, way.paths
+    request = replace(ask.request, runtime=way.runtime.name)
+    display.say(f"{entry.name}: runtime {way.runtime.name} ({way.why}), variant {choice.variant} ({choice.why})")
     with open_run(paths, request) as earlier:
         if earlier is not None and paths.summary.exists() and paths.predictions.exists():
             display.say(f"{paths.root} is complete already")
             return Outcome(paths, json.loads(paths.summary.read_text(encoding="utf-8")))
+        way.runtime.require(choice.devices)
         inputs = collect_inputs(options.images, paths.unpacked, options.image_root)
         _say_inputs(display, inputs)
+        _require_space(ask, way, 0 if earlier else len(inputs.images))
         weights = _weights(entry, options, display)
-        if machine.accept is not None:
-            machine.accept(inputs, weights)
-        prepared = runtime.prepare(entry.stack, choice.variant, options.build, display.detail)
-        if prepared.fresh:
-            display.say(f"built {prepared.location} in {prepared.seconds:.0f} s")
-        shard_size = options.shard_size or default_shard_size(len(inputs.images))
+        way.accept(inputs, weights)
+        prepared = _prepared(ask, way)
+        shard_size = options.shard_size or _shard_size(earlier, len(inputs.images), request.batch_size)
         plan = Plan(request, entry, prepared, weights, inputs, shard_size)
-        found = [asdict(gpu) for gpu in machine.gpus]
-        notes = {"why_runtime": machine.why, "why_variant": choice.why, "gpus": found}
-        record_plan(paths, plan, earlier, notes)
-        weights_at = options.weights_folder or weights_folder(entry.stack.name, entry.name)
-        work = Work(plan, paths, runtime, weights_at, (choice.device,), options.workers, options.threads)
-        dispatched = make_executor(options.executor).dispatch(work, display)
-        return finish(plan, paths, dispatched)
+        used = {"gpus": [asdict(gpu) for gpu in ask.gpus], "devices": list(choice.devices)}
+        record_plan(paths, plan, earlier, {"why_runtime": way.why, "why_variant": choice.why, **used})
+        with ask.turns.predicting(choice.device if options.executor == "local" else options.executor):
+            dispatched = ask.executor.dispatch(_work(ask, way, plan), display)
+        return Outcome(paths, {}) if dispatched is None else finish(plan, paths, dispatched)
 
 
-def make_request(entry: ModelEntry, options: RunOptions, runtime: str, variant: str, device: str) -> Request:
-    """The request with the model's defaults filled in. Raises UsageError."""
-    defaults = entry.spec.defaults
-    if options.exif not in ("apply", "ignore"):
-        raise UsageError(f"--exif {options.exif}: must be apply or ignore")
-    if options.executor not in EXECUTORS:
-        raise UsageError(f"there is no executor {options.executor!r}", why=f"there is {', '.join(EXECUTORS)}")
-    settings = entry.settings(options.settings)
-    return Request(
-        model=entry.name,
-        images=tuple(_absolute(source) for source in options.images),
-        image_root=None if options.image_root is None else str(options.image_root.absolute()),
-        runtime=runtime,
-        variant=variant,
-        device=device,
-        exif=options.exif,
-        score_threshold=score_floor(entry, settings, options.score_threshold),
-        max_detections=most_detections(entry, settings, options.max_detections),
-        batch_size=options.batch_size or defaults.batch_size,
-        settings=settings,
-        shard_size=options.shard_size,
+def _prepared(ask: _Ask, way: _Way) -> Prepared:
+    """The variant made real here, or left to the node that chooses it. Raises BuildError, MachineError."""
+    if ask.choice.variant == AUTO:
+        return unresolved(ask.entry.stack, way.runtime.name)
+    with ask.turns.building():
+        prepared = way.runtime.prepare(ask.entry.stack, ask.choice.variant, ask.options.build, ask.display.detail)
+    if prepared.fresh:
+        ask.display.say(f"built {prepared.location} in {prepared.seconds:.0f} s")
+    return prepared
+
+
+def _shard_size(earlier: Mapping[str, Any] | None, images: int, batch_size: int) -> int:
+    """Images per shard: as the run was begun, else by the images and batches alone."""
+    begun = (earlier or {}).get("shard_size")
+    return begun if isinstance(begun, int) and begun > 0 else default_shard_size(images, batch_size)
+
+
+def _work(ask: _Ask, way: _Way, plan: Plan) -> Work:
+    """What the executor is handed: devices, workers, and whether to wait for a GPU."""
+    entry, options = ask.entry, ask.options
+    free = {gpu.device: gpu.memory for gpu in ask.gpus}
+    devices, workers = devices_of_places(
+        ask.choice.devices, options.workers, options.workers_per_gpu, free, entry.spec.gpu_memory
+    )
+    return Work(
+        plan,
+        way.paths,
+        way.runtime,
+        options.weights_folder or weights_folder(entry.stack.name, entry.name),
+        devices,
+        workers,
+        way.threads,
+        wait=options.wait,
+        leases=way.leases,
+        most_gpus=ask.turns.most_gpus,
+        asked_workers=options.workers,
+        workers_per_gpu=options.workers_per_gpu,
+        build=options.build,
+        slurm=options.slurm,
     )
 
 
-def _absolute(source: str) -> str:
-    return os.path.abspath(expanded(source))
+def _require_space(ask: _Ask, way: _Way, images: int) -> None:
+    """Before anything is fetched or built. Raises MachineError."""
+    entry, options = ask.entry, ask.options
+    needs = [output_need(way.paths.root, images)]
+    if ask.choice.variant != AUTO:
+        needs += build_needs(entry.stack, ask.choice.variant, way.runtime, options.build)
+    if options.weights_folder is None:
+        needs += weights_needs(entry)
+    require_space(needs, entry.name)
 
 
 def _weights(entry: ModelEntry, options: RunOptions, display: Display) -> dict[str, Stored]:
@@ -199,7 +220,7 @@ def _weights(entry: ModelEntry, options: RunOptions, display: Display) -> dict[s
 
 
 def _say_inputs(display: Display, inputs: InputSet) -> None:
-    unreadable = sum(1 for image in inputs.images if image.error)
+    unreadable = inputs.images.unreadable
     words = [f"{len(inputs.images)} images"]
     if unreadable:
         words.append(f"{unreadable} of them cannot be read")
@@ -212,70 +233,3 @@ def _say_inputs(display: Display, inputs: InputSet) -> None:
     display.say("; ".join(words))
     for note in inputs.notes:
         display.say(note)
-
-
-def finish(plan: Plan, paths: RunPaths, dispatched: Dispatched) -> Outcome:
-    """Collect the shards, write the summary, and remove what nobody needs any more."""
-    from orchestrator.collect import collect
-
-    started = time.monotonic()
-    shards = [paths.shard(number) for number in plan.shards]
-    rows = ((image.file, image.image_id) for image in plan.inputs.images)
-    collected = collect(shards, rows, plan.predictions_meta(), paths.predictions)
-    pictures = {}
-    if plan.entry.spec.task == MANIPULATION:
-        gather_masks(plan, paths, predicted_images(paths.predictions))
-        pictures = {"masks": str(paths.masks)}
-    summary = {
-        "model": plan.entry.name,
-        "images": collected.images,
-        "predicted": collected.images - collected.failed,
-        "failed": collected.failed,
-        "instances": collected.instances,
-        "failures": failures(paths.predictions) if collected.failed else [],
-        "ignored": len(plan.inputs.ignored),
-        "predictions": str(paths.predictions),
-        **pictures,
-        "runtime": plan.prepared.runtime,
-        "variant": plan.request.variant,
-        "device": plan.request.device,
-        "versions": versions(paths),
-        "notices": list(dispatched.notices),
-        "lost_workers": dispatched.lost_workers,
-        "seconds": {"dispatch": round(dispatched.seconds, 3), "collect": round(time.monotonic() - started, 3)},
-    }
-    write_json(paths.summary, summary)
-    with suppress(OSError):
-        shutil.rmtree(paths.jobs)
-    shutil.rmtree(paths.unpacked, ignore_errors=True)
-    return Outcome(paths, summary)
-
-
-def versions(paths: RunPaths) -> dict[str, str]:
-    """What the run's last worker to get ready ran on."""
-    found: dict[str, str] = {}
-    with suppress(OSError), paths.events.open(encoding="utf-8") as events:
-        for line in events:
-            with suppress(ValueError):  # the last line of a run that was killed
-                event = json.loads(line)
-                found = event["versions"] if event["event"] == "ready" else found
-    return found
-
-
-def predicted_images(predictions: Path) -> list[bool]:
-    """For each image, whether it was predicted."""
-    from orchestrator.predictions import Predictions
-
-    return [not status for status in Predictions.load(predictions).status]
-
-
-def failures(predictions: Path) -> list[dict[str, str]]:
-    """The images that could not be predicted, and why."""
-    from orchestrator.predictions import Predictions
-
-    loaded = Predictions.load(predictions)
-    return [
-        {"image_file": str(file), "error": str(error)}
-        for file, status, error in zip(loaded.image_file, loaded.status, loaded.error, strict=True)
-        if status
-    ]

@@ -15,16 +15,19 @@ from typing import Any
 
 from orchestrator.catalog import ModelEntry
 from orchestrator.demo.photographs import fetch_photographs
+from orchestrator.disk import build_needs, require_space
 from orchestrator.errors import BaseImageError, MachineError, PredictionsError, RunError
 from orchestrator.hardware import choose_variant, cores, gpus_for
 from orchestrator.inputs import collect_inputs
 from orchestrator.job import QUEUE_NAME
 from orchestrator.launch import Launcher
+from orchestrator.outcome import Outcome
 from orchestrator.paths import RunPaths, home
 from orchestrator.plan import Plan
 from orchestrator.predictions import Predictions
 from orchestrator.progress import Display
-from orchestrator.run import Outcome, RunOptions, make_request, run
+from orchestrator.request import RunOptions, make_request
+from orchestrator.run import run
 from orchestrator.runtimes import choose_runtime
 
 RANDOM_WEIGHTS = "orch_runner.random_weights"
@@ -103,7 +106,9 @@ def make_random_weights(entry: ModelEntry, options: RunOptions, work: Path, disp
     if all((target / weights.file).exists() for weights in entry.spec.weights.values()):
         return
     runtime, _ = choose_runtime(options.runtime)
-    choice = choose_variant(entry.stack, options.variant, options.device, gpus_for(entry.stack, options.device))
+    present = gpus_for(entry.stack, options.device, options.variant)
+    choice = choose_variant(entry.stack, options.variant, options.device, present, entry.spec.gpu_memory)
+    require_space([*build_needs(entry.stack, choice.variant, runtime, options.build)], entry.name)
     prepared = runtime.prepare(entry.stack, choice.variant, options.build, display.detail)
     display.say(f"{entry.name}: making random weights of the right architecture")
     request = make_request(entry, options, runtime.name, choice.variant, choice.device)
@@ -113,7 +118,7 @@ def make_random_weights(entry: ModelEntry, options: RunOptions, work: Path, disp
     plan = Plan(request, entry, prepared, {}, inputs, len(inputs.images))
     job = paths.job("weights")
     (job / QUEUE_NAME).mkdir(parents=True)
-    launcher = Launcher(plan, paths, runtime, (plan.request.device,), cores(), work / "no-weights")
+    launcher = Launcher(plan, paths, runtime, choice.devices, cores(), work / "no-weights")
     worker = launcher.start_program(RANDOM_WEIGHTS, "weights", job, target)
     try:
         failures = [event for event in map(_event, worker.lines()) if event.get("event") == "failure"]

@@ -15,7 +15,7 @@ def missing_shards(plan: Plan, paths: RunPaths) -> list[int]:
     for leftover in paths.shards.glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
     digest = plan.digest()
-    return [number for number in plan.shards if not is_done(paths.shard(number), digest, len(plan.images_of(number)))]
+    return [number for number in plan.shards if not is_done(paths.shard(number), digest, plan.size_of(number))]
 
 
 def is_done(path: Path, plan: str, images: int) -> bool:

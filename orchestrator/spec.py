@@ -39,6 +39,9 @@ Predictor = Annotated[
     AfterValidator(_stays_inside),
 ]
 PythonVersion = Annotated[str, StringConstraints(pattern=r"^3\.[0-9]+$")]
+Capability = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,2}\.[0-9]$")]
+"""A compute capability."""
+DriverVersion = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)*$")]
 SettingValue = bool | int | float | str
 
 Task = Literal["instance-segmentation", "manipulation-localization"]
@@ -80,11 +83,16 @@ class Variant(Spec):
     """Other Pythons the lock installs on: the venv runtime may use them."""
     device: Literal["cpu", "cuda"] = "cpu"
     cuda: str | None = None
-    min_driver: str | None = None
-    native_capabilities: tuple[str, ...] = ()
-    ptx_capabilities: tuple[str, ...] = ()
+    min_driver: DriverVersion | None = None
+    native_capabilities: tuple[Capability, ...] = ()
+    ptx_capabilities: tuple[Capability, ...] = ()
+    """Both lists of compute capabilities stand until a build has read what the binaries really hold."""
+    jit_minutes: Annotated[int, Field(ge=1)] | None = None
+    """So long the driver compiles PTX at the first start on a GPU without native code, where that is known."""
     on_request: bool = False
     """Taken only when asked for by name."""
+    size_gb: Annotated[float, Field(gt=0)] | None = None
+    """What the built image takes on disk, its base included; an environment takes about as much."""
 
     @model_validator(mode="after")
     def _cuda_is_stated(self) -> Variant:
@@ -236,6 +244,8 @@ class Model(Spec):
     weights: Mapping[Name, Weights]
     config: RelativePath | None = None
     """Upstream's configuration file, inside its sources."""
+    gpu_memory: Annotated[int, Field(ge=1)] | None = None
+    """MiB of GPU memory that one worker needs with the defaults, where somebody measured it."""
     taxonomy: str
     native: Native = Native()
     defaults: Defaults = Defaults()

@@ -11,6 +11,13 @@ from pathlib import Path
 from orchestrator.runtimes.base import Report
 
 TAIL = 25
+_RUNNING: set[subprocess.Popen[str]] = set()
+
+
+def end_steps() -> None:
+    """End the commands under way in all threads; each `run_step` then returns or raises as when they fail."""
+    for process in list(_RUNNING):
+        process.terminate()
 
 
 def run_step(
@@ -40,6 +47,7 @@ def run_step(
             env=environment,
         )
         assert process.stdout is not None
+        _RUNNING.add(process)
         try:
             for line in process.stdout:
                 stream.write(line)
@@ -52,4 +60,5 @@ def run_step(
         finally:
             process.stdout.close()
             code = process.wait()
+            _RUNNING.discard(process)
     return code, list(tail)

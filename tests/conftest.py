@@ -1,4 +1,4 @@
-"""What all tests share: a cache and stacks of their own, and what happens to Docker tests where there is no engine."""
+"""What all tests share: a cache and stacks of their own, and what happens to tests where there is no engine or GPU."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator.engine import connect
 from orchestrator.errors import MachineError
+from orchestrator.hardware import gpus
 
 
 @cache
@@ -22,15 +23,32 @@ def engine_problem() -> str | None:
     return None
 
 
+def pytest_configure() -> None:
+    """Runs in tests would append to the summary of the CI job that runs the tests."""
+    os.environ.pop("GITHUB_STEP_SUMMARY", None)
+
+
+@cache
+def gpu_problem() -> str | None:
+    """Why no GPU is there; None if one is."""
+    try:
+        found = gpus()
+    except MachineError as error:
+        return f"{error.message} ({error.why})"
+    return None if found else "no GPU is found on this machine"
+
+
+NEEDED = {"docker": (engine_problem, "ORCH_REQUIRE_DOCKER"), "gpu": (gpu_problem, "ORCH_REQUIRE_GPU")}
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Docker tests are skipped without an engine, except where one is required."""
-    if item.get_closest_marker("docker") is None:
-        return
-    problem = engine_problem()
-    if problem is not None and os.environ.get("ORCH_REQUIRE_DOCKER"):
-        pytest.fail(f"ORCH_REQUIRE_DOCKER is set, but {problem}", pytrace=False)
-    if problem is not None:
-        pytest.skip(problem)
+    """Tests marked docker or gpu are skipped without one, except where one is required."""
+    for marker, (problem_of, variable) in NEEDED.items():
+        problem = problem_of() if item.get_closest_marker(marker) is not None else None
+        if problem is not None and os.environ.get(variable):
+            pytest.fail(f"{variable} is set, but {problem}", pytrace=False)
+        if problem is not None:
+            pytest.skip(problem)
 
 
 def pytest_sessionfinish() -> None:

@@ -15,18 +15,24 @@ import typer.main
 
 from orchestrator import __version__
 from orchestrator.cli import (
+    cluster,
     comparison,
+    compose,
     convert,
     equivalence,
     evaluation,
     models,
+    plan,
     predictions,
+    prune,
     run,
     setup,
     sources,
+    warm,
     weights,
 )
 from orchestrator.cli.common import print_error, print_json, say
+from orchestrator.cli.slurm_options import with_slurm_options
 from orchestrator.errors import EXIT_BUG, EXIT_OK, Interrupted, MachineError, OrchError, UsageError
 
 _MACHINE_SAYS_NO = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
@@ -56,7 +62,11 @@ def _root(
     """Run published vision models, each in an environment of its own."""
 
 
-app.command("run")(run.run)
+app.command("run")(with_slurm_options(run.run))
+app.command("plan")(plan.plan)
+app.command("status")(cluster.status)
+app.command("attach")(cluster.attach)
+app.command("cancel")(cluster.cancel)
 app.command("build")(run.build)
 app.command("selftest")(run.selftest)
 app.command("equivalence")(equivalence.equivalence)
@@ -71,6 +81,12 @@ app.command("draw")(predictions.draw)
 app.command("eval")(evaluation.evaluate)
 app.command("compare")(comparison.compare)
 app.command("report")(comparison.report)
+app.command("prune")(prune.prune)
+app.command("compose")(compose.compose)
+app.command("up")(warm.up)
+app.command("down")(warm.down)
+app.command("ps")(warm.ps)
+app.command("logs")(warm.logs)
 app.command("doctor")(setup.doctor)
 app.add_typer(setup.new, name="new")
 app.command("demo")(setup.demo)

@@ -42,9 +42,9 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, default=str), flush=True)
 
 
-def print_error(error: OrchError) -> None:
-    """What failed, why, where the log is, what to type next."""
-    lines = [f"error: {error.message}"]
+def print_error(error: OrchError, about: str | None = None) -> None:
+    """What failed, why, where the log is, what to type next; `about` one of several things that were asked for."""
+    lines = [f"error: {about}: {error.message}" if about else f"error: {error.message}"]
     if error.why:
         first, *rest = error.why.splitlines()
         lines += [f"  why:  {first}", *(f"        {line}" for line in rest)]

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from orchestrator.cli.checks import BaselineOption, FailOnOption
 from orchestrator.cli.common import JsonOption, print_json, print_table, say
 from orchestrator.cli.evaluation import AnnotationsOption, CategoriesOption, IouOption, iou_kind, no_collector
-from orchestrator.errors import UsageError
+from orchestrator.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -38,14 +39,26 @@ def compare(
     engine: Annotated[str, typer.Option(help="hotcoco (fast), pycocotools (the reference), or auto.")] = "auto",
     format_name: Annotated[str, typer.Option("--format", "-f", help="rich, csv, json, markdown or latex.")] = "rich",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write there instead of to stdout.")] = None,
+    baseline: BaselineOption = None,
+    fail_on: FailOnOption = None,
     json: JsonOption = False,
-) -> None:
-    """Compare runs fairly: figures side by side with intervals, or without annotations how far they agree."""
+) -> int:
+    """Compare runs fairly: figures side by side with intervals, or without annotations how far they agree.
+
+    With --baseline: one run against stored figures.
+    """
     if format_name not in FORMATS:
         from orchestrator.catalog import did_you_mean
 
         raise UsageError(f"there is no format {format_name!r}", why=did_you_mean(format_name, FORMATS))
     kind = iou_kind(iou)
+    if baseline is not None:
+        from orchestrator.cli.against_baseline import asked, compare_to_baseline
+
+        over = {"iou": kind, "categories": categories or (), "engine": engine, "per_category": per_category}
+        return compare_to_baseline(asked(files, baseline, annotations, fail_on, **over), format_name, output, json)
+    if fail_on:
+        raise UsageError("--fail-on needs a baseline", hint="orch compare RUN --baseline FILE|RUN -a COCO.json …")
     from orchestrator.compare import Options
     from orchestrator.compare import compare as compare_runs
     from orchestrator.compare.tables import as_document, caption, tables
@@ -55,14 +68,15 @@ def compare(
         result = compare_runs(files, annotations, options)
     if json:
         print_json(as_document(result))
-        return
+        return EXIT_OK
     for line in (*result.notes, *caption(result)):
         say(line)
     shown = tables(result, per_category, wide=format_name == "csv")
     if format_name == "rich" and output is None:
-        _print_rich(shown)
-        return
-    _write(_formatted(result, shown, format_name), output)
+        print_rich(shown)
+        return EXIT_OK
+    write_or_print(_formatted(result, shown, format_name), output)
+    return EXIT_OK
 
 
 def _formatted(result: Comparison, shown: list[Table], format_name: str) -> str:
@@ -73,7 +87,8 @@ def _formatted(result: Comparison, shown: list[Table], format_name: str) -> str:
     return {"csv": as_csv, "latex": as_latex}.get(format_name, as_markdown)(shown)
 
 
-def _write(text: str, output: Path | None) -> None:
+def write_or_print(text: str, output: Path | None) -> None:
+    """To the file, said; else to stdout."""
     if output is None:
         print(text, end="")
         return
@@ -83,7 +98,7 @@ def _write(text: str, output: Path | None) -> None:
     say(f"wrote {output}")
 
 
-def _print_rich(shown: list[Table]) -> None:
+def print_rich(shown: list[Table]) -> None:
     """Tables in a terminal, the best in bold; plain, tab-separated text where stdout is none."""
     if not sys.stdout.isatty():
         for table in shown:

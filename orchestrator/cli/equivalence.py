@@ -57,7 +57,7 @@ def equivalence(
     from orchestrator.cli.run import build_options
     from orchestrator.equivalence import equivalence as compare
     from orchestrator.progress import make_display
-    from orchestrator.run import RunOptions
+    from orchestrator.request import RunOptions
 
     names = [name.strip() for name in variants.split(",")]
     for_all, of_variant = _base_images(base_image or [], names)

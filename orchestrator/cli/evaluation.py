@@ -52,6 +52,10 @@ def evaluate(
     count_iou: Annotated[float, typer.Option(min=0.01, max=1, help="IoU at which right and wrong is counted.")] = 0.5,
     count_score: Annotated[float, typer.Option(min=0, max=1, help="Least score of what is counted.")] = 0.0,
     engine: Annotated[str, typer.Option(help="hotcoco (fast), pycocotools (the reference), or auto.")] = "auto",
+    save_baseline: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.json", help="Store the figures for orch run and orch compare --baseline."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Score predictions: COCO's AP and AR, FashionFail's mAP_w, counts; or with --masks, manipulated pixels."""
@@ -59,6 +63,8 @@ def evaluate(
     if annotations is not None and masks is not None:
         raise UsageError("two kinds of truth were given", hint=f"orch eval {file} --annotations COCO.json")
     if annotations is None:
+        if save_baseline is not None:
+            raise UsageError("a baseline needs COCO annotations", hint=f"orch eval {file} --annotations COCO.json …")
         if masks is None and not _has_recorded_truth(file):
             raise UsageError("no truth was given", hint=f"orch eval {file} --annotations COCO.json, or --masks FOLDER")
         _evaluate_masks(file, masks, json)
@@ -72,6 +78,12 @@ def evaluate(
     counts_at = CountsAt(count_iou, count_score)
     with no_collector():
         result = evaluate_predictions(predictions, annotations, kind, categories or (), counts_at, engine)
+    if save_baseline is not None:
+        from orchestrator.checks.baseline import baseline_of, write_baseline
+
+        write_baseline(save_baseline, baseline_of(predictions, result, annotations))
+        if not json:
+            say(f"wrote {save_baseline}")
     if json:
         print_json({"predictions": str(predictions.path), "annotations": str(annotations), **asdict(result)})
         return

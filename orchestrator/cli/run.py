@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.cli.checks import (
+    BaselineOption,
+    FailOnOption,
+    JunitOption,
+    SummaryOption,
+    checking,
+    say_verdicts,
+)
 from orchestrator.cli.common import (
     JsonOption,
     OfflineOption,
@@ -17,15 +27,20 @@ from orchestrator.cli.common import (
     print_json,
     say,
 )
-from orchestrator.errors import EXIT_OK, EXIT_SOME_FAILED, Interrupted, UsageError
+from orchestrator.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
-    from orchestrator.run import Outcome
+    from orchestrator.checks import Checked
+    from orchestrator.executors.slurm_options import SlurmOptions
+    from orchestrator.outcome import Outcome
     from orchestrator.runtimes.base import BuildOptions
 
 SHOWN_FAILURES = 20
+GOES_ON = "the same command goes on where it stopped"
 
-ModelOption = Annotated[str, typer.Option("--model", "-m", help="The model; see orch models.")]
+ModelsOption = Annotated[
+    list[str] | None, typer.Option("--model", "-m", metavar="MODEL", help="See orch models; repeatable: all at once.")
+]
 ImagesOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -36,7 +51,10 @@ ImagesOption = Annotated[
         "manipulation localization (Tp/ and Gt/, or its .json); repeatable.",
     ),
 ]
-DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu or cuda; what fits by default.")]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option("--device", help="cpu, cuda, GPUs by number (0,1) or UUID (GPU-…, MIG-…). Default: what fits."),
+]
 BaseImageOption = Annotated[str | None, typer.Option("--base-image", help="Build on this image instead.")]
 BuildArgOption = Annotated[
     list[str] | None, typer.Option("--build-arg", metavar="NAME=VALUE", help="For the Dockerfile; repeatable.")
@@ -49,24 +67,40 @@ WarmOption = Annotated[
 SpoolOption = Annotated[
     Path | None, typer.Option("--spool", metavar="DIR", help="The warm workers' spool. Default: $ORCH_SPOOL, or found.")
 ]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say only what went wrong.")]
+
 SettingsOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting of the model; repeatable.")
 ]
 
 
 def run(
-    model: ModelOption,
+    context: typer.Context,
+    model: ModelsOption = None,
     images: ImagesOption = None,
     more_images: Annotated[
         list[str] | None, typer.Argument(metavar="[SOURCE]...", help="More images: --images photos/*.jpg works.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run directory. Default: runs/MODEL-…")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Run directory, or the folder of several. Default: runs/MODEL-…"),
+    ] = None,
     image_root: Annotated[Path | None, typer.Option(help="Folder of the images of a COCO file.")] = None,
     runtime: RuntimeOption = "auto",
-    executor: Annotated[str, typer.Option(help="Where workers run.")] = "local",
+    executor: Annotated[str, typer.Option(help="Where workers run: local, or slurm.")] = "local",
     variant: VariantOption = None,
     device: DeviceOption = None,
-    workers: Annotated[int, typer.Option("--workers", "-w", min=1, max=256, help="Workers side by side.")] = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", "-w", min=1, max=256, help="Side by side. Default: one; on GPUs one on each."),
+    ] = None,
+    workers_per_gpu: Annotated[
+        str | None,
+        typer.Option(metavar="N|auto", help="Workers on each GPU; auto: as many as fit its memory."),
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option(help="For a GPU that other runs use; with --executor slurm until the run is complete.")
+    ] = True,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads per worker. Default: cores / workers.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch.")] = None,
     shard_size: Annotated[int | None, typer.Option(min=1, max=100_000, help="Images per shard.")] = None,
@@ -81,17 +115,35 @@ def run(
     spool: SpoolOption = None,
     base_image: BaseImageOption = None,
     build_arg: BuildArgOption = None,
+    annotations: Annotated[
+        Path | None, typer.Option("--annotations", "-a", metavar="COCO.json", help="The truth, for AP and --baseline.")
+    ] = None,
+    baseline: BaselineOption = None,
+    fail_on: FailOnOption = None,
+    junit: JunitOption = None,
+    job_summary: SummaryOption = None,
     stacks: StacksOption = None,
     json: JsonOption = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what went wrong.")] = False,
+    quiet: QuietOption = False,
+    all_models: Annotated[bool, typer.Option("--all", help="All models that can run here as it is.")] = False,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", "-f", metavar="ORCH.yaml", help="A whole comparison: orch new comparison."),
+    ] = None,
+    slurm: dict[str, Any] | None = None,
 ) -> int:
-    """Predict images with a model, in an environment of its own. The same command resumes."""
+    """Predict images with models, each in an environment of its own. The same command resumes."""
+    from orchestrator.cli import several
+
+    checked_by = partial(
+        checking, fail_on=fail_on, baseline=baseline, annotations=annotations, junit=junit, summary=job_summary
+    )
+    if file is not None:
+        return several.run_file(context, file, stacks, checked_by, json=json, quiet=quiet)
     sources = [*(images or []), *(more_images or [])]
-    if not sources:
-        raise UsageError("no images were given", hint=f"orch run --model {model} --images FOLDER")
-    entry = catalog(stacks).model(model)
+    several.refuse_incomplete(model or [], sources, all_models)
     from orchestrator.progress import make_display
-    from orchestrator.run import RunOptions
+    from orchestrator.request import RunOptions
     from orchestrator.run import run as run_model
 
     options = RunOptions(
@@ -109,23 +161,60 @@ def run(
         settings=settings or (),
         shard_size=shard_size,
         workers=workers,
+        workers_per_gpu=several.per_gpu(workers_per_gpu),
+        wait=wait,
         threads=threads,
         offline=offline,
         warm=warm,
         spool=spool,
+        slurm=_slurm_options(executor, slurm or {}, wait=wait),
         build=build_options(base_image, build_arg, rebuild=False, offline=offline),
     )
+    if all_models or len(model or []) > 1:
+        wanted = several.Wanted(model or [], all_models, json, quiet)
+        return several.run_models(catalog(stacks), wanted, options, checked_by)
+    entry = catalog(stacks).model((model or [""])[0])
+    with checked_by([entry.name]) as checks:
+        outcome = _interruptible(partial(run_model, entry, options, make_display(json=json, quiet=quiet)))
+        checked = checks.finished(entry.name, outcome.summary) if outcome.complete else None
+    report_outcome(outcome, checked, json=json, quiet=quiet)
+    return checks.exit_code
+
+
+def _interruptible(action: Callable[[], Outcome]) -> Outcome:
     try:
-        outcome = run_model(entry, options, make_display(json=json, quiet=quiet))
+        return action()
     except Interrupted as stopped:
-        raise Interrupted(
-            "stopped; what is done is kept", hint="the same command goes on where it stopped"
-        ) from stopped
-    if json:
-        print_json(outcome.summary)
+        if stopped.hint:
+            raise
+        raise Interrupted("stopped; what is done is kept", hint=GOES_ON) from stopped
+
+
+def _slurm_options(executor: str, given: dict[str, Any], *, wait: bool) -> SlurmOptions:
+    from orchestrator.executors.slurm_options import SlurmOptions, slurm_options
+    from orchestrator.paths import user_slurm_options
+
+    if executor == "slurm":
+        return slurm_options(user_slurm_options(), {**given, "wait": None if wait else False})
+    if given:
+        first = next(iter(given)).replace("_", "-")
+        raise UsageError(f"--{first} is for --executor slurm")
+    return SlurmOptions()
+
+
+def report_outcome(outcome: Outcome, checked: Checked | None, *, json: bool, quiet: bool) -> None:
+    """Print what a run came to, and what was checked of it."""
+    if not outcome.complete:
+        if json:
+            print_json({"run": str(outcome.paths.root), "state": "submitted"})
+        elif not quiet:
+            say(f"it goes on by itself; next: orch attach {outcome.paths.root}")
+    elif json:
+        print_json({**outcome.summary, **(checked.as_json() if checked else {})})
     else:
         _print_outcome(outcome, quiet)
-    return EXIT_SOME_FAILED if outcome.failed else EXIT_OK
+        if checked:
+            say_verdicts(checked, quiet=quiet)
 
 
 def _print_outcome(outcome: Outcome, quiet: bool) -> None:
@@ -156,6 +245,7 @@ def build(
 ) -> None:
     """Build a stack's image or environment; nothing happens if nothing changed."""
     stack = catalog(stacks).stack(name)
+    from orchestrator.disk import build_needs, require_space
     from orchestrator.hardware import choose_variant, gpus_for
     from orchestrator.progress import make_display
     from orchestrator.runtimes import choose_runtime
@@ -164,8 +254,9 @@ def build(
     chosen, _ = choose_runtime(runtime)
     # One that is named is built for whatever machine it is meant for, not for this one.
     if variant is None or device is not None:
-        variant = choose_variant(stack, variant, device, gpus_for(stack, device)).variant
+        variant = choose_variant(stack, variant, device, gpus_for(stack, device, variant)).variant
     options = build_options(base_image, build_arg, rebuild=rebuild, offline=offline)
+    require_space([*build_needs(stack, variant, chosen, options)], f"building {stack.name}")
     prepared = chosen.prepare(stack, variant, options, display.detail)
     if json:
         print_json(
@@ -203,7 +294,7 @@ def selftest(
     """Run three photographs through a model's real environment, with random weights where its own are not public."""
     entry = catalog(stacks).model(model)
     from orchestrator.progress import make_display
-    from orchestrator.run import RunOptions
+    from orchestrator.request import RunOptions
     from orchestrator.selftest import selftest as test_model
 
     chosen = build_options(base_image, build_arg, rebuild=False, offline=offline)

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from orchestrator.cli.common import JsonOption, RuntimeOption, print_json, print_table, say
+from orchestrator.cli.common import (
+    JsonOption,
+    RuntimeOption,
+    StacksOption,
+    catalog,
+    print_json,
+    print_table,
+    say,
+)
+from orchestrator.cli.plan import prospect_of, show
 from orchestrator.errors import EXIT_OK, MachineError
 
 new = typer.Typer(help="Begin something of your own.", no_args_is_help=True, rich_markup_mode=None)
@@ -18,18 +27,32 @@ def _new() -> None:
     """Begin something of your own."""
 
 
-def doctor(json: JsonOption = False) -> int:
+def doctor(
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Say, too, where this model would run.")] = None,
+    stacks: StacksOption = None,
+    json: JsonOption = False,
+) -> int:
     """Examine this machine: engine, GPUs, Python, disk; with the next step for each thing amiss."""
+    entry = None if model is None else catalog(stacks).model(model)
     from orchestrator.doctor import examine
 
     findings = examine()
-    if json:
-        print_json({"findings": [finding.as_json() for finding in findings]})
-    else:
+    amiss = any(finding.status == "problem" for finding in findings)
+    code = MachineError.exit_code if amiss else EXIT_OK
+    document: dict[str, Any] = {"findings": [finding.as_json() for finding in findings]}
+    if not json:
         rows = [[one.what, one.status, one.found, one.step] for one in findings]
         print_table(["", "status", "found", "next step"], rows)
-    amiss = any(finding.status == "problem" for finding in findings)
-    return MachineError.exit_code if amiss else EXIT_OK
+    if entry is not None:
+        prospect = prospect_of(entry)
+        document["plan"] = prospect.as_json()
+        code = code or prospect.exit_code
+        if not json:
+            print()
+            show(prospect)
+    if json:
+        print_json(document)
+    return code
 
 
 @new.command("stack")
@@ -48,6 +71,22 @@ def new_stack(
     say(f"wrote {created}")
     say(f"  try:  orch run --stacks {folder} --model {name}-example --images FOLDER")
     say(f"  edit: {created / 'predictor.py'}, then {created / 'stack.yaml'}")
+
+
+@new.command("comparison")
+def new_comparison(
+    file: Annotated[Path, typer.Argument(metavar="[FILE]")] = Path("orch.yaml"),
+    json: JsonOption = False,
+) -> None:
+    """Write an orch.yaml to be changed: models, images, settings, truth, for orch run -f."""
+    from orchestrator.comparison_example import write_example
+
+    write_example(file)
+    if json:
+        print_json({"file": str(file)})
+        return
+    say(f"wrote {file}")
+    say(f"  edit it, then: orch run -f {file}")
 
 
 def demo(

@@ -17,10 +17,12 @@ from orchestrator.demo.photographs import fetch_photographs
 from orchestrator.demo.scenes import write_scenes
 from orchestrator.draw import contact_sheet
 from orchestrator.evaluate import Evaluation, evaluate
+from orchestrator.outcome import Outcome
 from orchestrator.pictures import draw_run_directory
 from orchestrator.predictions import Predictions
 from orchestrator.progress import Display
-from orchestrator.run import Outcome, RunOptions, run
+from orchestrator.request import RunOptions
+from orchestrator.run import run
 
 FIRST_SEED = 1_000_000
 """Training used smaller seeds: these scenes were never seen."""

@@ -8,7 +8,10 @@ from typing import cast
 from orchestrator.errors import UsageError
 from orchestrator.executors.base import Executor
 
-EXECUTORS = {"local": "orchestrator.executors.local:LocalExecutor"}
+EXECUTORS = {
+    "local": "orchestrator.executors.local:LocalExecutor",
+    "slurm": "orchestrator.executors.slurm:SlurmExecutor",
+}
 
 
 def make_executor(name: str) -> Executor:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
+from orchestrator.catalog import ModelEntry
 from orchestrator.dispatch import Dispatched
+from orchestrator.executors.slurm_options import SlurmOptions
+from orchestrator.hardware import Choice, Gpu
 from orchestrator.paths import RunPaths
 from orchestrator.plan import Plan
 from orchestrator.progress import Display
-from orchestrator.runtimes.base import Runtime
+from orchestrator.runtimes.base import BuildOptions, Runtime
 
 
 @dataclass(frozen=True)
@@ -28,10 +31,31 @@ class Work:
     workers: int = 1
     threads: int | None = None
     """Per worker; None: the cores there are, shared out."""
+    wait: bool = True
+    """Whether to wait where all GPUs are in use by other runs."""
+    leases: bool = True
+    """Whether the run takes GPUs of its own; not where its workers have theirs already."""
+    most_gpus: Callable[[int], int] = lambda gpus: gpus
+    """How many of the GPUs that it could use the run may hold at this moment."""
+    asked_workers: int | None = None
+    workers_per_gpu: int | Literal["auto"] | None = None
+    """What was asked for, for machines whose GPUs are not seen from here."""
+    build: BuildOptions = field(default_factory=BuildOptions)
+    """How the variant was prepared, for machines that prepare it again."""
+    slurm: SlurmOptions = field(default_factory=SlurmOptions)
 
 
 class Executor(Protocol):
     """Says where workers run; orthogonal to the runtime, which says how."""
 
-    def dispatch(self, work: Work, display: Display) -> Dispatched:
-        """Have the shards that are missing predicted. Raises Interrupted, RunError, MachineError."""
+    def choose(self, entry: ModelEntry, variant: str | None, device: str | None) -> tuple[Choice, tuple[Gpu, ...]]:
+        """The variant and device for the machines where workers run, and the GPUs seen here that decided it.
+
+        AUTO where only those machines can tell. Raises UsageError, MachineError.
+        """
+
+    def dispatch(self, work: Work, display: Display) -> Dispatched | None:
+        """Have the shards that are missing predicted. Raises Interrupted, RunError, MachineError.
+
+        None: others do that from now on, and collect; `orchestrator.attach` follows them.
+        """

@@ -4,58 +4,62 @@ from __future__ import annotations
 
 import importlib
 import shutil
-import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
+from orchestrator.binaries import as_built
+from orchestrator.catalog import ModelEntry
 from orchestrator.dispatch import Dispatched, Dispatcher
 from orchestrator.executors.base import Work
-from orchestrator.hardware import cores
+from orchestrator.executors.slurm import refuse_while_under_way
+from orchestrator.hardware import Choice, Gpu, choose_variant, cores, gpus_for
 from orchestrator.launch import Launcher
+from orchestrator.places import LeasedPlaces, OwnPlaces, Places
 from orchestrator.progress import Display
+from orchestrator.schedule import dear_first
 from orchestrator.shards import missing_shards
+from orchestrator.stopping import signals_to
 
 
 class LocalExecutor:
     """Starts every worker here, by the runtime's own means."""
 
+    def choose(self, entry: ModelEntry, variant: str | None, device: str | None) -> tuple[Choice, tuple[Gpu, ...]]:
+        """The variant that fits this machine, and its GPUs. Raises UsageError, MachineError."""
+        present = gpus_for(entry.stack, device, variant)
+        stack = as_built(entry.stack) if present else entry.stack
+        return choose_variant(stack, variant, device, present, entry.spec.gpu_memory), present
+
     def dispatch(self, work: Work, display: Display) -> Dispatched:
         """Have the shards that are missing predicted. Raises Interrupted, RunError, MachineError."""
         plan, paths, runtime = work.plan, work.paths, work.runtime
+        refuse_while_under_way(paths)
         for folder in (paths.shards, paths.logs, paths.jobs):
             folder.mkdir(parents=True, exist_ok=True)
         runtime.reap(plan.run_id(), paths.jobs)
         shutil.rmtree(paths.jobs)
         paths.jobs.mkdir()
         missing = missing_shards(plan, paths)
-        already = len(plan.inputs.images) - sum(len(plan.images_of(shard)) for shard in missing)
+        already = len(plan.inputs.images) - sum(plan.size_of(shard) for shard in missing)
         if not missing:
             return Dispatched((), 0, 0.0)
         if already:
             display.say(f"resuming: {already} of {len(plan.inputs.images)} images are done")
         threads = work.threads or max(1, cores() // min(work.workers, len(missing)))
         launcher = Launcher(plan, paths, runtime, work.devices, threads, work.weights)
-        dispatcher = Dispatcher(paths, launcher.start, display, missing, plan.images_of)
+        ordered = dear_first(missing, plan.images_of)
+        dispatcher = Dispatcher(paths, launcher.start, display, ordered, plan.images_of)
         # What collecting needs (numpy) takes a while to import: best done while the workers start.
         threading.Thread(target=importlib.import_module, args=("orchestrator.collect",), daemon=True).start()
         try:
-            with signals_to(dispatcher):
-                return dispatcher.run(work.workers, len(plan.inputs.images), already)
+            with signals_to(dispatcher.interrupt):
+                return dispatcher.run(places_of(work, display), len(plan.inputs.images), already)
         finally:
             runtime.reap(plan.run_id(), paths.jobs)  # what could not be removed while the engine was away
 
 
-@contextmanager
-def signals_to(dispatcher: Dispatcher) -> Iterator[None]:
-    """While workers run, Ctrl-C and SIGTERM go to the dispatcher. In a thread of a host program nothing changes."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    wanted = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda *_: dispatcher.interrupt()) for number in wanted}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def places_of(work: Work, display: Display) -> Places:
+    """Places on GPUs are leased, those on the CPU are the run's own."""
+    if not work.leases or set(work.devices) == {"cpu"}:
+        return OwnPlaces(work.workers, work.devices)
+    what = f"{work.plan.entry.name} into {work.paths.root}"
+    return LeasedPlaces(work.workers, work.devices, what, display, wait=work.wait, most_gpus=work.most_gpus)

@@ -59,7 +59,8 @@ class WorkerSpec:
     """File that the worker's stderr goes to."""
     threads: int
     device: str = "cpu"
-    """"cpu", "cuda", or "cuda:N": the runtime shows the worker that GPU alone, which it calls "cuda"."""
+    """"cpu", "cuda" (the one GPU that the runtime shows, whichever), or "cuda:ID" with the index, the UUID or the MIG
+    UUID of the GPU that the runtime shows the worker alone, which calls it "cuda"."""
     module: str = "orch_runner"
     """What is started: the runner, or one of its other programs."""
 
@@ -122,8 +123,17 @@ class Runtime(Protocol):
     def prepare(self, stack: StackEntry, variant: str, options: BuildOptions, report: Report) -> Prepared:
         """Build what is missing. Raises BuildError, MachineError."""
 
+    def build_place(self, stack: StackEntry, variant: str, options: BuildOptions) -> Path | None:
+        """The folder that `prepare` would fill; None where it has nothing to build or the disk is not this machine's.
+
+        Raises what `prepare` raises before it begins.
+        """
+
     def guest_paths(self, prepared: Prepared, spec: WorkerSpec) -> GuestPaths:
         """The names under which a worker of this runtime sees its folders."""
+
+    def require(self, devices: Sequence[str]) -> None:
+        """Whether workers can be shown these devices. Raises MachineError before anything is built."""
 
     def start(self, prepared: Prepared, spec: WorkerSpec) -> Worker:
         """Start a worker whose job folder is written. Raises MachineError."""

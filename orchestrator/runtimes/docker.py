@@ -6,25 +6,30 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from orchestrator.binaries import LABEL
 from orchestrator.build import build_inputs
 from orchestrator.catalog import StackEntry
 from orchestrator.engine import Engine, connect
 from orchestrator.errors import MachineError
+from orchestrator.hardware.inject import GpuSettings, gpu_settings, wiring_of
 from orchestrator.job import JOB_NAME, QUEUE_NAME, GuestPaths
 from orchestrator.runtimes.base import BuildOptions, Exit, Prepared, Report, WorkerSpec, worker_environment
-from orchestrator.runtimes.docker_build import LABEL, ensure_image, image_tag
+from orchestrator.runtimes.docker_build import ensure_image, image_id, image_tag
 
 GUEST = {name: PurePosixPath(f"/{name}") for name in ("job", "data", "weights", "out", "cache")}
+GUEST_HOME = "/tmp/home"
 GUEST_STACK = PurePosixPath("/opt/orch/stack")
 GUEST_SOURCES = PurePosixPath("/opt/orch/sources")
 PIDS_LIMIT = 2048
 SHM_SIZE = "1g"
 TMP_SIZE = "2g"
 NOFILE = 16384
+NAMES = {"USER": "orch", "LOGNAME": "orch"}
+"""A user without an entry in /etc/passwd needs a name all the same: getpass and matplotlib ask for one."""
 _ATTACH_AGAIN_SECONDS = 0.5
 _GOING_ON = ("running", "created", "restarting", "paused", "unknown")
 """States of a container that may still say something; "unknown": the engine does not answer at the moment."""
@@ -50,6 +55,14 @@ class DockerRuntime:
         digest, fresh, seconds = ensure_image(connect(), inputs, options, report)
         return Prepared(stack, variant, self.name, inputs.identity, image_tag(inputs), digest, fresh, seconds)
 
+    def build_place(self, stack: StackEntry, variant: str, options: BuildOptions) -> Path | None:
+        """The engine's data root, where the engine runs on this machine and lacks the image."""
+        engine, inputs = connect(), build_inputs(stack, variant, with_default_base(options))
+        if not options.rebuild and image_id(engine, image_tag(inputs)) is not None:
+            return None
+        root = Path(engine.info.get("DockerRootDir") or "/nonexistent")
+        return root if engine.url.startswith("unix:") and root.is_dir() else None
+
     def guest_paths(self, prepared: Prepared, spec: WorkerSpec) -> GuestPaths:
         """The mount points: the same in every image."""
         del spec
@@ -61,8 +74,15 @@ class DockerRuntime:
     def start(self, prepared: Prepared, spec: WorkerSpec) -> DockerWorker:
         """Create and start a container. Raises MachineError."""
         engine = connect()
-        settings = container_settings(prepared, spec, engine.security, calling_user())
+        gpu = gpu_settings(wiring_of(engine), spec.device)
+        settings = container_settings(prepared, spec, engine.security, calling_user(), gpu)
         return DockerWorker(engine, spec, settings)
+
+    def require(self, devices: Sequence[str]) -> None:
+        """Whether the engine can show workers these devices. Raises MachineError."""
+        for device in devices:
+            if device != "cpu":
+                gpu_settings(wiring_of(connect()), device)
 
     def reap(self, run: str, jobs: Path) -> int:
         """Remove this run's containers, found by their label."""
@@ -88,46 +108,44 @@ def calling_user() -> tuple[int, int]:
 
 
 def container_settings(
-    prepared: Prepared, spec: WorkerSpec, security: tuple[str, ...], caller: tuple[int, int]
+    prepared: Prepared, spec: WorkerSpec, security: tuple[str, ...], caller: tuple[int, int], gpu: GpuSettings
 ) -> dict[str, Any]:
     """Everything the engine is asked for, as keyword arguments of containers.create. A pure value."""
-    # In a rootless engine, root inside is the caller outside, and any other user is nobody's.
-    user, group = (0, 0) if "rootless" in security else caller
-    options = ["no-new-privileges"] + (["label=disable"] if "selinux" in security else [])
-    environment = worker_environment(spec.threads, str(GUEST["cache"]), "/tmp/home")
+    environment = worker_environment(spec.threads, str(GUEST["cache"]), GUEST_HOME)
     return {
         "image": prepared.digest or prepared.location,
         "command": ["python", "-m", spec.module, str(GUEST["job"] / JOB_NAME)],
         "name": f"orch-{spec.run}-{spec.name}",
         "labels": {f"{LABEL}.run": spec.run, f"{LABEL}.worker": spec.name, f"{LABEL}.stack": prepared.stack.name},
-        "user": f"{user}:{group}",
-        "environment": {**environment, "USER": "orch", "LOGNAME": "orch"},
+        "environment": {**environment, **NAMES, **gpu.environment},
         "mounts": mounts(spec),
+        **isolation(security, caller),
+        "detach": True,
+        # Events are read back through the engine's log, which other drivers may not give back.
+        "log_config": {"Type": "json-file"},
+        "device_requests": [dict(request) for request in gpu.device_requests],
+        **({"runtime": gpu.runtime} if gpu.runtime else {}),
+    }
+
+
+def isolation(security: tuple[str, ...], caller: tuple[int, int]) -> dict[str, Any]:
+    """What keeps a container from everything that is not its own, the same for all workers. A pure value."""
+    # In a rootless engine, root inside is the caller outside, and any other user is nobody's.
+    user, group = (0, 0) if "rootless" in security else caller
+    return {
+        "user": f"{user}:{group}",
         "network_mode": "none",
         "read_only": True,
         # Libraries that unpack and load a .so at run time need exec on their temporary folder.
         "tmpfs": {"/tmp": f"rw,exec,nosuid,nodev,size={TMP_SIZE},mode=1777"},
         "cap_drop": ["ALL"],
-        "security_opt": options,
+        "security_opt": ["no-new-privileges"] + (["label=disable"] if "selinux" in security else []),
         "pids_limit": PIDS_LIMIT,
         "shm_size": SHM_SIZE,
         "ulimits": [{"Name": "nofile", "Soft": NOFILE, "Hard": NOFILE}],
         "init": True,
-        "detach": True,
         "stop_signal": "SIGTERM",
-        # Events are read back through the engine's log, which other drivers may not give back.
-        "log_config": {"Type": "json-file"},
-        "device_requests": gpu_requests(spec.device),
     }
-
-
-def gpu_requests(device: str) -> list[dict[str, Any]]:
-    """The GPUs a worker is given: none, the one numbered, or all."""
-    kind, _, number = device.partition(":")
-    if kind == "cpu":
-        return []
-    chosen: dict[str, Any] = {"device_ids": [number]} if number else {"count": -1}
-    return [{**chosen, "capabilities": [["gpu"]]}]
 
 
 def mounts(spec: WorkerSpec) -> list[dict[str, Any]]:
@@ -145,31 +163,38 @@ def mounts(spec: WorkerSpec) -> list[dict[str, Any]]:
     ]
 
 
+def start_container(engine: Engine, settings: dict[str, Any]) -> Any:
+    """Create and start a container. Raises MachineError; nothing is left of one that does not start."""
+    import docker.errors
+    from docker.types import DeviceRequest, Mount, Ulimit
+
+    arguments = dict(settings)
+    arguments["mounts"] = [
+        Mount(mount["Target"], mount["Source"], type="bind", read_only=mount["ReadOnly"])
+        for mount in settings["mounts"]
+    ]
+    arguments["ulimits"] = [
+        Ulimit(**{key.lower(): value for key, value in limit.items()}) for limit in settings["ulimits"]
+    ]
+    arguments["device_requests"] = [DeviceRequest(**one) for one in settings["device_requests"]]
+    container: Any = None
+    try:
+        container = engine.client.containers.create(**arguments)
+        container.start()
+    except (docker.errors.DockerException, OSError) as error:
+        if container is not None:
+            _quietly(container.remove, force=True)
+        raise MachineError(f"the container {settings['name']} cannot be started", why=str(error)) from error
+    return container
+
+
 class DockerWorker:
     """A runner in a container. Its end is what inspection says, never what a broken connection suggests."""
 
     def __init__(self, engine: Engine, spec: WorkerSpec, settings: dict[str, Any]) -> None:
-        import docker.errors
-        from docker.types import DeviceRequest, Mount, Ulimit
-
         self.name = spec.name
         self._log = spec.log
-        arguments = dict(settings)
-        arguments["mounts"] = [
-            Mount(mount["Target"], mount["Source"], type="bind", read_only=mount["ReadOnly"])
-            for mount in settings["mounts"]
-        ]
-        arguments["ulimits"] = [
-            Ulimit(**{key.lower(): value for key, value in limit.items()}) for limit in settings["ulimits"]
-        ]
-        arguments["device_requests"] = [DeviceRequest(**one) for one in settings["device_requests"]]
-        try:
-            self._container = engine.client.containers.create(**arguments)
-            self._container.start()
-        except (docker.errors.DockerException, OSError) as error:
-            with contextlib.suppress(AttributeError):
-                _quietly(self._container.remove, force=True)
-            raise MachineError(f"the container {settings['name']} cannot be started", why=str(error)) from error
+        self._container = start_container(engine, settings)
         self._stderr = threading.Thread(target=self._copy_stderr, daemon=True)
         self._stderr.start()
 

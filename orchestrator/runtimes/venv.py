@@ -13,10 +13,11 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from orchestrator.binaries import FILE_NAME, MODULE, parse
 from orchestrator.build import build_inputs, build_lock_of, find_variant
 from orchestrator.catalog import StackEntry
 from orchestrator.errors import BuildError, MachineError
-from orchestrator.files import exclusive, write_json
+from orchestrator.files import exclusive, write_json, write_text
 from orchestrator.job import JOB_NAME, QUEUE_NAME, GuestPaths
 from orchestrator.paths import build_logs_folder, environments_folder
 from orchestrator.resources import RUNNER
@@ -61,8 +62,17 @@ class VenvRuntime:
             offline=options.offline,
             rebuild=options.rebuild,
         )
+        if spec.device == "cuda" and not (folder / FILE_NAME).exists():
+            _read_binaries(folder, report)
         seconds = time.monotonic() - started
         return Prepared(stack, variant, self.name, inputs.identity, str(folder), None, fresh, seconds)
+
+    def build_place(self, stack: StackEntry, variant: str, options: BuildOptions) -> Path | None:
+        """The folder of environments, unless the variant's is there."""
+        spec, inputs = find_variant(stack, variant), build_inputs(stack, variant, options)
+        pythons, name = (spec.python, *spec.also_python), f"{stack.name}-{variant}"
+        folder = environment_folder(name, inputs.lock, pythons, build_lock_of(stack, variant))
+        return folder.parent if options.rebuild or not is_whole(folder) else None
 
     def guest_paths(self, prepared: Prepared, spec: WorkerSpec) -> GuestPaths:
         """The host's own paths: nothing is mounted."""
@@ -73,6 +83,10 @@ class VenvRuntime:
     def start(self, prepared: Prepared, spec: WorkerSpec) -> VenvWorker:
         """Start the runner with the environment's Python. Raises MachineError."""
         return VenvWorker(spec, worker_command(prepared, spec), worker_process_environment(spec))
+
+    def require(self, devices: Sequence[str]) -> None:
+        """Workers see what this machine has: the environment's variables leave each its GPU."""
+        del devices
 
     def reap(self, run: str, jobs: Path) -> int:
         """Kill runners whose job folder is one of this run's; a process number alone may be somebody else's by now."""
@@ -91,6 +105,20 @@ class VenvRuntime:
         return found
 
 
+def _read_binaries(folder: Path, report: Report) -> None:
+    """Have an environment say what its GPU code runs on, and keep that beside it."""
+    report("reading what its GPU code runs on")
+    command = [str(folder / "bin" / "python"), "-m", MODULE]
+    try:
+        environment = {**passed_on(), "PYTHONPATH": str(RUNNER), "PYTHONDONTWRITEBYTECODE": "1"}
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True, env=environment)
+        parse(answer.stdout)
+    except (OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
+        report(f"what its GPU code runs on could not be read; stack.yaml's lists stand: {error}")
+        return
+    write_text(folder / FILE_NAME, answer.stdout)
+
+
 def worker_command(prepared: Prepared, spec: WorkerSpec) -> list[str]:
     """The runner's command line."""
     python = Path(prepared.location) / "bin" / "python"
@@ -105,9 +133,9 @@ def passed_on() -> dict[str, str]:
 def worker_process_environment(spec: WorkerSpec) -> dict[str, str]:
     """The runner's environment: the few variables passed on, and the runner's package."""
     own = worker_environment(spec.threads, str(spec.cache), str(spec.cache / "home"))
-    number = spec.device.partition(":")[2]
-    if number:
-        own["CUDA_VISIBLE_DEVICES"] = number
+    gpu = spec.device.partition(":")[2]
+    if gpu:
+        own["CUDA_VISIBLE_DEVICES"] = gpu
     return {**passed_on(), **own, "PYTHONPATH": str(RUNNER)}
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from orchestrator.build import LOCK_NAME, BuildInputs
 from orchestrator.paths import home
+from orchestrator.warm.settings import WARM_LABEL
 from orchestrator.warm.spool import Heartbeat, SpoolPaths, alive_among, read_heartbeat, workers_of
 
-LABEL_WARM = "org.orch.warm"
 LABEL_IDENTITY = "org.orch.identity"
 WATCH_SECONDS = 2.5
 _DESKTOP_PREFIX = "/host_mnt"
@@ -153,18 +153,18 @@ def warm_containers() -> list[WarmContainer]:
     from orchestrator.engine import connect
 
     with contextlib.suppress(Exception):  # whatever is wrong with the engine, workers may be found without it
-        listed = connect().client.containers.list(filters={"label": f"{LABEL_WARM}=1", "status": "running"})
+        listed = connect().client.containers.list(filters={"label": f"{WARM_LABEL}=1", "status": "running"})
         return [_container(one.attrs, one.image.labels) for one in listed]
     return []
 
 
 def _container(attrs: Mapping[str, Any], labels: Mapping[str, str]) -> WarmContainer:
-    sources = {mount.get("Destination"): _host_path(mount.get("Source")) for mount in attrs.get("Mounts", [])}
+    sources = {mount.get("Destination"): host_path(mount.get("Source")) for mount in attrs.get("Mounts", [])}
     hostname = str(attrs["Config"]["Hostname"])
     return WarmContainer(hostname, labels.get(LABEL_IDENTITY), sources.get("/spool"), sources.get("/data"))
 
 
-def _host_path(source: str | None) -> Path | None:
+def host_path(source: str | None) -> Path | None:
     """Docker Desktop names host folders as its own machine sees them."""
     if not source:
         return None

@@ -53,7 +53,6 @@ class WarmRuntime:
     """The workers that fit at this moment."""
     say: Report
     name: str = "docker"
-    _inputs: InputSet | None = None
     _waited: bool = False
     started: bool = False
     """Whether a worker was handed a job yet."""
@@ -69,6 +68,14 @@ class WarmRuntime:
         """Always: it is made for workers that were found."""
         return None
 
+    def build_place(self, stack: StackEntry, variant: str, options: BuildOptions) -> None:
+        """Nothing is built."""
+        del stack, variant, options
+
+    def require(self, devices: Sequence[str]) -> None:
+        """Warm workers have theirs."""
+        del devices
+
     def prepare(self, stack: StackEntry, variant: str, options: BuildOptions, report: Report) -> Prepared:
         """Nothing is built: the workers were found to be made of the same files."""
         del options, report
@@ -76,7 +83,6 @@ class WarmRuntime:
 
     def accept(self, inputs: InputSet, weights: Mapping[str, Stored]) -> None:
         """Whether the workers see the weights, and the images or can be given them. Raises WarmUnfit, OutsideData."""
-        self._inputs = inputs
         self._check_weights(weights)
         to_stage = self._placement(self._worker(), inputs.roots).to_stage
         if to_stage:

@@ -148,6 +148,11 @@ def alive_among(spool: SpoolPaths, workers: Sequence[str], patience: float) -> s
     return sure
 
 
+def is_alive(spool: SpoolPaths, worker: str, patience: float) -> bool:
+    """Whether one worker is up."""
+    return bool(alive_among(spool, [worker], patience))
+
+
 def _beat(spool: SpoolPaths, worker: str) -> int | None:
     found = read_heartbeat(spool, worker)
     return None if found is None else found.beat

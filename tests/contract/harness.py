@@ -171,6 +171,7 @@ class Guest:
             "attributes": 0,
             "image_scores": False,
             "alive_timeout": 60,
+            "part_every": 600,
             "paths": {**{name: str(self.root / name) for name in names}, "stack": str(STACK), "sources": {}},
         }
         return {**job, **changes}

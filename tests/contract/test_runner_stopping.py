@@ -143,3 +143,32 @@ def test_a_host_that_shows_life_is_worked_for(guest: Guest) -> None:
 def test_a_second_signal_changes_nothing(guest: Guest) -> None:
     fill(guest)
     interrupt(guest, signals=2)
+
+
+def test_a_killed_runner_leaves_what_it_kept_now_and_then(make_guest: Callable[[str], Guest]) -> None:
+    whole, killed = make_guest("whole"), make_guest("killed")
+    fill(whole)
+    assert whole.run(batch_size=2).status == 0
+    fill(killed)
+    running = killed.start({"wait_at": "9.png"}, batch_size=2, part_every=0)
+    wait_for(killed.root / "cache" / "waiting")
+    running.process.kill()
+    running.wait()
+    assert killed.outputs == ["00000.part.npz"]
+    kept = killed.shard(0, part=True)["image_file"].tolist()
+    assert kept == FILES[: len(kept)]
+    assert kept, "all but those that were being finished"
+    (killed.root / "cache" / "go").touch()
+    outcome = killed.run(batch_size=2)
+    assert outcome.one("shard_started")["reused"] == len(kept) - len(kept) % 2
+    assert killed.outputs == ["00000.npz"]
+    assert (killed.root / "out" / "00000.npz").read_bytes() == (whole.root / "out" / "00000.npz").read_bytes()
+
+
+def test_a_shard_is_not_kept_before_its_time(guest: Guest) -> None:
+    fill(guest)
+    running = guest.start({"wait_at": "9.png"}, batch_size=2)
+    wait_for(guest.root / "cache" / "waiting")
+    running.process.kill()
+    running.wait()
+    assert guest.outputs == []

@@ -21,7 +21,8 @@ from orchestrator.engine import connect
 from orchestrator.errors import BuildError
 from orchestrator.paths import RunPaths, worker_cache_folder
 from orchestrator.progress import SilentDisplay
-from orchestrator.run import RunOptions, run
+from orchestrator.request import RunOptions
+from orchestrator.run import run
 from orchestrator.runtimes import docker as docker_runtime
 from orchestrator.runtimes import make_runtime
 from orchestrator.runtimes.base import BuildOptions

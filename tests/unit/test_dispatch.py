@@ -18,7 +18,9 @@ from orchestrator import dispatch
 from orchestrator.dispatch import Dispatcher
 from orchestrator.errors import Interrupted, MachineError, RunError
 from orchestrator.inputs import InputImage
+from orchestrator.losses import MOST_IDLE_DEATHS
 from orchestrator.paths import RunPaths
+from orchestrator.places import OwnPlaces
 from orchestrator.progress import SilentDisplay
 from orchestrator.runtimes.base import Exit
 
@@ -127,14 +129,14 @@ def make(paths: RunPaths, fleet: Fleet, shards: int) -> Dispatcher:
 @pytest.mark.parametrize("workers", [1, 3, 50])
 def test_every_shard_is_predicted_once(paths: RunPaths, workers: int) -> None:
     fleet = Fleet(obedient)
-    make(paths, fleet, 10).run(workers, 40, 0)
+    make(paths, fleet, 10).run(OwnPlaces(workers), 40, 0)
     assert fleet.predicted == list(range(10))
     assert len(fleet.workers) == min(workers, 10)
     assert paths.events.read_text().count('"ready"') == len(fleet.workers)
 
 
 def test_events_that_come_twice_count_once(paths: RunPaths) -> None:
-    make(paths, Fleet(obedient, repeat=True), 3).run(1, 12, 0)
+    make(paths, Fleet(obedient, repeat=True), 3).run(OwnPlaces(1), 12, 0)
     events = [json.loads(line) for line in paths.events.read_text().splitlines()]
     assert [event["shard"] for event in events if event["event"] == "shard_done"] == [0, 1, 2]
 
@@ -149,7 +151,7 @@ def test_a_lost_workers_shards_go_to_another(paths: RunPaths) -> None:
         return None
 
     fleet = Fleet(script)
-    result = make(paths, fleet, 6).run(2, 24, 0)
+    result = make(paths, fleet, 6).run(OwnPlaces(2), 24, 0)
     assert fleet.predicted == list(range(6))
     assert result.lost_workers == 1
     assert all(died[0] != worker.name for worker in fleet.workers if 2 in [one["shard"] for one in worker.predicted])
@@ -170,7 +172,7 @@ def test_an_image_that_kills_workers_is_given_up_alone(paths: RunPaths) -> None:
         return None
 
     fleet = Fleet(script)
-    make(paths, fleet, 3).run(1, 12, 0)
+    make(paths, fleet, 3).run(OwnPlaces(1), 12, 0)
     assert fleet.predicted == [0, 1, 2]
     skips = {order["shard"]: order["skip"] for worker in fleet.workers for order in worker.predicted}
     assert set(skips[1]) == {"5"}
@@ -181,7 +183,7 @@ def test_an_image_that_kills_workers_is_given_up_alone(paths: RunPaths) -> None:
 def test_a_shard_that_kills_without_a_culprit_ends_the_run(paths: RunPaths) -> None:
     fleet = Fleet(lambda worker, order: Exit(137, out_of_memory=True) if order["shard"] == 1 else None)
     with pytest.raises(RunError, match="shard 1 cost too many workers") as caught:
-        make(paths, fleet, 3).run(1, 12, 0)
+        make(paths, fleet, 3).run(OwnPlaces(1), 12, 0)
     assert caught.value.why is not None
     assert "out of memory" in caught.value.why
 
@@ -198,7 +200,7 @@ def test_a_failure_another_worker_would_meet_ends_the_run(
 
     fleet = Fleet(script)
     with pytest.raises(kind, match="the reason") as caught:
-        make(paths, fleet, 3).run(1, 12, 0)
+        make(paths, fleet, 3).run(OwnPlaces(1), 12, 0)
     assert vars(caught.value)["hint"] == "do this"
     assert len(fleet.workers) == 1
 
@@ -213,8 +215,8 @@ def test_workers_that_end_before_they_begin_are_not_replaced_for_ever(
     monkeypatch.setattr(FakeWorker, "_work", end_at_once)
     fleet = Fleet(obedient)
     with pytest.raises(RunError, match="before they begin"):
-        make(paths, fleet, 3).run(1, 12, 0)
-    assert len(fleet.workers) == dispatch.MOST_IDLE_DEATHS
+        make(paths, fleet, 3).run(OwnPlaces(1), 12, 0)
+    assert len(fleet.workers) == MOST_IDLE_DEATHS
 
 
 @pytest.mark.parametrize("patience", [30.0, 0.0])
@@ -235,11 +237,11 @@ def test_an_engine_that_is_away_for_a_while_is_waited_for(
 
     dispatcher = Dispatcher(paths, start, SilentDisplay(), range(3), images_of)
     if patience:
-        assert dispatcher.run(1, 12, 0).lost_workers == 1
+        assert dispatcher.run(OwnPlaces(1), 12, 0).lost_workers == 1
         assert (fleet.predicted, refusals) == ([0, 1, 2], 0)
     else:
         with pytest.raises(MachineError, match="the engine is away") as caught:
-            dispatcher.run(1, 12, 0)
+            dispatcher.run(OwnPlaces(1), 12, 0)
         assert "the same command goes on" in str(caught.value.hint)
 
 
@@ -256,7 +258,7 @@ def test_a_silent_worker_is_replaced(paths: RunPaths, monkeypatch: pytest.Monkey
         return None
 
     fleet = Fleet(script)
-    result = make(paths, fleet, 3).run(1, 12, 0)
+    result = make(paths, fleet, 3).run(OwnPlaces(1), 12, 0)
     assert (result.lost_workers, fleet.predicted) == (1, [0, 1, 2])
 
 
@@ -268,7 +270,7 @@ def test_an_interrupt_may_come_at_any_moment(paths: RunPaths) -> None:
     try:
         signal.setitimer(signal.ITIMER_REAL, 1e-4, 1e-4)
         with pytest.raises(Interrupted):
-            dispatcher.run(1, IMAGES_PER_SHARD, 0)
+            dispatcher.run(OwnPlaces(1), IMAGES_PER_SHARD, 0)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         faulthandler.cancel_dump_traceback_later()
@@ -298,6 +300,17 @@ def test_an_interrupt_stops_cleanly_and_a_second_one_at_once(paths: RunPaths, pr
 
     threading.Thread(target=press, daemon=True).start()
     with pytest.raises(Interrupted):
-        dispatcher.run(1, 20, 0)
+        dispatcher.run(OwnPlaces(1), 20, 0)
     assert fleet.workers[0].terminated.is_set()
     assert len(fleet.workers) == 1
+
+
+def test_done_shards_leave_the_queue_and_progress_is_recorded_now_and_then(paths: RunPaths) -> None:
+    def script(worker: FakeWorker, order: dict[str, Any]) -> Exit | None:
+        for done in range(50):
+            worker.emit("progress", shard=order["shard"], done=done, total=50)
+        return None
+
+    make(paths, Fleet(script), 6).run(OwnPlaces(2), 24, 0)
+    assert list(paths.jobs.glob("*/queue/*.json")) == []
+    assert paths.events.read_text().count('"progress"') == 2, "the first of each worker"

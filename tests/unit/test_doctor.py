@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from orchestrator.catalog import load_catalog
 from orchestrator.doctor import Finding, examine
 from orchestrator.engine import Engine
 from orchestrator.errors import MachineError, SpecError
-from orchestrator.hardware import Gpu
+from orchestrator.hardware import Gpu, Machine, Process
+from orchestrator.hardware.detect import NO_DRIVER
+from orchestrator.hardware.machine import BROKEN_HINT
 from orchestrator.paths import home
 from orchestrator.runtimes import venv
 
@@ -26,7 +28,7 @@ def _healthy(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with Docker and uv, without a GPU, with room."""
     set_engine(monkeypatch, {})
     monkeypatch.setattr(engine, "build_command", lambda: ["/usr/bin/docker", "build"])
-    monkeypatch.setattr(doctor, "gpus", tuple)
+    set_machine(monkeypatch, Machine(lacks=NO_DRIVER))
     monkeypatch.setattr(doctor, "_output", lambda command: "1.2.3")
     monkeypatch.setattr(venv, "find_uv", lambda: "/bin/uv")
     monkeypatch.setattr(venv, "find_python", lambda versions: Path(f"/bin/python{versions[0]}"))
@@ -35,6 +37,10 @@ def _healthy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def set_engine(monkeypatch: pytest.MonkeyPatch, info: dict[str, Any]) -> None:
     monkeypatch.setattr(engine, "connect", lambda: Engine(None, "unix:///e", "28.1", info))
+
+
+def set_machine(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> None:
+    monkeypatch.setattr(doctor, "look", lambda: machine)
 
 
 def set_free(monkeypatch: pytest.MonkeyPatch, gigabytes: int) -> None:
@@ -91,11 +97,15 @@ def test_compose_is_a_convenience(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found("Compose").status, found("Compose").found) == ("note", "no plugin")
 
 
+NO_WAY = "it knows no CDI device nvidia.com/gpu, has no nvidia-container-runtime-hook and no runtime called nvidia"
+
+
 @pytest.mark.parametrize(
     ("info", "gpus", "status", "text"),
     [
-        ({"Runtimes": {"nvidia": {}}}, (GPU,), "ok", "nvidia runtime"),
-        ({"Runtimes": {"runc": {}}}, (GPU,), "problem", "neither the nvidia runtime nor a CDI specification"),
+        ({"Runtimes": {"nvidia": {}}}, (GPU,), "ok", "by nvidia runtime"),
+        ({"DiscoveredDevices": [{"Source": "cdi", "ID": "nvidia.com/gpu=all"}]}, (GPU,), "ok", "by CDI"),
+        ({"Runtimes": {"runc": {}}}, (GPU,), "problem", NO_WAY),
         ({}, (), "note", "not set up; there is no GPU either"),
     ],
 )
@@ -103,23 +113,36 @@ def test_gpus_in_containers(
     monkeypatch: pytest.MonkeyPatch, info: dict[str, Any], gpus: tuple[Gpu, ...], status: str, text: str
 ) -> None:
     set_engine(monkeypatch, info)
-    monkeypatch.setattr(doctor, "gpus", lambda: gpus)
-    monkeypatch.setattr(Path, "glob", no_cdi)
+    set_machine(monkeypatch, Machine(gpus))
     finding = found("GPUs in containers")
     assert (finding.status, finding.found) == (status, text)
 
 
-GLOB = Path.glob
-
-
-def no_cdi(path: Path, pattern: str) -> Iterator[Path]:
-    return iter(()) if path.name == "cdi" else GLOB(path, pattern)
-
-
 def test_gpus_are_described(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "gpus", lambda: (GPU,))
-    text = "NVIDIA A10, 23028 MiB, compute capability 8.6, driver 535.104.05"
+    part = Gpu(1, "MIG-1", "NVIDIA A30 MIG 1g.6gb", 5952, "8.0", "535.104.05", 5900, "1g.6gb", "GPU-1")
+    used = replace(GPU, processes=(Process(7, 300), Process(8)))
+    notes = ("GPU 2 does not answer: GPU is lost",)
+    set_machine(monkeypatch, Machine((used, part), "535.104.05", "12.2", notes=notes, source="NVML"))
+    assert found("GPU driver").found == "535.104.05, CUDA up to 12.2 (by NVML)"
+    text = "NVIDIA A10, 23028 MiB, compute capability 8.6, GPU-0"
     assert found("GPU 0") == Finding("GPU 0", "ok", text)
+    text = "NVIDIA A30 MIG 1g.6gb, 5952 MiB, 5900 of them free, compute capability 8.0, MIG-1, a MIG slice of GPU-1"
+    assert found("GPU 1").found == text
+    assert found("GPU 0 is used").found == "by the processes 7 (300 MiB), 8"
+    assert found("GPUs") == Finding("GPUs", "problem", notes[0])
+
+
+def test_a_broken_driver_is_a_problem_and_no_gpu_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert found("GPUs").found == NO_DRIVER
+    set_machine(monkeypatch, Machine(broken="NVML: Driver Not Loaded"))
+    assert found("GPUs") == Finding("GPUs", "problem", "NVML: Driver Not Loaded", BROKEN_HINT)
+
+
+def test_wsl2_and_jetson_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_machine(monkeypatch, Machine(platform="wsl2", lacks="none"))
+    assert found("platform").found == "Windows Subsystem for Linux 2"
+    set_machine(monkeypatch, Machine(platform="jetson", model="NVIDIA Jetson AGX Orin", lacks="none"))
+    assert found("platform").found == "NVIDIA Jetson AGX Orin"
 
 
 def test_a_missing_python_is_a_problem_only_without_uv(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,10 +169,10 @@ def test_the_caches_are_measured() -> None:
 
 
 def test_a_check_that_breaks_is_a_finding_and_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken() -> tuple[Gpu, ...]:
+    def broken() -> Machine:
         raise ZeroDivisionError("odd")
 
-    monkeypatch.setattr(doctor, "gpus", broken)
+    monkeypatch.setattr(doctor, "look", broken)
     assert found("gpus") == Finding("gpus", "problem", "could not be examined: odd", "please report it")
     assert found("disk").status == "ok"
 

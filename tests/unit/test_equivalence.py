@@ -14,10 +14,11 @@ from orchestrator import cli, equivalence
 from orchestrator.catalog import ModelEntry
 from orchestrator.equivalence import Equivalence, proven, record_path
 from orchestrator.errors import MachineError, UsageError
+from orchestrator.outcome import Outcome
 from orchestrator.paths import RunPaths
 from orchestrator.predictions import Predictions
 from orchestrator.progress import Display, SilentDisplay
-from orchestrator.run import Outcome, RunOptions
+from orchestrator.request import RunOptions
 from tests.unit.predictions_samples import META, Arrays, sample_arrays, save
 from tests.unit.stack_samples import MINIMAL, model_entry, stack_document, write_stack
 

@@ -21,7 +21,8 @@ from orchestrator.catalog import ModelEntry, StackEntry, load_catalog
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.hardware import Gpu, choose_variant
 from orchestrator.progress import SilentDisplay
-from orchestrator.run import RunOptions, run
+from orchestrator.request import RunOptions
+from orchestrator.run import run
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.docker_build import build_arguments
 

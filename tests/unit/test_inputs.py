@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.errors import UsageError
 from orchestrator.files import write_json
-from orchestrator.input_sources import Ignored
+from orchestrator.input_folders import Ignored
 from orchestrator.inputs import InputSet, collect_inputs, read_inputs
 from tests.unit.conftest import MakePhoto
 
@@ -258,3 +258,41 @@ def test_inputs_survive_their_file(tmp_path: Path) -> None:
     lines = [json.dumps({name: getattr(image, name) for name in fields}) for image in inputs.images]
     (tmp_path / "inputs.jsonl").write_text("\n".join(lines))
     assert tuple(read_inputs(tmp_path / "inputs.jsonl")) == inputs.images
+
+
+def test_a_folder_is_in_the_order_of_its_names_parts_wherever_links_lead(tmp_path: Path) -> None:
+    names = ["a.jpg", "a/z.jpg", "a-b/c.jpg", "a/b/y.jpg", "b.jpg", "b/c/d.jpg", "b/c.jpg", "b/cc.jpg", "ab/x.jpg"]
+    touch(tmp_path / "in", *names)
+    touch(tmp_path / "outside", "1.jpg", "z/2.jpg")
+    linked = ["a/link", "b/cb", "0", "zz"]
+    for number, link in enumerate(linked):
+        touch(tmp_path / f"outside{number}", "1.jpg", "z/2.jpg")
+        (tmp_path / "in" / link).symlink_to(tmp_path / f"outside{number}")
+    everything = [*names, *(f"{link}/{name}" for link in linked for name in ("1.jpg", "z/2.jpg"))]
+    assert files(collect(tmp_path, tmp_path / "in")) == sorted(everything, key=lambda name: name.split("/"))
+
+
+def test_a_name_made_up_for_odd_bytes_is_never_given_twice(tmp_path: Path) -> None:
+    folder = os.fsencode(touch(tmp_path / "in", r"a\xff.jpg", r"a\xff~2.jpg"))
+    with open(os.path.join(folder, b"a\xff.jpg"), "wb") as stream:
+        stream.write(b"odd")
+    inputs = collect(tmp_path, tmp_path / "in")
+    assert files(inputs) == [r"a\xff.jpg", r"a\xff~2.jpg", r"a\xff~3.jpg"]
+    assert len({inputs.locate(image) for image in inputs.images}) == 3
+
+
+def test_a_root_named_after_a_part_of_it_is_mounted_whole(tmp_path: Path) -> None:
+    touch(tmp_path, "in/deep/a.jpg", "in/deep/b.jpg")
+    inputs = collect(tmp_path, tmp_path / "in" / "deep" / "b.jpg", tmp_path / "in")
+    assert inputs.roots == (tmp_path / "in",)
+    assert [image.path for image in inputs.images] == ["0/deep/b.jpg", "0/deep/a.jpg"]
+
+
+def test_entries_of_a_list_that_lead_nowhere_fail_alone(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg")
+    (tmp_path / "round.jpg").symlink_to("round.jpg")
+    lines = ["a.jpg", "n" * 300, "a.jpg/b", "round.jpg", "nul\0.jpg"]
+    (tmp_path / "l.txt").write_text("\n".join(lines))
+    inputs = collect(tmp_path, tmp_path / "l.txt")
+    missing = "listed in l.txt, but there is no such file"
+    assert [image.error for image in inputs.images] == [None, missing, missing, missing, missing]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 
 from orchestrator.inputs import InputImage
-from orchestrator.job import ALIVE_TIMEOUT, CONTRACT, GuestPaths, ShardOrder, WorkerSettings, job_document
+from orchestrator.job import ALIVE_TIMEOUT, CONTRACT, PART_EVERY, GuestPaths, ShardOrder, WorkerSettings, job_document
 
 SETTINGS = WorkerSettings(
     run="run1", plan="plan1", predictor="predictor.py:P", model="m", task="instance-segmentation",
@@ -28,6 +28,7 @@ def test_the_job_document() -> None:
         "device": "cpu", "exif": "apply", "score_threshold": 0.05, "max_detections": None, "max_pixels": 250,
         "batch_size": 2, "threads": 3, "readers": 4, "attributes": 0, "image_scores": False,
         "alive_timeout": ALIVE_TIMEOUT,
+        "part_every": PART_EVERY,
         "paths": {"data": "/data", "weights": "/weights", "out": "/out", "cache": "/cache", "queue": "/job/queue",
                   "stack": "/stack", "sources": {"up": "/sources/up"}},
     }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -65,7 +66,14 @@ def test_a_plan_cuts_images_into_shards(make_plan: Callable[..., Plan]) -> None:
     assert [[image.file for image in plan.images_of(shard)] for shard in plan.shards] == [
         ["0.jpg", "1.jpg"], ["2.jpg", "3.jpg"], ["4.jpg"]
     ]  # fmt: skip
-    assert [default_shard_size(count) for count in (1, 16, 17, 100, 1024, 10**6)] == [1, 1, 2, 7, 64, 64]
+    assert [default_shard_size(count) for count in (1, 16, 17, 100, 512, 1000, 8192)] == [1, 1, 2, 4, 4, 8, 64]
+    assert [default_shard_size(count, batch_size=4) for count in (1, 129, 1000, 2**18)] == [4, 4, 8, 64]
+    assert default_shard_size(10, batch_size=100) == 100
+
+
+def test_shards_are_small_until_there_are_too_many_of_them() -> None:
+    assert [default_shard_size(count) for count in (2**18, 2**18 + 1, 10**6, 10**7)] == [64, 128, 256, 2496]
+    assert all(math.ceil(count / default_shard_size(count)) <= 4096 for count in range(1, 10**8, 99_991))
 
 
 def test_the_digest_follows_what_the_predictions_depend_on(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
@@ -236,3 +244,13 @@ def test_a_run_that_began_stays(paths: RunPaths, make_plan: Callable[..., Plan])
     with pytest.raises(KeyboardInterrupt), open_run(paths, REQUEST):
         interrupted_in(paths.shards / "0")
     assert paths.run_json.is_file()
+
+
+def test_one_image_less_is_one_change_among_many(
+    paths: RunPaths, make_plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    for number in range(200):
+        (tmp_path / "in" / f"x{number:03}.jpg").write_bytes(b"x")
+    begin(paths, make_plan())
+    (tmp_path / "in" / "0.jpg").unlink()
+    assert changed(paths, make_plan()).why == "gone: 0.jpg"

@@ -13,12 +13,13 @@ from orchestrator import __version__
 from orchestrator.build import BuildInputs, build_inputs
 from orchestrator.engine import Engine
 from orchestrator.errors import BaseImageError, BuildError, MachineError
+from orchestrator.hardware.inject import GpuSettings
 from orchestrator.job import GuestPaths
 from orchestrator.paths import build_logs_folder
 from orchestrator.runtimes import docker as docker_runtime
 from orchestrator.runtimes import docker_build
 from orchestrator.runtimes.base import BuildOptions, Prepared, WorkerSpec
-from orchestrator.runtimes.docker import DockerRuntime, container_settings, gpu_requests, mounts
+from orchestrator.runtimes.docker import DockerRuntime, container_settings, mounts
 from orchestrator.runtimes.docker_build import build_arguments, ensure_image, image_tag
 from tests.unit.stack_samples import stack_entry
 
@@ -53,7 +54,7 @@ MOUNTS = [
 
 
 def test_a_container_is_hardened(prepared: Prepared) -> None:
-    assert container_settings(prepared, SPEC, ("seccomp", "apparmor"), (1000, 1001)) == {
+    assert container_settings(prepared, SPEC, ("seccomp", "apparmor"), (1000, 1001), GpuSettings()) == {
         "image": "sha256:77",
         "command": ["python", "-m", "orch_runner", "/job/job.json"],
         "name": "orch-run1-w0-abc01",
@@ -78,18 +79,6 @@ def test_a_container_is_hardened(prepared: Prepared) -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "requests"),
-    [
-        ("cpu", []),
-        ("cuda", [{"count": -1, "capabilities": [["gpu"]]}]),
-        ("cuda:1", [{"device_ids": ["1"], "capabilities": [["gpu"]]}]),
-    ],
-)
-def test_a_worker_is_given_the_gpus_it_was_asked_for(device: str, requests: list[dict[str, object]]) -> None:
-    assert gpu_requests(device) == requests
-
-
-@pytest.mark.parametrize(
     ("security", "user", "options"),
     [
         ((), "1000:1001", ["no-new-privileges"]),
@@ -101,8 +90,8 @@ def test_a_worker_is_given_the_gpus_it_was_asked_for(device: str, requests: list
 def test_the_engines_security_changes_user_and_labels_alone(
     prepared: Prepared, security: tuple[str, ...], user: str, options: list[str]
 ) -> None:
-    plain = container_settings(prepared, SPEC, (), (1000, 1001))
-    settings = container_settings(prepared, SPEC, security, (1000, 1001))
+    plain = container_settings(prepared, SPEC, (), (1000, 1001), GpuSettings())
+    settings = container_settings(prepared, SPEC, security, (1000, 1001), GpuSettings())
     assert settings == {**plain, "user": user, "security_opt": options}
 
 
@@ -124,7 +113,8 @@ def test_the_build_command(tmp_path: Path) -> None:
     expected = [
         "docker", "build", "--tag", tag, "--build-arg", "BASE_IMAGE=b", "--build-arg", "JOBS=2",
         "--label", "org.orch.stack=tiny", "--label", "org.orch.variant=cpu",
-        "--label", f"org.orch.identity={inputs.identity}", "--label", f"org.orch.version={__version__}", "/context",
+        "--label", f"org.orch.identity={inputs.identity}",
+        "--label", f"org.orch.content={inputs.content}", "--label", f"org.orch.version={__version__}", "/context",
     ]  # fmt: skip
     assert build_arguments(["docker", "build"], inputs, BuildOptions(), Path("/context")) == expected
     again = build_arguments(["docker", "build"], inputs, BuildOptions(rebuild=True), Path("/context"))
@@ -144,8 +134,19 @@ class Images:
         return type("Image", (), {"id": found})
 
 
+class Client:
+    """An engine's client: its images, and the names they were given."""
+
+    def __init__(self, *found: str | None) -> None:
+        self.images, self.tags, self.api = Images(*found), list[tuple[str, str]](), self
+
+    def tag(self, image: str, name: str, tag: str, force: bool) -> None:
+        assert force
+        self.tags.append((image, f"{name}:{tag}"))
+
+
 def engine(*found: str | None) -> Engine:
-    return Engine(type("Client", (), {"images": Images(*found)}), "unix:///x", "28", {})
+    return Engine(Client(*found), "unix:///x", "28", {})
 
 
 @pytest.fixture
@@ -163,6 +164,16 @@ def builder(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
 
 def test_an_image_the_engine_has_is_not_built(inputs: BuildInputs) -> None:
     assert ensure_image(engine("sha256:1"), inputs, BuildOptions(), print) == ("sha256:1", False, 0.0)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_image_last_asked_for_is_found_without_its_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inputs: BuildInputs, there: bool
+) -> None:
+    builder(tmp_path, monkeypatch, "exit 0")
+    answering = engine("sha256:1") if there else engine(None, "sha256:1")
+    ensure_image(answering, inputs, BuildOptions(), lambda line: None)
+    assert answering.client.tags == [("sha256:1", "orch/tiny:cpu")]
 
 
 def test_an_image_is_built_from_the_whole_context(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from orchestrator.inputs import InputImage
 from orchestrator.job import ShardOrder
-from orchestrator.schedule import DEATHS_TO_BLAME, MOST_DEATHS, QUEUED_PER_WORKER, Schedule
+from orchestrator.schedule import DEATHS_TO_BLAME, MOST_DEATHS, QUEUED_PER_WORKER, Schedule, dear_first
 
 SHARD_SIZE = 4
 
@@ -34,16 +34,53 @@ def numbers(plan: Schedule, worker: str) -> list[int]:
 
 
 def test_shards_are_given_in_order_a_few_at_a_time() -> None:
-    plan = schedule(5)
+    plan = schedule(7)
     assert numbers(plan, "a") == [0, 1]
     assert numbers(plan, "b") == [2, 3]
     assert numbers(plan, "a") == []
-    plan.done("a", 0)
+    plan.done(0)
     assert numbers(plan, "a") == [4]
-    assert plan.remaining == 4
-    for worker, number in (("a", 1), ("a", 4), ("b", 2), ("b", 3)):
-        plan.done(worker, number)
-    assert (plan.remaining, numbers(plan, "b")) == (0, [])
+    assert (plan.remaining, plan.pending, plan.assigned("a")) == (6, 2, (1, 4))
+    for number in (1, 4, 2, 3):
+        assert plan.done(number)
+    assert numbers(plan, "b") == [5]
+    assert numbers(plan, "a") == [6]
+
+
+def test_towards_the_end_nobody_gets_a_second_shard() -> None:
+    """What waits behind a long shard is what a run ends with."""
+    plan = schedule(4)
+    for worker in ("a", "b", "c"):
+        plan.join(worker)
+    assert (numbers(plan, "a"), numbers(plan, "b"), numbers(plan, "c")) == ([0], [1], [2])
+    plan.done(1)
+    assert (numbers(plan, "a"), numbers(plan, "b")) == ([], [3])
+    plan.leave("b")
+    assert (plan.remaining, plan.pending) == (3, 0)
+
+
+def test_a_shard_that_waits_can_be_taken_back() -> None:
+    plan = schedule(4)
+    assert numbers(plan, "a") == [0, 1]
+    plan.take_back("a", 1)
+    assert plan.assigned("a") == (0,)
+    assert numbers(plan, "b") == [1]
+
+
+def test_a_shard_two_workers_predicted_counts_once() -> None:
+    plan = schedule(3)
+    numbers(plan, "a")
+    plan.take_back("a", 1)
+    numbers(plan, "b")
+    assert [plan.done(1), plan.done(1)] == [True, False]
+    assert plan.remaining == 2
+
+
+def test_shards_of_many_bytes_come_first() -> None:
+    def of(shard: int) -> Sequence[InputImage]:
+        return [InputImage(shard, f"{shard}.jpg", f"0/{shard}.jpg", shard + 1, (5, 9, 5, 7)[shard], 1)]
+
+    assert dear_first(range(4), of) == [1, 3, 0, 2]
 
 
 def test_a_first_order_says_nothing_special() -> None:
@@ -53,10 +90,7 @@ def test_a_first_order_says_nothing_special() -> None:
 def test_what_was_done_counts_once() -> None:
     plan = schedule(2)
     numbers(plan, "a")
-    plan.done("a", 0)
-    plan.done("a", 0)
-    plan.done("b", 1)
-    plan.done("a", 7)
+    assert [plan.done(0), plan.done(0), plan.done(7)] == [True, False, False]
     assert plan.remaining == 1
 
 
@@ -168,7 +202,7 @@ class World:
                     self.accidents[batch[0]] = self.accidents.get(batch[0], 0) + 1
                 return False, self.die(worker, batch if order.careful else [])
         self.queues[worker].pop(0)
-        self.plan.done(worker, order.number)
+        self.plan.done(order.number)
         self.done.append(order.number)
         self.skipped |= order.skip
         self.feed(worker)

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from orchestrator.errors import UsageError
-from orchestrator.inputs import InputImage, InputSet
+from orchestrator.inputs import InputSet, collect_inputs
 from orchestrator.warm import OutsideData
 from orchestrator.warm.staging import COPY_LIMIT, Placement, copy_limit, place, stage
 
@@ -19,15 +19,17 @@ def refuse(*arguments: object) -> None:
 
 @pytest.fixture
 def inputs(tmp_path: Path) -> InputSet:
-    """Two roots with an image each, and one image that cannot be read."""
-    images = []
-    for number, name in enumerate(("a/one.png", "two.png")):
+    """Two roots with an image each, and a third that cannot be read."""
+    sources = [str(tmp_path / "root0"), str(tmp_path / "root1"), str(tmp_path / "root2")]
+    for number, name in enumerate(("a/one.png", "two.png", "three.png")):
         path = tmp_path / f"root{number}" / name
         path.parent.mkdir(parents=True)
         path.write_bytes(b"x" * (10 + number))
-        images.append(InputImage(number, name, f"{number}/{name}", number + 1, 10 + number, 0))
-    images.append(InputImage(2, "three.png", "", 3, 0, 0, "No such file"))
-    return InputSet(tuple(images), (tmp_path / "root0", tmp_path / "root1"), ())
+    (tmp_path / "root2" / "three.png").unlink()
+    (tmp_path / "root2" / "three.png").symlink_to(tmp_path / "missing.png")
+    made = collect_inputs(sources, tmp_path / "unpacked")
+    assert [root.name for root in made.roots] == ["root0", "root1"]
+    return made
 
 
 def test_roots_inside_the_mount_are_named_and_others_are_to_be_staged() -> None:
@@ -65,8 +67,7 @@ def test_images_are_copied_where_they_cannot_be_linked_up_to_a_limit(
 
 
 def test_nothing_to_stage_says_nothing(inputs: InputSet, tmp_path: Path) -> None:
-    unreadable = InputSet(inputs.images[2:], (), ())
-    assert stage(unreadable, (0,), tmp_path / "staged", 0, "s") is None
+    assert stage(inputs, (7,), tmp_path / "staged", 0, "s") is None
 
 
 @pytest.mark.parametrize(

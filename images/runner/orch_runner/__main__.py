@@ -13,7 +13,8 @@ JOB.json, written by the host before the runner starts, never changed afterwards
                       a file lies under paths.weights, or inside the installed package named
     native            {"box_order": "xyxy" | "yxyx", "class_base": int, "class_map": [category id, ...]}
                       the predictor's class c is category class_map[c - class_base]
-    device            "cpu" or "cuda"; which GPU is the host's choice, by showing one alone
+    device            "cpu" or "cuda"; which GPU is the host's choice, by showing one alone. With "cuda" a kernel of the
+                      stack's own framework runs before the model is loaded, or the worker fails (category device)
     exif              "apply" or "ignore"
     score_threshold   instances below it are dropped; null keeps all
     max_detections    at most so many instances per image, the best first; null keeps all
@@ -24,6 +25,7 @@ JOB.json, written by the host before the runner starts, never changed afterwards
     attributes        number of attribute columns, 0 for none
     image_scores      true where the task has an image-level score
     alive_timeout     seconds; the runner leaves when paths.queue/alive was not touched for so long
+    part_every        seconds of work after which the shard at hand is kept as far as it is done
     paths             {"data", "weights", "out", "cache", "queue", "stack",
                        "sources": {name: folder of upstream code}}
 
@@ -34,7 +36,7 @@ The queue folder, written by the host (each file under another name, then rename
                       path is relative to paths.data; file is what the predictions call the image.
                       skip: give up on these. careful: announce each batch before it is decoded and
                       predicted, with nothing else under way, so that the host knows what a worker died of.
-                      alone: predict these in a batch of their own.
+                      alone: predict these in a batch of their own. Removed when the shard is done
     end               nothing more will come: finish and exit 0
     alive             touched by the host every few seconds
 
@@ -47,8 +49,9 @@ The out folder, written by the runner:
                       task manipulation-localization: the probability per pixel of image I of shard N as 8-bit grey,
                       round(255 p); the image's one instance is what is above the setting mask_threshold (0.5).
                       There before the shard is.
-    NNNNN.part.npz    the first images of a shard that was interrupted; the next runner goes on from it, in
-                      whole batches, unless it is of another plan
+    NNNNN.part.npz    the first images of a shard that is not done: written every part_every seconds, and when
+                      the runner is stopped; the next runner goes on from it, in whole batches, unless it is of
+                      another plan. Removed when the shard is done
 
 stdout carries one JSON object a line, each with "event", "seq" (1, 2, …) and "time" (seconds since the epoch):
 

@@ -70,6 +70,7 @@ class Job:
     attributes: int
     image_scores: bool
     alive_timeout: float
+    part_every: float
     data: Path
     weights_dir: Path
     out: Path
@@ -140,6 +141,7 @@ def _job(raw: Dict[str, Any]) -> Job:
         attributes=_at_least(raw, "attributes", int, 0),
         image_scores=bool(raw["image_scores"]),
         alive_timeout=_at_least(raw, "alive_timeout", float, 0.0),
+        part_every=_at_least(raw, "part_every", float, 0.0),
         data=Path(paths["data"]),
         weights_dir=Path(paths["weights"]),
         out=Path(paths["out"]),

@@ -10,7 +10,7 @@ from typing import Callable, Deque, Dict, Iterable, Iterator, List, Optional, Se
 
 import numpy as np
 
-from orch_runner.contract import ImageRef, Job, ShardOrder, read_shard_order
+from orch_runner.contract import ImageRef, Job, JobRefused, ShardOrder, read_shard_order
 from orch_runner.decode import DecodeError, decode
 from orch_runner.events import bind_log, bound_log, log
 from orch_runner.life import SignOfLife
@@ -28,6 +28,8 @@ class Shard:
     rows: Dict[int, Row] = field(default_factory=dict)
     reused: int = 0
     started: float = 0.0
+    kept: int = 0
+    """Rows in the part on disk."""
 
     @property
     def number(self) -> int:
@@ -90,7 +92,12 @@ class Queue:
             self.ended = ended
             return None
         first = min(waiting)
-        order = read_shard_order(self._job.queue / first)
+        try:
+            order = read_shard_order(self._job.queue / first)
+        except JobRefused:
+            if (self._job.queue / first).exists():
+                raise
+            return None  # the host took it back at this very moment, for another worker
         self.other_kind = self._careful is not None and order.careful != self._careful
         if self.other_kind:
             return None
@@ -104,7 +111,7 @@ class Queue:
         if len(rows) < len(files):
             rows = rows[: len(rows) - len(rows) % self._batch_size]
         shard.rows.update(enumerate(rows))
-        shard.reused = len(rows)
+        shard.reused = shard.kept = len(rows)
         return shard
 
     def abandoned(self) -> bool:

@@ -45,6 +45,7 @@ class Pipeline:
         self._inflight: Deque[Tuple[Shard, int, ImageRef, "Future[Row]"]] = deque()
         self._open: List[Shard] = []
         self._announced = 0.0
+        self._kept = time.monotonic()
 
     def run(self, intake: Intake, stopping: Callable[[], bool]) -> None:
         """Work until the intake ends; however it ends, unfinished shards are left as parts."""
@@ -57,6 +58,7 @@ class Pipeline:
                 else:
                     self._predict(item)
                     self._settle(2 * self._limit + self._job.readers)
+                    self._keep_parts_now_and_then()
             self._settle(0)
         except BaseException:
             self._rescue()
@@ -81,9 +83,17 @@ class Pipeline:
     def _keep_parts(self) -> None:
         for shard in self._open:
             rows = shard.prefix()
-            if len(rows) > shard.reused:
+            if len(rows) > shard.kept:
                 write_rows(self._job, shard.number, rows, part=True)
+                shard.kept = len(rows)
                 log(f"shard {shard.number}: kept {len(rows)} of {len(shard.order.images)} images")
+
+    def _keep_parts_now_and_then(self) -> None:
+        """So that a worker which is killed costs the work of a minute, not that of a large shard."""
+        now = time.monotonic()
+        if now - self._kept >= self._job.part_every:
+            self._kept = now
+            self._keep_parts()
 
     def _begin(self, shard: Shard) -> None:
         shard.started = time.monotonic()

@@ -62,8 +62,6 @@ from pathlib import Path
 from typing import List, Optional
 
 from orch_runner.events import log
-from orch_runner.spool import Me, Spool, SpoolRefused
-from orch_runner.supervisor import Supervisor
 
 STALE_SECONDS = 10.0
 
@@ -83,6 +81,10 @@ def main(arguments: List[str]) -> int:
 
 def serve(folder: str) -> int:
     """Serve the spool in that folder until SIGTERM."""
+    # Not at the top: an engine runs the check every few seconds, and what it does not need would be most of its cost.
+    from orch_runner.spool import Me, Spool, SpoolRefused
+    from orch_runner.supervisor import Supervisor
+
     try:
         me = Me.of(os.environ, folder)
         sources = json.loads(os.environ.get("ORCH_SOURCES") or "{}")

@@ -218,7 +218,7 @@ def _whose(root: Path, error: OSError) -> str:
     owner = f"uid {state.st_uid}, gid {state.st_gid}"
     return (
         f"cannot write to the spool {root} ({error.strerror}): it belongs to {owner}, and this worker runs as {me}. "
-        f"On the host: chown -R {os.getuid()}:{os.getgid()} the folder that is mounted there"
+        f"On the host: orch compose --env --out .env, or chown -R {os.getuid()}:{os.getgid()} the folder mounted there"
     )
 
 

@@ -11,6 +11,8 @@ RUN --mount=type=cache,target=/var/cache/pip \
     pip install --cache-dir /var/cache/pip --no-input --disable-pip-version-check --root-user-action=ignore \
     --no-deps --require-hashes -r /opt/orch/requirements.lock
 
+# A new volume takes this folder's mode: any user may write into it.
+RUN mkdir -m 1777 /cache
 COPY runner /opt/orch/runner
 COPY stack /opt/orch/stack
 RUN python -c "import orch_runner.worker, orch_runner.intake, orch_runner.pipeline" \

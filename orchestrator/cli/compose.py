@@ -1,0 +1,69 @@
+"""`orch compose`: the files that Compose starts warm workers with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.common import StacksOption, catalog, say
+from orchestrator.errors import MachineError, UsageError
+
+
+def compose(
+    gpu: Annotated[bool, typer.Option("--gpu", help="compose.gpu.yaml: what a GPU changes.")] = False,
+    env: Annotated[bool, typer.Option("--env", help=".env: who workers run as and what they see.")] = False,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="With --env: the folder of images that workers see.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write this file, not to stdout.")
+    ] = None,
+    stacks: StacksOption = None,
+) -> None:
+    """Write compose.yaml: a warm worker for each stack, started with `docker compose up`."""
+    if gpu and env:
+        raise UsageError("--gpu and --env are two files", hint="orch compose --env --out .env")
+    if data is not None and not env:
+        raise UsageError("--data goes into .env", hint=f"orch compose --env --data {data} --out .env")
+    if data is not None and not data.is_dir():
+        raise UsageError(f"there is no folder {data}")
+    if env:
+        _write_env(data, out, stacks)
+        return
+    from orchestrator.compose import compose_text, gpu_text
+
+    root = (out.parent if out is not None else Path()).resolve()
+    text = (gpu_text if gpu else compose_text)(catalog(stacks), root)
+    if out is None:
+        print(text, end="")
+        return
+    from orchestrator.files import write_text
+
+    write_text(out, text)
+    say(f"wrote {out}")
+
+
+def _write_env(data: Path | None, out: Path | None, stacks: list[Path] | None) -> None:
+    from orchestrator.composeenv import environment, environment_text, write_environment
+    from orchestrator.paths import home
+    from orchestrator.runtimes.docker import calling_user
+
+    values = environment(calling_user(), _security(), home(), None if data is None else data.resolve())
+    if out is None:
+        print(environment_text(values), end="")
+        return
+    write_environment(out, values, catalog(stacks))
+    say(f"wrote {out}: workers run as {values['ORCH_UID']}:{values['ORCH_GID']}")
+    say("  next: docker compose up -d --build --wait")
+
+
+def _security() -> tuple[str, ...]:
+    """What the engine says of itself; nothing where none answers, as the file may be for another machine."""
+    from orchestrator.engine import connect
+
+    try:
+        return connect().security
+    except MachineError:
+        return ()

@@ -1,0 +1,71 @@
+"""GPUs by nvidia-smi, where NVML's library cannot be loaded and the command is there all the same."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from orchestrator.hardware.machine import Gpu, Machine
+
+_NO_DEVICES = 6
+"""nvidia-smi's exit code for a driver without a GPU."""
+_QUERY = "index,uuid,name,memory.total,memory.free,compute_cap,driver_version"
+_WSL = "/usr/lib/wsl/lib/nvidia-smi"
+
+
+def read_smi() -> Machine | None:
+    """The machine as nvidia-smi tells it; None where there is no such command."""
+    command = shutil.which("nvidia-smi") or (_WSL if Path(_WSL).exists() else None)
+    if command is None:
+        return None
+    try:
+        answer = _ask(command, f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits")
+        if answer.returncode == _NO_DEVICES:
+            return Machine(lacks="the driver finds no GPU", source="nvidia-smi")
+        if answer.returncode != 0:
+            why = (answer.stdout or answer.stderr).strip() or f"exit {answer.returncode}"
+            return Machine(broken=f"nvidia-smi: {why}", source="nvidia-smi")
+        listed, header = _ask(command, "-L").stdout, _ask(command).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Machine(broken=str(error), source="nvidia-smi")
+    found = with_slices(parse_gpus(answer.stdout), listed)
+    cuda = re.search(r"CUDA Version: *([0-9.]+)", header)
+    driver = found[0].driver if found else None
+    lacks = None if found else "the driver finds no GPU"
+    return Machine(found, driver, cuda[1] if cuda else None, lacks=lacks, source="nvidia-smi")
+
+
+def parse_gpus(text: str) -> tuple[Gpu, ...]:
+    """GPUs from nvidia-smi's CSV; lines that are none are left out."""
+    found: list[Gpu] = []
+    for line in text.splitlines():
+        parts = [part.strip() for part in line.split(",")]
+        if len(parts) == 7 and parts[0].isdigit():
+            memory = int(parts[3]) if parts[3].isdigit() else 0
+            free = int(parts[4]) if parts[4].isdigit() else None
+            found.append(Gpu(int(parts[0]), parts[1], parts[2], memory, parts[5], parts[6], free))
+    return tuple(found)
+
+
+def with_slices(gpus: tuple[Gpu, ...], listed: str) -> tuple[Gpu, ...]:
+    """GPUs that `nvidia-smi -L` shows MIG slices under, as those slices; their memory is in the profile's name."""
+    slices: dict[int, list[Gpu]] = {}
+    by_index = {gpu.index: gpu for gpu in gpus}
+    whole: Gpu | None = None
+    for line in listed.splitlines():
+        if match := re.match(r"GPU (\d+):", line):
+            whole = by_index.get(int(match[1]))
+        match = re.match(r"\s+MIG (\S+)\s+Device\s+\d+: \(UUID: (MIG-[^)]+)\)", line)
+        if match and whole is not None:
+            size = re.search(r"(\d+)gb", match[1])
+            memory = int(size[1]) * 1024 if size else 0
+            part = Gpu(whole.index, match[2], f"{whole.name} MIG {match[1]}", memory, whole.capability, whole.driver,
+                       mig=match[1], parent=whole.uuid)  # fmt: skip
+            slices.setdefault(whole.index, []).append(part)
+    return tuple(one for gpu in gpus for one in slices.get(gpu.index, [gpu]))
+
+
+def _ask(command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([command, *arguments], capture_output=True, text=True, timeout=30, check=False)

@@ -1,0 +1,136 @@
+"""Folders as sources of images: listed in the order of their parts, links to folders followed once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Ignored:
+    """A file that was met and left out, and why."""
+
+    file: str
+    reason: str
+
+
+class Found(NamedTuple):
+    """An image as its source gave it: its name below a root, and the folder that has the bytes under that name."""
+
+    root: str
+    name: str
+    place: str
+    image_id: int | None = None
+    error: str | None = None
+    truth: str | None = None
+    missing: str | None = None
+    """The error to give if there is no file of that name."""
+    state: os.stat_result | None = None
+    """What os.lstat says of it, where that was asked already."""
+
+
+_Segment = tuple[str, str]
+"""Images of one folder with no other folder between them: the folder's name below the root, with a / behind it
+unless it is the root itself, and their names, joined by /. Packed so because there may be ten millions."""
+
+
+def from_folder(root: str, ignored: list[Ignored]) -> Iterator[Found]:
+    """The images below a folder, as if sorted by the parts of their names; adds to `ignored` what is left out."""
+    for folder, names in _segments(root, ignored):
+        for name in names.split("/"):
+            yield Found(root, folder + name, root)
+
+
+def refusal(name: str) -> str | None:
+    """Why a file met in a folder or archive is not taken as an image; None if it is."""
+    if name.lower().endswith(EXTENSIONS) and not name.startswith(".") and "/." not in name and "__" not in name:
+        return None
+    path = PurePosixPath(name)
+    if any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
+        return "hidden"
+    if path.suffix.lower() not in EXTENSIONS:
+        return f"not an image extension: {path.suffix or 'none'}"
+    return None
+
+
+def public_name(name: str) -> str:
+    """The name as valid text: bytes that are no UTF-8 are written as escapes."""
+    if name.isascii():
+        return name
+    return os.fsencode(name).decode("utf-8", "backslashreplace").replace(os.sep, "/")
+
+
+def _segments(root: str, ignored: list[Ignored]) -> list[_Segment]:
+    visited: set[str] = set()
+    segments: list[_Segment] = []
+    pending = [""]
+    linked = False
+    while pending:  # links wait until all real folders were seen, so that images keep their real names
+        start = pending.pop(0)
+        if os.path.realpath(os.path.join(root, start)) in visited:
+            ignored.append(Ignored(public_name(start.rstrip("/")), "a link to a folder that is listed"))
+            continue
+        segments += _below(root, start, pending, visited, ignored)
+        linked = linked or bool(start)
+    if linked:
+        # No folder, linked or not, sorts into the middle of a segment: their first images tell their order.
+        segments.sort(key=lambda one: PurePosixPath(one[0] + one[1].partition("/")[0]).parts)
+    return segments
+
+
+def _below(root: str, start: str, pending: list[str], visited: set[str], ignored: list[Ignored]) -> Iterator[_Segment]:
+    """Segments of `start` and the real folders below it, in order; adds links to folders to `pending`."""
+    waiting: list[_Segment] = [(start, "")]
+    while waiting:
+        folder, names = waiting.pop()
+        if names:
+            yield folder, names
+            continue
+        place = os.path.join(root, folder)
+        try:
+            with os.scandir(place) as entries:
+                listed = sorted((entry.name, _kind(entry)) for entry in entries)
+        except OSError as error:
+            name = public_name(os.path.relpath(place, root))
+            ignored.append(Ignored(name, f"cannot be read: {error.strerror}"))
+            continue
+        visited.add(os.path.realpath(place))
+        pending += [f"{folder}{name}/" for name, kind in listed if kind == _LINK]
+        waiting += reversed(list(_cut(folder, listed, ignored)))
+
+
+_FILE, _FOLDER, _LINK = range(3)
+
+
+def _kind(entry: os.DirEntry[str]) -> int:
+    try:
+        if not entry.is_dir():
+            return _FILE
+    except OSError:
+        return _FILE
+    return _LINK if entry.is_symlink() else _FOLDER
+
+
+def _cut(folder: str, listed: list[tuple[str, int]], ignored: list[Ignored]) -> Iterator[_Segment]:
+    """A folder's images as segments, and between them its folders, each as a segment without names."""
+    names: list[str] = []
+    for name, kind in listed:
+        if kind == _FILE:
+            reason = refusal(folder + name)
+            if reason is None:
+                names.append(name)
+            else:
+                ignored.append(Ignored(public_name(folder + name), reason))
+            continue
+        if names:
+            yield folder, "/".join(names)
+            names = []
+        if kind == _FOLDER:
+            yield f"{folder}{name}/", ""
+    if names:
+        yield folder, "/".join(names)

@@ -1,0 +1,165 @@
+"""The images of a run as lines of inputs.jsonl: written in one stream, read a slice at a time, never all in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import weakref
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from json.encoder import encode_basestring_ascii as quoted
+from pathlib import Path
+from typing import IO, overload
+
+from orchestrator.files import written_aside
+from orchestrator.input_spool import UnnamedFile
+
+STRIDE = 64
+"""The place of every so many-th line is remembered, so that a slice is found without reading what is before it."""
+_READ_AT_ONCE = 4096
+_AN_ERROR = b'"error": "'
+"""Inside a string the quotes would be escaped."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputImage:
+    """One image to predict.
+
+    `file` is its public name, relative and /-separated; `path` says where it is, as "ROOT/relative path" with ROOT an
+    index into InputSet.roots. Where it is known already that it cannot be read, `error` says why and `path` is empty.
+    """
+
+    index: int
+    file: str
+    path: str
+    image_id: int
+    size: int
+    mtime_ns: int
+    error: str | None = None
+    truth: str | None = None
+    """Where its mask is, or "Negative", if the images are a data set of manipulation localization."""
+
+
+class Images(Sequence[InputImage]):
+    """The images of a run in their order. Each access reads from the lines on disk (of small runs: in memory)."""
+
+    def __init__(self, stream: IO[bytes], starts: array[int], count: int, unreadable: int, digest: str) -> None:
+        self._stream, self._starts, self._count = stream, starts, count
+        self._close = weakref.finalize(self, stream.close)
+        self.unreadable, self.digest = unreadable, digest
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, at: int) -> InputImage: ...
+    @overload
+    def __getitem__(self, at: slice) -> tuple[InputImage, ...]: ...
+    def __getitem__(self, at: int | slice) -> InputImage | tuple[InputImage, ...]:
+        if isinstance(at, int):
+            place = range(self._count)[at]
+            return self._read(place, place + 1)[0]
+        start, stop, step = at.indices(self._count)
+        return self._read(start, stop) if step == 1 else tuple(self[place] for place in range(start, stop, step))
+
+    def __iter__(self) -> Iterator[InputImage]:
+        for start in range(0, self._count, _READ_AT_ONCE):
+            yield from self._read(start, min(start + _READ_AT_ONCE, self._count))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(mine == its for mine, its in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]  # as of other sequences that are compared by content
+
+    def save(self, path: Path) -> None:
+        """Write the lines as the file `path`, in one step, and read them from there from now on."""
+        with written_aside(path) as copy:
+            self._stream.seek(0)
+            shutil.copyfileobj(self._stream, copy, 1 << 20)
+        self._use(path)
+
+    def is_saved_as(self, path: Path) -> bool:
+        """Whether the file `path` has these very lines; if so, they are read from there from now on."""
+        self._stream.seek(0)
+        with path.open("rb") as saved:
+            while True:
+                mine, its = self._stream.read(1 << 20), saved.read(1 << 20)
+                if mine != its:
+                    return False
+                if not mine:
+                    break
+        self._use(path)
+        return True
+
+    def _use(self, path: Path) -> None:
+        self._close()
+        self._stream = path.open("rb")
+        self._close = weakref.finalize(self, self._stream.close)
+
+    def _read(self, start: int, stop: int) -> tuple[InputImage, ...]:
+        if start >= stop:
+            return ()
+        first, last = start // STRIDE, -(-stop // STRIDE)
+        self._stream.seek(self._starts[first])
+        block = self._stream.read(self._starts[last] - self._starts[first])
+        lines = block.split(b"\n")[start - first * STRIDE : stop - first * STRIDE]
+        return tuple(InputImage(**entry) for entry in json.loads(b"[" + b",".join(lines) + b"]"))
+
+
+Row = tuple[str, str, int, int, int, str | None, str | None]
+"""The fields of an InputImage behind its index."""
+
+
+def write_images(rows: Iterable[Row], folder: Path | None) -> Images:
+    """The images of these rows. A long list is kept in `folder` until it is saved; None: where temporary files go."""
+    stream, starts, at, count, unreadable = UnnamedFile(folder), array("Q", [0]), 0, 0, 0
+    digest, rest = hashlib.sha256(), iter(rows)
+    while some := list(islice(rest, STRIDE)):
+        block = "".join(map(_line, range(count, count + len(some)), some)).encode("ascii")
+        stream.write(block)
+        digest.update("".join([f"{row[0]}\0{row[3]}\n" for row in some]).encode("utf-8", "surrogateescape"))
+        at += len(block)
+        starts.append(at)
+        count += len(some)
+        unreadable += sum([row[5] is not None for row in some])
+    return Images(stream, starts, count, unreadable, digest.hexdigest())
+
+
+def _line(index: int, row: Row) -> str:
+    """As json.dumps would have it, in a third of the time."""
+    file, path, image_id, size, mtime_ns, error, truth = row
+    return (
+        f'{{"index": {index}, "file": {quoted(file)}, "path": {quoted(path)}, "image_id": {image_id}, '
+        f'"size": {size}, "mtime_ns": {mtime_ns}, "error": {"null" if error is None else quoted(error)}, '
+        f'"truth": {"null" if truth is None else quoted(truth)}}}\n'
+    )
+
+
+def read_inputs(path: Path) -> Iterator[InputImage]:
+    """The images of a run's inputs.jsonl, one after another."""
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            yield InputImage(**json.loads(line))
+
+
+def open_inputs(path: Path, digest: str) -> Images:
+    """The images of a run's inputs.jsonl, any slice at any time; `digest` is what run.json has for them.
+
+    The file is gone through once, to find its lines.
+    """
+    starts, at, count, unreadable = array("Q", [0]), 0, 0, 0
+    with path.open("rb") as lines:
+        for line in lines:
+            at += len(line)
+            count += 1
+            unreadable += _AN_ERROR in line
+            if count % STRIDE == 0:
+                starts.append(at)
+    if count % STRIDE:
+        starts.append(at)
+    return Images(path.open("rb"), starts, count, unreadable, digest)

@@ -1,0 +1,184 @@
+"""Leftovers in orch's cache: environments and sources that no stack names now, logs, self-tests, worker caches."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from orchestrator.build import build_lock_of
+from orchestrator.catalog import Catalog, StackEntry
+from orchestrator.convert import LOCK_NAME as CONVERT_LOCK
+from orchestrator.convert import PYTHONS as CONVERT_PYTHONS
+from orchestrator.errors import OrchError
+from orchestrator.files import exclusive
+from orchestrator.paths import RunPaths, build_logs_folder, environments_folder, home
+from orchestrator.prune import DAY, Leftover, Scope
+from orchestrator.runtimes.venv import environment_folder
+from orchestrator.sources import tree_folder
+
+LOG_DAYS = 14
+ASIDE = ".pruned-"
+_RUNNER = b"orch_runner"
+
+
+def file_leftovers(catalog: Catalog, scope: Scope) -> Iterator[Leftover]:
+    """All kinds, one after another."""
+    yield from _environments(catalog, scope)
+    yield from _sources(catalog, scope)
+    yield from _self_tests(catalog, scope)
+    yield from _logs(catalog, scope)
+    if scope.everything:
+        yield from _worker_caches(catalog, scope)
+
+
+def _environments(catalog: Catalog, scope: Scope) -> Iterator[Leftover]:
+    current, names = set[str](), dict[str, str]()
+    for stack in catalog.stacks.values():
+        for name, made in _environments_of(stack):
+            names[name] = stack.name
+            current.add(made)
+    for folder in _children(environments_folder()):
+        lock = folder.with_name(f".{folder.name.removeprefix(ASIDE)}.lock")
+        if folder.name.startswith(ASIDE) and not scope.stacks:
+            yield _folder("environment", folder, "half removed", lock)
+        if folder.name.startswith("."):
+            continue
+        name = folder.name.rpartition("-")[0]
+        stack_name = names.get(name) or _by_prefix(folder.name, catalog)
+        why = "--all" if scope.everything else None
+        if why is None and name in names and folder.name not in current:
+            why = f"made from an older lock of {name}"
+        if why is not None and scope.covers(stack_name) and scope.is_old(folder.stat().st_mtime):
+            yield _folder("environment", folder, why, lock)
+
+
+def _environments_of(stack: StackEntry) -> Iterator[tuple[str, str]]:
+    """The name without its digest, and the folder's name, of every environment that a stack may have."""
+    for variant, spec in stack.spec.variants.items():
+        name, pythons = f"{stack.name}-{variant}", (spec.python, *spec.also_python)
+        with suppress(OrchError, OSError):
+            yield name, environment_folder(name, stack.folder / spec.lock, pythons, build_lock_of(stack, variant)).name
+    convert_lock = stack.folder / CONVERT_LOCK
+    if convert_lock.is_file():
+        name = f"{stack.name}-convert"
+        yield name, environment_folder(name, convert_lock, CONVERT_PYTHONS).name
+
+
+def _sources(catalog: Catalog, scope: Scope) -> Iterator[Leftover]:
+    wanted = [
+        (name, stack.name, tree_folder(name, source).parent.name)
+        for stack in catalog.stacks.values()
+        for name, source in stack.spec.sources.items()
+    ]
+    current = {folder for _, _, folder in wanted}
+    for folder in _children(home() / "sources"):
+        if folder.name.startswith("."):
+            continue
+        name = folder.name.rpartition("-")[0].rpartition("-")[0]
+        stack_name = next((stack for known, stack, _ in wanted if known == name), None)
+        why = "--all" if scope.everything else None
+        if why is None and stack_name is not None and folder.name not in current:
+            why = f"another commit of {name} than {stack_name} names"
+        if why is not None and scope.covers(stack_name) and scope.is_old(folder.stat().st_mtime):
+            yield _folder("source", folder, why, home() / "locks" / f"source-{folder.name}.lock")
+
+
+def _self_tests(catalog: Catalog, scope: Scope) -> Iterator[Leftover]:
+    models = {f"{name}-": entry.stack.name for name, entry in catalog.models.items()}
+    for folder in _children(home() / "selftest"):
+        stack = next((stack for name, stack in models.items() if folder.name.startswith(name)), None)
+        if scope.covers(stack) and (scope.everything or time.time() - folder.stat().st_mtime > DAY):
+            yield _folder("self-test", folder, "the next self-test makes it anew", RunPaths(folder / "run").lock)
+
+
+def _logs(catalog: Catalog, scope: Scope) -> Iterator[Leftover]:
+    for path in _children(build_logs_folder()):
+        state = path.stat()
+        age = (time.time() - state.st_mtime) / DAY
+        stack = _by_prefix(path.name.removeprefix("orch-"), catalog)
+        if path.is_file() and scope.covers(stack) and (scope.everything or age > LOG_DAYS):
+            why = "--all" if scope.everything else f"{age:.0f} days old"
+            yield Leftover("log", str(path), state.st_size, why, partial(_remove_file, path))
+
+
+def _worker_caches(catalog: Catalog, scope: Scope) -> Iterator[Leftover]:
+    for folder in _children(home() / "worker-cache"):
+        if scope.covers(_by_prefix(folder.name, catalog)):
+            remove = partial(_remove_cache, folder)
+            yield Leftover("worker cache", str(folder), size_of(folder), "--all", remove)
+
+
+def _by_prefix(name: str, catalog: Catalog) -> str | None:
+    """The stack whose name, the longest that fits, a file's name begins with."""
+    fitting = [stack for stack in catalog.stacks if name.startswith(f"{stack}-")]
+    return max(fitting, key=len, default=None)
+
+
+def _folder(kind: str, folder: Path, why: str, lock: Path) -> Leftover:
+    return Leftover(kind, str(folder), size_of(folder), why, partial(_remove_folder, folder, lock))
+
+
+def _remove_folder(folder: Path, lock: Path) -> str | None:
+    """Renamed first, so that half of it is never taken for the whole; not while somebody makes or uses it."""
+    if any(os.fsencode(f"{folder}/") in command for command in _commands()):
+        return "a process uses it"
+    aside = folder if folder.name.startswith(ASIDE) else folder.with_name(f"{ASIDE}{folder.name}")
+    try:
+        with exclusive(lock, wait=False) as ours:
+            if not ours:
+                return "another orch is at work on it"
+            if aside != folder:
+                shutil.rmtree(aside, ignore_errors=True)
+                folder.rename(aside)
+            shutil.rmtree(aside)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def _remove_cache(folder: Path) -> str | None:
+    """Workers of a run that is going on write to it."""
+    if any(_RUNNER in command for command in _commands()):
+        return "workers are running on this machine"
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def _remove_file(path: Path) -> str | None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def _commands() -> Iterator[bytes]:
+    """The command lines of all processes, those in containers too: on Linux they are this machine's."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            yield path.read_bytes()
+
+
+def _children(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.is_symlink()) if folder.is_dir() else []
+
+
+def size_of(folder: Path) -> int:
+    """Bytes on disk, each file once however many names it has."""
+    seen: dict[tuple[int, int], int] = {}
+    for parent, _, files in os.walk(folder):
+        for name in files:
+            with suppress(OSError):
+                state = os.lstat(os.path.join(parent, name))
+                seen[state.st_dev, state.st_ino] = state.st_blocks * 512
+    return sum(seen.values())

@@ -1,0 +1,286 @@
+"""`orch prune`: what counts as left behind, in the engine's lists and in the cache, and what is never touched."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.catalog import Catalog, load_catalog
+from orchestrator.cli import main
+from orchestrator.errors import MachineError
+from orchestrator.files import exclusive
+from orchestrator.paths import build_logs_folder, environments_folder, home, weights_folder, worker_cache_folder
+from orchestrator.prune import Scope, find_leftovers, prune
+from orchestrator.prune.engine import Image, current_variants, why_unneeded
+from orchestrator.prune.files import file_leftovers, size_of
+from orchestrator.runtimes.venv import environment_folder
+from orchestrator.sources import tree_folder
+from tests.unit.stack_samples import stack_document, write_stack
+
+Captured = pytest.CaptureFixture[str]
+NEEDLESS = Scope()
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture(autouse=True)
+def _no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine of this machine is other people's too."""
+
+    def connect() -> None:
+        raise MachineError("no container engine answers")
+
+    monkeypatch.setattr("orchestrator.prune.engine.connect", connect)
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Catalog:
+    """The built-in stacks and one named tiny, with a source."""
+    source = {"url": "https://example.org/up.git", "commit": COMMIT}
+    write_stack(tmp_path / "stacks" / "tiny", stack_document(sources={"up": source}))
+    return load_catalog([tmp_path / "stacks"])
+
+
+# ---- images ----------------------------------------------------------------------------------------------------------
+
+
+def image(identity: str = "old", *tags: str, content: str = "old", stack: str = "tiny", variant: str = "cpu") -> Image:
+    labels = {"stack": stack, "variant": variant, "identity": identity, "content": content}
+    return Image("sha256:1", tags, {f"org.orch.{name}": value for name, value in labels.items()}, 5)
+
+
+def why(one: Image, catalog: Catalog, scope: Scope = NEEDLESS) -> str | None:
+    return why_unneeded(one, catalog, current_variants(catalog), scope)
+
+
+def test_images_of_an_older_identity_can_go_and_current_ones_stay(catalog: Catalog) -> None:
+    now = current_variants(catalog)["tiny", "cpu"]
+    assert why(image("old", "orch/tiny:cpu-old"), catalog) == "an older cpu of tiny"
+    assert why(image("old", "localhost/orch/tiny:cpu-old"), catalog) == "an older cpu of tiny"
+    assert why(image("old", "orch/tiny:cpu-old", "orch/tiny:cpu"), catalog) == "an older cpu of tiny"
+    assert why(image("old"), catalog) == "replaced by a build of the same name"
+    assert why(image(now.identity, f"orch/tiny:cpu-{now.identity}"), catalog) is None
+    assert why(image("of-a-base", "orch/tiny:cpu-of-a-base", content=now.content), catalog) is None
+
+
+def test_another_base_or_argument_is_the_same_content(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = current_variants(catalog)["tiny", "cpu"]
+    monkeypatch.setenv("ORCH_BASE_IMAGE", "another")
+    after = current_variants(catalog)["tiny", "cpu"]
+    assert (after.content, after.identity != before.identity) == (before.content, True)
+
+
+def test_a_variant_that_needs_an_argument_has_a_content_too(catalog: Catalog) -> None:
+    assert ("fformer", "cu111") in current_variants(catalog)
+
+
+def test_images_that_are_not_orchs_alone_are_never_touched(catalog: Catalog) -> None:
+    for scope in (Scope(), Scope(everything=True)):
+        assert why(image("old", "mine:latest"), catalog, scope) is None, "derived: it inherits the labels"
+        assert why(image("old", "orch/tiny:cpu-old", "mine:latest"), catalog, scope) is None
+        assert why(Image("sha256:1", ("orch/tiny:cpu-old",), {}, 5), catalog, scope) is None
+        assert why(Image("sha256:1", (), {"org.orch.stack": "tiny"}, 5), catalog, scope) is None
+
+
+def test_stacks_that_are_not_known_here_stay_unless_all_is_asked_for(catalog: Catalog) -> None:
+    strange = image("old", "orch/strange:cpu-old", stack="strange")
+    assert why(strange, catalog) is None
+    assert why(strange, catalog, Scope(everything=True)) == "--all"
+    gone = image("old", "orch/tiny:cu99-old", variant="cu99")
+    assert why(gone, catalog) == "tiny has no variant cu99 any more"
+
+
+def test_what_was_made_lately_stays_where_that_is_asked_for(catalog: Catalog) -> None:
+    new = dataclasses.replace(image("old", "orch/tiny:cpu-old"), made=time.time() - 86400)
+    assert why(new, catalog, Scope(days=2)) is None
+    assert why(new, catalog, Scope(everything=True, days=2)) is None
+    assert why(new, catalog, Scope(days=0.5)) == "an older cpu of tiny"
+    folder = filled(environments_folder() / "tiny-cpu-0123456789ab")
+    source = filled(home() / "sources" / f"up-{'f' * 12}-00000000")
+    assert found(catalog, Scope(days=2)) == {}
+    for old in (folder, source):
+        os.utime(old, (time.time() - 3 * 86400,) * 2)
+    assert set(found(catalog, Scope(days=2))) == {folder.name, source.name}
+
+
+def test_a_scope_keeps_to_its_stacks(catalog: Catalog) -> None:
+    one = image("old", "orch/tiny:cpu-old")
+    assert why(one, catalog, Scope(stacks=["tiny"])) is not None
+    assert why(one, catalog, Scope(everything=True, stacks=["garments"])) is None
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def filled(folder: Path, count: int = 1) -> Path:
+    """A folder with files of 4096 bytes."""
+    folder.mkdir(parents=True)
+    for number in range(count):
+        (folder / str(number)).write_bytes(b"x" * 4096)
+    return folder
+
+
+@contextmanager
+def process(argument: str) -> Iterator[None]:
+    """Somebody's process with that on its command line, once it is really there."""
+    code = "import sys; print(flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, argument], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as running:
+        assert running.stdout is not None
+        running.stdout.readline()
+        yield
+        running.communicate()
+
+
+def found(catalog: Catalog, scope: Scope = NEEDLESS) -> dict[str, str]:
+    return {Path(one.name).name: one.why for one in file_leftovers(catalog, scope)}
+
+
+def tiny_environment(catalog: Catalog) -> Path:
+    stack = catalog.stacks["tiny"]
+    return environment_folder("tiny-cpu", stack.folder / "cpu.lock", ("3.11",))
+
+
+def test_environments_of_older_locks_can_go(catalog: Catalog) -> None:
+    current = filled(tiny_environment(catalog))
+    filled(environments_folder() / "tiny-cpu-0123456789ab")
+    filled(environments_folder() / "facere-convert-0123456789ab")
+    filled(environments_folder() / "strange-cpu-0123456789ab")
+    (environments_folder() / ".tiny-cpu-0123456789ab.lock").touch()
+    assert found(catalog) == {
+        "facere-convert-0123456789ab": "made from an older lock of facere-convert",
+        "tiny-cpu-0123456789ab": "made from an older lock of tiny-cpu",
+    }
+    assert set(found(catalog, Scope(everything=True, stacks=["tiny"]))) == {current.name, "tiny-cpu-0123456789ab"}
+    assert "strange-cpu-0123456789ab" in found(catalog, Scope(everything=True))
+
+
+def test_an_environment_goes_whole_and_weights_stay(catalog: Catalog) -> None:
+    old, current = filled(environments_folder() / "tiny-cpu-0123456789ab", 3), filled(tiny_environment(catalog))
+    kept = filled(weights_folder("tiny", "tiny-model"))
+    done = prune(list(file_leftovers(catalog, Scope())))
+    assert [(one.name, one.bytes) for one in done.removed] == [(str(old), 3 * 4096)]
+    assert not old.exists()
+    assert not list(environments_folder().glob(".pruned-*"))
+    prune(list(file_leftovers(catalog, Scope(everything=True))))
+    assert not current.exists()
+    assert kept.is_dir()
+
+
+def test_what_a_process_uses_or_makes_stays(catalog: Catalog) -> None:
+    old = filled(environments_folder() / "tiny-cpu-0123456789ab")
+    (leftover,) = file_leftovers(catalog, Scope())
+    with exclusive(old.with_name(f".{old.name}.lock"), wait=False):
+        assert prune([leftover]).kept == ((leftover, "another orch is at work on it"),)
+    with process(f"{old}/bin/python"):
+        assert prune([leftover]).kept == ((leftover, "a process uses it"),)
+    assert old.is_dir()
+    assert prune([leftover]).removed == (leftover,)
+
+
+def test_what_an_interrupted_removal_left_goes_the_next_time(catalog: Catalog) -> None:
+    filled(environments_folder() / ".pruned-tiny-cpu-0123456789ab")
+    assert found(catalog) == {".pruned-tiny-cpu-0123456789ab": "half removed"}
+    prune(list(file_leftovers(catalog, Scope())))
+    assert found(catalog) == {}
+
+
+def test_sources_of_other_commits_can_go(catalog: Catalog) -> None:
+    source = catalog.stacks["tiny"].spec.sources["up"]
+    current = filled(tree_folder("up", source)).parent
+    old = filled(current.with_name(f"up-{'f' * 12}-00000000"))
+    filled(current.with_name(f"strange-{'f' * 12}-00000000"))
+    assert found(catalog) == {old.name: "another commit of up than tiny names"}
+    prune(list(file_leftovers(catalog, Scope())))
+    assert (current.is_dir(), old.exists()) == (True, False)
+
+
+def test_old_logs_and_self_tests_can_go(catalog: Catalog) -> None:
+    logs, month_ago = filled(build_logs_folder(), 2), time.time() - 30 * 86400
+    os.utime(logs / "0", (month_ago, month_ago))
+    old, new = (filled(home() / "selftest" / f"tiny-model-venv-{name}") for name in ("any", "cpu"))
+    os.utime(old, (month_ago, month_ago))
+    assert found(catalog) == {"0": "30 days old", old.name: "the next self-test makes it anew"}
+    assert {"0", "1", old.name, new.name} == set(found(catalog, Scope(everything=True)))
+
+
+def test_worker_caches_go_with_all_and_not_while_workers_run(catalog: Catalog) -> None:
+    cache = filled(worker_cache_folder("tiny", "cpu"))
+    assert found(catalog) == {}
+    (leftover,) = file_leftovers(catalog, Scope(everything=True, stacks=["tiny"]))
+    with process("orch_runner"):
+        assert prune([leftover]).kept == ((leftover, "workers are running on this machine"),)
+    assert cache.is_dir()
+
+
+def test_hard_links_are_counted_once(tmp_path: Path) -> None:
+    folder = filled(tmp_path / "x", 2)
+    os.link(folder / "0", folder / "link")
+    assert size_of(folder) == 2 * 4096
+
+
+# ---- the command line ------------------------------------------------------------------------------------------------
+
+
+def run(capsys: Captured, *arguments: str) -> dict[str, Any]:
+    assert main(["prune", "--json", *arguments]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    document = json.loads(out)
+    assert isinstance(document, dict)
+    return document
+
+
+def test_a_dry_run_removes_nothing_and_yes_removes_it(catalog: Catalog, capsys: Captured) -> None:
+    old = filled(environments_folder() / "garments-cpu-0123456789ab")
+    shown = run(capsys, "--dry-run")
+    expected = {
+        "kind": "environment",
+        "name": str(old),
+        "bytes": 4096,
+        "why": "made from an older lock of garments-cpu",
+    }
+    assert (shown["found"], shown["bytes"], "removed" in shown) == ([expected], 4096, False)
+    assert shown["notes"] == ["no container engine answers: images and containers were not looked for"]
+    assert old.is_dir()
+    assert run(capsys, "--yes")["removed"] == [str(old)]
+    assert not old.exists()
+    assert main(["prune", "--yes"]) == 0
+    assert "there is nothing to remove" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["--json"]])
+def test_without_anybody_to_ask_nothing_is_removed(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    filled(environments_folder() / "garments-cpu-0123456789ab")
+    assert main(["prune", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert "nobody is there to be asked" in out + err
+    assert (environments_folder() / "garments-cpu-0123456789ab").is_dir()
+
+
+def test_what_could_not_be_removed_is_told(catalog: Catalog, capsys: Captured) -> None:
+    old = filled(environments_folder() / "garments-cpu-0123456789ab")
+    with exclusive(old.with_name(f".{old.name}.lock"), wait=False):
+        kept = run(capsys, "--yes")["kept"]
+    assert kept == [{"name": str(old), "why": "another orch is at work on it"}]
+
+
+def test_everything_is_found_by_the_one_function(catalog: Catalog) -> None:
+    filled(environments_folder() / "tiny-cpu-0123456789ab")
+    leftovers, notes = find_leftovers(catalog, Scope(stacks=["tiny"]))
+    assert [one.kind for one in leftovers] == ["environment"]
+    assert len(notes) == 1
