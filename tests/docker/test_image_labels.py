@@ -5,6 +5,7 @@ The framework inside is a shared object made by hand; the image, the program tha
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,9 @@ CUDA = {**MINIMAL["variants"]["cpu"], "device": "cuda", "cuda": "10.2", "native_
 
 
 def stack(folder: Path) -> StackEntry:
-    entry = stack_entry(folder, variants={"cuda": CUDA, "cpu": MINIMAL["variants"]["cpu"]})
+    # A name of its own: other tests may be building the same at the same engine.
+    name = f"labels-{secrets.token_hex(4)}"
+    entry = stack_entry(folder, stack=name, variants={"cuda": CUDA, "cpu": MINIMAL["variants"]["cpu"]})
     (folder / "tiny.Dockerfile").write_text(DOCKERFILE)
     library = folder / "site" / "torch" / "lib" / "libtorch_cuda.so"
     library.parent.mkdir(parents=True)
@@ -41,7 +44,6 @@ def stack(folder: Path) -> StackEntry:
 
 def test_an_image_for_gpus_says_what_it_runs_on(tmp_path: Path) -> None:
     entry, runtime, engine = stack(tmp_path / "stack"), DockerRuntime(), connect()
-    before = {image.id for image in engine.client.images.list(filters={"dangling": True})}
     said: list[str] = []
     prepared = runtime.prepare(entry, "cuda", BuildOptions(), said.append)
     try:
@@ -49,15 +51,15 @@ def test_an_image_for_gpus_says_what_it_runs_on(tmp_path: Path) -> None:
         assert image.id == prepared.digest
         labels = {name: value for name, value in image.labels.items() if name.startswith("org.orch.")}
         assert {name: labels[f"org.orch.{name}"] for name in ("stack", "frameworks", "cuda", "native", "ptx")} == {
-            "stack": "tiny", "frameworks": "torch=unknown", "cuda": "10.2", "native": "7.0 7.5", "ptx": "7.5",
+            "stack": entry.name, "frameworks": "torch=unknown", "cuda": "10.2", "native": "7.0 7.5", "ptx": "7.5",
         }  # fmt: skip
         built = as_built(entry).spec.variants["cuda"]
         assert (built.native_capabilities, built.ptx_capabilities) == (("7.0", "7.5"), ("7.5",))
         again = runtime.prepare(entry, "cuda", BuildOptions(), said.append)
         assert (again.digest, again.fresh) == (prepared.digest, False)
         # The image before its labels is not left behind without a name.
-        left = {one.id for one in engine.client.images.list(filters={"dangling": True})} - before
-        assert not any(engine.client.images.get(one).labels.get("org.orch.stack") == "tiny" for one in left)
+        own = {"dangling": True, "label": f"org.orch.stack={entry.name}"}
+        assert engine.client.images.list(filters=own) == []
     finally:
         engine.client.images.remove(prepared.location)
 
