@@ -53,7 +53,6 @@ class WarmRuntime:
     """The workers that fit at this moment."""
     say: Report
     name: str = "docker"
-    _inputs: InputSet | None = None
     _waited: bool = False
     started: bool = False
     """Whether a worker was handed a job yet."""
@@ -84,7 +83,6 @@ class WarmRuntime:
 
     def accept(self, inputs: InputSet, weights: Mapping[str, Stored]) -> None:
         """Whether the workers see the weights, and the images or can be given them. Raises WarmUnfit, OutsideData."""
-        self._inputs = inputs
         self._check_weights(weights)
         to_stage = self._placement(self._worker(), inputs.roots).to_stage
         if to_stage:

@@ -313,6 +313,17 @@ def test_a_model_that_cannot_be_loaded_fails_its_job_alone(worker: WarmProcess) 
     assert run(worker, "sound").status == 0
 
 
+def test_a_device_whose_memory_is_full_is_cleared_of_what_is_idle(worker: WarmProcess) -> None:
+    worker.start()
+    outcome = run(worker, "alone", {"load": "crowded", "number": 1})
+    assert (outcome.status, outcome.one("failure")["category"]) == (3, "load")
+    assert run(worker, "idle", {"number": 2}).status == 0
+    (worker.cache / "crowded").unlink()
+    assert run(worker, "crowded", {"load": "crowded", "number": 3}).status == 0
+    assert "no memory on the device; unloading what is idle" in worker.log
+    until(lambda: len(worker.heartbeat["models"]) == 1, "the other model's end")
+
+
 def test_a_job_that_cannot_be_understood_is_refused(worker: WarmProcess) -> None:
     worker.start()
     outcome = run(worker, "odd", contract="orch-job/9")

@@ -17,6 +17,7 @@ begins with a dot, then renamed. A job is a job of the contract orch-job/1 (see 
         stop, kill     empty files the host makes: what SIGTERM and SIGKILL are to a runner of its own
                        and by the worker:
         events.jsonl   the contract's events, numbered through even where two processes served the job
+        waiting        empty: claimed, but no keeper is free for it at the moment
         worker.log     the job's part of what the contract writes to stderr
         exit.json      {"code": exit status of the contract, 137 for a death, "detail": reason or null}: always last
     workers/ID.json    the heartbeat, rewritten every second: {"format": "orch-worker/1", "id", "stack", "variant",
