@@ -184,10 +184,13 @@ def orch(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Orch:
 
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three hundred drawn scenes."""
+    """Three hundred images: sixty drawn scenes under five names each."""
     folder = tmp_path_factory.mktemp("scenes")
-    write_scenes(folder, range(300), size=96)
+    write_scenes(folder, range(60), size=96)
     (folder / "annotations.json").unlink()
+    for file in sorted(folder.iterdir()):
+        for copy in range(4):
+            shutil.copyfile(file, file.with_stem(f"{file.stem}-{copy}"))
     return folder
 
 
