@@ -25,7 +25,7 @@ from tests.conformance.pictures import photograph
 
 SCRIPT = Path(__file__).parent.parent.parent / ".ci" / "slurm.sh"
 STACKS = Path(__file__).parent.parent / "stacks"
-SETTINGS = "lease: 6\n"
+SETTINGS = "lease: 10\n"
 NODES = 5
 LOST_AFTER = 90.0
 

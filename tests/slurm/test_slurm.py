@@ -18,7 +18,7 @@ from tests.slurm.conftest import STACKS, Cluster, Orch, command_of, processes, w
 pytestmark = pytest.mark.slurm
 
 GARMENTS = ("run", "-m", "garments-tiny", "--runtime", "venv", "--shard-size", 20)
-FAULTY = ("run", "-m", "faulty", "--runtime", "venv", "--shard-size", 5, "--set", "sleep=0.8")
+FAULTY = ("run", "-m", "faulty", "--runtime", "venv", "--shard-size", 5, "--set", "sleep=1.0")
 SLURM = ("--executor", "slurm", "--gres", "gpu:1")
 REST = ("--sbatch", "--exclude=n[3-5]")
 LIMITED = ("--sbatch", "--nodelist=n3")
