@@ -149,9 +149,9 @@ def cluster() -> Iterator[Cluster]:
 class Orch:
     """The command line on the cluster's login node."""
 
-    def __init__(self, cluster: Cluster, home: Path, config: Path) -> None:
+    def __init__(self, cluster: Cluster, home: Path, config: Path, scratch: Path) -> None:
         self.environment = {**cluster.environment, "ORCH_HOME": str(home), "XDG_CONFIG_HOME": str(config)}
-        self.environment["ORCH_STACKS"] = str(STACKS)
+        self.environment |= {"ORCH_STACKS": str(STACKS), "TMPDIR": str(scratch)}
 
     def start(self, *arguments: object) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "orchestrator", *(str(one) for one in arguments)]
@@ -179,7 +179,7 @@ def orch(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Orch:
     (config / "orch" / "slurm.yaml").write_text(SETTINGS)
     kept = os.environ.get("ORCH_TEST_CACHE")
     home = Path(kept) / "orch-home" if kept else tmp_path_factory.mktemp("orch-home")
-    return Orch(cluster, home, config)
+    return Orch(cluster, home, config, tmp_path_factory.mktemp("scratch"))
 
 
 @pytest.fixture(scope="session")
