@@ -41,7 +41,7 @@ def attach(paths: RunPaths, display: Display) -> Outcome:
     require_slurm()
     try:
         _follow(paths, run, job, display)
-    except KeyboardInterrupt:
+    except Interrupted:
         raise Interrupted(
             f"no longer attached; the run goes on as job {job}",
             hint=f"orch attach {paths.root}, or orch cancel {paths.root}",
@@ -61,8 +61,8 @@ def _follow(paths: RunPaths, run: dict[str, Any], job: str, display: Display) ->
     ask_at, gone = 0.0, 0
     for task, event in tail.new():
         progress.take(task, event)
-    stop = threading.Event()
-    with signals_to(stop.set), display.images(images, progress.images):
+    left = threading.Event()
+    with display.images(images, progress.images), signals_to(left.set):
         while not paths.summary.exists() and gone < GONE_LOOKS:
             if monotonic() >= ask_at:
                 answer = queued(job)
@@ -72,8 +72,8 @@ def _follow(paths: RunPaths, run: dict[str, Any], job: str, display: Display) ->
                 ask_at = monotonic() + (ASK_SLURM_SECONDS if waiting else LOOK_SECONDS)
             states = task_states(records, waiting, progress.states)
             display.progress(progress.images, progress.failed, states)
-            if stop.wait(LOOK_SECONDS):  # not by the handler: one of several runs follows in a thread
-                raise KeyboardInterrupt
+            if left.wait(LOOK_SECONDS):
+                raise Interrupted("left")
             for task, event in tail.new():
                 progress.take(task, event)
 

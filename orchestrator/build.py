@@ -32,6 +32,7 @@ class BuildInputs:
     arguments: Mapping[str, str]
     sources: Mapping[str, Source] = field(default_factory=dict)
     """Upstream code: its commit stands for its content, so that nothing need be fetched to know the identity."""
+    for_gpus: bool = False
 
     @property
     def identity(self) -> str:
@@ -94,7 +95,9 @@ def build_inputs(stack: StackEntry, variant: str, options: BuildOptions) -> Buil
         **dict(_build_arguments(stack, variant, given)),
         **given,
     }
-    return BuildInputs(stack.name, variant, stack.dockerfile, lock, files, arguments, stack.spec.sources)
+    return BuildInputs(
+        stack.name, variant, stack.dockerfile, lock, files, arguments, stack.spec.sources, spec.device == "cuda"
+    )
 
 
 def build_lock_of(stack: StackEntry, variant: str) -> Path | None:

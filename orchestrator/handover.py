@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from orchestrator import __version__
 from orchestrator.catalog import ModelEntry, StackEntry, read_stack
@@ -25,6 +25,15 @@ WORK_FORMAT = "orch-work/1"
 
 
 @dataclass(frozen=True)
+class Crew:
+    """The workers of each task, as they were asked for; None: as the node has GPUs and cores."""
+
+    workers: int | None = None
+    per_gpu: int | Literal["auto"] | None = None
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
 class Handover:
     """What a task knows of its run before it looks at its node."""
 
@@ -36,8 +45,7 @@ class Handover:
     inputs: InputSet
     shard_size: int
     build: BuildOptions
-    workers: int
-    threads: int | None
+    crew: Crew
     lease: float
     plan: str
     build_identity: str
@@ -63,13 +71,7 @@ def unresolved(stack: StackEntry, runtime: str) -> Prepared:
 
 
 def record_work(
-    paths: RunPaths,
-    plan: Plan,
-    weights_folder: Path,
-    build: BuildOptions,
-    workers: int,
-    threads: int | None,
-    lease: float,
+    paths: RunPaths, plan: Plan, weights_folder: Path, build: BuildOptions, crew: Crew, lease: float
 ) -> None:
     """Write work.json beside run.json and inputs.jsonl."""
     weights = {
@@ -82,8 +84,7 @@ def record_work(
         "weights": weights,
         "weights_folder": str(weights_folder),
         "build": asdict(build),
-        "workers": workers,
-        "threads": threads,
+        "crew": asdict(crew),
         "lease": lease,
     }
     write_json(paths.work, document)
@@ -125,8 +126,7 @@ def _handover(paths: RunPaths, run: Mapping[str, Any], work: Mapping[str, Any]) 
         inputs,
         int(run["shard_size"]),
         BuildOptions(**work["build"]),
-        int(work["workers"]),
-        work["threads"],
+        Crew(**work["crew"]),
         float(work["lease"]),
         str(run["plan"]),
         run["resolved"]["build"],

@@ -38,7 +38,10 @@ class Listing:
 
     def take(self, items: Iterable[Found]) -> None:
         """Take the next images, each with its size and time, or the reason why it cannot be read."""
-        roots, append, keep, examine = self._roots, self._hashes.append, self._spool.add, self._examine
+        self._spool.extend(self._examined(items))
+
+    def _examined(self, items: Iterable[Found]) -> Iterator[Examined]:
+        roots, append, examine = self._roots, self._hashes.append, self._examine
         for root, name, place, image_id, error, truth, missing, state in items:
             full = f"{root}/{name}" if root != "/" else f"/{name}"
             location = full if place == root else f"{place}/{name}"
@@ -55,9 +58,10 @@ class Listing:
             if root not in roots:
                 roots[root] = os.path.realpath(root) if Path(root).is_dir() else ""
             if error is None:
-                keep((full, *examine(root, location, full, missing, state), image_id, truth))
+                real, size, mtime_ns, error = examine(root, location, full, missing, state)
+                yield full, real, size, mtime_ns, error, image_id, truth
             else:
-                keep((full, None, 0, 0, error, image_id, truth))
+                yield full, None, 0, 0, error, image_id, truth
 
     def _examine(
         self, root: str, location: str, full: str, missing: str | None, state: os.stat_result | None

@@ -134,7 +134,7 @@ def environment(stack: StackEntry, variant: str, runtime: str) -> Environment | 
     """What `orch run` would start workers in; None where that cannot be known. Builds nothing."""
     from orchestrator.build import build_inputs, build_lock_of, find_variant
     from orchestrator.runtimes.base import BuildOptions
-    from orchestrator.runtimes.docker import with_default_base
+    from orchestrator.runtimes.docker_build import with_default_base
 
     with suppress(OrchError):
         if runtime == "docker":

@@ -195,6 +195,8 @@ def _work(ask: _Ask, way: _Way, plan: Plan) -> Work:
         wait=options.wait,
         leases=way.leases,
         most_gpus=ask.turns.most_gpus,
+        asked_workers=options.workers,
+        workers_per_gpu=options.workers_per_gpu,
         build=options.build,
         slurm=options.slurm,
     )

@@ -25,12 +25,12 @@ from orchestrator.dispatch import Dispatched, Dispatcher
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError
 from orchestrator.executors.slurm import recorded_job
 from orchestrator.executors.slurm_commands import end, requeue, state_of
-from orchestrator.executors.slurm_node import Place, allotted_cores, allotted_gpus, place, task_devices
+from orchestrator.executors.slurm_node import Place, allotted_cores, allotted_gpus, place
 from orchestrator.handover import Handover, read_handover, record_choice
 from orchestrator.hardware import Gpu, choose_variant, cores, gpus_for
 from orchestrator.launch import Launcher
 from orchestrator.paths import RunPaths, TaskPaths
-from orchestrator.places import OwnPlaces
+from orchestrator.places import OwnPlaces, devices_of_places
 from orchestrator.plan import AUTO, Plan
 from orchestrator.progress import Display, PlainDisplay
 from orchestrator.runtimes import choose_runtime
@@ -144,9 +144,15 @@ def _predict(paths: TaskPaths, here: Place, ready: _Ready, claims: Claims, displ
         time.sleep(LOOK_AGAIN_SECONDS)
     for folder in (paths.shards, paths.logs, paths.task_events):
         folder.mkdir(parents=True, exist_ok=True)
-    devices = task_devices(plan.request.device, runtime.name, os.environ)
-    workers = max(handover.workers, len(devices))
-    threads = handover.threads or max(1, allotted_cores(cores(), os.environ) // workers)
+    crew = handover.crew
+    devices, workers = devices_of_places(
+        [gpu.device for gpu in ready.gpus] if plan.request.device == "cuda" else ["cpu"],
+        crew.workers,
+        crew.per_gpu,
+        {gpu.device: gpu.memory for gpu in ready.gpus},
+        plan.entry.spec.gpu_memory,
+    )
+    threads = crew.threads or max(1, allotted_cores(cores(), os.environ) // workers)
     label = f"{plan.run_id()}-{paths.task}"
     launcher = Launcher(plan, paths, runtime, devices, threads, handover.weights_folder, label)
     dispatcher = Dispatcher(paths, launcher.start, display, schedule, plan.images_of)

@@ -10,7 +10,7 @@ from typing import Any, List, NamedTuple
 
 import numpy as np
 from checkpoint import check_variables, find_prefix
-from device import require, session_options
+from device import hide_gpus, session_options
 from metagraph import open_graph
 from network import IMAGE, OUTPUTS, output_name
 from orch_runner.contract import Fatal
@@ -37,9 +37,11 @@ class Predictor(BasePredictor):
     decoder = "pillow"
     # The graph holds one suppression per image: other sizes would be other graphs, and not bitwise the same results.
     max_batch = 1
+    framework = "tensorflow"
 
     def load(self, model: Model, device: str) -> None:
-        require(device, model.threads)
+        if device == "cpu":
+            hide_gpus()
         prefix = find_prefix(model.weights[WEIGHTS])
         graph = open_graph(model.name, model.sources[SOURCE], model.settings, model.cache)
         self._session = tf.Session(graph=graph, config=session_options(model.threads))

@@ -51,6 +51,7 @@ class Predictor(BasePredictor):
     color = "RGB"
     decoder = "pillow"
     max_batch = 1
+    framework = "onnxruntime"
 
     def load(self, model: Model, device: str) -> None:
         unknown = sorted(set(model.settings) - set(DEFAULTS))

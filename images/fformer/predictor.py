@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from checkpoint import check, read
 from masks import Found, Kept, Outlines, encode, enlarge
-from orch_runner.contract import Fatal
 from orch_runner.predictor import Image, Model, Prediction
 from orch_runner.predictor import Predictor as BasePredictor
 from random_weights import write_random_weights
@@ -30,12 +29,15 @@ class Predictor(BasePredictor):
     decoder = "opencv"
     # Upstream predicts one by one; in a batch, images would be padded to the largest and come out a little different.
     max_batch = 1
+    framework = "torch"
 
     def load(self, model: Model, device: str) -> None:
         torch.set_num_threads(model.threads)
         cv2.setNumThreads(model.threads)
         if device == "cuda":
-            _check_gpu()
+            # Ampere and newer would round to 10 bits where older ones do not, and results would differ between GPUs.
+            torch.backends.cuda.matmul.allow_tf32 = False
+            torch.backends.cudnn.allow_tf32 = False
         self._device = torch.device(device)
         network, self._pipeline = build(model.sources[SOURCE], model.config)
         tensors = read(model.name, model.weights["pth"], model.digests.get("pth"), model.cache)
@@ -67,20 +69,3 @@ class Predictor(BasePredictor):
 
 def _shapes(tensors: Mapping[str, Any]) -> Mapping[str, Tuple[int, ...]]:
     return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-
-
-def _check_gpu() -> None:
-    """Run a kernel: torch finds GPUs that it has no code for. Raises Fatal."""
-    if not torch.cuda.is_available():
-        raise Fatal("device", 4, "torch finds no GPU here", "orch doctor; or ask for the CPU: --device cpu")
-    # Ampere and newer would round to 10 bits where older ones do not, and results would differ between GPUs.
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        torch.ones(8, device="cuda").sum().item()
-    except RuntimeError as error:
-        name = torch.cuda.get_device_name(0)
-        why = (
-            f"torch {torch.__version__} cannot run on {name} (it has code for {torch._C._cuda_getArchFlags()}): {error}"
-        )
-        raise Fatal("device", 4, why, "another variant: --variant; orch models show lists them") from error

@@ -35,6 +35,7 @@ class Predictor(BasePredictor):
     # Upstream opens images with Pillow.
     decoder = "pillow"
     max_batch = 64
+    framework = "torch"
 
     def load(self, model: Model, device: str) -> None:
         self.prepare(model, device)
@@ -43,7 +44,7 @@ class Predictor(BasePredictor):
         self.use(network)
 
     def prepare(self, model: Model, device: str) -> None:
-        """All of load() but the network. Raises ValueError for settings that are wrong, Fatal where there is no GPU."""
+        """All of load() but the network. Raises ValueError for settings that are wrong."""
         self._device = device
         self._settings(model)
         self._prepare_torch()
@@ -74,8 +75,6 @@ class Predictor(BasePredictor):
         import cv2
         import torch
 
-        if self._device == "cuda" and not torch.cuda.is_available():
-            raise Fatal("device", 4, "PyTorch finds no GPU")
         # How sums are cut into parts, and so how they round, depends on the threads: a worker's share of the machine's
         # cores must not decide that.
         torch.set_num_threads(self._torch_threads)

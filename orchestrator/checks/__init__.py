@@ -39,7 +39,8 @@ class Request:
 class Checked:
     """One model's run and what is to be said of it: `summary` is that of a finished run, `error` why there is none.
 
-    `figures` are there with annotations, `changes` with a baseline too.
+    Neither is there of a run that was handed over to a cluster and goes on. `figures` are there with annotations,
+    `changes` with a baseline too.
     """
 
     model: str
@@ -107,8 +108,8 @@ class Checks:
 
     def ended(self, model: str, result: Mapping[str, Any] | OrchError) -> Checked:
         """One of several runs: its summary, or the error it ended with. What `finished` raises is its error alone."""
-        if isinstance(result, OrchError):
-            self.checked.append(Checked(model, error=result))
+        if isinstance(result, OrchError) or not result:
+            self.checked.append(Checked(model, error=result if isinstance(result, OrchError) else None))
             return self.checked[-1]
         try:
             return self.finished(model, result)
@@ -147,6 +148,8 @@ class Checks:
 
     def write(self) -> None:
         """The JUnit report and the job summary, if wanted. Raises OSError."""
+        known = {one.model for one in self.checked}
+        self.checked += [Checked(model) for model in self._models if model not in known]
         if self._request.junit is not None:
             from orchestrator.checks.junit import write_junit
 

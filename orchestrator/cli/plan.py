@@ -74,9 +74,13 @@ def prospect_of(
     here: bool = True,
 ) -> Prospect:
     """What a model would run on, and what a run would fetch and build; `here`: the machine is this one."""
+    from dataclasses import replace
+
+    from orchestrator.binaries import as_built
     from orchestrator.hardware import look
     from orchestrator.outlook import outlook, prospect
 
+    entry = replace(entry, stack=as_built(entry.stack))
     return prospect(entry, outlook(entry, machine or look(), variant, device), runtime if here else None)
 
 

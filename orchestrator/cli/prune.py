@@ -24,6 +24,10 @@ def prune(
     names: Annotated[
         list[str] | None, typer.Option("--stack", metavar="STACK", help="Only what is of this stack; repeatable.")
     ] = None,
+    older_than: Annotated[
+        float,
+        typer.Option(min=0, metavar="DAYS", help="Only images, environments and sources made more than so long ago."),
+    ] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show it.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     stacks: StacksOption = None,
@@ -37,7 +41,7 @@ def prune(
     from orchestrator.prune import Scope, find_leftovers
     from orchestrator.prune import prune as remove
 
-    found, notes = find_leftovers(catalog(stacks), Scope(everything, tuple(names or ())))
+    found, notes = find_leftovers(catalog(stacks), Scope(everything, tuple(names or ()), older_than))
     told = {"found": [one.as_json() for one in found], "bytes": sum(one.bytes for one in found), "notes": notes}
     if not json:
         _show(found, notes)

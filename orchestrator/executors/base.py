@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from orchestrator.catalog import ModelEntry
 from orchestrator.dispatch import Dispatched
@@ -37,6 +37,9 @@ class Work:
     """Whether the run takes GPUs of its own; not where its workers have theirs already."""
     most_gpus: Callable[[int], int] = lambda gpus: gpus
     """How many of the GPUs that it could use the run may hold at this moment."""
+    asked_workers: int | None = None
+    workers_per_gpu: int | Literal["auto"] | None = None
+    """What was asked for, for machines whose GPUs are not seen from here."""
     build: BuildOptions = field(default_factory=BuildOptions)
     """How the variant was prepared, for machines that prepare it again."""
     slurm: SlurmOptions = field(default_factory=SlurmOptions)

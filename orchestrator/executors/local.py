@@ -6,6 +6,7 @@ import importlib
 import shutil
 import threading
 
+from orchestrator.binaries import as_built
 from orchestrator.catalog import ModelEntry
 from orchestrator.dispatch import Dispatched, Dispatcher
 from orchestrator.executors.base import Work
@@ -25,7 +26,8 @@ class LocalExecutor:
     def choose(self, entry: ModelEntry, variant: str | None, device: str | None) -> tuple[Choice, tuple[Gpu, ...]]:
         """The variant that fits this machine, and its GPUs. Raises UsageError, MachineError."""
         present = gpus_for(entry.stack, device, variant)
-        return choose_variant(entry.stack, variant, device, present, entry.spec.gpu_memory), present
+        stack = as_built(entry.stack) if present else entry.stack
+        return choose_variant(stack, variant, device, present, entry.spec.gpu_memory), present
 
     def dispatch(self, work: Work, display: Display) -> Dispatched:
         """Have the shards that are missing predicted. Raises Interrupted, RunError, MachineError."""
@@ -44,7 +46,7 @@ class LocalExecutor:
             display.say(f"resuming: {already} of {len(plan.inputs.images)} images are done")
         threads = work.threads or max(1, cores() // min(work.workers, len(missing)))
         launcher = Launcher(plan, paths, runtime, work.devices, threads, work.weights)
-        ordered = dear_first(missing, plan.images_of)
+        ordered = dear_first(missing, plan.bytes_of)
         dispatcher = Dispatcher(paths, launcher.start, display, ordered, plan.images_of)
         # What collecting needs (numpy) takes a while to import: best done while the workers start.
         threading.Thread(target=importlib.import_module, args=("orchestrator.collect",), daemon=True).start()

@@ -17,7 +17,7 @@ from orchestrator.executors.base import Work
 from orchestrator.executors.slurm_commands import queued, require_slurm, submit
 from orchestrator.executors.slurm_options import Job, job_script
 from orchestrator.files import write_json, write_text
-from orchestrator.handover import record_work
+from orchestrator.handover import Crew, record_work
 from orchestrator.hardware import Choice, Gpu, choose_variant
 from orchestrator.paths import RunPaths, home
 from orchestrator.plan import AUTO
@@ -63,7 +63,8 @@ class SlurmExecutor:
         done = len(work.plan.shards) - len(missing)
         if done:
             display.say(f"resuming: {done} of {len(work.plan.shards)} shards are done")
-        record_work(paths, work.plan, work.weights, work.build, work.workers, work.threads, lease=work.slurm.lease)
+        crew = Crew(work.asked_workers, work.workers_per_gpu, work.threads)
+        record_work(paths, work.plan, work.weights, work.build, crew, work.slurm.lease)
         paths.cancelled.unlink(missing_ok=True)
         shutil.rmtree(paths.claims, ignore_errors=True)  # of tasks that were killed: nobody has to wait for their lease
         _submit(work, len(missing), display)

@@ -29,26 +29,14 @@ def place(environment: Mapping[str, str]) -> Place:
 
 
 def allotted_gpus(present: Sequence[Gpu], environment: Mapping[str, str]) -> tuple[Gpu, ...]:
-    """Those of the node's GPUs that are the task's: all that are seen where the site hides the others."""
-    numbers = _numbers(environment.get("CUDA_VISIBLE_DEVICES"))
-    if numbers is None or len(present) <= len(numbers):
-        return tuple(present)
-    return tuple(present[number] for number in numbers if number < len(present))
+    """Those of the node's GPUs that are the task's: all that are seen where the site hides the others.
 
-
-def task_devices(kind: str, runtime: str, environment: Mapping[str, str]) -> tuple[str, ...]:
-    """The devices of a task's workers, as WorkerSpec.device names them: one for each GPU it was given.
-
-    An engine stands outside the task and counts all of the node's GPUs; a process inside counts those it is shown.
+    Sites that hide them count anew from 0, so numbers say nothing there; where more are seen, they are the node's.
     """
-    if kind == "cpu":
-        return ("cpu",)
-    names = ("SLURM_JOB_GPUS", "SLURM_STEP_GPUS", "CUDA_VISIBLE_DEVICES")
-    for name in names if runtime == "docker" else names[2:]:
-        numbers = _numbers(environment.get(name))
-        if numbers:
-            return tuple(f"cuda:{number}" for number in numbers)
-    return ("cuda",)
+    visible = [name.strip() for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    if not visible or len(present) <= len(visible):
+        return tuple(present)
+    return tuple(gpu for name in visible for gpu in _called(name, present))
 
 
 def allotted_cores(here: int, environment: Mapping[str, str]) -> int:
@@ -61,14 +49,8 @@ def _number(environment: Mapping[str, str], name: str, default: int) -> int:
     return int(value) if value.isdigit() else default
 
 
-def _numbers(value: str | None) -> list[int] | None:
-    """ "0,2" or "0-2"; None for names that are no numbers, and for nothing."""
-    if not value:
-        return None
-    found: list[int] = []
-    for part in value.split(","):
-        first, dash, last = part.partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
-            return None
-        found += range(int(first), int(last or first) + 1)
-    return found
+def _called(name: str, present: Sequence[Gpu]) -> Sequence[Gpu]:
+    """The GPU of that number, or whose UUID begins so; none where there is none."""
+    if name.isdigit():
+        return present[int(name) : int(name) + 1]
+    return [gpu for gpu in present if gpu.uuid.startswith(name)][:1]

@@ -5,26 +5,34 @@ Weights and run directories are never touched: the first cannot always be had ag
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.catalog import Catalog
 
+DAY = 86400  # seconds
 Remove = Callable[[], str | None]
 """Removes something; gives the reason where it has to stay."""
 
 
 @dataclass(frozen=True)
 class Scope:
-    """What to look at: `everything`, not only what nobody needs; of some `stacks` (their names), or of all."""
+    """What to look at: `everything`, not only what nobody needs; of some `stacks` (their names), or of all; images,
+    environments and sources only where they were made more than `days` ago."""
 
     everything: bool = False
     stacks: Collection[str] = ()
+    days: float = 0
 
     def covers(self, stack: str | None) -> bool:
         """Whether something of that stack is meant; None: it is of no stack."""
         return not self.stacks or stack in self.stacks
+
+    def is_old(self, made: float) -> bool:
+        """Whether something of that time, in seconds since the epoch, was made long enough ago."""
+        return not self.days or time.time() - made > self.days * DAY
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from orchestrator.engine import Engine, connect
 from orchestrator.errors import MachineError, OrchError
 from orchestrator.prune import Leftover, Scope
 from orchestrator.runtimes.base import BuildOptions
-from orchestrator.runtimes.docker import with_default_base
-from orchestrator.runtimes.docker_build import LABEL, image_alias
+from orchestrator.runtimes.docker_build import LABEL, image_alias, with_default_base
 
 SETTLED_SECONDS = 600
 """A container that ended just now may still be read by the run that it belongs to."""
@@ -31,6 +30,8 @@ class Image:
     tags: tuple[str, ...]
     labels: Mapping[str, str]
     bytes: int
+    made: float = 0
+    """Seconds since the epoch."""
 
     def label(self, name: str) -> str:
         """Of orch's labels; empty where there is none."""
@@ -81,7 +82,7 @@ def why_unneeded(
 ) -> str | None:
     """Why an image of orch's can go; None where it is to stay."""
     stack, variant = image.label("stack"), image.label("variant")
-    if not image.is_ours or not scope.covers(stack):
+    if not (image.is_ours and scope.covers(stack) and scope.is_old(image.made)):
         return None
     if scope.everything:
         return "--all"
@@ -139,7 +140,7 @@ def _has_settled(engine: Engine, identifier: str) -> bool:
 def _images(engine: Engine) -> Iterator[Image]:
     for one in engine.client.api.images(filters={"label": f"{LABEL}.identity"}):
         tags = tuple(tag for tag in one.get("RepoTags") or () if not tag.startswith("<none>"))
-        yield Image(one["Id"], tags, one.get("Labels") or {}, int(one.get("Size") or 0))
+        yield Image(one["Id"], tags, one.get("Labels") or {}, int(one.get("Size") or 0), float(one["Created"]))
 
 
 def _old_images(engine: Engine, images: Collection[Image], catalog: Catalog, scope: Scope) -> Iterator[Leftover]:

@@ -17,13 +17,12 @@ from orchestrator.convert import PYTHONS as CONVERT_PYTHONS
 from orchestrator.errors import OrchError
 from orchestrator.files import exclusive
 from orchestrator.paths import RunPaths, build_logs_folder, environments_folder, home
-from orchestrator.prune import Leftover, Scope
+from orchestrator.prune import DAY, Leftover, Scope
 from orchestrator.runtimes.venv import environment_folder
 from orchestrator.sources import tree_folder
 
 LOG_DAYS = 14
 ASIDE = ".pruned-"
-_DAY = 86400
 _RUNNER = b"orch_runner"
 
 
@@ -54,7 +53,7 @@ def _environments(catalog: Catalog, scope: Scope) -> Iterator[Leftover]:
         why = "--all" if scope.everything else None
         if why is None and name in names and folder.name not in current:
             why = f"made from an older lock of {name}"
-        if why is not None and scope.covers(stack_name):
+        if why is not None and scope.covers(stack_name) and scope.is_old(folder.stat().st_mtime):
             yield _folder("environment", folder, why, lock)
 
 
@@ -85,7 +84,7 @@ def _sources(catalog: Catalog, scope: Scope) -> Iterator[Leftover]:
         why = "--all" if scope.everything else None
         if why is None and stack_name is not None and folder.name not in current:
             why = f"another commit of {name} than {stack_name} names"
-        if why is not None and scope.covers(stack_name):
+        if why is not None and scope.covers(stack_name) and scope.is_old(folder.stat().st_mtime):
             yield _folder("source", folder, why, home() / "locks" / f"source-{folder.name}.lock")
 
 
@@ -93,14 +92,14 @@ def _self_tests(catalog: Catalog, scope: Scope) -> Iterator[Leftover]:
     models = {f"{name}-": entry.stack.name for name, entry in catalog.models.items()}
     for folder in _children(home() / "selftest"):
         stack = next((stack for name, stack in models.items() if folder.name.startswith(name)), None)
-        if scope.covers(stack) and (scope.everything or time.time() - folder.stat().st_mtime > _DAY):
+        if scope.covers(stack) and (scope.everything or time.time() - folder.stat().st_mtime > DAY):
             yield _folder("self-test", folder, "the next self-test makes it anew", RunPaths(folder / "run").lock)
 
 
 def _logs(catalog: Catalog, scope: Scope) -> Iterator[Leftover]:
     for path in _children(build_logs_folder()):
         state = path.stat()
-        age = (time.time() - state.st_mtime) / _DAY
+        age = (time.time() - state.st_mtime) / DAY
         stack = _by_prefix(path.name.removeprefix("orch-"), catalog)
         if path.is_file() and scope.covers(stack) and (scope.everything or age > LOG_DAYS):
             why = "--all" if scope.everything else f"{age:.0f} days old"

@@ -7,21 +7,32 @@ import re
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator import __version__
-from orchestrator.build import BuildInputs
-from orchestrator.engine import Engine, build_command
-from orchestrator.errors import BaseImageError, BuildError
+from orchestrator.binaries import LABEL as LABEL
+from orchestrator.binaries import MODULE, Binaries, parse
+from orchestrator.build import BuildInputs, build_inputs
+from orchestrator.engine import Engine, build_command, connect
+from orchestrator.errors import BaseImageError, BuildError, MachineError, UsageError
 from orchestrator.files import exclusive
-from orchestrator.paths import build_logs_folder, home
-from orchestrator.runtimes.base import BuildOptions, Report
+from orchestrator.image_archives import archive_in, find_archive, load_archive, machine_lock, write_archive
+from orchestrator.paths import build_logs_folder, home, images_folder
+from orchestrator.runtimes.base import BuildOptions, Prepared, Report
 from orchestrator.sources import ensure_sources
 from orchestrator.steps import run_step
 
-LABEL = "org.orch"
+NOT_READ = "what its GPU code runs on could not be read; stack.yaml's lists stand"
 _CHATTER = re.compile(r"#\d+ (sha256:|transferring|DONE|CACHED|\[internal\] load)|-+$")
 """Lines of BuildKit's progress that say nothing about a failure."""
+
+
+def with_default_base(options: BuildOptions) -> BuildOptions:
+    """$ORCH_BASE_IMAGE stands in for every stack's base, on machines that reach no image registry."""
+    base = options.base_image or os.environ.get("ORCH_BASE_IMAGE") or None
+    return BuildOptions(base, options.rebuild, options.offline, options.build_args)
 
 
 def image_tag(inputs: BuildInputs) -> str:
@@ -49,12 +60,15 @@ def build_arguments(command: Sequence[str], inputs: BuildInputs, options: BuildO
 
 
 def ensure_image(engine: Engine, inputs: BuildInputs, options: BuildOptions, report: Report) -> tuple[str, bool, float]:
-    """Build the image unless the engine has it: (its id, whether it was built now, seconds).
+    """Build the image unless the engine or an archive has it: (its id, whether it was built now, seconds).
 
     Raises BuildError; MachineError where the stack's sources cannot be fetched.
     """
     tag = image_tag(inputs)
     started = time.monotonic()
+    loaded = None if options.rebuild else loaded_from_archive(engine, inputs, report)
+    if loaded is not None:
+        return loaded, False, time.monotonic() - started
     with exclusive(home() / "locks" / f"build-{inputs.stack}-{inputs.variant}.lock", wait=True):
         found = None if options.rebuild else image_id(engine, tag)
         if found is not None:
@@ -67,6 +81,8 @@ def ensure_image(engine: Engine, inputs: BuildInputs, options: BuildOptions, rep
         built = image_id(engine, tag)
         if built is None:
             raise BuildError(f"the image {tag} was built, but the engine does not have it", hint="orch doctor")
+        if inputs.for_gpus:
+            built = _labelled(engine, tag, built, report)
         _point_alias(engine, inputs, built)
     return built, True, time.monotonic() - started
 
@@ -87,11 +103,114 @@ def image_id(engine: Engine, tag: str) -> str | None:
         return None
 
 
+def image_labels(engine: Engine, tag: str) -> dict[str, str] | None:
+    """The image's labels, or None where the engine does not have it, or does not answer."""
+    import docker.errors
+
+    try:
+        return dict(engine.client.images.get(tag).labels)
+    except (docker.errors.DockerException, OSError):
+        return None
+
+
+def _labelled(engine: Engine, tag: str, image: str, report: Report) -> str:
+    """Give a built image labels of what its GPU code runs on: its new id, or the old one where that cannot be read."""
+    import docker.errors
+
+    report("reading what its GPU code runs on")
+    try:
+        found = read_inside(engine, image)
+    except (docker.errors.DockerException, OSError, ValueError, KeyError) as error:
+        report(f"{NOT_READ}: {str(error)[:200]}")
+        return image
+    with tempfile.TemporaryDirectory(prefix="orch-label-") as folder:
+        (Path(folder) / "Dockerfile").write_text(f"FROM {tag}\n", encoding="utf-8")
+        _step(label_arguments(build_command(), tag, found, Path(folder)), tag, report)
+    labelled = image_id(engine, tag)
+    if labelled not in (None, image):
+        with suppress(docker.errors.DockerException):  # all its layers are the labelled one's
+            engine.client.images.remove(image)
+    return labelled or image
+
+
+def read_inside(engine: Engine, image: str) -> Binaries:
+    """Run orch_runner.binaries in an image. Raises ValueError, or what the engine's SDK raises."""
+    answer = engine.client.containers.run(
+        image, ["python", "-m", MODULE], remove=True, network_mode="none", read_only=True, cap_drop=["ALL"],
+        security_opt=["no-new-privileges"], environment={"NVIDIA_VISIBLE_DEVICES": "void"}, stderr=False,
+    )  # fmt: skip
+    return parse(answer.decode("utf-8", errors="replace"))
+
+
+def label_arguments(command: Sequence[str], tag: str, found: Binaries, folder: Path) -> list[str]:
+    """The build command that only adds labels. A pure value."""
+    arguments = [*command, "--tag", tag]
+    for name, value in found.labels().items():
+        arguments += ["--label", f"{name}={value}"]
+    return [*arguments, str(folder)]
+
+
+def loaded_from_archive(engine: Engine, inputs: BuildInputs, report: Report) -> str | None:
+    """The id of the image, loaded from its archive if there is one: once per machine, however many workers ask.
+
+    Raises MachineError for an archive that cannot be read or holds another image.
+    """
+    archive = find_archive(inputs)
+    if archive is None:
+        return None
+    tag = image_tag(inputs)
+    with exclusive(machine_lock(f"load-{inputs.identity}"), wait=True):
+        if (found := image_id(engine, tag)) is not None:
+            return found
+        report(f"loading {archive}")
+        load_archive(engine, archive)
+        found = image_id(engine, tag)
+        labels = {} if found is None else engine.client.images.get(found).labels
+    if labels.get(f"{LABEL}.identity") != inputs.identity:
+        raise MachineError(
+            f"{archive} does not hold the image {tag}",
+            why=f"it is labelled {labels.get(f'{LABEL}.identity')}" if labels else "no image of that name came out",
+            hint=f"remove it, and write it again: orch build {inputs.stack} --variant {inputs.variant} --archive",
+        )
+    return found
+
+
+def ensure_archive(
+    engine: Engine, inputs: BuildInputs, options: BuildOptions, report: Report, folder: Path | None = None
+) -> Path:
+    """The archive of the image in `folder` (None: where all are looked for), written unless it is there.
+
+    Raises BuildError, MachineError.
+    """
+    path = archive_in(folder or images_folder(), inputs)
+    if not path.is_file() or options.rebuild:
+        image, _, _ = ensure_image(engine, inputs, options, report)
+        report(f"writing {path}")
+        write_archive(engine, image, image_tag(inputs), path)
+    return path
+
+
+def archived(prepared: Prepared, options: BuildOptions, report: Report, folder: Path | None) -> Path:
+    """The archive of what the docker runtime prepared. Raises UsageError for another runtime, MachineError."""
+    if prepared.runtime != "docker":
+        raise UsageError(f"the runtime {prepared.runtime} makes no images to archive", hint="--runtime docker")
+    inputs = build_inputs(prepared.stack, prepared.variant, with_default_base(options))
+    return ensure_archive(connect(), inputs, replace(options, rebuild=False), report, folder)
+
+
 def _build(command: list[str], tag: str, report: Report) -> None:
-    log = build_logs_folder() / f"{tag.replace('/', '-').replace(':', '-')}.log"
-    log.unlink(missing_ok=True)
+    _log(tag).unlink(missing_ok=True)
     report(f"building {tag}")
-    environment = {**os.environ, "DOCKER_BUILDKIT": "1"}
+    _step(command, tag, report)
+
+
+def _log(tag: str) -> Path:
+    return build_logs_folder() / f"{tag.replace('/', '-').replace(':', '-')}.log"
+
+
+def _step(command: list[str], tag: str, report: Report) -> None:
+    """Run a build command. Raises BuildError."""
+    log, environment = _log(tag), {**os.environ, "DOCKER_BUILDKIT": "1"}
     code, tail = run_step(command, log, report, environment=environment, chatter=_CHATTER)
     if code != 0 and _base_is_missing(tail):
         raise BaseImageError(

@@ -101,6 +101,17 @@ def test_too_few_results_for_a_batch_are_not_guessed_at(guest: Guest) -> None:
     assert guest.batches == [files, *[[file] for file in files]]
 
 
+@every_python
+def test_a_gpu_is_tried_before_anything_is_loaded_and_the_cpu_is_no_way_out(guest: Guest) -> None:
+    guest.put(0, save_all(guest, "a.png"))
+    outcome = guest.run(device="cuda")
+    failure = outcome.one("failure")
+    assert (outcome.status, failure["category"], outcome.story) == (4, "device", ["hello", "loading", "failure", "bye"])
+    assert "--device cpu" in failure["hint"]
+    assert not (guest.root / "cache" / "loading").exists()
+    assert guest.outputs == []
+
+
 @pytest.mark.parametrize("stage", ["predict", "finish"])
 def test_a_lost_device_ends_the_worker_and_keeps_what_was_done(guest: Guest, stage: str) -> None:
     files = save_all(guest, *(f"{at}.png" for at in range(6)))

@@ -261,15 +261,14 @@ def test_a_damaged_graph_is_built_anew(python: Path, tmp_path: Path) -> None:
 
 
 DEVICE = """
-from device import require
+from predictor import Predictor
 from orch_runner.contract import Fatal
-require("cpu", 1)
 try:
-    require("cuda", 1)
+    Predictor().probe()
 except Fatal as error:
     print(error.category, error)
 """
 
 
 def test_without_a_gpu_cuda_is_an_error(python: Path) -> None:
-    assert script(python, DEVICE).startswith("device TensorFlow cannot use the GPU")
+    assert script(python, DEVICE).startswith("device there is no GPU to run on")

@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.executors.slurm_commands import COMMANDS
 from orchestrator.files import write_json
-from orchestrator.handover import record_work
+from orchestrator.handover import Crew, record_work
 from orchestrator.inputs import collect_inputs
 from orchestrator.paths import RunPaths
 from orchestrator.plan import Plan, Request, open_run, record_plan
@@ -74,7 +74,7 @@ def begun(folder: Path, plan: Plan, job: str | None = "12") -> RunPaths:
     paths = RunPaths(folder / "run")
     with open_run(paths, plan.request) as earlier:
         record_plan(paths, plan, earlier, {"why_variant": "asked for", "gpus": []})
-    record_work(paths, plan, folder / "weights", BuildOptions(offline=True), 1, None, 30.0)
+    record_work(paths, plan, folder / "weights", BuildOptions(offline=True), Crew(threads=3), 30.0)
     if job is not None:
         write_json(paths.submission, {"job": job, "tasks": 2, "submitted": 0.0, "options": {}})
     return paths

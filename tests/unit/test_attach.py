@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -106,32 +109,30 @@ def test_what_tasks_of_an_earlier_job_said_is_over(slurm: FakeSlurm, paths: RunP
         attach(paths, SilentDisplay())
 
 
-def test_a_slurm_that_is_away_for_a_while_does_not_end_the_following(
-    slurm: FakeSlurm, paths: RunPaths, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_slurm_that_is_away_for_a_while_does_not_end_the_following(slurm: FakeSlurm, paths: RunPaths) -> None:
     slurm.refuses("squeue", "Unable to contact slurm controller")
-    looks: list[float] = []
 
-    def complete_in_the_end(seconds: float) -> None:
-        looks.append(seconds)
-        if len(looks) == 5:
-            write_json(paths.summary, SUMMARY)
+    def complete_in_the_end() -> None:
+        while len(slurm.asked) < 5:
+            time.sleep(0.01)
+        write_json(paths.summary, SUMMARY)
 
-    monkeypatch.setattr(attaching, "sleep", complete_in_the_end)
+    thread = threading.Thread(target=complete_in_the_end)
+    thread.start()
     assert attach(paths, SilentDisplay()).summary == SUMMARY
+    thread.join()
 
 
-def test_ctrl_c_leaves_the_run_going_and_says_so(
-    slurm: FakeSlurm, paths: RunPaths, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_leaves_the_run_going_and_says_so(slurm: FakeSlurm, paths: RunPaths) -> None:
     slurm.answers("squeue", "0|RUNNING|n1|None\n")
 
-    def ctrl_c(_: float) -> None:
-        raise KeyboardInterrupt
+    class Impatient(SilentDisplay):
+        def progress(self, done: int, failed: int, workers: dict[str, str]) -> None:
+            assert workers == {"task 0": "running"}
+            signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(attaching, "sleep", ctrl_c)
     with pytest.raises(Interrupted) as caught:
-        attach(paths, SilentDisplay())
+        attach(paths, Impatient())
     assert caught.value.message == "no longer attached; the run goes on as job 12"
     assert f"orch cancel {paths.root}" in str(caught.value.hint)
     assert not any(line.startswith("scancel") for line in slurm.asked)

@@ -62,6 +62,11 @@ def test_a_run_that_failed_is_an_error_with_all_that_is_known() -> None:
     ]
 
 
+def test_a_run_that_was_handed_over_is_skipped() -> None:
+    (case,) = cases_of(Checked("m"))
+    assert (case.name, case.outcome) == ("run", "skipped")
+
+
 def test_no_image_predicted_leaves_no_case_for_the_others() -> None:
     cases = cases_of(Checked("m", summary("a", "b", "c"), verdicts=(BROKEN,)))
     assert [case.name for case in cases] == ["run", "a", "b", "c", "failed-images"]

@@ -269,6 +269,14 @@ def test_a_comparisons_runs_are_checked_with_its_annotations(
     assert suite(report).get("failures") == "1"
 
 
+def test_a_run_that_was_handed_over_is_reported_as_going_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = tmp_path / "report.xml"
+    monkeypatch.setattr("orchestrator.run.run", lambda *_: Outcome(RunPaths(tmp_path / "run"), {}))
+    assert main([*RUN, "--junit", str(report)]) == 0
+    (case,) = suite(report).findall("testcase")
+    assert case[0].tag == "skipped"
+
+
 def test_a_folder_without_a_models_baseline_says_how_to_make_it(
     runs: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -97,6 +98,19 @@ def test_stacks_that_are_not_known_here_stay_unless_all_is_asked_for(catalog: Ca
     assert why(strange, catalog, Scope(everything=True)) == "--all"
     gone = image("old", "orch/tiny:cu99-old", variant="cu99")
     assert why(gone, catalog) == "tiny has no variant cu99 any more"
+
+
+def test_what_was_made_lately_stays_where_that_is_asked_for(catalog: Catalog) -> None:
+    new = dataclasses.replace(image("old", "orch/tiny:cpu-old"), made=time.time() - 86400)
+    assert why(new, catalog, Scope(days=2)) is None
+    assert why(new, catalog, Scope(everything=True, days=2)) is None
+    assert why(new, catalog, Scope(days=0.5)) == "an older cpu of tiny"
+    folder = filled(environments_folder() / "tiny-cpu-0123456789ab")
+    source = filled(home() / "sources" / f"up-{'f' * 12}-00000000")
+    assert found(catalog, Scope(days=2)) == {}
+    for old in (folder, source):
+        os.utime(old, (time.time() - 3 * 86400,) * 2)
+    assert set(found(catalog, Scope(days=2))) == {folder.name, source.name}
 
 
 def test_a_scope_keeps_to_its_stacks(catalog: Catalog) -> None:

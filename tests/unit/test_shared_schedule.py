@@ -138,8 +138,7 @@ def test_a_worker_that_is_lost_gives_its_shard_to_another_of_the_same_task(run: 
 
 def test_one_is_claimed_ahead_before_there_is_a_worker(run: Run) -> None:
     task, other = run.task(0, 1), run.task(0, 1)
-    assert task.pending == 1
-    assert task.pending == 1
+    assert (task.pending, task.pending) == (1, 1)
     assert 0 not in run.work_off(other)
     order = task.next_for("a")
     assert order is not None

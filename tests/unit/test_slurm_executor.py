@@ -14,7 +14,7 @@ from orchestrator.executors.base import Work
 from orchestrator.executors.local import LocalExecutor
 from orchestrator.executors.slurm import SlurmExecutor
 from orchestrator.executors.slurm_options import SlurmOptions
-from orchestrator.handover import read_handover, unresolved
+from orchestrator.handover import Crew, read_handover, unresolved
 from orchestrator.hardware import Choice
 from orchestrator.paths import RunPaths
 from orchestrator.plan import AUTO, Plan
@@ -150,7 +150,7 @@ def test_what_is_handed_over_is_read_as_the_same_plan(plan: Plan, tmp_path: Path
     handover = read_handover(begun(tmp_path, plan))
     assert handover.planned(plan.prepared) == plan
     assert handover.plan == plan.digest()
-    assert handover.build == BuildOptions(offline=True)
+    assert (handover.build, handover.crew) == (BuildOptions(offline=True), Crew(threads=3))
     assert replace(handover.recorded_prepared(), location="/envs/e") == plan.prepared
 
 

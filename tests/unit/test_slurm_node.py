@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.executors.slurm_commands import QueuedTask, parse_queued
-from orchestrator.executors.slurm_node import Place, allotted_cores, allotted_gpus, place, task_devices
+from orchestrator.executors.slurm_node import Place, allotted_cores, allotted_gpus, place
 from orchestrator.hardware import Gpu
 
 FOUR = tuple(Gpu(number, f"GPU-{number}", "A100", 40960, "8.0", "550.54") for number in range(4))
@@ -28,7 +28,8 @@ def test_outside_slurm_there_is_one_task() -> None:
         ("2", FOUR, FOUR[2:3]),
         ("1,3", FOUR, (FOUR[1], FOUR[3])),
         ("0", FOUR[2:3], FOUR[2:3]),
-        ("GPU-2", FOUR, FOUR),
+        ("GPU-2", FOUR, FOUR[2:3]),
+        ("MIG-7", FOUR, ()),
         ("7", FOUR, ()),
     ],
 )
@@ -37,24 +38,6 @@ def test_the_gpus_of_a_task_whether_or_not_the_site_hides_the_others(
 ) -> None:
     environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
     assert allotted_gpus(seen, environment) == allotted
-
-
-@pytest.mark.parametrize(
-    ("kind", "runtime", "environment", "devices"),
-    [
-        ("cpu", "docker", {"SLURM_JOB_GPUS": "2"}, ("cpu",)),
-        ("cuda", "docker", {"SLURM_JOB_GPUS": "2", "CUDA_VISIBLE_DEVICES": "0"}, ("cuda:2",)),
-        ("cuda", "venv", {"SLURM_JOB_GPUS": "2", "CUDA_VISIBLE_DEVICES": "0"}, ("cuda:0",)),
-        ("cuda", "docker", {"SLURM_JOB_GPUS": "0-1,3"}, ("cuda:0", "cuda:1", "cuda:3")),
-        ("cuda", "docker", {"CUDA_VISIBLE_DEVICES": "1"}, ("cuda:1",)),
-        ("cuda", "venv", {"CUDA_VISIBLE_DEVICES": "GPU-2"}, ("cuda",)),
-        ("cuda", "venv", {}, ("cuda",)),
-    ],
-)
-def test_an_engine_counts_the_nodes_gpus_and_a_process_those_it_is_shown(
-    kind: str, runtime: str, environment: dict[str, str], devices: tuple[str, ...]
-) -> None:
-    assert task_devices(kind, runtime, environment) == devices
 
 
 @pytest.mark.parametrize(("value", "cores"), [("4", 4), ("64", 16), ("", 16), ("4(x2)", 16)])

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator import run as running
-from orchestrator import task
+from orchestrator import outcome, task
 from orchestrator.claims import Claims
 from orchestrator.dispatch import Dispatched
 from orchestrator.errors import Interrupted
@@ -44,7 +43,7 @@ def collected(monkeypatch: pytest.MonkeyPatch) -> list[Dispatched]:
         times.append(dispatched)
         write_json(paths.summary, {"images": len(plan.inputs.images)})
 
-    monkeypatch.setattr(running, "finish", finish)
+    monkeypatch.setattr(outcome, "finish", finish)
     return times
 
 

@@ -13,7 +13,8 @@ JOB.json, written by the host before the runner starts, never changed afterwards
                       a file lies under paths.weights, or inside the installed package named
     native            {"box_order": "xyxy" | "yxyx", "class_base": int, "class_map": [category id, ...]}
                       the predictor's class c is category class_map[c - class_base]
-    device            "cpu" or "cuda"; which GPU is the host's choice, by showing one alone
+    device            "cpu" or "cuda"; which GPU is the host's choice, by showing one alone. With "cuda" a kernel of the
+                      stack's own framework runs before the model is loaded, or the worker fails (category device)
     exif              "apply" or "ignore"
     score_threshold   instances below it are dropped; null keeps all
     max_detections    at most so many instances per image, the best first; null keeps all

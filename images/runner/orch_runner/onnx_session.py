@@ -9,6 +9,8 @@ from typing import Any, Dict, Tuple, Union
 
 import onnxruntime
 
+from orch_runner.contract import Fatal
+
 PROVIDERS: Dict[str, Tuple[str, Dict[str, Any]]] = {
     "cpu": ("CPUExecutionProvider", {}),
     # The default tries every algorithm anew for every size of image.
@@ -19,7 +21,7 @@ PROVIDERS: Dict[str, Tuple[str, Dict[str, Any]]] = {
 def open_session(
     graph: Union[str, bytes], threads: int, device: str = "cpu", arena: bool = True, pattern: bool = True
 ) -> onnxruntime.InferenceSession:
-    """A session on `device` for a graph's path or bytes; raises RuntimeError rather than run elsewhere.
+    """A session on `device` for a graph's path or bytes; raises Fatal rather than run elsewhere.
 
     For models whose input sizes differ much: `arena` false gives memory back after each image, `pattern` false
     does not plan one image's memory by another's.
@@ -38,5 +40,5 @@ def open_session(
     session = onnxruntime.InferenceSession(graph, options, providers=[(provider, provider_options)])
     # A provider that cannot be loaded is only a warning, and the CPU does the work.
     if session.get_providers()[0] != provider:
-        raise RuntimeError(f"ONNX Runtime chose {session.get_providers()}, wanted {provider}")
+        raise Fatal("device", 4, f"ONNX Runtime chose {session.get_providers()}, wanted {provider}")
     return session

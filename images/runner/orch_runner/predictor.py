@@ -76,6 +76,17 @@ class Predictor:
     """The library that decodes, where pixels would differ: a key of orch_runner.decode.DECODERS."""
     max_batch: int = 1
     """The most images one predict() takes."""
+    framework: str = ""
+    """What runs on the GPU: "torch", "tensorflow" or "onnxruntime"; "": those of them that are installed."""
+
+    def probe(self) -> Any:
+        """Run a kernel on the GPU before anything is loaded onto it: its name. Raise Fatal where that fails.
+
+        Called for the device "cuda" alone. A stack with a framework of another kind writes its own.
+        """
+        from orch_runner.probe import probe
+
+        return probe(self.framework)
 
     @staticmethod
     def make_random_weights(model: Model, folder: str, seed: int = 0) -> None:

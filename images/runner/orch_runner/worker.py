@@ -139,6 +139,8 @@ def load_predictor(job: Job) -> Any:
     try:
         predictor = predictor_class(job)()
         _check_wishes(predictor)
+        if job.device == "cuda":
+            log(f"a kernel ran on {predictor.probe()}")
         predictor.load(model, job.device)
     except Fatal:
         raise
