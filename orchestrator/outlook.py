@@ -143,6 +143,11 @@ def environment(stack: StackEntry, variant: str, runtime: str) -> Environment | 
 
             tag = image_tag(build_inputs(stack, variant, with_default_base(BuildOptions())))
             return Environment(runtime, variant, tag, image_id(connect(), tag) is not None)
+        if runtime == "apptainer":
+            from orchestrator.runtimes.apptainer import sif_path
+
+            image = sif_path(build_inputs(stack, variant, with_default_base(BuildOptions())))
+            return Environment(runtime, variant, str(image), image.is_file())
         from orchestrator.runtimes.venv import environment_folder, is_whole
 
         spec = find_variant(stack, variant)

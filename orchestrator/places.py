@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
@@ -153,7 +154,8 @@ class LeasedPlaces:
 
     def _begin_waiting(self, holders: Mapping[str, Holder]) -> None:
         who = "; ".join(f"{device} is used by {holder.describe()}" for device, holder in holders.items())
-        if not self._wait:
+        ours = any(holder.pid == os.getpid() for holder in holders.values())  # of several models in one command
+        if not self._wait and not ours:
             hint = "without --no-wait the run begins when one gets free"
             raise MachineError("all GPUs are in use", why=who, hint=hint)
         if self._waiting_since is None:

@@ -22,7 +22,8 @@ from orchestrator.image_archives import find_archive
 from orchestrator.job import JOB_NAME, GuestPaths
 from orchestrator.paths import build_logs_folder, images_folder
 from orchestrator.runtimes.base import BuildOptions, Prepared, Report, WorkerSpec, worker_environment
-from orchestrator.runtimes.docker_build import ensure_archive, with_default_base
+from orchestrator.runtimes.docker_archive import ensure_archive
+from orchestrator.runtimes.docker_build import with_default_base
 from orchestrator.runtimes.mounts import GUEST, GUEST_HOME, bound_folders, image_paths
 from orchestrator.runtimes.process import ProcessWorker, reap_processes, visible_gpus
 from orchestrator.steps import run_step
@@ -197,7 +198,7 @@ def exec_command(
 
 
 def _variables(spec: WorkerSpec) -> list[str]:
-    """For env(1) in the container: --env of Apptainer sets no HOME, and parts its values at commas."""
+    """For env(1) in the container: --env of Apptainer refuses to set HOME."""
     own = worker_environment(spec.threads, str(GUEST["cache"]), GUEST_HOME)
     gpus = visible_gpus(spec.device) if spec.device != "cpu" else {}
     return [f"{name}={value}" for name, value in {**own, "USER": "orch", "LOGNAME": "orch", **gpus}.items()]

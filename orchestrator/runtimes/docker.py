@@ -18,6 +18,7 @@ from orchestrator.errors import MachineError
 from orchestrator.hardware.inject import GpuSettings, gpu_settings, wiring_of
 from orchestrator.job import JOB_NAME, GuestPaths
 from orchestrator.runtimes.base import BuildOptions, Exit, Prepared, Report, WorkerSpec, worker_environment
+from orchestrator.runtimes.docker_archive import loaded_from_archive
 from orchestrator.runtimes.docker_build import ensure_image, image_id, image_tag, with_default_base
 from orchestrator.runtimes.mounts import GUEST, GUEST_HOME, bound_folders, image_paths
 
@@ -49,7 +50,11 @@ class DockerRuntime:
         """Build the variant's image unless the engine has it. Raises BuildError, MachineError."""
         options = with_default_base(options)
         inputs = build_inputs(stack, variant, options)
-        digest, fresh, seconds = ensure_image(connect(), inputs, options, report)
+        engine, started = connect(), time.monotonic()
+        digest = None if options.rebuild else loaded_from_archive(engine, inputs, report)
+        fresh, seconds = False, time.monotonic() - started
+        if digest is None:
+            digest, fresh, seconds = ensure_image(engine, inputs, options, report)
         return Prepared(stack, variant, self.name, inputs.identity, image_tag(inputs), digest, fresh, seconds)
 
     def build_place(self, stack: StackEntry, variant: str, options: BuildOptions) -> Path | None:

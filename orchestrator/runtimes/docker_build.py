@@ -8,19 +8,17 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 from orchestrator import __version__
 from orchestrator.binaries import LABEL as LABEL
 from orchestrator.binaries import MODULE, Binaries, parse
-from orchestrator.build import BuildInputs, build_inputs
-from orchestrator.engine import Engine, build_command, connect
-from orchestrator.errors import BaseImageError, BuildError, MachineError, UsageError
+from orchestrator.build import BuildInputs
+from orchestrator.engine import Engine, build_command
+from orchestrator.errors import BaseImageError, BuildError
 from orchestrator.files import exclusive
-from orchestrator.image_archives import archive_in, find_archive, load_archive, machine_lock, write_archive
-from orchestrator.paths import build_logs_folder, home, images_folder
-from orchestrator.runtimes.base import BuildOptions, Prepared, Report
+from orchestrator.paths import build_logs_folder, home
+from orchestrator.runtimes.base import BuildOptions, Report
 from orchestrator.sources import ensure_sources
 from orchestrator.steps import run_step
 
@@ -60,19 +58,16 @@ def build_arguments(command: Sequence[str], inputs: BuildInputs, options: BuildO
 
 
 def ensure_image(engine: Engine, inputs: BuildInputs, options: BuildOptions, report: Report) -> tuple[str, bool, float]:
-    """Build the image unless the engine or an archive has it: (its id, whether it was built now, seconds).
+    """Build the image unless the engine has it: (its id, whether it was built now, seconds).
 
     Raises BuildError; MachineError where the stack's sources cannot be fetched.
     """
     tag = image_tag(inputs)
     started = time.monotonic()
-    loaded = None if options.rebuild else loaded_from_archive(engine, inputs, report)
-    if loaded is not None:
-        return loaded, False, time.monotonic() - started
     with exclusive(home() / "locks" / f"build-{inputs.stack}-{inputs.variant}.lock", wait=True):
         found = None if options.rebuild else image_id(engine, tag)
         if found is not None:
-            _point_alias(engine, inputs, found)
+            point_alias(engine, inputs, found)
             return found, False, 0.0
         sources = ensure_sources(inputs.stack, inputs.sources, report, offline=options.offline)
         with tempfile.TemporaryDirectory(prefix="orch-build-") as folder:
@@ -83,11 +78,11 @@ def ensure_image(engine: Engine, inputs: BuildInputs, options: BuildOptions, rep
             raise BuildError(f"the image {tag} was built, but the engine does not have it", hint="orch doctor")
         if inputs.for_gpus:
             built = _labelled(engine, tag, built, report)
-        _point_alias(engine, inputs, built)
+        point_alias(engine, inputs, built)
     return built, True, time.monotonic() - started
 
 
-def _point_alias(engine: Engine, inputs: BuildInputs, image: str) -> None:
+def point_alias(engine: Engine, inputs: BuildInputs, image: str) -> None:
     """Let compose.yaml, which cannot know digests, find the image."""
     name, _, tag = image_alias(inputs.stack, inputs.variant).partition(":")
     engine.client.api.tag(image, name, tag, force=True)
@@ -148,54 +143,6 @@ def label_arguments(command: Sequence[str], tag: str, found: Binaries, folder: P
     for name, value in found.labels().items():
         arguments += ["--label", f"{name}={value}"]
     return [*arguments, str(folder)]
-
-
-def loaded_from_archive(engine: Engine, inputs: BuildInputs, report: Report) -> str | None:
-    """The id of the image, loaded from its archive if there is one: once per machine, however many workers ask.
-
-    Raises MachineError for an archive that cannot be read or holds another image.
-    """
-    archive = find_archive(inputs)
-    if archive is None:
-        return None
-    tag = image_tag(inputs)
-    with exclusive(machine_lock(f"load-{inputs.identity}"), wait=True):
-        if (found := image_id(engine, tag)) is not None:
-            return found
-        report(f"loading {archive}")
-        load_archive(engine, archive)
-        found = image_id(engine, tag)
-        labels = {} if found is None else engine.client.images.get(found).labels
-    if labels.get(f"{LABEL}.identity") != inputs.identity:
-        raise MachineError(
-            f"{archive} does not hold the image {tag}",
-            why=f"it is labelled {labels.get(f'{LABEL}.identity')}" if labels else "no image of that name came out",
-            hint=f"remove it, and write it again: orch build {inputs.stack} --variant {inputs.variant} --archive",
-        )
-    return found
-
-
-def ensure_archive(
-    engine: Engine, inputs: BuildInputs, options: BuildOptions, report: Report, folder: Path | None = None
-) -> Path:
-    """The archive of the image in `folder` (None: where all are looked for), written unless it is there.
-
-    Raises BuildError, MachineError.
-    """
-    path = archive_in(folder or images_folder(), inputs)
-    if not path.is_file() or options.rebuild:
-        image, _, _ = ensure_image(engine, inputs, options, report)
-        report(f"writing {path}")
-        write_archive(engine, image, image_tag(inputs), path)
-    return path
-
-
-def archived(prepared: Prepared, options: BuildOptions, report: Report, folder: Path | None) -> Path:
-    """The archive of what the docker runtime prepared. Raises UsageError for another runtime, MachineError."""
-    if prepared.runtime != "docker":
-        raise UsageError(f"the runtime {prepared.runtime} makes no images to archive", hint="--runtime docker")
-    inputs = build_inputs(prepared.stack, prepared.variant, with_default_base(options))
-    return ensure_archive(connect(), inputs, replace(options, rebuild=False), report, folder)
 
 
 def _build(command: list[str], tag: str, report: Report) -> None:

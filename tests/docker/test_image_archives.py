@@ -24,7 +24,8 @@ from orchestrator.request import RunOptions
 from orchestrator.run import run
 from orchestrator.runtimes import apptainer, make_runtime
 from orchestrator.runtimes.base import BuildOptions, Prepared
-from orchestrator.runtimes.docker_build import archived, image_tag, with_default_base
+from orchestrator.runtimes.docker_archive import archived
+from orchestrator.runtimes.docker_build import image_tag, with_default_base
 from tests.conformance.pictures import photograph
 
 pytestmark = pytest.mark.docker

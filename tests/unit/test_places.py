@@ -125,15 +125,27 @@ def test_where_all_are_taken_a_run_waits_and_says_once_who_has_them() -> None:
     assert said.lines[1].startswith("got a GPU after")
 
 
-def test_without_waiting_it_fails_and_only_when_it_holds_none() -> None:
-    others = places(1)
-    others.take(1)
+def held_by_another_process(monkeypatch: pytest.MonkeyPatch, *gpus: str) -> None:
+    for gpu in gpus:
+        held = lease(gpu, "tiny into /other")
+        assert isinstance(held, Lease)
+    now = os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: now + 1)
+
+
+def test_without_waiting_it_fails_and_only_when_it_holds_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    held_by_another_process(monkeypatch, "GPU-a")
     mine = places(2, wait=False)
     assert mine.take(2) == [1]
     assert mine.take(2) == []
     with pytest.raises(MachineError, match="all GPUs are in use") as caught:
-        places(2, wait=False).take(1)
-    assert "cuda:GPU-a is used by tiny" in str(caught.value.why)
+        places(1, wait=False).take(1)
+    assert "cuda:GPU-a is used by tiny into /other" in str(caught.value.why)
+
+
+def test_models_of_one_command_wait_for_each_other_even_without_waiting_for_others() -> None:
+    places(2).take(2)
+    assert places(2, wait=False).take(2) == []
 
 
 def test_a_run_keeps_to_its_share_of_the_gpus() -> None:
