@@ -245,7 +245,7 @@ class Dispatcher:
             return
         name = live.worker.name
         while (order := self._schedule.next_for(name)) is not None:
-            write_json(live.folder / QUEUE_NAME / f"{order.number:05d}.json", order.document())
+            write_json(live.folder / QUEUE_NAME / f"{order.number:05d}.json", order.document(), durable=False)
             live.given[order.number] = time.monotonic()
         if self._schedule.remaining == 0:
             self._end_all()

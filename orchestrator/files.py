@@ -13,35 +13,39 @@ from typing import IO, Any
 
 
 @contextmanager
-def written_aside(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes the place of `path` in one step; a reader sees the old content or the new."""
+def written_aside(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
+    """A file to write that takes the place of `path` in one step; a reader sees the old content or the new.
+
+    Not durable: it need not outlive the machine, which spares a wait for the disk.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with aside.open("wb") as stream:
             yield stream
             stream.flush()
-            os.fsync(stream.fileno())
+            if durable:
+                os.fsync(stream.fileno())
         os.replace(aside, path)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a file in one step; a reader sees the old content or the new, never a part."""
-    with written_aside(path) as stream:
+def write_text(path: Path, text: str, *, durable: bool = True) -> None:
+    """Replace a file in one step, as `written_aside` does."""
+    with written_aside(path, durable=durable) as stream:
         stream.write(text.encode("utf-8"))
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
     """Replace a JSON file in one step."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
     try:
         text.encode()
     except UnicodeEncodeError:  # a file name that is no UTF-8: JSON can only carry it as an escape
         text = json.dumps(value, indent=2)
-    write_text(path, text + "\n")
+    write_text(path, text + "\n", durable=durable)
 
 
 def sha256_of(path: Path) -> str:

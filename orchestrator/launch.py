@@ -63,7 +63,7 @@ class Launcher:
         )
         settings = worker_settings(plan, self._threads)
         document = job_document(settings, name, self._runtime.guest_paths(plan.prepared, spec))
-        write_json(job / JOB_NAME, document)
+        write_json(job / JOB_NAME, document, durable=False)
         return self._runtime.start(plan.prepared, spec)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from orchestrator.build import LOCK_NAME, BuildInputs
 from orchestrator.paths import home
 from orchestrator.warm.settings import WARM_LABEL
-from orchestrator.warm.spool import Heartbeat, SpoolPaths, is_alive, read_heartbeat, workers_of
+from orchestrator.warm.spool import Heartbeat, SpoolPaths, alive_among, read_heartbeat, workers_of
 
 LABEL_IDENTITY = "org.orch.identity"
 WATCH_SECONDS = 2.5
@@ -109,7 +109,7 @@ def fitting(
     spool: SpoolPaths, needs: Needs, containers: Containers, patience: float = WATCH_SECONDS
 ) -> tuple[list[WarmWorkerFound], list[str]]:
     """The workers of a spool that are up and fit, and why others of the same stack do not."""
-    found: list[WarmWorkerFound] = []
+    fit: dict[str, WarmWorkerFound] = {}
     reasons: list[str] = []
     for worker in workers_of(spool):
         beat = read_heartbeat(spool, worker)
@@ -120,13 +120,13 @@ def fitting(
             container = next((one for one in containers() if one.hostname == beat.host), None)
         identity = None if container is None else container.identity
         reason = why_unfit(beat, _made_of(spool, worker), needs, identity)
-        if reason is None and not is_alive(spool, worker, patience):
-            reason = "it is not up any more"
-        if reason is not None:
+        if reason is None:
+            fit[worker] = WarmWorkerFound(beat, data if container is None else container.data)
+        else:
             reasons.append(f"{worker}: {reason}")
-            continue
-        found.append(WarmWorkerFound(beat, data if container is None else container.data))
-    return found, reasons
+    alive = alive_among(spool, list(fit), patience)
+    reasons += [f"{worker}: it is not up any more" for worker in fit if worker not in alive]
+    return [found for worker, found in fit.items() if worker in alive], reasons
 
 
 def data_folder(worker: Heartbeat) -> Path | None:

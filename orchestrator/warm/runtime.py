@@ -53,7 +53,6 @@ class WarmRuntime:
     """The workers that fit at this moment."""
     say: Report
     name: str = "docker"
-    _inputs: InputSet | None = None
     _waited: bool = False
     started: bool = False
     """Whether a worker was handed a job yet."""
@@ -84,7 +83,6 @@ class WarmRuntime:
 
     def accept(self, inputs: InputSet, weights: Mapping[str, Stored]) -> None:
         """Whether the workers see the weights, and the images or can be given them. Raises WarmUnfit, OutsideData."""
-        self._inputs = inputs
         self._check_weights(weights)
         to_stage = self._placement(self._worker(), inputs.roots).to_stage
         if to_stage:
@@ -191,8 +189,10 @@ def missing_weights(worker: Heartbeat, weights: Mapping[str, Stored]) -> str | N
     for stored in weights.values():
         if stored.path is None or not stored.path.is_file():
             continue  # in the image, or a folder, of which heartbeats say nothing
-        state = stored.path.stat()
-        if worker.weights.get(f"{stored.path.parent.name}/{stored.file}") != (state.st_size, int(state.st_mtime)):
+        state, name = stored.path.stat(), f"{stored.path.parent.name}/{stored.file}"
+        same_file = worker.weights.get(name) == (state.st_size, int(state.st_mtime))
+        # Weights that come with a stack are there twice, in its folder and in the cache, each with a time of its own.
+        if not same_file and (stored.sha256 is None or worker.digests.get(name) != stored.sha256):
             return stored.file
     return None
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import fcntl
 import json
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ TICKET_FORMAT = "orch-ticket/1"
 WORKER_FORMAT = "orch-worker/1"
 GONE_SECONDS = 10.0
 """A worker whose heartbeat stands still for so long is taken for gone."""
+STALE_SECONDS = 120.0
+"""A heartbeat so old is not watched for signs of life; clocks that differ by more are not provided for."""
 UNLOCKED_SECONDS = 4.0
 """The same where its lock says so too. Alone the lock says nothing: machines between host and worker may hide it."""
 
@@ -66,13 +68,14 @@ class Heartbeat:
     data_inode: int | None
     weights: Mapping[str, tuple[int, int]]
     paths: Mapping[str, str]
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 def parse_heartbeat(raw: Mapping[str, Any]) -> Heartbeat:
     """Raises ValueError, KeyError, TypeError for what is no heartbeat."""
     if raw["format"] != WORKER_FORMAT:
         raise ValueError(f"a heartbeat of format {raw['format']!r}")
-    known = {field.name: raw[field.name] for field in fields(Heartbeat)}
+    known = {one.name: raw[one.name] for one in fields(Heartbeat)}
     weights = {name: (int(size), int(mtime)) for name, (size, mtime) in raw["weights"].items()}
     return Heartbeat(**{**known, "weights": weights})
 
@@ -128,20 +131,36 @@ class Pulse:
         return still > GONE_SECONDS or (still > UNLOCKED_SECONDS and not is_locked(self._spool, self.worker))
 
 
-def is_alive(spool: SpoolPaths, worker: str, patience: float) -> bool:
-    """Whether a worker is up: at once where it holds its lock and beat lately, else by watching it for `patience` s."""
-    file = spool.workers / f"{worker}.json"
-    try:
-        age = abs(time.time() - file.stat().st_mtime)
-    except OSError:
-        return False
-    if age < GONE_SECONDS and is_locked(spool, worker):
-        return True
-    first = read_heartbeat(spool, worker)
+def alive_among(spool: SpoolPaths, workers: Sequence[str], patience: float) -> set[str]:
+    """Those workers that are up: at once those that hold their locks and beat lately.
+
+    Only where there are none of these, the others are watched for `patience` seconds: whether their hearts beat.
+    """
+    ages = {worker: _age(spool, worker) for worker in workers}
+    sure = {worker for worker, age in ages.items() if age < GONE_SECONDS and is_locked(spool, worker)}
+    doubtful = [worker for worker, age in ages.items() if age < STALE_SECONDS and worker not in sure]
+    if sure or not doubtful:
+        return sure
+    first = {worker: _beat(spool, worker) for worker in doubtful}
     until = time.monotonic() + patience
-    while time.monotonic() < until:
+    while not sure and time.monotonic() < until:
         time.sleep(0.1)
-        now = read_heartbeat(spool, worker)
-        if first is not None and now is not None and now.beat != first.beat:
-            return True
-    return False
+        sure = {worker for worker in doubtful if _beat(spool, worker) not in (None, first[worker])}
+    return sure
+
+
+def is_alive(spool: SpoolPaths, worker: str, patience: float) -> bool:
+    """Whether one worker is up."""
+    return bool(alive_among(spool, [worker], patience))
+
+
+def _beat(spool: SpoolPaths, worker: str) -> int | None:
+    found = read_heartbeat(spool, worker)
+    return None if found is None else found.beat
+
+
+def _age(spool: SpoolPaths, worker: str) -> float:
+    try:
+        return abs(time.time() - (spool.workers / f"{worker}.json").stat().st_mtime)
+    except OSError:
+        return STALE_SECONDS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -49,32 +49,37 @@ def copy_limit() -> int:
 
 def stage(inputs: InputSet, numbers: Sequence[int], folder: Path, limit: int, stack: str) -> str | None:
     """Hard links or copies of these roots' images in `folder`/ROOT/; a line about it. Raises OutsideData, OSError."""
-    images = [image for image in inputs.images if image.path and int(image.path.partition("/")[0]) in numbers]
-    if not images:
+    count = size = 0
+    for image in _of_roots(inputs, numbers):
+        count, size = count + 1, size + image.size
+    if not count:
         return None
-    linked = _link_all(inputs, images, folder)
-    if linked:
-        return f"{len(images)} images linked into the spool: no worker sees them where they are"
-    size = sum(image.size for image in images)
+    if _link_all(inputs, numbers, folder):
+        return f"{count} images linked into the spool: no worker sees them where they are"
     if size > limit:
         shutil.rmtree(folder, ignore_errors=True)
         outside = inputs.roots[numbers[0]]
         raise OutsideData(
             f"the warm worker does not see {outside}",
-            why=f"{len(images)} images of {size >> 20} MB are too much to copy (ORCH_SPOOL_COPY_LIMIT={limit >> 20}M)",
+            why=f"{count} images of {size >> 20} MB are too much to copy (ORCH_SPOOL_COPY_LIMIT={limit >> 20}M)",
             hint=f"ORCH_DATA={outside} docker compose up -d; or: orch up {stack} --data {outside}",
         )
-    for image in images:
+    for image in _of_roots(inputs, numbers):
         target = folder / image.path
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(inputs.locate(image), target)
-    return f"{len(images)} images ({size >> 20} MB) copied into the spool: no worker sees them where they are"
+    return f"{count} images ({size >> 20} MB) copied into the spool: no worker sees them where they are"
 
 
-def _link_all(inputs: InputSet, images: Sequence[InputImage], folder: Path) -> bool:
+def _of_roots(inputs: InputSet, numbers: Sequence[int]) -> Iterator[InputImage]:
+    """One after the other: there may be millions."""
+    return (image for image in inputs.images if image.path and int(image.path.partition("/")[0]) in numbers)
+
+
+def _link_all(inputs: InputSet, numbers: Sequence[int], folder: Path) -> bool:
     """Hard links to all images; False where the file system has none, which the first one shows."""
-    for image in images:
+    for image in _of_roots(inputs, numbers):
         target = folder / image.path
         try:
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.files import write_json
 from orchestrator.job import END_NAME, QUEUE_NAME
 from orchestrator.runtimes.base import Exit
 from orchestrator.warm.results import bring_back, give_parts
@@ -113,10 +114,7 @@ class WarmWorker:
 
     def _place(self) -> None:
         document = {"format": TICKET_FORMAT, "job": self._job, "model": self._spec.model, "created": time.time()}
-        aside = self._ticket.with_name(f".{self._ticket.name}.tmp")
-        # Not fsynced: after a crash of the machine nobody waits for this job any more.
-        aside.write_text(json.dumps({**document, "workers": list(self._spec.workers)}))
-        aside.replace(self._ticket)
+        write_json(self._ticket, {**document, "workers": list(self._spec.workers)}, durable=False)
 
     def _withdraw(self) -> bool:
         """Take the ticket back; False if it was claimed."""
@@ -145,7 +143,7 @@ class WarmWorker:
                 self._exit = self._given_up(now)
                 if self._exit is not None:
                     return
-            if now - said > SIGN_SECONDS:
+            if now - said > SIGN_SECONDS and self._waits():
                 said = now
                 yield self._handed_on({"event": "heartbeat", "rss_mb": None})
             time.sleep(LOOK_SECONDS if now - active < BRISK_SECONDS else IDLE_LOOK_SECONDS)
@@ -155,6 +153,10 @@ class WarmWorker:
             bring_back(self._spec.folder / "out", self._spec.shards, self._given, event["shard"])
         self._sequence += 1
         return json.dumps({**event, "seq": self._sequence}).encode()
+
+    def _waits(self) -> bool:
+        """Whether nobody works on the job yet, or at the moment: then nobody speaks for it either."""
+        return self._ticket.exists() or (self._spec.folder / "waiting").exists()
 
     def _read_exit(self) -> Exit | None:
         try:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -309,3 +311,24 @@ def test_images_elsewhere_are_linked_or_copied_or_the_mount_is_named(orch: Orch,
     one, other = (Predictions.load(tmp_path / name / "predictions.npz") for name in ("inside", "linked"))
     assert np.array_equal(one.masks, other.masks)
     assert faulty.left() == []
+
+
+def test_images_too_large_to_copy_name_the_mount_or_go_cold(orch: Orch, faulty: Warm, tmp_path: Path) -> None:
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK) or memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("no second file system here")
+    outside = Path(tempfile.mkdtemp(dir=memory))
+    try:
+        Image.fromarray(photograph(80, 60)).save(outside / "one.png")
+        said = orch(*faulty.command("faulty", outside, tmp_path / "copied")).stderr
+        assert "1 images (0 MB) copied into the spool" in said
+        orch.environment["ORCH_SPOOL_COPY_LIMIT"] = "10"
+        said = orch(*faulty.command("faulty", outside, tmp_path / "refused"), expect=2).stderr
+        assert f"ORCH_DATA={outside} docker compose up -d" in said
+        cold = ("run", "--spool", faulty.spool, "-m", "faulty", "-i", outside, "-o", tmp_path / "cold", "--offline")
+        said = orch(*cold, expect=None).stderr
+        assert f"not using a warm worker: the warm worker does not see {outside}" in said
+        assert faulty.log.count("begun") == 1
+    finally:
+        orch.environment.pop("ORCH_SPOOL_COPY_LIMIT", None)
+        shutil.rmtree(outside)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -312,6 +313,17 @@ def test_a_model_that_cannot_be_loaded_fails_its_job_alone(worker: WarmProcess) 
     assert run(worker, "sound").status == 0
 
 
+def test_a_device_whose_memory_is_full_is_cleared_of_what_is_idle(worker: WarmProcess) -> None:
+    worker.start()
+    outcome = run(worker, "alone", {"load": "crowded", "number": 1})
+    assert (outcome.status, outcome.one("failure")["category"]) == (3, "load")
+    assert run(worker, "idle", {"number": 2}).status == 0
+    (worker.cache / "crowded").unlink()
+    assert run(worker, "crowded", {"load": "crowded", "number": 3}).status == 0
+    assert "no memory on the device; unloading what is idle" in worker.log
+    until(lambda: len(worker.heartbeat["models"]) == 1, "the other model's end")
+
+
 def test_a_job_that_cannot_be_understood_is_refused(worker: WarmProcess) -> None:
     worker.start()
     outcome = run(worker, "odd", contract="orch-job/9")
@@ -339,6 +351,7 @@ def test_the_heartbeat_and_the_files_say_what_the_worker_is(worker: WarmProcess)
         3,
     )
     assert beat["weights"]["levels/a.pth"][0] == 5
+    assert beat["digests"] == {"levels/a.pth": hashlib.sha256(b"12345").hexdigest()}
     assert (beat["memory_limit_mb"], beat["uid"], beat["problem"]) == (500, os.getuid(), None)
     made = json.loads((worker.spool / "workers" / f"{beat['id']}.files.json").read_text())
     assert made["sources"] == {"upstream": "abc"}

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
 from pathlib import Path
 
+import pytest
+from orch_runner import spool as guest_spool
+from orch_runner.spool import Me, Spool
 from orch_runner.tickets import TicketWatch
 
 
@@ -34,3 +39,26 @@ def test_a_file_that_came_without_a_word_turns_polling_on(tmp_path: Path) -> Non
 def test_asked_to_poll_or_with_nothing_to_watch_it_polls(tmp_path: Path) -> None:
     assert TicketWatch(tmp_path, poll=True).descriptor is None
     assert TicketWatch(tmp_path / "missing", poll=False).descriptor is None
+
+
+def test_dead_workers_of_other_machines_are_cleared_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guest_spool, "STRANGER_SECONDS", 0.0)
+    claimed, jobs, workers = tmp_path / "claimed" / "other-1", tmp_path / "jobs" / "j", tmp_path / "workers"
+    for folder in (claimed, jobs, workers):
+        folder.mkdir(parents=True)
+    (claimed / "j.json").touch()
+    (workers / "other-1.json").write_text("{}")
+    me = Me("me-1", "s", "cpu", "cpu", "me", {"spool": str(tmp_path)})
+    spool = Spool(me)
+    spool.enter()
+    spool.bury_strangers()
+    assert claimed.is_dir()
+    (workers / "other-1.json").write_text('{"beat": 2}')
+    spool.bury_strangers()
+    assert claimed.is_dir()
+    time.sleep(0.01)
+    spool.bury_strangers()
+    assert not claimed.exists()
+    assert json.loads((jobs / "exit.json").read_text())["code"] == 137
+    spool.leave()
+    assert [path.name for path in workers.iterdir()] == []

@@ -10,7 +10,7 @@ from typing import Callable, Deque, Dict, Iterable, Iterator, List, Optional, Se
 
 import numpy as np
 
-from orch_runner.contract import ImageRef, Job, ShardOrder, read_shard_order
+from orch_runner.contract import ImageRef, Job, JobRefused, ShardOrder, read_shard_order
 from orch_runner.decode import DecodeError, decode
 from orch_runner.events import bind_log, bound_log, log
 from orch_runner.life import SignOfLife
@@ -92,7 +92,12 @@ class Queue:
             self.ended = ended
             return None
         first = min(waiting)
-        order = read_shard_order(self._job.queue / first)
+        try:
+            order = read_shard_order(self._job.queue / first)
+        except JobRefused:
+            if (self._job.queue / first).exists():
+                raise
+            return None  # the host took it back at this very moment, for another worker
         self.other_kind = self._careful is not None and order.careful != self._careful
         if self.other_kind:
             return None

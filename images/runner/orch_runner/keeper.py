@@ -1,14 +1,15 @@
 """A keeper: the process of a warm worker that loads one model and serves jobs with it (orch_runner.serve starts it).
 
-    python -m orch_runner.keeper JOB.json shared|private
+    python -m orch_runner.keeper JOB.json shared|private crowded|alone
 
 JOB.json is the first job, which says what to load. A private keeper takes careful shards only, a shared one all
-others. stdin brings a command a line, stdout takes a report a line (as events: "event", "seq", "time"):
+others. A crowded one that finds the device's memory full ends with no_room: others can be unloaded. stdin brings a
+command a line, stdout takes a report a line (as events: "event", "seq", "time"):
 
     {"do": "serve", "job", "folder", "seen": [queue files], "sequence": n}    {"do": "stop" | "drop", "job"}
     {"do": "leave"}
 
-    loaded (seconds) · unsound (message: load no more jobs onto this process) · stats (images, rss_mb, gpu_mb)
+    loaded (seconds) · no_room · unsound (message: load no more jobs onto this process) · stats (images, rss_mb, gpu_mb)
     moved (job, seen, sequence, images: the next shard is for a keeper of the other kind)
     ended (job, code, images)
 """
@@ -81,8 +82,8 @@ class SharedPredictor:
 class Keeper:
     """The model, its sessions, and what the supervisor is told of them."""
 
-    def __init__(self, first: Path, careful: bool) -> None:
-        self._first, self._careful = first, careful
+    def __init__(self, first: Path, careful: bool, crowded: bool) -> None:
+        self._first, self._careful, self._crowded = first, careful, crowded
         self._reports = Emitter()
         self._model: "Future[Tuple[SharedPredictor, float]]" = Future()
         self._sessions: Dict[str, Session] = {}
@@ -99,6 +100,9 @@ class Keeper:
             limit_threads(job.threads)
             predictor = SharedPredictor(load_predictor(job))
         except Exception as error:
+            if self._crowded and out_of_memory(error.__cause__ or error):
+                self._reports.emit("no_room")
+                return 3
             self._reports.emit("unsound", message=str(error))
             self._model.set_exception(error)
             while self._sessions:
@@ -168,6 +172,13 @@ class Keeper:
                     session.beat()
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether that is what the error says, by the signs the pipeline goes by."""
+    from orch_runner.pipeline import out_of_memory as says_so
+
+    return says_so(error)
+
+
 def gpu_mb() -> Optional[int]:
     """GPU memory this process holds, where PyTorch can say; None where nobody can."""
     torch = sys.modules.get("torch")
@@ -183,7 +194,7 @@ def main(arguments: List[str]) -> int:
     """Keep the model of the job named on the command line."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return Keeper(Path(arguments[0]), arguments[1] == "private").run()
+    return Keeper(Path(arguments[0]), arguments[1] == "private", arguments[2] == "crowded").run()
 
 
 if __name__ == "__main__":

@@ -139,7 +139,7 @@ class Pipeline:
         except FAILURES as error:  # whatever a model raises on an image must not cost the other images
             _check_device(error)
             log(f"{', '.join(ref.file for _, ref, _ in some)}:\n{traceback.format_exc()}")
-            return _Failure(_describe(error), _out_of_memory(error))
+            return _Failure(_describe(error), out_of_memory(error))
         for (position, ref, image), raw in zip(some, raws):
             future = self._finishers.submit(self._finish, shard.number, ref, image, raw)
             self._inflight.append((shard, position, ref, future))
@@ -213,7 +213,8 @@ def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a library says that the device's memory, or the machine's, is full."""
     name, text = type(error).__name__, str(error).lower()
     signs = ("out of memory", "oom when", "alloc_failed", "failed to allocate memory", "bad_alloc")
     named = isinstance(error, MemoryError) or "OutOfMemory" in name or "ResourceExhausted" in name
@@ -226,5 +227,5 @@ def _check_device(error: BaseException) -> None:
     sticky = ("CUDA error", "CUDA failure", "device-side assert", "cudaErrorIllegalAddress", "CUDNN_STATUS_EXECUTION")
     if isinstance(error, Fatal):
         raise error
-    if any(sign in text for sign in sticky) and not _out_of_memory(error):
+    if any(sign in text for sign in sticky) and not out_of_memory(error):
         raise Fatal("device", 4, f"the device failed: {text}") from error

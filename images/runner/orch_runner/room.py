@@ -51,6 +51,11 @@ class Room:
         """Memory of all keepers."""
         return sum(keeper.rss_mb for keeper in self.keepers)
 
+    @property
+    def idle(self) -> List[KeeperProcess]:
+        """The keepers that nobody uses at the moment."""
+        return [keeper for keeper in self.keepers if keeper.idle]
+
     def add(self, keeper: KeeperProcess) -> None:
         """A keeper was started."""
         self.keepers.append(keeper)

@@ -8,14 +8,18 @@ import json
 import os
 import secrets
 import socket
+import time
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, Dict, List, Mapping, Optional
+from typing import IO, Any, Dict, List, Mapping, Optional, Tuple
 
 TICKET_FORMAT = "orch-ticket/1"
 DEFAULT_PATHS = {"data": "/data", "weights": "/weights", "cache": "/cache", "opt": "/opt/orch"}
 RESTARTED = "the warm worker was restarted"
+STRANGER_SECONDS = 60.0
 _LONGEST_LISTING = 500
+_SMALL = 16 << 20
 
 
 class SpoolRefused(Exception):
@@ -60,6 +64,8 @@ class Spool:
         self._workers, self._jobs = self.root / "workers", self.root / "jobs"
         self._claimed = self.root / "claimed" / me.id
         self._lock: Optional[IO[str]] = None
+        self._strangers: Dict[str, Tuple[str, float]] = {}
+        """The last heartbeats of other workers, and since when they are the same."""
 
     def enter(self) -> None:
         """Make the folders and show that this worker is there. Raises SpoolRefused."""
@@ -120,6 +126,17 @@ class Spool:
         """Remove the ticket of a job that is not there."""
         _remove(self.tickets_folder / f"{job}.json")
 
+    def mark_waiting(self, job: str, waits: bool) -> None:
+        """Show the host that a claimed job waits, or does not any more."""
+        mark = self._jobs / job / "waiting"
+        if not waits:
+            _remove(mark)
+        elif not mark.exists():
+            try:
+                mark.touch()
+            except OSError:  # the host took the folder away
+                pass
+
     def end(self, job: str, code: int, detail: Optional[str] = None) -> None:
         """Write down how a job ended, and let go of it."""
         self._end(self._claimed / f"{job}.json", code, detail)
@@ -141,13 +158,31 @@ class Spool:
 
     def _bury(self) -> None:
         """End the jobs that dead workers of this hostname had, and remove what they left."""
-        for claims in (self.root / "claimed").iterdir():
-            host, _, _ = claims.name.rpartition("-")
-            if claims.name == self._me.id or host != self._me.host or self._lives(claims.name):
-                continue
-            for claim in claims.glob("*.json"):
-                self._end(claim, 137, RESTARTED)
-            self._forget(claims.name)
+        for worker in self._others():
+            if worker.rpartition("-")[0] == self._me.host and not self._lives(worker):
+                self._bury_one(worker, RESTARTED)
+
+    def bury_strangers(self) -> None:
+        """The same for dead workers of other hostnames, once their heartbeats have stood still for a while."""
+        for worker in self._others():
+            beat = _read(self._workers / f"{worker}.json")
+            known, since = self._strangers.get(worker, (None, 0.0))
+            if known is None or known != beat:
+                self._strangers[worker] = beat, time.monotonic()
+            elif time.monotonic() - since > STRANGER_SECONDS and not self._lives(worker):
+                self._bury_one(worker, "its warm worker is gone")
+                del self._strangers[worker]
+
+    def _others(self) -> List[str]:
+        try:
+            return [name for name in os.listdir(self.root / "claimed") if name != self._me.id]
+        except OSError:
+            return []
+
+    def _bury_one(self, worker: str, why: str) -> None:
+        for claim in (self.root / "claimed" / worker).glob("*.json"):
+            self._end(claim, 137, why)
+        self._forget(worker)
 
     def _lives(self, worker: str) -> bool:
         try:
@@ -210,6 +245,33 @@ def weights_there(folder: Path) -> Dict[str, List[int]]:
             continue
         found[path.relative_to(folder).as_posix()] = [state.st_size, int(state.st_mtime)]
     return found
+
+
+def digests_there(folder: Path) -> Dict[str, str]:
+    """MODEL/FILE: sha256 of the small ones of them, which may be another copy than the host's, with another time."""
+    found: Dict[str, str] = {}
+    for path in sorted(folder.glob("*/*"))[:_LONGEST_LISTING]:
+        try:
+            state = path.stat()
+            if path.is_file() and state.st_size <= _SMALL:
+                found[path.relative_to(folder).as_posix()] = _digest(path, state.st_size, state.st_mtime_ns)
+        except OSError:
+            continue
+    return found
+
+
+@lru_cache(maxsize=_LONGEST_LISTING)
+def _digest(path: Path, size: int, mtime_ns: int) -> str:
+    """Read once for each state of a file."""
+    del size, mtime_ns
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""
 
 
 def write_aside(path: Path, document: Any) -> None:

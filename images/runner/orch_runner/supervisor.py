@@ -6,12 +6,11 @@ import os
 import selectors
 import signal
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional
 
 from orch_runner import memory
-from orch_runner.contract import Job, JobRefused, read_job, read_shard_order
+from orch_runner.contract import JobRefused, read_job
 from orch_runner.events import Emitter, log
 from orch_runner.heartbeat import Heartbeat
 from orch_runner.keepers import KeeperProcess
@@ -19,6 +18,7 @@ from orch_runner.life import SignOfLife
 from orch_runner.room import Room, load_key
 from orch_runner.spool import Me, Spool, Ticket
 from orch_runner.tickets import POLL_SECONDS, TicketWatch
+from orch_runner.underway import UnderWay, begins_careful, events_in, is_gone, is_there, life_of
 from orch_runner.worker import STOPPED, report_failure
 
 MOST_JOBS = 16
@@ -27,30 +27,6 @@ LOOK_SECONDS = 0.1
 BEAT_SECONDS = 1.0
 DROP_SECONDS = 5.0
 """A keeper that has not let go of a dropped job after so long is hung: it gets no more jobs."""
-
-
-@dataclass
-class UnderWay:
-    """A job that was claimed, and what its keepers know of it."""
-
-    id: str
-    folder: Path
-    model: str
-    run: str
-    key: str
-    careful: bool
-    host: SignOfLife
-    keeper: Optional[KeeperProcess] = None
-    """None while it waits for one."""
-    seen: List[str] = field(default_factory=list)
-    sequence: int = 0
-    images: int = 0
-    started: float = field(default_factory=time.monotonic)
-    stopped: bool = False
-    dropped: Optional[float] = None
-
-    def __str__(self) -> str:
-        return f"{self.model}: job {self.id[-4:]} of run {self.run[:4]}…"
 
 
 class Supervisor:
@@ -139,6 +115,8 @@ class Supervisor:
             elif kind == "unsound":
                 keeper.sound = False
                 log(f"{keeper.model}: {report['message']}")
+            elif kind == "no_room":
+                self._make_room(keeper)
             elif kind == "stats":
                 self._heartbeat.predicted(report["images"] - keeper.images)
                 keeper.images = report["images"]
@@ -152,6 +130,15 @@ class Supervisor:
                 return
         if keeper.has_ended():  # though a child of its own may hold its end of the pipe
             self._on_death(keeper)
+
+    def _make_room(self, keeper: KeeperProcess) -> None:
+        """The device's memory was full: unload what is idle, and load again."""
+        log(f"{keeper.model}: no memory on the device; unloading what is idle")
+        for job in [self._jobs[job] for job in keeper.jobs if job in self._jobs]:
+            job.keeper, job.sequence = None, events_in(job.folder)
+        keeper.jobs.clear()
+        for other in [keeper, *self._room.idle]:
+            self._dismiss(other)
 
     def _let_go(self, keeper: KeeperProcess, report: Mapping[str, Any]) -> None:
         keeper.release(report["job"])
@@ -217,7 +204,7 @@ class Supervisor:
         try:
             job = read_job(folder / "job.json")
             under_way = UnderWay(
-                ticket.job, folder, job.model_name, job.run, load_key(job), _begins_careful(job), _life(job)
+                ticket.job, folder, job.model_name, job.run, load_key(job), begins_careful(job), life_of(job)
             )
         except JobRefused as error:
             self._refuse(ticket.job, folder, error)
@@ -245,24 +232,30 @@ class Supervisor:
                 emitter.emit("bye", reason="failed")
             self._spool.end(job, code)
 
-    def _give(self, job: UnderWay) -> bool:
-        """Give a job to a keeper; False if there is none for it now."""
+    def _give(self, job: UnderWay) -> None:
+        """Give a job to a keeper, if there can be one for it now."""
         answer = self._room.answer(job.key, job.careful)
         if answer.waits:
             self._say_waiting(f"{job}: waits for {answer.waits}")
-            return False
+            self._spool.mark_waiting(job.id, True)
+            return
         for idle in answer.evict:
             log(f"{idle.model}: unloaded to make room for {job.model}")
             self._dismiss(idle)
         keeper = answer.keeper
         if keeper is None:
-            keeper = KeeperProcess(job.folder / "job.json", job.key, job.model, job.careful)
+            try:
+                keeper = KeeperProcess(job.folder / "job.json", job.key, job.model, job.careful, bool(self._room.idle))
+            except OSError as error:  # no more processes, or no memory for one
+                log(f"{job.model}: cannot be loaded: {error}")
+                self._end(job, 137, f"no process for it: {error.strerror}")
+                return
             self._room.add(keeper)
             self._selector.register(keeper.descriptor, selectors.EVENT_READ)
             log(f"{job.model}: loading{' for careful shards' if job.careful else ''}")
         job.keeper = keeper
+        self._spool.mark_waiting(job.id, False)
         keeper.serve(job.id, job.folder, job.seen, job.sequence)
-        return True
 
     def _place_waiting(self) -> None:
         if not self._stopping:
@@ -288,7 +281,7 @@ class Supervisor:
         life = self._silent.get(ticket.job)
         if life is None:
             try:
-                life = _life(read_job(self._spool.job_folder(ticket.job) / "job.json"))
+                life = life_of(read_job(self._spool.job_folder(ticket.job) / "job.json"))
             except JobRefused:
                 return False
             self._silent[ticket.job] = life
@@ -306,11 +299,11 @@ class Supervisor:
             return
         self._looked = now
         for job in self._under_way:
-            if job.dropped is None and (_is_there(job.folder / "kill") or _is_gone(job.folder)):
+            if job.dropped is None and (is_there(job.folder / "kill") or is_gone(job.folder)):
                 self._drop(job)
             elif job.dropped is not None and now - job.dropped > DROP_SECONDS and job.keeper is not None:
                 self._give_up_on(job.keeper, job)
-            elif not job.stopped and _is_there(job.folder / "stop"):
+            elif not job.stopped and is_there(job.folder / "stop"):
                 job.stopped = True
                 self._stop(job)
             elif job.keeper is None and job.host.gone():
@@ -358,32 +351,5 @@ class Supervisor:
         now = time.monotonic()
         if now - self._beaten >= BEAT_SECONDS:
             self._beaten = now
+            self._spool.bury_strangers()
             self._spool.beat(self._heartbeat.document(self._room, self._waiting, len(self._jobs)))
-
-
-def _begins_careful(job: Job) -> bool:
-    """Whether the first shard that lies there is a careful one."""
-    names = sorted(path for path in job.queue.glob("*.json") if path.name[0] != ".")
-    return bool(names) and read_shard_order(names[0]).careful
-
-
-def _life(job: Job) -> SignOfLife:
-    return SignOfLife(job.queue / "alive", job.alive_timeout)
-
-
-def _is_gone(folder: Path) -> bool:
-    """Whether the host took it away. A mount that fails for a moment takes nothing away."""
-    try:
-        folder.stat()
-    except FileNotFoundError:
-        return True
-    except OSError:
-        pass
-    return False
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:
-        return False
