@@ -8,6 +8,7 @@ import sys
 MODULES = (
     "startup",
     "planning",
+    "efficiency",
     "collect",
     "dispatch",
     "warm",

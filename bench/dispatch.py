@@ -21,7 +21,7 @@ from typing import Any
 
 from orchestrator.demo.scenes import write_scenes
 from orchestrator.engine import connect
-from orchestrator.runtimes.docker import GUEST
+from orchestrator.runtimes.mounts import GUEST
 
 MODEL = "garments-tiny"
 

@@ -98,16 +98,23 @@ def why_incomplete(paths: RunPaths, missing: int) -> OrchError:
     if paths.cancelled.exists():
         return Interrupted(f"the run was cancelled; {missing} shards are missing, what is done is kept", hint=resume)
     newest = {record["index"]: record for record in read_records(paths, recorded_job(paths))}
-    failures = [(index, one["error"]) for index, one in sorted(newest.items()) if "error" in one]
-    why = "\n".join(f"task {index}: {error['message']}: {error['why'] or ''}".rstrip(": ") for index, error in failures)
-    kind = MachineError if failures and len(failures) == len(newest) and _all_unfit(newest) else RunError
-    log = paths.logs / f"task-{failures[0][0]}.log" if failures else paths.logs
-    message = f"all tasks are over and {missing} shards are missing"
-    return kind(message, why=why or "Slurm ended them; sacct may say why", log=log, hint=resume)
+    ends = {index: end for index, one in sorted(newest.items()) if (end := _bad_end(one)) is not None}
+    unfit = bool(newest) and all(record.get("state") == "unfit" for record in newest.values())
+    return (MachineError if unfit else RunError)(
+        f"all tasks are over and {missing} shards are missing",
+        why="\n".join(f"task {index}: {end}" for index, end in ends.items()) or "Slurm ended them; sacct may say why",
+        log=paths.logs / f"task-{next(iter(ends))}.log" if ends else paths.logs,
+        hint=resume,
+    )
 
 
-def _all_unfit(records: dict[int, dict[str, Any]]) -> bool:
-    return all(record.get("state") == "unfit" for record in records.values())
+def _bad_end(record: dict[str, Any]) -> str | None:
+    """Why a task ended before all was done, as far as it could say; None if it ended well."""
+    if "error" in record:
+        return f"{record['error']['message']}: {record['error'].get('why') or ''}".rstrip(": ")
+    if record.get("state") in ("preparing", "predicting"):
+        return f"ended without a word on {record.get('node')}, {record['state']}"
+    return None
 
 
 def status(paths: RunPaths) -> dict[str, Any]:

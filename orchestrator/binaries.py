@@ -1,6 +1,6 @@
 """What a built variant's GPU code runs on: read inside it by orch_runner.binaries, kept as labels or beside it.
 
-docs/decisions/0003-what-an-image-runs-on.md says why so.
+docs/decisions/0004-what-an-image-runs-on.md says why so.
 """
 
 from __future__ import annotations
@@ -99,8 +99,7 @@ def _of_image(stack: StackEntry, variant: str) -> Binaries | None:
     from orchestrator.build import build_inputs
     from orchestrator.engine import connect
     from orchestrator.runtimes.base import BuildOptions
-    from orchestrator.runtimes.docker import with_default_base
-    from orchestrator.runtimes.docker_build import image_labels, image_tag
+    from orchestrator.runtimes.docker_build import image_labels, image_tag, with_default_base
 
     with suppress(OrchError, ValueError):  # no engine; an argument that only its user knows
         tag = image_tag(build_inputs(stack, variant, with_default_base(BuildOptions())))

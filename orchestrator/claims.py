@@ -22,7 +22,7 @@ class Claims:
     """The claims of one holder in a shared folder. As a context manager: renewed, and released in the end."""
 
     def __init__(self, folder: Path, holder: str, lease: float = LEASE_SECONDS) -> None:
-        self._folder, self._holder, self._lease = folder, holder, lease
+        self._folder, self._holder, self.lease = folder, holder, lease
         self._held: set[str] = set()
         self._lock = threading.Lock()
         self._over = threading.Event()
@@ -84,7 +84,7 @@ class Claims:
         found = []
         for name in names:
             with suppress(FileNotFoundError):
-                if now - (self._folder / name).stat().st_mtime > self._lease:
+                if now - (self._folder / name).stat().st_mtime > self.lease:
                     found.append(name)
         return found
 
@@ -112,5 +112,5 @@ class Claims:
         return self._folder / f".clock.{self._holder}"
 
     def _renew_until_over(self) -> None:
-        while not self._over.wait(self._lease / RENEWALS_PER_LEASE):
+        while not self._over.wait(self.lease / RENEWALS_PER_LEASE):
             self.renew()

@@ -9,8 +9,9 @@ from typing import Any
 from orchestrator import resources
 from orchestrator.catalog import Catalog, StackEntry
 from orchestrator.composefile import MERGE, Line, Shared, render
-from orchestrator.runtimes.docker import GUEST, isolation
+from orchestrator.runtimes.docker import isolation
 from orchestrator.runtimes.docker_build import image_alias
+from orchestrator.runtimes.mounts import GUEST
 from orchestrator.spec import Variant, Weights
 from orchestrator.warm.settings import (
     CHECK,

@@ -27,7 +27,8 @@ from orchestrator.hardware import cores
 from orchestrator.paths import build_logs_folder, worker_cache_folder
 from orchestrator.progress import Display
 from orchestrator.runtimes.base import Exit, Report, worker_environment
-from orchestrator.runtimes.venv import cached_environment, environment_folder, is_whole, passed_on
+from orchestrator.runtimes.process import passed_on
+from orchestrator.runtimes.venv import cached_environment, environment_folder, is_whole
 from orchestrator.weights import Stored, add_weights
 
 SCRIPT_NAME = "convert/convert.py"

@@ -46,8 +46,17 @@ class InputImage:
 class Images(Sequence[InputImage]):
     """The images of a run in their order. Each access reads from the lines on disk (of small runs: in memory)."""
 
-    def __init__(self, stream: IO[bytes], starts: array[int], count: int, unreadable: int, digest: str) -> None:
-        self._stream, self._starts, self._count = stream, starts, count
+    def __init__(
+        self,
+        stream: IO[bytes],
+        starts: array[int],
+        count: int,
+        unreadable: int,
+        digest: str,
+        bytes_until: array[int] | None = None,
+    ) -> None:
+        """`starts` has where every STRIDE-th line begins and, like `bytes_until`, one value more for the end."""
+        self._stream, self._starts, self._count, self._bytes_until = stream, starts, count, bytes_until
         self._close = weakref.finalize(self, stream.close)
         self.unreadable, self.digest = unreadable, digest
 
@@ -75,6 +84,13 @@ class Images(Sequence[InputImage]):
         return len(self) == len(other) and all(mine == its for mine, its in zip(self, other, strict=True))
 
     __hash__ = None  # type: ignore[assignment]  # as of other sequences that are compared by content
+
+    def bytes_in(self, start: int, stop: int) -> int:
+        """The sizes of the images from `start` up to `stop`, added up; of whole strides without reading them."""
+        stop = min(stop, self._count)
+        if self._bytes_until is not None and start % STRIDE == 0 and (stop % STRIDE == 0 or stop == self._count):
+            return self._bytes_until[-(-stop // STRIDE)] - self._bytes_until[start // STRIDE]
+        return sum(image.size for image in self[start:stop])
 
     def save(self, path: Path) -> None:
         """Write the lines as the file `path`, in one step, and read them from there from now on."""
@@ -118,16 +134,17 @@ Row = tuple[str, str, int, int, int, str | None, str | None]
 def write_images(rows: Iterable[Row], folder: Path | None) -> Images:
     """The images of these rows. A long list is kept in `folder` until it is saved; None: where temporary files go."""
     stream, starts, at, count, unreadable = UnnamedFile(folder), array("Q", [0]), 0, 0, 0
-    digest, rest = hashlib.sha256(), iter(rows)
+    digest, rest, bytes_until = hashlib.sha256(), iter(rows), array("Q", [0])
     while some := list(islice(rest, STRIDE)):
         block = "".join(map(_line, range(count, count + len(some)), some)).encode("ascii")
         stream.write(block)
         digest.update("".join([f"{row[0]}\0{row[3]}\n" for row in some]).encode("utf-8", "surrogateescape"))
         at += len(block)
         starts.append(at)
+        bytes_until.append(bytes_until[-1] + sum([row[3] for row in some]))
         count += len(some)
         unreadable += sum([row[5] is not None for row in some])
-    return Images(stream, starts, count, unreadable, digest.hexdigest())
+    return Images(stream, starts, count, unreadable, digest.hexdigest(), bytes_until)
 
 
 def _line(index: int, row: Row) -> str:

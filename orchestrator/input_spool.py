@@ -5,7 +5,8 @@ from __future__ import annotations
 import marshal
 import tempfile
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 Examined = tuple[str, str | None, int, int, str | None, int | None, str | None]
@@ -32,21 +33,18 @@ class Spool:
 
     def __init__(self, folder: Path | None) -> None:
         self._stream = UnnamedFile(folder)
-        self._waiting: list[Examined] = []
 
-    def add(self, record: Examined) -> None:
-        """Take the next record."""
-        self._waiting.append(record)
-        if len(self._waiting) == _AT_ONCE:
-            block = marshal.dumps(self._waiting)
+    def extend(self, records: Iterable[Examined]) -> None:
+        """Take the next records."""
+        rest = iter(records)
+        while some := list(islice(rest, _AT_ONCE)):
+            block = marshal.dumps(some)
             self._stream.write(len(block).to_bytes(8, "little") + block)
-            self._waiting = []
 
     def __iter__(self) -> Iterator[Examined]:
         self._stream.seek(0)
         while length := self._stream.read(8):
             yield from marshal.loads(self._stream.read(int.from_bytes(length, "little")))
-        yield from self._waiting
 
 
 def repeated(hashes: array[int]) -> set[int]:

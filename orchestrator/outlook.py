@@ -134,7 +134,7 @@ def environment(stack: StackEntry, variant: str, runtime: str) -> Environment | 
     """What `orch run` would start workers in; None where that cannot be known. Builds nothing."""
     from orchestrator.build import build_inputs, build_lock_of, find_variant
     from orchestrator.runtimes.base import BuildOptions
-    from orchestrator.runtimes.docker import with_default_base
+    from orchestrator.runtimes.docker_build import with_default_base
 
     with suppress(OrchError):
         if runtime == "docker":
@@ -143,6 +143,11 @@ def environment(stack: StackEntry, variant: str, runtime: str) -> Environment | 
 
             tag = image_tag(build_inputs(stack, variant, with_default_base(BuildOptions())))
             return Environment(runtime, variant, tag, image_id(connect(), tag) is not None)
+        if runtime == "apptainer":
+            from orchestrator.runtimes.apptainer import sif_path
+
+            image = sif_path(build_inputs(stack, variant, with_default_base(BuildOptions())))
+            return Environment(runtime, variant, str(image), image.is_file())
         from orchestrator.runtimes.venv import environment_folder, is_whole
 
         spec = find_variant(stack, variant)

@@ -30,6 +30,12 @@ def worker_cache_folder(stack: str, variant: str) -> Path:
     return home() / "worker-cache" / f"{stack}-{variant}"
 
 
+def images_folder() -> Path:
+    """Where image archives are looked for, and what Apptainer makes of them: $ORCH_IMAGES, else with all the rest."""
+    chosen = os.environ.get("ORCH_IMAGES")
+    return Path(chosen).expanduser().resolve() if chosen else home() / "images"
+
+
 def leases_folder() -> Path:
     """Locks on GPUs, one file each."""
     return home() / "leases"

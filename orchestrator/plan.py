@@ -91,6 +91,10 @@ class Plan:
         """How many images a shard has."""
         return min(self.shard_size, len(self.inputs.images) - shard * self.shard_size)
 
+    def bytes_of(self, shard: int) -> int:
+        """The sizes of a shard's images, added up."""
+        return self.inputs.images.bytes_in(shard * self.shard_size, (shard + 1) * self.shard_size)
+
     def digest(self) -> str:
         """Digest of all that the predictions depend on; shards of another plan are never collected."""
         parts = {

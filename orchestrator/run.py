@@ -180,7 +180,7 @@ def _shard_size(earlier: Mapping[str, Any] | None, images: int, batch_size: int)
 def _work(ask: _Ask, way: _Way, plan: Plan) -> Work:
     """What the executor is handed: devices, workers, and whether to wait for a GPU."""
     entry, options = ask.entry, ask.options
-    free = {gpu.device: gpu.memory for gpu in ask.gpus}
+    free = {gpu.device: gpu.memory if gpu.free is None else gpu.free for gpu in ask.gpus}
     devices, workers = devices_of_places(
         ask.choice.devices, options.workers, options.workers_per_gpu, free, entry.spec.gpu_memory
     )

@@ -32,9 +32,9 @@ class _History:
     alone: set[int] = field(default_factory=set)
 
 
-def dear_first(shards: Iterable[int], images_of: ImagesOf) -> list[int]:
+def dear_first(shards: Iterable[int], bytes_of: Callable[[int], int]) -> list[int]:
     """Shards in the order to hand them out: those of many bytes first, so that none of them is what a run ends with."""
-    return sorted(shards, key=lambda number: (-sum(image.size for image in images_of(number)), number))
+    return sorted(shards, key=lambda number: (-bytes_of(number), number))
 
 
 class Schedule:

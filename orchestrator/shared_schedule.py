@@ -11,6 +11,8 @@ from orchestrator.schedule import ImagesOf, Schedule
 
 PASS_SECONDS = 5.0
 """So long at least between two looks at what the others left: all tasks look at the same folders."""
+LOOKS_PER_LEASE = 4
+"""How often in the time of a lease a task looks whether others' leases ran out."""
 TRIES_PER_CALL = 50
 
 Clock = Callable[[], float]
@@ -36,7 +38,7 @@ class SharedSchedule(Schedule):
         self._open = set(shards)
         place, of = share[0] % max(1, share[1]), max(1, share[1])
         self._candidates: Iterator[int] = iter(shards[len(shards) * place // of : len(shards) * (place + 1) // of])
-        self._next_pass = clock()
+        self._next_pass = self._next_stale = clock()
         self._chance = random.Random(repr(share))  # others look through the same shards: in another order
 
     @property
@@ -91,11 +93,18 @@ class SharedSchedule(Schedule):
             return False
         self._next_pass = self._clock() + PASS_SECONDS
         claimed = self._claims.listed()
-        stale = set(self._claims.stale(claimed.difference(self._claims.held())))
+        stale = self._stale(claimed)
         free = [number for number in sorted(self._open) if claim_name(number) not in claimed - stale]
         self._chance.shuffle(free)
         self._candidates = iter(free)
         return True
+
+    def _stale(self, claimed: set[str]) -> set[str]:
+        """Claims whose lease ran out; each look costs a question per claim, so it is not repeated soon."""
+        if self._clock() < self._next_stale:
+            return set()
+        self._next_stale = self._clock() + self._claims.lease / LOOKS_PER_LEASE
+        return set(self._claims.stale(claimed.difference(self._claims.held())))
 
 
 def claim_name(shard: int) -> str:

@@ -20,12 +20,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.binaries import as_built
 from orchestrator.claims import Claims
 from orchestrator.dispatch import Dispatched, Dispatcher
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError
 from orchestrator.executors.slurm import recorded_job
 from orchestrator.executors.slurm_commands import end, requeue, state_of
-from orchestrator.executors.slurm_node import Place, allotted_cores, allotted_gpus, place
+from orchestrator.executors.slurm_node import Place, allotted_cores, place
 from orchestrator.handover import Handover, read_handover, record_choice
 from orchestrator.hardware import Gpu, choose_variant, cores, gpus_for
 from orchestrator.launch import Launcher
@@ -37,7 +38,7 @@ from orchestrator.runtimes import choose_runtime
 from orchestrator.runtimes.base import Runtime
 from orchestrator.shared_schedule import SharedSchedule
 from orchestrator.stopping import signals_to
-from orchestrator.task_records import TaskRecord, dispatched_by_all
+from orchestrator.task_records import TaskRecord, dispatched_by_all, left_behind, read_records
 
 EXIT_STOPPED = 143
 PLAN_CLAIM = "plan"
@@ -101,10 +102,11 @@ def _prepare(paths: TaskPaths, handover: Handover, claims: Claims, display: Disp
             time.sleep(LOOK_AGAIN_SECONDS)
         handover = read_handover(paths)
     request = handover.request
-    stack, kind = handover.entry.stack, request.device
-    present = allotted_gpus(gpus_for(stack, kind), os.environ)
-    for number in range(max(1, len(present))):
-        choose_variant(stack, request.variant, kind, present[number : number + 1])
+    entry, kind = handover.entry, request.device
+    stack = entry.stack
+    present = gpus_for(stack, kind, request.variant)
+    for gpu in present:  # each of them: Slurm gave them all to this task
+        choose_variant(as_built(stack), request.variant, kind, [gpu], entry.spec.gpu_memory)
     runtime = choose_runtime(request.runtime)[0]
     plan = handover.planned(runtime.prepare(stack, request.variant, handover.build, display.detail))
     if plan.digest() != handover.plan:
@@ -122,9 +124,11 @@ def _choose_for_all(paths: TaskPaths, display: Display) -> None:
     handover = read_handover(paths)
     if handover.request.variant != AUTO:  # another did, just before
         return
-    stack, asked = handover.entry.stack, handover.request.device
-    present = allotted_gpus(gpus_for(stack, None), os.environ)
-    choice = choose_variant(stack, None, None if asked == AUTO else asked, present[:1])
+    entry, asked = handover.entry, handover.request.device
+    stack, device = entry.stack, None if asked == AUTO else asked
+    present = gpus_for(stack, device)
+    built = as_built(stack) if present else stack
+    choice = choose_variant(built, None, device, present[:1], entry.spec.gpu_memory)
     request = replace(handover.request, variant=choice.variant, device=choice.device)
     prepared = choose_runtime(request.runtime)[0].prepare(stack, choice.variant, handover.build, display.detail)
     plan = replace(handover, request=request).planned(prepared)
@@ -153,7 +157,8 @@ def _predict(paths: TaskPaths, here: Place, ready: _Ready, claims: Claims, displ
         plan.entry.spec.gpu_memory,
     )
     threads = crew.threads or max(1, allotted_cores(cores(), os.environ) // workers)
-    label = f"{plan.run_id()}-{paths.task}"
+    _reap_left_behind(paths, here, plan, runtime)
+    label = _label(plan, paths.task)
     launcher = Launcher(plan, paths, runtime, devices, threads, handover.weights_folder, label)
     dispatcher = Dispatcher(paths, launcher.start, display, schedule, plan.images_of)
     try:
@@ -161,6 +166,19 @@ def _predict(paths: TaskPaths, here: Place, ready: _Ready, claims: Claims, displ
             return dispatcher.run(OwnPlaces(workers, devices), len(plan.inputs.images), 0)
     finally:
         runtime.reap(label, paths.jobs)
+
+
+def _label(plan: Plan, task: str) -> str:
+    """By what a runtime finds the workers of one start of a task: others of the run may be on the same node."""
+    return f"{plan.run_id()}-{task}"
+
+
+def _reap_left_behind(paths: TaskPaths, here: Place, plan: Plan, runtime: Runtime) -> None:
+    """End what earlier starts of this task that were killed left on this node: workers, containers, their folders."""
+    for record in left_behind(read_records(paths, recorded_job(paths)), here):
+        scratch = Path(record["scratch"])
+        runtime.reap(_label(plan, record["task"]), scratch)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def collect_once(paths: RunPaths, plan: Plan, claims: Claims, display: Display) -> bool:

@@ -20,13 +20,13 @@ class TaskRecord:
 
     def __init__(self, paths: TaskPaths, name: str, here: Place) -> None:
         self._path = paths.record
-        node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
         self._content: dict[str, Any] = {
             "task": name,
             "index": here.index,
             "job": here.job,
             "restarts": here.restarts,
-            "node": node,
+            "node": node_name(),
+            "scratch": str(paths.scratch),
             "process": os.getpid(),
             "started": time.time(),
         }
@@ -35,6 +35,23 @@ class TaskRecord:
         """The task is "preparing", "predicting", "done", "stopped", "unfit" or "failed"."""
         self._content.update(state=state, since=time.time(), **more)
         write_json(self._path, self._content)
+
+
+def node_name() -> str:
+    """The node as Slurm calls it."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+
+def left_behind(records: list[dict[str, Any]], here: Place) -> list[dict[str, Any]]:
+    """Earlier starts of this task on this node that never said they ended: Slurm takes them for dead."""
+    return [
+        record
+        for record in records
+        if here.job is not None
+        and (record.get("job"), record.get("node")) == (here.job, node_name())
+        and record.get("restarts", 0) < here.restarts
+        and record.get("state") in ("preparing", "predicting")
+    ]
 
 
 def read_records(paths: RunPaths, job: str | None) -> list[dict[str, Any]]:

@@ -142,8 +142,7 @@ def _ensure_bundled(entry: ModelEntry, key: str, spec: Weights) -> Stored:
     if problem is not None:
         raise SpecError(f"{field}: {spec.bundled} is not the file described", why=problem)
     record = _record(entry, spec)
-    # Workers of compose.yaml see the stack's own file: it counts as the same one by its time as well.
-    if record is None or record["sha256"] != sha256_of(bundled) or _seconds(record) != int(bundled.stat().st_mtime):
+    if record is None or record["sha256"] != sha256_of(bundled):
         return _install(entry, key, spec, bundled, source="bundled with the stack", move=False)
     return Stored(key, spec.file, weights_folder(entry.stack.name, entry.name) / spec.file, record["sha256"])
 
@@ -225,8 +224,6 @@ def _bring(path: Path, aside: Path, *, unpacking: bool, move: bool) -> None:
         os.replace(path, aside)
     else:
         shutil.copyfile(path, aside)
-        state = path.stat()
-        os.utime(aside, ns=(state.st_atime_ns, state.st_mtime_ns))
 
 
 def _remove(path: Path) -> None:
@@ -290,11 +287,6 @@ def _record(entry: ModelEntry, spec: Weights) -> dict[str, Any] | None:
             hint=f"delete the file, then orch weights fetch {entry.name} (or orch weights add)",
         )
     return record
-
-
-def _seconds(record: dict[str, Any]) -> int:
-    """The time of a stored file, in whole seconds: file systems differ in what they keep of the rest."""
-    return int(record["mtime_ns"]) // 1_000_000_000
 
 
 def _bundled_path(entry: ModelEntry, spec: Weights) -> Path | None:

@@ -16,7 +16,7 @@ from orchestrator.checks.baseline import (
     make_baseline,
     read_baseline,
 )
-from orchestrator.checks.rules import ApDrop, Findings, Rule, Verdict, judge, parse_rules
+from orchestrator.checks.rules import ApDrop, Findings, Rule, Verdict, judge, parse_rules, verdicts_json
 from orchestrator.errors import EXIT_OK, EXIT_SOME_FAILED, OrchError, UsageError
 from orchestrator.evaluate.truth import Iou
 from orchestrator.paths import RunPaths
@@ -64,10 +64,7 @@ class Checked:
 
     def as_json(self) -> dict[str, Any]:
         """What `orch run --json` says besides the run's summary or error."""
-        told: dict[str, Any] = {
-            "rules": [{"rule": one.rule, "broken": one.broken, "message": one.message} for one in self.verdicts],
-            "broken_rules": [one.rule for one in self.broken],
-        }
+        told = verdicts_json(self.verdicts)
         if self.error is not None:
             told |= self.error.as_json()
         if self.figures:
@@ -98,7 +95,8 @@ class Checks:
         path, annotations = self._request.baseline, self._request.annotations
         if path is None or annotations is None:
             return None
-        if path.is_dir() and not RunPaths(path).run_json.exists():
+        run = RunPaths(path)
+        if path.is_dir() and not (run.run_json.exists() or run.predictions.exists()):
             path = path / f"{model}.json"
         if not is_stored(path):
             return make_baseline(path, annotations)

@@ -28,7 +28,7 @@ def as_markdown(checked: Sequence[Checked]) -> str:
     rows = [_row(one) for one in checked]
     lines = ["### orch run", "", *(f"| {' | '.join(row)} |" for row in [list(COLUMNS), rule, *rows])]
     for one in checked:
-        lines += _remarks(one)
+        lines += _remarks(one, "" if len(checked) == 1 else f"{cell(one.model)}: ")
     return "\n".join(lines) + "\n\n"
 
 
@@ -49,15 +49,17 @@ def _figure(value: float | None, sign: str = "") -> str:
     return "–" if value is None else format(value, f"{sign}.4f").replace("-", "−")
 
 
-def _remarks(one: Checked) -> Iterator[str]:
+def _remarks(one: Checked, which: str) -> Iterator[str]:
     if one.error is not None:
         yield from ("", f"**{cell(one.model)}: {cell(one.error.message)}**")
         for word, text in (("why", one.error.why), ("log", one.error.log), ("next", one.error.hint)):
             if text:
                 yield from ("", f"{word}: {cell(text)}")
     if one.verdicts:
-        yield from ("", *(f"- {'**broken**' if verdict.broken else 'kept'}: `{verdict.rule}` – {cell(verdict.message)}"
-                          for verdict in one.verdicts))  # fmt: skip
+        yield ""
+    for verdict in one.verdicts:
+        kept = "**broken**" if verdict.broken else "kept"
+        yield f"- {which}{kept}: `{verdict.rule}` – {cell(verdict.message)}"
     failures = [] if one.summary is None else one.summary["failures"]
     if not failures:
         return

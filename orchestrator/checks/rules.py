@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from orchestrator.errors import PredictionsError, UsageError
 
@@ -100,6 +101,14 @@ def parse_rules(texts: Sequence[str], implied: bool = True) -> tuple[Rule, ...]:
 def judge(rules: Sequence[Rule], found: Findings) -> tuple[Verdict, ...]:
     """The verdict on each rule. Raises PredictionsError where one cannot be judged."""
     return tuple(rule.judge(found) for rule in rules)
+
+
+def verdicts_json(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """As --json tells of them."""
+    return {
+        "rules": [{"rule": one.rule, "broken": one.broken, "message": one.message} for one in verdicts],
+        "broken_rules": [one.rule for one in verdicts if one.broken],
+    }
 
 
 def _rule(text: str) -> Rule:

@@ -45,7 +45,7 @@ def asked(
 def compare_to_baseline(request: Against, format_name: str, output: Path | None, json: bool) -> int:
     """Print figures then and now; 1 where a rule is broken. Raises UsageError, PredictionsError."""
     from orchestrator.checks.baseline import category_changes, changes, hold_against
-    from orchestrator.checks.rules import judge, parse_rules
+    from orchestrator.checks.rules import judge, parse_rules, verdicts_json
 
     rules = parse_rules(request.fail_on, implied=False)
     baseline, now, counted = hold_against(
@@ -53,7 +53,7 @@ def compare_to_baseline(request: Against, format_name: str, output: Path | None,
     )
     figures, categories = changes(baseline, now), category_changes(baseline, now)
     verdicts = judge(rules, counted.with_ap(now.figures.get("AP"), baseline.figures.get("AP")))
-    broken = [one for one in verdicts if one.broken]
+    code = EXIT_SOME_FAILED if any(one.broken for one in verdicts) else EXIT_OK
     document = {
         "run": str(request.run),
         "model": now.model,
@@ -61,12 +61,11 @@ def compare_to_baseline(request: Against, format_name: str, output: Path | None,
         "baseline": {"path": str(request.baseline), "model": baseline.model, "variant": baseline.variant},
         "figures": {one.name: one.as_json() for one in figures},
         "categories": {one.name: one.as_json() for one in categories},
-        "rules": [{"rule": one.rule, "broken": one.broken, "message": one.message} for one in verdicts],
-        "broken_rules": [one.rule for one in broken],
+        **verdicts_json(verdicts),
     }
     if json:
         print_json(document)
-        return EXIT_SOME_FAILED if broken else EXIT_OK
+        return code
     if (baseline.model, baseline.variant) != (now.model, now.variant):
         say(f"note: the baseline is of {baseline.model} {baseline.variant}, the run of {now.model} {now.variant}")
     shown = [_table("baseline", "", figures)]
@@ -77,7 +76,7 @@ def compare_to_baseline(request: Against, format_name: str, output: Path | None,
         write_or_print(_formatted(document, shown, format_name), output)
     for verdict in verdicts:
         say(f"{'broken' if verdict.broken else 'kept'}: {verdict.rule}: {verdict.message}")
-    return EXIT_SOME_FAILED if broken else EXIT_OK
+    return code
 
 
 def _table(title: str, first: str, rows: Sequence[Change]) -> Table:

@@ -93,7 +93,7 @@ def show(prospect: Prospect) -> None:
         [row.variant, row.device, row.name, RUNS[row.runs], row.why + ("; on request alone" if row.on_request else "")]
         for row in ahead.rows
     ]
-    print_table(["variant", "device", "", "runs", "why"], rows)
+    print_table(["variant", "device", "name", "runs", "why"], rows)
     sys.stdout.flush()
     for note in ahead.machine.notes:
         say(note)

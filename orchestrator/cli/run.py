@@ -239,6 +239,12 @@ def build(
     base_image: BaseImageOption = None,
     build_arg: BuildArgOption = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Even if nothing changed.")] = False,
+    archive: Annotated[
+        bool, typer.Option("--archive", help="Also write the image as a file, for machines without a registry.")
+    ] = False,
+    archive_to: Annotated[
+        Path | None, typer.Option("--archive-to", metavar="DIR", help="Where to; implies --archive.")
+    ] = None,
     offline: OfflineOption = False,
     stacks: StacksOption = None,
     json: JsonOption = False,
@@ -258,9 +264,15 @@ def build(
     options = build_options(base_image, build_arg, rebuild=rebuild, offline=offline)
     require_space([*build_needs(stack, variant, chosen, options)], f"building {stack.name}")
     prepared = chosen.prepare(stack, variant, options, display.detail)
+    written: Path | None = None
+    if archive or archive_to is not None:
+        from orchestrator.runtimes.docker_archive import archived
+
+        written = archived(prepared, options, display.detail, archive_to)
     if json:
         print_json(
             {
+                **({} if written is None else {"archive": str(written)}),
                 "stack": stack.name,
                 "variant": variant,
                 "runtime": chosen.name,
@@ -276,6 +288,8 @@ def build(
         if prepared.fresh
         else f"nothing to do: {prepared.location} is up to date"
     )
+    if written is not None:
+        display.say(f"archive: {written} ({written.stat().st_size / 1e6:.0f} MB)")
 
 
 def selftest(

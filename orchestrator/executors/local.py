@@ -46,7 +46,7 @@ class LocalExecutor:
             display.say(f"resuming: {already} of {len(plan.inputs.images)} images are done")
         threads = work.threads or max(1, cores() // min(work.workers, len(missing)))
         launcher = Launcher(plan, paths, runtime, work.devices, threads, work.weights)
-        ordered = dear_first(missing, plan.images_of)
+        ordered = dear_first(missing, plan.bytes_of)
         dispatcher = Dispatcher(paths, launcher.start, display, ordered, plan.images_of)
         # What collecting needs (numpy) takes a while to import: best done while the workers start.
         threading.Thread(target=importlib.import_module, args=("orchestrator.collect",), daemon=True).start()

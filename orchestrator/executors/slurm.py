@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ from orchestrator.executors.slurm_options import Job, job_script
 from orchestrator.files import write_json, write_text
 from orchestrator.handover import Crew, record_work
 from orchestrator.hardware import Choice, Gpu, choose_variant
+from orchestrator.hardware.devices import kind
 from orchestrator.paths import RunPaths, home
 from orchestrator.plan import AUTO
 from orchestrator.progress import Display
@@ -33,7 +33,7 @@ class SlurmExecutor:
     def choose(self, entry: ModelEntry, variant: str | None, device: str | None) -> tuple[Choice, tuple[Gpu, ...]]:
         """What can be known on a login node: the nodes' GPUs are not seen from here. Raises UsageError."""
         stack = entry.stack
-        if device is not None and device.startswith("cuda:"):
+        if device is not None and device != kind(device):
             raise UsageError(f"--device {device}: Slurm deals out the GPUs", hint="--device cuda, or leave it out")
         variants = stack.spec.variants
         uses_gpu = variant is not None and variant in variants and variants[variant].device == "cuda"
@@ -66,7 +66,8 @@ class SlurmExecutor:
         crew = Crew(work.asked_workers, work.workers_per_gpu, work.threads)
         record_work(paths, work.plan, work.weights, work.build, crew, work.slurm.lease)
         paths.cancelled.unlink(missing_ok=True)
-        shutil.rmtree(paths.claims, ignore_errors=True)  # of tasks that were killed: nobody has to wait for their lease
+        for claim in paths.claims.glob("*"):  # of tasks that were killed: nobody has to wait for their lease
+            claim.unlink(missing_ok=True)
         _submit(work, len(missing), display)
         return None
 

@@ -15,8 +15,7 @@ from orchestrator.engine import Engine, connect
 from orchestrator.errors import MachineError, OrchError
 from orchestrator.prune import Leftover, Scope
 from orchestrator.runtimes.base import BuildOptions
-from orchestrator.runtimes.docker import with_default_base
-from orchestrator.runtimes.docker_build import LABEL, image_alias
+from orchestrator.runtimes.docker_build import LABEL, image_alias, with_default_base
 
 SETTLED_SECONDS = 600
 """A container that ended just now may still be read by the run that it belongs to."""

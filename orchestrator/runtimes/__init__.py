@@ -8,8 +8,13 @@ from typing import cast
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.runtimes.base import Runtime
 
-RUNTIMES = {"docker": "orchestrator.runtimes.docker:DockerRuntime", "venv": "orchestrator.runtimes.venv:VenvRuntime"}
+RUNTIMES = {
+    "docker": "orchestrator.runtimes.docker:DockerRuntime",
+    "venv": "orchestrator.runtimes.venv:VenvRuntime",
+    "apptainer": "orchestrator.runtimes.apptainer:ApptainerRuntime",
+}
 AUTO_ORDER = ("docker", "venv")
+"""Apptainer is taken by name only: where it is, an image archive need not be, and a venv would have done."""
 
 
 def make_runtime(name: str) -> Runtime:

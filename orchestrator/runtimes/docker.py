@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from orchestrator.binaries import LABEL
@@ -16,14 +16,12 @@ from orchestrator.catalog import StackEntry
 from orchestrator.engine import Engine, connect
 from orchestrator.errors import MachineError
 from orchestrator.hardware.inject import GpuSettings, gpu_settings, wiring_of
-from orchestrator.job import JOB_NAME, QUEUE_NAME, GuestPaths
+from orchestrator.job import JOB_NAME, GuestPaths
 from orchestrator.runtimes.base import BuildOptions, Exit, Prepared, Report, WorkerSpec, worker_environment
-from orchestrator.runtimes.docker_build import ensure_image, image_id, image_tag
+from orchestrator.runtimes.docker_archive import loaded_from_archive
+from orchestrator.runtimes.docker_build import ensure_image, image_id, image_tag, with_default_base
+from orchestrator.runtimes.mounts import GUEST, GUEST_HOME, bound_folders, image_paths
 
-GUEST = {name: PurePosixPath(f"/{name}") for name in ("job", "data", "weights", "out", "cache")}
-GUEST_HOME = "/tmp/home"
-GUEST_STACK = PurePosixPath("/opt/orch/stack")
-GUEST_SOURCES = PurePosixPath("/opt/orch/sources")
 PIDS_LIMIT = 2048
 SHM_SIZE = "1g"
 TMP_SIZE = "2g"
@@ -52,7 +50,11 @@ class DockerRuntime:
         """Build the variant's image unless the engine has it. Raises BuildError, MachineError."""
         options = with_default_base(options)
         inputs = build_inputs(stack, variant, options)
-        digest, fresh, seconds = ensure_image(connect(), inputs, options, report)
+        engine, started = connect(), time.monotonic()
+        digest = None if options.rebuild else loaded_from_archive(engine, inputs, report)
+        fresh, seconds = False, time.monotonic() - started
+        if digest is None:
+            digest, fresh, seconds = ensure_image(engine, inputs, options, report)
         return Prepared(stack, variant, self.name, inputs.identity, image_tag(inputs), digest, fresh, seconds)
 
     def build_place(self, stack: StackEntry, variant: str, options: BuildOptions) -> Path | None:
@@ -66,10 +68,7 @@ class DockerRuntime:
     def guest_paths(self, prepared: Prepared, spec: WorkerSpec) -> GuestPaths:
         """The mount points: the same in every image."""
         del spec
-        queue = GUEST["job"] / QUEUE_NAME
-        sources = {name: GUEST_SOURCES / name for name in prepared.stack.spec.sources}
-        data, weights, out, cache = (GUEST[name] for name in ("data", "weights", "out", "cache"))
-        return GuestPaths(data, weights, out, cache, queue, GUEST_STACK, sources=sources)
+        return image_paths(prepared)
 
     def start(self, prepared: Prepared, spec: WorkerSpec) -> DockerWorker:
         """Create and start a container. Raises MachineError."""
@@ -94,12 +93,6 @@ class DockerRuntime:
         for container in found:
             _quietly(container.remove, force=True)
         return len(found)
-
-
-def with_default_base(options: BuildOptions) -> BuildOptions:
-    """$ORCH_BASE_IMAGE stands in for every stack's base, on machines that reach no image registry."""
-    base = options.base_image or os.environ.get("ORCH_BASE_IMAGE") or None
-    return BuildOptions(base, options.rebuild, options.offline, options.build_args)
 
 
 def calling_user() -> tuple[int, int]:
@@ -150,16 +143,9 @@ def isolation(security: tuple[str, ...], caller: tuple[int, int]) -> dict[str, A
 
 def mounts(spec: WorkerSpec) -> list[dict[str, Any]]:
     """The bind mounts of a worker; a source that is missing is an error, not a new folder of root's."""
-    folders: list[tuple[Path, PurePosixPath, bool]] = [
-        (spec.job, GUEST["job"], True),
-        (spec.weights, GUEST["weights"], True),
-        (spec.out, GUEST["out"], False),
-        (spec.cache, GUEST["cache"], False),
-    ]
-    folders += [(root, GUEST["data"] / str(number), True) for number, root in enumerate(spec.roots)]
     return [
         {"Type": "bind", "Source": str(source), "Target": str(target), "ReadOnly": read_only}
-        for source, target, read_only in folders
+        for source, target, read_only in bound_folders(spec)
     ]
 
 

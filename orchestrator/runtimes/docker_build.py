@@ -27,6 +27,12 @@ _CHATTER = re.compile(r"#\d+ (sha256:|transferring|DONE|CACHED|\[internal\] load
 """Lines of BuildKit's progress that say nothing about a failure."""
 
 
+def with_default_base(options: BuildOptions) -> BuildOptions:
+    """$ORCH_BASE_IMAGE stands in for every stack's base, on machines that reach no image registry."""
+    base = options.base_image or os.environ.get("ORCH_BASE_IMAGE") or None
+    return BuildOptions(base, options.rebuild, options.offline, options.build_args)
+
+
 def image_tag(inputs: BuildInputs) -> str:
     """The image's name: it changes exactly when its content does."""
     return f"orch/{inputs.stack}:{inputs.variant}-{inputs.identity}"
@@ -61,7 +67,7 @@ def ensure_image(engine: Engine, inputs: BuildInputs, options: BuildOptions, rep
     with exclusive(home() / "locks" / f"build-{inputs.stack}-{inputs.variant}.lock", wait=True):
         found = None if options.rebuild else image_id(engine, tag)
         if found is not None:
-            _point_alias(engine, inputs, found)
+            point_alias(engine, inputs, found)
             return found, False, 0.0
         sources = ensure_sources(inputs.stack, inputs.sources, report, offline=options.offline)
         with tempfile.TemporaryDirectory(prefix="orch-build-") as folder:
@@ -72,11 +78,11 @@ def ensure_image(engine: Engine, inputs: BuildInputs, options: BuildOptions, rep
             raise BuildError(f"the image {tag} was built, but the engine does not have it", hint="orch doctor")
         if inputs.for_gpus:
             built = _labelled(engine, tag, built, report)
-        _point_alias(engine, inputs, built)
+        point_alias(engine, inputs, built)
     return built, True, time.monotonic() - started
 
 
-def _point_alias(engine: Engine, inputs: BuildInputs, image: str) -> None:
+def point_alias(engine: Engine, inputs: BuildInputs, image: str) -> None:
     """Let compose.yaml, which cannot know digests, find the image."""
     name, _, tag = image_alias(inputs.stack, inputs.variant).partition(":")
     engine.client.api.tag(image, name, tag, force=True)

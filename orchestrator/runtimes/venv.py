@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.binaries import FILE_NAME, MODULE, parse
@@ -21,13 +19,12 @@ from orchestrator.files import exclusive, write_json, write_text
 from orchestrator.job import JOB_NAME, QUEUE_NAME, GuestPaths
 from orchestrator.paths import build_logs_folder, environments_folder
 from orchestrator.resources import RUNNER
-from orchestrator.runtimes.base import BuildOptions, Exit, Prepared, Report, WorkerSpec, worker_environment
+from orchestrator.runtimes.base import BuildOptions, Prepared, Report, WorkerSpec, worker_environment
+from orchestrator.runtimes.process import ProcessWorker, passed_on, reap_processes, visible_gpus
 from orchestrator.sources import ensure_sources, tree_folder
 from orchestrator.steps import run_step
 
 _MARKER = "orch-environment.json"
-_PID_NAME = "pid"
-_PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
 
 
 class VenvRuntime:
@@ -80,29 +77,19 @@ class VenvRuntime:
         sources = {name: tree_folder(name, source) for name, source in stack.spec.sources.items()}
         return GuestPaths(spec.data, spec.weights, spec.out, spec.cache, queue, stack.folder, sources=sources)
 
-    def start(self, prepared: Prepared, spec: WorkerSpec) -> VenvWorker:
+    def start(self, prepared: Prepared, spec: WorkerSpec) -> ProcessWorker:
         """Start the runner with the environment's Python. Raises MachineError."""
-        return VenvWorker(spec, worker_command(prepared, spec), worker_process_environment(spec))
+        (spec.cache / "home").mkdir(parents=True, exist_ok=True)
+        return ProcessWorker(spec, worker_command(prepared, spec), worker_process_environment(spec))
 
     def require(self, devices: Sequence[str]) -> None:
         """Workers see what this machine has: the environment's variables leave each its GPU."""
         del devices
 
     def reap(self, run: str, jobs: Path) -> int:
-        """Kill runners whose job folder is one of this run's; a process number alone may be somebody else's by now."""
+        """Kill runners whose job folder is one of this run's."""
         del run
-        found = 0
-        for file in jobs.glob(f"*/{_PID_NAME}"):
-            try:
-                pid = int(file.read_text())
-                command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            except (OSError, ValueError):
-                continue
-            if os.fsencode(file.parent / JOB_NAME) in command:
-                found += 1
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(pid, signal.SIGKILL)
-        return found
+        return reap_processes(jobs)
 
 
 def _read_binaries(folder: Path, report: Report) -> None:
@@ -125,65 +112,10 @@ def worker_command(prepared: Prepared, spec: WorkerSpec) -> list[str]:
     return [str(python), "-m", spec.module, str(spec.job / JOB_NAME)]
 
 
-def passed_on() -> dict[str, str]:
-    """The few variables of the caller's that a guest sees."""
-    return {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-
-
 def worker_process_environment(spec: WorkerSpec) -> dict[str, str]:
     """The runner's environment: the few variables passed on, and the runner's package."""
     own = worker_environment(spec.threads, str(spec.cache), str(spec.cache / "home"))
-    gpu = spec.device.partition(":")[2]
-    if gpu:
-        own["CUDA_VISIBLE_DEVICES"] = gpu
-    return {**passed_on(), **own, "PYTHONPATH": str(RUNNER)}
-
-
-class VenvWorker:
-    """A runner as a child process, in a process group of its own so that the terminal's Ctrl-C does not reach it."""
-
-    def __init__(self, spec: WorkerSpec, command: Sequence[str], environment: dict[str, str]) -> None:
-        self.name = spec.name
-        (spec.cache / "home").mkdir(parents=True, exist_ok=True)
-        with spec.log.open("ab") as log:
-            try:
-                self._process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=log,
-                    env=environment,
-                    start_new_session=True,
-                )
-            except OSError as error:
-                raise MachineError(f"the worker {spec.name} cannot be started", why=str(error), log=spec.log) from error
-        (spec.job / _PID_NAME).write_text(str(self._process.pid))
-
-    def lines(self) -> Iterator[bytes]:
-        """Events as they are written."""
-        assert self._process.stdout is not None
-        yield from self._process.stdout
-
-    def wait(self) -> Exit:
-        """Block until the process has ended."""
-        return Exit(self._process.wait())
-
-    def terminate(self) -> None:
-        """SIGTERM."""
-        if self._process.poll() is None:
-            self._process.terminate()
-
-    def kill(self) -> None:
-        """SIGKILL for the whole group, so that no child of the predictor stays behind."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-
-    def close(self) -> None:
-        """Release the pipe."""
-        self.kill()
-        self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+    return {**passed_on(), **visible_gpus(spec.device), **own, "PYTHONPATH": str(RUNNER)}
 
 
 def cached_environment(

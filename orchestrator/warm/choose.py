@@ -13,7 +13,7 @@ from orchestrator.hardware import Choice
 from orchestrator.paths import RunPaths
 from orchestrator.plan import begun_with
 from orchestrator.runtimes.base import BuildOptions, Report
-from orchestrator.runtimes.docker import with_default_base
+from orchestrator.runtimes.docker_build import with_default_base
 from orchestrator.warm import WarmUnfit
 from orchestrator.warm.find import (
     Needs,

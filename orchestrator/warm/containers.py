@@ -23,8 +23,9 @@ from orchestrator.paths import home, worker_cache_folder
 from orchestrator.progress import Display
 from orchestrator.runtimes import choose_runtime
 from orchestrator.runtimes.base import BuildOptions, Prepared
-from orchestrator.runtimes.docker import GUEST, calling_user, isolation, start_container
+from orchestrator.runtimes.docker import calling_user, isolation, start_container
 from orchestrator.runtimes.docker_build import LABEL
+from orchestrator.runtimes.mounts import GUEST
 from orchestrator.warm.find import host_path
 from orchestrator.warm.settings import (
     CHECK,

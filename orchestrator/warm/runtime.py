@@ -189,8 +189,10 @@ def missing_weights(worker: Heartbeat, weights: Mapping[str, Stored]) -> str | N
     for stored in weights.values():
         if stored.path is None or not stored.path.is_file():
             continue  # in the image, or a folder, of which heartbeats say nothing
-        state = stored.path.stat()
-        if worker.weights.get(f"{stored.path.parent.name}/{stored.file}") != (state.st_size, int(state.st_mtime)):
+        state, name = stored.path.stat(), f"{stored.path.parent.name}/{stored.file}"
+        same_file = worker.weights.get(name) == (state.st_size, int(state.st_mtime))
+        # Weights that come with a stack are there twice, in its folder and in the cache, each with a time of its own.
+        if not same_file and (stored.sha256 is None or worker.digests.get(name) != stored.sha256):
             return stored.file
     return None
 

@@ -7,8 +7,9 @@ from pathlib import PurePosixPath
 
 from orchestrator.catalog import StackEntry
 from orchestrator.runtimes.base import worker_environment
-from orchestrator.runtimes.docker import GUEST, GUEST_HOME, NAMES
+from orchestrator.runtimes.docker import NAMES
 from orchestrator.runtimes.docker_build import LABEL
+from orchestrator.runtimes.mounts import GUEST, GUEST_HOME
 
 GUEST_SPOOL = PurePosixPath("/spool")
 SERVE = ["python", "-m", "orch_runner.serve"]

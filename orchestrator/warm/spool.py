@@ -6,7 +6,7 @@ import fcntl
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +68,14 @@ class Heartbeat:
     data_inode: int | None
     weights: Mapping[str, tuple[int, int]]
     paths: Mapping[str, str]
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 def parse_heartbeat(raw: Mapping[str, Any]) -> Heartbeat:
     """Raises ValueError, KeyError, TypeError for what is no heartbeat."""
     if raw["format"] != WORKER_FORMAT:
         raise ValueError(f"a heartbeat of format {raw['format']!r}")
-    known = {field.name: raw[field.name] for field in fields(Heartbeat)}
+    known = {one.name: raw[one.name] for one in fields(Heartbeat)}
     weights = {name: (int(size), int(mtime)) for name, (size, mtime) in raw["weights"].items()}
     return Heartbeat(**{**known, "weights": weights})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -350,6 +351,7 @@ def test_the_heartbeat_and_the_files_say_what_the_worker_is(worker: WarmProcess)
         3,
     )
     assert beat["weights"]["levels/a.pth"][0] == 5
+    assert beat["digests"] == {"levels/a.pth": hashlib.sha256(b"12345").hexdigest()}
     assert (beat["memory_limit_mb"], beat["uid"], beat["problem"]) == (500, os.getuid(), None)
     made = json.loads((worker.spool / "workers" / f"{beat['id']}.files.json").read_text())
     assert made["sources"] == {"upstream": "abc"}

@@ -26,8 +26,8 @@ from orchestrator.run import run
 from orchestrator.runtimes import docker as docker_runtime
 from orchestrator.runtimes import make_runtime
 from orchestrator.runtimes.base import BuildOptions
-from orchestrator.runtimes.docker import GUEST_SOURCES
 from orchestrator.runtimes.docker_build import LABEL
+from orchestrator.runtimes.mounts import GUEST_SOURCES
 from tests.conformance.pictures import photograph
 from tests.upstream import Upstream
 

@@ -186,7 +186,8 @@ def test_the_first_node_chooses_the_variant_and_one_that_does_not_fit_says_so(
         tools = tmp_path / name
         tools.mkdir()
         smi = tools / "nvidia-smi"
-        smi.write_text(f"#!/bin/sh\necho '0, GPU-0, {name}, 40960, {capability}, 550.54'\n")
+        lines = [f"{number}, GPU-{number}, {name}, 40960, 40000, {capability}, 550.54" for number in range(2)]
+        smi.write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in lines))
         smi.chmod(0o755)
         monkeypatch.setitem(orch.environment, "PATH", f"{tools}:{os.environ['PATH']}")
         return tools

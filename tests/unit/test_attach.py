@@ -94,6 +94,13 @@ def test_tasks_that_are_gone_before_all_is_done_are_an_error_with_their_reasons(
     assert caught.value.log == str(paths.logs / "task-1.log")
 
 
+def test_tasks_that_were_killed_are_named_with_their_nodes(slurm: FakeSlurm, paths: RunPaths) -> None:
+    task_record(paths, 1, "predicting")
+    with pytest.raises(RunError) as caught:
+        attach(paths, SilentDisplay())
+    assert caught.value.why == "task 1: ended without a word on n1, predicting"
+
+
 def test_where_no_node_fits_the_machine_cannot(slurm: FakeSlurm, paths: RunPaths) -> None:
     for index in range(2):
         task_record(paths, index, "unfit", UNFIT)

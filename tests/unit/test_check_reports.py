@@ -168,6 +168,12 @@ def test_the_summary_of_a_run_that_failed_says_why() -> None:
     assert "**m: no GPU**\n\nwhy: none &lt;here&gt;\n\nnext: orch doctor\n" in text
 
 
+def test_the_verdicts_of_several_models_name_them() -> None:
+    text = as_markdown([Checked("a", summary(), verdicts=(KEPT,)), Checked("b_c", summary("x"), verdicts=(BROKEN,))])
+    assert "- a: kept: `failed-images:5` – fine\n" in text
+    assert "- b\\_c: **broken**: `failed-images` – 1 of 3 images failed\n" in text
+
+
 def test_a_summary_stays_small_and_is_appended(tmp_path: Path) -> None:
     failed = [f"{number}.jpg" for number in range(SHOWN_FAILURES + 50)]
     target = tmp_path / "summary.md"

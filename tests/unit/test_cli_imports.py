@@ -20,7 +20,7 @@ print(json.dumps([code, sorted(sys.modules)]), file=sys.stderr)
 @pytest.mark.parametrize(
     "arguments",
     [["--help"], ["--version"], ["run", "--help"], ["weights", "list"], ["models"], ["models", "--json"],
-     ["eval", "--help"], ["compare", "--help"], ["report", "--help"],
+     ["compose"], ["up", "--help"], ["eval", "--help"], ["compare", "--help"], ["report", "--help"],
      ["models", "show", "garments-tiny"], ["models", "show", "no-such-model"]],
 )  # fmt: skip
 def test_nothing_heavy_is_imported(arguments: list[str]) -> None:

@@ -32,12 +32,15 @@ class World:
         # What is known before: bytes, which follow the cost only roughly.
         return [InputImage(at, f"{at}", f"0/{at}", at, int(self.costs[at] * (80 + at * 37 % 60)), 1) for at in numbers]
 
+    def bytes_of(self, shard: int) -> int:
+        return sum(image.size for image in self.images_of(shard))
+
     def cost(self, shard: int) -> float:
         return sum(self.costs[image.index] for image in self.images_of(shard))
 
     def makespan(self) -> float:
         shards = range(-(-len(self.costs) // default_shard_size(len(self.costs))))
-        self.plan = Schedule(dear_first(shards, self.images_of), self.images_of)
+        self.plan = Schedule(dear_first(shards, self.bytes_of), self.images_of)
         self.queues: dict[str, list[int]] = {f"w{number}": [] for number in range(self.workers)}
         self.busy: dict[str, int] = {}
         self.events: list[tuple[float, str, str]] = []

@@ -41,7 +41,7 @@ def test_a_plan_for_another_machine(node: str, capsys: pytest.CaptureFixture[str
     out, err = capsys.readouterr()
     rows = [line.split("\t") for line in out.splitlines()]
     assert [row[:4] for row in rows] == [
-        ["variant", "device", "", "runs"],
+        ["variant", "device", "name", "runs"],
         ["cu102", "0", "NVIDIA H100 80GB HBM3", "no"],
         ["cu121", "0", "NVIDIA H100 80GB HBM3", "yes"],
         ["cu111", "0", "NVIDIA H100 80GB HBM3", "no"],

@@ -71,6 +71,13 @@ def test_a_plan_cuts_images_into_shards(make_plan: Callable[..., Plan]) -> None:
     assert default_shard_size(10, batch_size=100) == 100
 
 
+def test_a_plan_knows_the_size_of_its_shards(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
+    plan = make_plan()
+    (tmp_path / "in" / "3.jpg").write_bytes(b"xxx")
+    assert [plan.size_of(shard) for shard in plan.shards] == [2, 2, 1]
+    assert [make_plan().bytes_of(shard) for shard in plan.shards] == [2, 4, 1]
+
+
 def test_shards_are_small_until_there_are_too_many_of_them() -> None:
     assert [default_shard_size(count) for count in (2**18, 2**18 + 1, 10**6, 10**7)] == [64, 128, 256, 2496]
     assert all(math.ceil(count / default_shard_size(count)) <= 4096 for count in range(1, 10**8, 99_991))

@@ -6,6 +6,7 @@ import pytest
 
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.runtimes import RUNTIMES, choose_runtime, make_runtime
+from orchestrator.runtimes.base import Runtime
 from orchestrator.runtimes.docker import DockerRuntime
 from orchestrator.runtimes.venv import VenvRuntime
 
@@ -16,8 +17,10 @@ def no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", RUNTIMES)
-def test_every_runtime_can_be_made(name: str) -> None:
-    assert make_runtime(name).name == name
+def test_every_runtime_can_be_made_and_has_all_that_one_has(name: str) -> None:
+    runtime = make_runtime(name)
+    assert runtime.name == name
+    assert [member for member in vars(Runtime) if not member.startswith("_") and not hasattr(runtime, member)] == []
 
 
 def test_docker_is_taken_where_an_engine_answers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,4 +50,4 @@ def test_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_unknown_runtime() -> None:
     with pytest.raises(UsageError, match="there is no runtime 'podman'") as caught:
         choose_runtime("podman")
-    assert caught.value.why == "there is auto, docker, venv"
+    assert caught.value.why == "there is auto, docker, venv, apptainer"

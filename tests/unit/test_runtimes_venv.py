@@ -20,9 +20,9 @@ from orchestrator.paths import build_logs_folder, environments_folder
 from orchestrator.resources import RUNNER
 from orchestrator.runtimes import venv
 from orchestrator.runtimes.base import BuildOptions, Exit, Prepared, WorkerSpec
+from orchestrator.runtimes.process import ProcessWorker
 from orchestrator.runtimes.venv import (
     VenvRuntime,
-    VenvWorker,
     find_python,
     make_environment,
     worker_command,
@@ -73,10 +73,10 @@ def test_the_guest_sees_the_hosts_paths(tmp_path: Path) -> None:
     assert VenvRuntime().available() is None
 
 
-def python_worker(folder: Path, code: str) -> VenvWorker:
+def python_worker(folder: Path, code: str) -> ProcessWorker:
     spec = worker_spec(folder)
     command = [sys.executable, "-c", code, str(spec.job / "job.json")]
-    return VenvWorker(spec, command, worker_process_environment(spec))
+    return ProcessWorker(spec, command, worker_process_environment(spec))
 
 
 def test_a_worker_speaks_and_ends(tmp_path: Path) -> None:
@@ -124,12 +124,13 @@ def test_leftover_workers_of_this_run_are_killed_and_no_others(tmp_path: Path) -
     jobs = tmp_path / "jobs"
     wait = "import time; print('on', flush=True); time.sleep(60)"
     mine, other = python_worker(jobs / "w0", wait), python_worker(tmp_path / "w1", wait)
-    (jobs / "w0" / "pid").write_text((jobs / "w0" / "job" / "pid").read_text())
-    assert VenvRuntime().reap("run1", jobs) == 0, "the job file of another folder"
-    for name, text in {"stale": "", "odd": "x", "gone": "999999999", "other": str(os.getpid())}.items():
+    number, began, boot = (jobs / "w0" / "job" / "pid").read_text().split()
+    odd = {"stale": "", "odd": "x", "gone": f"999999999 {began} {boot}", "number": str(os.getpid())}
+    later = {"later": f"{number} {int(began) + 1} {boot}", "elsewhere": f"{number} {began} another-machine"}
+    for name, text in {**odd, **later}.items():
         (jobs / "w0" / name).mkdir()
         (jobs / "w0" / name / "pid").write_text(text)
-    assert VenvRuntime().reap("run1", jobs / "w0") == 1
+    assert VenvRuntime().reap("run1", jobs / "w0") == 1, "a number alone may be somebody else's"
     assert mine.wait() == Exit(-signal.SIGKILL)
     assert VenvRuntime().reap("run1", tmp_path / "none") == 0
     assert next(other.lines()) == b"on\n"

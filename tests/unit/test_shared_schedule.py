@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.claims import Claims
 from orchestrator.inputs import InputImage
-from orchestrator.shared_schedule import PASS_SECONDS, SharedSchedule, claim_name
+from orchestrator.shared_schedule import LOOKS_PER_LEASE, PASS_SECONDS, SharedSchedule, claim_name
 
 LEASE = 100.0
 
@@ -101,7 +101,7 @@ def test_the_shards_of_a_task_that_is_lost_go_to_another_when_its_lease_runs_out
     assert heir.next_for("w0") is None
     then = time.time() - LEASE - 1
     os.utime(run.folder / claim_name(order.number), (then, then))
-    run.now += PASS_SECONDS
+    run.now += LEASE / LOOKS_PER_LEASE
     assert run.work_off(heir) == [order.number]
     assert heir.remaining == 0
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.catalog import ModelEntry
 from orchestrator.dispatch import Dispatched
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.executors.base import Work
@@ -22,7 +23,7 @@ from orchestrator.progress import SilentDisplay
 from orchestrator.runtimes import make_runtime
 from orchestrator.runtimes.base import BuildOptions
 from tests.unit.slurm_samples import FakeSlurm, begun, document, make_plan
-from tests.unit.stack_samples import MINIMAL, model_entry
+from tests.unit.stack_samples import MINIMAL, model_entry, stack_entry
 
 GPU = {"base_image": "python:3.11-slim", "lock": "cpu.lock", "python": "3.11", "device": "cuda", "cuda": "12.1"}
 
@@ -44,6 +45,12 @@ def work(plan: Plan, paths: RunPaths, **options: object) -> Work:
 
 def dispatch(plan: Plan, paths: RunPaths, **options: object) -> Dispatched | None:
     return SlurmExecutor().dispatch(work(plan, paths, **options), SilentDisplay())
+
+
+def picky_entry(folder: Path) -> ModelEntry:
+    """A model whose stack has a variant for GPUs too."""
+    entry = stack_entry(folder / "stack", variants={**MINIMAL["variants"], "gpu": GPU})
+    return ModelEntry("tiny-model", entry.spec.models["tiny-model"], entry)
 
 
 def test_one_array_is_submitted_and_remembered(slurm: FakeSlurm, plan: Plan, tmp_path: Path) -> None:
@@ -129,14 +136,15 @@ def test_a_run_that_is_under_way_is_not_resumed_here(slurm: FakeSlurm, plan: Pla
 def test_what_only_a_node_can_tell_is_left_to_it(
     variant: str | None, device: str | None, choice: Choice, tmp_path: Path
 ) -> None:
-    entry = model_entry(tmp_path / "stack", variants={**MINIMAL["variants"], "gpu": GPU})
+    entry = picky_entry(tmp_path)
     assert SlurmExecutor().choose(entry, variant, device) == (choice, ())
 
 
 def test_a_numbered_gpu_and_an_unknown_variant_are_refused(tmp_path: Path) -> None:
-    entry = model_entry(tmp_path / "stack", variants={**MINIMAL["variants"], "gpu": GPU})
-    with pytest.raises(UsageError, match="Slurm deals out the GPUs"):
-        SlurmExecutor().choose(entry, None, "cuda:1")
+    entry = picky_entry(tmp_path)
+    for device in ("cuda:1", "0,1", "GPU-1"):
+        with pytest.raises(UsageError, match="Slurm deals out the GPUs"):
+            SlurmExecutor().choose(entry, None, device)
     with pytest.raises(UsageError, match="no variant"):
         SlurmExecutor().choose(entry, "gpo", None)
 

@@ -138,11 +138,9 @@ def test_an_orch_yaml_says_the_same_of_its_runs(tmp_path: Path) -> None:
     file.write_text(
         "images: in\nrun: {executor: slurm, slurm: {partition: gpu, tasks: 9}}\n"
         "models:\n- tiny-model\n- {model: tiny-model, name: big, slurm: {mem: 64G}}\n"
-        "- {model: tiny-model, name: here, executor: local}\n"
     )
     options = [one.options for one in read_comparison(file, load_catalog([tmp_path / "stacks"])).asked]
     assert [one.slurm for one in options] == [
         SlurmOptions(account="vision", mem="8G", partition="gpu", tasks=9),
-        SlurmOptions(account="vision", mem="64G", partition="gpu", tasks=9),
-        SlurmOptions(),
+        SlurmOptions(account="vision", mem="64G"),
     ]

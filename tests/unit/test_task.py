@@ -14,12 +14,13 @@ from orchestrator import outcome, task
 from orchestrator.claims import Claims
 from orchestrator.dispatch import Dispatched
 from orchestrator.errors import Interrupted
+from orchestrator.executors.slurm_node import Place
 from orchestrator.files import write_json
 from orchestrator.paths import RunPaths
 from orchestrator.plan import Plan
 from orchestrator.progress import SilentDisplay
 from orchestrator.task import collect_once, main
-from orchestrator.task_records import dispatched_by_all, read_records
+from orchestrator.task_records import dispatched_by_all, left_behind, read_records
 from tests.unit.slurm_samples import FakeSlurm, begun, document, finish_shards, make_plan
 from tests.unit.stack_samples import MINIMAL, write_stack
 
@@ -62,8 +63,8 @@ def test_a_node_that_does_not_fit_leaves_its_shards_and_says_why(
     assert main([str(paths.root)]) == 4
     record = read_records(paths, "12")[0]
     assert (record["index"], record["job"], record["state"]) == (1, "12_1", "unfit")
-    assert record["error"]["message"] == "the variant gpu needs a GPU"
-    assert "the variant gpu needs a GPU" in capsys.readouterr().err
+    assert record["error"]["message"] == "this machine has no GPU that can be used"
+    assert "no GPU that can be used" in capsys.readouterr().err
     assert list(paths.claims.iterdir()) == []
 
 
@@ -177,6 +178,17 @@ def test_a_folder_without_a_run_ends_the_task_with_the_reason(
 ) -> None:
     assert main([str(tmp_path / "none")]) == 5
     assert "holds no run that can be carried out here" in capsys.readouterr().err
+
+
+def test_what_a_killed_start_of_the_same_task_left_on_the_same_node_is_reaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURMD_NODENAME", "n1")
+    dead = {"task": "t0-dead", "job": "12_0", "node": "n1", "restarts": 0, "state": "predicting"}
+    others = [
+        {**dead, "node": "n2"}, {**dead, "job": "12_1"}, {**dead, "state": "stopped"}, {**dead, "restarts": 1},
+        {**dead, "job": None},
+    ]  # fmt: skip
+    assert left_behind([*others, dead], Place(0, 2, "12_0", 1)) == [dead]
+    assert left_behind([dead], Place(0, 1, None, 1)) == [], "started by hand: it may well be alive"
 
 
 def test_what_all_tasks_said_is_added_up_those_of_other_jobs_left_out(tmp_path: Path) -> None:

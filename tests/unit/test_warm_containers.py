@@ -158,7 +158,8 @@ def beat() -> Iterator[Beat]:
             "host": worker, "pid": 1, "uid": 1000, "gid": 1000, "threads": 2, "started": 0.0, "beat": 1,
             "time": time.time(), "state": "busy", "problem": None, "rss_mb": 310.5, "memory_limit_mb": 1000,
             "waiting": 2, "jobs": 1, "models": [{"name": "tiny-model", "gpu_mb": None}], "images": 40,
-            "images_per_s": 2.5, "data_host": None, "data_inode": None, "weights": {}, "paths": {}, "runner": "1",
+            "images_per_s": 2.5, "data_host": None, "data_inode": None, "weights": {}, "digests": {},
+            "paths": {}, "runner": "1",
             **changes,
         }  # fmt: skip
         workers = spool / "workers"

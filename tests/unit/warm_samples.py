@@ -30,6 +30,7 @@ def heartbeat(**changes: Any) -> dict[str, Any]:
         "data_host": None,
         "data_inode": None,
         "weights": {"faulty-bright/level.json": [3, 1000]},
+        "digests": {},
         "paths": {"spool": "/spool", "data": "/data", "weights": "/weights", "cache": "/cache", "opt": "/opt/orch"},
         "models": [],
     }

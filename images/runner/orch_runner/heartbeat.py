@@ -12,7 +12,7 @@ from typing import Any, Deque, Dict, Mapping, Optional, Tuple
 from orch_runner import __version__
 from orch_runner.memory import resident_mb
 from orch_runner.room import Room
-from orch_runner.spool import Me, weights_there
+from orch_runner.spool import Me, digests_there, weights_there
 
 FORMAT = "orch-worker/1"
 RATE_SECONDS = 30.0
@@ -69,6 +69,7 @@ class Heartbeat:
             "data_host": self._data_host,
             "data_inode": _inode(Path(paths["data"])),
             "weights": weights_there(Path(paths["weights"])),
+            "digests": digests_there(Path(paths["weights"])),
             "paths": paths,
             "runner": __version__,
         }

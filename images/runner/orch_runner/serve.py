@@ -27,8 +27,9 @@ begins with a dot, then renamed. A job is a job of the contract orch-job/1 (see 
                        "gpu_mb" or null}], "rss_mb", "memory_limit_mb", "waiting": tickets, "jobs": under way,
                        "images": predicted so far, "images_per_s": over the last 30 s, "data_host": $ORCH_DATA_HOST
                        or null, "data_inode": of the folder of images or null, "weights": {"MODEL/FILE": [bytes,
-                       mtime in whole seconds]}, "paths": {"spool", "data", "weights", "cache", "opt"} as the worker
-                       sees them, "runner": version}. Removed by a worker that leaves in order
+                       mtime in whole seconds]}, "digests": {"MODEL/FILE": sha256} of those up to 16 MiB, "paths":
+                       {"spool", "data", "weights", "cache", "opt"} as the worker sees them, "runner": version}.
+                       Removed by a worker that leaves in order
     workers/ID.files.json  {"files": {path under paths.opt: sha256}, "sources": {name: commit}}, written once: what a
                        host compares with its own files before it takes a worker for fitting
     workers/ID.lock    locked (flock) by the worker for as long as it lives

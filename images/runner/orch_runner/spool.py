@@ -10,6 +10,7 @@ import secrets
 import socket
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, Dict, List, Mapping, Optional, Tuple
 
@@ -18,6 +19,7 @@ DEFAULT_PATHS = {"data": "/data", "weights": "/weights", "cache": "/cache", "opt
 RESTARTED = "the warm worker was restarted"
 STRANGER_SECONDS = 60.0
 _LONGEST_LISTING = 500
+_SMALL = 16 << 20
 
 
 class SpoolRefused(Exception):
@@ -243,6 +245,26 @@ def weights_there(folder: Path) -> Dict[str, List[int]]:
             continue
         found[path.relative_to(folder).as_posix()] = [state.st_size, int(state.st_mtime)]
     return found
+
+
+def digests_there(folder: Path) -> Dict[str, str]:
+    """MODEL/FILE: sha256 of the small ones of them, which may be another copy than the host's, with another time."""
+    found: Dict[str, str] = {}
+    for path in sorted(folder.glob("*/*"))[:_LONGEST_LISTING]:
+        try:
+            state = path.stat()
+            if path.is_file() and state.st_size <= _SMALL:
+                found[path.relative_to(folder).as_posix()] = _digest(path, state.st_size, state.st_mtime_ns)
+        except OSError:
+            continue
+    return found
+
+
+@lru_cache(maxsize=_LONGEST_LISTING)
+def _digest(path: Path, size: int, mtime_ns: int) -> str:
+    """Read once for each state of a file."""
+    del size, mtime_ns
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _read(path: Path) -> str:
