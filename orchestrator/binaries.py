@@ -1,6 +1,6 @@
 """What a built variant's GPU code runs on: read inside it by orch_runner.binaries, kept as labels or beside it.
 
-docs/decisions/0004-what-an-image-runs-on.md says why so.
+docs/decisions/0005-what-an-image-runs-on.md says why so.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.binaries import as_built
 from orchestrator.catalog import ModelEntry
 from orchestrator.demo.photographs import fetch_photographs
 from orchestrator.disk import build_needs, require_space
@@ -73,7 +74,7 @@ def _selftest(entry: ModelEntry, options: RunOptions, folder: Path | None, displ
     if folder is None:
         shutil.rmtree(work, ignore_errors=True)
     photographs = selftest_photographs(work / "photographs")
-    options = replace(options, images=[str(photographs)], out=work / "run")
+    options = replace(options, images=[str(photographs)], out=work / "run", workers=1)
     made = any(weights.url or weights.manual for weights in entry.spec.weights.values())
     if made:
         make_random_weights(entry, options, work, display)
@@ -107,7 +108,8 @@ def make_random_weights(entry: ModelEntry, options: RunOptions, work: Path, disp
         return
     runtime, _ = choose_runtime(options.runtime)
     present = gpus_for(entry.stack, options.device, options.variant)
-    choice = choose_variant(entry.stack, options.variant, options.device, present, entry.spec.gpu_memory)
+    stack = as_built(entry.stack) if present else entry.stack
+    choice = choose_variant(stack, options.variant, options.device, present, entry.spec.gpu_memory)
     require_space([*build_needs(entry.stack, choice.variant, runtime, options.build)], entry.name)
     prepared = runtime.prepare(entry.stack, choice.variant, options.build, display.detail)
     display.say(f"{entry.name}: making random weights of the right architecture")

@@ -19,7 +19,8 @@ print(json.dumps([code, sorted(sys.modules)]), file=sys.stderr)
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], ["run", "--help"], ["weights", "list"], ["models"], ["models", "--json"],
+    [["--help"], ["--version"], ["run", "--help"], ["plan", "--help"], ["weights", "list"],
+     ["models"], ["models", "--json"],
      ["compose"], ["up", "--help"], ["eval", "--help"], ["compare", "--help"], ["report", "--help"],
      ["models", "show", "garments-tiny"], ["models", "show", "no-such-model"]],
 )  # fmt: skip
