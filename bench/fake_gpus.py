@@ -43,10 +43,14 @@ from orch_runner.predictor import Predictor as BasePredictor
 
 
 class Predictor(BasePredictor):
-    def load(self, model, device):
-        self.gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        if device == "cuda" and not self.gpu.startswith("GPU-fake-"):
+    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+
+    def probe(self):
+        if not self.gpu.startswith("GPU-fake-"):
             raise Fatal("device", 4, f"shown {self.gpu!r}, not one GPU")
+        return self.gpu
+
+    def load(self, model, device):
         self.lost, self.settings = Path(model.cache) / f"lost-{self.gpu}", model.settings
         if self.lost.exists():
             raise Fatal("device", 4, "CUDA error: no device, it has fallen off the bus")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
 from orchestrator.errors import MachineError
+from orchestrator.hardware import Gpu
 from orchestrator.leases import Holder, Lease, lease
 from orchestrator.progress import Display
 
@@ -153,7 +155,8 @@ class LeasedPlaces:
 
     def _begin_waiting(self, holders: Mapping[str, Holder]) -> None:
         who = "; ".join(f"{device} is used by {holder.describe()}" for device, holder in holders.items())
-        if not self._wait:
+        ours = any(holder.pid == os.getpid() for holder in holders.values())  # of several models in one command
+        if not self._wait and not ours:
             hint = "without --no-wait the run begins when one gets free"
             raise MachineError("all GPUs are in use", why=who, hint=hint)
         if self._waiting_since is None:
@@ -164,6 +167,17 @@ class LeasedPlaces:
         if self._waiting_since is not None:
             self._display.say(f"got a GPU after {time.monotonic() - self._waiting_since:.0f} s")
             self._waiting_since = None
+
+
+def busy_gpus(devices: Sequence[str], gpus: Sequence[Gpu]) -> list[str]:
+    """A line for each GPU that processes were on when it was looked at: not all programs take leases."""
+    found = [gpu for gpu in gpus if gpu.device in devices and gpu.processes]
+    return [
+        f"note: {gpu.device} is in use by {', '.join(f'process {one.pid}' for one in gpu.processes[:3])}"
+        f"{' and others' if len(gpu.processes) > 3 else ''}"
+        + ("" if gpu.free is None else f"; {gpu.free} of {gpu.memory} MiB are free")
+        for gpu in found
+    ]
 
 
 def devices_of_places(

@@ -32,6 +32,7 @@ class Row:
     since: float = 0.0
     live: bool = False
     """Whether images are being predicted."""
+    over: bool = False
 
     def rate(self) -> str:
         """ "120 of 400 images, 14.1 images/s, 0:20 left"."""
@@ -48,11 +49,8 @@ class Board(Protocol):
     def state(self, name: str, words: str) -> None:
         """What a run is doing."""
 
-    def done(self, name: str, failed: int) -> None:
-        """A run is complete, with so many images that failed."""
-
-    def failed(self, name: str, message: str) -> None:
-        """A run failed."""
+    def ended(self, name: str, words: str) -> None:
+        """A run has ended, and how."""
 
     @contextmanager
     def live(self) -> Iterator[None]:
@@ -117,14 +115,9 @@ class SilentBoard:
         """Noted."""
         self.rows[name].state = words
 
-    def done(self, name: str, failed: int) -> None:
+    def ended(self, name: str, words: str) -> None:
         """Noted."""
-        row = self.rows[name]
-        row.state = f"done, {failed} failed" if failed else "done"
-
-    def failed(self, name: str, message: str) -> None:
-        """Noted."""
-        self.rows[name].state = f"failed: {message}"
+        self.rows[name].state, self.rows[name].over = words, True
 
     @contextmanager
     def live(self) -> Iterator[None]:
@@ -139,15 +132,10 @@ class PlainBoard(SilentBoard):
         """A line with the run's name."""
         print(named(name, message), file=sys.stderr, flush=True)
 
-    def done(self, name: str, failed: int) -> None:
+    def ended(self, name: str, words: str) -> None:
         """A line."""
-        super().done(name, failed)
-        self.say(name, self.rows[name].state)
-
-    def failed(self, name: str, message: str) -> None:
-        """A line."""
-        super().failed(name, message)
-        self.say(name, self.rows[name].state)
+        super().ended(name, words)
+        self.say(name, words)
 
     @contextmanager
     def live(self) -> Iterator[None]:
@@ -159,7 +147,7 @@ class PlainBoard(SilentBoard):
                 for row in self.rows.values():
                     if row.live:
                         self.say(row.name, f"  {row.rate()}")
-                    elif not row.state.startswith(("done", "failed", "waiting")):
+                    elif not row.over and not row.state.startswith("waiting"):
                         self.say(row.name, f"  {row.state[:160]}")
 
         speaker = threading.Thread(target=speak, daemon=True)

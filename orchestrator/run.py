@@ -19,7 +19,7 @@ from orchestrator.hardware import Choice, Gpu
 from orchestrator.inputs import InputSet, collect_inputs
 from orchestrator.outcome import Outcome, finish
 from orchestrator.paths import RunPaths, weights_folder
-from orchestrator.places import devices_of_places
+from orchestrator.places import busy_gpus, devices_of_places
 from orchestrator.plan import AUTO, Plan, Request, begun_with, default_shard_size, open_run, record_plan
 from orchestrator.progress import Display
 from orchestrator.request import RunOptions, make_request
@@ -155,6 +155,8 @@ def _carry_out(ask: _Ask, way: _Way) -> Outcome:
         plan = Plan(request, entry, prepared, weights, inputs, shard_size)
         used = {"gpus": [asdict(gpu) for gpu in ask.gpus], "devices": list(choice.devices)}
         record_plan(paths, plan, earlier, {"why_runtime": way.why, "why_variant": choice.why, **used})
+        for line in busy_gpus(choice.devices, ask.gpus) if way.leases else ():
+            display.say(line)
         with ask.turns.predicting(choice.device if options.executor == "local" else options.executor):
             dispatched = ask.executor.dispatch(_work(ask, way, plan), display)
         return Outcome(paths, {}) if dispatched is None else finish(plan, paths, dispatched)

@@ -74,7 +74,7 @@ def _selftest(entry: ModelEntry, options: RunOptions, folder: Path | None, displ
     if folder is None:
         shutil.rmtree(work, ignore_errors=True)
     photographs = selftest_photographs(work / "photographs")
-    options = replace(options, images=[str(photographs)], out=work / "run")
+    options = replace(options, images=[str(photographs)], out=work / "run", workers=1)
     made = any(weights.url or weights.manual for weights in entry.spec.weights.values())
     if made:
         make_random_weights(entry, options, work, display)

@@ -77,10 +77,8 @@ def _run_one(one: Asked, board: Board, shared: Shared) -> Ended:
         return _failed(one, board, shared, MachineError("the machine refuses", why=str(error), hint="orch doctor"))
     finally:
         shared.finished(one.name)
-    if outcome.complete:
-        board.done(one.name, outcome.failed)
-    else:
-        board.state(one.name, "submitted")
+    words = f"done, {outcome.failed} failed" if outcome.failed else "done"
+    board.ended(one.name, words if outcome.complete else "submitted")
     return outcome
 
 
@@ -89,7 +87,7 @@ def _failed(one: Asked, board: Board, shared: Shared, error: OrchError) -> OrchE
         error = Interrupted("stopped")
     if isinstance(error, Interrupted):
         error.hint = error.hint or "the same command goes on where it stopped"
-    board.failed(one.name, "stopped" if isinstance(error, Interrupted) else error.message)
+    board.ended(one.name, "stopped" if isinstance(error, Interrupted) else f"failed: {error.message}")
     return error
 
 

@@ -24,7 +24,7 @@ from orchestrator.plan import AUTO
 from orchestrator.progress import Display
 from orchestrator.shards import missing_shards
 
-_HANDED_ON = ("ORCH_BASE_IMAGE", "ORCH_DOCKER")
+_HANDED_ON = ("ORCH_BASE_IMAGE", "ORCH_DOCKER", "ORCH_IMAGES")
 
 
 class SlurmExecutor:

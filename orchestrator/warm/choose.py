@@ -65,10 +65,11 @@ def refusal(wish: Wish, runtime: str, executor: str, paths: RunPaths, own_weight
         return "not wanted"
     if executor != "local":
         return f"workers run where the executor {executor} has them"
-    if runtime == "venv":
-        return "the runtime asked for is venv"
-    if begun_with(paths) == "venv":
-        return f"the run in {paths.root} was begun with the runtime venv"
+    if runtime not in ("auto", WarmRuntime.name):
+        return f"the runtime asked for is {runtime}"
+    begun = begun_with(paths)
+    if begun not in (None, WarmRuntime.name):
+        return f"the run in {paths.root} was begun with the runtime {begun}"
     if own_weights:
         return "the weights are none that warm workers see"
     return None

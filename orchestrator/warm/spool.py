@@ -75,9 +75,10 @@ def parse_heartbeat(raw: Mapping[str, Any]) -> Heartbeat:
     """Raises ValueError, KeyError, TypeError for what is no heartbeat."""
     if raw["format"] != WORKER_FORMAT:
         raise ValueError(f"a heartbeat of format {raw['format']!r}")
-    known = {one.name: raw[one.name] for one in fields(Heartbeat)}
+    known = {one.name: raw[one.name] for one in fields(Heartbeat) if one.name != "digests"}
     weights = {name: (int(size), int(mtime)) for name, (size, mtime) in raw["weights"].items()}
-    return Heartbeat(**{**known, "weights": weights})
+    # A worker of an earlier orch gives no digests; it is told apart by its files, with a reason.
+    return Heartbeat(**{**known, "weights": weights, "digests": dict(raw.get("digests") or {})})
 
 
 def read_heartbeat(spool: SpoolPaths, worker: str) -> Heartbeat | None:

@@ -25,7 +25,7 @@ from tests.conformance.pictures import photograph
 
 SCRIPT = Path(__file__).parent.parent.parent / ".ci" / "slurm.sh"
 STACKS = Path(__file__).parent.parent / "stacks"
-SETTINGS = "lease: 6\n"
+SETTINGS = "lease: 10\n"
 NODES = 5
 LOST_AFTER = 90.0
 
@@ -149,9 +149,9 @@ def cluster() -> Iterator[Cluster]:
 class Orch:
     """The command line on the cluster's login node."""
 
-    def __init__(self, cluster: Cluster, home: Path, config: Path) -> None:
+    def __init__(self, cluster: Cluster, home: Path, config: Path, scratch: Path) -> None:
         self.environment = {**cluster.environment, "ORCH_HOME": str(home), "XDG_CONFIG_HOME": str(config)}
-        self.environment["ORCH_STACKS"] = str(STACKS)
+        self.environment |= {"ORCH_STACKS": str(STACKS), "TMPDIR": str(scratch)}
 
     def start(self, *arguments: object) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "orchestrator", *(str(one) for one in arguments)]
@@ -179,15 +179,18 @@ def orch(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Orch:
     (config / "orch" / "slurm.yaml").write_text(SETTINGS)
     kept = os.environ.get("ORCH_TEST_CACHE")
     home = Path(kept) / "orch-home" if kept else tmp_path_factory.mktemp("orch-home")
-    return Orch(cluster, home, config)
+    return Orch(cluster, home, config, tmp_path_factory.mktemp("scratch"))
 
 
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three hundred drawn scenes."""
+    """Three hundred images: sixty drawn scenes under five names each."""
     folder = tmp_path_factory.mktemp("scenes")
-    write_scenes(folder, range(300), size=96)
+    write_scenes(folder, range(60), size=96)
     (folder / "annotations.json").unlink()
+    for file in sorted(folder.iterdir()):
+        for copy in range(4):
+            shutil.copyfile(file, file.with_stem(f"{file.stem}-{copy}"))
     return folder
 
 

@@ -12,8 +12,9 @@ import pytest
 
 from orchestrator import leases
 from orchestrator.errors import MachineError
+from orchestrator.hardware import Gpu, Process
 from orchestrator.leases import Holder, Lease, lease_file
-from orchestrator.places import LeasedPlaces, OwnPlaces, devices_of_places, fitting_workers
+from orchestrator.places import LeasedPlaces, OwnPlaces, busy_gpus, devices_of_places, fitting_workers
 from orchestrator.progress import SilentDisplay
 
 GPUS = ("cuda:GPU-a", "cuda:GPU-b")
@@ -125,15 +126,27 @@ def test_where_all_are_taken_a_run_waits_and_says_once_who_has_them() -> None:
     assert said.lines[1].startswith("got a GPU after")
 
 
-def test_without_waiting_it_fails_and_only_when_it_holds_none() -> None:
-    others = places(1)
-    others.take(1)
+def held_by_another_process(monkeypatch: pytest.MonkeyPatch, *gpus: str) -> None:
+    for gpu in gpus:
+        held = lease(gpu, "tiny into /other")
+        assert isinstance(held, Lease)
+    now = os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: now + 1)
+
+
+def test_without_waiting_it_fails_and_only_when_it_holds_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    held_by_another_process(monkeypatch, "GPU-a")
     mine = places(2, wait=False)
     assert mine.take(2) == [1]
     assert mine.take(2) == []
     with pytest.raises(MachineError, match="all GPUs are in use") as caught:
-        places(2, wait=False).take(1)
-    assert "cuda:GPU-a is used by tiny" in str(caught.value.why)
+        places(1, wait=False).take(1)
+    assert "cuda:GPU-a is used by tiny into /other" in str(caught.value.why)
+
+
+def test_models_of_one_command_wait_for_each_other_even_without_waiting_for_others() -> None:
+    places(2).take(2)
+    assert places(2, wait=False).take(2) == []
 
 
 def test_a_run_keeps_to_its_share_of_the_gpus() -> None:
@@ -166,6 +179,15 @@ def test_own_places_are_free_again_unless_they_are_retired() -> None:
 def test_workers_go_round_the_gpus(workers: int | None, per_gpu: object, expected: object) -> None:
     free = {"cuda:GPU-a": 7000, "cuda:GPU-b": 2100}
     assert devices_of_places(GPUS, workers, per_gpu, free, 2000) == expected  # type: ignore[arg-type]
+
+
+def test_gpus_that_other_programs_use_are_named() -> None:
+    idle = Gpu(0, "GPU-a", "A100", 40960, "8.0", "550")
+    busy = Gpu(1, "GPU-b", "A100", 40960, "8.0", "550", 9000, processes=tuple(Process(pid) for pid in (7, 8, 9, 10)))
+    elsewhere = Gpu(2, "GPU-c", "A100", 40960, "8.0", "550", processes=(Process(11),))
+    assert busy_gpus(GPUS, [idle, busy, elsewhere]) == [
+        "note: cuda:GPU-b is in use by process 7, process 8, process 9 and others; 9000 of 40960 MiB are free"
+    ]
 
 
 def test_the_cpu_has_one_worker_unless_told() -> None:

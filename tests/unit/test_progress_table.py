@@ -29,8 +29,8 @@ def test_a_row_follows_its_run() -> None:
         assert row_words(row).startswith("2 failed, ")
         assert row_words(row).endswith(" left, 2 workers")
     assert row_words(row) == "collecting"
-    board.done("a", 2)
-    board.failed("b", "it broke")
+    board.ended("a", "done, 2 failed")
+    board.ended("b", "failed: it broke")
     assert [row_words(one) for one in board.rows.values()] == ["done, 2 failed", "failed: it broke"]
 
 
@@ -58,8 +58,8 @@ def test_a_log_has_a_line_now_and_then_for_those_at_work(
     with board.live(), display.images(10, 0):
         display.progress(4, 0, {"w0": "shard 1"})
         time.sleep(0.2)
-    board.done("a", 0)
-    board.failed("b", "it broke")
+    board.ended("a", "done")
+    board.ended("b", "failed: it broke")
     lines = capsys.readouterr().err.splitlines()
     assert any(line.startswith("a:   4 of 10 images") for line in lines)
     assert "b:   building" in lines
