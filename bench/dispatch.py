@@ -21,7 +21,8 @@ from typing import Any
 
 from orchestrator.demo.scenes import write_scenes
 from orchestrator.engine import connect
-from orchestrator.runtimes.mounts import GUEST
+from orchestrator.job import QUEUE_NAME, GuestPaths, WorkerSettings, job_document
+from orchestrator.runtimes.mounts import GUEST, GUEST_STACK
 
 MODEL = "garments-tiny"
 
@@ -94,19 +95,19 @@ def write_job(base: Path, recorded: dict[str, Any]) -> None:
     entry = load_catalog().model(MODEL)
     stored = weights_folder(entry.stack.name, entry.name) / entry.spec.weights["onnx"].file
     shutil.copyfile(stored, base / "weights" / stored.name)
-    paths = {name: str(GUEST[name]) for name in ("data", "weights", "out", "cache")}
-    job = {
-        "contract": "orch-job/1", "run": "bench", "worker": "w0", "plan": recorded["plan"],
-        "predictor": entry.stack.spec.predictor, "device": "cpu", "exif": "apply", "max_pixels": 250_000_000,
-        "model": {"name": MODEL, "task": entry.spec.task, "settings": resolved["settings"],
-                  "weights": {"onnx": {"file": stored.name, "sha256": None, "package": None}}},
-        "native": resolved["native"], "score_threshold": resolved["score_threshold"],
-        "max_detections": resolved["max_detections"], "batch_size": 1, "threads": os.cpu_count(),
-        "readers": max(2, os.cpu_count() or 1), "attributes": 0, "image_scores": False,
-        "alive_timeout": 600, "part_every": 60,
-        "paths": {**paths, "queue": "/job/queue", "stack": "/opt/orch/stack"},
-    }  # fmt: skip
-    (base / "job" / "job.json").write_text(json.dumps(job))
+    data, weights, out, cache, job = (GUEST[name] for name in ("data", "weights", "out", "cache", "job"))
+    threads = os.cpu_count() or 1
+    settings = WorkerSettings(
+        run="bench", plan=recorded["plan"], predictor=entry.stack.spec.predictor, model=MODEL, task=entry.spec.task,
+        settings=resolved["settings"], config=None, native=resolved["native"], device="cpu", exif="apply",
+        weights={"onnx": {"file": stored.name, "sha256": None, "package": None}},
+        score_threshold=resolved["score_threshold"], max_detections=resolved["max_detections"],
+        max_pixels=250_000_000, batch_size=1, threads=threads, readers=max(2, threads), attributes=0,
+        image_scores=False,
+    )  # fmt: skip
+    paths = GuestPaths(data, weights, out, cache, job / QUEUE_NAME, GUEST_STACK)
+    document = {**job_document(settings, "w0", paths), "alive_timeout": 600}
+    (base / "job" / "job.json").write_text(json.dumps(document))
 
 
 def docker_command(base: Path, scenes: Path, recorded: dict[str, Any]) -> list[str]:

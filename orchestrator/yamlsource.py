@@ -21,9 +21,11 @@ class YamlSource:
         except (OSError, UnicodeDecodeError) as error:
             raise SpecError(f"cannot read {path}", why=str(error)) from error
         try:
-            self._root = yaml.compose(text, Loader=yaml.SafeLoader)
+            loader = yaml.SafeLoader(text)
+            self._root: yaml.Node | None = loader.get_single_node()
             self._refuse_double_keys(self._root, set())
-            self.value: Any = yaml.safe_load(text)
+            # What safe_load does from here on: parsing twice would be felt with every command.
+            self.value: Any = None if self._root is None else loader.construct_document(self._root)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark
             where = f"{path}:{mark.line + 1}" if mark else str(path)

@@ -5,21 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from orchestrator.checks.baseline import (
-    Baseline,
-    Change,
-    changes,
-    check_annotations,
-    is_stored,
-    make_baseline,
-    read_baseline,
-)
 from orchestrator.checks.rules import ApDrop, Findings, Rule, Verdict, judge, parse_rules, verdicts_json
 from orchestrator.errors import EXIT_OK, EXIT_SOME_FAILED, OrchError, UsageError
-from orchestrator.evaluate.truth import Iou
 from orchestrator.paths import RunPaths
+
+if TYPE_CHECKING:  # numpy and the engines of evaluation: a run without annotations needs none of them
+    from orchestrator.checks.baseline import Baseline, Change
+    from orchestrator.evaluate.truth import Iou
 
 __all__ = ["Checked", "Checks", "Request", "Verdict"]
 
@@ -95,6 +89,8 @@ class Checks:
         path, annotations = self._request.baseline, self._request.annotations
         if path is None or annotations is None:
             return None
+        from orchestrator.checks.baseline import check_annotations, is_stored, make_baseline, read_baseline
+
         run = RunPaths(path)
         if path.is_dir() and not (run.run_json.exists() or run.predictions.exists()):
             path = path / f"{model}.json"
@@ -130,10 +126,12 @@ class Checks:
 
     def _evaluated(self, one: Checked, annotations: Path, baseline: Baseline | None) -> Checked:
         assert one.summary is not None
+        from orchestrator.checks.baseline import changes, make_baseline
+
         predictions = Path(str(one.summary["predictions"]))
         if baseline is None:
             return replace(one, figures=make_baseline(predictions, annotations).figures)
-        iou = cast(Iou, baseline.settings["iou"])
+        iou = cast("Iou", baseline.settings["iou"])
         now = make_baseline(predictions, annotations, iou, baseline.settings["evaluated categories"])
         return replace(one, figures=now.figures, changes=changes(baseline, now))
 
