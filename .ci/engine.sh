@@ -7,6 +7,8 @@
 #   engine.sh client   print the docker client that can build with BuildKit
 #   engine.sh compose  print a folder with the Compose plugin, out of a newer Debian where this one has none; nothing is
 #                      printed where `docker compose` works already
+#   engine.sh cdi FOLDER unpack an engine that knows CDI into FOLDER, for tests/docker/test_gpu_wiring.py
+#                      (export ORCH_TEST_CDI_ENGINE=FOLDER); it is not started
 #   engine.sh python38 print a Python 3.8 of this machine that really runs
 #   engine.sh status   exit 0 when an engine answers
 #   engine.sh stop     stop the engine, if `start` started it
@@ -17,7 +19,7 @@ set -euo pipefail
 STATE=${ORCH_ENGINE_STATE:-/run/orch-engine} # dockerd.pid, dockerd.log, lock
 STAND_IN_SUITE=bookworm
 PLUGINS=${ORCH_ENGINE_PLUGINS:-/var/cache/orch-engine/cli-plugins}
-PLUGINS_SUITE=trixie # the first that has Compose 2
+NEWER_SUITE=trixie # the first that has Compose 2, and an engine that knows CDI
 RECIPE=1 # raise it when the contents of the stand-in bases change
 PYTHON_LIBRARIES=libbz2-1.0,libexpat1,libffi8,liblzma5,libncursesw6,libreadline8,libsqlite3-0,libssl3,libuuid1,zlib1g
 
@@ -82,44 +84,60 @@ debian_mirror() {
     apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' | grep -v -- -security | head -n 1
 }
 
-# The plugin alone, unpacked: nothing is installed, and the machine's own package lists and pins stay as they are.
 compose() {
     if docker compose version >/dev/null 2>&1; then
         say "docker compose works already"
         return
     fi
     if [[ ! -x $PLUGINS/docker-compose ]]; then
-        unpack_compose || die "the Compose plugin cannot be had; its log: $STATE/compose.log"
-        say "unpacked the Compose plugin of Debian $PLUGINS_SUITE into $PLUGINS"
+        local folder status=0
+        folder=$(mktemp -d)
+        mkdir -p "$PLUGINS"
+        unpack "$folder" docker-compose &&
+            cp "$folder/usr/libexec/docker/cli-plugins/docker-compose" "$PLUGINS/.new" &&
+            mv "$PLUGINS/.new" "$PLUGINS/docker-compose" || status=$?
+        rm -rf "$folder"
+        [[ $status == 0 ]] || die "the Compose plugin cannot be had; the log: $STATE/unpack.log"
+        say "unpacked the Compose plugin of Debian $NEWER_SUITE into $PLUGINS"
     fi
     echo "$PLUGINS"
 }
 
-unpack_compose() {
-    have apt-get || die "no apt-get here; install Docker's Compose plugin by hand"
-    local mirror folder
+# Trixie's engine, for the machine's own runc: trixie's needs a newer C library than bookworm has.
+cdi() {
+    unpack "$1" docker.io containerd || die "an engine that knows CDI cannot be had; the log: $STATE/unpack.log"
+    "$1/usr/sbin/dockerd" --version
+}
+
+# unpack FOLDER PACKAGE...: packages of a newer Debian, unpacked: nothing is installed, and the machine's own package
+# lists and pins stay as they are.
+unpack() {
+    have apt-get || die "no apt-get here; get by hand: ${*:2}"
+    local mirror apt status=0
     mirror=$(debian_mirror)
     if [[ -z $mirror ]]; then
-        apt-get update -q >"$STATE/compose.log" 2>&1 || true
+        apt-get update -q >"$STATE/unpack.log" 2>&1 || true
         mirror=$(debian_mirror)
     fi
-    [[ -n $mirror ]] || die "no mirror of Debian is known here; install Docker's Compose plugin by hand"
-    folder=$(mktemp -d)
-    mkdir -p "$folder"/{lists/partial,archives/partial,deb} "$PLUGINS"
-    printf '%s\n' "Types: deb" "URIs: $mirror" "Suites: $PLUGINS_SUITE" "Components: main" \
-        "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg" >"$folder/suite.sources"
-    printf '%s\n' "Dir::Etc::SourceList \"/dev/null\";" "Dir::Etc::SourceParts \"$folder\";" \
+    [[ -n $mirror ]] || die "no mirror of Debian is known here; get by hand: ${*:2}"
+    apt=$(mktemp -d)
+    mkdir -p "$apt"/{lists/partial,archives/partial,deb} "$1"
+    printf '%s\n' "Types: deb" "URIs: $mirror" "Suites: $NEWER_SUITE" "Components: main" \
+        "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg" >"$apt/suite.sources"
+    printf '%s\n' "Dir::Etc::SourceList \"/dev/null\";" "Dir::Etc::SourceParts \"$apt\";" \
         "Dir::Etc::PreferencesParts \"/dev/null\";" "Dir::State::Status \"/dev/null\";" \
-        "Dir::State::Lists \"$folder/lists\";" "Dir::Cache \"$folder\";" 'APT::Sandbox::User "root";' \
-        'Acquire::Languages "none";' >"$folder/apt.conf"
+        "Dir::State::Lists \"$apt/lists\";" "Dir::Cache \"$apt\";" 'APT::Sandbox::User "root";' \
+        'Acquire::Languages "none";' >"$apt/apt.conf"
     (
-        cd "$folder/deb"
-        export APT_CONFIG=$folder/apt.conf
-        apt-get update -q && apt-get download -q docker-compose && dpkg -x docker-compose_*.deb ..
-    ) >>"$STATE/compose.log" 2>&1 && cp "$folder/usr/libexec/docker/cli-plugins/docker-compose" "$PLUGINS/.new" &&
-        mv "$PLUGINS/.new" "$PLUGINS/docker-compose"
-    local status=$?
-    rm -rf "$folder"
+        cd "$apt/deb"
+        export APT_CONFIG=$apt/apt.conf
+        apt-get update -q && apt-get download -q "${@:2}"
+    ) >>"$STATE/unpack.log" 2>&1 || status=$?
+    local package
+    for package in "$apt"/deb/*.deb; do
+        [[ $status != 0 ]] || dpkg -x "$package" "$1" || status=$?
+    done
+    rm -rf "$apt"
     return "$status"
 }
 
@@ -349,6 +367,7 @@ start) if engine_answers; then start; else locked start; fi ;;
 bases) locked bases "${@:2}" ;;
 stop) locked stop ;;
 compose) locked compose ;;
+cdi) locked cdi "${2:?usage: engine.sh cdi FOLDER}" ;;
 client) buildkit_client || die "no docker client here can build with BuildKit" ;;
 python38)
     prefix=$(python_prefix 3.8) || die "no Python 3.8 that runs here"
