@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +66,19 @@ def private_engine(
 
 def _client(folder: Path, process: subprocess.Popen[bytes]) -> Any:
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while True:
+    while not _listens(folder / "engine.sock"):
+        if process.poll() is not None or time.monotonic() > deadline:
+            tail = (folder / "log").read_text(errors="replace")[-2000:]
+            raise AssertionError(f"the engine does not answer:\n{tail}")
+        time.sleep(0.1)
+    return docker.DockerClient(base_url=f"unix://{folder / 'engine.sock'}", timeout=60)
+
+
+def _listens(path: Path) -> bool:
+    """Asked with a socket of our own: the SDK leaves those open that it could not connect."""
+    with closing(socket.socket(socket.AF_UNIX)) as probe:
         try:
-            return docker.DockerClient(base_url=f"unix://{folder / 'engine.sock'}", timeout=60)
-        except (docker.errors.DockerException, OSError) as error:
-            if process.poll() is not None or time.monotonic() > deadline:
-                tail = (folder / "log").read_text(errors="replace")[-2000:]
-                raise AssertionError(f"the engine does not answer:\n{tail}") from error
-            time.sleep(0.1)
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
