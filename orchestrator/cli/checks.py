@@ -47,6 +47,10 @@ SummaryOption = Annotated[
 ]
 
 
+PLAIN_RULE = "failed-images"
+"""The rule of every run that was given none for failed images: none may fail."""
+
+
 @contextmanager
 def checking(
     models: Sequence[str],
@@ -90,4 +94,6 @@ def say_verdicts(checked: Checked, model: str | None = None, *, quiet: bool = Fa
     if checked.error is not None and checked.summary is not None:  # it ran, and could not be judged
         print_error(checked.error, model)
     for verdict in checked.broken:
+        if verdict.rule == PLAIN_RULE:
+            continue  # the failed images were told of already
         say(f"{which}broken: {verdict.rule}: {verdict.message}")

@@ -77,6 +77,17 @@ def suite(path: Path) -> ElementTree.Element:
     return found
 
 
+def test_people_are_told_of_failed_images_once_and_of_a_rule_they_gave(
+    runs: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    assert orch_run(monkeypatch, Stage(runs[0], 2)) == 1
+    told = capsys.readouterr().err
+    assert "failed: 0.jpg: cut" in told
+    assert "broken" not in told
+    assert orch_run(monkeypatch, Stage(runs[0], 2), "--fail-on", "failed-images:1") == 1
+    assert "broken: failed-images:1: 2 of" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("failed", "rules", "code"),
     [(0, [], 0), (1, [], 1), (1, ["failed-images:1"], 0), (2, ["failed-images:1"], 1), (1, ["failed-images:10%"], 0),
