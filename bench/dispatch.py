@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.demo.scenes import write_scenes
-from orchestrator.engine import connect
 from orchestrator.job import QUEUE_NAME, GuestPaths, WorkerSettings, job_document
 from orchestrator.runtimes.mounts import GUEST, GUEST_STACK
+from orchestrator.system.container_engine import connect
 
 MODEL = "garments-tiny"
 

@@ -26,9 +26,9 @@ from orchestrator.inputs import InputImage
 from orchestrator.paths import RunPaths
 from orchestrator.places import OwnPlaces
 from orchestrator.plan import default_shard_size
-from orchestrator.progress import SilentDisplay
 from orchestrator.runtimes.base import Exit
 from orchestrator.schedule import Schedule
+from orchestrator.system.display import SilentDisplay
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
 SEED = 9

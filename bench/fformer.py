@@ -20,10 +20,10 @@ from typing import Any
 
 from orchestrator.catalog import load_catalog
 from orchestrator.demo.photographs import fetch_photographs
-from orchestrator.progress import SilentDisplay
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.venv import VenvRuntime
 from orchestrator.sources import ensure_sources
+from orchestrator.system.display import SilentDisplay
 
 ROOT = Path(__file__).parent.parent
 RUNNER, STACK = ROOT / "images" / "runner", ROOT / "images" / "fformer"

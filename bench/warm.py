@@ -22,7 +22,6 @@ from bench.dispatch import timed
 from orchestrator.build import build_inputs
 from orchestrator.catalog import ModelEntry, load_catalog
 from orchestrator.demo.scenes import write_scenes
-from orchestrator.engine import connect
 from orchestrator.executors.base import Work
 from orchestrator.executors.local import LocalExecutor
 from orchestrator.hardware import Choice, cores
@@ -31,11 +30,12 @@ from orchestrator.job import GuestPaths, job_document
 from orchestrator.launch import worker_settings
 from orchestrator.paths import RunPaths, weights_folder
 from orchestrator.plan import Plan, record_plan
-from orchestrator.progress import SilentDisplay
 from orchestrator.request import RunOptions, make_request
 from orchestrator.resources import RUNNER
 from orchestrator.runtimes import make_runtime
 from orchestrator.runtimes.base import BuildOptions, Prepared
+from orchestrator.system.container_engine import connect
+from orchestrator.system.display import SilentDisplay
 from orchestrator.warm.choose import Wish, find_warm
 from orchestrator.warm.spool import SpoolPaths, workers_of
 from orchestrator.weights import ensure_weights
@@ -187,7 +187,7 @@ def worker(folder: Path, prepared: Prepared, entry: ModelEntry) -> Iterator[None
 
 def docker_command(folder: Path, weights: Path, prepared: Prepared, environment: dict[str, str]) -> list[str]:
     """A `docker run` as hardened as orch's containers are."""
-    from orchestrator.engine import build_command
+    from orchestrator.system.container_engine import build_command
 
     mounts = [(folder / "spool", "/spool", "rw"), (folder / "cache", "/cache", "rw"), (folder / "data", "/data", "ro"),
               (weights, "/weights", "ro")]  # fmt: skip

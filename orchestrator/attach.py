@@ -12,13 +12,13 @@ from orchestrator.claims import LEASE_SECONDS, Claims
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError, UsageError
 from orchestrator.executors.slurm import recorded_job, submission
 from orchestrator.executors.slurm_commands import QueuedTask, end, queued, require_slurm, tell_to_stop
-from orchestrator.files import exclusive
 from orchestrator.following import EventTail, Progress, shard_sizes, shards_on_disk, task_states
 from orchestrator.handover import read_handover
 from orchestrator.outcome import Outcome
 from orchestrator.paths import RunPaths
-from orchestrator.progress import Display
-from orchestrator.stopping import signals_to
+from orchestrator.system.display import Display
+from orchestrator.system.files import exclusive
+from orchestrator.system.signals import signals_to
 from orchestrator.task_records import read_records
 
 LOOK_SECONDS = 2.0

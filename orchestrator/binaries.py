@@ -97,9 +97,9 @@ def as_built(stack: StackEntry) -> StackEntry:
 
 def _of_image(stack: StackEntry, variant: str) -> Binaries | None:
     from orchestrator.build import build_inputs
-    from orchestrator.engine import connect
     from orchestrator.runtimes.base import BuildOptions
     from orchestrator.runtimes.docker_build import image_labels, image_tag, with_default_base
+    from orchestrator.system.container_engine import connect
 
     with suppress(OrchError, ValueError):  # no engine; an argument that only its user knows
         tag = image_tag(build_inputs(stack, variant, with_default_base(BuildOptions())))

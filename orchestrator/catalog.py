@@ -15,7 +15,7 @@ from orchestrator.errors import SpecError, UsageError
 from orchestrator.paths import user_stacks_folder
 from orchestrator.resources import DOCKERFILES, STACKS, TAXONOMIES
 from orchestrator.spec import Category, Model, ReferenceFault, SettingValue, Spec, Stack, Taxonomy
-from orchestrator.yamlsource import YamlSource
+from orchestrator.system.yaml_source import YamlSource
 
 SPEC_NAME = "stack.yaml"
 

@@ -19,7 +19,7 @@ from orchestrator.request import RunOptions
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.several_runs import Asked
 from orchestrator.spec import NAME_PATTERN, SettingValue, Spec
-from orchestrator.yamlsource import YamlSource
+from orchestrator.system.yaml_source import YamlSource
 
 ELSEWHERE = ("images", "image_root", "out", "weights_folder")
 """Options of a run that the file says at another place, or not at all."""

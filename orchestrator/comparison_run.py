@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.comparison_file import ComparisonFile
 from orchestrator.errors import EXIT_OK, Interrupted, OrchError
 from orchestrator.outcome import Outcome
-from orchestrator.progress import Display
 from orchestrator.several_runs import Ended
+from orchestrator.system.display import Display
 
 if TYPE_CHECKING:
     from orchestrator.compare import Comparison
@@ -72,7 +72,7 @@ def compare_and_report(file: ComparisonFile, ended: Mapping[str, Ended], display
 def _compare(file: ComparisonFile, complete: list[Path], written: list[Path], display: Display) -> Comparison:
     from orchestrator.compare import Options, compare
     from orchestrator.compare.tables import as_json, as_markdown, tables
-    from orchestrator.files import write_text
+    from orchestrator.system.files import write_text
 
     display.detail("comparing")
     found = compare(complete, file.annotations, Options(**file.compare.model_dump()))

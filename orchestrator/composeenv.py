@@ -10,7 +10,7 @@ from pathlib import Path
 from orchestrator.catalog import Catalog
 from orchestrator.compose import PROJECT
 from orchestrator.errors import UsageError
-from orchestrator.files import write_text
+from orchestrator.system.files import write_text
 from orchestrator.warm.settings import worker_user
 
 SPOOL_NAME, DATA_NAME = "spool", "data"

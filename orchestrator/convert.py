@@ -22,13 +22,13 @@ from typing import Any
 
 from orchestrator.catalog import ModelEntry, StackEntry
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError, UsageError
-from orchestrator.files import sha256_of
 from orchestrator.hardware import cores
 from orchestrator.paths import build_logs_folder, worker_cache_folder
-from orchestrator.progress import Display
 from orchestrator.runtimes.base import Exit, Report, worker_environment
 from orchestrator.runtimes.process import passed_on
 from orchestrator.runtimes.venv import cached_environment, environment_folder, is_whole
+from orchestrator.system.display import Display
+from orchestrator.system.files import sha256_of
 from orchestrator.weights import Stored, add_weights
 
 SCRIPT_NAME = "convert/convert.py"

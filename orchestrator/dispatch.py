@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError
-from orchestrator.files import write_json
 from orchestrator.job import ALIVE_EVERY, ALIVE_NAME, END_NAME, QUEUE_NAME
 from orchestrator.losses import GOES_ON, Loss, Losses
 from orchestrator.paths import RunPaths
 from orchestrator.places import OwnPlaces, Places
-from orchestrator.progress import Display
 from orchestrator.runtimes.base import Exit, Worker
 from orchestrator.schedule import ImagesOf, Schedule
+from orchestrator.system.display import Display
+from orchestrator.system.files import write_json
 
 SILENCE_SECONDS = 120.0
 """A worker that says nothing for so long, not even a heartbeat, is taken for hung."""

@@ -59,7 +59,7 @@ def _orch() -> Iterator[Finding]:
 
 
 def _engine() -> Iterator[Finding]:
-    from orchestrator.engine import build_command, connect
+    from orchestrator.system.container_engine import build_command, connect
 
     try:
         engine = connect()

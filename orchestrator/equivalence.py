@@ -19,14 +19,14 @@ from orchestrator.agreement import Agreement, Tolerances, agreement
 from orchestrator.build import find_variant
 from orchestrator.catalog import ModelEntry
 from orchestrator.errors import MachineError, UsageError
-from orchestrator.files import write_json
 from orchestrator.outcome import Outcome
 from orchestrator.paths import home
 from orchestrator.predictions import Predictions
-from orchestrator.progress import Display
 from orchestrator.request import RunOptions
 from orchestrator.run import run
 from orchestrator.selftest import make_random_weights, selftest_photographs
+from orchestrator.system.display import Display
+from orchestrator.system.files import write_json
 
 FORMAT = "orch-equivalence/1"
 

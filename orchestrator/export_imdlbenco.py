@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from orchestrator.errors import PredictionsError, UsageError
-from orchestrator.files import write_json
 from orchestrator.masks import picture_path
 from orchestrator.predictions import STATUS_PREDICTED, Predictions
 from orchestrator.spec import MANIPULATION
+from orchestrator.system.files import write_json
 
 LABELS = "pred_label_combined.json"
 

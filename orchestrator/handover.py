@@ -11,7 +11,6 @@ from typing import Any, Literal
 from orchestrator import __version__
 from orchestrator.catalog import ModelEntry, StackEntry, read_stack
 from orchestrator.errors import RunError
-from orchestrator.files import write_json
 from orchestrator.hardware import Choice
 from orchestrator.input_folders import Ignored
 from orchestrator.input_lines import open_inputs
@@ -19,6 +18,7 @@ from orchestrator.inputs import InputSet
 from orchestrator.paths import RunPaths
 from orchestrator.plan import AUTO, Plan, Request, run_document
 from orchestrator.runtimes.base import BuildOptions, Prepared
+from orchestrator.system.files import write_json
 from orchestrator.weights import Stored
 
 WORK_FORMAT = "orch-work/1"

@@ -8,10 +8,10 @@ import tempfile
 from pathlib import Path
 
 from orchestrator.build import BuildInputs
-from orchestrator.engine import Engine
 from orchestrator.errors import MachineError
-from orchestrator.files import written_aside
 from orchestrator.paths import images_folder
+from orchestrator.system.container_engine import Engine
+from orchestrator.system.files import written_aside
 
 _LEVEL = 1
 """Of gzip: higher ones take far longer for little. zstd is not in the standard library before Python 3.14."""

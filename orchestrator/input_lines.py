@@ -14,8 +14,8 @@ from json.encoder import encode_basestring_ascii as quoted
 from pathlib import Path
 from typing import IO, overload
 
-from orchestrator.files import written_aside
 from orchestrator.input_spool import UnnamedFile
+from orchestrator.system.files import written_aside
 
 STRIDE = 64
 """The place of every so many-th line is remembered, so that a slice is found without reading what is before it."""

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from orchestrator.archives import is_archive, unpack
 from orchestrator.errors import UsageError
-from orchestrator.files import write_json
 from orchestrator.input_folders import Found, Ignored, from_folder, public_name, refusal
 from orchestrator.manipulation_data import IMAGES, MASKS, Samples, is_tp_gt, read_json, read_tp_gt
+from orchestrator.system.archives import is_archive, unpack
+from orchestrator.system.files import write_json
 
 _DONE = "unpacked.json"
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.dispatch import Dispatched
-from orchestrator.files import write_json
 from orchestrator.masks import gather_masks
 from orchestrator.paths import RunPaths
 from orchestrator.plan import Plan
 from orchestrator.spec import MANIPULATION
+from orchestrator.system.files import write_json
 
 
 @dataclass(frozen=True)

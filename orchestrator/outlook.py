@@ -138,8 +138,8 @@ def environment(stack: StackEntry, variant: str, runtime: str) -> Environment | 
 
     with suppress(OrchError):
         if runtime == "docker":
-            from orchestrator.engine import connect
             from orchestrator.runtimes.docker_build import image_id, image_tag
+            from orchestrator.system.container_engine import connect
 
             tag = image_tag(build_inputs(stack, variant, with_default_base(BuildOptions())))
             return Environment(runtime, variant, tag, image_id(connect(), tag) is not None)

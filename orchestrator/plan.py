@@ -17,10 +17,10 @@ from typing import Any
 from orchestrator import __version__
 from orchestrator.catalog import ModelEntry
 from orchestrator.errors import UsageError
-from orchestrator.files import exclusive, write_json
 from orchestrator.inputs import InputImage, InputSet, read_inputs
 from orchestrator.paths import RunPaths
 from orchestrator.runtimes.base import Prepared
+from orchestrator.system.files import exclusive, write_json
 from orchestrator.weights import Stored
 
 RUN_FORMAT = "orch-run/1"

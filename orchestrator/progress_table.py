@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from orchestrator.progress import PLAIN_EVERY_SECONDS, Display, rate_line
+from orchestrator.system.display import PLAIN_EVERY_SECONDS, Display, rate_line
 
 if TYPE_CHECKING:
     from rich.table import Table

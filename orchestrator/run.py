@@ -21,10 +21,10 @@ from orchestrator.outcome import Outcome, finish
 from orchestrator.paths import RunPaths, weights_folder
 from orchestrator.places import busy_gpus, devices_of_places
 from orchestrator.plan import AUTO, Plan, Request, begun_with, default_shard_size, open_run, record_plan
-from orchestrator.progress import Display
 from orchestrator.request import RunOptions, make_request
 from orchestrator.runtimes import choose_runtime, make_runtime
 from orchestrator.runtimes.base import Prepared, Runtime
+from orchestrator.system.display import Display
 from orchestrator.turns import Alone, Turns
 from orchestrator.warm import OutsideData, WarmUnfit
 from orchestrator.warm.choose import Warm, Wish, check_wish, find_warm, refusal

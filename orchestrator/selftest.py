@@ -26,10 +26,10 @@ from orchestrator.outcome import Outcome
 from orchestrator.paths import RunPaths, home
 from orchestrator.plan import Plan
 from orchestrator.predictions import Predictions
-from orchestrator.progress import Display
 from orchestrator.request import RunOptions, make_request
 from orchestrator.run import run
 from orchestrator.runtimes import choose_runtime
+from orchestrator.system.display import Display
 
 RANDOM_WEIGHTS = "orch_runner.random_weights"
 PHOTOGRAPHS = ("coffee.png", "page.png", "rocket.jpg")

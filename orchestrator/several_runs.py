@@ -17,8 +17,8 @@ from orchestrator.outcome import Outcome
 from orchestrator.progress_table import Board
 from orchestrator.request import RunOptions
 from orchestrator.run import run
-from orchestrator.steps import end_steps
-from orchestrator.stopping import Stop, passing_on
+from orchestrator.system.signals import Stop, passing_on
+from orchestrator.system.subprocesses import end_steps
 from orchestrator.weights import weights_state
 
 SOON_SECONDS = 5.0

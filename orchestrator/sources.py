@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import MachineError, SpecError
-from orchestrator.files import exclusive, sha256_of, write_json
 from orchestrator.paths import build_logs_folder, home
 from orchestrator.runtimes.base import Report
 from orchestrator.spec import Source
-from orchestrator.steps import run_step
+from orchestrator.system.files import exclusive, sha256_of, write_json
+from orchestrator.system.subprocesses import run_step
 
 MANIFEST = "source.json"
 TREE = "tree"

@@ -33,11 +33,11 @@ from orchestrator.launch import Launcher
 from orchestrator.paths import RunPaths, TaskPaths
 from orchestrator.places import OwnPlaces, devices_of_places
 from orchestrator.plan import AUTO, Plan
-from orchestrator.progress import Display, PlainDisplay
 from orchestrator.runtimes import choose_runtime
 from orchestrator.runtimes.base import Runtime
 from orchestrator.shared_schedule import SharedSchedule
-from orchestrator.stopping import signals_to
+from orchestrator.system.display import Display, PlainDisplay
+from orchestrator.system.signals import signals_to
 from orchestrator.task_records import TaskRecord, dispatched_by_all, left_behind, read_records
 
 EXIT_STOPPED = 143

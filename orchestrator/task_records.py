@@ -11,8 +11,8 @@ from typing import Any
 
 from orchestrator.dispatch import Dispatched
 from orchestrator.executors.slurm_node import Place
-from orchestrator.files import write_json
 from orchestrator.paths import RunPaths, TaskPaths
+from orchestrator.system.files import write_json
 
 
 class TaskRecord:

@@ -11,12 +11,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from orchestrator.archives import is_archive, unpack
 from orchestrator.catalog import SPEC_NAME, ModelEntry
 from orchestrator.errors import MachineError, SpecError, UsageError
-from orchestrator.files import exclusive, sha256_of, write_json
 from orchestrator.paths import weights_folder
 from orchestrator.spec import Weights
+from orchestrator.system.archives import is_archive, unpack
+from orchestrator.system.files import exclusive, sha256_of, write_json
 
 Progress = Callable[[int, int | None], None]
 """Called with the bytes there and the bytes expected, if known."""
@@ -148,7 +148,7 @@ def _ensure_bundled(entry: ModelEntry, key: str, spec: Weights) -> Stored:
 
 
 def _download(entry: ModelEntry, key: str, spec: Weights, url: str, progress: Progress) -> Stored:
-    from orchestrator.download import fetch
+    from orchestrator.system.download import fetch
 
     folder = weights_folder(entry.stack.name, entry.name)
     download = folder / "downloads" / f"{key}-{PurePosixPath(urlsplit(url).path).name}"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.engine import connect
 from orchestrator.errors import MachineError
 from orchestrator.hardware import gpus
+from orchestrator.system.container_engine import connect
 
 
 @cache

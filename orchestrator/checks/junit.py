@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 from orchestrator import __version__
 from orchestrator.checks import Checked
 from orchestrator.checks.rules import FailedImages
-from orchestrator.files import write_text
+from orchestrator.system.files import write_text
 
 MOST_CASES = 1000
 """Images with a case of their own; summary.json has all."""

@@ -37,7 +37,7 @@ def attach(run: RunArgument, json: JsonOption = False, quiet: QuietOption = Fals
     """Follow a run on a cluster until it is complete. Ctrl-C leaves it going."""
     from orchestrator.attach import attach as attach_to
     from orchestrator.paths import RunPaths
-    from orchestrator.progress import make_display
+    from orchestrator.system.display import make_display
 
     outcome = attach_to(RunPaths(run.absolute()), make_display(json=json, quiet=quiet))
     report_outcome(outcome, None, json=json, quiet=quiet)
@@ -48,7 +48,7 @@ def cancel(run: RunArgument, json: JsonOption = False) -> None:
     """End a run on a cluster: no job, process or container is left. What is done is kept; orch run resumes."""
     from orchestrator.attach import cancel as cancel_run
     from orchestrator.paths import RunPaths
-    from orchestrator.progress import make_display
+    from orchestrator.system.display import make_display
 
     job = cancel_run(RunPaths(run.absolute()), make_display(json=json, quiet=False))
     if json:

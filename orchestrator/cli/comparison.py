@@ -92,7 +92,7 @@ def write_or_print(text: str, output: Path | None) -> None:
     if output is None:
         print(text, end="")
         return
-    from orchestrator.files import write_text
+    from orchestrator.system.files import write_text
 
     write_text(output, text)
     say(f"wrote {output}")
@@ -157,8 +157,8 @@ def report(
     """Write one HTML page on runs: figures, curves, pictures side by side, failures, provenance. Nothing is fetched."""
     kind = iou_kind(iou)
     from orchestrator.compare import Options
-    from orchestrator.progress import make_display
     from orchestrator.report import Limits, ReportOptions, write_report
+    from orchestrator.system.display import make_display
 
     compared = Options(kind, tuple(categories or ()), align, resamples, min_score=min_score)
     limits = Limits(images=max_images, megabytes=max_megabytes, min_score=min_score)

@@ -39,7 +39,7 @@ def compose(
     if out is None:
         print(text, end="")
         return
-    from orchestrator.files import write_text
+    from orchestrator.system.files import write_text
 
     write_text(out, text)
     say(f"wrote {out}")
@@ -61,7 +61,7 @@ def _write_env(data: Path | None, out: Path | None, stacks: list[Path] | None) -
 
 def _security() -> tuple[str, ...]:
     """What the engine says of itself; nothing where none answers, as the file may be for another machine."""
-    from orchestrator.engine import connect
+    from orchestrator.system.container_engine import connect
 
     try:
         return connect().security

@@ -13,7 +13,7 @@ from orchestrator.errors import EXIT_OK, UsageError
 if TYPE_CHECKING:
     from orchestrator.catalog import Catalog, ModelEntry, StackEntry
     from orchestrator.convert import Converted
-    from orchestrator.progress import Display
+    from orchestrator.system.display import Display
 
 
 def convert(
@@ -38,7 +38,7 @@ def convert(
     wanted = None if model is None else _model_of(known, entry, model)
     from orchestrator.convert import ConvertOptions
     from orchestrator.convert import convert as run_conversion
-    from orchestrator.progress import make_display
+    from orchestrator.system.display import make_display
 
     options = ConvertOptions(checkpoint, onnx, wanted, add, force, trust, offline)
     display = make_display(json=json, quiet=False)

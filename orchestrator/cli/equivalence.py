@@ -56,8 +56,8 @@ def equivalence(
     from orchestrator.agreement import Tolerances
     from orchestrator.cli.run import build_options
     from orchestrator.equivalence import equivalence as compare
-    from orchestrator.progress import make_display
     from orchestrator.request import RunOptions
+    from orchestrator.system.display import make_display
 
     names = [name.strip() for name in variants.split(",")]
     for_all, of_variant = _base_images(base_image or [], names)

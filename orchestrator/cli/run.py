@@ -142,9 +142,9 @@ def run(
         return several.run_file(context, file, stacks, checked_by, json=json, quiet=quiet)
     sources = [*(images or []), *(more_images or [])]
     several.refuse_incomplete(model or [], sources, all_models)
-    from orchestrator.progress import make_display
     from orchestrator.request import RunOptions
     from orchestrator.run import run as run_model
+    from orchestrator.system.display import make_display
 
     options = RunOptions(
         images=sources,
@@ -253,8 +253,8 @@ def build(
     stack = catalog(stacks).stack(name)
     from orchestrator.disk import build_needs, require_space
     from orchestrator.hardware import choose_variant, gpus_for
-    from orchestrator.progress import make_display
     from orchestrator.runtimes import choose_runtime
+    from orchestrator.system.display import make_display
 
     display = make_display(json=json, quiet=False)
     chosen, _ = choose_runtime(runtime)
@@ -307,9 +307,9 @@ def selftest(
 ) -> None:
     """Run three photographs through a model's real environment, with random weights where its own are not public."""
     entry = catalog(stacks).model(model)
-    from orchestrator.progress import make_display
     from orchestrator.request import RunOptions
     from orchestrator.selftest import selftest as test_model
+    from orchestrator.system.display import make_display
 
     chosen = build_options(base_image, build_arg, rebuild=False, offline=offline)
     options = RunOptions(

@@ -97,7 +97,7 @@ def demo(
 ) -> int:
     """Run two stacks whose dependencies conflict on scenes and photographs, and draw the results."""
     from orchestrator.demo.demo import run_demo
-    from orchestrator.progress import make_display
+    from orchestrator.system.display import make_display
 
     result = run_demo(out, runtime, scenes, make_display(json=json, quiet=False))
     if json:

@@ -181,7 +181,7 @@ def _print_compared(compared: Compared, quiet: bool) -> None:
 
 
 def _display(json: bool, quiet: bool) -> Any:
-    from orchestrator.progress import make_display
+    from orchestrator.system.display import make_display
 
     return make_display(json=json, quiet=quiet)
 

@@ -35,8 +35,8 @@ def fetch(
     json: JsonOption = False,
 ) -> None:
     """Fetch upstream code into the cache, so that `orch build --offline` finds it."""
-    from orchestrator.progress import make_display
     from orchestrator.sources import ensure_sources
+    from orchestrator.system.display import make_display
 
     known = catalog(stacks)
     chosen = [known.stack(name) for name in names] if names else list(known.stacks.values())

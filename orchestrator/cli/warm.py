@@ -59,7 +59,7 @@ def up(
     if data is not None and not data.is_dir():
         raise UsageError(f"there is no folder {data}")
     from orchestrator.paths import spool_folder
-    from orchestrator.progress import make_display
+    from orchestrator.system.display import make_display
     from orchestrator.warm.containers import UpOptions
     from orchestrator.warm.containers import up as start
 

@@ -43,7 +43,7 @@ def fetch(
     model: ModelArgument, offline: OfflineOption = False, stacks: StacksOption = None, json: JsonOption = False
 ) -> None:
     """Fetch a model's weights into the cache; a broken download goes on where it stopped."""
-    from orchestrator.progress import make_display
+    from orchestrator.system.display import make_display
     from orchestrator.weights import ensure_weights
 
     entry = catalog(stacks).model(model)

@@ -20,9 +20,9 @@ from orchestrator.evaluate import Evaluation, evaluate
 from orchestrator.outcome import Outcome
 from orchestrator.pictures import draw_run_directory
 from orchestrator.predictions import Predictions
-from orchestrator.progress import Display
 from orchestrator.request import RunOptions
 from orchestrator.run import run
+from orchestrator.system.display import Display
 
 FIRST_SEED = 1_000_000
 """Training used smaller seeds: these scenes were never seen."""

@@ -13,8 +13,8 @@ from orchestrator.executors.slurm_options import SlurmOptions
 from orchestrator.hardware import Choice, Gpu
 from orchestrator.paths import RunPaths
 from orchestrator.plan import Plan
-from orchestrator.progress import Display
 from orchestrator.runtimes.base import BuildOptions, Runtime
+from orchestrator.system.display import Display
 
 
 @dataclass(frozen=True)

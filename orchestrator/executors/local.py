@@ -14,10 +14,10 @@ from orchestrator.executors.slurm import refuse_while_under_way
 from orchestrator.hardware import Choice, Gpu, choose_variant, cores, gpus_for
 from orchestrator.launch import Launcher
 from orchestrator.places import LeasedPlaces, OwnPlaces, Places
-from orchestrator.progress import Display
 from orchestrator.schedule import dear_first
 from orchestrator.shards import missing_shards
-from orchestrator.stopping import signals_to
+from orchestrator.system.display import Display
+from orchestrator.system.signals import signals_to
 
 
 class LocalExecutor:

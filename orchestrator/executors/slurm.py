@@ -15,14 +15,14 @@ from orchestrator.errors import MachineError, UsageError
 from orchestrator.executors.base import Work
 from orchestrator.executors.slurm_commands import queued, require_slurm, submit
 from orchestrator.executors.slurm_options import Job, job_script
-from orchestrator.files import write_json, write_text
 from orchestrator.handover import Crew, record_work
 from orchestrator.hardware import Choice, Gpu, choose_variant
 from orchestrator.hardware.devices import kind
 from orchestrator.paths import RunPaths, home
 from orchestrator.plan import AUTO
-from orchestrator.progress import Display
 from orchestrator.shards import missing_shards
+from orchestrator.system.display import Display
+from orchestrator.system.files import write_json, write_text
 
 _HANDED_ON = ("ORCH_BASE_IMAGE", "ORCH_DOCKER", "ORCH_IMAGES")
 

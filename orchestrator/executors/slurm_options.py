@@ -61,7 +61,7 @@ def slurm_options(file: Path, given: Mapping[str, Any]) -> SlurmOptions:
     """The user's file under what was given for this run: a value given wins, lists are joined. Raises UsageError."""
     values: dict[str, Any] = {}
     if file.is_file():
-        from orchestrator.yamlsource import YamlSource
+        from orchestrator.system.yaml_source import YamlSource
 
         values = YamlSource(file).value or {}
         if not isinstance(values, dict):

@@ -35,7 +35,7 @@ def _whole() -> Machine:
 
 def _by_engine() -> Machine:
     """What the engine knows of, where the host has no driver: orch in a container of its own, an engine elsewhere."""
-    from orchestrator.engine import connect
+    from orchestrator.system.container_engine import connect
 
     try:
         info = connect().info

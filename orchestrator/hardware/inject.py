@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from orchestrator.errors import MachineError
 
 if TYPE_CHECKING:
-    from orchestrator.engine import Engine
+    from orchestrator.system.container_engine import Engine
 
 Way = Literal["CDI", "--gpus", "nvidia runtime"]
 KIND = "nvidia.com/gpu"

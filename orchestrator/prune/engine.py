@@ -11,11 +11,11 @@ from typing import Any
 
 from orchestrator.build import build_inputs
 from orchestrator.catalog import Catalog, StackEntry
-from orchestrator.engine import Engine, connect
 from orchestrator.errors import MachineError, OrchError
 from orchestrator.prune import Leftover, Scope
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.docker_build import LABEL, image_alias, with_default_base
+from orchestrator.system.container_engine import Engine, connect
 
 SETTLED_SECONDS = 600
 """A container that ended just now may still be read by the run that it belongs to."""

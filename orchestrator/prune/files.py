@@ -15,11 +15,11 @@ from orchestrator.catalog import Catalog, StackEntry
 from orchestrator.convert import LOCK_NAME as CONVERT_LOCK
 from orchestrator.convert import PYTHONS as CONVERT_PYTHONS
 from orchestrator.errors import OrchError
-from orchestrator.files import exclusive
 from orchestrator.paths import RunPaths, build_logs_folder, environments_folder, home
 from orchestrator.prune import DAY, Leftover, Scope
 from orchestrator.runtimes.venv import environment_folder
 from orchestrator.sources import tree_folder
+from orchestrator.system.files import exclusive
 
 LOG_DAYS = 14
 ASIDE = ".pruned-"

@@ -13,12 +13,12 @@ from orchestrator.compare.bootstrap import CONFIDENCE
 from orchestrator.errors import UsageError
 from orchestrator.evaluate.detections import check_predictions
 from orchestrator.evaluate.truth import Truth
-from orchestrator.files import write_text
 from orchestrator.pictures import input_locator
-from orchestrator.progress import Display
 from orchestrator.report.gallery import Finder, Limits, Material, build, choose, disagreement
 from orchestrator.report.page import Page, render
 from orchestrator.runs import Source, open_sources
+from orchestrator.system.display import Display
+from orchestrator.system.files import write_text
 
 __all__ = ["Limits", "ReportOptions", "Written", "write_report"]
 

@@ -15,9 +15,7 @@ from pathlib import Path
 
 from orchestrator.build import BuildInputs, build_inputs
 from orchestrator.catalog import StackEntry
-from orchestrator.engine import connect
 from orchestrator.errors import BuildError, MachineError, UsageError
-from orchestrator.files import exclusive
 from orchestrator.image_archives import find_archive
 from orchestrator.job import JOB_NAME, GuestPaths
 from orchestrator.paths import build_logs_folder, images_folder
@@ -26,7 +24,9 @@ from orchestrator.runtimes.docker_archive import ensure_archive
 from orchestrator.runtimes.docker_build import with_default_base
 from orchestrator.runtimes.mounts import GUEST, GUEST_HOME, bound_folders, image_paths
 from orchestrator.runtimes.process import ProcessWorker, reap_processes, visible_gpus
-from orchestrator.steps import run_step
+from orchestrator.system.container_engine import connect
+from orchestrator.system.files import exclusive
+from orchestrator.system.subprocesses import run_step
 
 COMMANDS = ("apptainer", "singularity")
 OLDEST_SINGULARITY = (3, 8)

@@ -13,7 +13,6 @@ from typing import Any
 from orchestrator.binaries import LABEL
 from orchestrator.build import build_inputs
 from orchestrator.catalog import StackEntry
-from orchestrator.engine import Engine, connect
 from orchestrator.errors import MachineError
 from orchestrator.hardware.inject import GpuSettings, gpu_settings, wiring_of
 from orchestrator.job import JOB_NAME, GuestPaths
@@ -21,6 +20,7 @@ from orchestrator.runtimes.base import BuildOptions, Exit, Prepared, Report, Wor
 from orchestrator.runtimes.docker_archive import loaded_from_archive
 from orchestrator.runtimes.docker_build import ensure_image, image_id, image_tag, with_default_base
 from orchestrator.runtimes.mounts import GUEST, GUEST_HOME, bound_folders, image_paths
+from orchestrator.system.container_engine import Engine, connect
 
 PIDS_LIMIT = 2048
 SHM_SIZE = "1g"

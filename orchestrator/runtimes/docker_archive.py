@@ -7,13 +7,13 @@ from pathlib import Path
 
 from orchestrator.binaries import LABEL
 from orchestrator.build import BuildInputs, build_inputs
-from orchestrator.engine import Engine, connect
 from orchestrator.errors import MachineError, UsageError
-from orchestrator.files import exclusive
 from orchestrator.image_archives import archive_in, find_archive, load_archive, machine_lock, write_archive
 from orchestrator.paths import images_folder
 from orchestrator.runtimes.base import BuildOptions, Prepared, Report
 from orchestrator.runtimes.docker_build import ensure_image, image_id, image_tag, point_alias, with_default_base
+from orchestrator.system.container_engine import Engine, connect
+from orchestrator.system.files import exclusive
 
 
 def loaded_from_archive(engine: Engine, inputs: BuildInputs, report: Report) -> str | None:

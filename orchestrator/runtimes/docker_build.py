@@ -14,13 +14,13 @@ from orchestrator import __version__
 from orchestrator.binaries import LABEL as LABEL
 from orchestrator.binaries import MODULE, Binaries, parse
 from orchestrator.build import BuildInputs
-from orchestrator.engine import Engine, build_command
 from orchestrator.errors import BaseImageError, BuildError
-from orchestrator.files import exclusive
 from orchestrator.paths import build_logs_folder, home
 from orchestrator.runtimes.base import BuildOptions, Report
 from orchestrator.sources import ensure_sources
-from orchestrator.steps import run_step
+from orchestrator.system.container_engine import Engine, build_command
+from orchestrator.system.files import exclusive
+from orchestrator.system.subprocesses import run_step
 
 NOT_READ = "what its GPU code runs on could not be read; stack.yaml's lists stand"
 _CHATTER = re.compile(r"#\d+ (sha256:|transferring|DONE|CACHED|\[internal\] load)|-+$")

@@ -15,17 +15,17 @@ from typing import Any
 
 from orchestrator.catalog import ModelEntry, StackEntry
 from orchestrator.composeenv import give_folder, give_spool
-from orchestrator.engine import Engine, connect
 from orchestrator.errors import MachineError
 from orchestrator.hardware import choose_variant, gpus_for
 from orchestrator.hardware.inject import GpuSettings, gpu_settings, wiring_of
 from orchestrator.paths import home, worker_cache_folder
-from orchestrator.progress import Display
 from orchestrator.runtimes import choose_runtime
 from orchestrator.runtimes.base import BuildOptions, Prepared
 from orchestrator.runtimes.docker import calling_user, isolation, start_container
 from orchestrator.runtimes.docker_build import LABEL
 from orchestrator.runtimes.mounts import GUEST
+from orchestrator.system.container_engine import Engine, connect
+from orchestrator.system.display import Display
 from orchestrator.warm.find import host_path
 from orchestrator.warm.settings import (
     CHECK,

@@ -150,7 +150,7 @@ def _made_of(spool: SpoolPaths, worker: str) -> dict[str, Any]:
 
 def warm_containers() -> list[WarmContainer]:
     """The warm workers' containers that run; none where no engine answers."""
-    from orchestrator.engine import connect
+    from orchestrator.system.container_engine import connect
 
     with contextlib.suppress(Exception):  # whatever is wrong with the engine, workers may be found without it
         listed = connect().client.containers.list(filters={"label": f"{WARM_LABEL}=1", "status": "running"})

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.files import write_json
 from orchestrator.job import END_NAME, QUEUE_NAME
 from orchestrator.runtimes.base import Exit
+from orchestrator.system.files import write_json
 from orchestrator.warm.results import bring_back, give_parts
 from orchestrator.warm.spool import TICKET_FORMAT, Pulse, SpoolPaths
 

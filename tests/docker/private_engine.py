@@ -16,7 +16,7 @@ from typing import Any
 import docker
 import docker.errors
 
-from orchestrator.engine import Engine
+from orchestrator.system.container_engine import Engine
 
 PATIENCE_SECONDS = 30.0
 BRIDGE = "orch-test0"

@@ -19,11 +19,11 @@ from pathlib import Path
 import pytest
 
 from orchestrator.catalog import load_catalog
-from orchestrator.engine import Engine
 from orchestrator.errors import MachineError
 from orchestrator.hardware.inject import HOOK, Wiring, gpu_settings, wiring_of
 from orchestrator.runtimes.base import Prepared, WorkerSpec
 from orchestrator.runtimes.docker import DockerWorker, container_settings
+from orchestrator.system.container_engine import Engine
 from tests.docker.private_engine import private_engine, why_not
 
 pytestmark = [

@@ -16,16 +16,16 @@ from PIL import Image
 from orchestrator import Predictions
 from orchestrator.build import BuildInputs, build_inputs
 from orchestrator.catalog import load_catalog
-from orchestrator.engine import connect
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.paths import home, images_folder
-from orchestrator.progress import SilentDisplay
 from orchestrator.request import RunOptions
 from orchestrator.run import run
 from orchestrator.runtimes import apptainer, make_runtime
 from orchestrator.runtimes.base import BuildOptions, Prepared
 from orchestrator.runtimes.docker_archive import archived
 from orchestrator.runtimes.docker_build import image_tag, with_default_base
+from orchestrator.system.container_engine import connect
+from orchestrator.system.display import SilentDisplay
 from tests.conformance.pictures import photograph
 
 pytestmark = pytest.mark.docker

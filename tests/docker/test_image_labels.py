@@ -12,9 +12,9 @@ import pytest
 
 from orchestrator.binaries import as_built
 from orchestrator.catalog import StackEntry
-from orchestrator.engine import connect
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.docker import DockerRuntime
+from orchestrator.system.container_engine import connect
 from tests.fatbins import NATIVE, PTX, elf, fatbin
 from tests.unit.stack_samples import MINIMAL, stack_entry
 

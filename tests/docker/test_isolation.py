@@ -17,10 +17,8 @@ from PIL import Image
 
 from orchestrator import Predictions
 from orchestrator.catalog import load_catalog
-from orchestrator.engine import connect
 from orchestrator.errors import BuildError
 from orchestrator.paths import RunPaths, worker_cache_folder
-from orchestrator.progress import SilentDisplay
 from orchestrator.request import RunOptions
 from orchestrator.run import run
 from orchestrator.runtimes import docker as docker_runtime
@@ -28,6 +26,8 @@ from orchestrator.runtimes import make_runtime
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.docker_build import LABEL
 from orchestrator.runtimes.mounts import GUEST_SOURCES
+from orchestrator.system.container_engine import connect
+from orchestrator.system.display import SilentDisplay
 from tests.conformance.pictures import photograph
 from tests.upstream import Upstream
 

@@ -19,8 +19,8 @@ from orchestrator.catalog import StackEntry, load_catalog
 from orchestrator.convert import LOCK_NAME, PYTHONS, ConvertOptions, convert
 from orchestrator.errors import UsageError
 from orchestrator.paths import weights_folder
-from orchestrator.progress import SilentDisplay
 from orchestrator.runtimes.venv import cached_environment
+from orchestrator.system.display import SilentDisplay
 from orchestrator.weights import weights_state
 
 pytestmark = pytest.mark.heavy

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator import archives
-from orchestrator.archives import is_archive, safe_name, unpack
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.inputs import collect_inputs
+from orchestrator.system import archives
+from orchestrator.system.archives import is_archive, safe_name, unpack
 from tests.unit.conftest import MakePhoto
 
 

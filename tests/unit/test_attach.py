@@ -12,9 +12,9 @@ import pytest
 from orchestrator import attach as attaching
 from orchestrator.attach import attach, cancel, status
 from orchestrator.errors import Interrupted, MachineError, RunError, UsageError
-from orchestrator.files import write_json
 from orchestrator.paths import RunPaths
-from orchestrator.progress import SilentDisplay
+from orchestrator.system.display import SilentDisplay
+from orchestrator.system.files import write_json
 from tests.unit.slurm_samples import FakeSlurm, begun, finish_shards, make_plan, task_record
 
 UNFIT = {"message": "the variant gpu does not fit this machine", "why": "its binaries have no code for Older"}

@@ -30,7 +30,7 @@ def _no_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def connect() -> None:
         raise MachineError("no container engine answers")
 
-    monkeypatch.setattr("orchestrator.engine.connect", connect)
+    monkeypatch.setattr("orchestrator.system.container_engine.connect", connect)
     monkeypatch.setenv("ORCH_HOME", str(tmp_path / "home"))
 
 

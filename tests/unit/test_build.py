@@ -11,8 +11,8 @@ import pytest
 from orchestrator.build import build_inputs
 from orchestrator.catalog import StackEntry
 from orchestrator.errors import SpecError, UsageError
-from orchestrator.files import write_text
 from orchestrator.runtimes.base import BuildOptions
+from orchestrator.system.files import write_text
 from tests.unit.stack_samples import MINIMAL, stack_entry
 
 

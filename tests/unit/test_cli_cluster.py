@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli import main
-from orchestrator.files import write_json
 from orchestrator.paths import RunPaths
+from orchestrator.system.files import write_json
 from tests.unit.slurm_samples import FakeSlurm, begun, make_plan, task_record
 
 Captured = pytest.CaptureFixture[str]

@@ -22,8 +22,8 @@ from orchestrator.cli import main
 from orchestrator.convert import ConvertOptions, checkpoint_problem, convert, find_converter, run_script, weights_key
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError, UsageError
 from orchestrator.paths import build_logs_folder, environments_folder, weights_folder
-from orchestrator.progress import SilentDisplay
 from orchestrator.runtimes import venv
+from orchestrator.system.display import SilentDisplay
 from tests.unit.stack_samples import MINIMAL, model_entry, stack_document, write_stack
 
 CHECK = {"width": 640, "height": 480, "scores_compared": 9, "differences": {"score": 2e-6}}

@@ -201,7 +201,7 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     info: dict[str, Any] = {}
     monkeypatch.setattr(detect, "read_nvml", lambda: None)
     monkeypatch.setattr(detect, "read_smi", lambda: None)
-    monkeypatch.setattr("orchestrator.engine.connect", lambda: SimpleNamespace(info=info))
+    monkeypatch.setattr("orchestrator.system.container_engine.connect", lambda: SimpleNamespace(info=info))
     for name in ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"):
         monkeypatch.delenv(name, raising=False)
     return info

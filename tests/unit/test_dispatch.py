@@ -21,8 +21,8 @@ from orchestrator.inputs import InputImage
 from orchestrator.losses import MOST_IDLE_DEATHS
 from orchestrator.paths import RunPaths
 from orchestrator.places import OwnPlaces
-from orchestrator.progress import SilentDisplay
 from orchestrator.runtimes.base import Exit
+from orchestrator.system.display import SilentDisplay
 
 Script = Callable[["FakeWorker", dict[str, Any]], Exit | None]
 IMAGES_PER_SHARD = 4

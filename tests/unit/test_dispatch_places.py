@@ -14,8 +14,8 @@ from orchestrator.dispatch import Dispatcher
 from orchestrator.errors import Interrupted, MachineError
 from orchestrator.paths import RunPaths
 from orchestrator.places import OwnPlaces
-from orchestrator.progress import SilentDisplay
 from orchestrator.runtimes.base import Exit
+from orchestrator.system.display import SilentDisplay
 from tests.unit.test_dispatch import FakeWorker, Fleet, images_of, make, obedient
 
 DEVICES = ("cuda:GPU-0", "cuda:GPU-1", "cuda:GPU-2")

@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 
-from orchestrator import doctor, engine
+from orchestrator import doctor
 from orchestrator.catalog import load_catalog
 from orchestrator.doctor import Finding, examine
-from orchestrator.engine import Engine
 from orchestrator.errors import MachineError, SpecError
 from orchestrator.hardware import Gpu, Machine, Process
 from orchestrator.hardware.detect import NO_DRIVER
 from orchestrator.hardware.machine import BROKEN_HINT
 from orchestrator.paths import home
 from orchestrator.runtimes import venv
+from orchestrator.system import container_engine as engine
+from orchestrator.system.container_engine import Engine
 
 GPU = Gpu(0, "GPU-0", "NVIDIA A10", 23028, "8.6", "535.104.05")
 

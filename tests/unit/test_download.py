@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import download
-from orchestrator.download import ATTEMPTS, fetch
 from orchestrator.errors import MachineError, UsageError
+from orchestrator.system import download
+from orchestrator.system.download import ATTEMPTS, fetch
 from tests.unit.web import Site, serve
 
 BLOCK = 1 << 16

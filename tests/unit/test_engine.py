@@ -9,9 +9,9 @@ import docker
 import docker.errors
 import pytest
 
-from orchestrator import engine as engine_module
-from orchestrator.engine import Engine, build_command
 from orchestrator.errors import MachineError
+from orchestrator.system import container_engine as engine_module
+from orchestrator.system.container_engine import Engine, build_command
 
 connect = engine_module.connect.__wrapped__  # as if nobody had asked before
 

@@ -17,8 +17,8 @@ from orchestrator.errors import MachineError, UsageError
 from orchestrator.outcome import Outcome
 from orchestrator.paths import RunPaths
 from orchestrator.predictions import Predictions
-from orchestrator.progress import Display, SilentDisplay
 from orchestrator.request import RunOptions
+from orchestrator.system.display import Display, SilentDisplay
 from tests.unit.predictions_samples import META, Arrays, sample_arrays, save
 from tests.unit.stack_samples import MINIMAL, model_entry, stack_document, write_stack
 

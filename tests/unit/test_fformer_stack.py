@@ -20,11 +20,11 @@ from orchestrator.build import build_inputs
 from orchestrator.catalog import ModelEntry, StackEntry, load_catalog
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.hardware import Gpu, choose_variant
-from orchestrator.progress import SilentDisplay
 from orchestrator.request import RunOptions
 from orchestrator.run import run
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.docker_build import build_arguments
+from orchestrator.system.display import SilentDisplay
 
 STACK = Path(__file__).resolve().parents[2] / "images" / "fformer"
 MODELS = ("fformer-swin", "fformer-r50-fpn")

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import files
-from orchestrator.files import exclusive, sha256_of, write_json, write_text
+from orchestrator.system import files
+from orchestrator.system.files import exclusive, sha256_of, write_json, write_text
 
 HOLD = """
 import sys

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.engine import Engine
 from orchestrator.errors import MachineError
 from orchestrator.hardware.inject import HOOK, GpuSettings, Wiring, cdi_names, gpu_settings, wiring_of
+from orchestrator.system.container_engine import Engine
 
 VOID = {"NVIDIA_VISIBLE_DEVICES": "void"}
 CDI = Wiring(cdi=("0", "1", "GPU-a", "all"), hook=True, runtime=True)

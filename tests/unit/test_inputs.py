@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import UsageError
-from orchestrator.files import write_json
 from orchestrator.input_folders import Ignored
 from orchestrator.inputs import InputSet, collect_inputs, read_inputs
+from orchestrator.system.files import write_json
 from tests.unit.conftest import MakePhoto
 
 

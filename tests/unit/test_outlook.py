@@ -104,7 +104,7 @@ def test_on_this_machine_the_runtime_and_what_is_built_are_said(bare: None, caps
 def test_an_engine_that_shows_no_gpus_is_refused_before_anything_is_built(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from orchestrator.engine import Engine
+    from orchestrator.system.container_engine import Engine
 
     nothing: Any = object()
     monkeypatch.setattr("orchestrator.hardware.look", lambda: Machine((H100,), "535.104.05"))

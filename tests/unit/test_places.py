@@ -15,7 +15,7 @@ from orchestrator.errors import MachineError
 from orchestrator.hardware import Gpu, Process
 from orchestrator.leases import Holder, Lease, lease_file
 from orchestrator.places import LeasedPlaces, OwnPlaces, busy_gpus, devices_of_places, fitting_workers
-from orchestrator.progress import SilentDisplay
+from orchestrator.system.display import SilentDisplay
 
 GPUS = ("cuda:GPU-a", "cuda:GPU-b")
 pytestmark = pytest.mark.usefixtures("orch_home")

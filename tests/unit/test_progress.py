@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from orchestrator import progress
-from orchestrator.progress import PlainDisplay, RichDisplay, SilentDisplay, clock, make_display, rate_line
+from orchestrator.system import display as progress
+from orchestrator.system.display import PlainDisplay, RichDisplay, SilentDisplay, clock, make_display, rate_line
 
 
 class Terminal(io.StringIO):

@@ -19,13 +19,13 @@ import pytest
 from orchestrator.catalog import Catalog, load_catalog
 from orchestrator.cli import main
 from orchestrator.errors import MachineError
-from orchestrator.files import exclusive
 from orchestrator.paths import build_logs_folder, environments_folder, home, weights_folder, worker_cache_folder
 from orchestrator.prune import Scope, find_leftovers, prune
 from orchestrator.prune.engine import Image, current_variants, why_unneeded
 from orchestrator.prune.files import file_leftovers, size_of
 from orchestrator.runtimes.venv import environment_folder
 from orchestrator.sources import tree_folder
+from orchestrator.system.files import exclusive
 from tests.unit.stack_samples import stack_document, write_stack
 
 Captured = pytest.CaptureFixture[str]

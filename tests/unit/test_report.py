@@ -17,11 +17,11 @@ from orchestrator.cli import main
 from orchestrator.compare import Options
 from orchestrator.errors import PredictionsError, UsageError
 from orchestrator.predictions import Predictions
-from orchestrator.progress import SilentDisplay
 from orchestrator.report import Limits, ReportOptions, Written, write_report
 from orchestrator.report.charts import histogram, precision_recall
 from orchestrator.report.gallery import choose
 from orchestrator.report.thumbnails import fitted, small_mask, thumbnail
+from orchestrator.system.display import SilentDisplay
 from tests.unit.compare_samples import changed, two_runs
 from tests.unit.evaluate_samples import SIZE
 from tests.unit.predictions_samples import Arrays, box_mask, sample_arrays, save

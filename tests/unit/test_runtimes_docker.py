@@ -11,7 +11,6 @@ import pytest
 
 from orchestrator import __version__
 from orchestrator.build import BuildInputs, build_inputs
-from orchestrator.engine import Engine
 from orchestrator.errors import BaseImageError, BuildError, MachineError
 from orchestrator.hardware.inject import GpuSettings
 from orchestrator.job import GuestPaths
@@ -21,6 +20,7 @@ from orchestrator.runtimes import docker_build
 from orchestrator.runtimes.base import BuildOptions, Prepared, WorkerSpec
 from orchestrator.runtimes.docker import DockerRuntime, container_settings, mounts
 from orchestrator.runtimes.docker_build import build_arguments, ensure_image, image_tag
+from orchestrator.system.container_engine import Engine
 from tests.unit.stack_samples import stack_entry
 
 ENVIRONMENT = {

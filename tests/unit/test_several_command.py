@@ -16,9 +16,9 @@ from orchestrator.comparison_file import ComparisonFile
 from orchestrator.errors import Interrupted, MachineError, PredictionsError
 from orchestrator.outcome import Outcome
 from orchestrator.paths import RunPaths
-from orchestrator.progress import Display
 from orchestrator.progress_table import Board
 from orchestrator.several_runs import Asked, Ended
+from orchestrator.system.display import Display
 
 Captured = pytest.CaptureFixture[str]
 

@@ -17,11 +17,11 @@ from orchestrator.catalog import load_catalog
 from orchestrator.errors import Interrupted, MachineError, RunError, UsageError
 from orchestrator.outcome import Outcome
 from orchestrator.paths import RunPaths
-from orchestrator.progress import Display
 from orchestrator.progress_table import SilentBoard
 from orchestrator.request import RunOptions
 from orchestrator.several_runs import Asked, Shared, SharedTurns, all_that_run, exit_code, into_folders, run_several
-from orchestrator.stopping import Stop
+from orchestrator.system.display import Display
+from orchestrator.system.signals import Stop
 from orchestrator.turns import Turns
 from tests.unit.stack_samples import MINIMAL, stack_document, write_stack
 

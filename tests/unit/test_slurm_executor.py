@@ -19,9 +19,9 @@ from orchestrator.handover import Crew, read_handover, unresolved
 from orchestrator.hardware import Choice
 from orchestrator.paths import RunPaths
 from orchestrator.plan import AUTO, Plan
-from orchestrator.progress import SilentDisplay
 from orchestrator.runtimes import make_runtime
 from orchestrator.runtimes.base import BuildOptions
+from orchestrator.system.display import SilentDisplay
 from tests.unit.slurm_samples import FakeSlurm, begun, document, make_plan
 from tests.unit.stack_samples import MINIMAL, model_entry, stack_entry
 

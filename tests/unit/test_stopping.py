@@ -7,8 +7,8 @@ import threading
 import time
 from pathlib import Path
 
-from orchestrator.steps import end_steps, run_step
-from orchestrator.stopping import passing_on, signals_to
+from orchestrator.system.signals import passing_on, signals_to
+from orchestrator.system.subprocesses import end_steps, run_step
 
 
 def in_a_thread(listened: list[str], ready: threading.Event, over: threading.Event) -> threading.Thread:

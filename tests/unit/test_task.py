@@ -15,10 +15,10 @@ from orchestrator.claims import Claims
 from orchestrator.dispatch import Dispatched
 from orchestrator.errors import Interrupted
 from orchestrator.executors.slurm_node import Place
-from orchestrator.files import write_json
 from orchestrator.paths import RunPaths
 from orchestrator.plan import Plan
-from orchestrator.progress import SilentDisplay
+from orchestrator.system.display import SilentDisplay
+from orchestrator.system.files import write_json
 from orchestrator.task import collect_once, main
 from orchestrator.task_records import dispatched_by_all, left_behind, read_records
 from tests.unit.slurm_samples import FakeSlurm, begun, document, finish_shards, make_plan

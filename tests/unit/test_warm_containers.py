@@ -18,9 +18,9 @@ from orchestrator.catalog import ModelEntry, load_catalog
 from orchestrator.cli import main
 from orchestrator.errors import MachineError
 from orchestrator.hardware.inject import GpuSettings
-from orchestrator.progress import SilentDisplay
 from orchestrator.runtimes.base import Prepared, WorkerSpec
 from orchestrator.runtimes.docker import container_settings
+from orchestrator.system.display import SilentDisplay
 from orchestrator.warm import containers, listing
 from orchestrator.warm.containers import WarmSpec, down, fetch_weights, warm_settings
 from orchestrator.warm.listing import Shown, beats_of, list_workers, shown_by

@@ -29,7 +29,7 @@ FOLDER = ("tiny", "tiny-model")
 
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    monkeypatch.setattr("orchestrator.download.time.sleep", lambda _: None)
+    monkeypatch.setattr("orchestrator.system.download.time.sleep", lambda _: None)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with serve() as site:
         site.files["/w.pth"] = CONTENT

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import SpecError
-from orchestrator.yamlsource import YamlSource
+from orchestrator.system.yaml_source import YamlSource
 
 
 def source(folder: Path, text: str | bytes) -> YamlSource:

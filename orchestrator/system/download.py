@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import requests
 
 from orchestrator.errors import MachineError, UsageError
-from orchestrator.files import sha256_of, write_text
+from orchestrator.system.files import sha256_of, write_text
 
 ATTEMPTS = 4
 """So many failures without a new byte between them end a download."""

@@ -1,0 +1,1 @@
+"""Files, locks, subprocesses, signals, downloads, archives, the container engine, the Display protocol."""
