@@ -22,7 +22,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from orchestrator.dispatch import Dispatcher
-from orchestrator.inputs import InputImage
+from orchestrator.inputs.collect import InputImage
 from orchestrator.paths import RunPaths
 from orchestrator.places import OwnPlaces
 from orchestrator.plan import default_shard_size

@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from orchestrator.catalog import load_catalog
-from orchestrator.input_folders import Found
-from orchestrator.inputs import InputSet, collect_inputs, open_inputs
-from orchestrator.listing import Listing
+from orchestrator.inputs.collect import InputSet, collect_inputs, open_inputs
+from orchestrator.inputs.folders import Found
+from orchestrator.inputs.listing import Listing
 from orchestrator.paths import RunPaths
 from orchestrator.plan import Plan, Request, default_shard_size, open_run, record_plan
 from orchestrator.runtimes.base import Prepared

@@ -25,7 +25,7 @@ from orchestrator.demo.scenes import write_scenes
 from orchestrator.executors.base import Work
 from orchestrator.executors.local import LocalExecutor
 from orchestrator.hardware import Choice, cores
-from orchestrator.inputs import collect_inputs
+from orchestrator.inputs.collect import collect_inputs
 from orchestrator.job import GuestPaths, job_document
 from orchestrator.launch import worker_settings
 from orchestrator.paths import RunPaths, weights_folder

@@ -12,9 +12,9 @@ from orchestrator import __version__
 from orchestrator.catalog import ModelEntry, StackEntry, read_stack
 from orchestrator.errors import RunError
 from orchestrator.hardware import Choice
-from orchestrator.input_folders import Ignored
-from orchestrator.input_lines import open_inputs
-from orchestrator.inputs import InputSet
+from orchestrator.inputs.collect import InputSet
+from orchestrator.inputs.folders import Ignored
+from orchestrator.inputs.manifest import open_inputs
 from orchestrator.paths import RunPaths
 from orchestrator.plan import AUTO, Plan, Request, run_document
 from orchestrator.runtimes.base import BuildOptions, Prepared

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-from orchestrator.inputs import InputImage
+from orchestrator.inputs.collect import InputImage
 
 CONTRACT = "orch-job/1"
 ALIVE_TIMEOUT = 60.0

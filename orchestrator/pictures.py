@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.draw import draw_run
 from orchestrator.errors import UsageError
-from orchestrator.inputs import read_inputs
+from orchestrator.inputs.collect import read_inputs
 from orchestrator.paths import RunPaths
 from orchestrator.predictions import Predictions
 

@@ -17,7 +17,7 @@ from typing import Any
 from orchestrator import __version__
 from orchestrator.catalog import ModelEntry
 from orchestrator.errors import UsageError
-from orchestrator.inputs import InputImage, InputSet, read_inputs
+from orchestrator.inputs.collect import InputImage, InputSet, read_inputs
 from orchestrator.paths import RunPaths
 from orchestrator.runtimes.base import Prepared
 from orchestrator.system.files import exclusive, write_json

@@ -12,7 +12,7 @@ from orchestrator.catalog import ModelEntry
 from orchestrator.errors import UsageError
 from orchestrator.executors import EXECUTORS
 from orchestrator.executors.slurm_options import SlurmOptions
-from orchestrator.input_sources import expanded
+from orchestrator.inputs.sources import expanded
 from orchestrator.limits import most_detections, score_floor
 from orchestrator.plan import Request
 from orchestrator.runtimes.base import BuildOptions

@@ -16,7 +16,7 @@ from orchestrator.executors import make_executor
 from orchestrator.executors.base import Executor, Work
 from orchestrator.handover import unresolved
 from orchestrator.hardware import Choice, Gpu
-from orchestrator.inputs import InputSet, collect_inputs
+from orchestrator.inputs.collect import InputSet, collect_inputs
 from orchestrator.outcome import Outcome, finish
 from orchestrator.paths import RunPaths, weights_folder
 from orchestrator.places import busy_gpus, devices_of_places

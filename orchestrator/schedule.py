@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from orchestrator.inputs import InputImage
+from orchestrator.inputs.collect import InputImage
 from orchestrator.job import ShardOrder
 
 QUEUED_PER_WORKER = 2

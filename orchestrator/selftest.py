@@ -19,7 +19,7 @@ from orchestrator.demo.photographs import fetch_photographs
 from orchestrator.disk import build_needs, require_space
 from orchestrator.errors import BaseImageError, MachineError, PredictionsError, RunError
 from orchestrator.hardware import choose_variant, cores, gpus_for
-from orchestrator.inputs import collect_inputs
+from orchestrator.inputs.collect import collect_inputs
 from orchestrator.job import QUEUE_NAME
 from orchestrator.launch import Launcher
 from orchestrator.outcome import Outcome

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from orchestrator.annotations import find_images
 from orchestrator.errors import UsageError
-from orchestrator.inputs import read_inputs
-from orchestrator.manipulation_data import NEGATIVE, Sample, is_tp_gt, read_data_set
+from orchestrator.inputs.benco_datasets import NEGATIVE, Sample, is_tp_gt, read_data_set
+from orchestrator.inputs.collect import read_inputs
 from orchestrator.paths import RunPaths
 
 SUFFIXES = ("", "_gt", "_mask", "-mask", "_edgemask")

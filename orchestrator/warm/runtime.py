@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from orchestrator.catalog import StackEntry
-from orchestrator.inputs import InputSet
+from orchestrator.inputs.collect import InputSet
 from orchestrator.job import ALIVE_NAME, ALIVE_TIMEOUT, QUEUE_NAME, GuestPaths
 from orchestrator.paths import RunPaths
 from orchestrator.runtimes.base import BuildOptions, Prepared, Report, WorkerSpec

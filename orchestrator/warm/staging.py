@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from orchestrator.errors import UsageError
-from orchestrator.inputs import InputImage, InputSet
+from orchestrator.inputs.collect import InputImage, InputSet
 from orchestrator.warm import OutsideData
 
 COPY_LIMIT = 1 << 30

@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.executors.slurm_commands import COMMANDS
 from orchestrator.handover import Crew, record_work
-from orchestrator.inputs import collect_inputs
+from orchestrator.inputs.collect import collect_inputs
 from orchestrator.paths import RunPaths
 from orchestrator.plan import Plan, Request, open_run, record_plan
 from orchestrator.runtimes.base import BuildOptions, Prepared

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import MachineError, UsageError
-from orchestrator.inputs import collect_inputs
+from orchestrator.inputs.collect import collect_inputs
 from orchestrator.system import archives
 from orchestrator.system.archives import is_archive, safe_name, unpack
 from tests.unit.conftest import MakePhoto
@@ -230,9 +230,9 @@ def test_images_of_an_archive_are_unpacked_once(
     }  # fmt: skip
     assert all(first.locate(image).is_file() for image in first.images)
     unpacked: Callable[..., Any] = archives.unpack
-    monkeypatch.setattr("orchestrator.input_sources.unpack", None)
+    monkeypatch.setattr("orchestrator.inputs.sources.unpack", None)
     assert collect_inputs([str(path)], tmp_path / "unpacked") == first
-    monkeypatch.setattr("orchestrator.input_sources.unpack", unpacked)
+    monkeypatch.setattr("orchestrator.inputs.sources.unpack", unpacked)
     os.utime(path, (1, 1))
     assert {image.mtime_ns for image in collect_inputs([str(path)], tmp_path / "unpacked").images} == {10**9}
 

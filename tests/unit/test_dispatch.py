@@ -17,7 +17,7 @@ import pytest
 from orchestrator import dispatch
 from orchestrator.dispatch import Dispatcher
 from orchestrator.errors import Interrupted, MachineError, RunError
-from orchestrator.inputs import InputImage
+from orchestrator.inputs.collect import InputImage
 from orchestrator.losses import MOST_IDLE_DEATHS
 from orchestrator.paths import RunPaths
 from orchestrator.places import OwnPlaces

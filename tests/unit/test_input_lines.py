@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.input_lines import STRIDE, Images, InputImage, Row, open_inputs, read_inputs, write_images
-from orchestrator.input_spool import Spool, repeated
+from orchestrator.inputs.manifest import STRIDE, Images, InputImage, Row, open_inputs, read_inputs, write_images
+from orchestrator.inputs.record_buffer import Spool, repeated
 
 
 def rows(count: int) -> list[Row]:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import UsageError
-from orchestrator.input_folders import Ignored
-from orchestrator.inputs import InputSet, collect_inputs, read_inputs
+from orchestrator.inputs.collect import InputSet, collect_inputs, read_inputs
+from orchestrator.inputs.folders import Ignored
 from orchestrator.system.files import write_json
 from tests.unit.conftest import MakePhoto
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import UsageError
-from orchestrator.inputs import InputSet, collect_inputs
+from orchestrator.inputs.collect import InputSet, collect_inputs
 from tests.unit.conftest import MakePhoto
 
 

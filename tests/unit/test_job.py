@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from orchestrator.inputs import InputImage
+from orchestrator.inputs.collect import InputImage
 from orchestrator.job import ALIVE_TIMEOUT, CONTRACT, PART_EVERY, GuestPaths, ShardOrder, WorkerSettings, job_document
 
 SETTINGS = WorkerSettings(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from bench.fake_gpus import uneven_costs
-from orchestrator.inputs import InputImage
+from orchestrator.inputs.collect import InputImage
 from orchestrator.plan import default_shard_size
 from orchestrator.schedule import Schedule, dear_first
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from orchestrator.errors import UsageError
-from orchestrator.inputs import collect_inputs
-from orchestrator.manipulation_data import NEGATIVE, Sample, read_data_set, read_tp_gt
+from orchestrator.inputs.benco_datasets import NEGATIVE, Sample, read_data_set, read_tp_gt
+from orchestrator.inputs.collect import collect_inputs
 
 
 def picture(path: Path) -> Path:

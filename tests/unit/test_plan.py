@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import UsageError
-from orchestrator.inputs import collect_inputs, read_inputs
+from orchestrator.inputs.collect import collect_inputs, read_inputs
 from orchestrator.paths import RunPaths
 from orchestrator.plan import Plan, Request, default_shard_size, open_run, record_plan
 from orchestrator.runtimes.base import Prepared

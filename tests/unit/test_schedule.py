@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.inputs import InputImage
+from orchestrator.inputs.collect import InputImage
 from orchestrator.job import ShardOrder
 from orchestrator.schedule import DEATHS_TO_BLAME, MOST_DEATHS, QUEUED_PER_WORKER, Schedule, dear_first
 

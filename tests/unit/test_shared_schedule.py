@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.claims import Claims
-from orchestrator.inputs import InputImage
+from orchestrator.inputs.collect import InputImage
 from orchestrator.shared_schedule import LOOKS_PER_LEASE, PASS_SECONDS, SharedSchedule, claim_name
 
 LEASE = 100.0

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from orchestrator.errors import UsageError
-from orchestrator.inputs import InputSet, collect_inputs
+from orchestrator.inputs.collect import InputSet, collect_inputs
 from orchestrator.warm import OutsideData
 from orchestrator.warm.staging import COPY_LIMIT, Placement, copy_limit, place, stage
 

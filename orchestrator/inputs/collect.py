@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import MachineError, UsageError
-from orchestrator.input_folders import EXTENSIONS, Found, Ignored
-from orchestrator.input_lines import Images, InputImage, open_inputs, read_inputs
-from orchestrator.input_sources import from_source
-from orchestrator.listing import Listing
+from orchestrator.inputs.folders import EXTENSIONS, Found, Ignored
+from orchestrator.inputs.listing import Listing
+from orchestrator.inputs.manifest import Images, InputImage, open_inputs, read_inputs
+from orchestrator.inputs.sources import from_source
 
 __all__ = ["Images", "InputImage", "InputSet", "collect_inputs", "open_inputs", "read_inputs"]
 

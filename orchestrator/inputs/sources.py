@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from orchestrator.errors import UsageError
-from orchestrator.input_folders import Found, Ignored, from_folder, public_name, refusal
-from orchestrator.manipulation_data import IMAGES, MASKS, Samples, is_tp_gt, read_json, read_tp_gt
+from orchestrator.inputs.benco_datasets import IMAGES, MASKS, Samples, is_tp_gt, read_json, read_tp_gt
+from orchestrator.inputs.folders import Found, Ignored, from_folder, public_name, refusal
 from orchestrator.system.archives import is_archive, unpack
 from orchestrator.system.files import write_json
 

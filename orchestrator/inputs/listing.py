@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from orchestrator.errors import UsageError
-from orchestrator.input_folders import Found, Ignored, public_name
-from orchestrator.input_lines import Images, Row, write_images
-from orchestrator.input_spool import Examined, Spool, repeated
+from orchestrator.inputs.folders import Found, Ignored, public_name
+from orchestrator.inputs.manifest import Images, Row, write_images
+from orchestrator.inputs.record_buffer import Examined, Spool, repeated
 
 MOST_ROOTS = 32
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)

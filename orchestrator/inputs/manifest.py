@@ -14,7 +14,7 @@ from json.encoder import encode_basestring_ascii as quoted
 from pathlib import Path
 from typing import IO, overload
 
-from orchestrator.input_spool import UnnamedFile
+from orchestrator.inputs.record_buffer import UnnamedFile
 from orchestrator.system.files import written_aside
 
 STRIDE = 64

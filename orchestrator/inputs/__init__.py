@@ -1,0 +1,1 @@
+"""What a user names as images, as an InputSet."""
