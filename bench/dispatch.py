@@ -88,7 +88,7 @@ def bare_run(folder: Path, number: int) -> Callable[[], object]:
 
 def write_job(base: Path, recorded: dict[str, Any]) -> None:
     """job.json as orch writes it."""
-    from orchestrator.catalog import load_catalog
+    from orchestrator.catalog.loader import load_catalog
     from orchestrator.paths import weights_folder
 
     resolved = recorded["resolved"]

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from orchestrator.scaffold import create_stack
+from orchestrator.catalog.scaffold import create_stack
 
 STACK = "sleepy"
 MODEL = f"{STACK}-example"

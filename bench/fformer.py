@@ -18,11 +18,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from orchestrator.catalog import load_catalog
+from orchestrator.catalog.loader import load_catalog
+from orchestrator.catalog.upstream_code import ensure_sources
 from orchestrator.demo.photographs import fetch_photographs
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.venv import VenvRuntime
-from orchestrator.sources import ensure_sources
 from orchestrator.system.display import SilentDisplay
 
 ROOT = Path(__file__).parent.parent

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from orchestrator.catalog import load_catalog
+from orchestrator.catalog.loader import load_catalog
 from orchestrator.inputs.collect import InputSet, collect_inputs, open_inputs
 from orchestrator.inputs.folders import Found
 from orchestrator.inputs.listing import Listing

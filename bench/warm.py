@@ -20,7 +20,9 @@ from pathlib import Path
 
 from bench.dispatch import timed
 from orchestrator.build import build_inputs
-from orchestrator.catalog import ModelEntry, load_catalog
+from orchestrator.catalog.bundled import RUNNER
+from orchestrator.catalog.loader import ModelEntry, load_catalog
+from orchestrator.catalog.weights import ensure_weights
 from orchestrator.demo.scenes import write_scenes
 from orchestrator.executors.base import Work
 from orchestrator.executors.local import LocalExecutor
@@ -31,14 +33,12 @@ from orchestrator.launch import worker_settings
 from orchestrator.paths import RunPaths, weights_folder
 from orchestrator.plan import Plan, record_plan
 from orchestrator.request import RunOptions, make_request
-from orchestrator.resources import RUNNER
 from orchestrator.runtimes import make_runtime
 from orchestrator.runtimes.base import BuildOptions, Prepared
 from orchestrator.system.container_engine import connect
 from orchestrator.system.display import SilentDisplay
 from orchestrator.warm.choose import Wish, find_warm
 from orchestrator.warm.spool import SpoolPaths, workers_of
-from orchestrator.weights import ensure_weights
 
 MODEL = "garments-tiny"
 FORWARD = """

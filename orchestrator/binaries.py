@@ -12,9 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from orchestrator.catalog import StackEntry
+from orchestrator.catalog.loader import StackEntry
+from orchestrator.catalog.spec import Variant
 from orchestrator.errors import OrchError
-from orchestrator.spec import Variant
 
 MODULE = "orch_runner.binaries"
 FORMAT = "orch-binaries/1"

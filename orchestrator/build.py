@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator.catalog import StackEntry
+from orchestrator.catalog.bundled import RUNNER
+from orchestrator.catalog.loader import StackEntry
+from orchestrator.catalog.spec import Source, Variant
 from orchestrator.errors import SpecError, UsageError
-from orchestrator.resources import RUNNER
 from orchestrator.runtimes.base import BuildOptions
-from orchestrator.spec import Source, Variant
 
 LOCK_NAME = "requirements.lock"
 BUILD_LOCK_NAME = "build.lock"

@@ -11,14 +11,14 @@ from typing import Annotated, Any, Literal, get_type_hints
 import pydantic
 from pydantic import AfterValidator, BeforeValidator, ValidationError, create_model
 
-from orchestrator.catalog import Catalog
+from orchestrator.catalog.loader import Catalog
+from orchestrator.catalog.spec import NAME_PATTERN, SettingValue, Spec
 from orchestrator.errors import OrchError, SpecError
 from orchestrator.executors.slurm_options import SlurmOptions, slurm_options
 from orchestrator.paths import user_slurm_options
 from orchestrator.request import RunOptions
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.several_runs import Asked
-from orchestrator.spec import NAME_PATTERN, SettingValue, Spec
 from orchestrator.system.yaml_source import YamlSource
 
 ELSEWHERE = ("images", "image_root", "out", "weights_folder")

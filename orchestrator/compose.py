@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from orchestrator import resources
-from orchestrator.catalog import Catalog, StackEntry
+from orchestrator.catalog import bundled as resources
+from orchestrator.catalog.loader import Catalog, StackEntry
+from orchestrator.catalog.spec import Variant, Weights
 from orchestrator.composefile import MERGE, Line, Shared, render
 from orchestrator.runtimes.docker import isolation
 from orchestrator.runtimes.docker_build import image_alias
 from orchestrator.runtimes.mounts import GUEST
-from orchestrator.spec import Variant, Weights
 from orchestrator.warm.settings import (
     CHECK,
     CHECK_SECONDS,

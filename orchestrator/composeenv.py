@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from orchestrator.catalog import Catalog
+from orchestrator.catalog.loader import Catalog
 from orchestrator.compose import PROJECT
 from orchestrator.errors import UsageError
 from orchestrator.system.files import write_text

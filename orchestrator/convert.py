@@ -20,7 +20,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from orchestrator.catalog import ModelEntry, StackEntry
+from orchestrator.catalog.loader import ModelEntry, StackEntry
+from orchestrator.catalog.weights import Stored, add_weights
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError, UsageError
 from orchestrator.hardware import cores
 from orchestrator.paths import build_logs_folder, worker_cache_folder
@@ -29,7 +30,6 @@ from orchestrator.runtimes.process import passed_on
 from orchestrator.runtimes.venv import cached_environment, environment_folder, is_whole
 from orchestrator.system.display import Display
 from orchestrator.system.files import sha256_of
-from orchestrator.weights import Stored, add_weights
 
 SCRIPT_NAME = "convert/convert.py"
 LOCK_NAME = "convert.lock"

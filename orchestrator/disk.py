@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.build import find_variant
-from orchestrator.catalog import ModelEntry, StackEntry
+from orchestrator.catalog.loader import ModelEntry, StackEntry
+from orchestrator.catalog.weights import weights_state
 from orchestrator.errors import MachineError
 from orchestrator.paths import weights_folder
 from orchestrator.runtimes.base import BuildOptions, Runtime
-from orchestrator.weights import weights_state
 
 SKIP = "ORCH_SKIP_DISK_CHECK"
 GB = 10**9

@@ -127,7 +127,7 @@ def _described(gpu: Gpu) -> str:
 
 
 def _environments() -> Iterator[Finding]:
-    from orchestrator.catalog import load_catalog
+    from orchestrator.catalog.loader import load_catalog
     from orchestrator.runtimes.venv import find_python, find_uv
 
     uv = find_uv()

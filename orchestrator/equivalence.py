@@ -17,7 +17,7 @@ from typing import Any
 from orchestrator import __version__
 from orchestrator.agreement import Agreement, Tolerances, agreement
 from orchestrator.build import find_variant
-from orchestrator.catalog import ModelEntry
+from orchestrator.catalog.loader import ModelEntry
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.outcome import Outcome
 from orchestrator.paths import home

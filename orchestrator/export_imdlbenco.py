@@ -12,10 +12,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
+from orchestrator.catalog.spec import MANIPULATION
 from orchestrator.errors import PredictionsError, UsageError
 from orchestrator.masks import picture_path
 from orchestrator.predictions import STATUS_PREDICTED, Predictions
-from orchestrator.spec import MANIPULATION
 from orchestrator.system.files import write_json
 
 LABELS = "pred_label_combined.json"

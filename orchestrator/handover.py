@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator import __version__
-from orchestrator.catalog import ModelEntry, StackEntry, read_stack
+from orchestrator.catalog.loader import ModelEntry, StackEntry, read_stack
+from orchestrator.catalog.weights import Stored
 from orchestrator.errors import RunError
 from orchestrator.hardware import Choice
 from orchestrator.inputs.collect import InputSet
@@ -19,7 +20,6 @@ from orchestrator.paths import RunPaths
 from orchestrator.plan import AUTO, Plan, Request, run_document
 from orchestrator.runtimes.base import BuildOptions, Prepared
 from orchestrator.system.files import write_json
-from orchestrator.weights import Stored
 
 WORK_FORMAT = "orch-work/1"
 

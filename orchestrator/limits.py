@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from orchestrator.catalog import ModelEntry
+from orchestrator.catalog.loader import ModelEntry
+from orchestrator.catalog.spec import SettingValue
 from orchestrator.errors import UsageError
-from orchestrator.spec import SettingValue
 
 
 def score_floor(entry: ModelEntry, settings: Mapping[str, SettingValue], asked: float | None) -> float | None:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.catalog.spec import MANIPULATION
 from orchestrator.dispatch import Dispatched
 from orchestrator.masks import gather_masks
 from orchestrator.paths import RunPaths
 from orchestrator.plan import Plan
-from orchestrator.spec import MANIPULATION
 from orchestrator.system.files import write_json
 
 

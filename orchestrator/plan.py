@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import __version__
-from orchestrator.catalog import ModelEntry
+from orchestrator.catalog.loader import ModelEntry
+from orchestrator.catalog.weights import Stored
 from orchestrator.errors import UsageError
 from orchestrator.inputs.collect import InputImage, InputSet, read_inputs
 from orchestrator.paths import RunPaths
 from orchestrator.runtimes.base import Prepared
 from orchestrator.system.files import exclusive, write_json
-from orchestrator.weights import Stored
 
 RUN_FORMAT = "orch-run/1"
 USUAL_SHARD = 64

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from orchestrator.catalog import ModelEntry
+from orchestrator.catalog.loader import ModelEntry
 from orchestrator.errors import UsageError
 from orchestrator.executors import EXECUTORS
 from orchestrator.executors.slurm_options import SlurmOptions

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.catalog import ModelEntry
+from orchestrator.catalog.loader import ModelEntry
+from orchestrator.catalog.weights import Stored, ensure_weights, weights_in
 from orchestrator.disk import build_needs, output_need, require_space, weights_needs
 from orchestrator.errors import BaseImageError
 from orchestrator.executors import make_executor
@@ -28,7 +29,6 @@ from orchestrator.system.display import Display
 from orchestrator.turns import Alone, Turns
 from orchestrator.warm import OutsideData, WarmUnfit
 from orchestrator.warm.choose import Warm, Wish, check_wish, find_warm, refusal
-from orchestrator.weights import Stored, ensure_weights, weights_in
 
 
 def run(entry: ModelEntry, options: RunOptions, display: Display, turns: Turns | None = None) -> Outcome:

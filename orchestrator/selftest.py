@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.binaries import as_built
-from orchestrator.catalog import ModelEntry
+from orchestrator.catalog.loader import ModelEntry
 from orchestrator.demo.photographs import fetch_photographs
 from orchestrator.disk import build_needs, require_space
 from orchestrator.errors import BaseImageError, MachineError, PredictionsError, RunError

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from orchestrator.catalog import Catalog, ModelEntry
+from orchestrator.catalog.loader import Catalog, ModelEntry
+from orchestrator.catalog.weights import weights_state
 from orchestrator.errors import Interrupted, MachineError, OrchError, UsageError
 from orchestrator.executors import make_executor
 from orchestrator.outcome import Outcome
@@ -19,7 +20,6 @@ from orchestrator.request import RunOptions
 from orchestrator.run import run
 from orchestrator.system.signals import Stop, passing_on
 from orchestrator.system.subprocesses import end_steps
-from orchestrator.weights import weights_state
 
 SOON_SECONDS = 5.0
 """A model that is ready within that time is left its share of the GPUs; one that is built for longer is not."""

@@ -12,7 +12,7 @@ import typer
 from orchestrator.errors import OrchError
 
 if TYPE_CHECKING:
-    from orchestrator.catalog import Catalog
+    from orchestrator.catalog.loader import Catalog
 
 StacksOption = Annotated[
     list[Path] | None, typer.Option("--stacks", metavar="DIR", help="A folder of stacks of your own; repeatable.")
@@ -27,7 +27,7 @@ VariantOption = Annotated[str | None, typer.Option("--variant", help="The varian
 
 def catalog(stacks: list[Path] | None) -> Catalog:
     """All stacks there are."""
-    from orchestrator.catalog import load_catalog
+    from orchestrator.catalog.loader import load_catalog
 
     return load_catalog(stacks or [])
 

@@ -48,7 +48,7 @@ def compare(
     With --baseline: one run against stored figures.
     """
     if format_name not in FORMATS:
-        from orchestrator.catalog import did_you_mean
+        from orchestrator.catalog.loader import did_you_mean
 
         raise UsageError(f"there is no format {format_name!r}", why=did_you_mean(format_name, FORMATS))
     kind = iou_kind(iou)

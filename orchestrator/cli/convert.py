@@ -11,7 +11,7 @@ from orchestrator.cli.common import JsonOption, OfflineOption, StacksOption, cat
 from orchestrator.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
-    from orchestrator.catalog import Catalog, ModelEntry, StackEntry
+    from orchestrator.catalog.loader import Catalog, ModelEntry, StackEntry
     from orchestrator.convert import Converted
     from orchestrator.system.display import Display
 

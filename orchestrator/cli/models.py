@@ -9,7 +9,7 @@ import typer
 from orchestrator.cli.common import JsonOption, StacksOption, catalog, print_json, print_table
 
 if TYPE_CHECKING:
-    from orchestrator.catalog import ModelEntry
+    from orchestrator.catalog.loader import ModelEntry
 
 app = typer.Typer(help="List the models, or show one.", invoke_without_command=True, rich_markup_mode=None)
 
@@ -77,13 +77,13 @@ def show(context: typer.Context, name: str, stacks: StacksOption = None, json: J
 
 
 def _weights(entry: ModelEntry) -> str:
-    from orchestrator.weights import weights_state
+    from orchestrator.catalog.weights import weights_state
 
     return ", ".join(sorted({weights_state(entry, key) for key in entry.spec.weights})) or "none"
 
 
 def _origin(entry: ModelEntry, key: str) -> str:
-    from orchestrator.weights import weights_state
+    from orchestrator.catalog.weights import weights_state
 
     weight = entry.spec.weights[key]
     origin = weight.url or weight.manual or weight.bundled or f"package {weight.package}"
@@ -91,7 +91,7 @@ def _origin(entry: ModelEntry, key: str) -> str:
 
 
 def _as_json(entry: ModelEntry) -> dict[str, Any]:
-    from orchestrator.weights import weights_state
+    from orchestrator.catalog.weights import weights_state
 
     return {
         "name": entry.name,

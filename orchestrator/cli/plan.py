@@ -23,7 +23,7 @@ from orchestrator.cli.run import DeviceOption
 from orchestrator.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
-    from orchestrator.catalog import ModelEntry
+    from orchestrator.catalog.loader import ModelEntry
     from orchestrator.hardware import Machine
     from orchestrator.outlook import Prospect
 

@@ -90,7 +90,7 @@ def _inspect_image(predictions: Predictions, image: str, as_json: bool) -> None:
     try:
         record = predictions[int(image) if image.isdigit() and image not in predictions.files else image]
     except (KeyError, IndexError):
-        from orchestrator.catalog import did_you_mean
+        from orchestrator.catalog.loader import did_you_mean
 
         why = did_you_mean(image, predictions.files[:5000])
         raise UsageError(f"there is no image {image!r} in the file", why=why) from None
@@ -146,7 +146,7 @@ def export(
     from orchestrator.export import FORMATS
 
     if format_name not in FORMATS:
-        from orchestrator.catalog import did_you_mean
+        from orchestrator.catalog.loader import did_you_mean
 
         raise UsageError(f"there is no format {format_name!r}", why=did_you_mean(format_name, FORMATS))
     predictions = _load(file)

@@ -62,7 +62,7 @@ def new_stack(
     json: JsonOption = False,
 ) -> None:
     """Write a working skeleton of a stack: stack.yaml, Dockerfile, predictor, locked requirements."""
-    from orchestrator.scaffold import create_stack
+    from orchestrator.catalog.scaffold import create_stack
 
     created = create_stack(name, folder)
     if json:

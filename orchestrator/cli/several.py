@@ -15,7 +15,7 @@ from orchestrator.cli.common import catalog, print_error, print_json, print_tabl
 from orchestrator.errors import MachineError, OrchError, UsageError
 
 if TYPE_CHECKING:
-    from orchestrator.catalog import Catalog
+    from orchestrator.catalog.loader import Catalog
     from orchestrator.checks import Checked, Checks
     from orchestrator.comparison_run import Compared
     from orchestrator.request import RunOptions

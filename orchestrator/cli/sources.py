@@ -14,7 +14,7 @@ app = typer.Typer(help="List and fetch the upstream code of stacks.", no_args_is
 @app.command("list")
 def list_sources(stacks: StacksOption = None, json: JsonOption = False) -> None:
     """All sources of all stacks, and whether they are here."""
-    from orchestrator.sources import source_state
+    from orchestrator.catalog.upstream_code import source_state
 
     rows = [
         [stack.name, name, source.commit[:12], source_state(name, source), source.url]
@@ -35,7 +35,7 @@ def fetch(
     json: JsonOption = False,
 ) -> None:
     """Fetch upstream code into the cache, so that `orch build --offline` finds it."""
-    from orchestrator.sources import ensure_sources
+    from orchestrator.catalog.upstream_code import ensure_sources
     from orchestrator.system.display import make_display
 
     known = catalog(stacks)

@@ -17,7 +17,7 @@ ModelArgument = Annotated[str, typer.Argument(metavar="MODEL")]
 @app.command("list")
 def list_weights(stacks: StacksOption = None, json: JsonOption = False) -> None:
     """All weights of all models, and whether they are here."""
-    from orchestrator.weights import weights_state
+    from orchestrator.catalog.weights import weights_state
 
     rows = [
         [
@@ -43,8 +43,8 @@ def fetch(
     model: ModelArgument, offline: OfflineOption = False, stacks: StacksOption = None, json: JsonOption = False
 ) -> None:
     """Fetch a model's weights into the cache; a broken download goes on where it stopped."""
+    from orchestrator.catalog.weights import ensure_weights
     from orchestrator.system.display import make_display
-    from orchestrator.weights import ensure_weights
 
     entry = catalog(stacks).model(model)
     display = make_display(json=json, quiet=False)
@@ -67,7 +67,7 @@ def add(
     json: JsonOption = False,
 ) -> None:
     """Put weights you have into the cache."""
-    from orchestrator.weights import add_weights
+    from orchestrator.catalog.weights import add_weights
 
     entry = catalog(stacks).model(model)
     stored = add_weights(entry, path, key)
@@ -84,7 +84,7 @@ def verify(
     json: JsonOption = False,
 ) -> None:
     """Read weights again and compare their digests; all that are present, or one model's."""
-    from orchestrator.weights import verify_weights, weights_state
+    from orchestrator.catalog.weights import verify_weights, weights_state
 
     known = catalog(stacks)
     entries = (

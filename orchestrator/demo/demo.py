@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from orchestrator.catalog import ModelEntry, load_catalog
+from orchestrator.catalog.loader import ModelEntry, load_catalog
 from orchestrator.demo.photographs import fetch_photographs
 from orchestrator.demo.scenes import write_scenes
 from orchestrator.draw import contact_sheet

@@ -120,7 +120,7 @@ def _category(one: str | int, known: dict[int, str]) -> list[int]:
         return [int(text)]
     if "," in text:
         return [number for part in text.split(",") for number in _category(part, known)]
-    from orchestrator.catalog import did_you_mean
+    from orchestrator.catalog.loader import did_you_mean
 
     raise UsageError(f"there is no category {text!r} in the annotations", why=did_you_mean(text, known.values()))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from orchestrator.catalog import ModelEntry
+from orchestrator.catalog.loader import ModelEntry
 from orchestrator.dispatch import Dispatched
 from orchestrator.executors.slurm_options import SlurmOptions
 from orchestrator.hardware import Choice, Gpu

@@ -7,7 +7,7 @@ import shutil
 import threading
 
 from orchestrator.binaries import as_built
-from orchestrator.catalog import ModelEntry
+from orchestrator.catalog.loader import ModelEntry
 from orchestrator.dispatch import Dispatched, Dispatcher
 from orchestrator.executors.base import Work
 from orchestrator.executors.slurm import refuse_while_under_way

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from orchestrator.catalog import ModelEntry
+from orchestrator.catalog.loader import ModelEntry
 from orchestrator.dispatch import Dispatched
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.executors.base import Work

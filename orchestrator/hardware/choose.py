@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from orchestrator.catalog import StackEntry
+from orchestrator.catalog.loader import StackEntry
+from orchestrator.catalog.spec import Variant
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.hardware.devices import kind, named
 from orchestrator.hardware.fit import Fit, fit
 from orchestrator.hardware.machine import Gpu
-from orchestrator.spec import Variant
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.catalog import StackEntry
+from orchestrator.catalog.loader import StackEntry
 from orchestrator.errors import MachineError
 from orchestrator.hardware.machine import Gpu, Machine
 from orchestrator.hardware.nvml import read_nvml

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from orchestrator.catalog.spec import Variant
 from orchestrator.hardware.machine import Gpu
 from orchestrator.hardware.platforms import TEGRA
-from orchestrator.spec import Variant
 
 How = Literal["native", "unknown", "jit", "impossible"]
 """Best first. "unknown": nobody stated what the binaries have code for, so the probe in the worker decides."""

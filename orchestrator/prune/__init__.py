@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.catalog import Catalog
+from orchestrator.catalog.loader import Catalog
 
 DAY = 86400  # seconds
 Remove = Callable[[], str | None]

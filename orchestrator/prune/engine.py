@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from orchestrator.build import build_inputs
-from orchestrator.catalog import Catalog, StackEntry
+from orchestrator.catalog.loader import Catalog, StackEntry
 from orchestrator.errors import MachineError, OrchError
 from orchestrator.prune import Leftover, Scope
 from orchestrator.runtimes.base import BuildOptions

@@ -11,14 +11,14 @@ from functools import partial
 from pathlib import Path
 
 from orchestrator.build import build_lock_of
-from orchestrator.catalog import Catalog, StackEntry
+from orchestrator.catalog.loader import Catalog, StackEntry
+from orchestrator.catalog.upstream_code import tree_folder
 from orchestrator.convert import LOCK_NAME as CONVERT_LOCK
 from orchestrator.convert import PYTHONS as CONVERT_PYTHONS
 from orchestrator.errors import OrchError
 from orchestrator.paths import RunPaths, build_logs_folder, environments_folder, home
 from orchestrator.prune import DAY, Leftover, Scope
 from orchestrator.runtimes.venv import environment_folder
-from orchestrator.sources import tree_folder
 from orchestrator.system.files import exclusive
 
 LOG_DAYS = 14

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from orchestrator.build import BuildInputs, build_inputs
-from orchestrator.catalog import StackEntry
+from orchestrator.catalog.loader import StackEntry
 from orchestrator.errors import BuildError, MachineError, UsageError
 from orchestrator.image_archives import find_archive
 from orchestrator.job import JOB_NAME, GuestPaths

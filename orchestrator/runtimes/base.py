@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from orchestrator.catalog import StackEntry
+from orchestrator.catalog.loader import StackEntry
 from orchestrator.job import GuestPaths
 
 Report = Callable[[str], None]

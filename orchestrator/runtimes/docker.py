@@ -12,7 +12,7 @@ from typing import Any
 
 from orchestrator.binaries import LABEL
 from orchestrator.build import build_inputs
-from orchestrator.catalog import StackEntry
+from orchestrator.catalog.loader import StackEntry
 from orchestrator.errors import MachineError
 from orchestrator.hardware.inject import GpuSettings, gpu_settings, wiring_of
 from orchestrator.job import JOB_NAME, GuestPaths

@@ -14,10 +14,10 @@ from orchestrator import __version__
 from orchestrator.binaries import LABEL as LABEL
 from orchestrator.binaries import MODULE, Binaries, parse
 from orchestrator.build import BuildInputs
+from orchestrator.catalog.upstream_code import ensure_sources
 from orchestrator.errors import BaseImageError, BuildError
 from orchestrator.paths import build_logs_folder, home
 from orchestrator.runtimes.base import BuildOptions, Report
-from orchestrator.sources import ensure_sources
 from orchestrator.system.container_engine import Engine, build_command
 from orchestrator.system.files import exclusive
 from orchestrator.system.subprocesses import run_step

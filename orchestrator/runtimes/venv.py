@@ -13,14 +13,14 @@ from pathlib import Path
 
 from orchestrator.binaries import FILE_NAME, MODULE, parse
 from orchestrator.build import build_inputs, build_lock_of, find_variant
-from orchestrator.catalog import StackEntry
+from orchestrator.catalog.bundled import RUNNER
+from orchestrator.catalog.loader import StackEntry
+from orchestrator.catalog.upstream_code import ensure_sources, tree_folder
 from orchestrator.errors import BuildError, MachineError
 from orchestrator.job import JOB_NAME, QUEUE_NAME, GuestPaths
 from orchestrator.paths import build_logs_folder, environments_folder
-from orchestrator.resources import RUNNER
 from orchestrator.runtimes.base import BuildOptions, Prepared, Report, WorkerSpec, worker_environment
 from orchestrator.runtimes.process import ProcessWorker, passed_on, reap_processes, visible_gpus
-from orchestrator.sources import ensure_sources, tree_folder
 from orchestrator.system.files import exclusive, write_json, write_text
 from orchestrator.system.subprocesses import run_step
 

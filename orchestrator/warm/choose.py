@@ -7,7 +7,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from orchestrator.build import build_inputs
-from orchestrator.catalog import ModelEntry
+from orchestrator.catalog.loader import ModelEntry
 from orchestrator.errors import UsageError
 from orchestrator.hardware import Choice
 from orchestrator.paths import RunPaths

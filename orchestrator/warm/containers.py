@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestrator.catalog import ModelEntry, StackEntry
+from orchestrator.catalog.loader import ModelEntry, StackEntry
+from orchestrator.catalog.weights import ensure_weights
 from orchestrator.composeenv import give_folder, give_spool
 from orchestrator.errors import MachineError
 from orchestrator.hardware import choose_variant, gpus_for
@@ -43,7 +44,6 @@ from orchestrator.warm.settings import (
     worker_user,
 )
 from orchestrator.warm.spool import Heartbeat, SpoolPaths, read_heartbeat, workers_of
-from orchestrator.weights import ensure_weights
 
 UP_LABEL = f"{LABEL}.up"
 """On what `orch up` started: a digest of all settings, so that the same command leaves a fitting worker alone."""

@@ -12,7 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from orchestrator.catalog import StackEntry
+from orchestrator.catalog.loader import StackEntry
+from orchestrator.catalog.weights import Stored
 from orchestrator.inputs.collect import InputSet
 from orchestrator.job import ALIVE_NAME, ALIVE_TIMEOUT, QUEUE_NAME, GuestPaths
 from orchestrator.paths import RunPaths
@@ -23,7 +24,6 @@ from orchestrator.warm.results import bring_back
 from orchestrator.warm.spool import Heartbeat, SpoolPaths
 from orchestrator.warm.staging import Placement, copy_limit, place, stage
 from orchestrator.warm.worker import JobSpec, WarmWorker
-from orchestrator.weights import Stored
 
 LEFT_SECONDS = 10 * ALIVE_TIMEOUT
 """A job folder that no host touched for so long is nobody's any more."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import PurePosixPath
 
-from orchestrator.catalog import StackEntry
+from orchestrator.catalog.loader import StackEntry
 from orchestrator.runtimes.base import worker_environment
 from orchestrator.runtimes.docker import NAMES
 from orchestrator.runtimes.docker_build import LABEL

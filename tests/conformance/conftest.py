@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.catalog import load_catalog
-from orchestrator.scaffold import create_stack
+from orchestrator.catalog.loader import load_catalog
+from orchestrator.catalog.scaffold import create_stack
 from tests.conformance.pictures import write_difficult_folder
 
 TEST_STACKS = Path(__file__).parent.parent / "stacks"

@@ -21,7 +21,7 @@ from PIL import Image
 
 from orchestrator import Predictions
 from orchestrator.build import build_inputs
-from orchestrator.catalog import load_catalog
+from orchestrator.catalog.loader import load_catalog
 from orchestrator.runtimes.base import BuildOptions
 from tests.conformance.conftest import TEST_STACKS, Orch
 from tests.conformance.pictures import photograph

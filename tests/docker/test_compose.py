@@ -23,7 +23,7 @@ import pytest
 
 from orchestrator import Predictions
 from orchestrator.build import build_inputs
-from orchestrator.catalog import load_catalog
+from orchestrator.catalog.loader import load_catalog
 from orchestrator.demo.scenes import write_scenes
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.warm.settings import NOBODY

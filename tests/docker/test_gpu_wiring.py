@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.catalog import load_catalog
+from orchestrator.catalog.loader import load_catalog
 from orchestrator.errors import MachineError
 from orchestrator.hardware.inject import HOOK, Wiring, gpu_settings, wiring_of
 from orchestrator.runtimes.base import Prepared, WorkerSpec

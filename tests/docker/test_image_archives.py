@@ -15,7 +15,7 @@ from PIL import Image
 
 from orchestrator import Predictions
 from orchestrator.build import BuildInputs, build_inputs
-from orchestrator.catalog import load_catalog
+from orchestrator.catalog.loader import load_catalog
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.paths import home, images_folder
 from orchestrator.request import RunOptions

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.binaries import as_built
-from orchestrator.catalog import StackEntry
+from orchestrator.catalog.loader import StackEntry
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.docker import DockerRuntime
 from orchestrator.system.container_engine import connect

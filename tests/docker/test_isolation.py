@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from orchestrator import Predictions
-from orchestrator.catalog import load_catalog
+from orchestrator.catalog.loader import load_catalog
 from orchestrator.errors import BuildError
 from orchestrator.paths import RunPaths, worker_cache_folder
 from orchestrator.request import RunOptions

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from orchestrator.catalog import load_catalog
+from orchestrator.catalog.loader import load_catalog
 from orchestrator.prune import Leftover, Scope, prune
 from orchestrator.prune.engine import engine_leftovers
 from orchestrator.runtimes import make_runtime

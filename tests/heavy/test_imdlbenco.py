@@ -17,7 +17,7 @@ from PIL import Image
 
 from bench.imdlbenco import environment_python, run_case
 from orchestrator import Predictions
-from orchestrator.catalog import load_catalog
+from orchestrator.catalog.loader import load_catalog
 from orchestrator.demo.photographs import fetch_photographs
 from tests.conformance.conftest import Orch
 

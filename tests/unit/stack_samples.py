@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from orchestrator.catalog import ModelEntry, StackEntry, read_stack
+from orchestrator.catalog.loader import ModelEntry, StackEntry, read_stack
 
 LOCK = "numpy==2.0.0 --hash=sha256:00\n"
 MINIMAL: dict[str, Any] = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from orch_runner.contract import Fatal
 
-from orchestrator.catalog import ModelEntry, load_catalog
+from orchestrator.catalog.loader import ModelEntry, load_catalog
 from orchestrator.errors import UsageError
 from tests.unit.stack_modules import IMAGES, load_module
 

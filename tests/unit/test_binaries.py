@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.binaries import FILE_NAME, Binaries, as_built, of_labels, parse
-from orchestrator.catalog import StackEntry
+from orchestrator.catalog.loader import StackEntry
 from orchestrator.errors import MachineError
 from orchestrator.hardware import Gpu, choose_variant
 from orchestrator.runtimes import venv

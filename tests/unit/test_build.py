@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.build import build_inputs
-from orchestrator.catalog import StackEntry
+from orchestrator.catalog.loader import StackEntry
 from orchestrator.errors import SpecError, UsageError
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.system.files import write_text

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.catalog import Catalog, did_you_mean, load_catalog, read_stack
+from orchestrator.catalog.bundled import DOCKERFILES, STACKS
+from orchestrator.catalog.loader import Catalog, did_you_mean, load_catalog, read_stack
 from orchestrator.errors import OrchError, SpecError, UsageError
-from orchestrator.resources import DOCKERFILES, STACKS
 from tests.unit.stack_samples import MINIMAL, edited, model_entry, stack_document, stack_entry, write_stack
 
 TEXT = yaml.safe_dump(MINIMAL, sort_keys=False)

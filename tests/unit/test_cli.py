@@ -214,7 +214,7 @@ def raising(error: BaseException) -> Any:
 
 
 def test_an_unforeseen_error_is_a_bug_with_a_log(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.catalog.load_catalog", raising(ZeroDivisionError("odd")))
+    monkeypatch.setattr("orchestrator.catalog.loader.load_catalog", raising(ZeroDivisionError("odd")))
     error = as_json(capsys, "models", code=70)
     assert error["message"] == "this is a bug in orch: ZeroDivisionError: odd"
     assert "Traceback" in Path(error["log"]).read_text()
@@ -226,7 +226,7 @@ def test_an_unforeseen_error_is_a_bug_with_a_log(capsys: Captured, monkeypatch: 
 
 def test_what_the_system_refuses_is_no_bug(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     refused = PermissionError(errno.EACCES, "Permission denied", "/x")
-    monkeypatch.setattr("orchestrator.catalog.load_catalog", raising(refused))
+    monkeypatch.setattr("orchestrator.catalog.loader.load_catalog", raising(refused))
     error = as_json(capsys, "models", code=4)
     assert (error["error"], error["why"]) == ("MachineError", "[Errno 13] Permission denied: '/x'")
 
@@ -237,7 +237,7 @@ def test_what_the_system_refuses_is_no_bug(capsys: Captured, monkeypatch: pytest
 def test_being_stopped_says_how_to_go_on(
     capsys: Captured, monkeypatch: pytest.MonkeyPatch, stop: BaseException
 ) -> None:
-    monkeypatch.setattr("orchestrator.catalog.load_catalog", raising(stop))
+    monkeypatch.setattr("orchestrator.catalog.loader.load_catalog", raising(stop))
     error = as_json(capsys, "models", code=130)
     assert (error["error"], error["hint"]) == ("Interrupted", "the same command goes on where it stopped")
     assert as_text(capsys, "models", code=130).startswith("error: stopped\n")
@@ -265,6 +265,6 @@ def test_no_terminals_encoding_can_end_a_command(tmp_path: Path) -> None:
 
 def test_an_unwritable_home_does_not_hide_a_bug(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     monkeypatch.setenv("ORCH_HOME", "/proc/nowhere")
-    monkeypatch.setattr("orchestrator.catalog.load_catalog", raising(ZeroDivisionError("odd")))
+    monkeypatch.setattr("orchestrator.catalog.loader.load_catalog", raising(ZeroDivisionError("odd")))
     assert cli.main(["models"]) == 70
     assert "this is a bug in orch" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.catalog import load_catalog
+from orchestrator.catalog.loader import load_catalog
 from orchestrator.comparison_example import EXAMPLE, write_example
 from orchestrator.comparison_file import ELSEWHERE, ComparisonFile, RunSettings, read_comparison
 from orchestrator.errors import SpecError, UsageError

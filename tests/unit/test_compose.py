@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.catalog import Catalog, StackEntry, load_catalog
+from orchestrator.catalog.loader import Catalog, StackEntry, load_catalog
+from orchestrator.catalog.spec import Variant
 from orchestrator.cli import main
 from orchestrator.compose import USER, compose_document, compose_text, gpu_text, gpu_variant
 from orchestrator.composeenv import environment, environment_text, give_spool, write_environment
@@ -16,7 +17,6 @@ from orchestrator.errors import UsageError
 from orchestrator.hardware.inject import GpuSettings
 from orchestrator.runtimes.base import Prepared, WorkerSpec
 from orchestrator.runtimes.docker import container_settings
-from orchestrator.spec import Variant
 from tests.unit.stack_samples import MINIMAL, stack_entry
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from orchestrator import convert as module
-from orchestrator.catalog import StackEntry, read_stack
+from orchestrator.catalog.loader import StackEntry, read_stack
 from orchestrator.cli import main
 from orchestrator.convert import ConvertOptions, checkpoint_problem, convert, find_converter, run_script, weights_key
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError, UsageError
@@ -381,7 +381,7 @@ def test_mistakes_of_the_command(
 
 
 def test_the_published_stack_has_a_converter() -> None:
-    from orchestrator.catalog import load_catalog
+    from orchestrator.catalog.loader import load_catalog
 
     stack = load_catalog([]).stack("facere")
     find_converter(stack)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.catalog import load_catalog
+from orchestrator.catalog.loader import load_catalog
 from orchestrator.cli import main
 from orchestrator.disk import GB, RESERVE, Need, build_needs, output_need, require_space, weights_needs
 from orchestrator.errors import MachineError

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator import doctor
-from orchestrator.catalog import load_catalog
+from orchestrator.catalog.loader import load_catalog
 from orchestrator.doctor import Finding, examine
 from orchestrator.errors import MachineError, SpecError
 from orchestrator.hardware import Gpu, Machine, Process
@@ -183,7 +183,7 @@ def test_a_users_broken_stack_is_the_users_to_mend(monkeypatch: pytest.MonkeyPat
         raise SpecError("x/stack.yaml:3: titel: there is no such field")
 
     assert load_catalog().stacks
-    monkeypatch.setattr("orchestrator.catalog.load_catalog", broken)
+    monkeypatch.setattr("orchestrator.catalog.loader.load_catalog", broken)
     assert found("environments") == Finding("environments", "problem", "x/stack.yaml:3: titel: there is no such field")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from orchestrator import cli, equivalence
-from orchestrator.catalog import ModelEntry
+from orchestrator.catalog.loader import ModelEntry
 from orchestrator.equivalence import Equivalence, proven, record_path
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.outcome import Outcome
@@ -27,7 +27,7 @@ VARIANTS = dict.fromkeys(("old", "new", "other"), MINIMAL["variants"]["cpu"])
 
 @pytest.fixture
 def entry(tmp_path: Path) -> ModelEntry:
-    from orchestrator.catalog import read_stack
+    from orchestrator.catalog.loader import read_stack
 
     stack = read_stack(write_stack(tmp_path / "stacks" / "tiny", stack_document(variants=VARIANTS)))
     return ModelEntry("tiny-model", stack.spec.models["tiny-model"], stack)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from orchestrator.catalog import ModelEntry, load_catalog
-from orchestrator.spec import ModelName, Name
+from orchestrator.catalog.loader import ModelEntry, load_catalog
+from orchestrator.catalog.spec import ModelName, Name
 
 STACK = Path(__file__).resolve().parents[2] / "images" / "facere"
 FASHIONFAIL = (0, 1, *range(3, 12), 13, 14, 15, 17, 18, *range(21, 27))

@@ -17,7 +17,7 @@ from orch_runner.contract import Fatal
 
 from orchestrator import cli
 from orchestrator.build import build_inputs
-from orchestrator.catalog import ModelEntry, StackEntry, load_catalog
+from orchestrator.catalog.loader import ModelEntry, StackEntry, load_catalog
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.hardware import Gpu, choose_variant
 from orchestrator.request import RunOptions

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.catalog import StackEntry
+from orchestrator.catalog.loader import StackEntry
+from orchestrator.catalog.spec import Variant
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.hardware import Choice, Gpu, Machine, choose_variant, covers, gpus_of
-from orchestrator.spec import Variant
 from tests.unit.stack_samples import MINIMAL, stack_entry
 
 CPU: dict[str, Any] = MINIMAL["variants"]["cpu"]

@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from orch_runner.contract import Fatal
 
-from orchestrator.catalog import load_catalog
-from orchestrator.spec import MANIPULATION
+from orchestrator.catalog.loader import load_catalog
+from orchestrator.catalog.spec import MANIPULATION
 
 STACK = Path(__file__).resolve().parents[2] / "images" / "imdlbenco"
 MODULES = ("zoo", "sizing", "checkpoint", "jpegio_stand_in")

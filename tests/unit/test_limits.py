@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.catalog import ModelEntry, load_catalog
+from orchestrator.catalog.loader import ModelEntry, load_catalog
 from orchestrator.errors import SpecError, UsageError
 from orchestrator.limits import most_detections, score_floor
 from tests.unit.stack_samples import model_entry

@@ -7,7 +7,7 @@ from functools import cache
 
 import pytest
 
-from orchestrator.catalog import ModelEntry, load_catalog
+from orchestrator.catalog.loader import ModelEntry, load_catalog
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.hardware import Gpu, Machine
 from orchestrator.hardware.detect import NO_DRIVER

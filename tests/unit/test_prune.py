@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.catalog import Catalog, load_catalog
+from orchestrator.catalog.loader import Catalog, load_catalog
+from orchestrator.catalog.upstream_code import tree_folder
 from orchestrator.cli import main
 from orchestrator.errors import MachineError
 from orchestrator.paths import build_logs_folder, environments_folder, home, weights_folder, worker_cache_folder
@@ -24,7 +25,6 @@ from orchestrator.prune import Scope, find_leftovers, prune
 from orchestrator.prune.engine import Image, current_variants, why_unneeded
 from orchestrator.prune.files import file_leftovers, size_of
 from orchestrator.runtimes.venv import environment_folder
-from orchestrator.sources import tree_folder
 from orchestrator.system.files import exclusive
 from tests.unit.stack_samples import stack_document, write_stack
 

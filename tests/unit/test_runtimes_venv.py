@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
+from orchestrator.catalog.bundled import RUNNER
 from orchestrator.errors import BuildError, MachineError
 from orchestrator.job import GuestPaths
 from orchestrator.paths import build_logs_folder, environments_folder
-from orchestrator.resources import RUNNER
 from orchestrator.runtimes import venv
 from orchestrator.runtimes.base import BuildOptions, Exit, Prepared, WorkerSpec
 from orchestrator.runtimes.process import ProcessWorker

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from orchestrator.build import build_inputs
-from orchestrator.catalog import load_catalog
+from orchestrator.catalog.loader import load_catalog
+from orchestrator.catalog.scaffold import create_stack
 from orchestrator.errors import UsageError
 from orchestrator.runtimes.base import BuildOptions
-from orchestrator.scaffold import create_stack
 
 
 def test_a_created_stack_is_whole(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from orchestrator import several_runs
-from orchestrator.catalog import load_catalog
+from orchestrator.catalog.loader import load_catalog
 from orchestrator.errors import Interrupted, MachineError, RunError, UsageError
 from orchestrator.outcome import Outcome
 from orchestrator.paths import RunPaths

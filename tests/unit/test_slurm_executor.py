@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.catalog import ModelEntry
+from orchestrator.catalog.loader import ModelEntry
 from orchestrator.dispatch import Dispatched
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.executors.base import Work

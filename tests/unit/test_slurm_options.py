@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.catalog import load_catalog
+from orchestrator.catalog.loader import load_catalog
 from orchestrator.comparison_file import read_comparison
 from orchestrator.errors import UsageError
 from orchestrator.executors.slurm_options import Job, SlurmOptions, job_script, slurm_options

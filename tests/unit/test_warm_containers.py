@@ -14,7 +14,7 @@ from typing import IO, Any
 import pytest
 import yaml
 
-from orchestrator.catalog import ModelEntry, load_catalog
+from orchestrator.catalog.loader import ModelEntry, load_catalog
 from orchestrator.cli import main
 from orchestrator.errors import MachineError
 from orchestrator.hardware.inject import GpuSettings

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from orchestrator.build import build_inputs
-from orchestrator.catalog import load_catalog
+from orchestrator.catalog.loader import load_catalog
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.warm import find
 from orchestrator.warm.find import Needs, WarmContainer, data_folder, fitting, needs_of, spool_folders, why_unfit

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.catalog import ModelEntry
+from orchestrator.catalog.loader import ModelEntry
+from orchestrator.catalog.weights import Stored, add_weights, ensure_weights, verify_weights, weights_state
 from orchestrator.errors import MachineError, OrchError, SpecError, UsageError
 from orchestrator.paths import weights_folder
-from orchestrator.weights import Stored, add_weights, ensure_weights, verify_weights, weights_state
 from tests.unit.stack_samples import model_entry
 from tests.unit.web import Site, serve
 

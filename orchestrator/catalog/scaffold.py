@@ -6,10 +6,10 @@ import re
 import shutil
 from pathlib import Path
 
+from orchestrator.catalog.bundled import RUNNER, STACKS
 from orchestrator.errors import UsageError
-from orchestrator.resources import RUNNER, STACKS
 
-TEMPLATE = Path(__file__).parent / "templates" / "stack"
+TEMPLATE = Path(__file__).parent.parent / "templates" / "stack"
 LONGEST_NAME = 40  # the model is called NAME-example
 
 

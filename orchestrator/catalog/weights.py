@@ -11,10 +11,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from orchestrator.catalog import SPEC_NAME, ModelEntry
+from orchestrator.catalog.loader import SPEC_NAME, ModelEntry
+from orchestrator.catalog.spec import Weights
 from orchestrator.errors import MachineError, SpecError, UsageError
 from orchestrator.paths import weights_folder
-from orchestrator.spec import Weights
 from orchestrator.system.archives import is_archive, unpack
 from orchestrator.system.files import exclusive, sha256_of, write_json
 

@@ -15,10 +15,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator.catalog.spec import Source
 from orchestrator.errors import MachineError, SpecError
 from orchestrator.paths import build_logs_folder, home
 from orchestrator.runtimes.base import Report
-from orchestrator.spec import Source
 from orchestrator.system.files import exclusive, sha256_of, write_json
 from orchestrator.system.subprocesses import run_step
 

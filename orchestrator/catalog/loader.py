@@ -11,10 +11,10 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from orchestrator.catalog.bundled import DOCKERFILES, STACKS, TAXONOMIES
+from orchestrator.catalog.spec import Category, Model, ReferenceFault, SettingValue, Spec, Stack, Taxonomy
 from orchestrator.errors import SpecError, UsageError
 from orchestrator.paths import user_stacks_folder
-from orchestrator.resources import DOCKERFILES, STACKS, TAXONOMIES
-from orchestrator.spec import Category, Model, ReferenceFault, SettingValue, Spec, Stack, Taxonomy
 from orchestrator.system.yaml_source import YamlSource
 
 SPEC_NAME = "stack.yaml"

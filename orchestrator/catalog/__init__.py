@@ -1,0 +1,1 @@
+"""Stacks and models from stack.yaml files, their weights and their upstream code."""
