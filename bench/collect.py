@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator import rle
-from orchestrator.collect import SHARD_FORMAT, collect
-from orchestrator.predictions import Predictions
+from orchestrator.predictions import rle
+from orchestrator.predictions.collect import SHARD_FORMAT, collect
+from orchestrator.predictions.predictions import Predictions
 
 SIZES = ((768, 1024), (1024, 768), (1080, 810), (600, 800))
 POOL = 400  # different masks per image size; far more than zlib's 32 KiB window remembers

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from orchestrator.npz import NpzWriter
-from orchestrator.predictions import FORMAT, META, Predictions
+from orchestrator.predictions.npz import NpzWriter
+from orchestrator.predictions.predictions import FORMAT, META, Predictions
 
 SEED = 20240501
 SIZE = (600, 800)

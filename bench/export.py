@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from bench.evaluate import CATEGORIES, SEED, SIZE, categories, ellipse
-from orchestrator.npz import NpzWriter
-from orchestrator.predictions import FORMAT, META
+from orchestrator.predictions.npz import NpzWriter
+from orchestrator.predictions.predictions import FORMAT, META
 
 POOL = 2000  # different masks
 
@@ -74,8 +74,8 @@ def _make(folder: Path, images: int, per_image: int) -> None:
 
 
 def _export(folder: Path, images: int, per_image: int) -> None:
-    from orchestrator.export import export_coco
-    from orchestrator.predictions import Predictions
+    from orchestrator.predictions.export import export_coco
+    from orchestrator.predictions.predictions import Predictions
 
     start = time.perf_counter()
     export_coco(Predictions.load(folder / "predictions.npz"), folder / "coco.json")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from orchestrator.errors import PredictionsError
-from orchestrator.predictions import STATUS_PREDICTED, Predictions
+from orchestrator.predictions.predictions import STATUS_PREDICTED, Predictions
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from orchestrator import rle
 from orchestrator.errors import PredictionsError
-from orchestrator.masks import picture_path
-from orchestrator.npz import replacing
-from orchestrator.predictions import STATUS_PREDICTED, Predictions, Record
+from orchestrator.predictions import rle
+from orchestrator.predictions.mask_files import picture_path
+from orchestrator.predictions.npz import replacing
+from orchestrator.predictions.predictions import STATUS_PREDICTED, Predictions, Record
 
 Colour = tuple[int, int, int]
 Box = tuple[float, float, float, float]

@@ -21,7 +21,7 @@ from orchestrator.catalog.loader import ModelEntry
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.outcome import Outcome
 from orchestrator.paths import home
-from orchestrator.predictions import Predictions
+from orchestrator.predictions.predictions import Predictions
 from orchestrator.request import RunOptions
 from orchestrator.run import run
 from orchestrator.selftest import make_random_weights, selftest_photographs

@@ -12,9 +12,9 @@ from typing import Any
 
 from orchestrator.catalog.spec import MANIPULATION
 from orchestrator.dispatch import Dispatched
-from orchestrator.masks import gather_masks
 from orchestrator.paths import RunPaths
 from orchestrator.plan import Plan
+from orchestrator.predictions.mask_files import gather_masks
 from orchestrator.system.files import write_json
 
 
@@ -38,7 +38,7 @@ class Outcome:
 
 def finish(plan: Plan, paths: RunPaths, dispatched: Dispatched) -> Outcome:
     """Collect the shards, write the summary, and remove what nobody needs any more."""
-    from orchestrator.collect import collect
+    from orchestrator.predictions.collect import collect
 
     started = time.monotonic()
     shards = [paths.shard(number) for number in plan.shards]
@@ -88,14 +88,14 @@ def versions(paths: RunPaths) -> dict[str, str]:
 
 def predicted_images(predictions: Path) -> list[bool]:
     """For each image, whether it was predicted."""
-    from orchestrator.predictions import Predictions
+    from orchestrator.predictions.predictions import Predictions
 
     return [not status for status in Predictions.load(predictions).status]
 
 
 def failures(predictions: Path) -> list[dict[str, str]]:
     """The images that could not be predicted, and why."""
-    from orchestrator.predictions import Predictions
+    from orchestrator.predictions.predictions import Predictions
 
     loaded = Predictions.load(predictions)
     return [

@@ -11,7 +11,7 @@ from typing import Any
 
 from orchestrator.errors import UsageError
 from orchestrator.paths import RunPaths
-from orchestrator.predictions import Predictions
+from orchestrator.predictions.predictions import Predictions
 
 
 @dataclass(frozen=True)

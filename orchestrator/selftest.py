@@ -25,7 +25,7 @@ from orchestrator.launch import Launcher
 from orchestrator.outcome import Outcome
 from orchestrator.paths import RunPaths, home
 from orchestrator.plan import Plan
-from orchestrator.predictions import Predictions
+from orchestrator.predictions.predictions import Predictions
 from orchestrator.request import RunOptions, make_request
 from orchestrator.run import run
 from orchestrator.runtimes import choose_runtime

@@ -15,7 +15,7 @@ from orchestrator.errors import PredictionsError, UsageError
 from orchestrator.evaluate import Evaluation, evaluate
 from orchestrator.evaluate.engines import AUTO
 from orchestrator.evaluate.truth import Iou
-from orchestrator.predictions import STATUS_FAILED, Predictions
+from orchestrator.predictions.predictions import STATUS_FAILED, Predictions
 from orchestrator.runs import predictions_file
 from orchestrator.system.files import sha256_of, write_json
 

@@ -71,7 +71,7 @@ def evaluate(
         return
     from orchestrator.evaluate import CountsAt
     from orchestrator.evaluate import evaluate as evaluate_predictions
-    from orchestrator.predictions import Predictions
+    from orchestrator.predictions.predictions import Predictions
     from orchestrator.runs import predictions_file
 
     predictions = Predictions.load(predictions_file(file))

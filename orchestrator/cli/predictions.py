@@ -12,14 +12,14 @@ from orchestrator.cli.common import JsonOption, print_json, print_table, say
 from orchestrator.errors import PredictionsError, UsageError
 
 if TYPE_CHECKING:
-    from orchestrator.predictions import Predictions
+    from orchestrator.predictions.predictions import Predictions
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE|RUN", help="predictions.npz, or a run directory.")]
 SHOWN = 10
 
 
 def _load(path: Path) -> Predictions:
-    from orchestrator.predictions import Predictions
+    from orchestrator.predictions.predictions import Predictions
 
     return Predictions.load(_file(path))
 
@@ -143,7 +143,7 @@ def export(
     json: JsonOption = False,
 ) -> None:
     """Write predictions as other tools read them."""
-    from orchestrator.export import FORMATS
+    from orchestrator.predictions.export import FORMATS
 
     if format_name not in FORMATS:
         from orchestrator.catalog.loader import did_you_mean

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.evaluate.truth import Iou
-from orchestrator.predictions import Predictions
+from orchestrator.predictions.predictions import Predictions
 from orchestrator.runs import Source
 
 LEVELS = (0.5, 0.75, 0.9)

@@ -19,7 +19,7 @@ from orchestrator.draw import contact_sheet
 from orchestrator.evaluate import Evaluation, evaluate
 from orchestrator.outcome import Outcome
 from orchestrator.pictures import draw_run_directory
-from orchestrator.predictions import Predictions
+from orchestrator.predictions.predictions import Predictions
 from orchestrator.request import RunOptions
 from orchestrator.run import run
 from orchestrator.system.display import Display

@@ -16,7 +16,7 @@ from orchestrator.evaluate.engines import AUTO, THRESHOLDS, Curves, curves
 from orchestrator.evaluate.matching import counted, match
 from orchestrator.evaluate.results import CategoryMetrics, Counts, Evaluation, Weighted
 from orchestrator.evaluate.truth import Iou, Truth, read_truth
-from orchestrator.predictions import STATUS_FAILED, Predictions
+from orchestrator.predictions.predictions import STATUS_FAILED, Predictions
 
 __all__ = [
     "CategoryMetrics",

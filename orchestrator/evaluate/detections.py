@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.annotations import find_images
 from orchestrator.errors import PredictionsError
 from orchestrator.evaluate.truth import Truth
-from orchestrator.predictions import Predictions
+from orchestrator.predictions.annotations import find_images
+from orchestrator.predictions.predictions import Predictions
 
 ALL = slice(None)
 

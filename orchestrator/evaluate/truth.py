@@ -12,9 +12,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator import rle
-from orchestrator.annotations import read_annotations
 from orchestrator.errors import OrchError, UsageError
+from orchestrator.predictions import rle
+from orchestrator.predictions.annotations import read_annotations
 
 Iou = Literal["segm", "bbox"]
 MAX_COORDINATE = 1e5  # pixels; pycocotools walks along a polygon's edges, so one far away takes all memory

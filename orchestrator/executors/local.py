@@ -49,7 +49,9 @@ class LocalExecutor:
         ordered = dear_first(missing, plan.bytes_of)
         dispatcher = Dispatcher(paths, launcher.start, display, ordered, plan.images_of)
         # What collecting needs (numpy) takes a while to import: best done while the workers start.
-        threading.Thread(target=importlib.import_module, args=("orchestrator.collect",), daemon=True).start()
+        threading.Thread(
+            target=importlib.import_module, args=("orchestrator.predictions.collect",), daemon=True
+        ).start()
         try:
             with signals_to(dispatcher.interrupt):
                 return dispatcher.run(places_of(work, display), len(plan.inputs.images), already)

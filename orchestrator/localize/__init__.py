@@ -20,8 +20,8 @@ from orchestrator.localize.metrics import (
     pixel_figures,
 )
 from orchestrator.localize.truth import TrueMask, places_of, read_truth, recorded_truth
-from orchestrator.masks import picture_path
-from orchestrator.predictions import STATUS_PREDICTED, Predictions
+from orchestrator.predictions.mask_files import picture_path
+from orchestrator.predictions.predictions import STATUS_PREDICTED, Predictions
 from orchestrator.runs import predictions_file
 
 __all__ = ["ImageFigures", "Localization", "PixelFigures", "evaluate_masks"]

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.annotations import find_images
 from orchestrator.compare import Judged
 from orchestrator.compare.agreement import overlaps, paired_levels
 from orchestrator.evaluate.truth import Iou, Truth
-from orchestrator.predictions import STATUS_FAILED, Predictions
+from orchestrator.predictions.annotations import find_images
+from orchestrator.predictions.predictions import STATUS_FAILED, Predictions
 from orchestrator.report.thumbnails import Thumbnail, fitted, small_mask, thumbnail
 from orchestrator.runs import Source
 

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from orchestrator.compare import Comparison, Judged
 from orchestrator.compare.tables import Table, caption, tables
 from orchestrator.draw import colour_of
-from orchestrator.predictions import STATUS_FAILED
+from orchestrator.predictions.predictions import STATUS_FAILED
 from orchestrator.report.charts import histogram, precision_recall
 from orchestrator.report.gallery import Gallery, Limits
 from orchestrator.runs import Source

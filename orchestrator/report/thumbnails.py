@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, features
 
-from orchestrator import rle
+from orchestrator.predictions import rle
 
 SIDE = 400  # pixels of the longer side
 QUALITY = 74

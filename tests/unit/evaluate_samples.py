@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from orchestrator import rle
-from orchestrator.predictions import Predictions
+from orchestrator.predictions import rle
+from orchestrator.predictions.predictions import Predictions
 from tests.unit.predictions_samples import META, Arrays, box_mask, save
 
 Iou = Literal["segm", "bbox"]

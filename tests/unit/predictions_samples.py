@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator import rle
-from orchestrator.npz import NpzWriter
-from orchestrator.predictions import FORMAT, SCHEMA
+from orchestrator.predictions import rle
+from orchestrator.predictions.npz import NpzWriter
+from orchestrator.predictions.predictions import FORMAT, SCHEMA
 
 Arrays = dict[str, NDArray[Any]]
 

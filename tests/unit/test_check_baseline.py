@@ -20,7 +20,7 @@ from orchestrator.checks.baseline import (
 from orchestrator.cli import main
 from orchestrator.errors import PredictionsError, UsageError
 from orchestrator.evaluate import evaluate
-from orchestrator.predictions import Predictions
+from orchestrator.predictions.predictions import Predictions
 from tests.unit.compare_samples import changed, two_runs
 from tests.unit.evaluate_samples import CATEGORIES
 from tests.unit.predictions_samples import save

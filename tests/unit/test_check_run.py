@@ -16,7 +16,7 @@ from orchestrator.cli import main
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError
 from orchestrator.outcome import Outcome
 from orchestrator.paths import RunPaths
-from orchestrator.predictions import Predictions
+from orchestrator.predictions.predictions import Predictions
 from tests.unit.compare_samples import two_runs
 from tests.unit.predictions_samples import save
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator import npz
-from orchestrator.collect import MAX_ERROR_LENGTH, Collected, collect
 from orchestrator.errors import RunError
-from orchestrator.predictions import Predictions
+from orchestrator.predictions import npz
+from orchestrator.predictions.collect import MAX_ERROR_LENGTH, Collected, collect
+from orchestrator.predictions.predictions import Predictions
 from tests.unit.predictions_samples import FILES, META, Arrays, sample_arrays, shard_arrays, write_shards
 
 INPUTS = list(zip(FILES, (11, 12, 13, 14), strict=True))

@@ -20,7 +20,7 @@ from orchestrator.compare.tables import as_csv, as_document, as_latex, as_markdo
 from orchestrator.equivalence import FORMAT, record_path
 from orchestrator.errors import PredictionsError, UsageError
 from orchestrator.evaluate import evaluate
-from orchestrator.predictions import Predictions
+from orchestrator.predictions.predictions import Predictions
 from tests.unit.compare_samples import changed, sources, two_runs
 from tests.unit.evaluate_samples import CATEGORIES, random_arrays, random_truth
 from tests.unit.predictions_samples import sample_arrays, save

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from orchestrator import rle
 from orchestrator.errors import PredictionsError, UsageError
 from orchestrator.evaluate import evaluate
-from orchestrator.predictions import Predictions
+from orchestrator.predictions import rle
+from orchestrator.predictions.predictions import Predictions
 from tests.unit.predictions_samples import FILES, META, SIZES, Arrays, sample_arrays, save
 
 Iou = Literal["segm", "bbox"]

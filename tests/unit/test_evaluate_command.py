@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.cli import main
 from orchestrator.evaluate import choose_categories, evaluate
-from orchestrator.predictions import Predictions
+from orchestrator.predictions.predictions import Predictions
 from tests.unit.compare_samples import changed
 from tests.unit.evaluate_samples import CATEGORIES, random_arrays, random_truth, stored
 from tests.unit.predictions_samples import sample_arrays, save

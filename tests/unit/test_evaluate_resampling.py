@@ -15,7 +15,7 @@ from orchestrator.evaluate.engines import THRESHOLDS
 from orchestrator.evaluate.matching import match
 from orchestrator.evaluate.resampling import ResampledPrecision
 from orchestrator.evaluate.truth import Truth, read_truth
-from orchestrator.predictions import Predictions
+from orchestrator.predictions.predictions import Predictions
 from tests.unit.evaluate_samples import random_arrays, random_truth, reference, stored
 from tests.unit.predictions_samples import Arrays
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator import rle
 from orchestrator.evaluate import evaluate
 from orchestrator.evaluate.averages import FASHIONFAIL_CATEGORIES
-from orchestrator.export import export_fashionfail
-from orchestrator.predictions import Predictions
+from orchestrator.predictions import rle
+from orchestrator.predictions.export import export_fashionfail
+from orchestrator.predictions.predictions import Predictions
 from tests.unit.compare_samples import changed
 from tests.unit.evaluate_samples import random_arrays, random_truth, reference, stored
 from tests.unit.predictions_samples import META, Arrays, box_mask, save

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator import npz
 from orchestrator.errors import OrchError, PredictionsError, UsageError
-from orchestrator.export import FORMATS, export_coco, export_fashionfail
-from orchestrator.predictions import Predictions
+from orchestrator.predictions import npz
+from orchestrator.predictions.export import FORMATS, export_coco, export_fashionfail
+from orchestrator.predictions.predictions import Predictions
 from tests.unit.predictions_samples import FILES, META, sample_arrays, save
 
 FILE_FORMATS = {name: export for name, export in FORMATS.items() if name != "imdlbenco"}

@@ -16,7 +16,7 @@ from orchestrator.errors import OrchError, PredictionsError, UsageError
 from orchestrator.localize import evaluate_masks
 from orchestrator.localize.metrics import auc_of_levels, histogram, image_figures, pixel_figures
 from orchestrator.localize.truth import read_truth
-from orchestrator.predictions import STATUS_FAILED
+from orchestrator.predictions.predictions import STATUS_FAILED
 from tests.unit.predictions_samples import META, Arrays, save
 
 FILES = ["a.jpg", "sub/b.png", "sub/c.jpg", "d.jpg"]

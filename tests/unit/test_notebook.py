@@ -9,9 +9,9 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from orchestrator import rle
 from orchestrator.errors import MachineError
-from orchestrator.predictions import Predictions
+from orchestrator.predictions import rle
+from orchestrator.predictions.predictions import Predictions
 from tests.unit.predictions_samples import sample_arrays, save
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from numpy.lib import format as npy
 
-from orchestrator import npz
 from orchestrator.errors import OrchError, PredictionsError, UsageError
-from orchestrator.npz import NpzWriter, open_arrays
+from orchestrator.predictions import npz
+from orchestrator.predictions.npz import NpzWriter, open_arrays
 
 
 @pytest.mark.parametrize("compress", [True, False])

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator import rle
 from orchestrator.errors import PredictionsError, UsageError
-from orchestrator.predictions import META as META_KEYS
-from orchestrator.predictions import SCHEMA, Predictions, Problem
+from orchestrator.predictions import rle
+from orchestrator.predictions.predictions import META as META_KEYS
+from orchestrator.predictions.predictions import SCHEMA, Predictions, Problem
 from tests.unit.predictions_samples import COUNTS, FILES, META, SIZES, Arrays, box_mask, sample_arrays, save
 
 
@@ -101,7 +101,7 @@ def test_coco_results_have_full_precision(tmp_path: Path) -> None:
 
 def test_loading_needs_no_pycocotools(predictions: Predictions) -> None:
     code = "import sys; sys.modules['pycocotools'] = None\n"
-    code += "from orchestrator.predictions import Predictions; print(Predictions.load(sys.argv[1]).mask(0).sum())"
+    code += "from orchestrator.predictions.predictions import Predictions; print(Predictions.load(sys.argv[1]).mask(0).sum())"
     command = [sys.executable, "-c", code, str(predictions.path)]
     assert subprocess.run(command, capture_output=True, check=True, text=True).stdout == "140\n"
 

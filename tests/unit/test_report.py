@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orchestrator import rle
 from orchestrator.cli import main
 from orchestrator.compare import Options
 from orchestrator.errors import PredictionsError, UsageError
-from orchestrator.predictions import Predictions
+from orchestrator.predictions import rle
+from orchestrator.predictions.predictions import Predictions
 from orchestrator.report import Limits, ReportOptions, Written, write_report
 from orchestrator.report.charts import histogram, precision_recall
 from orchestrator.report.gallery import choose

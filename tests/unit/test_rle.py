@@ -13,8 +13,8 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from orchestrator import rle
 from orchestrator.errors import PredictionsError
+from orchestrator.predictions import rle
 
 masks = hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=24))
 lengths = st.lists(st.integers(0, 70_000), min_size=1, max_size=12)

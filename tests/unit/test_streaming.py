@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator import streaming
 from orchestrator.errors import PredictionsError
-from orchestrator.predictions import Predictions
+from orchestrator.predictions import streaming
+from orchestrator.predictions.predictions import Predictions
 from tests.unit.evaluate_samples import random_arrays, random_truth
 from tests.unit.predictions_samples import Arrays, sample_arrays, save
 

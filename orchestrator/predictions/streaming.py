@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import PredictionsError
-from orchestrator.npz import Arrays
+from orchestrator.predictions.npz import Arrays
 
 CHUNK = 1 << 20  # bytes of each array held at a time
 

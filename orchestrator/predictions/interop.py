@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orchestrator import rle
 from orchestrator.errors import MachineError
+from orchestrator.predictions import rle
 
 if TYPE_CHECKING:
     import pandas as pd
     import supervision as sv
 
-    from orchestrator.predictions import Predictions
+    from orchestrator.predictions.predictions import Predictions
 
 
 def to_pandas(predictions: Predictions) -> pd.DataFrame:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator import rle
 from orchestrator.errors import OrchError
-from orchestrator.npz import Arrays, Header
-from orchestrator.predictions import FORMAT, META, SCHEMA, SPECS, STATUS_FAILED, Predictions, Problem
+from orchestrator.predictions import rle
+from orchestrator.predictions.npz import Arrays, Header
+from orchestrator.predictions.predictions import FORMAT, META, SCHEMA, SPECS, STATUS_FAILED, Predictions, Problem
 
 BOX_TOLERANCE = 1e-3  # pixels a box may reach over the image's edge, by the models' float32 arithmetic
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import PredictionsError, UsageError
-from orchestrator.predictions import Predictions
+from orchestrator.predictions.predictions import Predictions
 
 SHOWN = 5  # names listed in an error
 

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from orchestrator.annotations import match_images, read_annotations
 from orchestrator.errors import PredictionsError, UsageError
-from orchestrator.export_imdlbenco import export_imdlbenco
-from orchestrator.npz import NpzWriter, replacing
-from orchestrator.predictions import STATUS_PREDICTED, Predictions
+from orchestrator.predictions.annotations import match_images, read_annotations
+from orchestrator.predictions.export_imdlbenco import export_imdlbenco
+from orchestrator.predictions.npz import NpzWriter, replacing
+from orchestrator.predictions.predictions import STATUS_PREDICTED, Predictions
 
 Exporter = Callable[[Predictions, Path, Path | None], None]
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import OrchError, RunError
-from orchestrator.npz import Arrays, ArrayWriter, NpzWriter, open_arrays
-from orchestrator.predictions import FORMAT, SCHEMA, SPECS, STATUS_FAILED, ArraySpec
+from orchestrator.predictions.npz import Arrays, ArrayWriter, NpzWriter, open_arrays
+from orchestrator.predictions.predictions import FORMAT, SCHEMA, SPECS, STATUS_FAILED, ArraySpec
 
 SHARD_FORMAT = "orch-shard/1"
 MAX_ERROR_LENGTH = 300  # characters; one long reason would widen the column for all images

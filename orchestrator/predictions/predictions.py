@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator import rle
 from orchestrator.errors import PredictionsError
-from orchestrator.npz import Arrays, Header, open_arrays
+from orchestrator.predictions import rle
+from orchestrator.predictions.npz import Arrays, Header, open_arrays
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -168,7 +168,7 @@ class Predictions:
 
     def validate(self, limit: int = 20) -> list[Problem]:
         """Everything in which the file breaks the format, at most `limit` problems of each kind."""
-        from orchestrator.validation import problems
+        from orchestrator.predictions.validation import problems
 
         return problems(self, limit)
 
@@ -198,7 +198,7 @@ class Predictions:
                 }
 
     def _streamed(self, arrays: Arrays, ids: NDArray[np.int64] | None) -> Iterator[dict[str, Any]]:
-        from orchestrator.streaming import coco_results
+        from orchestrator.predictions.streaming import coco_results
 
         if ids is None:
             ids = self.image_id if "image_id" in arrays else np.arange(1, len(self.image_size) + 1)
@@ -221,13 +221,13 @@ class Predictions:
 
         Failed images and images without instances have none. MachineError when pandas is not installed.
         """
-        from orchestrator.notebook import to_pandas
+        from orchestrator.predictions.interop import to_pandas
 
         return to_pandas(self)
 
     def to_supervision(self, image: int | str) -> sv.Detections:
         """An image's instances as supervision.Detections, boxes and masks; MachineError when it is not installed."""
-        from orchestrator.notebook import to_supervision
+        from orchestrator.predictions.interop import to_supervision
 
         return to_supervision(self, image)
 

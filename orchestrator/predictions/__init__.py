@@ -1,0 +1,1 @@
+"""The standard predictions file: read, collected, checked, exported."""
