@@ -12,8 +12,8 @@ from orchestrator.catalog.loader import ModelEntry, StackEntry
 from orchestrator.catalog.weights import weights_state
 from orchestrator.errors import OrchError, UsageError
 from orchestrator.hardware import Choice, Gpu, Machine, choose_variant, fit, gpus_of
+from orchestrator.hardware.compatibility import How
 from orchestrator.hardware.devices import kind
-from orchestrator.hardware.fit import How
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.binaries import as_built
 from orchestrator.catalog.loader import ModelEntry
 from orchestrator.demo.photographs import fetch_photographs
 from orchestrator.disk import build_needs, require_space
 from orchestrator.errors import BaseImageError, MachineError, PredictionsError, RunError
 from orchestrator.hardware import choose_variant, cores, gpus_for
+from orchestrator.hardware.gpu_code import as_built
 from orchestrator.inputs.collect import collect_inputs
 from orchestrator.job import QUEUE_NAME
 from orchestrator.launch import Launcher

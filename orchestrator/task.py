@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.binaries import as_built
 from orchestrator.claims import Claims
 from orchestrator.dispatch import Dispatched, Dispatcher
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError
@@ -29,6 +28,7 @@ from orchestrator.executors.slurm_commands import end, requeue, state_of
 from orchestrator.executors.slurm_node import Place, allotted_cores, place
 from orchestrator.handover import Handover, read_handover, record_choice
 from orchestrator.hardware import Gpu, choose_variant, cores, gpus_for
+from orchestrator.hardware.gpu_code import as_built
 from orchestrator.launch import Launcher
 from orchestrator.paths import RunPaths, TaskPaths
 from orchestrator.places import OwnPlaces, devices_of_places

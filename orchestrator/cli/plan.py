@@ -76,8 +76,8 @@ def prospect_of(
     """What a model would run on, and what a run would fetch and build; `here`: the machine is this one."""
     from dataclasses import replace
 
-    from orchestrator.binaries import as_built
     from orchestrator.hardware import look
+    from orchestrator.hardware.gpu_code import as_built
     from orchestrator.outlook import outlook, prospect
 
     entry = replace(entry, stack=as_built(entry.stack))

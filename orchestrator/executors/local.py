@@ -6,12 +6,12 @@ import importlib
 import shutil
 import threading
 
-from orchestrator.binaries import as_built
 from orchestrator.catalog.loader import ModelEntry
 from orchestrator.dispatch import Dispatched, Dispatcher
 from orchestrator.executors.base import Work
 from orchestrator.executors.slurm import refuse_while_under_way
 from orchestrator.hardware import Choice, Gpu, choose_variant, cores, gpus_for
+from orchestrator.hardware.gpu_code import as_built
 from orchestrator.launch import Launcher
 from orchestrator.places import LeasedPlaces, OwnPlaces, Places
 from orchestrator.schedule import dear_first

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from orchestrator.hardware.choose import Choice, choose_variant
-from orchestrator.hardware.detect import cores, gpus, gpus_for, gpus_of, look
-from orchestrator.hardware.fit import Fit, covers, fit
+from orchestrator.hardware.compatibility import Fit, covers, fit
+from orchestrator.hardware.detection import cores, gpus, gpus_for, gpus_of, look
 from orchestrator.hardware.machine import Gpu, Machine, Process, read_machine, write_machine
+from orchestrator.hardware.selection import Choice, choose_variant
 
 __all__ = [
     "Choice",

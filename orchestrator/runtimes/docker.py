@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.binaries import LABEL
 from orchestrator.build import build_inputs
 from orchestrator.catalog.loader import StackEntry
 from orchestrator.errors import MachineError
+from orchestrator.hardware.gpu_code import LABEL
 from orchestrator.hardware.inject import GpuSettings, gpu_settings, wiring_of
 from orchestrator.job import JOB_NAME, GuestPaths
 from orchestrator.runtimes.base import BuildOptions, Exit, Prepared, Report, WorkerSpec, worker_environment

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.binaries import LABEL
 from orchestrator.build import BuildInputs, build_inputs
 from orchestrator.errors import MachineError, UsageError
+from orchestrator.hardware.gpu_code import LABEL
 from orchestrator.image_archives import archive_in, find_archive, load_archive, machine_lock, write_archive
 from orchestrator.paths import images_folder
 from orchestrator.runtimes.base import BuildOptions, Prepared, Report

@@ -11,11 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from orchestrator import __version__
-from orchestrator.binaries import LABEL as LABEL
-from orchestrator.binaries import MODULE, Binaries, parse
 from orchestrator.build import BuildInputs
 from orchestrator.catalog.upstream_code import ensure_sources
 from orchestrator.errors import BaseImageError, BuildError
+from orchestrator.hardware.gpu_code import LABEL as LABEL
+from orchestrator.hardware.gpu_code import MODULE, Binaries, parse
 from orchestrator.paths import build_logs_folder, home
 from orchestrator.runtimes.base import BuildOptions, Report
 from orchestrator.system.container_engine import Engine, build_command

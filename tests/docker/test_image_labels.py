@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.binaries import as_built
 from orchestrator.catalog.loader import StackEntry
+from orchestrator.hardware.gpu_code import as_built
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.docker import DockerRuntime
 from orchestrator.system.container_engine import connect

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.binaries import FILE_NAME, Binaries, as_built, of_labels, parse
 from orchestrator.catalog.loader import StackEntry
 from orchestrator.errors import MachineError
 from orchestrator.hardware import Gpu, choose_variant
+from orchestrator.hardware.gpu_code import FILE_NAME, Binaries, as_built, of_labels, parse
 from orchestrator.runtimes import venv
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.docker_build import label_arguments

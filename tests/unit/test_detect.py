@@ -15,7 +15,7 @@ import pytest
 
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.hardware import Gpu, Machine, Process, cores, detect, gpus, look, read_machine, write_machine
-from orchestrator.hardware.detect import NO_DRIVER, engine_machine
+from orchestrator.hardware.detection import NO_DRIVER, engine_machine
 from orchestrator.hardware.nvml import read_nvml
 from orchestrator.hardware.platforms import in_container, jetson, platform_of
 from orchestrator.hardware.smi import parse_gpus, read_smi, with_slices

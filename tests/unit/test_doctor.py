@@ -14,7 +14,7 @@ from orchestrator.catalog.loader import load_catalog
 from orchestrator.doctor import Finding, examine
 from orchestrator.errors import MachineError, SpecError
 from orchestrator.hardware import Gpu, Machine, Process
-from orchestrator.hardware.detect import NO_DRIVER
+from orchestrator.hardware.detection import NO_DRIVER
 from orchestrator.hardware.machine import BROKEN_HINT
 from orchestrator.paths import home
 from orchestrator.runtimes import venv

@@ -10,7 +10,7 @@ import pytest
 from orchestrator.catalog.loader import ModelEntry, load_catalog
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.hardware import Gpu, Machine
-from orchestrator.hardware.detect import NO_DRIVER
+from orchestrator.hardware.detection import NO_DRIVER
 from orchestrator.outlook import Outlook, outlook
 
 MODELS = {"fformer": "fformer-swin", "amrcnn": "amrcnn-r50-fpn", "facere": "facere", "imdlbenco": "trufor"}

@@ -11,7 +11,7 @@ import pytest
 from orchestrator.cli import main
 from orchestrator.errors import MachineError
 from orchestrator.hardware import Gpu, Machine, write_machine
-from orchestrator.hardware.detect import NO_DRIVER
+from orchestrator.hardware.detection import NO_DRIVER
 from orchestrator.outlook import Download
 
 H100 = Gpu(0, "GPU-1", "NVIDIA H100 80GB HBM3", 81559, "9.0", "535.104.05")
@@ -130,7 +130,7 @@ def test_the_doctor_says_where_a_model_would_run(bare: None, capsys: pytest.Capt
 def test_orch_run_without_the_gpu_it_was_asked_for_ends_with_4(
     bare: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("orchestrator.hardware.detect.look", lambda: Machine(lacks=NO_DRIVER))
+    monkeypatch.setattr("orchestrator.hardware.detection.look", lambda: Machine(lacks=NO_DRIVER))
     out = tmp_path / "run"
     assert main(["run", "-m", "facere", "-i", "docs/images", "--device", "cuda", "--out", str(out)]) == 4
     assert f"why:  {NO_DRIVER}" in capsys.readouterr().err

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from orchestrator.catalog.loader import StackEntry
 from orchestrator.catalog.spec import Variant
 from orchestrator.errors import MachineError, UsageError
+from orchestrator.hardware.compatibility import Fit, fit
 from orchestrator.hardware.devices import kind, named
-from orchestrator.hardware.fit import Fit, fit
 from orchestrator.hardware.machine import Gpu
 
 
