@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.demo.scenes import write_scenes
-from orchestrator.job import QUEUE_NAME, GuestPaths, WorkerSettings, job_document
+from orchestrator.runtimes.guest_contract import QUEUE_NAME, GuestPaths, WorkerSettings, job_document
 from orchestrator.runtimes.mounts import GUEST, GUEST_STACK
 from orchestrator.system.container_engine import connect
 

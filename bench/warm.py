@@ -19,7 +19,6 @@ from functools import partial
 from pathlib import Path
 
 from bench.dispatch import timed
-from orchestrator.build import build_inputs
 from orchestrator.catalog.bundled import RUNNER
 from orchestrator.catalog.loader import ModelEntry, load_catalog
 from orchestrator.catalog.weights import ensure_weights
@@ -28,17 +27,18 @@ from orchestrator.executors.base import Work
 from orchestrator.executors.local import LocalExecutor
 from orchestrator.hardware import Choice, cores
 from orchestrator.inputs.collect import collect_inputs
-from orchestrator.job import GuestPaths, job_document
 from orchestrator.launch import worker_settings
 from orchestrator.paths import RunPaths, weights_folder
 from orchestrator.plan import Plan, record_plan
 from orchestrator.request import RunOptions, make_request
 from orchestrator.runtimes import make_runtime
 from orchestrator.runtimes.base import BuildOptions, Prepared
+from orchestrator.runtimes.build_inputs import build_inputs
+from orchestrator.runtimes.guest_contract import GuestPaths, job_document
+from orchestrator.runtimes.warm.select import Wish, find_warm
+from orchestrator.runtimes.warm.spool import SpoolPaths, workers_of
 from orchestrator.system.container_engine import connect
 from orchestrator.system.display import SilentDisplay
-from orchestrator.warm.choose import Wish, find_warm
-from orchestrator.warm.spool import SpoolPaths, workers_of
 
 MODEL = "garments-tiny"
 FORWARD = """

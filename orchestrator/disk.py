@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.build import find_variant
 from orchestrator.catalog.loader import ModelEntry, StackEntry
 from orchestrator.catalog.weights import weights_state
 from orchestrator.errors import MachineError
 from orchestrator.paths import weights_folder
 from orchestrator.runtimes.base import BuildOptions, Runtime
+from orchestrator.runtimes.build_inputs import find_variant
 
 SKIP = "ORCH_SKIP_DISK_CHECK"
 GB = 10**9

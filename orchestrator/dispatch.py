@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError
-from orchestrator.job import ALIVE_EVERY, ALIVE_NAME, END_NAME, QUEUE_NAME
 from orchestrator.losses import GOES_ON, Loss, Losses
 from orchestrator.paths import RunPaths
 from orchestrator.places import OwnPlaces, Places
 from orchestrator.runtimes.base import Exit, Worker
+from orchestrator.runtimes.guest_contract import ALIVE_EVERY, ALIVE_NAME, END_NAME, QUEUE_NAME
 from orchestrator.schedule import ImagesOf, Schedule
 from orchestrator.system.display import Display
 from orchestrator.system.files import write_json

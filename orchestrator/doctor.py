@@ -87,7 +87,7 @@ def _compose() -> Finding:
 
 
 def _gpu_injection(engine: Any) -> Finding:
-    from orchestrator.hardware.inject import wiring_of
+    from orchestrator.runtimes.docker.gpu_access import wiring_of
 
     try:
         return Finding("GPUs in containers", "ok", f"by {wiring_of(engine).way()}")

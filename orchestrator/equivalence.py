@@ -16,7 +16,6 @@ from typing import Any
 
 from orchestrator import __version__
 from orchestrator.agreement import Agreement, Tolerances, agreement
-from orchestrator.build import find_variant
 from orchestrator.catalog.loader import ModelEntry
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.outcome import Outcome
@@ -24,6 +23,7 @@ from orchestrator.paths import home
 from orchestrator.predictions.predictions import Predictions
 from orchestrator.request import RunOptions
 from orchestrator.run import run
+from orchestrator.runtimes.build_inputs import find_variant
 from orchestrator.selftest import make_random_weights, selftest_photographs
 from orchestrator.system.display import Display
 from orchestrator.system.files import write_json

@@ -132,13 +132,13 @@ class Environment:
 
 def environment(stack: StackEntry, variant: str, runtime: str) -> Environment | None:
     """What `orch run` would start workers in; None where that cannot be known. Builds nothing."""
-    from orchestrator.build import build_inputs, build_lock_of, find_variant
     from orchestrator.runtimes.base import BuildOptions
-    from orchestrator.runtimes.docker_build import with_default_base
+    from orchestrator.runtimes.build_inputs import build_inputs, build_lock_of, find_variant
+    from orchestrator.runtimes.docker.build import with_default_base
 
     with suppress(OrchError):
         if runtime == "docker":
-            from orchestrator.runtimes.docker_build import image_id, image_tag
+            from orchestrator.runtimes.docker.build import image_id, image_tag
             from orchestrator.system.container_engine import connect
 
             tag = image_tag(build_inputs(stack, variant, with_default_base(BuildOptions())))

@@ -25,10 +25,10 @@ from orchestrator.plan import AUTO, Plan, Request, begun_with, default_shard_siz
 from orchestrator.request import RunOptions, make_request
 from orchestrator.runtimes import choose_runtime, make_runtime
 from orchestrator.runtimes.base import Prepared, Runtime
+from orchestrator.runtimes.warm.errors import OutsideData, WarmUnfit
+from orchestrator.runtimes.warm.select import Warm, Wish, check_wish, find_warm, refusal
 from orchestrator.system.display import Display
 from orchestrator.turns import Alone, Turns
-from orchestrator.warm import OutsideData, WarmUnfit
-from orchestrator.warm.choose import Warm, Wish, check_wish, find_warm, refusal
 
 
 def run(entry: ModelEntry, options: RunOptions, display: Display, turns: Turns | None = None) -> Outcome:

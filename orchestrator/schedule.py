@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.inputs.collect import InputImage
-from orchestrator.job import ShardOrder
+from orchestrator.runtimes.guest_contract import ShardOrder
 
 QUEUED_PER_WORKER = 2
 """One shard under way and one waiting, so that a worker never idles between shards."""

@@ -20,7 +20,6 @@ from orchestrator.errors import BaseImageError, MachineError, PredictionsError, 
 from orchestrator.hardware import choose_variant, cores, gpus_for
 from orchestrator.hardware.gpu_code import as_built
 from orchestrator.inputs.collect import collect_inputs
-from orchestrator.job import QUEUE_NAME
 from orchestrator.launch import Launcher
 from orchestrator.outcome import Outcome
 from orchestrator.paths import RunPaths, home
@@ -29,6 +28,7 @@ from orchestrator.predictions.predictions import Predictions
 from orchestrator.request import RunOptions, make_request
 from orchestrator.run import run
 from orchestrator.runtimes import choose_runtime
+from orchestrator.runtimes.guest_contract import QUEUE_NAME
 from orchestrator.system.display import Display
 
 RANDOM_WEIGHTS = "orch_runner.random_weights"

@@ -32,7 +32,7 @@ def compose(
     if env:
         _write_env(data, out, stacks)
         return
-    from orchestrator.compose import compose_text, gpu_text
+    from orchestrator.runtimes.warm.compose import compose_text, gpu_text
 
     root = (out.parent if out is not None else Path()).resolve()
     text = (gpu_text if gpu else compose_text)(catalog(stacks), root)
@@ -46,9 +46,9 @@ def compose(
 
 
 def _write_env(data: Path | None, out: Path | None, stacks: list[Path] | None) -> None:
-    from orchestrator.composeenv import environment, environment_text, write_environment
     from orchestrator.paths import home
-    from orchestrator.runtimes.docker import calling_user
+    from orchestrator.runtimes.docker.runtime import calling_user
+    from orchestrator.runtimes.warm.compose_env import environment, environment_text, write_environment
 
     values = environment(calling_user(), _security(), home(), None if data is None else data.resolve())
     if out is None:

@@ -266,7 +266,7 @@ def build(
     prepared = chosen.prepare(stack, variant, options, display.detail)
     written: Path | None = None
     if archive or archive_to is not None:
-        from orchestrator.runtimes.docker_archive import archived
+        from orchestrator.runtimes.docker.archive import archived
 
         written = archived(prepared, options, display.detail, archive_to)
     if json:

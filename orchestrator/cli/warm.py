@@ -23,7 +23,7 @@ from orchestrator.cli.run import BaseImageOption, BuildArgOption, DeviceOption, 
 from orchestrator.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
-    from orchestrator.warm.listing import Shown
+    from orchestrator.runtimes.warm.listing import Shown
 
 SpoolOption = Annotated[
     Path | None,
@@ -59,9 +59,9 @@ def up(
     if data is not None and not data.is_dir():
         raise UsageError(f"there is no folder {data}")
     from orchestrator.paths import spool_folder
+    from orchestrator.runtimes.warm.containers import UpOptions
+    from orchestrator.runtimes.warm.containers import up as start
     from orchestrator.system.display import make_display
-    from orchestrator.warm.containers import UpOptions
-    from orchestrator.warm.containers import up as start
 
     known, display = catalog(stacks), make_display(json=json, quiet=False)
     options = UpOptions(
@@ -98,7 +98,7 @@ def down(
     if not names and not everything:
         raise UsageError("say which stacks, or --all", hint="orch ps")
     from orchestrator.paths import spool_folder
-    from orchestrator.warm.containers import down as end
+    from orchestrator.runtimes.warm.containers import down as end
 
     ended = end(names or [], (spool or spool_folder()).resolve(), say)
     if json:
@@ -113,7 +113,7 @@ def down(
 def ps(spool: SpoolOption = None, json: JsonOption = False) -> None:
     """List warm workers, Compose's too: what they have loaded, what they do, how fast."""
     from orchestrator.paths import spool_folder
-    from orchestrator.warm.listing import list_workers
+    from orchestrator.runtimes.warm.listing import list_workers
 
     workers = list_workers([(spool or spool_folder()).resolve()])
     if json:
@@ -152,7 +152,7 @@ def logs(
     ] = None,
 ) -> None:
     """Show what warm workers say, Compose's too."""
-    from orchestrator.warm.containers import log_lines, warm_containers
+    from orchestrator.runtimes.warm.containers import log_lines, warm_containers
 
     containers = warm_containers(names or [])
     if not containers:

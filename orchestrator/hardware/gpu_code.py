@@ -96,9 +96,9 @@ def as_built(stack: StackEntry) -> StackEntry:
 
 
 def _of_image(stack: StackEntry, variant: str) -> Binaries | None:
-    from orchestrator.build import build_inputs
     from orchestrator.runtimes.base import BuildOptions
-    from orchestrator.runtimes.docker_build import image_labels, image_tag, with_default_base
+    from orchestrator.runtimes.build_inputs import build_inputs
+    from orchestrator.runtimes.docker.build import image_labels, image_tag, with_default_base
     from orchestrator.system.container_engine import connect
 
     with suppress(OrchError, ValueError):  # no engine; an argument that only its user knows
@@ -109,7 +109,7 @@ def _of_image(stack: StackEntry, variant: str) -> Binaries | None:
 
 
 def _of_environment(stack: StackEntry, variant: str) -> Binaries | None:
-    from orchestrator.build import build_lock_of
+    from orchestrator.runtimes.build_inputs import build_lock_of
     from orchestrator.runtimes.venv import environment_folder
 
     spec = stack.spec.variants[variant]

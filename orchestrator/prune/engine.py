@@ -9,12 +9,12 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from orchestrator.build import build_inputs
 from orchestrator.catalog.loader import Catalog, StackEntry
 from orchestrator.errors import MachineError, OrchError
 from orchestrator.prune import Leftover, Scope
 from orchestrator.runtimes.base import BuildOptions
-from orchestrator.runtimes.docker_build import LABEL, image_alias, with_default_base
+from orchestrator.runtimes.build_inputs import build_inputs
+from orchestrator.runtimes.docker.build import LABEL, image_alias, with_default_base
 from orchestrator.system.container_engine import Engine, connect
 
 SETTLED_SECONDS = 600

@@ -10,7 +10,6 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from orchestrator.build import build_lock_of
 from orchestrator.catalog.loader import Catalog, StackEntry
 from orchestrator.catalog.upstream_code import tree_folder
 from orchestrator.convert import LOCK_NAME as CONVERT_LOCK
@@ -18,6 +17,7 @@ from orchestrator.convert import PYTHONS as CONVERT_PYTHONS
 from orchestrator.errors import OrchError
 from orchestrator.paths import RunPaths, build_logs_folder, environments_folder, home
 from orchestrator.prune import DAY, Leftover, Scope
+from orchestrator.runtimes.build_inputs import build_lock_of
 from orchestrator.runtimes.venv import environment_folder
 from orchestrator.system.files import exclusive
 

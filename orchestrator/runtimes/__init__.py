@@ -9,7 +9,7 @@ from orchestrator.errors import MachineError, UsageError
 from orchestrator.runtimes.base import Runtime
 
 RUNTIMES = {
-    "docker": "orchestrator.runtimes.docker:DockerRuntime",
+    "docker": "orchestrator.runtimes.docker.runtime:DockerRuntime",
     "venv": "orchestrator.runtimes.venv:VenvRuntime",
     "apptainer": "orchestrator.runtimes.apptainer:ApptainerRuntime",
 }

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from orchestrator.build import BuildInputs, build_inputs
 from orchestrator.catalog.loader import StackEntry
 from orchestrator.errors import BuildError, MachineError, UsageError
-from orchestrator.image_archives import find_archive
-from orchestrator.job import JOB_NAME, GuestPaths
 from orchestrator.paths import build_logs_folder, images_folder
 from orchestrator.runtimes.base import BuildOptions, Prepared, Report, WorkerSpec, worker_environment
-from orchestrator.runtimes.docker_archive import ensure_archive
-from orchestrator.runtimes.docker_build import with_default_base
+from orchestrator.runtimes.build_inputs import BuildInputs, build_inputs
+from orchestrator.runtimes.docker.archive import ensure_archive
+from orchestrator.runtimes.docker.build import with_default_base
+from orchestrator.runtimes.docker.image_archives import find_archive
+from orchestrator.runtimes.guest_contract import JOB_NAME, GuestPaths
 from orchestrator.runtimes.mounts import GUEST, GUEST_HOME, bound_folders, image_paths
 from orchestrator.runtimes.process import ProcessWorker, reap_processes, visible_gpus
 from orchestrator.system.container_engine import connect

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from orchestrator.catalog.loader import StackEntry
-from orchestrator.job import GuestPaths
+from orchestrator.runtimes.guest_contract import GuestPaths
 
 Report = Callable[[str], None]
 """Told a line about what is being done; may be called often."""

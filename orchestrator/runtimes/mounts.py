@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from orchestrator.job import QUEUE_NAME, GuestPaths
 from orchestrator.runtimes.base import Prepared, WorkerSpec
+from orchestrator.runtimes.guest_contract import QUEUE_NAME, GuestPaths
 
 GUEST = {name: PurePosixPath(f"/{name}") for name in ("job", "data", "weights", "out", "cache")}
 GUEST_STACK = PurePosixPath("/opt/orch/stack")

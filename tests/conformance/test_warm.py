@@ -20,9 +20,9 @@ import pytest
 from PIL import Image
 
 from orchestrator import Predictions
-from orchestrator.build import build_inputs
 from orchestrator.catalog.loader import load_catalog
 from orchestrator.runtimes.base import BuildOptions
+from orchestrator.runtimes.build_inputs import build_inputs
 from tests.conformance.conftest import TEST_STACKS, Orch
 from tests.conformance.pictures import photograph
 

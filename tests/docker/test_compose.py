@@ -22,11 +22,11 @@ import numpy as np
 import pytest
 
 from orchestrator import Predictions
-from orchestrator.build import build_inputs
 from orchestrator.catalog.loader import load_catalog
 from orchestrator.demo.scenes import write_scenes
 from orchestrator.runtimes.base import BuildOptions
-from orchestrator.warm.settings import NOBODY
+from orchestrator.runtimes.build_inputs import build_inputs
+from orchestrator.runtimes.warm.settings import NOBODY
 
 pytestmark = pytest.mark.docker
 ROOT = Path(__file__).resolve().parent.parent.parent

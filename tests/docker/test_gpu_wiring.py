@@ -20,9 +20,9 @@ import pytest
 
 from orchestrator.catalog.loader import load_catalog
 from orchestrator.errors import MachineError
-from orchestrator.hardware.inject import HOOK, Wiring, gpu_settings, wiring_of
 from orchestrator.runtimes.base import Prepared, WorkerSpec
-from orchestrator.runtimes.docker import DockerWorker, container_settings
+from orchestrator.runtimes.docker.gpu_access import HOOK, Wiring, gpu_settings, wiring_of
+from orchestrator.runtimes.docker.runtime import DockerWorker, container_settings
 from orchestrator.system.container_engine import Engine
 from tests.docker.private_engine import private_engine, why_not
 

@@ -14,7 +14,6 @@ import pytest
 from PIL import Image
 
 from orchestrator import Predictions
-from orchestrator.build import BuildInputs, build_inputs
 from orchestrator.catalog.loader import load_catalog
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.paths import home, images_folder
@@ -22,8 +21,9 @@ from orchestrator.request import RunOptions
 from orchestrator.run import run
 from orchestrator.runtimes import apptainer, make_runtime
 from orchestrator.runtimes.base import BuildOptions, Prepared
-from orchestrator.runtimes.docker_archive import archived
-from orchestrator.runtimes.docker_build import image_tag, with_default_base
+from orchestrator.runtimes.build_inputs import BuildInputs, build_inputs
+from orchestrator.runtimes.docker.archive import archived
+from orchestrator.runtimes.docker.build import image_tag, with_default_base
 from orchestrator.system.container_engine import connect
 from orchestrator.system.display import SilentDisplay
 from tests.conformance.pictures import photograph

@@ -13,7 +13,7 @@ import pytest
 from orchestrator.catalog.loader import StackEntry
 from orchestrator.hardware.gpu_code import as_built
 from orchestrator.runtimes.base import BuildOptions
-from orchestrator.runtimes.docker import DockerRuntime
+from orchestrator.runtimes.docker.runtime import DockerRuntime
 from orchestrator.system.container_engine import connect
 from tests.fatbins import NATIVE, PTX, elf, fatbin
 from tests.unit.stack_samples import MINIMAL, stack_entry

@@ -21,10 +21,10 @@ from orchestrator.errors import BuildError
 from orchestrator.paths import RunPaths, worker_cache_folder
 from orchestrator.request import RunOptions
 from orchestrator.run import run
-from orchestrator.runtimes import docker as docker_runtime
 from orchestrator.runtimes import make_runtime
 from orchestrator.runtimes.base import BuildOptions
-from orchestrator.runtimes.docker_build import LABEL
+from orchestrator.runtimes.docker import runtime as docker_runtime
+from orchestrator.runtimes.docker.build import LABEL
 from orchestrator.runtimes.mounts import GUEST_SOURCES
 from orchestrator.system.container_engine import connect
 from orchestrator.system.display import SilentDisplay

@@ -14,7 +14,7 @@ from orchestrator.prune import Leftover, Scope, prune
 from orchestrator.prune.engine import engine_leftovers
 from orchestrator.runtimes import make_runtime
 from orchestrator.runtimes.base import BuildOptions, Prepared
-from orchestrator.runtimes.docker_build import LABEL
+from orchestrator.runtimes.docker.build import LABEL
 from orchestrator.system.container_engine import connect
 from orchestrator.system.display import SilentDisplay
 from tests.unit.stack_samples import stack_document, write_stack

@@ -14,7 +14,7 @@ from orchestrator.hardware import Gpu, choose_variant
 from orchestrator.hardware.gpu_code import FILE_NAME, Binaries, as_built, of_labels, parse
 from orchestrator.runtimes import venv
 from orchestrator.runtimes.base import BuildOptions
-from orchestrator.runtimes.docker_build import label_arguments
+from orchestrator.runtimes.docker.build import label_arguments
 from tests.unit.stack_samples import MINIMAL, stack_entry
 
 READ = Binaries({"torch": "1.9.0", "onnxruntime": "1.15.0"}, "10.2", None, ("3.7", "7.0"), ("7.0",))

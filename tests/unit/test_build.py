@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.build import build_inputs
 from orchestrator.catalog.loader import StackEntry
 from orchestrator.errors import SpecError, UsageError
 from orchestrator.runtimes.base import BuildOptions
+from orchestrator.runtimes.build_inputs import build_inputs
 from orchestrator.system.files import write_text
 from tests.unit.stack_samples import MINIMAL, stack_entry
 

@@ -11,12 +11,12 @@ import yaml
 from orchestrator.catalog.loader import Catalog, StackEntry, load_catalog
 from orchestrator.catalog.spec import Variant
 from orchestrator.cli import main
-from orchestrator.compose import USER, compose_document, compose_text, gpu_text, gpu_variant
-from orchestrator.composeenv import environment, environment_text, give_spool, write_environment
 from orchestrator.errors import UsageError
-from orchestrator.hardware.inject import GpuSettings
 from orchestrator.runtimes.base import Prepared, WorkerSpec
-from orchestrator.runtimes.docker import container_settings
+from orchestrator.runtimes.docker.gpu_access import GpuSettings
+from orchestrator.runtimes.docker.runtime import container_settings
+from orchestrator.runtimes.warm.compose import USER, compose_document, compose_text, gpu_text, gpu_variant
+from orchestrator.runtimes.warm.compose_env import environment, environment_text, give_spool, write_environment
 from tests.unit.stack_samples import MINIMAL, stack_entry
 
 ROOT = Path(__file__).resolve().parent.parent.parent

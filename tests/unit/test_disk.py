@@ -13,9 +13,9 @@ from orchestrator.cli import main
 from orchestrator.disk import GB, RESERVE, Need, build_needs, output_need, require_space, weights_needs
 from orchestrator.errors import MachineError
 from orchestrator.paths import environments_folder, weights_folder
-from orchestrator.runtimes import docker as docker_module
 from orchestrator.runtimes import make_runtime
 from orchestrator.runtimes.base import BuildOptions
+from orchestrator.runtimes.docker import runtime as docker_module
 from orchestrator.runtimes.venv import environment_folder, is_whole
 from tests.unit.conftest import MakePhoto
 from tests.unit.stack_samples import MINIMAL, stack_document, write_stack

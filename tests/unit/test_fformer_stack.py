@@ -16,14 +16,14 @@ import pytest
 from orch_runner.contract import Fatal
 
 from orchestrator import cli
-from orchestrator.build import build_inputs
 from orchestrator.catalog.loader import ModelEntry, StackEntry, load_catalog
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.hardware import Gpu, choose_variant
 from orchestrator.request import RunOptions
 from orchestrator.run import run
 from orchestrator.runtimes.base import BuildOptions
-from orchestrator.runtimes.docker_build import build_arguments
+from orchestrator.runtimes.build_inputs import build_inputs
+from orchestrator.runtimes.docker.build import build_arguments
 from orchestrator.system.display import SilentDisplay
 
 STACK = Path(__file__).resolve().parents[2] / "images" / "fformer"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import MachineError
-from orchestrator.hardware.inject import HOOK, GpuSettings, Wiring, cdi_names, gpu_settings, wiring_of
+from orchestrator.runtimes.docker.gpu_access import HOOK, GpuSettings, Wiring, cdi_names, gpu_settings, wiring_of
 from orchestrator.system.container_engine import Engine
 
 VOID = {"NVIDIA_VISIBLE_DEVICES": "void"}

@@ -5,7 +5,15 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 
 from orchestrator.inputs.collect import InputImage
-from orchestrator.job import ALIVE_TIMEOUT, CONTRACT, PART_EVERY, GuestPaths, ShardOrder, WorkerSettings, job_document
+from orchestrator.runtimes.guest_contract import (
+    ALIVE_TIMEOUT,
+    CONTRACT,
+    PART_EVERY,
+    GuestPaths,
+    ShardOrder,
+    WorkerSettings,
+    job_document,
+)
 
 SETTINGS = WorkerSettings(
     run="run1", plan="plan1", predictor="predictor.py:P", model="m", task="instance-segmentation",

@@ -33,7 +33,7 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
     def connect() -> None:
         raise MachineError("no container engine answers", why="no such socket")
 
-    monkeypatch.setattr("orchestrator.runtimes.docker.connect", connect)
+    monkeypatch.setattr("orchestrator.runtimes.docker.runtime.connect", connect)
 
 
 def test_a_plan_for_another_machine(node: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,7 +108,7 @@ def test_an_engine_that_shows_no_gpus_is_refused_before_anything_is_built(
 
     nothing: Any = object()
     monkeypatch.setattr("orchestrator.hardware.look", lambda: Machine((H100,), "535.104.05"))
-    monkeypatch.setattr("orchestrator.runtimes.docker.connect", lambda: Engine(nothing, "unix:///e", "28", {}))
+    monkeypatch.setattr("orchestrator.runtimes.docker.runtime.connect", lambda: Engine(nothing, "unix:///e", "28", {}))
     monkeypatch.setenv("PATH", "/nowhere")
     assert main(["plan", "facere"]) == 4
     assert "the engine gives its containers no GPU" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import pytest
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.runtimes import RUNTIMES, choose_runtime, make_runtime
 from orchestrator.runtimes.base import Runtime
-from orchestrator.runtimes.docker import DockerRuntime
+from orchestrator.runtimes.docker.runtime import DockerRuntime
 from orchestrator.runtimes.venv import VenvRuntime
 
 

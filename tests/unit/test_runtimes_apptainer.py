@@ -12,13 +12,13 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from orchestrator.build import build_inputs
 from orchestrator.errors import BuildError, MachineError, UsageError
-from orchestrator.job import GuestPaths
 from orchestrator.paths import build_logs_folder, images_folder
 from orchestrator.runtimes import apptainer
 from orchestrator.runtimes.apptainer import ApptainerRuntime, build_command, exec_command, installed, sif_path
 from orchestrator.runtimes.base import BuildOptions, Exit, Prepared, WorkerSpec
+from orchestrator.runtimes.build_inputs import build_inputs
+from orchestrator.runtimes.guest_contract import GuestPaths
 from tests.unit.stack_samples import stack_entry
 from tests.unit.test_runtimes_docker import SPEC
 

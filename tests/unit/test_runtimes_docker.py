@@ -10,16 +10,16 @@ import docker.errors
 import pytest
 
 from orchestrator import __version__
-from orchestrator.build import BuildInputs, build_inputs
 from orchestrator.errors import BaseImageError, BuildError, MachineError
-from orchestrator.hardware.inject import GpuSettings
-from orchestrator.job import GuestPaths
 from orchestrator.paths import build_logs_folder
-from orchestrator.runtimes import docker as docker_runtime
-from orchestrator.runtimes import docker_build
 from orchestrator.runtimes.base import BuildOptions, Prepared, WorkerSpec
-from orchestrator.runtimes.docker import DockerRuntime, container_settings, mounts
-from orchestrator.runtimes.docker_build import build_arguments, ensure_image, image_tag
+from orchestrator.runtimes.build_inputs import BuildInputs, build_inputs
+from orchestrator.runtimes.docker import build as docker_build
+from orchestrator.runtimes.docker import runtime as docker_runtime
+from orchestrator.runtimes.docker.build import build_arguments, ensure_image, image_tag
+from orchestrator.runtimes.docker.gpu_access import GpuSettings
+from orchestrator.runtimes.docker.runtime import DockerRuntime, container_settings, mounts
+from orchestrator.runtimes.guest_contract import GuestPaths
 from orchestrator.system.container_engine import Engine
 from tests.unit.stack_samples import stack_entry
 

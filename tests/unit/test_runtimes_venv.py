@@ -16,10 +16,10 @@ import pytest
 
 from orchestrator.catalog.bundled import RUNNER
 from orchestrator.errors import BuildError, MachineError
-from orchestrator.job import GuestPaths
 from orchestrator.paths import build_logs_folder, environments_folder
 from orchestrator.runtimes import venv
 from orchestrator.runtimes.base import BuildOptions, Exit, Prepared, WorkerSpec
+from orchestrator.runtimes.guest_contract import GuestPaths
 from orchestrator.runtimes.process import ProcessWorker
 from orchestrator.runtimes.venv import (
     VenvRuntime,

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.build import build_inputs
 from orchestrator.catalog.loader import load_catalog
 from orchestrator.catalog.scaffold import create_stack
 from orchestrator.errors import UsageError
 from orchestrator.runtimes.base import BuildOptions
+from orchestrator.runtimes.build_inputs import build_inputs
 
 
 def test_a_created_stack_is_whole(tmp_path: Path) -> None:

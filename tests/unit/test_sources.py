@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.build import build_inputs
 from orchestrator.catalog.loader import StackEntry
 from orchestrator.catalog.upstream_code import ensure_sources, source_state, tree_folder
 from orchestrator.cli import main
 from orchestrator.errors import MachineError, SpecError
 from orchestrator.paths import build_logs_folder
 from orchestrator.runtimes.base import BuildOptions
-from orchestrator.runtimes.docker import DockerRuntime
+from orchestrator.runtimes.build_inputs import build_inputs
+from orchestrator.runtimes.docker.runtime import DockerRuntime
 from orchestrator.runtimes.venv import VenvRuntime
 from tests.unit.stack_samples import stack_document, stack_entry, write_stack
 from tests.unit.test_runtimes_venv import prepared, worker_spec

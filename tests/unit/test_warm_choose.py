@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.errors import UsageError
 from orchestrator.paths import RunPaths
-from orchestrator.warm.choose import Wish, check_wish, refusal
+from orchestrator.runtimes.warm.select import Wish, check_wish, refusal
 
 
 @pytest.mark.parametrize(

@@ -17,13 +17,13 @@ import yaml
 from orchestrator.catalog.loader import ModelEntry, load_catalog
 from orchestrator.cli import main
 from orchestrator.errors import MachineError
-from orchestrator.hardware.inject import GpuSettings
 from orchestrator.runtimes.base import Prepared, WorkerSpec
-from orchestrator.runtimes.docker import container_settings
+from orchestrator.runtimes.docker.gpu_access import GpuSettings
+from orchestrator.runtimes.docker.runtime import container_settings
+from orchestrator.runtimes.warm import containers, listing
+from orchestrator.runtimes.warm.containers import WarmSpec, down, fetch_weights, warm_settings
+from orchestrator.runtimes.warm.listing import Shown, beats_of, list_workers, shown_by
 from orchestrator.system.display import SilentDisplay
-from orchestrator.warm import containers, listing
-from orchestrator.warm.containers import WarmSpec, down, fetch_weights, warm_settings
-from orchestrator.warm.listing import Shown, beats_of, list_workers, shown_by
 from tests.unit.stack_samples import MINIMAL, stack_entry
 
 SPEC = WarmSpec(number=2, spool=Path("/s"), weights=Path("/h/weights/tiny"), cache=Path("/c"))
@@ -223,7 +223,7 @@ def test_a_heartbeat_that_does_not_go_on_is_no_worker(
         beat(tmp_path, "slow-clock", up=False, time=13.0, beat=next(beats))
         threading.Event().wait(0.01)
 
-    monkeypatch.setattr("orchestrator.warm.spool.time.sleep", meanwhile)
+    monkeypatch.setattr("orchestrator.runtimes.warm.spool.time.sleep", meanwhile)
     monkeypatch.setattr(listing, "WATCH_SECONDS", 1.0)
     assert [one["id"] for one in beats_of(tmp_path)] == ["slow-clock"]
 

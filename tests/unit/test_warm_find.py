@@ -12,12 +12,20 @@ from typing import Any
 
 import pytest
 
-from orchestrator.build import build_inputs
 from orchestrator.catalog.loader import load_catalog
 from orchestrator.runtimes.base import BuildOptions
-from orchestrator.warm import find
-from orchestrator.warm.find import Needs, WarmContainer, data_folder, fitting, needs_of, spool_folders, why_unfit
-from orchestrator.warm.spool import alive_among, parse_heartbeat, workers_of
+from orchestrator.runtimes.build_inputs import build_inputs
+from orchestrator.runtimes.warm import discover as find
+from orchestrator.runtimes.warm.discover import (
+    Needs,
+    WarmContainer,
+    data_folder,
+    fitting,
+    needs_of,
+    spool_folders,
+    why_unfit,
+)
+from orchestrator.runtimes.warm.spool import alive_among, parse_heartbeat, workers_of
 from tests.unit.warm_samples import FakeWorker, heartbeat
 
 NEEDS = Needs(

@@ -9,8 +9,8 @@ import pytest
 
 from orchestrator.errors import UsageError
 from orchestrator.inputs.collect import InputSet, collect_inputs
-from orchestrator.warm import OutsideData
-from orchestrator.warm.staging import COPY_LIMIT, Placement, copy_limit, place, stage
+from orchestrator.runtimes.warm.errors import OutsideData
+from orchestrator.runtimes.warm.staging import COPY_LIMIT, Placement, copy_limit, place, stage
 
 
 def refuse(*arguments: object) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from orchestrator.catalog.weights import Stored
-from orchestrator.warm.runtime import missing_weights
-from orchestrator.warm.spool import Heartbeat
+from orchestrator.runtimes.warm.runtime import missing_weights
+from orchestrator.runtimes.warm.spool import Heartbeat
 
 
 def heartbeat(**there: Any) -> Heartbeat:

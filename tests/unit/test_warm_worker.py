@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from orchestrator.runtimes.base import Exit
-from orchestrator.warm import spool
-from orchestrator.warm import worker as warm_worker
-from orchestrator.warm.results import bring_back, give_parts, move
-from orchestrator.warm.worker import JobSpec, WarmWorker
+from orchestrator.runtimes.warm import spool
+from orchestrator.runtimes.warm import worker as warm_worker
+from orchestrator.runtimes.warm.results import bring_back, give_parts, move
+from orchestrator.runtimes.warm.worker import JobSpec, WarmWorker
 from tests.unit.warm_samples import FakeWorker
 
 JOB = "key-w0-1"

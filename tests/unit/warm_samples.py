@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from orchestrator.warm.spool import SpoolPaths
+from orchestrator.runtimes.warm.spool import SpoolPaths
 
 
 def heartbeat(**changes: Any) -> dict[str, Any]:

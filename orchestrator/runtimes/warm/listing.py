@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import MachineError
-from orchestrator.warm.containers import mounted_at, warm_containers
-from orchestrator.warm.find import WATCH_SECONDS
-from orchestrator.warm.settings import GUEST_SPOOL, STACK_LABEL, VARIANT_LABEL
-from orchestrator.warm.spool import SpoolPaths, is_alive, workers_of
+from orchestrator.runtimes.warm.containers import mounted_at, warm_containers
+from orchestrator.runtimes.warm.discover import WATCH_SECONDS
+from orchestrator.runtimes.warm.settings import GUEST_SPOOL, STACK_LABEL, VARIANT_LABEL
+from orchestrator.runtimes.warm.spool import SpoolPaths, is_alive, workers_of
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from typing import Any
 from orchestrator.catalog import bundled as resources
 from orchestrator.catalog.loader import Catalog, StackEntry
 from orchestrator.catalog.spec import Variant, Weights
-from orchestrator.composefile import MERGE, Line, Shared, render
-from orchestrator.runtimes.docker import isolation
-from orchestrator.runtimes.docker_build import image_alias
+from orchestrator.runtimes.docker.build import image_alias
+from orchestrator.runtimes.docker.runtime import isolation
 from orchestrator.runtimes.mounts import GUEST
-from orchestrator.warm.settings import (
+from orchestrator.runtimes.warm.compose_yaml import MERGE, Line, Shared, render
+from orchestrator.runtimes.warm.settings import (
     CHECK,
     CHECK_SECONDS,
     COMMAND,

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.job import END_NAME, QUEUE_NAME
 from orchestrator.runtimes.base import Exit
+from orchestrator.runtimes.guest_contract import END_NAME, QUEUE_NAME
+from orchestrator.runtimes.warm.results import bring_back, give_parts
+from orchestrator.runtimes.warm.spool import TICKET_FORMAT, Pulse, SpoolPaths
 from orchestrator.system.files import write_json
-from orchestrator.warm.results import bring_back, give_parts
-from orchestrator.warm.spool import TICKET_FORMAT, Pulse, SpoolPaths
 
 LOOK_SECONDS = 0.002
 """How often events are looked for while they come, and for a moment after."""

@@ -7,9 +7,9 @@ import os
 import tempfile
 from pathlib import Path
 
-from orchestrator.build import BuildInputs
 from orchestrator.errors import MachineError
 from orchestrator.paths import images_folder
+from orchestrator.runtimes.build_inputs import BuildInputs
 from orchestrator.system.container_engine import Engine
 from orchestrator.system.files import written_aside
 

@@ -15,15 +15,15 @@ from pathlib import Path, PurePosixPath
 from orchestrator.catalog.loader import StackEntry
 from orchestrator.catalog.weights import Stored
 from orchestrator.inputs.collect import InputSet
-from orchestrator.job import ALIVE_NAME, ALIVE_TIMEOUT, QUEUE_NAME, GuestPaths
 from orchestrator.paths import RunPaths
 from orchestrator.runtimes.base import BuildOptions, Prepared, Report, WorkerSpec
-from orchestrator.warm import WarmUnfit
-from orchestrator.warm.find import Needs, WarmWorkerFound
-from orchestrator.warm.results import bring_back
-from orchestrator.warm.spool import Heartbeat, SpoolPaths
-from orchestrator.warm.staging import Placement, copy_limit, place, stage
-from orchestrator.warm.worker import JobSpec, WarmWorker
+from orchestrator.runtimes.guest_contract import ALIVE_NAME, ALIVE_TIMEOUT, QUEUE_NAME, GuestPaths
+from orchestrator.runtimes.warm.discover import Needs, WarmWorkerFound
+from orchestrator.runtimes.warm.errors import WarmUnfit
+from orchestrator.runtimes.warm.results import bring_back
+from orchestrator.runtimes.warm.spool import Heartbeat, SpoolPaths
+from orchestrator.runtimes.warm.staging import Placement, copy_limit, place, stage
+from orchestrator.runtimes.warm.worker import JobSpec, WarmWorker
 
 LEFT_SECONDS = 10 * ALIVE_TIMEOUT
 """A job folder that no host touched for so long is nobody's any more."""

@@ -11,13 +11,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from orchestrator import __version__
-from orchestrator.build import BuildInputs
 from orchestrator.catalog.upstream_code import ensure_sources
 from orchestrator.errors import BaseImageError, BuildError
 from orchestrator.hardware.gpu_code import LABEL as LABEL
 from orchestrator.hardware.gpu_code import MODULE, Binaries, parse
 from orchestrator.paths import build_logs_folder, home
 from orchestrator.runtimes.base import BuildOptions, Report
+from orchestrator.runtimes.build_inputs import BuildInputs
 from orchestrator.system.container_engine import Engine, build_command
 from orchestrator.system.files import exclusive
 from orchestrator.system.subprocesses import run_step

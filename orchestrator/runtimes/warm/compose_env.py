@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from orchestrator.catalog.loader import Catalog
-from orchestrator.compose import PROJECT
 from orchestrator.errors import UsageError
+from orchestrator.runtimes.warm.compose import PROJECT
+from orchestrator.runtimes.warm.settings import worker_user
 from orchestrator.system.files import write_text
-from orchestrator.warm.settings import worker_user
 
 SPOOL_NAME, DATA_NAME = "spool", "data"
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,=-]*")

@@ -5,13 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.build import BuildInputs, build_inputs
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.hardware.gpu_code import LABEL
-from orchestrator.image_archives import archive_in, find_archive, load_archive, machine_lock, write_archive
 from orchestrator.paths import images_folder
 from orchestrator.runtimes.base import BuildOptions, Prepared, Report
-from orchestrator.runtimes.docker_build import ensure_image, image_id, image_tag, point_alias, with_default_base
+from orchestrator.runtimes.build_inputs import BuildInputs, build_inputs
+from orchestrator.runtimes.docker.build import ensure_image, image_id, image_tag, point_alias, with_default_base
+from orchestrator.runtimes.docker.image_archives import (
+    archive_in,
+    find_archive,
+    load_archive,
+    machine_lock,
+    write_archive,
+)
 from orchestrator.system.container_engine import Engine, connect
 from orchestrator.system.files import exclusive
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from orchestrator.build import LOCK_NAME, BuildInputs
 from orchestrator.paths import home
-from orchestrator.warm.settings import WARM_LABEL
-from orchestrator.warm.spool import Heartbeat, SpoolPaths, alive_among, read_heartbeat, workers_of
+from orchestrator.runtimes.build_inputs import LOCK_NAME, BuildInputs
+from orchestrator.runtimes.warm.settings import WARM_LABEL
+from orchestrator.runtimes.warm.spool import Heartbeat, SpoolPaths, alive_among, read_heartbeat, workers_of
 
 LABEL_IDENTITY = "org.orch.identity"
 WATCH_SECONDS = 2.5

@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
-from orchestrator.build import build_inputs
 from orchestrator.catalog.loader import ModelEntry
 from orchestrator.errors import UsageError
 from orchestrator.hardware import Choice
 from orchestrator.paths import RunPaths
 from orchestrator.plan import begun_with
 from orchestrator.runtimes.base import BuildOptions, Report
-from orchestrator.runtimes.docker_build import with_default_base
-from orchestrator.warm import WarmUnfit
-from orchestrator.warm.find import (
+from orchestrator.runtimes.build_inputs import build_inputs
+from orchestrator.runtimes.docker.build import with_default_base
+from orchestrator.runtimes.warm.discover import (
     Needs,
     WarmWorkerFound,
     fitting,
@@ -23,8 +22,9 @@ from orchestrator.warm.find import (
     spool_folders,
     warm_containers,
 )
-from orchestrator.warm.runtime import WarmRuntime
-from orchestrator.warm.spool import SpoolPaths
+from orchestrator.runtimes.warm.errors import WarmUnfit
+from orchestrator.runtimes.warm.runtime import WarmRuntime
+from orchestrator.runtimes.warm.spool import SpoolPaths
 
 
 @dataclass(frozen=True)

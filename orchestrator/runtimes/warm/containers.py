@@ -15,20 +15,18 @@ from typing import Any
 
 from orchestrator.catalog.loader import ModelEntry, StackEntry
 from orchestrator.catalog.weights import ensure_weights
-from orchestrator.composeenv import give_folder, give_spool
 from orchestrator.errors import MachineError
 from orchestrator.hardware import choose_variant, gpus_for
-from orchestrator.hardware.inject import GpuSettings, gpu_settings, wiring_of
 from orchestrator.paths import home, worker_cache_folder
 from orchestrator.runtimes import choose_runtime
 from orchestrator.runtimes.base import BuildOptions, Prepared
-from orchestrator.runtimes.docker import calling_user, isolation, start_container
-from orchestrator.runtimes.docker_build import LABEL
+from orchestrator.runtimes.docker.build import LABEL
+from orchestrator.runtimes.docker.gpu_access import GpuSettings, gpu_settings, wiring_of
+from orchestrator.runtimes.docker.runtime import calling_user, isolation, start_container
 from orchestrator.runtimes.mounts import GUEST
-from orchestrator.system.container_engine import Engine, connect
-from orchestrator.system.display import Display
-from orchestrator.warm.find import host_path
-from orchestrator.warm.settings import (
+from orchestrator.runtimes.warm.compose_env import give_folder, give_spool
+from orchestrator.runtimes.warm.discover import host_path
+from orchestrator.runtimes.warm.settings import (
     CHECK,
     CHECK_SECONDS,
     COMMAND,
@@ -43,7 +41,9 @@ from orchestrator.warm.settings import (
     warm_labels,
     worker_user,
 )
-from orchestrator.warm.spool import Heartbeat, SpoolPaths, read_heartbeat, workers_of
+from orchestrator.runtimes.warm.spool import Heartbeat, SpoolPaths, read_heartbeat, workers_of
+from orchestrator.system.container_engine import Engine, connect
+from orchestrator.system.display import Display
 
 UP_LABEL = f"{LABEL}.up"
 """On what `orch up` started: a digest of all settings, so that the same command leaves a fitting worker alone."""

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from orchestrator.errors import UsageError
 from orchestrator.inputs.collect import InputImage, InputSet
-from orchestrator.warm import OutsideData
+from orchestrator.runtimes.warm.errors import OutsideData
 
 COPY_LIMIT = 1 << 30
 _UNITS = {"K": 10, "M": 20, "G": 30, "T": 40}

@@ -7,8 +7,8 @@ from pathlib import PurePosixPath
 
 from orchestrator.catalog.loader import StackEntry
 from orchestrator.runtimes.base import worker_environment
-from orchestrator.runtimes.docker import NAMES
-from orchestrator.runtimes.docker_build import LABEL
+from orchestrator.runtimes.docker.build import LABEL
+from orchestrator.runtimes.docker.runtime import NAMES
 from orchestrator.runtimes.mounts import GUEST, GUEST_HOME
 
 GUEST_SPOOL = PurePosixPath("/spool")

@@ -10,15 +10,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.build import build_inputs
 from orchestrator.catalog.loader import StackEntry
 from orchestrator.errors import MachineError
 from orchestrator.hardware.gpu_code import LABEL
-from orchestrator.hardware.inject import GpuSettings, gpu_settings, wiring_of
-from orchestrator.job import JOB_NAME, GuestPaths
 from orchestrator.runtimes.base import BuildOptions, Exit, Prepared, Report, WorkerSpec, worker_environment
-from orchestrator.runtimes.docker_archive import loaded_from_archive
-from orchestrator.runtimes.docker_build import ensure_image, image_id, image_tag, with_default_base
+from orchestrator.runtimes.build_inputs import build_inputs
+from orchestrator.runtimes.docker.archive import loaded_from_archive
+from orchestrator.runtimes.docker.build import ensure_image, image_id, image_tag, with_default_base
+from orchestrator.runtimes.docker.gpu_access import GpuSettings, gpu_settings, wiring_of
+from orchestrator.runtimes.guest_contract import JOB_NAME, GuestPaths
 from orchestrator.runtimes.mounts import GUEST, GUEST_HOME, bound_folders, image_paths
 from orchestrator.system.container_engine import Engine, connect
 

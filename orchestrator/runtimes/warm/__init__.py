@@ -1,0 +1,1 @@
+"""Warm workers: long-lived workers that keep models loaded and take jobs over a spool folder."""
