@@ -14,7 +14,7 @@ from orchestrator.several_runs import Ended
 from orchestrator.system.display import Display
 
 if TYPE_CHECKING:
-    from orchestrator.compare import Comparison
+    from orchestrator.evaluation.compare.compare import Comparison
 
 COMPARISON = ("comparison.json", "comparison.md")
 REPORT = "report.html"
@@ -70,8 +70,8 @@ def compare_and_report(file: ComparisonFile, ended: Mapping[str, Ended], display
 
 
 def _compare(file: ComparisonFile, complete: list[Path], written: list[Path], display: Display) -> Comparison:
-    from orchestrator.compare import Options, compare
     from orchestrator.compare.tables import as_json, as_markdown, tables
+    from orchestrator.evaluation.compare.compare import Options, compare
     from orchestrator.system.files import write_text
 
     display.detail("comparing")
@@ -84,7 +84,7 @@ def _compare(file: ComparisonFile, complete: list[Path], written: list[Path], di
 
 
 def _report(file: ComparisonFile, complete: list[Path], display: Display) -> Path:
-    from orchestrator.compare import Options
+    from orchestrator.evaluation.compare.compare import Options
     from orchestrator.report import Limits, ReportOptions, write_report
 
     assert file.report is not None

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import __version__
-from orchestrator.agreement import Agreement, Tolerances, agreement
 from orchestrator.catalog.loader import ModelEntry
 from orchestrator.errors import MachineError, UsageError
+from orchestrator.evaluation.agreement import Agreement, Tolerances, agreement
 from orchestrator.outcome import Outcome
 from orchestrator.paths import home
 from orchestrator.predictions.predictions import Predictions

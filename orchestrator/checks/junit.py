@@ -15,8 +15,8 @@ from typing import Literal
 from xml.etree import ElementTree
 
 from orchestrator import __version__
-from orchestrator.checks import Checked
-from orchestrator.checks.rules import FailedImages
+from orchestrator.evaluation.gate.gate import Checked
+from orchestrator.evaluation.gate.rules import FailedImages
 from orchestrator.system.files import write_text
 
 MOST_CASES = 1000

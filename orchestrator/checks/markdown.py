@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from orchestrator.checks import Checked
+from orchestrator.evaluation.gate.gate import Checked
 
 SHOWN_FAILURES = 50
 """GitHub takes 1 MiB of summary a step."""

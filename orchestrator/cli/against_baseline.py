@@ -12,8 +12,8 @@ from orchestrator.cli.comparison import print_rich, write_or_print
 from orchestrator.errors import EXIT_OK, EXIT_SOME_FAILED, UsageError
 
 if TYPE_CHECKING:
-    from orchestrator.checks.baseline import Change
     from orchestrator.compare.tables import Table
+    from orchestrator.evaluation.gate.baseline import Change
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ def asked(
 
 def compare_to_baseline(request: Against, format_name: str, output: Path | None, json: bool) -> int:
     """Print figures then and now; 1 where a rule is broken. Raises UsageError, PredictionsError."""
-    from orchestrator.checks.baseline import category_changes, changes, hold_against
-    from orchestrator.checks.rules import judge, parse_rules, verdicts_json
+    from orchestrator.evaluation.gate.baseline import category_changes, changes, hold_against
+    from orchestrator.evaluation.gate.rules import judge, parse_rules, verdicts_json
 
     rules = parse_rules(request.fail_on, implied=False)
     baseline, now, counted = hold_against(

@@ -14,7 +14,7 @@ from orchestrator.cli.common import print_error, say
 from orchestrator.errors import MachineError
 
 if TYPE_CHECKING:
-    from orchestrator.checks import Checked, Checks
+    from orchestrator.evaluation.gate.gate import Checked, Checks
 
 GITHUB_SUMMARY = "GITHUB_STEP_SUMMARY"
 FailOnOption = Annotated[
@@ -63,7 +63,7 @@ def checking(
 ) -> Iterator[Checks]:
     """Around the runs of `models`: yields what is to be told of each finished run, and writes the reports however it
     ends. Raises UsageError, PredictionsError before anything runs, MachineError where a report cannot be written."""
-    from orchestrator.checks import Checks, Request
+    from orchestrator.evaluation.gate.gate import Checks, Request
 
     given = os.environ.get(GITHUB_SUMMARY)
     summary = summary or (Path(given) if given else None)

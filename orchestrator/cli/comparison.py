@@ -16,8 +16,8 @@ from orchestrator.errors import EXIT_OK, UsageError
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
-    from orchestrator.compare import Comparison
     from orchestrator.compare.tables import Table
+    from orchestrator.evaluation.compare.compare import Comparison
 
 FORMATS = ("rich", "csv", "json", "markdown", "latex")
 BETWEEN_COLUMNS = 3  # characters
@@ -59,9 +59,9 @@ def compare(
         return compare_to_baseline(asked(files, baseline, annotations, fail_on, **over), format_name, output, json)
     if fail_on:
         raise UsageError("--fail-on needs a baseline", hint="orch compare RUN --baseline FILE|RUN -a COCO.json …")
-    from orchestrator.compare import Options
-    from orchestrator.compare import compare as compare_runs
     from orchestrator.compare.tables import as_document, caption, tables
+    from orchestrator.evaluation.compare.compare import Options
+    from orchestrator.evaluation.compare.compare import compare as compare_runs
 
     options = Options(kind, tuple(categories or ()), align, resamples, seed, min_score, engine)
     with no_collector():
@@ -156,7 +156,7 @@ def report(
 ) -> None:
     """Write one HTML page on runs: figures, curves, pictures side by side, failures, provenance. Nothing is fetched."""
     kind = iou_kind(iou)
-    from orchestrator.compare import Options
+    from orchestrator.evaluation.compare.compare import Options
     from orchestrator.report import Limits, ReportOptions, write_report
     from orchestrator.system.display import make_display
 

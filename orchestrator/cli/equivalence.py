@@ -53,9 +53,9 @@ def equivalence(
 ) -> int:
     """Run a model through two variants of its stack and say whether they give the same; the outcome is recorded."""
     entry = catalog(stacks).model(model)
-    from orchestrator.agreement import Tolerances
     from orchestrator.cli.run import build_options
     from orchestrator.equivalence import equivalence as compare
+    from orchestrator.evaluation.agreement import Tolerances
     from orchestrator.request import RunOptions
     from orchestrator.system.display import make_display
 

@@ -15,7 +15,7 @@ from orchestrator.cli.common import JsonOption, print_json, print_table, say
 from orchestrator.errors import UsageError
 
 if TYPE_CHECKING:
-    from orchestrator.evaluate.results import Evaluation
+    from orchestrator.evaluation.coco.results import Evaluation
 
 SHOWN = 5
 SourceArgument = Annotated[Path, typer.Argument(metavar="FILE|RUN", help="predictions.npz, or a run directory.")]
@@ -69,17 +69,17 @@ def evaluate(
             raise UsageError("no truth was given", hint=f"orch eval {file} --annotations COCO.json, or --masks FOLDER")
         _evaluate_masks(file, masks, json)
         return
-    from orchestrator.evaluate import CountsAt
-    from orchestrator.evaluate import evaluate as evaluate_predictions
+    from orchestrator.evaluation.coco.evaluate import CountsAt
+    from orchestrator.evaluation.coco.evaluate import evaluate as evaluate_predictions
+    from orchestrator.evaluation.runs import predictions_file
     from orchestrator.predictions.predictions import Predictions
-    from orchestrator.runs import predictions_file
 
     predictions = Predictions.load(predictions_file(file))
     counts_at = CountsAt(count_iou, count_score)
     with no_collector():
         result = evaluate_predictions(predictions, annotations, kind, categories or (), counts_at, engine)
     if save_baseline is not None:
-        from orchestrator.checks.baseline import baseline_of, write_baseline
+        from orchestrator.evaluation.gate.baseline import baseline_of, write_baseline
 
         write_baseline(save_baseline, baseline_of(predictions, result, annotations))
         if not json:
@@ -106,13 +106,13 @@ def no_collector() -> Iterator[None]:
 
 
 def _has_recorded_truth(run: Path) -> bool:
-    from orchestrator.localize.truth import recorded_truth
+    from orchestrator.evaluation.localization.ground_truth import recorded_truth
 
     return run.is_dir() and bool(recorded_truth(run))
 
 
 def _evaluate_masks(run: Path, masks: Path | None, json: bool) -> None:
-    from orchestrator.localize import evaluate_masks
+    from orchestrator.evaluation.localization.evaluate import evaluate_masks
 
     result = evaluate_masks(run, masks)
     if json:

@@ -25,7 +25,7 @@ def _load(path: Path) -> Predictions:
 
 
 def _file(path: Path) -> Path:
-    from orchestrator.runs import predictions_file
+    from orchestrator.evaluation.runs import predictions_file
 
     return predictions_file(path)
 

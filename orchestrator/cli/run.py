@@ -30,7 +30,7 @@ from orchestrator.cli.common import (
 from orchestrator.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
-    from orchestrator.checks import Checked
+    from orchestrator.evaluation.gate.gate import Checked
     from orchestrator.executors.slurm_options import SlurmOptions
     from orchestrator.outcome import Outcome
     from orchestrator.runtimes.base import BuildOptions

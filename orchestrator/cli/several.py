@@ -16,8 +16,8 @@ from orchestrator.errors import MachineError, OrchError, UsageError
 
 if TYPE_CHECKING:
     from orchestrator.catalog.loader import Catalog
-    from orchestrator.checks import Checked, Checks
     from orchestrator.comparison_run import Compared
+    from orchestrator.evaluation.gate.gate import Checked, Checks
     from orchestrator.request import RunOptions
     from orchestrator.several_runs import Asked, Ended
 

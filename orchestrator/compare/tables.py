@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from orchestrator.compare import Comparison
-from orchestrator.compare.agreement import LEVELS
-from orchestrator.compare.bootstrap import Interval
-from orchestrator.evaluate.results import Evaluation
+from orchestrator.evaluation.coco.results import Evaluation
+from orchestrator.evaluation.compare.agreement import LEVELS
+from orchestrator.evaluation.compare.bootstrap import Interval
+from orchestrator.evaluation.compare.compare import Comparison
 
 FIGURES: dict[str, Callable[[Evaluation], float | None]] = {
     "AP": lambda one: one.ap,

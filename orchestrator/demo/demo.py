@@ -16,7 +16,7 @@ from orchestrator.catalog.loader import ModelEntry, load_catalog
 from orchestrator.demo.photographs import fetch_photographs
 from orchestrator.demo.scenes import write_scenes
 from orchestrator.draw import contact_sheet
-from orchestrator.evaluate import Evaluation, evaluate
+from orchestrator.evaluation.coco.evaluate import Evaluation, evaluate
 from orchestrator.outcome import Outcome
 from orchestrator.pictures import draw_run_directory
 from orchestrator.predictions.predictions import Predictions

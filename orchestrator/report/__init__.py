@@ -7,16 +7,24 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from orchestrator import __version__
-from orchestrator.compare import Comparison, Judged, Options, comparable, compared_to_first, judge, truth_for
-from orchestrator.compare.agreement import agreements
-from orchestrator.compare.bootstrap import CONFIDENCE
 from orchestrator.errors import UsageError
-from orchestrator.evaluate.detections import check_predictions
-from orchestrator.evaluate.truth import Truth
+from orchestrator.evaluation.coco.detections import check_predictions
+from orchestrator.evaluation.coco.ground_truth import Truth
+from orchestrator.evaluation.compare.agreement import agreements
+from orchestrator.evaluation.compare.bootstrap import CONFIDENCE
+from orchestrator.evaluation.compare.compare import (
+    Comparison,
+    Judged,
+    Options,
+    comparable,
+    compared_to_first,
+    judge,
+    truth_for,
+)
+from orchestrator.evaluation.runs import Source, open_sources
 from orchestrator.pictures import input_locator
 from orchestrator.report.gallery import Finder, Limits, Material, build, choose, disagreement
 from orchestrator.report.page import Page, render
-from orchestrator.runs import Source, open_sources
 from orchestrator.system.display import Display
 from orchestrator.system.files import write_text
 

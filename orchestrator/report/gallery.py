@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.compare import Judged
-from orchestrator.compare.agreement import overlaps, paired_levels
-from orchestrator.evaluate.truth import Iou, Truth
+from orchestrator.evaluation.coco.ground_truth import Iou, Truth
+from orchestrator.evaluation.compare.agreement import overlaps, paired_levels
+from orchestrator.evaluation.compare.compare import Judged
+from orchestrator.evaluation.runs import Source
 from orchestrator.predictions.annotations import find_images
 from orchestrator.predictions.predictions import STATUS_FAILED, Predictions
 from orchestrator.report.thumbnails import Thumbnail, fitted, small_mask, thumbnail
-from orchestrator.runs import Source
 
 Finder = Callable[[str], Path]
 NEVER_DECODED = (400, 120)

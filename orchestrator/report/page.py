@@ -13,13 +13,13 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from orchestrator.compare import Comparison, Judged
 from orchestrator.compare.tables import Table, caption, tables
 from orchestrator.draw import colour_of
+from orchestrator.evaluation.compare.compare import Comparison, Judged
+from orchestrator.evaluation.runs import Source
 from orchestrator.predictions.predictions import STATUS_FAILED
 from orchestrator.report.charts import histogram, precision_recall
 from orchestrator.report.gallery import Gallery, Limits
-from orchestrator.runs import Source
 
 SHOWN_FAILURES = 500
 

@@ -16,8 +16,8 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from orchestrator.checks.baseline import read_baseline
 from orchestrator.demo.scenes import write_scenes
+from orchestrator.evaluation.gate.baseline import read_baseline
 from tests.conformance.conftest import Orch
 
 WORKFLOW = Path(__file__).parent.parent.parent / ".github" / "workflows" / "run-model.yml"

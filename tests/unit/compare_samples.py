@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from orchestrator.evaluation.runs import Source, open_sources
 from orchestrator.predictions.predictions import Predictions
-from orchestrator.runs import Source, open_sources
 from tests.unit.evaluate_samples import random_arrays, random_truth
 from tests.unit.predictions_samples import Arrays, save
 

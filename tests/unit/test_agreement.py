@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.agreement import Agreement, Tolerances, agreement
 from orchestrator.errors import PredictionsError
+from orchestrator.evaluation.agreement import Agreement, Tolerances, agreement
 from orchestrator.predictions import rle
 from orchestrator.predictions.predictions import Predictions
 from tests.unit.predictions_samples import SIZES, Arrays, box_mask, sample_arrays, save

@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.checks.baseline import (
+from orchestrator.cli import main
+from orchestrator.errors import PredictionsError, UsageError
+from orchestrator.evaluation.coco.evaluate import evaluate
+from orchestrator.evaluation.gate.baseline import (
     Change,
     changes,
     hold_against,
@@ -17,9 +20,6 @@ from orchestrator.checks.baseline import (
     read_baseline,
     write_baseline,
 )
-from orchestrator.cli import main
-from orchestrator.errors import PredictionsError, UsageError
-from orchestrator.evaluate import evaluate
 from orchestrator.predictions.predictions import Predictions
 from tests.unit.compare_samples import changed, two_runs
 from tests.unit.evaluate_samples import CATEGORIES

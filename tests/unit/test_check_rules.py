@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.checks.rules import ApDrop, FailedImages, Findings, Verdict, judge, parse_rules
 from orchestrator.errors import PredictionsError, UsageError
+from orchestrator.evaluation.gate.rules import ApDrop, FailedImages, Findings, Verdict, judge, parse_rules
 
 
 @pytest.mark.parametrize(

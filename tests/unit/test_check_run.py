@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import yaml
 
-from orchestrator.checks.baseline import make_baseline, write_baseline
 from orchestrator.cli import main
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError
+from orchestrator.evaluation.gate.baseline import make_baseline, write_baseline
 from orchestrator.outcome import Outcome
 from orchestrator.paths import RunPaths
 from orchestrator.predictions.predictions import Predictions

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import PredictionsError, UsageError
-from orchestrator.evaluate import evaluate
+from orchestrator.evaluation.coco.evaluate import evaluate
 from orchestrator.predictions import rle
 from orchestrator.predictions.predictions import Predictions
 from tests.unit.predictions_samples import FILES, META, SIZES, Arrays, sample_arrays, save

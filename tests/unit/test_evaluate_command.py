@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.cli import main
-from orchestrator.evaluate import choose_categories, evaluate
+from orchestrator.evaluation.coco.evaluate import choose_categories, evaluate
 from orchestrator.predictions.predictions import Predictions
 from tests.unit.compare_samples import changed
 from tests.unit.evaluate_samples import CATEGORIES, random_arrays, random_truth, stored

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator.evaluate import CountsAt, evaluate
-from orchestrator.evaluate.detections import join
-from orchestrator.evaluate.engines import THRESHOLDS
-from orchestrator.evaluate.matching import match
-from orchestrator.evaluate.truth import read_truth
+from orchestrator.evaluation.coco.detections import join
+from orchestrator.evaluation.coco.engines import THRESHOLDS
+from orchestrator.evaluation.coco.evaluate import CountsAt, evaluate
+from orchestrator.evaluation.coco.ground_truth import read_truth
+from orchestrator.evaluation.coco.matching import match
 from tests.unit.evaluate_samples import Iou, random_arrays, random_truth, reference, stored
 
 FIGURES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar1", "ar10", "ar100",

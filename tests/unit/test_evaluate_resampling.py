@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.compare.bootstrap import intervals
-from orchestrator.evaluate.detections import join
-from orchestrator.evaluate.engines import THRESHOLDS
-from orchestrator.evaluate.matching import match
-from orchestrator.evaluate.resampling import ResampledPrecision
-from orchestrator.evaluate.truth import Truth, read_truth
+from orchestrator.evaluation.coco.detections import join
+from orchestrator.evaluation.coco.engines import THRESHOLDS
+from orchestrator.evaluation.coco.ground_truth import Truth, read_truth
+from orchestrator.evaluation.coco.matching import match
+from orchestrator.evaluation.coco.resampling import ResampledPrecision
+from orchestrator.evaluation.compare.bootstrap import intervals
 from orchestrator.predictions.predictions import Predictions
 from tests.unit.evaluate_samples import random_arrays, random_truth, reference, stored
 from tests.unit.predictions_samples import Arrays

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.evaluate import evaluate
-from orchestrator.evaluate.averages import FASHIONFAIL_CATEGORIES
+from orchestrator.evaluation.coco.averages import FASHIONFAIL_CATEGORIES
+from orchestrator.evaluation.coco.evaluate import evaluate
 from orchestrator.predictions import rle
 from orchestrator.predictions.export import export_fashionfail
 from orchestrator.predictions.predictions import Predictions

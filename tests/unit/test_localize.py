@@ -13,9 +13,9 @@ from PIL import Image
 
 from orchestrator.cli import main
 from orchestrator.errors import OrchError, PredictionsError, UsageError
-from orchestrator.localize import evaluate_masks
-from orchestrator.localize.metrics import auc_of_levels, histogram, image_figures, pixel_figures
-from orchestrator.localize.truth import read_truth
+from orchestrator.evaluation.localization.evaluate import evaluate_masks
+from orchestrator.evaluation.localization.ground_truth import read_truth
+from orchestrator.evaluation.localization.metrics import auc_of_levels, histogram, image_figures, pixel_figures
 from orchestrator.predictions.predictions import STATUS_FAILED
 from tests.unit.predictions_samples import META, Arrays, save
 

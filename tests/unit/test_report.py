@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from orchestrator.cli import main
-from orchestrator.compare import Options
 from orchestrator.errors import PredictionsError, UsageError
+from orchestrator.evaluation.compare.compare import Options
 from orchestrator.predictions import rle
 from orchestrator.predictions.predictions import Predictions
 from orchestrator.report import Limits, ReportOptions, Written, write_report
@@ -91,7 +91,7 @@ def test_a_page_of_two_runs_with_truth(tmp_path: Path) -> None:
 
 
 def test_right_wrong_and_found_are_those_of_the_matching(tmp_path: Path) -> None:
-    from orchestrator.evaluate import CountsAt, evaluate
+    from orchestrator.evaluation.coco.evaluate import CountsAt, evaluate
 
     good, _, truth = two_runs(tmp_path)
     limits = Limits(min_score=0.4)

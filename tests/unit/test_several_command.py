@@ -11,9 +11,9 @@ import pytest
 
 from orchestrator import comparison_run, several_runs
 from orchestrator.cli import main
-from orchestrator.compare import Comparison, Options
 from orchestrator.comparison_file import ComparisonFile
 from orchestrator.errors import Interrupted, MachineError, PredictionsError
+from orchestrator.evaluation.compare.compare import Comparison, Options
 from orchestrator.outcome import Outcome
 from orchestrator.paths import RunPaths
 from orchestrator.progress_table import Board
@@ -134,7 +134,7 @@ def test_a_comparison_is_made_of_what_is_complete(
         compared.append((list(paths), annotations, options))
         raise PredictionsError("these runs are not comparable", why="image list")
 
-    monkeypatch.setattr("orchestrator.compare.compare", refuse)
+    monkeypatch.setattr("orchestrator.evaluation.compare.compare.compare", refuse)
     assert main(["run", "-f", str(file), "--json"]) == 6
     found = json.loads(capsys.readouterr().out)
     out = file.parent / "result"

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import PredictionsError
+from orchestrator.evaluation.runs import Source
 from orchestrator.predictions.predictions import STATUS_FAILED, STATUS_PREDICTED, Predictions
-from orchestrator.runs import Source
 
 NAMED = 3
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.evaluate.engines import AREAS, MAX_DETECTIONS, THRESHOLDS, Curves
-from orchestrator.evaluate.results import Weighted
-from orchestrator.evaluate.truth import Truth
+from orchestrator.evaluation.coco.engines import AREAS, MAX_DETECTIONS, THRESHOLDS, Curves
+from orchestrator.evaluation.coco.ground_truth import Truth
+from orchestrator.evaluation.coco.results import Weighted
 
 FASHIONPEDIA = "fashionpedia"
 # The first 27 are apparel, the rest parts of garments; FashionFail has 22 of the 27 (arXiv 2404.08582).

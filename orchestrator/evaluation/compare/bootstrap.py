@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.evaluate.engines import THRESHOLDS
-from orchestrator.evaluate.resampling import ResampledPrecision
+from orchestrator.evaluation.coco.engines import THRESHOLDS
+from orchestrator.evaluation.coco.resampling import ResampledPrecision
 
 FIGURES = ("ap", "ap50", "ap75", "map_w")
 CONFIDENCE = 0.95

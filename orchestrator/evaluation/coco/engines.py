@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import MachineError, UsageError
-from orchestrator.evaluate.detections import Detections
-from orchestrator.evaluate.truth import Iou, Truth
+from orchestrator.evaluation.coco.detections import Detections
+from orchestrator.evaluation.coco.ground_truth import Iou, Truth
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)

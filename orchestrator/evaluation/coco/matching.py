@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.evaluate.detections import Detections
-from orchestrator.evaluate.truth import Iou, Truth
+from orchestrator.evaluation.coco.detections import Detections
+from orchestrator.evaluation.coco.ground_truth import Iou, Truth
 
 MAX_PER_CATEGORY = 100  # detections of one category in one image that count, COCO's largest maxDets
 ALMOST_ONE = 1 - 1e-10  # as pycocotools bounds its thresholds

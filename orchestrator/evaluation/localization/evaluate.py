@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from orchestrator.errors import PredictionsError, UsageError
-from orchestrator.localize.metrics import (
+from orchestrator.evaluation.localization.ground_truth import TrueMask, places_of, read_truth, recorded_truth
+from orchestrator.evaluation.localization.metrics import (
     ImageFigures,
     Localization,
     PixelFigures,
@@ -19,10 +20,9 @@ from orchestrator.localize.metrics import (
     image_figures,
     pixel_figures,
 )
-from orchestrator.localize.truth import TrueMask, places_of, read_truth, recorded_truth
+from orchestrator.evaluation.runs import predictions_file
 from orchestrator.predictions.mask_files import picture_path
 from orchestrator.predictions.predictions import STATUS_PREDICTED, Predictions
-from orchestrator.runs import predictions_file
 
 __all__ = ["ImageFigures", "Localization", "PixelFigures", "evaluate_masks"]
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import PredictionsError
-from orchestrator.evaluate.truth import Truth
+from orchestrator.evaluation.coco.ground_truth import Truth
 from orchestrator.predictions.annotations import find_images
 from orchestrator.predictions.predictions import Predictions
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.evaluate.truth import Iou
+from orchestrator.evaluation.coco.ground_truth import Iou
+from orchestrator.evaluation.runs import Source
 from orchestrator.predictions.predictions import Predictions
-from orchestrator.runs import Source
 
 LEVELS = (0.5, 0.75, 0.9)
 

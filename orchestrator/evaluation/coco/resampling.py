@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.evaluate.engines import RECALLS
-from orchestrator.evaluate.matching import Matches
-from orchestrator.evaluate.truth import Truth
+from orchestrator.evaluation.coco.engines import RECALLS
+from orchestrator.evaluation.coco.ground_truth import Truth
+from orchestrator.evaluation.coco.matching import Matches
 
 
 class ResampledPrecision:

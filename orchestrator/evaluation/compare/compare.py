@@ -8,18 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator.compare.agreement import Agreement, agreements
-from orchestrator.compare.bootstrap import CONFIDENCE, Interval, intervals
-from orchestrator.compare.fairness import aligned, differences, failures_note, refuse, variant_notes
 from orchestrator.errors import UsageError
-from orchestrator.evaluate import CountsAt, Evaluation, choose_categories, evaluate_joined
-from orchestrator.evaluate.averages import category_weights
-from orchestrator.evaluate.detections import Joined, check_predictions, join
-from orchestrator.evaluate.engines import AUTO, THRESHOLDS, Curves, curves
-from orchestrator.evaluate.matching import Matches, match
-from orchestrator.evaluate.resampling import ResampledPrecision
-from orchestrator.evaluate.truth import Iou, Truth, read_truth
-from orchestrator.runs import Source, open_sources
+from orchestrator.evaluation.coco.averages import category_weights
+from orchestrator.evaluation.coco.detections import Joined, check_predictions, join
+from orchestrator.evaluation.coco.engines import AUTO, THRESHOLDS, Curves, curves
+from orchestrator.evaluation.coco.evaluate import CountsAt, Evaluation, choose_categories, evaluate_joined
+from orchestrator.evaluation.coco.ground_truth import Iou, Truth, read_truth
+from orchestrator.evaluation.coco.matching import Matches, match
+from orchestrator.evaluation.coco.resampling import ResampledPrecision
+from orchestrator.evaluation.compare.agreement import Agreement, agreements
+from orchestrator.evaluation.compare.bootstrap import CONFIDENCE, Interval, intervals
+from orchestrator.evaluation.compare.fairness import aligned, differences, failures_note, refuse, variant_notes
+from orchestrator.evaluation.runs import Source, open_sources
 
 __all__ = ["Agreement", "Comparison", "Interval", "Options", "comparable", "compare"]
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from orchestrator.checks.rules import ApDrop, Findings, Rule, Verdict, judge, parse_rules, verdicts_json
 from orchestrator.errors import EXIT_OK, EXIT_SOME_FAILED, OrchError, UsageError
+from orchestrator.evaluation.gate.rules import ApDrop, Findings, Rule, Verdict, judge, parse_rules, verdicts_json
 from orchestrator.paths import RunPaths
 
 if TYPE_CHECKING:  # numpy and the engines of evaluation: a run without annotations needs none of them
-    from orchestrator.checks.baseline import Baseline, Change
-    from orchestrator.evaluate.truth import Iou
+    from orchestrator.evaluation.coco.ground_truth import Iou
+    from orchestrator.evaluation.gate.baseline import Baseline, Change
 
 __all__ = ["Checked", "Checks", "Request", "Verdict"]
 
@@ -89,7 +89,7 @@ class Checks:
         path, annotations = self._request.baseline, self._request.annotations
         if path is None or annotations is None:
             return None
-        from orchestrator.checks.baseline import check_annotations, is_stored, make_baseline, read_baseline
+        from orchestrator.evaluation.gate.baseline import check_annotations, is_stored, make_baseline, read_baseline
 
         run = RunPaths(path)
         if path.is_dir() and not (run.run_json.exists() or run.predictions.exists()):
@@ -126,7 +126,7 @@ class Checks:
 
     def _evaluated(self, one: Checked, annotations: Path, baseline: Baseline | None) -> Checked:
         assert one.summary is not None
-        from orchestrator.checks.baseline import changes, make_baseline
+        from orchestrator.evaluation.gate.baseline import changes, make_baseline
 
         predictions = Path(str(one.summary["predictions"]))
         if baseline is None:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import __version__
-from orchestrator.checks.rules import Findings
 from orchestrator.errors import PredictionsError, UsageError
-from orchestrator.evaluate import Evaluation, evaluate
-from orchestrator.evaluate.engines import AUTO
-from orchestrator.evaluate.truth import Iou
+from orchestrator.evaluation.coco.engines import AUTO
+from orchestrator.evaluation.coco.evaluate import Evaluation, evaluate
+from orchestrator.evaluation.coco.ground_truth import Iou
+from orchestrator.evaluation.gate.rules import Findings
+from orchestrator.evaluation.runs import predictions_file
 from orchestrator.predictions.predictions import STATUS_FAILED, Predictions
-from orchestrator.runs import predictions_file
 from orchestrator.system.files import sha256_of, write_json
 
 FORMAT = "orch-baseline/1"

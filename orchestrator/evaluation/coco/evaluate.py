@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import UsageError
-from orchestrator.evaluate.averages import Averages, category_weights, weighted
-from orchestrator.evaluate.detections import Detections, Joined, join
-from orchestrator.evaluate.engines import AUTO, THRESHOLDS, Curves, curves
-from orchestrator.evaluate.matching import counted, match
-from orchestrator.evaluate.results import CategoryMetrics, Counts, Evaluation, Weighted
-from orchestrator.evaluate.truth import Iou, Truth, read_truth
+from orchestrator.evaluation.coco.averages import Averages, category_weights, weighted
+from orchestrator.evaluation.coco.detections import Detections, Joined, join
+from orchestrator.evaluation.coco.engines import AUTO, THRESHOLDS, Curves, curves
+from orchestrator.evaluation.coco.ground_truth import Iou, Truth, read_truth
+from orchestrator.evaluation.coco.matching import counted, match
+from orchestrator.evaluation.coco.results import CategoryMetrics, Counts, Evaluation, Weighted
 from orchestrator.predictions.predictions import STATUS_FAILED, Predictions
 
 __all__ = [

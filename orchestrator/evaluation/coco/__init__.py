@@ -1,0 +1,1 @@
+"""COCO's figures, FashionFail's weighted means, and counts."""

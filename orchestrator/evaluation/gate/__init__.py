@@ -1,0 +1,1 @@
+"""Verdicts on a run for a CI job."""

@@ -1,0 +1,1 @@
+"""Probability masks against true masks."""
