@@ -35,7 +35,7 @@ class Compared:
 
     def as_json(self) -> dict[str, Any]:
         """For --json."""
-        from orchestrator.compare.tables import as_document
+        from orchestrator.reports.tables import as_document
 
         return {
             "comparison": None if self.comparison is None else as_document(self.comparison),
@@ -70,8 +70,8 @@ def compare_and_report(file: ComparisonFile, ended: Mapping[str, Ended], display
 
 
 def _compare(file: ComparisonFile, complete: list[Path], written: list[Path], display: Display) -> Comparison:
-    from orchestrator.compare.tables import as_json, as_markdown, tables
     from orchestrator.evaluation.compare.compare import Options, compare
+    from orchestrator.reports.tables import as_json, as_markdown, tables
     from orchestrator.system.files import write_text
 
     display.detail("comparing")
@@ -85,7 +85,7 @@ def _compare(file: ComparisonFile, complete: list[Path], written: list[Path], di
 
 def _report(file: ComparisonFile, complete: list[Path], display: Display) -> Path:
     from orchestrator.evaluation.compare.compare import Options
-    from orchestrator.report import Limits, ReportOptions, write_report
+    from orchestrator.reports.html.write import Limits, ReportOptions, write_report
 
     assert file.report is not None
     limits = Limits(file.report.max_images, file.report.max_megabytes, min_score=file.report.min_score)

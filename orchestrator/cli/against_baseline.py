@@ -12,8 +12,8 @@ from orchestrator.cli.comparison import print_rich, write_or_print
 from orchestrator.errors import EXIT_OK, EXIT_SOME_FAILED, UsageError
 
 if TYPE_CHECKING:
-    from orchestrator.compare.tables import Table
     from orchestrator.evaluation.gate.baseline import Change
+    from orchestrator.reports.tables import Table
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def compare_to_baseline(request: Against, format_name: str, output: Path | None,
 
 
 def _table(title: str, first: str, rows: Sequence[Change]) -> Table:
-    from orchestrator.compare.tables import Cell, Table
+    from orchestrator.reports.tables import Cell, Table
 
     def figure(value: float | None, sign: str = "") -> Cell:
         return Cell("–" if value is None else format(value, f"{sign}.4f").replace("-", "−"), value)
@@ -94,7 +94,7 @@ def _table(title: str, first: str, rows: Sequence[Change]) -> Table:
 def _formatted(document: dict[str, Any], shown: list[Table], format_name: str) -> str:
     import json
 
-    from orchestrator.compare.tables import as_csv, as_latex, as_markdown
+    from orchestrator.reports.tables import as_csv, as_latex, as_markdown
 
     if format_name == "json":
         return json.dumps(document, indent=2) + "\n"

@@ -16,8 +16,8 @@ from orchestrator.errors import EXIT_OK, UsageError
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
-    from orchestrator.compare.tables import Table
     from orchestrator.evaluation.compare.compare import Comparison
+    from orchestrator.reports.tables import Table
 
 FORMATS = ("rich", "csv", "json", "markdown", "latex")
 BETWEEN_COLUMNS = 3  # characters
@@ -59,9 +59,9 @@ def compare(
         return compare_to_baseline(asked(files, baseline, annotations, fail_on, **over), format_name, output, json)
     if fail_on:
         raise UsageError("--fail-on needs a baseline", hint="orch compare RUN --baseline FILE|RUN -a COCO.json …")
-    from orchestrator.compare.tables import as_document, caption, tables
     from orchestrator.evaluation.compare.compare import Options
     from orchestrator.evaluation.compare.compare import compare as compare_runs
+    from orchestrator.reports.tables import as_document, caption, tables
 
     options = Options(kind, tuple(categories or ()), align, resamples, seed, min_score, engine)
     with no_collector():
@@ -80,7 +80,7 @@ def compare(
 
 
 def _formatted(result: Comparison, shown: list[Table], format_name: str) -> str:
-    from orchestrator.compare.tables import as_csv, as_json, as_latex, as_markdown
+    from orchestrator.reports.tables import as_csv, as_json, as_latex, as_markdown
 
     if format_name == "json":
         return as_json(result)
@@ -106,7 +106,7 @@ def print_rich(shown: list[Table]) -> None:
         return
     from rich.console import Console
 
-    from orchestrator.compare.tables import transposed
+    from orchestrator.reports.tables import transposed
 
     console = Console(highlight=False)
     for table in shown:
@@ -157,7 +157,7 @@ def report(
     """Write one HTML page on runs: figures, curves, pictures side by side, failures, provenance. Nothing is fetched."""
     kind = iou_kind(iou)
     from orchestrator.evaluation.compare.compare import Options
-    from orchestrator.report import Limits, ReportOptions, write_report
+    from orchestrator.reports.html.write import Limits, ReportOptions, write_report
     from orchestrator.system.display import make_display
 
     compared = Options(kind, tuple(categories or ()), align, resamples, min_score=min_score)

@@ -166,7 +166,7 @@ def draw(
     json: JsonOption = False,
 ) -> None:
     """Draw boxes and masks into a run's images, as PNG files."""
-    from orchestrator.pictures import draw_run_directory
+    from orchestrator.reports.pictures import draw_run_directory
 
     folder = output or run / "pictures"
     pictures = draw_run_directory(run, folder, min_score)

@@ -168,7 +168,7 @@ def _print_ended(ended: Mapping[str, Ended], quiet: bool) -> None:
 
 def _print_compared(compared: Compared, quiet: bool) -> None:
     from orchestrator.cli.comparison import print_rich
-    from orchestrator.compare.tables import caption, tables
+    from orchestrator.reports.tables import caption, tables
 
     if compared.comparison is not None and not quiet:
         for line in (*compared.comparison.notes, *caption(compared.comparison)):

@@ -15,11 +15,11 @@ from PIL import Image
 from orchestrator.catalog.loader import ModelEntry, load_catalog
 from orchestrator.demo.photographs import fetch_photographs
 from orchestrator.demo.scenes import write_scenes
-from orchestrator.draw import contact_sheet
 from orchestrator.evaluation.coco.evaluate import Evaluation, evaluate
 from orchestrator.outcome import Outcome
-from orchestrator.pictures import draw_run_directory
 from orchestrator.predictions.predictions import Predictions
+from orchestrator.reports.draw import contact_sheet
+from orchestrator.reports.pictures import draw_run_directory
 from orchestrator.request import RunOptions
 from orchestrator.run import run
 from orchestrator.system.display import Display

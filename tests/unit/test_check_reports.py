@@ -10,12 +10,12 @@ from xml.etree import ElementTree
 import pytest
 
 from orchestrator import __version__
-from orchestrator.checks.junit import MOST_CASES, Case, cases_of, clean, report, write_junit
-from orchestrator.checks.markdown import SHOWN_FAILURES, append_summary, as_markdown, cell
 from orchestrator.errors import MachineError
 from orchestrator.evaluation.gate.baseline import Change
 from orchestrator.evaluation.gate.gate import Checked
 from orchestrator.evaluation.gate.rules import Verdict
+from orchestrator.reports.job_summary import SHOWN_FAILURES, append_summary, as_markdown, cell
+from orchestrator.reports.junit import MOST_CASES, Case, cases_of, clean, report, write_junit
 
 KEPT, BROKEN = Verdict("failed-images:5", False, "fine"), Verdict("failed-images", True, "1 of 3 images failed")
 MOMENT = 1_763_789_025.0

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orchestrator.draw import Style, colour_of, contact_sheet, draw_predictions, draw_run
 from orchestrator.errors import PredictionsError
 from orchestrator.predictions import rle
 from orchestrator.predictions.predictions import Predictions
+from orchestrator.reports.draw import Style, colour_of, contact_sheet, draw_predictions, draw_run
 from tests.unit.predictions_samples import FILES, META, SIZES, box_mask, sample_arrays, save
 
 CATEGORIES = META["categories"]

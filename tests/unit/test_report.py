@@ -17,10 +17,10 @@ from orchestrator.errors import PredictionsError, UsageError
 from orchestrator.evaluation.compare.compare import Options
 from orchestrator.predictions import rle
 from orchestrator.predictions.predictions import Predictions
-from orchestrator.report import Limits, ReportOptions, Written, write_report
-from orchestrator.report.charts import histogram, precision_recall
-from orchestrator.report.gallery import choose
-from orchestrator.report.thumbnails import fitted, small_mask, thumbnail
+from orchestrator.reports.html.charts import histogram, precision_recall
+from orchestrator.reports.html.gallery import choose
+from orchestrator.reports.html.thumbnails import fitted, small_mask, thumbnail
+from orchestrator.reports.html.write import Limits, ReportOptions, Written, write_report
 from orchestrator.system.display import SilentDisplay
 from tests.unit.compare_samples import changed, two_runs
 from tests.unit.evaluate_samples import SIZE

@@ -64,7 +64,7 @@ def make_baseline(
 
 def baseline_of(predictions: Predictions, evaluation: Evaluation, annotations: Path) -> Baseline:
     """What `evaluation`, of `predictions` on `annotations`, is to be remembered by."""
-    from orchestrator.compare.tables import FIGURES
+    from orchestrator.reports.tables import FIGURES
 
     return Baseline(
         model=str(predictions.meta.get("model", "?")),

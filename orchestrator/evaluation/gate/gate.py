@@ -147,11 +147,11 @@ class Checks:
         known = {one.model for one in self.checked}
         self.checked += [Checked(model) for model in self._models if model not in known]
         if self._request.junit is not None:
-            from orchestrator.checks.junit import write_junit
+            from orchestrator.reports.junit import write_junit
 
             write_junit(self._request.junit, self.checked)
         if self._request.summary is not None:
-            from orchestrator.checks.markdown import append_summary
+            from orchestrator.reports.job_summary import append_summary
 
             append_summary(self._request.summary, self.checked)
 

@@ -22,9 +22,9 @@ from orchestrator.evaluation.compare.compare import (
     truth_for,
 )
 from orchestrator.evaluation.runs import Source, open_sources
-from orchestrator.pictures import input_locator
-from orchestrator.report.gallery import Finder, Limits, Material, build, choose, disagreement
-from orchestrator.report.page import Page, render
+from orchestrator.reports.html.gallery import Finder, Limits, Material, build, choose, disagreement
+from orchestrator.reports.html.page import Page, render
+from orchestrator.reports.pictures import input_locator
 from orchestrator.system.display import Display
 from orchestrator.system.files import write_text
 

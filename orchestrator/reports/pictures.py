@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from orchestrator.draw import draw_run
 from orchestrator.errors import UsageError
 from orchestrator.inputs.collect import read_inputs
 from orchestrator.paths import RunPaths
 from orchestrator.predictions.predictions import Predictions
+from orchestrator.reports.draw import draw_run
 
 
 def draw_run_directory(run: Path, folder: Path, min_score: float) -> list[Path]:

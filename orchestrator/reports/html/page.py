@@ -13,13 +13,13 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from orchestrator.compare.tables import Table, caption, tables
-from orchestrator.draw import colour_of
 from orchestrator.evaluation.compare.compare import Comparison, Judged
 from orchestrator.evaluation.runs import Source
 from orchestrator.predictions.predictions import STATUS_FAILED
-from orchestrator.report.charts import histogram, precision_recall
-from orchestrator.report.gallery import Gallery, Limits
+from orchestrator.reports.draw import colour_of
+from orchestrator.reports.html.charts import histogram, precision_recall
+from orchestrator.reports.html.gallery import Gallery, Limits
+from orchestrator.reports.tables import Table, caption, tables
 
 SHOWN_FAILURES = 500
 
@@ -40,7 +40,7 @@ class Page:
 def render(page: Page) -> str:
     """The whole page: style, script, pictures and data inside."""
     sources = page.comparison.sources
-    templates = files("orchestrator.report") / "templates"
+    templates = files("orchestrator.reports.html") / "templates"
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

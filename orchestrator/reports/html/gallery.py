@@ -16,7 +16,7 @@ from orchestrator.evaluation.compare.compare import Judged
 from orchestrator.evaluation.runs import Source
 from orchestrator.predictions.annotations import find_images
 from orchestrator.predictions.predictions import STATUS_FAILED, Predictions
-from orchestrator.report.thumbnails import Thumbnail, fitted, small_mask, thumbnail
+from orchestrator.reports.html.thumbnails import Thumbnail, fitted, small_mask, thumbnail
 
 Finder = Callable[[str], Path]
 NEVER_DECODED = (400, 120)

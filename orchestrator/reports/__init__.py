@@ -1,0 +1,1 @@
+"""Pages, drawings, tables, JUnit and job summaries."""
