@@ -25,7 +25,7 @@ from orchestrator.dispatch import Dispatcher
 from orchestrator.inputs.collect import InputImage
 from orchestrator.paths import RunPaths
 from orchestrator.places import OwnPlaces
-from orchestrator.plan import default_shard_size
+from orchestrator.plan.plan import default_shard_size
 from orchestrator.runtimes.base import Exit
 from orchestrator.schedule import Schedule
 from orchestrator.system.display import SilentDisplay

@@ -29,8 +29,8 @@ from orchestrator.hardware import Choice, cores
 from orchestrator.inputs.collect import collect_inputs
 from orchestrator.launch import worker_settings
 from orchestrator.paths import RunPaths, weights_folder
-from orchestrator.plan import Plan, record_plan
-from orchestrator.request import RunOptions, make_request
+from orchestrator.plan.plan import Plan, record_plan
+from orchestrator.plan.request import RunOptions, make_request
 from orchestrator.runtimes import make_runtime
 from orchestrator.runtimes.base import BuildOptions, Prepared
 from orchestrator.runtimes.build_inputs import build_inputs

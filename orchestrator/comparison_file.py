@@ -16,7 +16,7 @@ from orchestrator.catalog.spec import NAME_PATTERN, SettingValue, Spec
 from orchestrator.errors import OrchError, SpecError
 from orchestrator.executors.slurm_options import SlurmOptions, slurm_options
 from orchestrator.paths import user_slurm_options
-from orchestrator.request import RunOptions
+from orchestrator.plan.request import RunOptions
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.several_runs import Asked
 from orchestrator.system.yaml_source import YamlSource

@@ -20,8 +20,8 @@ from orchestrator.errors import MachineError, UsageError
 from orchestrator.evaluation.agreement import Agreement, Tolerances, agreement
 from orchestrator.outcome import Outcome
 from orchestrator.paths import home
+from orchestrator.plan.request import RunOptions
 from orchestrator.predictions.predictions import Predictions
-from orchestrator.request import RunOptions
 from orchestrator.run import run
 from orchestrator.runtimes.build_inputs import find_variant
 from orchestrator.selftest import make_random_weights, selftest_photographs

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from orchestrator.catalog.spec import MANIPULATION
 from orchestrator.paths import RunPaths, worker_cache_folder
-from orchestrator.plan import MAX_PIXELS, Plan
+from orchestrator.plan.plan import MAX_PIXELS, Plan
 from orchestrator.runtimes.base import Runtime, Worker, WorkerSpec
 from orchestrator.runtimes.guest_contract import JOB_NAME, WorkerSettings, job_document
 from orchestrator.system.files import write_json

@@ -13,7 +13,7 @@ from typing import Any
 from orchestrator.catalog.spec import MANIPULATION
 from orchestrator.dispatch import Dispatched
 from orchestrator.paths import RunPaths
-from orchestrator.plan import Plan
+from orchestrator.plan.plan import Plan
 from orchestrator.predictions.mask_files import gather_masks
 from orchestrator.system.files import write_json
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from orchestrator.catalog.loader import ModelEntry
 from orchestrator.catalog.weights import Stored, ensure_weights, weights_in
-from orchestrator.disk import build_needs, output_need, require_space, weights_needs
 from orchestrator.errors import BaseImageError
 from orchestrator.executors import make_executor
 from orchestrator.executors.base import Executor, Work
@@ -21,8 +20,9 @@ from orchestrator.inputs.collect import InputSet, collect_inputs
 from orchestrator.outcome import Outcome, finish
 from orchestrator.paths import RunPaths, weights_folder
 from orchestrator.places import busy_gpus, devices_of_places
-from orchestrator.plan import AUTO, Plan, Request, begun_with, default_shard_size, open_run, record_plan
-from orchestrator.request import RunOptions, make_request
+from orchestrator.plan.disk_space import build_needs, output_need, require_space, weights_needs
+from orchestrator.plan.plan import AUTO, Plan, Request, begun_with, default_shard_size, open_run, record_plan
+from orchestrator.plan.request import RunOptions, make_request
 from orchestrator.runtimes import choose_runtime, make_runtime
 from orchestrator.runtimes.base import Prepared, Runtime
 from orchestrator.runtimes.warm.errors import OutsideData, WarmUnfit

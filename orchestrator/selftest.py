@@ -15,7 +15,6 @@ from typing import Any
 
 from orchestrator.catalog.loader import ModelEntry
 from orchestrator.demo.photographs import fetch_photographs
-from orchestrator.disk import build_needs, require_space
 from orchestrator.errors import BaseImageError, MachineError, PredictionsError, RunError
 from orchestrator.hardware import choose_variant, cores, gpus_for
 from orchestrator.hardware.gpu_code import as_built
@@ -23,9 +22,10 @@ from orchestrator.inputs.collect import collect_inputs
 from orchestrator.launch import Launcher
 from orchestrator.outcome import Outcome
 from orchestrator.paths import RunPaths, home
-from orchestrator.plan import Plan
+from orchestrator.plan.disk_space import build_needs, require_space
+from orchestrator.plan.plan import Plan
+from orchestrator.plan.request import RunOptions, make_request
 from orchestrator.predictions.predictions import Predictions
-from orchestrator.request import RunOptions, make_request
 from orchestrator.run import run
 from orchestrator.runtimes import choose_runtime
 from orchestrator.runtimes.guest_contract import QUEUE_NAME

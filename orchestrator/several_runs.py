@@ -15,8 +15,8 @@ from orchestrator.catalog.weights import weights_state
 from orchestrator.errors import Interrupted, MachineError, OrchError, UsageError
 from orchestrator.executors import make_executor
 from orchestrator.outcome import Outcome
+from orchestrator.plan.request import RunOptions
 from orchestrator.progress_table import Board
-from orchestrator.request import RunOptions
 from orchestrator.run import run
 from orchestrator.system.signals import Stop, passing_on
 from orchestrator.system.subprocesses import end_steps

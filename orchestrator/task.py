@@ -32,7 +32,7 @@ from orchestrator.hardware.gpu_code import as_built
 from orchestrator.launch import Launcher
 from orchestrator.paths import RunPaths, TaskPaths
 from orchestrator.places import OwnPlaces, devices_of_places
-from orchestrator.plan import AUTO, Plan
+from orchestrator.plan.plan import AUTO, Plan
 from orchestrator.runtimes import choose_runtime
 from orchestrator.runtimes.base import Runtime
 from orchestrator.shared_schedule import SharedSchedule

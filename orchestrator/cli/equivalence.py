@@ -56,7 +56,7 @@ def equivalence(
     from orchestrator.cli.run import build_options
     from orchestrator.equivalence import equivalence as compare
     from orchestrator.evaluation.agreement import Tolerances
-    from orchestrator.request import RunOptions
+    from orchestrator.plan.request import RunOptions
     from orchestrator.system.display import make_display
 
     names = [name.strip() for name in variants.split(",")]

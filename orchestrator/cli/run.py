@@ -142,7 +142,7 @@ def run(
         return several.run_file(context, file, stacks, checked_by, json=json, quiet=quiet)
     sources = [*(images or []), *(more_images or [])]
     several.refuse_incomplete(model or [], sources, all_models)
-    from orchestrator.request import RunOptions
+    from orchestrator.plan.request import RunOptions
     from orchestrator.run import run as run_model
     from orchestrator.system.display import make_display
 
@@ -251,8 +251,8 @@ def build(
 ) -> None:
     """Build a stack's image or environment; nothing happens if nothing changed."""
     stack = catalog(stacks).stack(name)
-    from orchestrator.disk import build_needs, require_space
     from orchestrator.hardware import choose_variant, gpus_for
+    from orchestrator.plan.disk_space import build_needs, require_space
     from orchestrator.runtimes import choose_runtime
     from orchestrator.system.display import make_display
 
@@ -307,7 +307,7 @@ def selftest(
 ) -> None:
     """Run three photographs through a model's real environment, with random weights where its own are not public."""
     entry = catalog(stacks).model(model)
-    from orchestrator.request import RunOptions
+    from orchestrator.plan.request import RunOptions
     from orchestrator.selftest import selftest as test_model
     from orchestrator.system.display import make_display
 

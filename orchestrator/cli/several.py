@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from orchestrator.catalog.loader import Catalog
     from orchestrator.comparison_run import Compared
     from orchestrator.evaluation.gate.gate import Checked, Checks
-    from orchestrator.request import RunOptions
+    from orchestrator.plan.request import RunOptions
     from orchestrator.several_runs import Asked, Ended
 
     Checking = AbstractContextManager[Checks]

@@ -17,10 +17,10 @@ from orchestrator.demo.photographs import fetch_photographs
 from orchestrator.demo.scenes import write_scenes
 from orchestrator.evaluation.coco.evaluate import Evaluation, evaluate
 from orchestrator.outcome import Outcome
+from orchestrator.plan.request import RunOptions
 from orchestrator.predictions.predictions import Predictions
 from orchestrator.reports.draw import contact_sheet
 from orchestrator.reports.pictures import draw_run_directory
-from orchestrator.request import RunOptions
 from orchestrator.run import run
 from orchestrator.system.display import Display
 

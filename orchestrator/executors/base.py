@@ -12,7 +12,7 @@ from orchestrator.dispatch import Dispatched
 from orchestrator.executors.slurm_options import SlurmOptions
 from orchestrator.hardware import Choice, Gpu
 from orchestrator.paths import RunPaths
-from orchestrator.plan import Plan
+from orchestrator.plan.plan import Plan
 from orchestrator.runtimes.base import BuildOptions, Runtime
 from orchestrator.system.display import Display
 

@@ -14,8 +14,8 @@ from orchestrator.hardware import Choice, Gpu, choose_variant, cores, gpus_for
 from orchestrator.hardware.gpu_code import as_built
 from orchestrator.launch import Launcher
 from orchestrator.places import LeasedPlaces, OwnPlaces, Places
+from orchestrator.plan.shards import missing_shards
 from orchestrator.schedule import dear_first
-from orchestrator.shards import missing_shards
 from orchestrator.system.display import Display
 from orchestrator.system.signals import signals_to
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from orchestrator.paths import RunPaths
-    from orchestrator.plan import Plan
+    from orchestrator.plan.plan import Plan
 
 LONGEST_NAME = 255  # bytes of one file name, on the usual file systems
 

@@ -17,7 +17,7 @@ from orchestrator import Predictions
 from orchestrator.catalog.loader import load_catalog
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.paths import home, images_folder
-from orchestrator.request import RunOptions
+from orchestrator.plan.request import RunOptions
 from orchestrator.run import run
 from orchestrator.runtimes import apptainer, make_runtime
 from orchestrator.runtimes.base import BuildOptions, Prepared

@@ -19,7 +19,7 @@ from orchestrator import Predictions
 from orchestrator.catalog.loader import load_catalog
 from orchestrator.errors import BuildError
 from orchestrator.paths import RunPaths, worker_cache_folder
-from orchestrator.request import RunOptions
+from orchestrator.plan.request import RunOptions
 from orchestrator.run import run
 from orchestrator.runtimes import make_runtime
 from orchestrator.runtimes.base import BuildOptions

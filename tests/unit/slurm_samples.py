@@ -14,7 +14,7 @@ from orchestrator.executors.slurm_commands import COMMANDS
 from orchestrator.handover import Crew, record_work
 from orchestrator.inputs.collect import collect_inputs
 from orchestrator.paths import RunPaths
-from orchestrator.plan import Plan, Request, open_run, record_plan
+from orchestrator.plan.plan import Plan, Request, open_run, record_plan
 from orchestrator.runtimes.base import BuildOptions, Prepared
 from orchestrator.system.files import write_json
 from tests.unit.stack_samples import model_entry

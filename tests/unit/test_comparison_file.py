@@ -13,7 +13,7 @@ from orchestrator.comparison_example import EXAMPLE, write_example
 from orchestrator.comparison_file import ELSEWHERE, ComparisonFile, RunSettings, read_comparison
 from orchestrator.errors import SpecError, UsageError
 from orchestrator.executors.slurm_options import SlurmOptions
-from orchestrator.request import RunOptions
+from orchestrator.plan.request import RunOptions
 from orchestrator.runtimes.base import BuildOptions
 
 CATALOG = load_catalog()

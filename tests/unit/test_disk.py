@@ -10,9 +10,9 @@ import pytest
 
 from orchestrator.catalog.loader import load_catalog
 from orchestrator.cli import main
-from orchestrator.disk import GB, RESERVE, Need, build_needs, output_need, require_space, weights_needs
 from orchestrator.errors import MachineError
 from orchestrator.paths import environments_folder, weights_folder
+from orchestrator.plan.disk_space import GB, RESERVE, Need, build_needs, output_need, require_space, weights_needs
 from orchestrator.runtimes import make_runtime
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.docker import runtime as docker_module
@@ -27,7 +27,9 @@ Captured = pytest.CaptureFixture[str]
 def free(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """The free bytes that every disk is made to have."""
     there = {"bytes": 0}
-    monkeypatch.setattr("orchestrator.disk.shutil.disk_usage", lambda folder: SimpleNamespace(free=there["bytes"]))
+    monkeypatch.setattr(
+        "orchestrator.plan.disk_space.shutil.disk_usage", lambda folder: SimpleNamespace(free=there["bytes"])
+    )
     return there
 
 

@@ -16,8 +16,8 @@ from orchestrator.equivalence import Equivalence, proven, record_path
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.outcome import Outcome
 from orchestrator.paths import RunPaths
+from orchestrator.plan.request import RunOptions
 from orchestrator.predictions.predictions import Predictions
-from orchestrator.request import RunOptions
 from orchestrator.system.display import Display, SilentDisplay
 from tests.unit.predictions_samples import META, Arrays, sample_arrays, save
 from tests.unit.stack_samples import MINIMAL, model_entry, stack_document, write_stack

@@ -19,7 +19,7 @@ from orchestrator import cli
 from orchestrator.catalog.loader import ModelEntry, StackEntry, load_catalog
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.hardware import Gpu, choose_variant
-from orchestrator.request import RunOptions
+from orchestrator.plan.request import RunOptions
 from orchestrator.run import run
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.build_inputs import build_inputs

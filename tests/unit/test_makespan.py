@@ -10,7 +10,7 @@ import pytest
 
 from bench.fake_gpus import uneven_costs
 from orchestrator.inputs.collect import InputImage
-from orchestrator.plan import default_shard_size
+from orchestrator.plan.plan import default_shard_size
 from orchestrator.schedule import Schedule, dear_first
 
 IMAGES, WORKERS = 1000, 8

@@ -17,8 +17,8 @@ from orchestrator.catalog.loader import load_catalog
 from orchestrator.errors import Interrupted, MachineError, RunError, UsageError
 from orchestrator.outcome import Outcome
 from orchestrator.paths import RunPaths
+from orchestrator.plan.request import RunOptions
 from orchestrator.progress_table import SilentBoard
-from orchestrator.request import RunOptions
 from orchestrator.several_runs import Asked, Shared, SharedTurns, all_that_run, exit_code, into_folders, run_several
 from orchestrator.system.display import Display
 from orchestrator.system.signals import Stop

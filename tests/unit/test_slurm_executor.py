@@ -18,7 +18,7 @@ from orchestrator.executors.slurm_options import SlurmOptions
 from orchestrator.handover import Crew, read_handover, unresolved
 from orchestrator.hardware import Choice
 from orchestrator.paths import RunPaths
-from orchestrator.plan import AUTO, Plan
+from orchestrator.plan.plan import AUTO, Plan
 from orchestrator.runtimes import make_runtime
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.system.display import SilentDisplay

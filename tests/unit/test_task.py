@@ -16,7 +16,7 @@ from orchestrator.dispatch import Dispatched
 from orchestrator.errors import Interrupted
 from orchestrator.executors.slurm_node import Place
 from orchestrator.paths import RunPaths
-from orchestrator.plan import Plan
+from orchestrator.plan.plan import Plan
 from orchestrator.system.display import SilentDisplay
 from orchestrator.system.files import write_json
 from orchestrator.task import collect_once, main

@@ -10,7 +10,7 @@ from orchestrator.catalog.loader import ModelEntry
 from orchestrator.errors import UsageError
 from orchestrator.hardware import Choice
 from orchestrator.paths import RunPaths
-from orchestrator.plan import begun_with
+from orchestrator.plan.plan import begun_with
 from orchestrator.runtimes.base import BuildOptions, Report
 from orchestrator.runtimes.build_inputs import build_inputs
 from orchestrator.runtimes.docker.build import with_default_base

@@ -13,8 +13,8 @@ from orchestrator.errors import UsageError
 from orchestrator.executors import EXECUTORS
 from orchestrator.executors.slurm_options import SlurmOptions
 from orchestrator.inputs.sources import expanded
-from orchestrator.limits import most_detections, score_floor
-from orchestrator.plan import Request
+from orchestrator.plan.limits import most_detections, score_floor
+from orchestrator.plan.plan import Request
 from orchestrator.runtimes.base import BuildOptions
 
 

@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 from orchestrator.paths import RunPaths
-from orchestrator.plan import Plan
+from orchestrator.plan.plan import Plan
 
 
 def missing_shards(plan: Plan, paths: RunPaths) -> list[int]:
