@@ -21,13 +21,13 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from orchestrator.dispatch import Dispatcher
+from orchestrator.dispatch.dispatcher import Dispatcher
+from orchestrator.dispatch.scheduler import Schedule
+from orchestrator.dispatch.slots import OwnPlaces
 from orchestrator.inputs.collect import InputImage
 from orchestrator.paths import RunPaths
-from orchestrator.places import OwnPlaces
 from orchestrator.plan.plan import default_shard_size
 from orchestrator.runtimes.base import Exit
-from orchestrator.schedule import Schedule
 from orchestrator.system.display import SilentDisplay
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64)

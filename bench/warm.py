@@ -23,11 +23,11 @@ from orchestrator.catalog.bundled import RUNNER
 from orchestrator.catalog.loader import ModelEntry, load_catalog
 from orchestrator.catalog.weights import ensure_weights
 from orchestrator.demo.scenes import write_scenes
-from orchestrator.executors.base import Work
-from orchestrator.executors.local import LocalExecutor
+from orchestrator.dispatch.executors import Work
+from orchestrator.dispatch.launcher import worker_settings
+from orchestrator.dispatch.local import LocalExecutor
 from orchestrator.hardware import Choice, cores
 from orchestrator.inputs.collect import collect_inputs
-from orchestrator.launch import worker_settings
 from orchestrator.paths import RunPaths, weights_folder
 from orchestrator.plan.plan import Plan, record_plan
 from orchestrator.plan.request import RunOptions, make_request

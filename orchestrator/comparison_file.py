@@ -13,8 +13,8 @@ from pydantic import AfterValidator, BeforeValidator, ValidationError, create_mo
 
 from orchestrator.catalog.loader import Catalog
 from orchestrator.catalog.spec import NAME_PATTERN, SettingValue, Spec
+from orchestrator.dispatch.slurm.settings import SlurmOptions, slurm_options
 from orchestrator.errors import OrchError, SpecError
-from orchestrator.executors.slurm_options import SlurmOptions, slurm_options
 from orchestrator.paths import user_slurm_options
 from orchestrator.plan.request import RunOptions
 from orchestrator.runtimes.base import BuildOptions

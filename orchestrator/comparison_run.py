@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.comparison_file import ComparisonFile
+from orchestrator.dispatch.outcome import Outcome
 from orchestrator.errors import EXIT_OK, Interrupted, OrchError
-from orchestrator.outcome import Outcome
 from orchestrator.several_runs import Ended
 from orchestrator.system.display import Display
 

@@ -16,9 +16,9 @@ from typing import Any
 
 from orchestrator import __version__
 from orchestrator.catalog.loader import ModelEntry
+from orchestrator.dispatch.outcome import Outcome
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.evaluation.agreement import Agreement, Tolerances, agreement
-from orchestrator.outcome import Outcome
 from orchestrator.paths import home
 from orchestrator.plan.request import RunOptions
 from orchestrator.predictions.predictions import Predictions

@@ -11,15 +11,16 @@ from typing import Any
 
 from orchestrator.catalog.loader import ModelEntry
 from orchestrator.catalog.weights import Stored, ensure_weights, weights_in
+from orchestrator.dispatch.executors import Executor, Work
+from orchestrator.dispatch.outcome import Outcome, finish
+from orchestrator.dispatch.registry import make_executor
+from orchestrator.dispatch.shared.work_file import unresolved
+from orchestrator.dispatch.sharing import Alone, Turns
+from orchestrator.dispatch.slots import busy_gpus, devices_of_places
 from orchestrator.errors import BaseImageError
-from orchestrator.executors import make_executor
-from orchestrator.executors.base import Executor, Work
-from orchestrator.handover import unresolved
 from orchestrator.hardware import Choice, Gpu
 from orchestrator.inputs.collect import InputSet, collect_inputs
-from orchestrator.outcome import Outcome, finish
 from orchestrator.paths import RunPaths, weights_folder
-from orchestrator.places import busy_gpus, devices_of_places
 from orchestrator.plan.disk_space import build_needs, output_need, require_space, weights_needs
 from orchestrator.plan.plan import AUTO, Plan, Request, begun_with, default_shard_size, open_run, record_plan
 from orchestrator.plan.request import RunOptions, make_request
@@ -28,7 +29,6 @@ from orchestrator.runtimes.base import Prepared, Runtime
 from orchestrator.runtimes.warm.errors import OutsideData, WarmUnfit
 from orchestrator.runtimes.warm.select import Warm, Wish, check_wish, find_warm, refusal
 from orchestrator.system.display import Display
-from orchestrator.turns import Alone, Turns
 
 
 def run(entry: ModelEntry, options: RunOptions, display: Display, turns: Turns | None = None) -> Outcome:
@@ -47,7 +47,7 @@ def run(entry: ModelEntry, options: RunOptions, display: Display, turns: Turns |
     outcome = _with_warm_workers(ask) or _with_own_workers(ask)
     if outcome.complete or not options.slurm.wait:
         return outcome
-    from orchestrator.attach import attach
+    from orchestrator.dispatch.attach import attach
 
     return attach(paths, display)
 

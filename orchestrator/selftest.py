@@ -15,12 +15,12 @@ from typing import Any
 
 from orchestrator.catalog.loader import ModelEntry
 from orchestrator.demo.photographs import fetch_photographs
+from orchestrator.dispatch.launcher import Launcher
+from orchestrator.dispatch.outcome import Outcome
 from orchestrator.errors import BaseImageError, MachineError, PredictionsError, RunError
 from orchestrator.hardware import choose_variant, cores, gpus_for
 from orchestrator.hardware.gpu_code import as_built
 from orchestrator.inputs.collect import collect_inputs
-from orchestrator.launch import Launcher
-from orchestrator.outcome import Outcome
 from orchestrator.paths import RunPaths, home
 from orchestrator.plan.disk_space import build_needs, require_space
 from orchestrator.plan.plan import Plan

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from orchestrator.catalog.loader import Catalog, ModelEntry
 from orchestrator.catalog.weights import weights_state
+from orchestrator.dispatch.outcome import Outcome
+from orchestrator.dispatch.registry import make_executor
 from orchestrator.errors import Interrupted, MachineError, OrchError, UsageError
-from orchestrator.executors import make_executor
-from orchestrator.outcome import Outcome
 from orchestrator.plan.request import RunOptions
 from orchestrator.progress_table import Board
 from orchestrator.run import run

@@ -16,7 +16,7 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Its run direct
 
 def status(run: RunArgument, json: JsonOption = False) -> None:
     """How a run stands: done, under way, waiting in the cluster's queue, and why not."""
-    from orchestrator.attach import status as status_of
+    from orchestrator.dispatch.attach import status as status_of
     from orchestrator.paths import RunPaths
 
     found = status_of(RunPaths(run.absolute()))
@@ -35,7 +35,7 @@ def status(run: RunArgument, json: JsonOption = False) -> None:
 
 def attach(run: RunArgument, json: JsonOption = False, quiet: QuietOption = False) -> int:
     """Follow a run on a cluster until it is complete. Ctrl-C leaves it going."""
-    from orchestrator.attach import attach as attach_to
+    from orchestrator.dispatch.attach import attach as attach_to
     from orchestrator.paths import RunPaths
     from orchestrator.system.display import make_display
 
@@ -46,7 +46,7 @@ def attach(run: RunArgument, json: JsonOption = False, quiet: QuietOption = Fals
 
 def cancel(run: RunArgument, json: JsonOption = False) -> None:
     """End a run on a cluster: no job, process or container is left. What is done is kept; orch run resumes."""
-    from orchestrator.attach import cancel as cancel_run
+    from orchestrator.dispatch.attach import cancel as cancel_run
     from orchestrator.paths import RunPaths
     from orchestrator.system.display import make_display
 

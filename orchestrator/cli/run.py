@@ -30,9 +30,9 @@ from orchestrator.cli.common import (
 from orchestrator.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
+    from orchestrator.dispatch.outcome import Outcome
+    from orchestrator.dispatch.slurm.settings import SlurmOptions
     from orchestrator.evaluation.gate.gate import Checked
-    from orchestrator.executors.slurm_options import SlurmOptions
-    from orchestrator.outcome import Outcome
     from orchestrator.runtimes.base import BuildOptions
 
 SHOWN_FAILURES = 20
@@ -191,7 +191,7 @@ def _interruptible(action: Callable[[], Outcome]) -> Outcome:
 
 
 def _slurm_options(executor: str, given: dict[str, Any], *, wait: bool) -> SlurmOptions:
-    from orchestrator.executors.slurm_options import SlurmOptions, slurm_options
+    from orchestrator.dispatch.slurm.settings import SlurmOptions, slurm_options
     from orchestrator.paths import user_slurm_options
 
     if executor == "slurm":

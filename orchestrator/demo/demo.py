@@ -15,8 +15,8 @@ from PIL import Image
 from orchestrator.catalog.loader import ModelEntry, load_catalog
 from orchestrator.demo.photographs import fetch_photographs
 from orchestrator.demo.scenes import write_scenes
+from orchestrator.dispatch.outcome import Outcome
 from orchestrator.evaluation.coco.evaluate import Evaluation, evaluate
-from orchestrator.outcome import Outcome
 from orchestrator.plan.request import RunOptions
 from orchestrator.predictions.predictions import Predictions
 from orchestrator.reports.draw import contact_sheet

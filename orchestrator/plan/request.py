@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from orchestrator.catalog.loader import ModelEntry
+from orchestrator.dispatch.registry import EXECUTORS
+from orchestrator.dispatch.slurm.settings import SlurmOptions
 from orchestrator.errors import UsageError
-from orchestrator.executors import EXECUTORS
-from orchestrator.executors.slurm_options import SlurmOptions
 from orchestrator.inputs.sources import expanded
 from orchestrator.plan.limits import most_detections, score_floor
 from orchestrator.plan.plan import Request

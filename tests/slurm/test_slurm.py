@@ -47,7 +47,7 @@ def processes_of(run: Path) -> list[str]:
     """Command lines of the tasks of a run and of its workers, whose job folders bear the tasks' names."""
     tasks = [path.stem for path in (run / "tasks").glob("*.json")]
     return [line for line in map(command_of, processes()) if any(f"orch-{task}-" in line for task in tasks)
-            or f"orchestrator.task {run}" in line]  # fmt: skip
+            or f"orchestrator.dispatch.shared.task {run}" in line]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def test_a_task_run_twice_at_the_same_time_changes_nothing(
     run = tmp_path / "run"
     common = (*FAULTY, "-i", few, "-o", run, *SLURM, "--tasks", 1, *REST)
     orch(*common, "--no-wait")
-    command = [sys.executable, "-m", "orchestrator.task", str(run)]
+    command = [sys.executable, "-m", "orchestrator.dispatch.shared.task", str(run)]
     twins = []
     for number in range(2):
         with (tmp_path / f"twin-{number}.log").open("w") as log:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.executors.slurm_commands import COMMANDS
-from orchestrator.handover import Crew, record_work
+from orchestrator.dispatch.shared.work_file import Crew, record_work
+from orchestrator.dispatch.slurm.commands import COMMANDS
 from orchestrator.inputs.collect import collect_inputs
 from orchestrator.paths import RunPaths
 from orchestrator.plan.plan import Plan, Request, open_run, record_plan

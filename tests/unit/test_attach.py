@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import attach as attaching
-from orchestrator.attach import attach, cancel, status
+from orchestrator.dispatch import attach as attaching
+from orchestrator.dispatch.attach import attach, cancel, status
 from orchestrator.errors import Interrupted, MachineError, RunError, UsageError
 from orchestrator.paths import RunPaths
 from orchestrator.system.display import SilentDisplay

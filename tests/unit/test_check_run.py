@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from orchestrator.cli import main
+from orchestrator.dispatch.outcome import Outcome
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError
 from orchestrator.evaluation.gate.baseline import make_baseline, write_baseline
-from orchestrator.outcome import Outcome
 from orchestrator.paths import RunPaths
 from orchestrator.predictions.predictions import Predictions
 from tests.unit.compare_samples import two_runs

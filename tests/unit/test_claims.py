@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.claims import Claims
+from orchestrator.dispatch.shared.claims import Claims
 
 LEASE = 100.0
 

@@ -11,8 +11,8 @@ import pytest
 from orchestrator.catalog.loader import load_catalog
 from orchestrator.comparison_example import EXAMPLE, write_example
 from orchestrator.comparison_file import ELSEWHERE, ComparisonFile, RunSettings, read_comparison
+from orchestrator.dispatch.slurm.settings import SlurmOptions
 from orchestrator.errors import SpecError, UsageError
-from orchestrator.executors.slurm_options import SlurmOptions
 from orchestrator.plan.request import RunOptions
 from orchestrator.runtimes.base import BuildOptions
 

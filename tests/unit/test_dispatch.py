@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from orchestrator import dispatch
-from orchestrator.dispatch import Dispatcher
+from orchestrator.dispatch import dispatcher as dispatch
+from orchestrator.dispatch.dispatcher import Dispatcher
+from orchestrator.dispatch.slots import OwnPlaces
+from orchestrator.dispatch.worker_failures import MOST_IDLE_DEATHS
 from orchestrator.errors import Interrupted, MachineError, RunError
 from orchestrator.inputs.collect import InputImage
-from orchestrator.losses import MOST_IDLE_DEATHS
 from orchestrator.paths import RunPaths
-from orchestrator.places import OwnPlaces
 from orchestrator.runtimes.base import Exit
 from orchestrator.system.display import SilentDisplay
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator import dispatch
-from orchestrator.dispatch import Dispatcher
+from orchestrator.dispatch import dispatcher as dispatch
+from orchestrator.dispatch.dispatcher import Dispatcher
+from orchestrator.dispatch.slots import OwnPlaces
 from orchestrator.errors import Interrupted, MachineError
 from orchestrator.paths import RunPaths
-from orchestrator.places import OwnPlaces
 from orchestrator.runtimes.base import Exit
 from orchestrator.system.display import SilentDisplay
 from tests.unit.test_dispatch import FakeWorker, Fleet, images_of, make, obedient

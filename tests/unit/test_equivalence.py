@@ -12,9 +12,9 @@ import pytest
 
 from orchestrator import cli, equivalence
 from orchestrator.catalog.loader import ModelEntry
+from orchestrator.dispatch.outcome import Outcome
 from orchestrator.equivalence import Equivalence, proven, record_path
 from orchestrator.errors import MachineError, UsageError
-from orchestrator.outcome import Outcome
 from orchestrator.paths import RunPaths
 from orchestrator.plan.request import RunOptions
 from orchestrator.predictions.predictions import Predictions

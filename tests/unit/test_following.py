@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from orchestrator.executors.slurm_commands import QueuedTask
-from orchestrator.following import EventTail, Progress, shard_sizes, task_states
+from orchestrator.dispatch.shared.follow import EventTail, Progress, shard_sizes, task_states
+from orchestrator.dispatch.slurm.commands import QueuedTask
 
 
 def test_shards_under_way_count_with_their_images_and_done_twice_counts_once() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.dispatch.worker_failures import MOST_DEVICE_FAILURES, MOST_IDLE_DEATHS, Loss, Losses
 from orchestrator.errors import MachineError, RunError
-from orchestrator.losses import MOST_DEVICE_FAILURES, MOST_IDLE_DEATHS, Loss, Losses
 from orchestrator.runtimes.base import Exit
 
 

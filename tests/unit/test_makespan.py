@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from bench.fake_gpus import uneven_costs
+from orchestrator.dispatch.scheduler import Schedule, dear_first
 from orchestrator.inputs.collect import InputImage
 from orchestrator.plan.plan import default_shard_size
-from orchestrator.schedule import Schedule, dear_first
 
 IMAGES, WORKERS = 1000, 8
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import leases
+from orchestrator.dispatch import gpu_leases as leases
+from orchestrator.dispatch.gpu_leases import Holder, Lease, lease_file
+from orchestrator.dispatch.slots import LeasedPlaces, OwnPlaces, busy_gpus, devices_of_places, fitting_workers
 from orchestrator.errors import MachineError
 from orchestrator.hardware import Gpu, Process
-from orchestrator.leases import Holder, Lease, lease_file
-from orchestrator.places import LeasedPlaces, OwnPlaces, busy_gpus, devices_of_places, fitting_workers
 from orchestrator.system.display import SilentDisplay
 
 GPUS = ("cuda:GPU-a", "cuda:GPU-b")
@@ -68,7 +68,7 @@ def test_a_lease_keeps_others_out_until_it_is_released_and_says_whose_it_is() ->
 
 
 def test_a_killed_process_leaves_no_lease() -> None:
-    code = "from orchestrator.leases import lease; held = lease('GPU-a', 'x'); print('held', flush=True); input()"
+    code = "from orchestrator.dispatch.gpu_leases import lease; held = lease('GPU-a', 'x'); print('held', flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1) as process:
         assert process.stdout is not None
         process.stdout.readline()

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.dispatch.scheduler import DEATHS_TO_BLAME, MOST_DEATHS, QUEUED_PER_WORKER, Schedule, dear_first
 from orchestrator.inputs.collect import InputImage
 from orchestrator.runtimes.guest_contract import ShardOrder
-from orchestrator.schedule import DEATHS_TO_BLAME, MOST_DEATHS, QUEUED_PER_WORKER, Schedule, dear_first
 
 SHARD_SIZE = 4
 

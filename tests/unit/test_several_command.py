@@ -12,9 +12,9 @@ import pytest
 from orchestrator import comparison_run, several_runs
 from orchestrator.cli import main
 from orchestrator.comparison_file import ComparisonFile
+from orchestrator.dispatch.outcome import Outcome
 from orchestrator.errors import Interrupted, MachineError, PredictionsError
 from orchestrator.evaluation.compare.compare import Comparison, Options
-from orchestrator.outcome import Outcome
 from orchestrator.paths import RunPaths
 from orchestrator.progress_table import Board
 from orchestrator.several_runs import Asked, Ended

@@ -14,15 +14,15 @@ import pytest
 
 from orchestrator import several_runs
 from orchestrator.catalog.loader import load_catalog
+from orchestrator.dispatch.outcome import Outcome
+from orchestrator.dispatch.sharing import Turns
 from orchestrator.errors import Interrupted, MachineError, RunError, UsageError
-from orchestrator.outcome import Outcome
 from orchestrator.paths import RunPaths
 from orchestrator.plan.request import RunOptions
 from orchestrator.progress_table import SilentBoard
 from orchestrator.several_runs import Asked, Shared, SharedTurns, all_that_run, exit_code, into_folders, run_several
 from orchestrator.system.display import Display
 from orchestrator.system.signals import Stop
-from orchestrator.turns import Turns
 from tests.unit.stack_samples import MINIMAL, stack_document, write_stack
 
 Behaviour = Callable[[str, Turns, Display], Outcome]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.claims import Claims
+from orchestrator.dispatch.shared.claiming_scheduler import LOOKS_PER_LEASE, PASS_SECONDS, SharedSchedule, claim_name
+from orchestrator.dispatch.shared.claims import Claims
 from orchestrator.inputs.collect import InputImage
-from orchestrator.shared_schedule import LOOKS_PER_LEASE, PASS_SECONDS, SharedSchedule, claim_name
 
 LEASE = 100.0
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from orchestrator.catalog.loader import ModelEntry
-from orchestrator.dispatch import Dispatched
+from orchestrator.dispatch.dispatcher import Dispatched
+from orchestrator.dispatch.executors import Work
+from orchestrator.dispatch.local import LocalExecutor
+from orchestrator.dispatch.shared.work_file import Crew, read_handover, unresolved
+from orchestrator.dispatch.slurm.executor import SlurmExecutor
+from orchestrator.dispatch.slurm.settings import SlurmOptions
 from orchestrator.errors import MachineError, UsageError
-from orchestrator.executors.base import Work
-from orchestrator.executors.local import LocalExecutor
-from orchestrator.executors.slurm import SlurmExecutor
-from orchestrator.executors.slurm_options import SlurmOptions
-from orchestrator.handover import Crew, read_handover, unresolved
 from orchestrator.hardware import Choice
 from orchestrator.paths import RunPaths
 from orchestrator.plan.plan import AUTO, Plan
@@ -65,7 +65,7 @@ def test_one_array_is_submitted_and_remembered(slurm: FakeSlurm, plan: Plan, tmp
     assert document(paths.submission)["options"]["partition"] == "gpu"
     script = paths.job_script.read_text()
     assert "#SBATCH --array=0-1\n" in script
-    assert f"exec {sys.executable} -m orchestrator.task {paths.root}\n" in script
+    assert f"exec {sys.executable} -m orchestrator.dispatch.shared.task {paths.root}\n" in script
     assert not paths.cancelled.exists()
     assert list(paths.claims.iterdir()) == []
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.executors.slurm_commands import QueuedTask, parse_queued
-from orchestrator.executors.slurm_node import Place, allotted_cores, place
+from orchestrator.dispatch.slurm.array_task import Place, allotted_cores, place
+from orchestrator.dispatch.slurm.commands import QueuedTask, parse_queued
 
 
 def test_the_place_of_an_arrays_task() -> None:

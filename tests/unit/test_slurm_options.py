@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from orchestrator.catalog.loader import load_catalog
 from orchestrator.comparison_file import read_comparison
+from orchestrator.dispatch.slurm.settings import Job, SlurmOptions, job_script, slurm_options
 from orchestrator.errors import UsageError
-from orchestrator.executors.slurm_options import Job, SlurmOptions, job_script, slurm_options
 from orchestrator.paths import user_slurm_options
 from tests.unit.stack_samples import write_stack
 
@@ -37,7 +37,7 @@ def test_the_script_where_nothing_was_asked_for() -> None:
         "#SBATCH --signal=B:TERM@60\n"
         "#SBATCH --gres=gpu:1\n"
         "export ORCH_HOME=/shared/orch\n"
-        "exec /shared/venv/bin/python -m orchestrator.task /shared/runs/one\n"
+        "exec /shared/venv/bin/python -m orchestrator.dispatch.shared.task /shared/runs/one\n"
     )
 
 
@@ -66,7 +66,7 @@ def test_the_script_where_everything_was_asked_for() -> None:
         "#SBATCH --mail-type=END",
         "export ORCH_HOME=/shared/orch",
         "module load apptainer",
-        "exec /shared/venv/bin/python -m orchestrator.task /shared/runs/one",
+        "exec /shared/venv/bin/python -m orchestrator.dispatch.shared.task /shared/runs/one",
     ]
 
 

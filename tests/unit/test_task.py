@@ -10,17 +10,18 @@ from typing import Any
 
 import pytest
 
-from orchestrator import outcome, task
-from orchestrator.claims import Claims
-from orchestrator.dispatch import Dispatched
+from orchestrator.dispatch import outcome
+from orchestrator.dispatch.dispatcher import Dispatched
+from orchestrator.dispatch.shared import task
+from orchestrator.dispatch.shared.claims import Claims
+from orchestrator.dispatch.shared.task import collect_once, main
+from orchestrator.dispatch.shared.task_records import dispatched_by_all, left_behind, read_records
+from orchestrator.dispatch.slurm.array_task import Place
 from orchestrator.errors import Interrupted
-from orchestrator.executors.slurm_node import Place
 from orchestrator.paths import RunPaths
 from orchestrator.plan.plan import Plan
 from orchestrator.system.display import SilentDisplay
 from orchestrator.system.files import write_json
-from orchestrator.task import collect_once, main
-from orchestrator.task_records import dispatched_by_all, left_behind, read_records
 from tests.unit.slurm_samples import FakeSlurm, begun, document, finish_shards, make_plan
 from tests.unit.stack_samples import MINIMAL, write_stack
 

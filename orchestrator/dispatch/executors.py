@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from orchestrator.catalog.loader import ModelEntry
-from orchestrator.dispatch import Dispatched
-from orchestrator.executors.slurm_options import SlurmOptions
+from orchestrator.dispatch.dispatcher import Dispatched
+from orchestrator.dispatch.slurm.settings import SlurmOptions
 from orchestrator.hardware import Choice, Gpu
 from orchestrator.paths import RunPaths
 from orchestrator.plan.plan import Plan
@@ -57,5 +57,5 @@ class Executor(Protocol):
     def dispatch(self, work: Work, display: Display) -> Dispatched | None:
         """Have the shards that are missing predicted. Raises Interrupted, RunError, MachineError.
 
-        None: others do that from now on, and collect; `orchestrator.attach` follows them.
+        None: others do that from now on, and collect; `orchestrator.dispatch.attach` follows them.
         """

@@ -8,18 +8,18 @@ from pathlib import Path
 from time import monotonic, sleep, time_ns
 from typing import Any
 
-from orchestrator.claims import LEASE_SECONDS, Claims
+from orchestrator.dispatch.outcome import Outcome
+from orchestrator.dispatch.shared.claims import LEASE_SECONDS, Claims
+from orchestrator.dispatch.shared.follow import EventTail, Progress, shard_sizes, shards_on_disk, task_states
+from orchestrator.dispatch.shared.task_records import read_records
+from orchestrator.dispatch.shared.work_file import read_handover
+from orchestrator.dispatch.slurm.commands import QueuedTask, end, queued, require_slurm, tell_to_stop
+from orchestrator.dispatch.slurm.executor import recorded_job, submission
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError, UsageError
-from orchestrator.executors.slurm import recorded_job, submission
-from orchestrator.executors.slurm_commands import QueuedTask, end, queued, require_slurm, tell_to_stop
-from orchestrator.following import EventTail, Progress, shard_sizes, shards_on_disk, task_states
-from orchestrator.handover import read_handover
-from orchestrator.outcome import Outcome
 from orchestrator.paths import RunPaths
 from orchestrator.system.display import Display
 from orchestrator.system.files import exclusive
 from orchestrator.system.signals import signals_to
-from orchestrator.task_records import read_records
 
 LOOK_SECONDS = 2.0
 ASK_SLURM_SECONDS = 10.0
@@ -80,7 +80,7 @@ def _follow(paths: RunPaths, run: dict[str, Any], job: str, display: Display) ->
 
 def _collect_here(paths: RunPaths, run: dict[str, Any], display: Display) -> None:
     """The tasks are gone: collect if they had done all, else say why they are gone."""
-    from orchestrator.task import collect_once
+    from orchestrator.dispatch.shared.task import collect_once
 
     missing = int(run["shards"]) - len(shards_on_disk(paths, int(run["shards"])))
     if missing:

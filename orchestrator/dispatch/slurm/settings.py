@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from orchestrator.claims import LEASE_SECONDS
+from orchestrator.dispatch.shared.claims import LEASE_SECONDS
 from orchestrator.errors import UsageError
 
 DEFAULT_TASKS = 4
@@ -109,7 +109,7 @@ def job_script(job: Job, options: SlurmOptions) -> str:
     lines = [f"#SBATCH {option}" for option in _sbatch_options(job, options)]
     exports = [f"export {name}={shlex.quote(value)}" for name, value in sorted(job.environment.items())]
     # exec: Slurm's signals go to the script's process, which must be the task's own.
-    command = f"exec {shlex.quote(str(job.python))} -m orchestrator.task {shlex.quote(str(job.root))}"
+    command = f"exec {shlex.quote(str(job.python))} -m orchestrator.dispatch.shared.task {shlex.quote(str(job.root))}"
     return "\n".join(["#!/bin/bash", *lines, *exports, *options.setup, command, ""])
 
 

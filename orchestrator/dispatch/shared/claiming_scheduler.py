@@ -6,8 +6,8 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from orchestrator.claims import Claims
-from orchestrator.schedule import ImagesOf, Schedule
+from orchestrator.dispatch.scheduler import ImagesOf, Schedule
+from orchestrator.dispatch.shared.claims import Claims
 
 PASS_SECONDS = 5.0
 """So long at least between two looks at what the others left: all tasks look at the same folders."""

@@ -9,8 +9,8 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from orchestrator.dispatch import Dispatched
-from orchestrator.executors.slurm_node import Place
+from orchestrator.dispatch.dispatcher import Dispatched
+from orchestrator.dispatch.slurm.array_task import Place
 from orchestrator.paths import RunPaths, TaskPaths
 from orchestrator.system.files import write_json
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 from typing import cast
 
+from orchestrator.dispatch.executors import Executor
 from orchestrator.errors import UsageError
-from orchestrator.executors.base import Executor
 
 EXECUTORS = {
-    "local": "orchestrator.executors.local:LocalExecutor",
-    "slurm": "orchestrator.executors.slurm:SlurmExecutor",
+    "local": "orchestrator.dispatch.local:LocalExecutor",
+    "slurm": "orchestrator.dispatch.slurm.executor:SlurmExecutor",
 }
 
 

@@ -1,4 +1,4 @@
-"""`python -m orchestrator.task RUN`: one task of a cluster's job. It may be stopped, begun again, or run twice.
+"""`python -m orchestrator.dispatch.shared.task RUN`: one task of a cluster's job. It may be stopped, begun again, or run twice.
 
 Exit codes: 0 nothing is left to do; 4 this node cannot (the task's shards are left to others); 5 the run failed;
 143 stopped by SIGTERM: what it had is given back, and it has itself requeued unless the run was cancelled.
@@ -20,25 +20,25 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.claims import Claims
-from orchestrator.dispatch import Dispatched, Dispatcher
+from orchestrator.dispatch.dispatcher import Dispatched, Dispatcher
+from orchestrator.dispatch.launcher import Launcher
+from orchestrator.dispatch.shared.claiming_scheduler import SharedSchedule
+from orchestrator.dispatch.shared.claims import Claims
+from orchestrator.dispatch.shared.task_records import TaskRecord, dispatched_by_all, left_behind, read_records
+from orchestrator.dispatch.shared.work_file import Handover, read_handover, record_choice
+from orchestrator.dispatch.slots import OwnPlaces, devices_of_places
+from orchestrator.dispatch.slurm.array_task import Place, allotted_cores, place
+from orchestrator.dispatch.slurm.commands import end, requeue, state_of
+from orchestrator.dispatch.slurm.executor import recorded_job
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError
-from orchestrator.executors.slurm import recorded_job
-from orchestrator.executors.slurm_commands import end, requeue, state_of
-from orchestrator.executors.slurm_node import Place, allotted_cores, place
-from orchestrator.handover import Handover, read_handover, record_choice
 from orchestrator.hardware import Gpu, choose_variant, cores, gpus_for
 from orchestrator.hardware.gpu_code import as_built
-from orchestrator.launch import Launcher
 from orchestrator.paths import RunPaths, TaskPaths
-from orchestrator.places import OwnPlaces, devices_of_places
 from orchestrator.plan.plan import AUTO, Plan
 from orchestrator.runtimes import choose_runtime
 from orchestrator.runtimes.base import Runtime
-from orchestrator.shared_schedule import SharedSchedule
 from orchestrator.system.display import Display, PlainDisplay
 from orchestrator.system.signals import signals_to
-from orchestrator.task_records import TaskRecord, dispatched_by_all, left_behind, read_records
 
 EXIT_STOPPED = 143
 PLAN_CLAIM = "plan"
@@ -183,7 +183,7 @@ def _reap_left_behind(paths: TaskPaths, here: Place, plan: Plan, runtime: Runtim
 
 def collect_once(paths: RunPaths, plan: Plan, claims: Claims, display: Display) -> bool:
     """Collect unless it was done or another task is at it; whether it was done here."""
-    from orchestrator.outcome import finish
+    from orchestrator.dispatch.outcome import finish
 
     if not (claims.take(COLLECT_CLAIM) or claims.take_over(COLLECT_CLAIM)):
         return False

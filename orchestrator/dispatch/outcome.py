@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.catalog.spec import MANIPULATION
-from orchestrator.dispatch import Dispatched
+from orchestrator.dispatch.dispatcher import Dispatched
 from orchestrator.paths import RunPaths
 from orchestrator.plan.plan import Plan
 from orchestrator.predictions.mask_files import gather_masks

@@ -7,15 +7,15 @@ import shutil
 import threading
 
 from orchestrator.catalog.loader import ModelEntry
-from orchestrator.dispatch import Dispatched, Dispatcher
-from orchestrator.executors.base import Work
-from orchestrator.executors.slurm import refuse_while_under_way
+from orchestrator.dispatch.dispatcher import Dispatched, Dispatcher
+from orchestrator.dispatch.executors import Work
+from orchestrator.dispatch.launcher import Launcher
+from orchestrator.dispatch.scheduler import dear_first
+from orchestrator.dispatch.slots import LeasedPlaces, OwnPlaces, Places
+from orchestrator.dispatch.slurm.executor import refuse_while_under_way
 from orchestrator.hardware import Choice, Gpu, choose_variant, cores, gpus_for
 from orchestrator.hardware.gpu_code import as_built
-from orchestrator.launch import Launcher
-from orchestrator.places import LeasedPlaces, OwnPlaces, Places
 from orchestrator.plan.shards import missing_shards
-from orchestrator.schedule import dear_first
 from orchestrator.system.display import Display
 from orchestrator.system.signals import signals_to
 

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from orchestrator.dispatch.scheduler import ImagesOf, Schedule
+from orchestrator.dispatch.slots import OwnPlaces, Places
+from orchestrator.dispatch.worker_failures import GOES_ON, Loss, Losses
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError
-from orchestrator.losses import GOES_ON, Loss, Losses
 from orchestrator.paths import RunPaths
-from orchestrator.places import OwnPlaces, Places
 from orchestrator.runtimes.base import Exit, Worker
 from orchestrator.runtimes.guest_contract import ALIVE_EVERY, ALIVE_NAME, END_NAME, QUEUE_NAME
-from orchestrator.schedule import ImagesOf, Schedule
 from orchestrator.system.display import Display
 from orchestrator.system.files import write_json
 

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
+from orchestrator.dispatch.gpu_leases import Holder, Lease, lease
 from orchestrator.errors import MachineError
 from orchestrator.hardware import Gpu
-from orchestrator.leases import Holder, Lease, lease
 from orchestrator.system.display import Display
 
 MOST_WORKERS_PER_GPU = 8

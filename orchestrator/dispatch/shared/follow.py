@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestrator.executors.slurm_commands import QueuedTask
+from orchestrator.dispatch.slurm.commands import QueuedTask
 from orchestrator.paths import RunPaths
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.catalog.loader import ModelEntry
-from orchestrator.dispatch import Dispatched
+from orchestrator.dispatch.dispatcher import Dispatched
+from orchestrator.dispatch.executors import Work
+from orchestrator.dispatch.shared.work_file import Crew, record_work
+from orchestrator.dispatch.slurm.commands import queued, require_slurm, submit
+from orchestrator.dispatch.slurm.settings import Job, job_script
 from orchestrator.errors import MachineError, UsageError
-from orchestrator.executors.base import Work
-from orchestrator.executors.slurm_commands import queued, require_slurm, submit
-from orchestrator.executors.slurm_options import Job, job_script
-from orchestrator.handover import Crew, record_work
 from orchestrator.hardware import Choice, Gpu, choose_variant
 from orchestrator.hardware.devices import kind
 from orchestrator.paths import RunPaths, home

@@ -1,0 +1,1 @@
+"""Carry out a recorded plan: shards, events, predictions.npz, summary.json."""

@@ -1,0 +1,1 @@
+"""Submit shared tasks to Slurm."""
