@@ -23,8 +23,8 @@ from PIL import Image
 from orchestrator.catalog.loader import load_catalog
 from orchestrator.catalog.spec import Source
 from orchestrator.catalog.upstream_code import ensure_sources
-from orchestrator.demo.photographs import fetch_photographs
 from orchestrator.paths import environments_folder
+from orchestrator.workflows.demo.photographs import fetch_photographs
 
 ROOT = Path(__file__).parent.parent
 RUNNER, STACK = ROOT / "images" / "runner", ROOT / "images" / "amrcnn"

@@ -19,10 +19,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from orchestrator.demo.scenes import write_scenes
 from orchestrator.runtimes.guest_contract import QUEUE_NAME, GuestPaths, WorkerSettings, job_document
 from orchestrator.runtimes.mounts import GUEST, GUEST_STACK
 from orchestrator.system.container_engine import connect
+from orchestrator.workflows.demo.scenes import write_scenes
 
 MODEL = "garments-tiny"
 

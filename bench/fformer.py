@@ -20,10 +20,10 @@ from typing import Any
 
 from orchestrator.catalog.loader import load_catalog
 from orchestrator.catalog.upstream_code import ensure_sources
-from orchestrator.demo.photographs import fetch_photographs
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.venv import VenvRuntime
 from orchestrator.system.display import SilentDisplay
+from orchestrator.workflows.demo.photographs import fetch_photographs
 
 ROOT = Path(__file__).parent.parent
 RUNNER, STACK = ROOT / "images" / "runner", ROOT / "images" / "fformer"

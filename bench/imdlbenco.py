@@ -19,8 +19,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from orchestrator.demo.photographs import fetch_photographs
 from orchestrator.paths import environments_folder
+from orchestrator.workflows.demo.photographs import fetch_photographs
 
 ROOT = Path(__file__).parent.parent
 RUNNER, STACK = ROOT / "images" / "runner", ROOT / "images" / "imdlbenco"

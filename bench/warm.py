@@ -22,7 +22,6 @@ from bench.dispatch import timed
 from orchestrator.catalog.bundled import RUNNER
 from orchestrator.catalog.loader import ModelEntry, load_catalog
 from orchestrator.catalog.weights import ensure_weights
-from orchestrator.demo.scenes import write_scenes
 from orchestrator.dispatch.executors import Work
 from orchestrator.dispatch.launcher import worker_settings
 from orchestrator.dispatch.local import LocalExecutor
@@ -39,6 +38,7 @@ from orchestrator.runtimes.warm.select import Wish, find_warm
 from orchestrator.runtimes.warm.spool import SpoolPaths, workers_of
 from orchestrator.system.container_engine import connect
 from orchestrator.system.display import SilentDisplay
+from orchestrator.workflows.demo.scenes import write_scenes
 
 MODEL = "garments-tiny"
 FORWARD = """

@@ -12,8 +12,8 @@ from orchestrator.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
     from orchestrator.catalog.loader import Catalog, ModelEntry, StackEntry
-    from orchestrator.convert import Converted
     from orchestrator.system.display import Display
+    from orchestrator.workflows.convert import Converted
 
 
 def convert(
@@ -36,9 +36,9 @@ def convert(
     known = catalog(stacks)
     entry = known.stack(stack)
     wanted = None if model is None else _model_of(known, entry, model)
-    from orchestrator.convert import ConvertOptions
-    from orchestrator.convert import convert as run_conversion
     from orchestrator.system.display import make_display
+    from orchestrator.workflows.convert import ConvertOptions
+    from orchestrator.workflows.convert import convert as run_conversion
 
     options = ConvertOptions(checkpoint, onnx, wanted, add, force, trust, offline)
     display = make_display(json=json, quiet=False)

@@ -20,7 +20,7 @@ from orchestrator.cli.common import (
 from orchestrator.errors import EXIT_OK, PredictionsError, UsageError
 
 if TYPE_CHECKING:
-    from orchestrator.equivalence import Equivalence
+    from orchestrator.workflows.equivalence import Equivalence
 
 
 def equivalence(
@@ -54,10 +54,10 @@ def equivalence(
     """Run a model through two variants of its stack and say whether they give the same; the outcome is recorded."""
     entry = catalog(stacks).model(model)
     from orchestrator.cli.run import build_options
-    from orchestrator.equivalence import equivalence as compare
     from orchestrator.evaluation.agreement import Tolerances
     from orchestrator.plan.request import RunOptions
     from orchestrator.system.display import make_display
+    from orchestrator.workflows.equivalence import equivalence as compare
 
     names = [name.strip() for name in variants.split(",")]
     for_all, of_variant = _base_images(base_image or [], names)

@@ -25,7 +25,7 @@ from orchestrator.errors import EXIT_OK, UsageError
 if TYPE_CHECKING:
     from orchestrator.catalog.loader import ModelEntry
     from orchestrator.hardware import Machine
-    from orchestrator.outlook import Prospect
+    from orchestrator.workflows.preview import Prospect
 
 RUNS = {"native": "yes", "unknown": "perhaps", "jit": "slow first start", "impossible": "no"}
 """What the table says of each way of running."""
@@ -78,7 +78,7 @@ def prospect_of(
 
     from orchestrator.hardware import look
     from orchestrator.hardware.gpu_code import as_built
-    from orchestrator.outlook import outlook, prospect
+    from orchestrator.workflows.preview import outlook, prospect
 
     entry = replace(entry, stack=as_built(entry.stack))
     return prospect(entry, outlook(entry, machine or look(), variant, device), runtime if here else None)
@@ -86,7 +86,7 @@ def prospect_of(
 
 def show(prospect: Prospect) -> None:
     """Print it for people."""
-    from orchestrator.outlook import gpu_names
+    from orchestrator.workflows.preview import gpu_names
 
     ahead = prospect.outlook
     rows = [

@@ -12,7 +12,7 @@ from orchestrator.cli.common import JsonOption, StacksOption, catalog, print_jso
 from orchestrator.errors import UsageError
 
 if TYPE_CHECKING:
-    from orchestrator.prune import Leftover
+    from orchestrator.workflows.prune.leftovers import Leftover
 
 LONGEST_REASON = 200
 
@@ -38,8 +38,8 @@ def prune(
         raise UsageError(
             "nobody is there to be asked", hint="orch prune --dry-run shows what would go, --yes removes it"
         )
-    from orchestrator.prune import Scope, find_leftovers
-    from orchestrator.prune import prune as remove
+    from orchestrator.workflows.prune.leftovers import Scope, find_leftovers
+    from orchestrator.workflows.prune.leftovers import prune as remove
 
     found, notes = find_leftovers(catalog(stacks), Scope(everything, tuple(names or ()), older_than))
     told = {"found": [one.as_json() for one in found], "bytes": sum(one.bytes for one in found), "notes": notes}

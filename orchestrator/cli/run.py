@@ -143,8 +143,8 @@ def run(
     sources = [*(images or []), *(more_images or [])]
     several.refuse_incomplete(model or [], sources, all_models)
     from orchestrator.plan.request import RunOptions
-    from orchestrator.run import run as run_model
     from orchestrator.system.display import make_display
+    from orchestrator.workflows.run import run as run_model
 
     options = RunOptions(
         images=sources,
@@ -308,8 +308,8 @@ def selftest(
     """Run three photographs through a model's real environment, with random weights where its own are not public."""
     entry = catalog(stacks).model(model)
     from orchestrator.plan.request import RunOptions
-    from orchestrator.selftest import selftest as test_model
     from orchestrator.system.display import make_display
+    from orchestrator.workflows.selftest import selftest as test_model
 
     chosen = build_options(base_image, build_arg, rebuild=False, offline=offline)
     options = RunOptions(

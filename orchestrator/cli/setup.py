@@ -34,7 +34,7 @@ def doctor(
 ) -> int:
     """Examine this machine: engine, GPUs, Python, disk; with the next step for each thing amiss."""
     entry = None if model is None else catalog(stacks).model(model)
-    from orchestrator.doctor import examine
+    from orchestrator.workflows.doctor import examine
 
     findings = examine()
     amiss = any(finding.status == "problem" for finding in findings)
@@ -79,7 +79,7 @@ def new_comparison(
     json: JsonOption = False,
 ) -> None:
     """Write an orch.yaml to be changed: models, images, settings, truth, for orch run -f."""
-    from orchestrator.comparison_example import write_example
+    from orchestrator.workflows.comparison_example import write_example
 
     write_example(file)
     if json:
@@ -96,8 +96,8 @@ def demo(
     json: JsonOption = False,
 ) -> int:
     """Run two stacks whose dependencies conflict on scenes and photographs, and draw the results."""
-    from orchestrator.demo.demo import run_demo
     from orchestrator.system.display import make_display
+    from orchestrator.workflows.demo.demo import run_demo
 
     result = run_demo(out, runtime, scenes, make_display(json=json, quiet=False))
     if json:

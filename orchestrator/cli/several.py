@@ -16,10 +16,10 @@ from orchestrator.errors import MachineError, OrchError, UsageError
 
 if TYPE_CHECKING:
     from orchestrator.catalog.loader import Catalog
-    from orchestrator.comparison_run import Compared
     from orchestrator.evaluation.gate.gate import Checked, Checks
     from orchestrator.plan.request import RunOptions
-    from orchestrator.several_runs import Asked, Ended
+    from orchestrator.workflows.batch import Asked, Ended
+    from orchestrator.workflows.comparison import Compared
 
     Checking = AbstractContextManager[Checks]
 
@@ -59,7 +59,7 @@ class Wanted:
 
 def run_models(known: Catalog, wanted: Wanted, options: RunOptions, checked_by: Callable[[list[str]], Checking]) -> int:
     """Run several models on the same images; the worst of their exit codes."""
-    from orchestrator.several_runs import all_that_run, into_folders
+    from orchestrator.workflows.batch import all_that_run, into_folders
 
     unable: dict[str, str] = {}
     if wanted.all_models:
@@ -101,8 +101,8 @@ def run_file(
             raise UsageError(
                 f"--{name.replace('_', '-')} and --file were given", why=f"all that is asked for stands in {file}"
             )
-    from orchestrator.comparison_file import read_comparison
-    from orchestrator.comparison_run import compare_and_report
+    from orchestrator.workflows.comparison import compare_and_report
+    from orchestrator.workflows.comparison_file import read_comparison
 
     comparison = read_comparison(file, catalog(stacks))
     with checked_by([one.name for one in comparison.asked], annotations=comparison.annotations) as checks:
@@ -119,7 +119,7 @@ def run_file(
 
 def _run(asked: Sequence[Asked], *, json: bool, quiet: bool) -> dict[str, Ended]:
     from orchestrator.progress_table import make_board
-    from orchestrator.several_runs import run_several
+    from orchestrator.workflows.batch import run_several
 
     ended = run_several(asked, make_board([one.name for one in asked], json=json, quiet=quiet))
     if not json:

@@ -16,8 +16,8 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from orchestrator.demo.scenes import write_scenes
 from orchestrator.evaluation.gate.baseline import read_baseline
+from orchestrator.workflows.demo.scenes import write_scenes
 from tests.conformance.conftest import Orch
 
 WORKFLOW = Path(__file__).parent.parent.parent / ".github" / "workflows" / "run-model.yml"

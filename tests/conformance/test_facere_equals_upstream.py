@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orchestrator.demo.photographs import fetch_photographs
+from orchestrator.workflows.demo.photographs import fetch_photographs
 from tests.conformance.conftest import Orch
 
 REFERENCE = Path(__file__).parent / "facere" / "reference.py"

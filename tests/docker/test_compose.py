@@ -23,10 +23,10 @@ import pytest
 
 from orchestrator import Predictions
 from orchestrator.catalog.loader import load_catalog
-from orchestrator.demo.scenes import write_scenes
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.build_inputs import build_inputs
 from orchestrator.runtimes.warm.settings import NOBODY
+from orchestrator.workflows.demo.scenes import write_scenes
 
 pytestmark = pytest.mark.docker
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -18,7 +18,6 @@ from orchestrator.catalog.loader import load_catalog
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.paths import home, images_folder
 from orchestrator.plan.request import RunOptions
-from orchestrator.run import run
 from orchestrator.runtimes import apptainer, make_runtime
 from orchestrator.runtimes.base import BuildOptions, Prepared
 from orchestrator.runtimes.build_inputs import BuildInputs, build_inputs
@@ -26,6 +25,7 @@ from orchestrator.runtimes.docker.archive import archived
 from orchestrator.runtimes.docker.build import image_tag, with_default_base
 from orchestrator.system.container_engine import connect
 from orchestrator.system.display import SilentDisplay
+from orchestrator.workflows.run import run
 from tests.conformance.pictures import photograph
 
 pytestmark = pytest.mark.docker

@@ -20,7 +20,6 @@ from orchestrator.catalog.loader import load_catalog
 from orchestrator.errors import BuildError
 from orchestrator.paths import RunPaths, worker_cache_folder
 from orchestrator.plan.request import RunOptions
-from orchestrator.run import run
 from orchestrator.runtimes import make_runtime
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.docker import runtime as docker_runtime
@@ -28,6 +27,7 @@ from orchestrator.runtimes.docker.build import LABEL
 from orchestrator.runtimes.mounts import GUEST_SOURCES
 from orchestrator.system.container_engine import connect
 from orchestrator.system.display import SilentDisplay
+from orchestrator.workflows.run import run
 from tests.conformance.pictures import photograph
 from tests.upstream import Upstream
 

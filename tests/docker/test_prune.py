@@ -10,13 +10,13 @@ from uuid import uuid4
 import pytest
 
 from orchestrator.catalog.loader import load_catalog
-from orchestrator.prune import Leftover, Scope, prune
-from orchestrator.prune.engine import engine_leftovers
 from orchestrator.runtimes import make_runtime
 from orchestrator.runtimes.base import BuildOptions, Prepared
 from orchestrator.runtimes.docker.build import LABEL
 from orchestrator.system.container_engine import connect
 from orchestrator.system.display import SilentDisplay
+from orchestrator.workflows.prune.engine import engine_leftovers
+from orchestrator.workflows.prune.leftovers import Leftover, Scope, prune
 from tests.unit.stack_samples import stack_document, write_stack
 
 pytestmark = [pytest.mark.docker, pytest.mark.usefixtures("orch_home")]
@@ -129,7 +129,7 @@ def test_containers_of_runs_go_when_they_have_ended_for_a_while(own: Own, monkey
         foreign.kill()
         foreign.wait()
         assert own.names() == set(), "it ended just now: its run may still read it"
-        monkeypatch.setattr("orchestrator.prune.engine.SETTLED_SECONDS", -60)
+        monkeypatch.setattr("orchestrator.workflows.prune.engine.SETTLED_SECONDS", -60)
         assert own.names() == {ended.name}
         assert len(prune(own.leftovers()).removed) == 1
         assert own.names() == set()

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator import Predictions
-from orchestrator.demo.photographs import fetch_photographs
 from orchestrator.hardware import gpus
+from orchestrator.workflows.demo.photographs import fetch_photographs
 from tests.conformance.conftest import RUNTIMES, Orch
 
 pytestmark = pytest.mark.gpu

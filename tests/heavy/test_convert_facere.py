@@ -17,11 +17,11 @@ import pytest
 
 from orchestrator.catalog.loader import StackEntry, load_catalog
 from orchestrator.catalog.weights import weights_state
-from orchestrator.convert import LOCK_NAME, PYTHONS, ConvertOptions, convert
 from orchestrator.errors import UsageError
 from orchestrator.paths import weights_folder
 from orchestrator.runtimes.venv import cached_environment
 from orchestrator.system.display import SilentDisplay
+from orchestrator.workflows.convert import LOCK_NAME, PYTHONS, ConvertOptions, convert
 
 pytestmark = pytest.mark.heavy
 

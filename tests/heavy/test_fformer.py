@@ -21,10 +21,10 @@ from bench.fformer import MAKE_WEIGHTS, run
 from orchestrator import cli
 from orchestrator.catalog.loader import StackEntry, load_catalog
 from orchestrator.catalog.upstream_code import ensure_sources
-from orchestrator.demo.photographs import fetch_photographs
 from orchestrator.paths import weights_folder, worker_cache_folder
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.venv import VenvRuntime
+from orchestrator.workflows.demo.photographs import fetch_photographs
 
 pytestmark = pytest.mark.heavy
 

@@ -18,7 +18,7 @@ from PIL import Image
 from bench.imdlbenco import environment_python, run_case
 from orchestrator import Predictions
 from orchestrator.catalog.loader import load_catalog
-from orchestrator.demo.photographs import fetch_photographs
+from orchestrator.workflows.demo.photographs import fetch_photographs
 from tests.conformance.conftest import Orch
 
 pytestmark = pytest.mark.heavy

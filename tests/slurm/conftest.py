@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from orchestrator.demo.scenes import write_scenes
+from orchestrator.workflows.demo.scenes import write_scenes
 from tests.conformance.pictures import photograph
 
 SCRIPT = Path(__file__).parent.parent.parent / ".ci" / "slurm.sh"

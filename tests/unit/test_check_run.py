@@ -57,13 +57,13 @@ def runs(tmp_path: Path) -> tuple[Path, Path, Path]:
 
 
 def orch_run(monkeypatch: pytest.MonkeyPatch, stage: Stage, *arguments: object) -> int:
-    monkeypatch.setattr("orchestrator.run.run", stage)
+    monkeypatch.setattr("orchestrator.workflows.run.run", stage)
     return main([*RUN, *map(str, arguments)])
 
 
 def orch_run_several(monkeypatch: pytest.MonkeyPatch, ended: dict[str, Outcome | OrchError], *arguments: object) -> int:
     """Two models, which end as told."""
-    monkeypatch.setattr("orchestrator.several_runs.run_several", lambda asked, board: ended)
+    monkeypatch.setattr("orchestrator.workflows.batch.run_several", lambda asked, board: ended)
     models = [part for name in ended for part in ("-m", name)]
     return main(["run", *models, "-i", "x", *map(str, arguments)])
 
@@ -272,7 +272,7 @@ def test_a_comparisons_runs_are_checked_with_its_annotations(
     wanted = {"images": "images", "annotations": truth.name, "out": "out", "models": ["garments-tiny"], "report": False}
     (tmp_path / "orch.yaml").write_text(yaml.safe_dump(wanted))
     ended: dict[str, Outcome | OrchError] = {"garments-tiny": Stage(worse)()}
-    monkeypatch.setattr("orchestrator.several_runs.run_several", lambda asked, board: ended)
+    monkeypatch.setattr("orchestrator.workflows.batch.run_several", lambda asked, board: ended)
     report = tmp_path / "report.xml"
     options = ["--baseline", str(good), "--fail-on", "ap-drop:0.05", "--junit", str(report)]
     assert main(["run", "-f", str(tmp_path / "orch.yaml"), *options, "--json"]) == 1
@@ -282,7 +282,7 @@ def test_a_comparisons_runs_are_checked_with_its_annotations(
 
 def test_a_run_that_was_handed_over_is_reported_as_going_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report = tmp_path / "report.xml"
-    monkeypatch.setattr("orchestrator.run.run", lambda *_: Outcome(RunPaths(tmp_path / "run"), {}))
+    monkeypatch.setattr("orchestrator.workflows.run.run", lambda *_: Outcome(RunPaths(tmp_path / "run"), {}))
     assert main([*RUN, "--junit", str(report)]) == 0
     (case,) = suite(report).findall("testcase")
     assert case[0].tag == "skipped"

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from orchestrator.cli import main
-from orchestrator.equivalence import FORMAT, record_path
 from orchestrator.errors import PredictionsError, UsageError
 from orchestrator.evaluation.coco.evaluate import evaluate
 from orchestrator.evaluation.compare.agreement import agreements, paired_levels
@@ -21,6 +20,7 @@ from orchestrator.evaluation.compare.compare import Comparison, Options, compare
 from orchestrator.evaluation.compare.fairness import Cut, restricted
 from orchestrator.predictions.predictions import Predictions
 from orchestrator.reports.tables import as_csv, as_document, as_latex, as_markdown, caption, tables, transposed
+from orchestrator.workflows.equivalence import FORMAT, record_path
 from tests.unit.compare_samples import changed, sources, two_runs
 from tests.unit.evaluate_samples import CATEGORIES, random_arrays, random_truth
 from tests.unit.predictions_samples import sample_arrays, save

@@ -16,14 +16,21 @@ from typing import Any
 
 import pytest
 
-from orchestrator import convert as module
 from orchestrator.catalog.loader import StackEntry, read_stack
 from orchestrator.cli import main
-from orchestrator.convert import ConvertOptions, checkpoint_problem, convert, find_converter, run_script, weights_key
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError, UsageError
 from orchestrator.paths import build_logs_folder, environments_folder, weights_folder
 from orchestrator.runtimes import venv
 from orchestrator.system.display import SilentDisplay
+from orchestrator.workflows import convert as module
+from orchestrator.workflows.convert import (
+    ConvertOptions,
+    checkpoint_problem,
+    convert,
+    find_converter,
+    run_script,
+    weights_key,
+)
 from tests.unit.stack_samples import MINIMAL, model_entry, stack_document, write_stack
 
 CHECK = {"width": 640, "height": 480, "scores_compared": 9, "differences": {"score": 2e-6}}
@@ -315,8 +322,10 @@ def test_being_stopped_leaves_nothing(tmp_path: Path, checkpoint: Path, target: 
 def test_a_host_programs_thread_keeps_its_signals(
     tmp_path: Path, checkpoint: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.convert.threading.main_thread", lambda: None)
-    monkeypatch.setattr("orchestrator.convert.signal.signal", lambda *_: pytest.fail("signals are the main thread's"))
+    monkeypatch.setattr("orchestrator.workflows.convert.threading.main_thread", lambda: None)
+    monkeypatch.setattr(
+        "orchestrator.workflows.convert.signal.signal", lambda *_: pytest.fail("signals are the main thread's")
+    )
     convert(write_converter(tmp_path / "tiny", SUCCESS), ConvertOptions(checkpoint, target), SilentDisplay())
 
 

@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator import doctor
 from orchestrator.catalog.loader import load_catalog
-from orchestrator.doctor import Finding, examine
 from orchestrator.errors import MachineError, SpecError
 from orchestrator.hardware import Gpu, Machine, Process
 from orchestrator.hardware.detection import NO_DRIVER
@@ -20,6 +18,8 @@ from orchestrator.paths import home
 from orchestrator.runtimes import venv
 from orchestrator.system import container_engine as engine
 from orchestrator.system.container_engine import Engine
+from orchestrator.workflows import doctor
+from orchestrator.workflows.doctor import Finding, examine
 
 GPU = Gpu(0, "GPU-0", "NVIDIA A10", 23028, "8.6", "535.104.05")
 

@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator import cli, equivalence
+from orchestrator import cli
 from orchestrator.catalog.loader import ModelEntry
 from orchestrator.dispatch.outcome import Outcome
-from orchestrator.equivalence import Equivalence, proven, record_path
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.paths import RunPaths
 from orchestrator.plan.request import RunOptions
 from orchestrator.predictions.predictions import Predictions
 from orchestrator.system.display import Display, SilentDisplay
+from orchestrator.workflows import equivalence
+from orchestrator.workflows.equivalence import Equivalence, proven, record_path
 from tests.unit.predictions_samples import META, Arrays, sample_arrays, save
 from tests.unit.stack_samples import MINIMAL, model_entry, stack_document, write_stack
 

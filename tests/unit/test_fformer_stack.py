@@ -20,11 +20,11 @@ from orchestrator.catalog.loader import ModelEntry, StackEntry, load_catalog
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.hardware import Gpu, choose_variant
 from orchestrator.plan.request import RunOptions
-from orchestrator.run import run
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.build_inputs import build_inputs
 from orchestrator.runtimes.docker.build import build_arguments
 from orchestrator.system.display import SilentDisplay
+from orchestrator.workflows.run import run
 
 STACK = Path(__file__).resolve().parents[2] / "images" / "fformer"
 MODELS = ("fformer-swin", "fformer-r50-fpn")

@@ -11,7 +11,7 @@ from orchestrator.catalog.loader import ModelEntry, load_catalog
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.hardware import Gpu, Machine
 from orchestrator.hardware.detection import NO_DRIVER
-from orchestrator.outlook import Outlook, outlook
+from orchestrator.workflows.preview import Outlook, outlook
 
 MODELS = {"fformer": "fformer-swin", "amrcnn": "amrcnn-r50-fpn", "facere": "facere", "imdlbenco": "trufor"}
 CARDS = {

@@ -12,7 +12,7 @@ from orchestrator.cli import main
 from orchestrator.errors import MachineError
 from orchestrator.hardware import Gpu, Machine, write_machine
 from orchestrator.hardware.detection import NO_DRIVER
-from orchestrator.outlook import Download
+from orchestrator.workflows.preview import Download
 
 H100 = Gpu(0, "GPU-1", "NVIDIA H100 80GB HBM3", 81559, "9.0", "535.104.05")
 
@@ -28,7 +28,7 @@ def node(tmp_path: Path) -> str:
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
     """This machine has no GPU and no engine."""
     monkeypatch.setattr("orchestrator.hardware.look", lambda: Machine(lacks=NO_DRIVER))
-    monkeypatch.setattr("orchestrator.doctor.look", lambda: Machine(lacks=NO_DRIVER))
+    monkeypatch.setattr("orchestrator.workflows.doctor.look", lambda: Machine(lacks=NO_DRIVER))
 
     def connect() -> None:
         raise MachineError("no container engine answers", why="no such socket")

@@ -21,11 +21,11 @@ from orchestrator.catalog.upstream_code import tree_folder
 from orchestrator.cli import main
 from orchestrator.errors import MachineError
 from orchestrator.paths import build_logs_folder, environments_folder, home, weights_folder, worker_cache_folder
-from orchestrator.prune import Scope, find_leftovers, prune
-from orchestrator.prune.engine import Image, current_variants, why_unneeded
-from orchestrator.prune.files import file_leftovers, size_of
 from orchestrator.runtimes.venv import environment_folder
 from orchestrator.system.files import exclusive
+from orchestrator.workflows.prune.engine import Image, current_variants, why_unneeded
+from orchestrator.workflows.prune.files import file_leftovers, size_of
+from orchestrator.workflows.prune.leftovers import Scope, find_leftovers, prune
 from tests.unit.stack_samples import stack_document, write_stack
 
 Captured = pytest.CaptureFixture[str]
@@ -40,7 +40,7 @@ def _no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     def connect() -> None:
         raise MachineError("no container engine answers")
 
-    monkeypatch.setattr("orchestrator.prune.engine.connect", connect)
+    monkeypatch.setattr("orchestrator.workflows.prune.engine.connect", connect)
 
 
 @pytest.fixture

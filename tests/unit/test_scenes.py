@@ -11,7 +11,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from orchestrator.demo.scenes import CATEGORIES, PICTURE_SIZE, draw_scene, write_scenes
+from orchestrator.workflows.demo.scenes import CATEGORIES, PICTURE_SIZE, draw_scene, write_scenes
 
 SEEDS = range(1_000_000, 1_000_006)
 

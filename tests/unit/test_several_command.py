@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 
-from orchestrator import comparison_run, several_runs
 from orchestrator.cli import main
-from orchestrator.comparison_file import ComparisonFile
 from orchestrator.dispatch.outcome import Outcome
 from orchestrator.errors import Interrupted, MachineError, PredictionsError
 from orchestrator.evaluation.compare.compare import Comparison, Options
 from orchestrator.paths import RunPaths
 from orchestrator.progress_table import Board
-from orchestrator.several_runs import Asked, Ended
 from orchestrator.system.display import Display
+from orchestrator.workflows import batch as several_runs
+from orchestrator.workflows import comparison as comparison_run
+from orchestrator.workflows.batch import Asked, Ended
+from orchestrator.workflows.comparison_file import ComparisonFile
 
 Captured = pytest.CaptureFixture[str]
 

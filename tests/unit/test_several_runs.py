@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from orchestrator import several_runs
 from orchestrator.catalog.loader import load_catalog
 from orchestrator.dispatch.outcome import Outcome
 from orchestrator.dispatch.sharing import Turns
@@ -20,9 +19,10 @@ from orchestrator.errors import Interrupted, MachineError, RunError, UsageError
 from orchestrator.paths import RunPaths
 from orchestrator.plan.request import RunOptions
 from orchestrator.progress_table import SilentBoard
-from orchestrator.several_runs import Asked, Shared, SharedTurns, all_that_run, exit_code, into_folders, run_several
 from orchestrator.system.display import Display
 from orchestrator.system.signals import Stop
+from orchestrator.workflows import batch as several_runs
+from orchestrator.workflows.batch import Asked, Shared, SharedTurns, all_that_run, exit_code, into_folders, run_several
 from tests.unit.stack_samples import MINIMAL, stack_document, write_stack
 
 Behaviour = Callable[[str, Turns, Display], Outcome]

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.catalog.loader import load_catalog
-from orchestrator.comparison_file import read_comparison
 from orchestrator.dispatch.slurm.settings import Job, SlurmOptions, job_script, slurm_options
 from orchestrator.errors import UsageError
 from orchestrator.paths import user_slurm_options
+from orchestrator.workflows.comparison_file import read_comparison
 from tests.unit.stack_samples import write_stack
 
 RUN = Path("/shared/runs/one")

@@ -21,7 +21,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from orchestrator.demo.scenes import CATEGORIES, PICTURE_SIZE, write_scenes
+from orchestrator.workflows.demo.scenes import CATEGORIES, PICTURE_SIZE, write_scenes
 
 HELD_OUT = 1_000_000
 

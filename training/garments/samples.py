@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from orchestrator.demo.scenes import CATEGORIES, Scene, draw_scene
+from orchestrator.workflows.demo.scenes import CATEGORIES, Scene, draw_scene
 from training.garments.network import CLASSES, INPUT_SIZE, MASK_STRIDE, PEAK_STRIDE, PIXEL_MEAN, PIXEL_SCALE
 
 # CC0 or public domain, each by its own docstring in skimage.data (README.md lists them).

@@ -228,7 +228,7 @@ def variant_notes(sources: Sequence[Source]) -> list[str]:
 
 
 def _proof(first: Source, second: Source) -> str:
-    from orchestrator.equivalence import proven
+    from orchestrator.workflows.equivalence import proven
 
     try:
         same = proven(first.predictions.meta, second.predictions.meta)

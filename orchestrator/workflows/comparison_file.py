@@ -18,8 +18,8 @@ from orchestrator.errors import OrchError, SpecError
 from orchestrator.paths import user_slurm_options
 from orchestrator.plan.request import RunOptions
 from orchestrator.runtimes.base import BuildOptions
-from orchestrator.several_runs import Asked
 from orchestrator.system.yaml_source import YamlSource
+from orchestrator.workflows.batch import Asked
 
 ELSEWHERE = ("images", "image_root", "out", "weights_folder")
 """Options of a run that the file says at another place, or not at all."""

@@ -51,7 +51,7 @@ def examine() -> list[Finding]:
 
 
 def _orch() -> Iterator[Finding]:
-    yield Finding("orch", "ok", f"{__version__}, {Path(__file__).parent}")
+    yield Finding("orch", "ok", f"{__version__}, {Path(__file__).parents[1]}")
     yield Finding("Python", "ok", f"{platform.python_version()}, {sys.executable}")
     yield Finding("processor", "ok", f"{cores()} cores, {platform.machine()}")
     if platform.system() != "Linux":

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from orchestrator.demo.shapes import SHAPES, Points, Shape, Stroke
-from orchestrator.demo.textures import Floats, blurred, cloth, colour, folds, surface
+from orchestrator.workflows.demo.shapes import SHAPES, Points, Shape, Stroke
+from orchestrator.workflows.demo.textures import Floats, blurred, cloth, colour, folds, surface
 
 CATEGORIES: tuple[str, ...] = tuple(SHAPES)
 PICTURE_SIZE = 320

@@ -13,16 +13,16 @@ import numpy as np
 from PIL import Image
 
 from orchestrator.catalog.loader import ModelEntry, load_catalog
-from orchestrator.demo.photographs import fetch_photographs
-from orchestrator.demo.scenes import write_scenes
 from orchestrator.dispatch.outcome import Outcome
 from orchestrator.evaluation.coco.evaluate import Evaluation, evaluate
 from orchestrator.plan.request import RunOptions
 from orchestrator.predictions.predictions import Predictions
 from orchestrator.reports.draw import contact_sheet
 from orchestrator.reports.pictures import draw_run_directory
-from orchestrator.run import run
 from orchestrator.system.display import Display
+from orchestrator.workflows.demo.photographs import fetch_photographs
+from orchestrator.workflows.demo.scenes import write_scenes
+from orchestrator.workflows.run import run
 
 FIRST_SEED = 1_000_000
 """Training used smaller seeds: these scenes were never seen."""

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.comparison_file import ComparisonFile
 from orchestrator.dispatch.outcome import Outcome
 from orchestrator.errors import EXIT_OK, Interrupted, OrchError
-from orchestrator.several_runs import Ended
 from orchestrator.system.display import Display
+from orchestrator.workflows.batch import Ended
+from orchestrator.workflows.comparison_file import ComparisonFile
 
 if TYPE_CHECKING:
     from orchestrator.evaluation.compare.compare import Comparison

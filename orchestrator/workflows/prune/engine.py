@@ -11,11 +11,11 @@ from typing import Any
 
 from orchestrator.catalog.loader import Catalog, StackEntry
 from orchestrator.errors import MachineError, OrchError
-from orchestrator.prune import Leftover, Scope
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.build_inputs import build_inputs
 from orchestrator.runtimes.docker.build import LABEL, image_alias, with_default_base
 from orchestrator.system.container_engine import Engine, connect
+from orchestrator.workflows.prune.leftovers import Leftover, Scope
 
 SETTLED_SECONDS = 600
 """A container that ended just now may still be read by the run that it belongs to."""

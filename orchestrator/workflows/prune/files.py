@@ -12,14 +12,14 @@ from pathlib import Path
 
 from orchestrator.catalog.loader import Catalog, StackEntry
 from orchestrator.catalog.upstream_code import tree_folder
-from orchestrator.convert import LOCK_NAME as CONVERT_LOCK
-from orchestrator.convert import PYTHONS as CONVERT_PYTHONS
 from orchestrator.errors import OrchError
 from orchestrator.paths import RunPaths, build_logs_folder, environments_folder, home
-from orchestrator.prune import DAY, Leftover, Scope
 from orchestrator.runtimes.build_inputs import build_lock_of
 from orchestrator.runtimes.venv import environment_folder
 from orchestrator.system.files import exclusive
+from orchestrator.workflows.convert import LOCK_NAME as CONVERT_LOCK
+from orchestrator.workflows.convert import PYTHONS as CONVERT_PYTHONS
+from orchestrator.workflows.prune.leftovers import DAY, Leftover, Scope
 
 LOG_DAYS = 14
 ASIDE = ".pruned-"

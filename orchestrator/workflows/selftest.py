@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.catalog.loader import ModelEntry
-from orchestrator.demo.photographs import fetch_photographs
 from orchestrator.dispatch.launcher import Launcher
 from orchestrator.dispatch.outcome import Outcome
 from orchestrator.errors import BaseImageError, MachineError, PredictionsError, RunError
@@ -26,10 +25,11 @@ from orchestrator.plan.disk_space import build_needs, require_space
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.request import RunOptions, make_request
 from orchestrator.predictions.predictions import Predictions
-from orchestrator.run import run
 from orchestrator.runtimes import choose_runtime
 from orchestrator.runtimes.guest_contract import QUEUE_NAME
 from orchestrator.system.display import Display
+from orchestrator.workflows.demo.photographs import fetch_photographs
+from orchestrator.workflows.run import run
 
 RANDOM_WEIGHTS = "orch_runner.random_weights"
 PHOTOGRAPHS = ("coffee.png", "page.png", "rocket.jpg")
@@ -90,7 +90,7 @@ def selftest_photographs(folder: Path) -> Path:
     try:
         everything = fetch_photographs(folder.with_name("fetched"))
     except MachineError:
-        from orchestrator.demo.scenes import write_scenes
+        from orchestrator.workflows.demo.scenes import write_scenes
 
         write_scenes(folder, range(len(PHOTOGRAPHS)), size=480)
         (folder / "annotations.json").unlink()

@@ -22,11 +22,11 @@ from orchestrator.evaluation.agreement import Agreement, Tolerances, agreement
 from orchestrator.paths import home
 from orchestrator.plan.request import RunOptions
 from orchestrator.predictions.predictions import Predictions
-from orchestrator.run import run
 from orchestrator.runtimes.build_inputs import find_variant
-from orchestrator.selftest import make_random_weights, selftest_photographs
 from orchestrator.system.display import Display
 from orchestrator.system.files import write_json
+from orchestrator.workflows.run import run
+from orchestrator.workflows.selftest import make_random_weights, selftest_photographs
 
 FORMAT = "orch-equivalence/1"
 

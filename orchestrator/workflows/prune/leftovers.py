@@ -60,8 +60,8 @@ class Pruned:
 
 def find_leftovers(catalog: Catalog, scope: Scope) -> tuple[list[Leftover], list[str]]:
     """What there is to remove, and notes on what could not be looked at. Removes nothing."""
-    from orchestrator.prune.engine import engine_leftovers
-    from orchestrator.prune.files import file_leftovers
+    from orchestrator.workflows.prune.engine import engine_leftovers
+    from orchestrator.workflows.prune.files import file_leftovers
 
     of_engine, notes = engine_leftovers(catalog, scope)
     return [*of_engine, *file_leftovers(catalog, scope)], notes

@@ -17,9 +17,9 @@ from orchestrator.dispatch.registry import make_executor
 from orchestrator.errors import Interrupted, MachineError, OrchError, UsageError
 from orchestrator.plan.request import RunOptions
 from orchestrator.progress_table import Board
-from orchestrator.run import run
 from orchestrator.system.signals import Stop, passing_on
 from orchestrator.system.subprocesses import end_steps
+from orchestrator.workflows.run import run
 
 SOON_SECONDS = 5.0
 """A model that is ready within that time is left its share of the GPUs; one that is built for longer is not."""

@@ -1,0 +1,1 @@
+"""What `orch demo` shows: drawn pictures whose truth is known to the pixel."""

@@ -1,0 +1,1 @@
+"""Find and remove what orch left and nothing needs."""
