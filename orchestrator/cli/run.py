@@ -9,14 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.checks import (
-    BaselineOption,
-    FailOnOption,
-    JunitOption,
-    SummaryOption,
-    checking,
-    say_verdicts,
-)
 from orchestrator.cli.common import (
     JsonOption,
     OfflineOption,
@@ -27,6 +19,7 @@ from orchestrator.cli.common import (
     print_json,
     say,
 )
+from orchestrator.cli.gate import BaselineOption, FailOnOption, JunitOption, SummaryOption, checking, say_verdicts
 from orchestrator.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
@@ -133,7 +126,7 @@ def run(
     slurm: dict[str, Any] | None = None,
 ) -> int:
     """Predict images with models, each in an environment of its own. The same command resumes."""
-    from orchestrator.cli import several
+    from orchestrator.cli import batch as several
 
     checked_by = partial(
         checking, fail_on=fail_on, baseline=baseline, annotations=annotations, junit=junit, summary=job_summary

@@ -8,9 +8,9 @@ import time
 import pytest
 from rich.console import Console
 
-from orchestrator import progress_table
+from orchestrator.cli import progress_table
+from orchestrator.cli.progress_table import PlainBoard, Row, SilentBoard, TableBoard, make_board, named, row_words
 from orchestrator.errors import Interrupted
-from orchestrator.progress_table import PlainBoard, Row, SilentBoard, TableBoard, make_board, named, row_words
 
 
 def test_a_row_follows_its_run() -> None:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from orchestrator.cli import main
+from orchestrator.cli.progress_table import Board
 from orchestrator.dispatch.outcome import Outcome
 from orchestrator.errors import Interrupted, MachineError, PredictionsError
 from orchestrator.evaluation.compare.compare import Comparison, Options
 from orchestrator.paths import RunPaths
-from orchestrator.progress_table import Board
 from orchestrator.system.display import Display
 from orchestrator.workflows import batch as several_runs
 from orchestrator.workflows import comparison as comparison_run

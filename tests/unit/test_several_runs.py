@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from orchestrator.catalog.loader import load_catalog
+from orchestrator.cli.progress_table import SilentBoard
 from orchestrator.dispatch.outcome import Outcome
 from orchestrator.dispatch.sharing import Turns
 from orchestrator.errors import Interrupted, MachineError, RunError, UsageError
 from orchestrator.paths import RunPaths
 from orchestrator.plan.request import RunOptions
-from orchestrator.progress_table import SilentBoard
 from orchestrator.system.display import Display
 from orchestrator.system.signals import Stop
 from orchestrator.workflows import batch as several_runs

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from orchestrator.cli.checks import say_verdicts
 from orchestrator.cli.common import catalog, print_error, print_json, print_table, say
+from orchestrator.cli.gate import say_verdicts
 from orchestrator.errors import MachineError, OrchError, UsageError
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def run_file(
 
 
 def _run(asked: Sequence[Asked], *, json: bool, quiet: bool) -> dict[str, Ended]:
-    from orchestrator.progress_table import make_board
+    from orchestrator.cli.progress_table import make_board
     from orchestrator.workflows.batch import run_several
 
     ended = run_several(asked, make_board([one.name for one in asked], json=json, quiet=quiet))
