@@ -30,8 +30,7 @@ from orchestrator.inputs.collect import collect_inputs
 from orchestrator.paths import RunPaths, weights_folder
 from orchestrator.plan.plan import Plan, record_plan
 from orchestrator.plan.request import RunOptions, make_request
-from orchestrator.runtimes import make_runtime
-from orchestrator.runtimes.base import BuildOptions, Prepared
+from orchestrator.runtimes.base import BuildOptions, Prepared, make_runtime
 from orchestrator.runtimes.build_inputs import build_inputs
 from orchestrator.runtimes.guest_contract import GuestPaths, job_document
 from orchestrator.runtimes.warm.select import Wish, find_warm

@@ -246,7 +246,7 @@ def build(
     stack = catalog(stacks).stack(name)
     from orchestrator.hardware import choose_variant, gpus_for
     from orchestrator.plan.disk_space import build_needs, require_space
-    from orchestrator.runtimes import choose_runtime
+    from orchestrator.runtimes.base import choose_runtime
     from orchestrator.system.display import make_display
 
     display = make_display(json=json, quiet=False)

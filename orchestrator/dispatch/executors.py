@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 from orchestrator.catalog.loader import ModelEntry
 from orchestrator.dispatch.dispatcher import Dispatched
 from orchestrator.dispatch.slurm.settings import SlurmOptions
+from orchestrator.errors import UsageError
 from orchestrator.hardware import Choice, Gpu
 from orchestrator.paths import RunPaths
 from orchestrator.plan.plan import Plan
@@ -59,3 +61,17 @@ class Executor(Protocol):
 
         None: others do that from now on, and collect; `orchestrator.dispatch.attach` follows them.
         """
+
+
+EXECUTORS = {
+    "local": "orchestrator.dispatch.local:LocalExecutor",
+    "slurm": "orchestrator.dispatch.slurm.executor:SlurmExecutor",
+}
+
+
+def make_executor(name: str) -> Executor:
+    """The executor of that name. Raises UsageError."""
+    if name not in EXECUTORS:
+        raise UsageError(f"there is no executor {name!r}", why=f"there is {', '.join(EXECUTORS)}")
+    module, _, attribute = EXECUTORS[name].partition(":")
+    return cast(Executor, getattr(importlib.import_module(module), attribute)())

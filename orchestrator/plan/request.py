@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from orchestrator.catalog.loader import ModelEntry
-from orchestrator.dispatch.registry import EXECUTORS
+from orchestrator.dispatch.executors import EXECUTORS
 from orchestrator.dispatch.slurm.settings import SlurmOptions
 from orchestrator.errors import UsageError
 from orchestrator.inputs.sources import expanded

@@ -13,8 +13,8 @@ from pathlib import Path
 from orchestrator.catalog.loader import Catalog, ModelEntry
 from orchestrator.catalog.weights import weights_state
 from orchestrator.cli.progress_table import Board
+from orchestrator.dispatch.executors import make_executor
 from orchestrator.dispatch.outcome import Outcome
-from orchestrator.dispatch.registry import make_executor
 from orchestrator.errors import Interrupted, MachineError, OrchError, UsageError
 from orchestrator.plan.request import RunOptions
 from orchestrator.system.signals import Stop, passing_on

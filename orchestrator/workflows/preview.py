@@ -191,7 +191,7 @@ class Prospect:
 
 def prospect(entry: ModelEntry, ahead: Outlook, runtime: str | None) -> Prospect:
     """What a run would need. `runtime`: what was asked for; None on a machine that is only described."""
-    from orchestrator.runtimes import choose_runtime
+    from orchestrator.runtimes.base import choose_runtime
 
     weights = downloads(entry)
     if ahead.choice is None or runtime is None:

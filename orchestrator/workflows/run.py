@@ -11,9 +11,8 @@ from typing import Any
 
 from orchestrator.catalog.loader import ModelEntry
 from orchestrator.catalog.weights import Stored, ensure_weights, weights_in
-from orchestrator.dispatch.executors import Executor, Work
+from orchestrator.dispatch.executors import Executor, Work, make_executor
 from orchestrator.dispatch.outcome import Outcome, finish
-from orchestrator.dispatch.registry import make_executor
 from orchestrator.dispatch.shared.work_file import unresolved
 from orchestrator.dispatch.sharing import Alone, Turns
 from orchestrator.dispatch.slots import busy_gpus, devices_of_places
@@ -24,8 +23,7 @@ from orchestrator.paths import RunPaths, weights_folder
 from orchestrator.plan.disk_space import build_needs, output_need, require_space, weights_needs
 from orchestrator.plan.plan import AUTO, Plan, Request, begun_with, default_shard_size, open_run, record_plan
 from orchestrator.plan.request import RunOptions, make_request
-from orchestrator.runtimes import choose_runtime, make_runtime
-from orchestrator.runtimes.base import Prepared, Runtime
+from orchestrator.runtimes.base import Prepared, Runtime, choose_runtime, make_runtime
 from orchestrator.runtimes.warm.errors import OutsideData, WarmUnfit
 from orchestrator.runtimes.warm.select import Warm, Wish, check_wish, find_warm, refusal
 from orchestrator.system.display import Display

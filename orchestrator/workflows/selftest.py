@@ -25,7 +25,7 @@ from orchestrator.plan.disk_space import build_needs, require_space
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.request import RunOptions, make_request
 from orchestrator.predictions.predictions import Predictions
-from orchestrator.runtimes import choose_runtime
+from orchestrator.runtimes.base import choose_runtime
 from orchestrator.runtimes.guest_contract import QUEUE_NAME
 from orchestrator.system.display import Display
 from orchestrator.workflows.demo.photographs import fetch_photographs

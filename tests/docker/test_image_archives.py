@@ -18,8 +18,8 @@ from orchestrator.catalog.loader import load_catalog
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.paths import home, images_folder
 from orchestrator.plan.request import RunOptions
-from orchestrator.runtimes import apptainer, make_runtime
-from orchestrator.runtimes.base import BuildOptions, Prepared
+from orchestrator.runtimes import apptainer
+from orchestrator.runtimes.base import BuildOptions, Prepared, make_runtime
 from orchestrator.runtimes.build_inputs import BuildInputs, build_inputs
 from orchestrator.runtimes.docker.archive import archived
 from orchestrator.runtimes.docker.build import image_tag, with_default_base

@@ -20,8 +20,7 @@ from orchestrator.catalog.loader import load_catalog
 from orchestrator.errors import BuildError
 from orchestrator.paths import RunPaths, worker_cache_folder
 from orchestrator.plan.request import RunOptions
-from orchestrator.runtimes import make_runtime
-from orchestrator.runtimes.base import BuildOptions
+from orchestrator.runtimes.base import BuildOptions, make_runtime
 from orchestrator.runtimes.docker import runtime as docker_runtime
 from orchestrator.runtimes.docker.build import LABEL
 from orchestrator.runtimes.mounts import GUEST_SOURCES

@@ -10,8 +10,7 @@ from uuid import uuid4
 import pytest
 
 from orchestrator.catalog.loader import load_catalog
-from orchestrator.runtimes import make_runtime
-from orchestrator.runtimes.base import BuildOptions, Prepared
+from orchestrator.runtimes.base import BuildOptions, Prepared, make_runtime
 from orchestrator.runtimes.docker.build import LABEL
 from orchestrator.system.container_engine import connect
 from orchestrator.system.display import SilentDisplay

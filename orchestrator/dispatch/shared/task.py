@@ -1,4 +1,6 @@
-"""`python -m orchestrator.dispatch.shared.task RUN`: one task of a cluster's job. It may be stopped, begun again, or run twice.
+"""`python -m orchestrator.dispatch.shared.task RUN`: one worker task of a run that several machines share.
+
+A task may be stopped, started again, or run twice.
 
 Exit codes: 0 nothing is left to do; 4 this node cannot (the task's shards are left to others); 5 the run failed;
 143 stopped by SIGTERM: what it had is given back, and it has itself requeued unless the run was cancelled.
@@ -35,8 +37,7 @@ from orchestrator.hardware import Gpu, choose_variant, cores, gpus_for
 from orchestrator.hardware.gpu_code import as_built
 from orchestrator.paths import RunPaths, TaskPaths
 from orchestrator.plan.plan import AUTO, Plan
-from orchestrator.runtimes import choose_runtime
-from orchestrator.runtimes.base import Runtime
+from orchestrator.runtimes.base import Runtime, choose_runtime
 from orchestrator.system.display import Display, PlainDisplay
 from orchestrator.system.signals import signals_to
 

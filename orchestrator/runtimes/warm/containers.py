@@ -18,8 +18,7 @@ from orchestrator.catalog.weights import ensure_weights
 from orchestrator.errors import MachineError
 from orchestrator.hardware import choose_variant, gpus_for
 from orchestrator.paths import home, worker_cache_folder
-from orchestrator.runtimes import choose_runtime
-from orchestrator.runtimes.base import BuildOptions, Prepared
+from orchestrator.runtimes.base import BuildOptions, Prepared, choose_runtime
 from orchestrator.runtimes.docker.build import LABEL
 from orchestrator.runtimes.docker.gpu_access import GpuSettings, gpu_settings, wiring_of
 from orchestrator.runtimes.docker.runtime import calling_user, isolation, start_container

@@ -1,0 +1,73 @@
+"""orch status, attach, cancel and the options for Slurm, as a person or a program types them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from orchestrator.cli import main
+from orchestrator.paths import RunPaths
+from orchestrator.system.files import write_json
+from tests.unit.dispatch.slurm_samples import FakeSlurm, begun, make_plan, task_record
+
+Captured = pytest.CaptureFixture[str]
+SUMMARY = {"predicted": 4, "failed": 1, "instances": 7, "failures": [{"image_file": "a.jpg", "error": "cut off"}],
+           "seconds": {"dispatch": 2.0}}  # fmt: skip
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    return FakeSlurm(tmp_path / "slurm", monkeypatch)
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> RunPaths:
+    return begun(tmp_path, make_plan(tmp_path))
+
+
+def test_status_for_people_and_for_programs(slurm: FakeSlurm, paths: RunPaths, capsys: Captured) -> None:
+    slurm.answers("squeue", "0|RUNNING|n1|None\n1|PENDING||Priority\n")
+    task_record(paths, 2, "unfit", {"message": "the variant gpu does not fit this machine", "why": "too old"})
+    assert main(["status", str(paths.root)]) == 0
+    out, said = capsys.readouterr()
+    assert out == ""
+    assert said.splitlines() == [
+        f"{paths.root}: tiny-model, running, job 12",
+        "  0 of 3 shards done, 5 images",
+        "  task 0: running",
+        "  task 1: pending (Priority)",
+        "  task 2 on n2, unfit: the variant gpu does not fit this machine: too old",
+    ]
+    assert main(["status", str(paths.root), "--json"]) == 0
+    out, said = capsys.readouterr()
+    assert said == ""
+    assert json.loads(out)["tasks"] == {"task 0": "running", "task 1": "pending (Priority)"}
+
+
+def test_attach_ends_with_the_exit_code_of_the_run(paths: RunPaths, capsys: Captured) -> None:
+    write_json(paths.summary, SUMMARY)
+    assert main(["attach", str(paths.root)]) == 1
+    assert "failed: a.jpg: cut off" in capsys.readouterr().err
+    assert main(["attach", str(paths.root), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out) == SUMMARY
+
+
+def test_cancel_says_what_it_ended(slurm: FakeSlurm, paths: RunPaths, capsys: Captured) -> None:
+    assert main(["cancel", str(paths.root), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"run": str(paths.root), "job": "12", "state": "cancelled"}
+
+
+def test_a_folder_that_is_no_run_is_a_wrong_usage(tmp_path: Path, capsys: Captured) -> None:
+    for command in ("status", "attach", "cancel"):
+        assert main([command, str(tmp_path)]) == 2
+        assert "is no run directory" in capsys.readouterr().err
+
+
+def test_options_for_slurm_are_refused_without_it(tmp_path: Path, capsys: Captured) -> None:
+    common = ["run", "-m", "garments-tiny", "-i", str(tmp_path)]
+    assert main([*common, "--cpus-per-task", "4"]) == 2
+    assert "--cpus-per-task is for --executor slurm" in capsys.readouterr().err
+    assert main([*common, "--executor", "slurm", "--mem", ""]) == 2
+    assert "mem: must be one line of text" in capsys.readouterr().err

@@ -1,0 +1,165 @@
+"""A run on a cluster from a login shell: its state, its end with the reason, cancelling; Slurm is a stand-in here."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator.dispatch import attach as attaching
+from orchestrator.dispatch.attach import attach, cancel, status
+from orchestrator.errors import Interrupted, MachineError, RunError, UsageError
+from orchestrator.paths import RunPaths
+from orchestrator.system.display import SilentDisplay
+from orchestrator.system.files import write_json
+from tests.unit.dispatch.slurm_samples import FakeSlurm, begun, finish_shards, make_plan, task_record
+
+UNFIT = {"message": "the variant gpu does not fit this machine", "why": "its binaries have no code for Older"}
+SUMMARY = {"images": 5, "failed": 0}
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    monkeypatch.setattr(attaching, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(attaching, "ASK_SLURM_SECONDS", 0.01)
+    return FakeSlurm(tmp_path / "slurm", monkeypatch)
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> RunPaths:
+    return begun(tmp_path, make_plan(tmp_path))
+
+
+def test_the_states_of_a_run(slurm: FakeSlurm, paths: RunPaths) -> None:
+    finish_shards(paths, [0])
+    slurm.answers("squeue", "0|RUNNING|n1|None\n1|PENDING||Priority\n")
+    task_record(paths, 0, "predicting")
+    found = status(paths)
+    assert (found["state"], found["job"], found["shards_done"], found["shards"]) == ("running", "12", 1, 3)
+    assert found["tasks"] == {"task 0": "predicting, on n1", "task 1": "pending (Priority)"}
+    slurm.answers("squeue", "0|PENDING||Resources\n")
+    assert status(paths)["state"] == "waiting"
+    slurm.answers("squeue", "")
+    assert status(paths)["state"] == "stopped"
+    paths.cancelled.touch()
+    assert status(paths)["state"] == "cancelled"
+    slurm.refuses("squeue", "Unable to contact slurm controller")
+    assert status(paths)["state"] == "unknown"
+    write_json(paths.summary, SUMMARY)
+    assert (status(paths)["state"], status(paths)["shards_done"]) == ("complete", 3)
+
+
+def test_a_job_slurm_has_forgotten_is_over(slurm: FakeSlurm, paths: RunPaths) -> None:
+    slurm.refuses("squeue", "slurm_load_jobs error: Invalid job id specified")
+    assert status(paths)["state"] == "stopped"
+
+
+def test_a_run_of_this_machine_has_a_state_too(tmp_path: Path) -> None:
+    paths = begun(tmp_path, make_plan(tmp_path), job=None)
+    assert (status(paths)["state"], status(paths)["executor"]) == ("stopped", "local")
+    with pytest.raises(UsageError, match="no run on a cluster"):
+        attach(paths, SilentDisplay())
+    with pytest.raises(UsageError, match="no run on a cluster"):
+        cancel(paths, SilentDisplay())
+
+
+def test_a_folder_that_is_no_run_directory_is_refused(tmp_path: Path) -> None:
+    for command in (status, lambda paths: attach(paths, SilentDisplay()), lambda paths: cancel(paths, SilentDisplay())):
+        with pytest.raises(UsageError, match="is no run directory"):
+            command(RunPaths(tmp_path))
+
+
+def test_attached_to_a_complete_run_gives_its_summary(paths: RunPaths) -> None:
+    write_json(paths.summary, SUMMARY)
+    assert attach(paths, SilentDisplay()).summary == SUMMARY
+
+
+def test_tasks_that_are_gone_before_all_is_done_are_an_error_with_their_reasons(
+    slurm: FakeSlurm, paths: RunPaths
+) -> None:
+    finish_shards(paths, [0])
+    slurm.answers("squeue", "")
+    with pytest.raises(RunError) as caught:
+        attach(paths, SilentDisplay())
+    assert caught.value.message == "all tasks are over and 2 shards are missing"
+    assert "sacct" in str(caught.value.why)
+    task_record(paths, 0, "done")
+    task_record(paths, 1, "failed", {"message": "shard 2 cost too many workers", "why": "the last one: killed"})
+    with pytest.raises(RunError) as caught:
+        attach(paths, SilentDisplay())
+    assert caught.value.why == "task 1: shard 2 cost too many workers: the last one: killed"
+    assert caught.value.log == str(paths.logs / "task-1.log")
+
+
+def test_tasks_that_were_killed_are_named_with_their_nodes(slurm: FakeSlurm, paths: RunPaths) -> None:
+    task_record(paths, 1, "predicting")
+    with pytest.raises(RunError) as caught:
+        attach(paths, SilentDisplay())
+    assert caught.value.why == "task 1: ended without a word on n1, predicting"
+
+
+def test_where_no_node_fits_the_machine_cannot(slurm: FakeSlurm, paths: RunPaths) -> None:
+    for index in range(2):
+        task_record(paths, index, "unfit", UNFIT)
+    with pytest.raises(MachineError) as caught:
+        attach(paths, SilentDisplay())
+    assert caught.value.exit_code == 4
+    assert str(caught.value.why).splitlines()[0] == f"task 0: {UNFIT['message']}: {UNFIT['why']}"
+
+
+def test_what_tasks_of_an_earlier_job_said_is_over(slurm: FakeSlurm, paths: RunPaths) -> None:
+    task_record(paths, 0, "unfit", UNFIT, job="11")
+    with pytest.raises(RunError):
+        attach(paths, SilentDisplay())
+
+
+def test_a_slurm_that_is_away_for_a_while_does_not_end_the_following(slurm: FakeSlurm, paths: RunPaths) -> None:
+    slurm.refuses("squeue", "Unable to contact slurm controller")
+
+    def complete_in_the_end() -> None:
+        while len(slurm.asked) < 5:
+            time.sleep(0.01)
+        write_json(paths.summary, SUMMARY)
+
+    thread = threading.Thread(target=complete_in_the_end)
+    thread.start()
+    assert attach(paths, SilentDisplay()).summary == SUMMARY
+    thread.join()
+
+
+def test_ctrl_c_leaves_the_run_going_and_says_so(slurm: FakeSlurm, paths: RunPaths) -> None:
+    slurm.answers("squeue", "0|RUNNING|n1|None\n")
+
+    class Impatient(SilentDisplay):
+        def progress(self, done: int, failed: int, workers: dict[str, str]) -> None:
+            assert workers == {"task 0": "running"}
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Interrupted) as caught:
+        attach(paths, Impatient())
+    assert caught.value.message == "no longer attached; the run goes on as job 12"
+    assert f"orch cancel {paths.root}" in str(caught.value.hint)
+    assert not any(line.startswith("scancel") for line in slurm.asked)
+
+
+def test_cancelled_first_politely(slurm: FakeSlurm, paths: RunPaths) -> None:
+    slurm.answers("squeue", "")
+    assert cancel(paths, SilentDisplay()) == "12"
+    assert paths.cancelled.exists()
+    assert [line for line in slurm.asked if line.startswith("scancel")] == [
+        "scancel --state=PENDING 12", "scancel --batch --signal=TERM 12"
+    ]  # fmt: skip
+
+
+def test_cancelled_for_good_where_that_does_not_do(
+    slurm: FakeSlurm, paths: RunPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slurm.answers("squeue", "0|RUNNING|n1|None\n")
+    monkeypatch.setattr(attaching, "STOP_SECONDS", 0.0)
+    monkeypatch.setattr(attaching, "sleep", lambda _: None)
+    with pytest.raises(MachineError, match="job 12 is still there"):
+        cancel(paths, SilentDisplay())
+    assert slurm.asked[-2:] == ["scancel 12", "squeue --noheader --array --jobs 12 --format %K|%T|%N|%r"]

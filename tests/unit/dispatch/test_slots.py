@@ -1,0 +1,204 @@
+"""Places and leases: no two runs on one GPU, and none held by a run that died."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.dispatch import gpu_leases as leases
+from orchestrator.dispatch.gpu_leases import Holder, Lease, lease_file
+from orchestrator.dispatch.slots import LeasedPlaces, OwnPlaces, busy_gpus, devices_of_places, fitting_workers
+from orchestrator.errors import MachineError
+from orchestrator.hardware import Gpu, Process
+from orchestrator.system.display import SilentDisplay
+
+GPUS = ("cuda:GPU-a", "cuda:GPU-b")
+pytestmark = pytest.mark.usefixtures("orch_home")
+
+
+OPEN: list[Lease | LeasedPlaces] = []
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    for one in OPEN:
+        one.release() if isinstance(one, Lease) else one.close()
+    OPEN.clear()
+
+
+def lease(gpu: str, what: str) -> Lease | Holder:
+    found = leases.lease(gpu, what)
+    if isinstance(found, Lease):
+        OPEN.append(found)
+    return found
+
+
+class Said(SilentDisplay):
+    """Remembers what was said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.lines.append(message)
+
+
+def places(workers: int = 2, display: Said | None = None, **options: object) -> LeasedPlaces:
+    made = LeasedPlaces(workers, GPUS, "tiny into /out", display or Said(), **options)  # type: ignore[arg-type]
+    OPEN.append(made)
+    return made
+
+
+def test_a_lease_keeps_others_out_until_it_is_released_and_says_whose_it_is() -> None:
+    mine = lease("GPU-a", "tiny into /out")
+    assert isinstance(mine, Lease)
+    held = lease("GPU-a", "other")
+    assert isinstance(held, Holder)
+    assert (held.pid, held.what) == (os.getpid(), "tiny into /out")
+    assert f"tiny into /out, process {os.getpid()}, since 20" in held.describe()
+    mine.release()
+    mine.release()
+    assert isinstance(lease("GPU-a", "other"), Lease)
+
+
+def test_a_killed_process_leaves_no_lease() -> None:
+    code = "from orchestrator.dispatch.gpu_leases import lease\n"
+    code += "held = lease('GPU-a', 'x'); print('held', flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        found = lease("GPU-a", "y")
+        process.kill()
+    assert isinstance(found, Holder)
+    assert found.pid == process.pid
+    assert isinstance(lease("GPU-a", "y"), Lease)
+
+
+def test_a_lock_file_that_is_deleted_or_says_nothing_does_no_harm() -> None:
+    first = lease("MIG-GPU-1/7/0", "x")
+    assert isinstance(first, Lease)
+    path = lease_file("MIG-GPU-1/7/0")
+    path.write_text("{")
+    assert lease("MIG-GPU-1/7/0", "y") == Holder()
+    assert Holder().describe() == "another orch"
+    path.unlink()
+    assert isinstance(lease("MIG-GPU-1/7/0", "y"), Lease)
+
+
+def test_gpus_are_taken_one_after_another_and_given_back_with_their_last_worker() -> None:
+    mine, others = places(4), places(4)
+    assert mine.take(1) == [0]
+    assert others.take(4) == [1, 3], "both places of the other GPU"
+    assert [mine.device(place) for place in range(4)] == [*GPUS, *GPUS]
+    others.give_back(1)
+    assert mine.take(4) == [2]
+    others.give_back(3)
+    assert mine.take(4) == [1, 3], "a GPU that gets free is taken as well"
+    mine.close()
+    assert others.take(9) == [0, 1, 2, 3]
+
+
+def test_a_retired_place_is_never_taken_again_and_its_gpu_is_free_for_others() -> None:
+    mine = places(2)
+    assert mine.take(2) == [0, 1]
+    mine.retire(0)
+    assert (mine.take(2), mine.left()) == ([], True)
+    assert isinstance(lease("GPU-a", "other"), Lease)
+    mine.retire(1)
+    assert not mine.left()
+
+
+def test_where_all_are_taken_a_run_waits_and_says_once_who_has_them() -> None:
+    others, said = places(2), Said()
+    others.take(2)
+    mine = places(2, said)
+    assert (mine.take(2), mine.take(2)) == ([], [])
+    (line,) = said.lines
+    assert line.startswith("waiting for a GPU: cuda:GPU-a is used by tiny into /out, process ")
+    assert "; cuda:GPU-b is used by" in line
+    others.close()
+    assert mine.take(2) == [0, 1]
+    assert said.lines[1].startswith("got a GPU after")
+
+
+def held_by_another_process(monkeypatch: pytest.MonkeyPatch, *gpus: str) -> None:
+    for gpu in gpus:
+        held = lease(gpu, "tiny into /other")
+        assert isinstance(held, Lease)
+    now = os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: now + 1)
+
+
+def test_without_waiting_it_fails_and_only_when_it_holds_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    held_by_another_process(monkeypatch, "GPU-a")
+    mine = places(2, wait=False)
+    assert mine.take(2) == [1]
+    assert mine.take(2) == []
+    with pytest.raises(MachineError, match="all GPUs are in use") as caught:
+        places(1, wait=False).take(1)
+    assert "cuda:GPU-a is used by tiny into /other" in str(caught.value.why)
+
+
+def test_models_of_one_command_wait_for_each_other_even_without_waiting_for_others() -> None:
+    places(2).take(2)
+    assert places(2, wait=False).take(2) == []
+
+
+def test_a_run_keeps_to_its_share_of_the_gpus() -> None:
+    share = 1
+    mine = places(2, most_gpus=lambda gpus: share)
+    assert mine.take(2) == [0]
+    share = 2
+    assert mine.take(2) == [1]
+
+
+def test_own_places_are_free_again_unless_they_are_retired() -> None:
+    mine = OwnPlaces(3)
+    assert (mine.take(2), mine.take(2), mine.take(2)) == ([0, 1], [2], [])
+    mine.give_back(1)
+    mine.retire(2)
+    mine.give_back(2)
+    assert (mine.take(5), mine.left(), mine.device(0)) == ([1], True, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("workers", "per_gpu", "expected"),
+    [
+        (None, None, (GPUS, 2)),
+        (1, None, (GPUS, 1)),
+        (5, None, (GPUS, 5)),
+        (None, 2, ((*GPUS, *GPUS), 4)),
+        (None, "auto", (("cuda:GPU-a", "cuda:GPU-b", "cuda:GPU-a", "cuda:GPU-a"), 4)),
+    ],
+)
+def test_workers_go_round_the_gpus(workers: int | None, per_gpu: object, expected: object) -> None:
+    free = {"cuda:GPU-a": 7000, "cuda:GPU-b": 2100}
+    assert devices_of_places(GPUS, workers, per_gpu, free, 2000) == expected  # type: ignore[arg-type]
+
+
+def test_gpus_that_other_programs_use_are_named() -> None:
+    idle = Gpu(0, "GPU-a", "A100", 40960, "8.0", "550")
+    busy = Gpu(1, "GPU-b", "A100", 40960, "8.0", "550", 9000, processes=tuple(Process(pid) for pid in (7, 8, 9, 10)))
+    elsewhere = Gpu(2, "GPU-c", "A100", 40960, "8.0", "550", processes=(Process(11),))
+    assert busy_gpus(GPUS, [idle, busy, elsewhere]) == [
+        "note: cuda:GPU-b is in use by process 7, process 8, process 9 and others; 9000 of 40960 MiB are free"
+    ]
+
+
+def test_the_cpu_has_one_worker_unless_told() -> None:
+    assert devices_of_places(("cpu",), None, "auto", {}, None) == (("cpu",), 1)
+    assert devices_of_places(("cpu",), 3, None, {}, None) == (("cpu",), 3)
+
+
+def test_as_many_workers_as_fit_but_one_at_least() -> None:
+    assert [fitting_workers(*one) for one in ((9000, 4000), (100, 4000), (80000, 10), (9000, None))] == [2, 1, 8, 1]
+
+
+def test_the_cache_of_the_leases_is_shared_by_all_runs(orch_home: Path) -> None:
+    assert lease_file("GPU-a") == orch_home / "leases" / "GPU-a.lock"

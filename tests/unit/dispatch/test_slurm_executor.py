@@ -1,0 +1,167 @@
+"""Handing a run to Slurm, on a login node: what is submitted, and when nothing is; Slurm is a stand-in here."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from orchestrator.catalog.loader import ModelEntry
+from orchestrator.dispatch.dispatcher import Dispatched
+from orchestrator.dispatch.executors import Work
+from orchestrator.dispatch.local import LocalExecutor
+from orchestrator.dispatch.shared.work_file import Crew, read_handover, unresolved
+from orchestrator.dispatch.slurm.executor import SlurmExecutor
+from orchestrator.dispatch.slurm.settings import SlurmOptions
+from orchestrator.errors import MachineError, UsageError
+from orchestrator.hardware import Choice
+from orchestrator.paths import RunPaths
+from orchestrator.plan.plan import AUTO, Plan
+from orchestrator.runtimes.base import BuildOptions, make_runtime
+from orchestrator.system.display import SilentDisplay
+from tests.unit.dispatch.slurm_samples import FakeSlurm, begun, document, make_plan
+from tests.unit.stack_samples import MINIMAL, model_entry, stack_entry
+
+GPU = {"base_image": "python:3.11-slim", "lock": "cpu.lock", "python": "3.11", "device": "cuda", "cuda": "12.1"}
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    return FakeSlurm(tmp_path / "slurm", monkeypatch)
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    return make_plan(tmp_path)
+
+
+def work(plan: Plan, paths: RunPaths, **options: object) -> Work:
+    slurm = SlurmOptions.model_validate(options)
+    return Work(plan, paths, make_runtime("venv"), paths.root / "weights", ("cpu",), slurm=slurm)
+
+
+def dispatch(plan: Plan, paths: RunPaths, **options: object) -> Dispatched | None:
+    return SlurmExecutor().dispatch(work(plan, paths, **options), SilentDisplay())
+
+
+def picky_entry(folder: Path) -> ModelEntry:
+    """A model whose stack has a variant for GPUs too."""
+    entry = stack_entry(folder / "stack", variants={**MINIMAL["variants"], "gpu": GPU})
+    return ModelEntry("tiny-model", entry.spec.models["tiny-model"], entry)
+
+
+def test_one_array_is_submitted_and_remembered(slurm: FakeSlurm, plan: Plan, tmp_path: Path) -> None:
+    slurm.answers("sbatch", "77;cluster\n")
+    paths = begun(tmp_path, plan, job=None)
+    paths.cancelled.touch()
+    paths.claims.mkdir()
+    (paths.claims / "00001").write_text("killed")
+    assert dispatch(plan, paths, tasks=2, partition="gpu") is None
+    assert slurm.asked == [f"sbatch --parsable {paths.job_script}"]
+    assert document(paths.submission)["job"] == "77"
+    assert document(paths.submission)["options"]["partition"] == "gpu"
+    script = paths.job_script.read_text()
+    assert "#SBATCH --array=0-1\n" in script
+    assert f"exec {sys.executable} -m orchestrator.dispatch.shared.task {paths.root}\n" in script
+    assert not paths.cancelled.exists()
+    assert list(paths.claims.iterdir()) == []
+
+
+def test_there_are_never_more_tasks_than_shards(slurm: FakeSlurm, plan: Plan, tmp_path: Path) -> None:
+    slurm.answers("sbatch", "77\n")
+    paths = begun(tmp_path, plan, job=None)
+    dispatch(plan, paths, tasks=64)
+    assert document(paths.submission)["tasks"] == 3
+
+
+def test_nothing_is_submitted_while_a_job_is_under_way(slurm: FakeSlurm, plan: Plan, tmp_path: Path) -> None:
+    slurm.answers("squeue", "0|RUNNING|n1|None\n")
+    assert dispatch(plan, begun(tmp_path, plan)) is None
+    assert not any(line.startswith("sbatch") for line in slurm.asked)
+
+
+def test_a_job_that_may_be_under_way_is_not_submitted_again(slurm: FakeSlurm, plan: Plan, tmp_path: Path) -> None:
+    slurm.refuses("squeue", "Unable to contact slurm controller")
+    with pytest.raises(MachineError, match="Slurm does not answer"):
+        dispatch(plan, begun(tmp_path, plan))
+
+
+def test_a_job_that_is_over_is_followed_by_another(slurm: FakeSlurm, plan: Plan, tmp_path: Path) -> None:
+    slurm.answers("squeue", "")
+    slurm.answers("sbatch", "78\n")
+    paths = begun(tmp_path, plan)
+    paths.shard(1).write_bytes(b"cut off")
+    assert dispatch(plan, paths) is None
+    assert document(paths.submission)["job"] == "78"
+    assert not paths.shard(1).exists(), "a task would take it for whole"
+
+
+def test_a_refusal_is_told_in_slurms_own_words(slurm: FakeSlurm, plan: Plan, tmp_path: Path) -> None:
+    slurm.refuses("sbatch", "sbatch: error: invalid partition specified: nope\n")
+    paths = begun(tmp_path, plan, job=None)
+    with pytest.raises(MachineError) as caught:
+        dispatch(plan, paths, partition="nope")
+    assert caught.value.why == "invalid partition specified: nope"
+    assert not paths.submission.exists()
+
+
+def test_without_slurm_the_machine_cannot(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = begun(tmp_path, plan, job=None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MachineError) as caught:
+        dispatch(plan, paths)
+    assert (caught.value.exit_code, caught.value.message) == (4, "there is no Slurm on this machine")
+    assert "--executor local" in str(caught.value.hint)
+
+
+def test_a_run_that_is_under_way_is_not_resumed_here(slurm: FakeSlurm, plan: Plan, tmp_path: Path) -> None:
+    slurm.answers("squeue", "0|PENDING||Priority\n")
+    with pytest.raises(UsageError, match="is under way as job 12"):
+        LocalExecutor().dispatch(work(plan, begun(tmp_path, plan)), SilentDisplay())
+
+
+@pytest.mark.parametrize(
+    ("variant", "device", "choice"),
+    [
+        (None, None, Choice(AUTO, AUTO, "chosen by the first task, on its node")),
+        (None, "cuda", Choice(AUTO, "cuda", "chosen by the first task, on its node")),
+        ("gpu", None, Choice("gpu", "cuda", "asked for; checked on the nodes")),
+        ("cpu", None, Choice("cpu", "cpu", "asked for")),
+        (None, "cpu", Choice("cpu", "cpu", "--device cpu")),
+    ],
+)
+def test_what_only_a_node_can_tell_is_left_to_it(
+    variant: str | None, device: str | None, choice: Choice, tmp_path: Path
+) -> None:
+    entry = picky_entry(tmp_path)
+    assert SlurmExecutor().choose(entry, variant, device) == (choice, ())
+
+
+def test_a_numbered_gpu_and_an_unknown_variant_are_refused(tmp_path: Path) -> None:
+    entry = picky_entry(tmp_path)
+    for device in ("cuda:1", "0,1", "GPU-1"):
+        with pytest.raises(UsageError, match="Slurm deals out the GPUs"):
+            SlurmExecutor().choose(entry, None, device)
+    with pytest.raises(UsageError, match="no variant"):
+        SlurmExecutor().choose(entry, "gpo", None)
+
+
+def test_a_stack_without_gpu_variants_leaves_nothing_to_the_node(tmp_path: Path) -> None:
+    choice, _ = SlurmExecutor().choose(model_entry(tmp_path / "stack"), None, None)
+    assert (choice.variant, choice.device) == ("cpu", "cpu")
+
+
+def test_what_is_handed_over_is_read_as_the_same_plan(plan: Plan, tmp_path: Path) -> None:
+    handover = read_handover(begun(tmp_path, plan))
+    assert handover.planned(plan.prepared) == plan
+    assert handover.plan == plan.digest()
+    assert (handover.build, handover.crew) == (BuildOptions(offline=True), Crew(threads=3))
+    assert replace(handover.recorded_prepared(), location="/envs/e") == plan.prepared
+
+
+def test_a_run_whose_variant_is_open_is_recorded_and_read(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, variant=AUTO, device=AUTO)
+    plan = replace(plan, prepared=unresolved(plan.entry.stack, "venv"))
+    assert read_handover(begun(tmp_path, plan)).request.variant == AUTO

@@ -1,0 +1,80 @@
+"""COCO results streamed from a file are those of the arrays, in pieces of any size, and damage is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from orchestrator.errors import PredictionsError
+from orchestrator.predictions import streaming
+from orchestrator.predictions.predictions import Predictions
+from tests.unit.evaluation.evaluate_samples import random_arrays, random_truth
+from tests.unit.predictions.predictions_samples import Arrays, sample_arrays, save
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 100, 1 << 20])
+def test_streamed_results_are_those_of_the_arrays(tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "CHUNK", chunk)
+    arrays = random_arrays(random_truth(3), 3)
+    loaded = Predictions.load(save(arrays, tmp_path / "p.npz"))
+    ids = np.arange(100, 112)
+    streamed = list(loaded.to_coco(ids))
+    assert streamed == list(Predictions(arrays).to_coco(ids))
+    assert len(streamed) == len(arrays["scores"]) > 100
+    assert "masks" not in loaded._kept  # nothing was read whole
+    assert loaded.masks.size
+    assert list(loaded.to_coco(ids)) == streamed
+
+
+def test_no_instances(tmp_path: Path) -> None:
+    arrays = sample_arrays()
+    for name in ("boxes", "classes", "scores", "masks", "attributes"):
+        arrays[name] = arrays[name][:0]
+    arrays |= {"offsets": np.zeros(5, np.int64), "mask_offsets": np.zeros(1, np.int64)}
+    assert list(Predictions.load(save(arrays, tmp_path / "p.npz")).to_coco()) == []
+
+
+def cut(name: str, stop: int) -> Callable[[Arrays], None]:
+    return lambda arrays: arrays.update({name: arrays[name][:stop]})
+
+
+def move(name: str, place: int, to: int) -> Callable[[Arrays], None]:
+    def change(arrays: Arrays) -> None:
+        arrays[name][place] = to
+
+    return change
+
+
+def shorten(arrays: Arrays) -> None:
+    """The last mask ends one byte before its end."""
+    arrays["mask_offsets"][-1] -= 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (cut("boxes", 5), "boxes ends too early"),
+        (cut("classes", 5), "classes ends too early"),
+        (cut("masks", 9), "masks ends too early"),
+        (cut("mask_offsets", 6), "mask_offsets ends too early"),
+        (cut("scores", 5), "offsets does not ascend from 0 to 5"),
+        (cut("offsets", 4), "offsets does not ascend"),
+        (move("offsets", 0, 1), "offsets does not ascend"),
+        (move("offsets", 1, 9), "offsets does not ascend"),
+        (move("mask_offsets", 0, 1), "mask_offsets do not start at 0"),
+        (move("mask_offsets", 2, 0), "mask_offsets do not ascend"),
+        (shorten, "masks goes on after the last instance"),
+        (lambda arrays: arrays.pop("masks"), "array 'masks': it is missing"),
+        (lambda arrays: arrays.update(boxes=arrays["boxes"].astype(np.float64)), "its dtype is float64"),
+    ],
+    ids=range(13),
+)
+def test_damage_is_named(tmp_path: Path, damage: Callable[[Arrays], None], why: str) -> None:
+    arrays = sample_arrays()
+    damage(arrays)
+    with pytest.raises(PredictionsError, match="not a valid predictions file") as caught:
+        list(Predictions.load(save(arrays, tmp_path / "p.npz")).to_coco())
+    assert why in str(caught.value.why)

@@ -1,0 +1,169 @@
+"""Which warm workers are found, and which fit."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.catalog.loader import load_catalog
+from orchestrator.runtimes.base import BuildOptions
+from orchestrator.runtimes.build_inputs import build_inputs
+from orchestrator.runtimes.warm import discover as find
+from orchestrator.runtimes.warm.discover import (
+    Needs,
+    WarmContainer,
+    data_folder,
+    fitting,
+    needs_of,
+    spool_folders,
+    why_unfit,
+)
+from orchestrator.runtimes.warm.spool import alive_among, parse_heartbeat, workers_of
+from tests.unit.runtimes.warm.warm_samples import FakeWorker, heartbeat
+
+NEEDS = Needs(
+    "faulty", "cpu", "cpu", "abc", {"stack/predictor.py": "1", "requirements.lock": "2"}, {"upstream": "c0ffee"}
+)
+SAME = {"files": {"stack/predictor.py": "1", "requirements.lock": "2", "stack/more.txt": "3"}, "sources": {}}
+
+
+def no_containers() -> list[WarmContainer]:
+    return []
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[FakeWorker]:
+    made = FakeWorker(tmp_path / "spool", NEEDS.files)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "made_of", "reason"),
+    [
+        ({}, SAME, None),
+        ({}, {**SAME, "sources": {"upstream": "c0ffee"}}, None),
+        ({"variant": "cu121"}, SAME, "it is for faulty, cu121"),
+        ({"device": "cuda"}, SAME, "its device is cuda, not cpu"),
+        ({"problem": "no GPU"}, SAME, "no GPU"),
+        ({"uid": 4321}, SAME, "it runs as uid 4321, you are uid 1000: neither could write the other's files"),
+        ({}, {}, "it was built from another requirements.lock and 1 more files: build and start it again"),
+        ({}, {**SAME, "sources": {"upstream": "dead"}}, "it has another commit of upstream: build and start it again"),
+    ],
+)
+def test_a_worker_fits_or_there_is_a_reason(
+    changes: dict[str, Any], made_of: dict[str, Any], reason: str | None
+) -> None:
+    beat = parse_heartbeat(heartbeat(**{"uid": 1000, **changes}))
+    assert why_unfit(beat, made_of, NEEDS, caller=1000) == reason
+
+
+def test_root_may_use_anybodys_worker_and_an_image_of_other_arguments_does_not_fit() -> None:
+    beat = parse_heartbeat(heartbeat(uid=1000))
+    assert why_unfit(beat, SAME, NEEDS, identity="abc", caller=0) is None
+    reason = why_unfit(beat, SAME, NEEDS, identity="def", caller=0)
+    assert reason is not None
+    assert "other arguments" in reason
+
+
+def test_needs_are_the_digests_of_what_an_image_is_built_from() -> None:
+    stack = load_catalog().model("garments-tiny").stack
+    needs = needs_of(build_inputs(stack, "cpu", BuildOptions()), "cpu")
+    assert {"requirements.lock", "stack/predictor.py", "runner/orch_runner/serve.py"} <= set(needs.files)
+    assert all(len(digest) == 64 for digest in needs.files.values())
+
+
+def test_a_live_worker_is_taken_at_once_and_a_dead_one_is_not(worker: FakeWorker) -> None:
+    worker.lock()
+    found, reasons = fitting(worker.spool, NEEDS, no_containers, patience=60)
+    assert ([one.heartbeat.id for one in found], reasons) == (["box-1"], [])
+    worker.close()
+    found, reasons = fitting(worker.spool, NEEDS, no_containers, patience=0.1)
+    assert (found, reasons) == ([], ["box-1: it is not up any more"])
+
+
+def test_a_worker_whose_lock_cannot_be_seen_is_watched(worker: FakeWorker) -> None:
+    beating = threading.Event()
+
+    def beat() -> None:
+        while not beating.wait(0.05):
+            worker.beat()
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        assert alive_among(worker.spool, ["box-1"], patience=60) == {"box-1"}
+    finally:
+        beating.set()
+        thread.join()
+
+
+def test_an_old_heartbeat_is_not_even_watched(worker: FakeWorker) -> None:
+    file = worker.spool.workers / "box-1.json"
+    os.utime(file, (time.time() - 3600,) * 2)
+    assert alive_among(worker.spool, ["box-1"], patience=3600) == set()
+
+
+def test_what_is_no_heartbeat_is_passed_over(worker: FakeWorker) -> None:
+    (worker.spool.workers / "odd.json").write_text("[1")
+    (worker.spool.workers / "old.json").write_text('{"format": "orch-worker/0"}')
+    assert workers_of(worker.spool) == ["box-1", "odd", "old"]
+    worker.lock()
+    assert len(fitting(worker.spool, NEEDS, no_containers)[0]) == 1
+
+
+def test_the_folder_of_images_is_believed_where_it_is_the_same_folder(tmp_path: Path) -> None:
+    inode = tmp_path.stat().st_ino
+    for host, number, expected in (
+        (str(tmp_path), inode, tmp_path),
+        (str(tmp_path), inode + 1, None),
+        (str(tmp_path / "missing"), inode, None),
+        ("photos", inode, None),
+        (None, inode, None),
+    ):
+        assert data_folder(parse_heartbeat(heartbeat(data_host=host, data_inode=number))) == expected
+
+
+def test_the_engine_is_asked_where_the_worker_does_not_know(worker: FakeWorker) -> None:
+    worker.lock()
+    container = WarmContainer("box", None, worker.spool.root, Path("/photos"))
+    found, _ = fitting(worker.spool, NEEDS, lambda: [container])
+    assert [one.data for one in found] == [Path("/photos")]
+    found, reasons = fitting(worker.spool, NEEDS, lambda: [replace(container, identity="other")])
+    assert found == []
+    assert "other arguments" in reasons[0]
+
+
+def test_a_container_is_read_from_what_the_engine_says() -> None:
+    attrs = {
+        "Config": {"Hostname": "box"},
+        "Mounts": [
+            {"Destination": "/spool", "Source": "/host_mnt/home/me/spool"},
+            {"Destination": "/data", "Source": "/photos"},
+            {"Destination": "/cache", "Source": "/var/lib/docker/volumes/cache/_data"},
+        ],
+    }
+    made = find._container(attrs, {"org.orch.identity": "abc"})
+    assert made == WarmContainer("box", "abc", Path("/home/me/spool"), Path("/photos"))
+
+
+def test_spools_are_looked_for_near_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, orch_home: Path) -> None:
+    monkeypatch.delenv("ORCH_SPOOL", raising=False)
+    monkeypatch.chdir(tmp_path)
+    mounted, beside, own = tmp_path / "mounted", tmp_path / "spool", orch_home / "spool"
+    for folder in (mounted, beside, own):
+        folder.mkdir()
+    containers = [WarmContainer("box", None, mounted, None), WarmContainer("other", None, beside, None)]
+    assert list(spool_folders(None, lambda: containers)) == [own, mounted, beside]
+    (tmp_path / "compose.yaml").touch()
+    assert list(spool_folders(None, lambda: containers)) == [beside, own, mounted]
+    monkeypatch.setenv("ORCH_SPOOL", str(tmp_path / "chosen"))
+    assert list(spool_folders(None, no_containers)) == [tmp_path / "chosen"]
+    assert list(spool_folders(Path("asked"), no_containers)) == [tmp_path / "asked"]

@@ -1,0 +1,243 @@
+"""A job in the spool as a worker of the dispatcher: the other side is played by the test."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.runtimes.base import Exit
+from orchestrator.runtimes.warm import spool
+from orchestrator.runtimes.warm import worker as warm_worker
+from orchestrator.runtimes.warm.results import bring_back, give_parts, move
+from orchestrator.runtimes.warm.worker import JobSpec, WarmWorker
+from tests.unit.runtimes.warm.warm_samples import FakeWorker
+
+JOB = "key-w0-1"
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[FakeWorker]:
+    made = FakeWorker(tmp_path / "spool")
+    made.lock()
+    yield made
+    made.close()
+
+
+class Case:
+    """A placed job, followed in a thread of its own."""
+
+    def __init__(self, worker: FakeWorker, root: Path, parts: tuple[str, ...] = ()) -> None:
+        self.worker, self.shards, self.log = worker, root / "shards", root / "w.log"
+        self.shards.mkdir()
+        for name in parts:
+            (self.shards / name).write_bytes(b"part")
+        self.folder = worker.spool.jobs / JOB
+        (self.folder / "queue").mkdir(parents=True)
+        self.spec = JobSpec(
+            "w0-1",
+            self.folder,
+            worker.spool.tickets("faulty", "cpu"),
+            "faulty-bright",
+            [worker.id],
+            self.shards,
+            self.log,
+        )
+        self.warm = WarmWorker(worker.spool, self.spec)
+        self.lines: list[dict[str, Any]] = []
+        self._sequence = 0
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        for line in self.warm.lines():
+            self.lines.append(json.loads(line))
+
+    def order(self) -> None:
+        (self.folder / "queue" / "00000.json").write_text("{}")
+
+    def claimed(self) -> None:
+        until(lambda: self.worker.claim(JOB))
+
+    def emit(self, event: str, **fields: Any) -> None:
+        self._sequence += 1
+        with (self.folder / "events.jsonl").open("a") as events:
+            events.write(json.dumps({"event": event, "seq": self._sequence, **fields}) + "\n")
+
+    def exit(self, code: int, detail: str | None = None) -> None:
+        (self.folder / "exit.json").write_text(json.dumps({"code": code, "detail": detail}))
+
+    def ended(self) -> Exit:
+        return self.warm.wait()
+
+
+def until(holds: Callable[[], object]) -> None:
+    done = threading.Event()
+    for _ in range(6000):
+        if holds():
+            return
+        done.wait(0.01)
+    raise AssertionError("never came")
+
+
+def test_the_ticket_waits_for_a_shard_and_a_shard_is_home_before_its_event(worker: FakeWorker, tmp_path: Path) -> None:
+    case = Case(worker, tmp_path)
+    ticket = case.spec.tickets / f"{JOB}.json"
+    assert not ticket.exists()
+    case.order()
+    until(ticket.exists)
+    assert json.loads(ticket.read_text())["workers"] == ["box-1"]
+    case.claimed()
+    case.emit("hello")
+    out = case.folder / "out"
+    (out / "masks" / "00000").mkdir(parents=True)
+    (out / "masks" / "00000" / "00000000.png").write_bytes(b"png")
+    (out / "00000.npz").write_bytes(b"shard")
+    case.emit("shard_done", shard=0)
+    until(lambda: len(case.lines) == 2)
+    assert (case.shards / "00000.npz").read_bytes() == b"shard"
+    assert (case.shards / "masks" / "00000" / "00000000.png").read_bytes() == b"png"
+    (case.folder / "worker.log").write_text("text\n")
+    case.emit("bye")
+    case.exit(0)
+    assert case.ended() == Exit(0, False, None)
+    assert [(one["event"], one["seq"]) for one in case.lines] == [("hello", 1), ("shard_done", 2), ("bye", 3)]
+    case.warm.close()
+    assert case.log.read_text() == "text\n"
+    assert not case.folder.exists()
+
+
+def test_an_end_is_told_with_its_reason(worker: FakeWorker, tmp_path: Path) -> None:
+    case = Case(worker, tmp_path)
+    case.order()
+    case.claimed()
+    case.exit(137, "out of memory")
+    assert case.ended() == Exit(137, True, "out of memory")
+
+
+def test_without_a_shard_there_is_no_ticket(worker: FakeWorker, tmp_path: Path) -> None:
+    case = Case(worker, tmp_path)
+    (case.folder / "queue" / "end").touch()
+    assert case.ended() == Exit(0)
+    assert not list(case.spec.tickets.iterdir())
+
+
+def test_stopping_an_unclaimed_job_takes_its_ticket_back(
+    worker: FakeWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warm_worker, "PULSE_SECONDS", 0.01)
+    case = Case(worker, tmp_path)
+    case.order()
+    until(lambda: list(case.spec.tickets.glob("*.json")))
+    case.warm.terminate()
+    assert case.ended() == Exit(143)
+    assert not list(case.spec.tickets.iterdir())
+
+
+def test_a_killed_job_is_over_soon_whatever_the_worker_does(
+    worker: FakeWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warm_worker, "KILL_SECONDS", 0.1)
+    case = Case(worker, tmp_path)
+    case.order()
+    case.claimed()
+    case.warm.kill()
+    assert (case.folder / "kill").exists()
+    assert case.ended() == Exit(137)
+
+
+@pytest.mark.parametrize("claims", [True, False])
+def test_a_worker_that_goes_away_is_noticed(
+    worker: FakeWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, claims: bool
+) -> None:
+    monkeypatch.setattr(warm_worker, "PULSE_SECONDS", 0.01)
+    monkeypatch.setattr(spool, "UNLOCKED_SECONDS", 0.2)
+    case = Case(worker, tmp_path)
+    case.order()
+    until(lambda: list(case.spec.tickets.glob("*.json")))
+    if claims:
+        case.claimed()
+    worker.close()
+    ended = case.ended()
+    expected = "the warm worker is gone" if claims else "the warm worker went away before it took the job"
+    assert ended == Exit(137, False, expected)
+
+
+def test_a_job_that_waits_long_is_said_to_be_alive(
+    worker: FakeWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warm_worker, "SIGN_SECONDS", 0.05)
+    case = Case(worker, tmp_path)
+    case.order()
+    until(lambda: len(case.lines) >= 2)
+    case.claimed()
+    case.emit("hello")
+    until(lambda: case.lines[-1]["event"] == "hello")
+    (case.folder / "waiting").touch()
+    until(lambda: case.lines[-1]["event"] == "heartbeat")
+    (case.folder / "waiting").unlink()
+    said = len(case.lines)
+    assert not threading.Event().wait(0.3)
+    assert len(case.lines) <= said + 1  # what is claimed and does not wait speaks for itself, or is hung
+    case.exit(0)
+    case.ended()
+    assert [one["seq"] for one in case.lines] == list(range(1, len(case.lines) + 1))
+
+
+def test_parts_go_to_the_job_and_come_back_where_it_went_on(worker: FakeWorker, tmp_path: Path) -> None:
+    case = Case(worker, tmp_path, ("00000.part.npz", "00001.part.npz"))
+    out = case.folder / "out"
+    assert sorted(path.name for path in out.iterdir()) == ["00000.part.npz", "00001.part.npz"]
+    case.order()
+    case.claimed()
+    (out / "00001.part.npz").write_bytes(b"a longer part")
+    (out / "00002.part.npz").write_bytes(b"new")
+    (out / "00003.npz").write_bytes(b"finished, never told of")
+    case.exit(143)
+    case.ended()
+    (case.shards / "00000.part.npz").write_bytes(b"another job's")
+    case.warm.close()
+    there = {path.name: path.read_bytes() for path in case.shards.iterdir()}
+    assert there == {
+        "00000.part.npz": b"another job's",
+        "00001.part.npz": b"a longer part",
+        "00002.part.npz": b"new",
+        "00003.npz": b"finished, never told of",
+    }
+
+
+def test_a_finished_shard_ends_its_part(tmp_path: Path) -> None:
+    shards, out = tmp_path / "shards", tmp_path / "out"
+    shards.mkdir()
+    (shards / "00000.part.npz").write_bytes(b"part")
+    given = give_parts(shards, out)
+    (out / "00000.npz").write_bytes(b"shard")
+    bring_back(out, shards, given, 0)
+    assert [path.name for path in shards.iterdir()] == ["00000.npz"]
+
+
+def test_on_another_file_system_a_shard_is_copied_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(b"shard")
+    rename = os.replace
+
+    def refuse(old: Path, new: Path) -> None:
+        if old == source:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    move(source, target)
+    assert target.read_bytes() == b"shard"
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
+
+
+def test_a_shard_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        bring_back(tmp_path, tmp_path, {}, 7)
