@@ -269,8 +269,8 @@ def test_a_damaged_record_counts_as_none(site: Site, tmp_path: Path) -> None:
 FETCH = """
 import sys
 from pathlib import Path
-from orchestrator.catalog import ModelEntry, read_stack
-from orchestrator.weights import ensure_weights
+from orchestrator.catalog.loader import ModelEntry, read_stack
+from orchestrator.catalog.weights import ensure_weights
 stack = read_stack(Path(sys.argv[1]))
 entry = ModelEntry("tiny-model", stack.spec.models["tiny-model"], stack)
 print(ensure_weights(entry, offline=False, progress=lambda there, total: None)["pth"].sha256)

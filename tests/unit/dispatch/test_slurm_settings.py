@@ -91,7 +91,7 @@ def test_odd_names_of_folders_reach_the_task_as_they_are(name: str) -> None:
     script = job_script(job(root=Path("/shared") / name, uses_gpu=False), SlurmOptions())
     command = script.split("\n")[-2].replace("exec /shared/venv/bin/python", "printf '%s\\n'")
     said = subprocess.run(["bash", "-c", command], capture_output=True, check=True).stdout
-    assert said.decode() == f"-m\norchestrator.task\n{Path('/shared') / name}\n"
+    assert said.decode() == f"-m\norchestrator.dispatch.shared.task\n{Path('/shared') / name}\n"
 
 
 def test_a_percent_sign_in_the_path_is_no_pattern_of_slurms() -> None:

@@ -19,7 +19,7 @@ from orchestrator.system.files import exclusive, sha256_of, write_json, write_te
 HOLD = """
 import sys
 from pathlib import Path
-from orchestrator.files import exclusive
+from orchestrator.system.files import exclusive
 with exclusive(Path(sys.argv[1]), wait=True):
     print("held", flush=True)
     sys.stdin.read()
