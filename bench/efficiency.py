@@ -26,7 +26,7 @@ from orchestrator.dispatch.scheduler import Schedule
 from orchestrator.dispatch.slots import OwnPlaces
 from orchestrator.inputs.collect import InputImage
 from orchestrator.paths import RunPaths
-from orchestrator.plan.plan import default_shard_size
+from orchestrator.plan.shards import default_shard_size
 from orchestrator.runtimes.base import Exit
 from orchestrator.system.display import SilentDisplay
 

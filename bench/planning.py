@@ -23,7 +23,10 @@ from orchestrator.inputs.collect import InputSet, collect_inputs, open_inputs
 from orchestrator.inputs.folders import Found
 from orchestrator.inputs.listing import Listing
 from orchestrator.paths import RunPaths
-from orchestrator.plan.plan import Plan, Request, default_shard_size, open_run, record_plan
+from orchestrator.plan.plan import Plan
+from orchestrator.plan.request import Request
+from orchestrator.plan.run_directory import open_run, record_plan
+from orchestrator.plan.shards import default_shard_size
 from orchestrator.runtimes.base import Prepared
 
 FILES_PER_NAME = 10_000

@@ -28,8 +28,10 @@ from orchestrator.dispatch.local import LocalExecutor
 from orchestrator.hardware import Choice, cores
 from orchestrator.inputs.collect import collect_inputs
 from orchestrator.paths import RunPaths, weights_folder
-from orchestrator.plan.plan import Plan, record_plan
-from orchestrator.plan.request import RunOptions, make_request
+from orchestrator.plan.options import RunOptions
+from orchestrator.plan.plan import Plan
+from orchestrator.plan.request import make_request
+from orchestrator.plan.run_directory import record_plan
 from orchestrator.runtimes.base import BuildOptions, Prepared, make_runtime
 from orchestrator.runtimes.build_inputs import build_inputs
 from orchestrator.runtimes.guest_contract import GuestPaths, job_document

@@ -18,7 +18,7 @@ from typing import Any
 from orchestrator.catalog.spec import Source
 from orchestrator.errors import MachineError, SpecError
 from orchestrator.paths import build_logs_folder, home
-from orchestrator.runtimes.base import Report
+from orchestrator.system.display import Report
 from orchestrator.system.files import exclusive, sha256_of, write_json
 from orchestrator.system.subprocesses import run_step
 

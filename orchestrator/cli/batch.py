@@ -17,7 +17,7 @@ from orchestrator.errors import MachineError, OrchError, UsageError
 if TYPE_CHECKING:
     from orchestrator.catalog.loader import Catalog
     from orchestrator.evaluation.gate.gate import Checked, Checks
-    from orchestrator.plan.request import RunOptions
+    from orchestrator.plan.options import RunOptions
     from orchestrator.workflows.batch import Asked, Ended
     from orchestrator.workflows.comparison import Compared
 

@@ -55,7 +55,7 @@ def equivalence(
     entry = catalog(stacks).model(model)
     from orchestrator.cli.run import build_options
     from orchestrator.evaluation.agreement import Tolerances
-    from orchestrator.plan.request import RunOptions
+    from orchestrator.plan.options import RunOptions
     from orchestrator.system.display import make_display
     from orchestrator.workflows.equivalence import equivalence as compare
 

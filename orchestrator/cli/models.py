@@ -47,7 +47,7 @@ def show(context: typer.Context, name: str, stacks: StacksOption = None, json: J
         print_json(_as_json(entry))
         return
     spec, defaults = entry.spec, entry.spec.defaults
-    from orchestrator.plan.limits import most_detections, score_floor
+    from orchestrator.plan.request import most_detections, score_floor
 
     floor = score_floor(entry, entry.settings(()), None)
     facts: list[tuple[str, str]] = [

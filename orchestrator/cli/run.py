@@ -135,7 +135,7 @@ def run(
         return several.run_file(context, file, stacks, checked_by, json=json, quiet=quiet)
     sources = [*(images or []), *(more_images or [])]
     several.refuse_incomplete(model or [], sources, all_models)
-    from orchestrator.plan.request import RunOptions
+    from orchestrator.plan.options import RunOptions
     from orchestrator.system.display import make_display
     from orchestrator.workflows.run import run as run_model
 
@@ -300,7 +300,7 @@ def selftest(
 ) -> None:
     """Run three photographs through a model's real environment, with random weights where its own are not public."""
     entry = catalog(stacks).model(model)
-    from orchestrator.plan.request import RunOptions
+    from orchestrator.plan.options import RunOptions
     from orchestrator.system.display import make_display
     from orchestrator.workflows.selftest import selftest as test_model
 

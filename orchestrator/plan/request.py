@@ -1,55 +1,51 @@
-"""What a user asks of a run, and the request that follows from it with the model's defaults filled in."""
+"""The request of a run: its options with the model's defaults filled in. It identifies the run."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from orchestrator.catalog.loader import ModelEntry
+from orchestrator.catalog.spec import SettingValue
 from orchestrator.dispatch.executors import EXECUTORS
-from orchestrator.dispatch.slurm.settings import SlurmOptions
 from orchestrator.errors import UsageError
 from orchestrator.inputs.sources import expanded
-from orchestrator.plan.limits import most_detections, score_floor
-from orchestrator.plan.plan import Request
-from orchestrator.runtimes.base import BuildOptions
+from orchestrator.plan.options import RunOptions
+
+AUTO = "auto"
+"""Variant and device of a request while a cluster's node has yet to choose them."""
 
 
 @dataclass(frozen=True)
-class RunOptions:
-    """What a user asks of a run. None: the model's own default."""
+class Request:
+    """What identifies a run: the same request on the same folder resumes, another one is refused."""
 
-    images: Sequence[str]
-    out: Path | None = None
-    image_root: Path | None = None
-    runtime: str = "auto"
-    executor: str = "local"
-    variant: str | None = None
-    device: str | None = None
-    exif: str = "apply"
-    score_threshold: float | None = None
-    max_detections: int | None = None
-    batch_size: int | None = None
-    settings: Sequence[str] = ()
-    shard_size: int | None = None
-    workers: int | None = None
-    """None: one on the CPU, one on each GPU."""
-    workers_per_gpu: int | Literal["auto"] | None = None
-    """"auto": as many as the GPU's free memory has room for, where the model says what it needs."""
-    wait: bool = True
-    """Wait where all GPUs are in use by other runs."""
-    threads: int | None = None
-    offline: bool = False
-    warm: bool | None = None
-    """True: warm workers alone; False: none; None: where fitting ones are up."""
-    spool: Path | None = None
-    slurm: SlurmOptions = field(default_factory=SlurmOptions)
-    build: BuildOptions = field(default_factory=BuildOptions)
-    weights_folder: Path | None = None
-    """Take the weights from here instead of the cache: for the self-test's random ones."""
+    model: str
+    images: tuple[str, ...]
+    image_root: str | None
+    runtime: str
+    variant: str
+    device: str
+    """"cpu" or "cuda": which GPUs are used changes no result, and is noted beside the request."""
+    exif: str
+    score_threshold: float | None
+    max_detections: int | None
+    batch_size: int
+    settings: Mapping[str, Any]
+    shard_size: int | None
+
+    def as_json(self) -> dict[str, Any]:
+        """As written into run.json."""
+        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
+
+    def short_digest(self, runtime: str) -> str:
+        """Eight digits for the default name of the run directory, by the runtime asked for: "auto" stays "auto"."""
+        named = {**self.as_json(), "runtime": runtime}
+        return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def make_request(entry: ModelEntry, options: RunOptions, runtime: str, variant: str, device: str) -> Request:
@@ -78,3 +74,43 @@ def make_request(entry: ModelEntry, options: RunOptions, runtime: str, variant: 
 
 def _absolute(source: str) -> str:
     return os.path.abspath(expanded(source))
+
+
+def score_floor(entry: ModelEntry, settings: Mapping[str, SettingValue], asked: float | None) -> float | None:
+    """The floor, the model's default unless `asked`. Raises UsageError for one the network does not go down to."""
+    own = _own_limit(entry, "score_threshold", settings)
+    wanted = entry.spec.defaults.score_threshold if asked is None else asked
+    if own is None:
+        return wanted
+    if asked is not None and asked < own:
+        raise UsageError(
+            f"--score-threshold {asked:g}: {entry.name} gives nothing that scores less than {own:g}",
+            hint=_other_limit(entry, "score_threshold", asked),
+        )
+    return max(own, wanted or 0.0)
+
+
+def most_detections(entry: ModelEntry, settings: Mapping[str, SettingValue], asked: int | None) -> int | None:
+    """The most instances of an image, the default unless `asked`. Raises UsageError for more than the network gives."""
+    own = _own_limit(entry, "max_detections", settings)
+    wanted = asked or entry.spec.defaults.max_detections
+    if own is None:
+        return wanted
+    if asked is not None and asked > own:
+        raise UsageError(
+            f"--max-detections {asked}: {entry.name} gives at most {own:g} instances of an image",
+            hint=_other_limit(entry, "max_detections", asked),
+        )
+    return min(int(own), wanted or int(own))
+
+
+def _own_limit(entry: ModelEntry, name: str, settings: Mapping[str, SettingValue]) -> float | None:
+    limit = getattr(entry.spec.limits, name)
+    value = settings[limit] if isinstance(limit, str) else limit
+    return None if value is None else float(value)
+
+
+def _other_limit(entry: ModelEntry, name: str, value: float) -> str | None:
+    """How a limit of the network's own is changed, if it is a setting."""
+    limit = getattr(entry.spec.limits, name)
+    return f"--set {limit}={value:g}" if isinstance(limit, str) else None

@@ -16,7 +16,7 @@ from pathlib import Path
 from orchestrator.catalog.loader import StackEntry
 from orchestrator.errors import BuildError, MachineError, UsageError
 from orchestrator.paths import build_logs_folder, images_folder
-from orchestrator.runtimes.base import BuildOptions, Prepared, Report, WorkerSpec, worker_environment
+from orchestrator.runtimes.base import BuildOptions, Prepared, WorkerSpec, worker_environment
 from orchestrator.runtimes.build_inputs import BuildInputs, build_inputs
 from orchestrator.runtimes.docker.archive import ensure_archive
 from orchestrator.runtimes.docker.build import with_default_base
@@ -25,6 +25,7 @@ from orchestrator.runtimes.guest_contract import JOB_NAME, GuestPaths
 from orchestrator.runtimes.mounts import GUEST, GUEST_HOME, bound_folders, image_paths
 from orchestrator.runtimes.process import ProcessWorker, reap_processes, visible_gpus
 from orchestrator.system.container_engine import connect
+from orchestrator.system.display import Report
 from orchestrator.system.files import exclusive
 from orchestrator.system.subprocesses import run_step
 

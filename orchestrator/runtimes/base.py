@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -11,9 +11,7 @@ from typing import Protocol, cast
 from orchestrator.catalog.loader import StackEntry
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.runtimes.guest_contract import GuestPaths
-
-Report = Callable[[str], None]
-"""Told a line about what is being done; may be called often."""
+from orchestrator.system.display import Report
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,11 @@ from orchestrator.catalog.upstream_code import ensure_sources, tree_folder
 from orchestrator.errors import BuildError, MachineError
 from orchestrator.hardware.gpu_code import FILE_NAME, MODULE, parse
 from orchestrator.paths import build_logs_folder, environments_folder
-from orchestrator.runtimes.base import BuildOptions, Prepared, Report, WorkerSpec, worker_environment
+from orchestrator.runtimes.base import BuildOptions, Prepared, WorkerSpec, worker_environment
 from orchestrator.runtimes.build_inputs import build_inputs, build_lock_of, find_variant
 from orchestrator.runtimes.guest_contract import JOB_NAME, QUEUE_NAME, GuestPaths
 from orchestrator.runtimes.process import ProcessWorker, passed_on, reap_processes, visible_gpus
+from orchestrator.system.display import Report
 from orchestrator.system.files import exclusive, write_json, write_text
 from orchestrator.system.subprocesses import run_step
 

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from orchestrator.runtimes.base import Report
+from orchestrator.system.display import Report
 
 TAIL = 25
 _RUNNING: set[subprocess.Popen[str]] = set()

@@ -16,7 +16,7 @@ from orchestrator.cli.progress_table import Board
 from orchestrator.dispatch.executors import make_executor
 from orchestrator.dispatch.outcome import Outcome
 from orchestrator.errors import Interrupted, MachineError, OrchError, UsageError
-from orchestrator.plan.request import RunOptions
+from orchestrator.plan.options import RunOptions
 from orchestrator.system.signals import Stop, passing_on
 from orchestrator.system.subprocesses import end_steps
 from orchestrator.workflows.run import run

@@ -16,7 +16,7 @@ from orchestrator.catalog.spec import NAME_PATTERN, SettingValue, Spec
 from orchestrator.dispatch.slurm.settings import SlurmOptions, slurm_options
 from orchestrator.errors import OrchError, SpecError
 from orchestrator.paths import user_slurm_options
-from orchestrator.plan.request import RunOptions
+from orchestrator.plan.options import RunOptions
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.system.yaml_source import YamlSource
 from orchestrator.workflows.batch import Asked

@@ -25,10 +25,10 @@ from orchestrator.catalog.weights import Stored, add_weights
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError, UsageError
 from orchestrator.hardware import cores
 from orchestrator.paths import build_logs_folder, worker_cache_folder
-from orchestrator.runtimes.base import Exit, Report, worker_environment
+from orchestrator.runtimes.base import Exit, worker_environment
 from orchestrator.runtimes.process import passed_on
 from orchestrator.runtimes.venv import cached_environment, environment_folder, is_whole
-from orchestrator.system.display import Display
+from orchestrator.system.display import Display, Report
 from orchestrator.system.files import sha256_of
 
 SCRIPT_NAME = "convert/convert.py"

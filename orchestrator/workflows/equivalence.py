@@ -20,7 +20,7 @@ from orchestrator.dispatch.outcome import Outcome
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.evaluation.agreement import Agreement, Tolerances, agreement
 from orchestrator.paths import home
-from orchestrator.plan.request import RunOptions
+from orchestrator.plan.options import RunOptions
 from orchestrator.predictions.predictions import Predictions
 from orchestrator.runtimes.build_inputs import find_variant
 from orchestrator.system.display import Display

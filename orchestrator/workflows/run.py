@@ -21,8 +21,11 @@ from orchestrator.hardware import Choice, Gpu
 from orchestrator.inputs.collect import InputSet, collect_inputs
 from orchestrator.paths import RunPaths, weights_folder
 from orchestrator.plan.disk_space import build_needs, output_need, require_space, weights_needs
-from orchestrator.plan.plan import AUTO, Plan, Request, begun_with, default_shard_size, open_run, record_plan
-from orchestrator.plan.request import RunOptions, make_request
+from orchestrator.plan.options import RunOptions
+from orchestrator.plan.plan import Plan
+from orchestrator.plan.request import AUTO, Request, make_request
+from orchestrator.plan.run_directory import begun_with, open_run, record_plan
+from orchestrator.plan.shards import default_shard_size
 from orchestrator.runtimes.base import Prepared, Runtime, choose_runtime, make_runtime
 from orchestrator.runtimes.warm.errors import OutsideData, WarmUnfit
 from orchestrator.runtimes.warm.select import Warm, Wish, check_wish, find_warm, refusal

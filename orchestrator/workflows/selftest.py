@@ -22,8 +22,9 @@ from orchestrator.hardware.gpu_code import as_built
 from orchestrator.inputs.collect import collect_inputs
 from orchestrator.paths import RunPaths, home
 from orchestrator.plan.disk_space import build_needs, require_space
+from orchestrator.plan.options import RunOptions
 from orchestrator.plan.plan import Plan
-from orchestrator.plan.request import RunOptions, make_request
+from orchestrator.plan.request import make_request
 from orchestrator.predictions.predictions import Predictions
 from orchestrator.runtimes.base import choose_runtime
 from orchestrator.runtimes.guest_contract import QUEUE_NAME

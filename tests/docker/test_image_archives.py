@@ -17,7 +17,7 @@ from orchestrator import Predictions
 from orchestrator.catalog.loader import load_catalog
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.paths import home, images_folder
-from orchestrator.plan.request import RunOptions
+from orchestrator.plan.options import RunOptions
 from orchestrator.runtimes import apptainer
 from orchestrator.runtimes.base import BuildOptions, Prepared, make_runtime
 from orchestrator.runtimes.build_inputs import BuildInputs, build_inputs

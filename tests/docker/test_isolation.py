@@ -19,7 +19,7 @@ from orchestrator import Predictions
 from orchestrator.catalog.loader import load_catalog
 from orchestrator.errors import BuildError
 from orchestrator.paths import RunPaths, worker_cache_folder
-from orchestrator.plan.request import RunOptions
+from orchestrator.plan.options import RunOptions
 from orchestrator.runtimes.base import BuildOptions, make_runtime
 from orchestrator.runtimes.docker import runtime as docker_runtime
 from orchestrator.runtimes.docker.build import LABEL

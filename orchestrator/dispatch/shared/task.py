@@ -36,7 +36,8 @@ from orchestrator.errors import Interrupted, MachineError, OrchError, RunError
 from orchestrator.hardware import Gpu, choose_variant, cores, gpus_for
 from orchestrator.hardware.gpu_code import as_built
 from orchestrator.paths import RunPaths, TaskPaths
-from orchestrator.plan.plan import AUTO, Plan
+from orchestrator.plan.plan import Plan
+from orchestrator.plan.request import AUTO
 from orchestrator.runtimes.base import Runtime, choose_runtime
 from orchestrator.system.display import Display, PlainDisplay
 from orchestrator.system.signals import signals_to

@@ -17,7 +17,9 @@ from orchestrator.inputs.collect import InputSet
 from orchestrator.inputs.folders import Ignored
 from orchestrator.inputs.manifest import open_inputs
 from orchestrator.paths import RunPaths
-from orchestrator.plan.plan import AUTO, Plan, Request, run_document
+from orchestrator.plan.plan import Plan
+from orchestrator.plan.request import AUTO, Request
+from orchestrator.plan.run_directory import run_document
 from orchestrator.runtimes.base import BuildOptions, Prepared
 from orchestrator.system.files import write_json
 

@@ -19,7 +19,7 @@ from orchestrator.errors import MachineError, UsageError
 from orchestrator.hardware import Choice, Gpu, choose_variant
 from orchestrator.hardware.devices import kind
 from orchestrator.paths import RunPaths, home
-from orchestrator.plan.plan import AUTO
+from orchestrator.plan.request import AUTO
 from orchestrator.plan.shards import missing_shards
 from orchestrator.system.display import Display
 from orchestrator.system.files import write_json, write_text

@@ -8,7 +8,7 @@ from pathlib import Path
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.hardware.gpu_code import LABEL
 from orchestrator.paths import images_folder
-from orchestrator.runtimes.base import BuildOptions, Prepared, Report
+from orchestrator.runtimes.base import BuildOptions, Prepared
 from orchestrator.runtimes.build_inputs import BuildInputs, build_inputs
 from orchestrator.runtimes.docker.build import ensure_image, image_id, image_tag, point_alias, with_default_base
 from orchestrator.runtimes.docker.image_archives import (
@@ -19,6 +19,7 @@ from orchestrator.runtimes.docker.image_archives import (
     write_archive,
 )
 from orchestrator.system.container_engine import Engine, connect
+from orchestrator.system.display import Report
 from orchestrator.system.files import exclusive
 
 

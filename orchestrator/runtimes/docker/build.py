@@ -16,9 +16,10 @@ from orchestrator.errors import BaseImageError, BuildError
 from orchestrator.hardware.gpu_code import LABEL as LABEL
 from orchestrator.hardware.gpu_code import MODULE, Binaries, parse
 from orchestrator.paths import build_logs_folder, home
-from orchestrator.runtimes.base import BuildOptions, Report
+from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.build_inputs import BuildInputs
 from orchestrator.system.container_engine import Engine, build_command
+from orchestrator.system.display import Report
 from orchestrator.system.files import exclusive
 from orchestrator.system.subprocesses import run_step
 

@@ -13,7 +13,7 @@ from typing import Any
 from orchestrator.catalog.loader import StackEntry
 from orchestrator.errors import MachineError
 from orchestrator.hardware.gpu_code import LABEL
-from orchestrator.runtimes.base import BuildOptions, Exit, Prepared, Report, WorkerSpec, worker_environment
+from orchestrator.runtimes.base import BuildOptions, Exit, Prepared, WorkerSpec, worker_environment
 from orchestrator.runtimes.build_inputs import build_inputs
 from orchestrator.runtimes.docker.archive import loaded_from_archive
 from orchestrator.runtimes.docker.build import ensure_image, image_id, image_tag, with_default_base
@@ -21,6 +21,7 @@ from orchestrator.runtimes.docker.gpu_access import GpuSettings, gpu_settings, w
 from orchestrator.runtimes.guest_contract import JOB_NAME, GuestPaths
 from orchestrator.runtimes.mounts import GUEST, GUEST_HOME, bound_folders, image_paths
 from orchestrator.system.container_engine import Engine, connect
+from orchestrator.system.display import Report
 
 PIDS_LIMIT = 2048
 SHM_SIZE = "1g"

@@ -16,7 +16,7 @@ from orchestrator.catalog.loader import StackEntry
 from orchestrator.catalog.weights import Stored
 from orchestrator.inputs.collect import InputSet
 from orchestrator.paths import RunPaths
-from orchestrator.runtimes.base import BuildOptions, Prepared, Report, WorkerSpec
+from orchestrator.runtimes.base import BuildOptions, Prepared, WorkerSpec
 from orchestrator.runtimes.guest_contract import ALIVE_NAME, ALIVE_TIMEOUT, QUEUE_NAME, GuestPaths
 from orchestrator.runtimes.warm.discover import Needs, WarmWorkerFound
 from orchestrator.runtimes.warm.errors import WarmUnfit
@@ -24,6 +24,7 @@ from orchestrator.runtimes.warm.results import bring_back
 from orchestrator.runtimes.warm.spool import Heartbeat, SpoolPaths
 from orchestrator.runtimes.warm.staging import Placement, copy_limit, place, stage
 from orchestrator.runtimes.warm.worker import JobSpec, WarmWorker
+from orchestrator.system.display import Report
 
 LEFT_SECONDS = 10 * ALIVE_TIMEOUT
 """A job folder that no host touched for so long is nobody's any more."""

@@ -10,8 +10,8 @@ from orchestrator.catalog.loader import ModelEntry
 from orchestrator.errors import UsageError
 from orchestrator.hardware import Choice
 from orchestrator.paths import RunPaths
-from orchestrator.plan.plan import begun_with
-from orchestrator.runtimes.base import BuildOptions, Report
+from orchestrator.plan.run_directory import begun_with
+from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.build_inputs import build_inputs
 from orchestrator.runtimes.docker.build import with_default_base
 from orchestrator.runtimes.warm.discover import (
@@ -25,6 +25,7 @@ from orchestrator.runtimes.warm.discover import (
 from orchestrator.runtimes.warm.errors import WarmUnfit
 from orchestrator.runtimes.warm.runtime import WarmRuntime
 from orchestrator.runtimes.warm.spool import SpoolPaths
+from orchestrator.system.display import Report
 
 
 @dataclass(frozen=True)

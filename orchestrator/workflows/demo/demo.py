@@ -15,7 +15,7 @@ from PIL import Image
 from orchestrator.catalog.loader import ModelEntry, load_catalog
 from orchestrator.dispatch.outcome import Outcome
 from orchestrator.evaluation.coco.evaluate import Evaluation, evaluate
-from orchestrator.plan.request import RunOptions
+from orchestrator.plan.options import RunOptions
 from orchestrator.predictions.predictions import Predictions
 from orchestrator.reports.draw import contact_sheet
 from orchestrator.reports.pictures import draw_run_directory

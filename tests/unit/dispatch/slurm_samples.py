@@ -14,7 +14,9 @@ from orchestrator.dispatch.shared.work_file import Crew, record_work
 from orchestrator.dispatch.slurm.commands import COMMANDS
 from orchestrator.inputs.collect import collect_inputs
 from orchestrator.paths import RunPaths
-from orchestrator.plan.plan import Plan, Request, open_run, record_plan
+from orchestrator.plan.plan import Plan
+from orchestrator.plan.request import Request
+from orchestrator.plan.run_directory import open_run, record_plan
 from orchestrator.runtimes.base import BuildOptions, Prepared
 from orchestrator.system.files import write_json
 from tests.unit.stack_samples import model_entry

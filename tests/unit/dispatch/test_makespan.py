@@ -11,7 +11,7 @@ import pytest
 from bench.fake_gpus import uneven_costs
 from orchestrator.dispatch.scheduler import Schedule, dear_first
 from orchestrator.inputs.collect import InputImage
-from orchestrator.plan.plan import default_shard_size
+from orchestrator.plan.shards import default_shard_size
 
 IMAGES, WORKERS = 1000, 8
 

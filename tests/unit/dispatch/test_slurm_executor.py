@@ -18,7 +18,8 @@ from orchestrator.dispatch.slurm.settings import SlurmOptions
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.hardware import Choice
 from orchestrator.paths import RunPaths
-from orchestrator.plan.plan import AUTO, Plan
+from orchestrator.plan.plan import Plan
+from orchestrator.plan.request import AUTO
 from orchestrator.runtimes.base import BuildOptions, make_runtime
 from orchestrator.system.display import SilentDisplay
 from tests.unit.dispatch.slurm_samples import FakeSlurm, begun, document, make_plan

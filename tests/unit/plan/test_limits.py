@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.catalog.loader import ModelEntry, load_catalog
 from orchestrator.errors import SpecError, UsageError
-from orchestrator.plan.limits import most_detections, score_floor
+from orchestrator.plan.request import most_detections, score_floor
 from tests.unit.stack_samples import model_entry
 
 SETTINGS = {"floor": {"default": 0.2, "help": "x"}, "most": {"default": 30, "help": "x"}}

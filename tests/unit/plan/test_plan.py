@@ -16,7 +16,10 @@ from orchestrator.catalog.weights import Stored
 from orchestrator.errors import UsageError
 from orchestrator.inputs.collect import collect_inputs, read_inputs
 from orchestrator.paths import RunPaths
-from orchestrator.plan.plan import Plan, Request, default_shard_size, open_run, record_plan
+from orchestrator.plan.plan import Plan
+from orchestrator.plan.request import Request
+from orchestrator.plan.run_directory import open_run, record_plan
+from orchestrator.plan.shards import default_shard_size
 from orchestrator.runtimes.base import Prepared
 from tests.unit.stack_samples import model_entry
 from tests.unit.system.test_files import another_process_holds

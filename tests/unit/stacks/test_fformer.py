@@ -19,7 +19,7 @@ from orchestrator import cli
 from orchestrator.catalog.loader import ModelEntry, StackEntry, load_catalog
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.hardware import Gpu, choose_variant
-from orchestrator.plan.request import RunOptions
+from orchestrator.plan.options import RunOptions
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.build_inputs import build_inputs
 from orchestrator.runtimes.docker.build import build_arguments

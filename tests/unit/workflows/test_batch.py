@@ -18,7 +18,7 @@ from orchestrator.dispatch.outcome import Outcome
 from orchestrator.dispatch.sharing import Turns
 from orchestrator.errors import Interrupted, MachineError, RunError, UsageError
 from orchestrator.paths import RunPaths
-from orchestrator.plan.request import RunOptions
+from orchestrator.plan.options import RunOptions
 from orchestrator.system.display import Display
 from orchestrator.system.signals import Stop
 from orchestrator.workflows import batch as several_runs

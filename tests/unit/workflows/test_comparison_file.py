@@ -11,7 +11,7 @@ import pytest
 from orchestrator.catalog.loader import load_catalog
 from orchestrator.dispatch.slurm.settings import SlurmOptions
 from orchestrator.errors import SpecError, UsageError
-from orchestrator.plan.request import RunOptions
+from orchestrator.plan.options import RunOptions
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.workflows.comparison_example import EXAMPLE, write_example
 from orchestrator.workflows.comparison_file import ELSEWHERE, ComparisonFile, RunSettings, read_comparison

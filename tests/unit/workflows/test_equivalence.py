@@ -15,7 +15,7 @@ from orchestrator.catalog.loader import ModelEntry
 from orchestrator.dispatch.outcome import Outcome
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.paths import RunPaths
-from orchestrator.plan.request import RunOptions
+from orchestrator.plan.options import RunOptions
 from orchestrator.predictions.predictions import Predictions
 from orchestrator.system.display import Display, SilentDisplay
 from orchestrator.workflows import equivalence
