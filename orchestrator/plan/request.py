@@ -11,7 +11,6 @@ from typing import Any
 
 from orchestrator.catalog.loader import ModelEntry
 from orchestrator.catalog.spec import SettingValue
-from orchestrator.dispatch.executors import EXECUTORS
 from orchestrator.errors import UsageError
 from orchestrator.inputs.sources import expanded
 from orchestrator.plan.options import RunOptions
@@ -53,8 +52,6 @@ def make_request(entry: ModelEntry, options: RunOptions, runtime: str, variant: 
     defaults = entry.spec.defaults
     if options.exif not in ("apply", "ignore"):
         raise UsageError(f"--exif {options.exif}: must be apply or ignore")
-    if options.executor not in EXECUTORS:
-        raise UsageError(f"there is no executor {options.executor!r}", why=f"there is {', '.join(EXECUTORS)}")
     settings = entry.settings(options.settings)
     return Request(
         model=entry.name,
