@@ -23,6 +23,7 @@ from orchestrator.runtimes.base import Exit, Worker
 from orchestrator.runtimes.guest_contract import ALIVE_EVERY, ALIVE_NAME, END_NAME, QUEUE_NAME
 from orchestrator.system.display import Display
 from orchestrator.system.files import write_json
+from orchestrator.system.json_lines import parse_object
 
 SILENCE_SECONDS = 120.0
 """A worker that says nothing for so long, not even a heartbeat, is taken for hung."""
@@ -230,10 +231,9 @@ class Dispatcher:
         """In a thread of its own: turn a worker's output and end into what happened."""
         try:
             for line in worker.lines():
-                with suppress(ValueError):
-                    event = json.loads(line)
-                    if isinstance(event, dict) and "event" in event:
-                        self._happened.put(("event", name, event))
+                event = parse_object(line)
+                if event is not None and "event" in event:
+                    self._happened.put(("event", name, event))
             ended = worker.wait()
         except Exception as error:
             ended = Exit(137, detail=f"lost touch with it: {error}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from contextlib import suppress
@@ -16,6 +15,7 @@ from orchestrator.paths import RunPaths
 from orchestrator.plan.plan import Plan
 from orchestrator.predictions.mask_files import gather_masks
 from orchestrator.system.files import write_json
+from orchestrator.system.json_lines import JsonLinesFile
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,8 @@ def versions(paths: RunPaths) -> dict[str, str]:
     """What the run's last worker to get ready ran on."""
     found: dict[str, str] = {}
     for file in (paths.events, *sorted(paths.task_events.glob("*.jsonl"))):
-        with suppress(OSError), file.open(encoding="utf-8") as events:
-            for line in events:
-                with suppress(ValueError):  # the last line of a run that was killed
-                    event = json.loads(line)
-                    found = event["versions"] if event["event"] == "ready" else found
+        for event in JsonLinesFile(file).read_new():
+            found = event["versions"] if event.get("event") == "ready" else found
     return found
 
 
