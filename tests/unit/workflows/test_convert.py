@@ -322,9 +322,9 @@ def test_being_stopped_leaves_nothing(tmp_path: Path, checkpoint: Path, target: 
 def test_a_host_programs_thread_keeps_its_signals(
     tmp_path: Path, checkpoint: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.workflows.convert.threading.main_thread", lambda: None)
+    monkeypatch.setattr("orchestrator.system.signals.threading.main_thread", lambda: None)
     monkeypatch.setattr(
-        "orchestrator.workflows.convert.signal.signal", lambda *_: pytest.fail("signals are the main thread's")
+        "orchestrator.system.signals.signal.signal", lambda *_: pytest.fail("signals are the main thread's")
     )
     convert(write_converter(tmp_path / "tiny", SUCCESS), ConvertOptions(checkpoint, target), SilentDisplay())
 
