@@ -119,9 +119,9 @@ def run_file(
 
 def _run(asked: Sequence[Asked], *, json: bool, quiet: bool) -> dict[str, Ended]:
     from orchestrator.cli.progress_table import make_board
-    from orchestrator.workflows.batch import run_several
+    from orchestrator.workflows.batch import run_batch
 
-    ended = run_several(asked, make_board([one.name for one in asked], json=json, quiet=quiet))
+    ended = run_batch(asked, make_board([one.name for one in asked], json=json, quiet=quiet))
     if not json:
         _print_ended(ended, quiet)
     return ended

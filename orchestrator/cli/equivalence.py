@@ -57,7 +57,7 @@ def equivalence(
     from orchestrator.evaluation.agreement import Tolerances
     from orchestrator.plan.options import RunOptions
     from orchestrator.system.display import make_display
-    from orchestrator.workflows.equivalence import equivalence as compare
+    from orchestrator.workflows.equivalence import check_equivalence
 
     names = [name.strip() for name in variants.split(",")]
     for_all, of_variant = _base_images(base_image or [], names)
@@ -69,7 +69,7 @@ def equivalence(
         offline=offline,
         build=build_options(for_all, build_arg, rebuild=False, offline=offline),
     )
-    result = compare(
+    result = check_equivalence(
         entry,
         names,
         options,

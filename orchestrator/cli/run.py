@@ -137,7 +137,7 @@ def run(
     several.refuse_incomplete(model or [], sources, all_models)
     from orchestrator.plan.options import RunOptions
     from orchestrator.system.display import make_display
-    from orchestrator.workflows.run import run as run_model
+    from orchestrator.workflows.run import run_model
 
     options = RunOptions(
         images=sources,
@@ -302,13 +302,13 @@ def selftest(
     entry = catalog(stacks).model(model)
     from orchestrator.plan.options import RunOptions
     from orchestrator.system.display import make_display
-    from orchestrator.workflows.selftest import selftest as test_model
+    from orchestrator.workflows.selftest import run_selftest
 
     chosen = build_options(base_image, build_arg, rebuild=False, offline=offline)
     options = RunOptions(
         images=[], runtime=runtime, variant=variant, device=device, settings=settings or (), build=chosen
     )
-    result = test_model(entry, options, out, make_display(json=json, quiet=False))
+    result = run_selftest(entry, options, out, make_display(json=json, quiet=False))
     if json:
         print_json(result.as_json())
         return

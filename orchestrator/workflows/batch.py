@@ -19,7 +19,7 @@ from orchestrator.errors import Interrupted, MachineError, OrchError, UsageError
 from orchestrator.plan.options import RunOptions
 from orchestrator.system.signals import Stop, passing_on
 from orchestrator.system.subprocesses import end_steps
-from orchestrator.workflows.run import run
+from orchestrator.workflows.run import run_model
 
 SOON_SECONDS = 5.0
 """A model that is ready within that time is left its share of the GPUs; one that is built for longer is not."""
@@ -39,7 +39,7 @@ Ended = Outcome | OrchError
 Run = Callable[[Asked, Board, "SharedTurns"], Outcome]
 
 
-def run_several(asked: Sequence[Asked], board: Board) -> dict[str, Ended]:
+def run_batch(asked: Sequence[Asked], board: Board) -> dict[str, Ended]:
     """Run all models; how each ended, by name. One that fails stops no other; the same call resumes.
 
     Raises only what is a bug in orch, and that when all have ended.
@@ -70,7 +70,7 @@ def run_several(asked: Sequence[Asked], board: Board) -> dict[str, Ended]:
 def _run_one(one: Asked, board: Board, shared: Shared) -> Ended:
     turns = SharedTurns(one, board, shared)
     try:
-        outcome = run(one.entry, one.options, board.display(one.name, shared.check), turns)
+        outcome = run_model(one.entry, one.options, board.display(one.name, shared.check), turns)
     except OrchError as error:
         return _failed(one, board, shared, error)
     except OSError as error:

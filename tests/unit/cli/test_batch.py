@@ -32,12 +32,12 @@ def outcome(one: Asked, failed: int = 0) -> Outcome:
 
 
 class Runs:
-    """Stands in for run_several: remembers what was asked, and ends as told."""
+    """Stands in for run_batch: remembers what was asked, and ends as told."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked: list[Asked] = []
         self.ends: dict[str, Ended] = {}
-        monkeypatch.setattr(several_runs, "run_several", self)
+        monkeypatch.setattr(several_runs, "run_batch", self)
 
     def __call__(self, asked: Sequence[Asked], board: Board) -> dict[str, Ended]:
         self.asked = list(asked)

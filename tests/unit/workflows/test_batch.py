@@ -22,7 +22,7 @@ from orchestrator.plan.options import RunOptions
 from orchestrator.system.display import Display
 from orchestrator.system.signals import Stop
 from orchestrator.workflows import batch as several_runs
-from orchestrator.workflows.batch import Asked, Shared, SharedTurns, all_that_run, exit_code, into_folders, run_several
+from orchestrator.workflows.batch import Asked, Shared, SharedTurns, all_that_run, exit_code, into_folders, run_batch
 from tests.unit.stack_samples import MINIMAL, stack_document, write_stack
 
 Behaviour = Callable[[str, Turns, Display], Outcome]
@@ -44,8 +44,8 @@ def go(monkeypatch: pytest.MonkeyPatch, behaviour: Behaviour, *names: str) -> di
     def made_up(entry: object, options: RunOptions, display: Display, turns: Turns) -> Outcome:
         return behaviour(options.images[0], turns, display)
 
-    monkeypatch.setattr(several_runs, "run", made_up)
-    return run_several(asked(*names), SilentBoard(names))
+    monkeypatch.setattr(several_runs, "run_model", made_up)
+    return run_batch(asked(*names), SilentBoard(names))
 
 
 def test_one_that_fails_stops_no_other_and_the_worst_exit_code_counts(monkeypatch: pytest.MonkeyPatch) -> None:
