@@ -118,10 +118,10 @@ def run_file(
 
 
 def _run(asked: Sequence[Asked], *, json: bool, quiet: bool) -> dict[str, Ended]:
-    from orchestrator.cli.progress_table import make_board
+    from orchestrator.cli.progress import make_batch_display
     from orchestrator.workflows.batch import run_batch
 
-    ended = run_batch(asked, make_board([one.name for one in asked], json=json, quiet=quiet))
+    ended = run_batch(asked, make_batch_display([one.name for one in asked], json=json, quiet=quiet))
     if not json:
         _print_ended(ended, quiet)
     return ended
@@ -181,7 +181,7 @@ def _print_compared(compared: Compared, quiet: bool) -> None:
 
 
 def _display(json: bool, quiet: bool) -> Any:
-    from orchestrator.system.display import make_display
+    from orchestrator.cli.progress import make_display
 
     return make_display(json=json, quiet=quiet)
 

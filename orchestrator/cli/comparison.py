@@ -156,9 +156,9 @@ def report(
 ) -> None:
     """Write one HTML page on runs: figures, curves, pictures side by side, failures, provenance. Nothing is fetched."""
     kind = iou_kind(iou)
+    from orchestrator.cli.progress import make_display
     from orchestrator.evaluation.compare.compare import Options
     from orchestrator.reports.html.write import Limits, ReportOptions, write_report
-    from orchestrator.system.display import make_display
 
     compared = Options(kind, tuple(categories or ()), align, resamples, min_score=min_score)
     limits = Limits(images=max_images, megabytes=max_megabytes, min_score=min_score)

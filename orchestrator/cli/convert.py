@@ -36,7 +36,7 @@ def convert(
     known = catalog(stacks)
     entry = known.stack(stack)
     wanted = None if model is None else _model_of(known, entry, model)
-    from orchestrator.system.display import make_display
+    from orchestrator.cli.progress import make_display
     from orchestrator.workflows.convert import ConvertOptions, convert_checkpoint
 
     options = ConvertOptions(checkpoint, onnx, wanted, add, force, trust, offline)

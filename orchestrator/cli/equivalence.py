@@ -53,10 +53,10 @@ def equivalence(
 ) -> int:
     """Run a model through two variants of its stack and say whether they give the same; the outcome is recorded."""
     entry = catalog(stacks).model(model)
+    from orchestrator.cli.progress import make_display
     from orchestrator.cli.run import build_options
     from orchestrator.evaluation.agreement import Tolerances
     from orchestrator.plan.options import RunOptions
-    from orchestrator.system.display import make_display
     from orchestrator.workflows.equivalence import check_equivalence
 
     names = [name.strip() for name in variants.split(",")]

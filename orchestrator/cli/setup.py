@@ -96,7 +96,7 @@ def demo(
     json: JsonOption = False,
 ) -> int:
     """Run two stacks whose dependencies conflict on scenes and photographs, and draw the results."""
-    from orchestrator.system.display import make_display
+    from orchestrator.cli.progress import make_display
     from orchestrator.workflows.demo.demo import run_demo
 
     result = run_demo(out, runtime, scenes, make_display(json=json, quiet=False))

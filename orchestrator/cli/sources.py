@@ -36,7 +36,7 @@ def fetch(
 ) -> None:
     """Fetch upstream code into the cache, so that `orch build --offline` finds it."""
     from orchestrator.catalog.upstream_code import ensure_sources
-    from orchestrator.system.display import make_display
+    from orchestrator.cli.progress import make_display
 
     known = catalog(stacks)
     chosen = [known.stack(name) for name in names] if names else list(known.stacks.values())

@@ -44,7 +44,7 @@ def fetch(
 ) -> None:
     """Fetch a model's weights into the cache; a broken download goes on where it stopped."""
     from orchestrator.catalog.weights import ensure_weights
-    from orchestrator.system.display import make_display
+    from orchestrator.cli.progress import make_display
 
     entry = catalog(stacks).model(model)
     display = make_display(json=json, quiet=False)
