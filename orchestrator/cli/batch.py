@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from orchestrator.cli.common import catalog, print_error, print_json, print_table, say
+from orchestrator.cli.common import catalog, print_error, print_json, say
 from orchestrator.cli.gate import say_verdicts
+from orchestrator.cli.tables import print_figures, print_table
 from orchestrator.errors import MachineError, OrchError, UsageError
 
 if TYPE_CHECKING:
@@ -167,13 +168,12 @@ def _print_ended(ended: Mapping[str, Ended], quiet: bool) -> None:
 
 
 def _print_compared(compared: Compared, quiet: bool) -> None:
-    from orchestrator.cli.comparison import print_rich
     from orchestrator.reports.tables import caption, tables
 
     if compared.comparison is not None and not quiet:
         for line in (*compared.comparison.notes, *caption(compared.comparison)):
             say(line)
-        print_rich(tables(compared.comparison, per_category=False))
+        print_figures(tables(compared.comparison, per_category=False))
     for error in compared.errors:
         print_error(error)
     for path in compared.written:

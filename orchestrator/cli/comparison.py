@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from orchestrator.cli.common import JsonOption, print_json, print_table, say
+from orchestrator.cli.common import JsonOption, print_json, say
 from orchestrator.cli.evaluation import AnnotationsOption, CategoriesOption, IouOption, iou_kind, no_collector
 from orchestrator.cli.gate import BaselineOption, FailOnOption
+from orchestrator.cli.tables import print_table
 from orchestrator.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:

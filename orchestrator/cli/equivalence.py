@@ -14,9 +14,9 @@ from orchestrator.cli.common import (
     StacksOption,
     catalog,
     print_json,
-    print_table,
     say,
 )
+from orchestrator.cli.tables import print_table
 from orchestrator.errors import EXIT_OK, PredictionsError, UsageError
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.common import JsonOption, StacksOption, catalog, print_json, print_table
+from orchestrator.cli.common import JsonOption, StacksOption, catalog, print_json
+from orchestrator.cli.tables import print_table
 
 app = typer.Typer(help="List and fetch the upstream code of stacks.", no_args_is_help=True, rich_markup_mode=None)
 

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.common import JsonOption, OfflineOption, StacksOption, catalog, print_json, print_table, say
+from orchestrator.cli.common import JsonOption, OfflineOption, StacksOption, catalog, print_json, say
+from orchestrator.cli.tables import print_table
 from orchestrator.errors import EXIT_OK, MachineError
 
 app = typer.Typer(help="List, fetch, add and verify weights.", no_args_is_help=True, rich_markup_mode=None)
