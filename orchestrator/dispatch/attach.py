@@ -19,7 +19,7 @@ from orchestrator.errors import Interrupted, MachineError, OrchError, RunError, 
 from orchestrator.paths import RunPaths
 from orchestrator.system.display import Display
 from orchestrator.system.files import exclusive
-from orchestrator.system.signals import signals_to
+from orchestrator.system.signals import call_on_signal
 
 LOOK_SECONDS = 2.0
 ASK_SLURM_SECONDS = 10.0
@@ -62,7 +62,7 @@ def _follow(paths: RunPaths, run: dict[str, Any], job: str, display: Display) ->
     for task, event in tail.new():
         progress.take(task, event)
     left = threading.Event()
-    with display.images(images, progress.images), signals_to(left.set):
+    with display.images(images, progress.images), call_on_signal(left.set):
         while not paths.summary.exists() and gone < GONE_LOOKS:
             if monotonic() >= ask_at:
                 answer = queued(job)

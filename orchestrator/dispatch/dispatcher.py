@@ -25,6 +25,7 @@ from orchestrator.paths import RunPaths
 from orchestrator.runtimes.base import Exit, Worker
 from orchestrator.runtimes.guest_contract import ALIVE_EVERY, JobQueue
 from orchestrator.system.display import Display
+from orchestrator.system.json_lines import parse_object
 
 SILENCE_SECONDS = 120.0
 """A worker that sends no event for this long, not even a heartbeat, counts as hung."""
@@ -207,10 +208,9 @@ class Dispatcher:
         """Queue a worker's events and its exit. Runs in a thread of its own."""
         try:
             for line in worker.lines():
-                with suppress(ValueError):
-                    event = json.loads(line)
-                    if isinstance(event, dict) and "event" in event:
-                        self._happened.put(("event", name, event))
+                event = parse_object(line)
+                if event is not None and "event" in event:
+                    self._happened.put(("event", name, event))
             worker_exit = worker.wait()
         except Exception as error:
             worker_exit = Exit(137, detail=f"lost touch with it: {error}")

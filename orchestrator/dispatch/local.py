@@ -17,7 +17,7 @@ from orchestrator.hardware import Choice, Gpu, choose_variant, cores, gpus_for
 from orchestrator.hardware.gpu_code import as_built
 from orchestrator.plan.shards import missing_shards
 from orchestrator.system.display import Display
-from orchestrator.system.signals import signals_to
+from orchestrator.system.signals import call_on_signal
 
 
 class LocalExecutor:
@@ -53,7 +53,7 @@ class LocalExecutor:
             target=importlib.import_module, args=("orchestrator.predictions.collect",), daemon=True
         ).start()
         try:
-            with signals_to(dispatcher.interrupt):
+            with call_on_signal(dispatcher.interrupt):
                 return dispatcher.run(make_slots(work, display), len(plan.inputs.images), already)
         finally:
             runtime.reap(plan.run_id(), paths.jobs)  # what could not be removed while the engine was away

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
@@ -21,6 +20,7 @@ from orchestrator.paths import RunPaths
 from orchestrator.plan.plan import Plan
 from orchestrator.predictions.mask_files import picture_path
 from orchestrator.system.files import write_json
+from orchestrator.system.json_lines import JsonLinesFile
 
 
 @dataclass(frozen=True)
@@ -110,13 +110,10 @@ def read_versions(paths: RunPaths) -> dict[str, str]:
     versions: dict[str, str] = {}
     for file in (paths.events, *sorted(paths.task_events.glob("*.jsonl"))):
         workers: dict[str, WorkerState] = defaultdict(WorkerState)
-        with suppress(OSError), file.open(encoding="utf-8") as events:
-            for line in events:
-                with suppress(ValueError):  # the last line of a run that was killed
-                    event = json.loads(line)
-                    worker = workers[event["worker"]]
-                    if worker.apply(event) and event["event"] == "ready":
-                        versions = worker.versions or {}
+        for event in JsonLinesFile(file).read_new():
+            worker = workers[str(event.get("worker"))]
+            if worker.apply(event) and event.get("event") == "ready":
+                versions = worker.versions or {}
     return versions
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from orchestrator.dispatch.slurm.commands import QueuedTask
 from orchestrator.paths import RunPaths
+from orchestrator.system.json_lines import JsonLinesFile
 
 
 @dataclass
@@ -61,21 +60,13 @@ class EventTail:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._read: dict[Path, int] = {}
+        self._files: dict[Path, JsonLinesFile] = {}
 
     def new(self) -> Iterable[tuple[str, dict[str, Any]]]:
         """(task, event), whole lines only."""
         for file in sorted(self._folder.glob("*.jsonl")):
-            with file.open("rb") as stream:
-                stream.seek(self._read.get(file, 0))
-                text = stream.read()
-            whole = text[: text.rfind(b"\n") + 1]
-            self._read[file] = self._read.get(file, 0) + len(whole)
-            for line in whole.splitlines():
-                with suppress(ValueError):
-                    event = json.loads(line)
-                    if isinstance(event, dict):
-                        yield file.stem, event
+            for event in self._files.setdefault(file, JsonLinesFile(file)).read_new():
+                yield file.stem, event
 
 
 def shards_on_disk(paths: RunPaths, shards: int) -> set[int]:

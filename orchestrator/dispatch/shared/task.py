@@ -11,16 +11,14 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import signal
 import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from orchestrator.dispatch.dispatcher import Dispatcher, DispatchResult
 from orchestrator.dispatch.launcher import Launcher
@@ -40,7 +38,7 @@ from orchestrator.plan.plan import Plan
 from orchestrator.plan.request import AUTO
 from orchestrator.runtimes.base import Runtime, choose_runtime
 from orchestrator.system.display import Display, PlainDisplay
-from orchestrator.system.signals import signals_to
+from orchestrator.system.signals import call_on_signal, raise_on_sigterm
 
 EXIT_STOPPED = 143
 PLAN_CLAIM = "plan"
@@ -58,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     display.say(f"task {name} on {socket.gethostname()}, process {os.getpid()}, job {here.job or 'none'}")
     record = TaskRecord(paths, name, here)
     try:
-        with _stopped_by_sigterm():
+        with raise_on_sigterm(Interrupted("stopped by SIGTERM")):  # while workers run, the dispatcher takes it instead
             return _carried_out(paths, here, record, display)
     except Interrupted:
         record.now("stopped")
@@ -164,7 +162,7 @@ def _predict(paths: TaskPaths, here: Place, ready: _Ready, claims: Claims, displ
     launcher = Launcher(plan, paths, runtime, devices, threads, handover.weights_folder, label)
     dispatcher = Dispatcher(paths, launcher.start, display, schedule, plan.images_of)
     try:
-        with signals_to(dispatcher.interrupt):
+        with call_on_signal(dispatcher.interrupt):
             return dispatcher.run(OwnedSlots(workers, devices), len(plan.inputs.images), 0)
     finally:
         runtime.reap(label, paths.jobs)
@@ -210,20 +208,6 @@ def _start_again_later(paths: RunPaths, here: Place, display: Display) -> None:
         return
     problem = requeue(here.job)
     display.say(f"stopped; {'requeued' if problem is None else f'not requeued: {problem}'}")
-
-
-@contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
-    """SIGTERM raises Interrupted wherever the task is; while workers run, the dispatcher takes it instead."""
-
-    def stop(*_: Any) -> None:
-        raise Interrupted("stopped by SIGTERM")
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":
