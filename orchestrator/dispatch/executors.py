@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, Protocol, cast
 
 from orchestrator.catalog.loader import ModelEntry
-from orchestrator.dispatch.dispatcher import Dispatched
+from orchestrator.dispatch.dispatcher import DispatchResult
 from orchestrator.dispatch.slurm.settings import SlurmOptions
 from orchestrator.hardware import Choice, Gpu
 from orchestrator.paths import RunPaths
@@ -56,7 +56,7 @@ class Executor(Protocol):
         AUTO where only those machines can tell. Raises UsageError, MachineError.
         """
 
-    def dispatch(self, work: Work, display: Display) -> Dispatched | None:
+    def dispatch(self, work: Work, display: Display) -> DispatchResult | None:
         """Have the shards that are missing predicted. Raises Interrupted, RunError, MachineError.
 
         None: others do that from now on, and collect; `orchestrator.dispatch.attach` follows them.

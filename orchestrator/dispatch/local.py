@@ -7,11 +7,11 @@ import shutil
 import threading
 
 from orchestrator.catalog.loader import ModelEntry
-from orchestrator.dispatch.dispatcher import Dispatched, Dispatcher
+from orchestrator.dispatch.dispatcher import Dispatcher, DispatchResult
 from orchestrator.dispatch.executors import Work
 from orchestrator.dispatch.launcher import Launcher
-from orchestrator.dispatch.scheduler import dear_first
-from orchestrator.dispatch.slots import LeasedPlaces, OwnPlaces, Places
+from orchestrator.dispatch.scheduler import sort_largest_first
+from orchestrator.dispatch.slots import LeasedSlots, OwnedSlots, Slots
 from orchestrator.dispatch.slurm.executor import refuse_while_under_way
 from orchestrator.hardware import Choice, Gpu, choose_variant, cores, gpus_for
 from orchestrator.hardware.gpu_code import as_built
@@ -29,7 +29,7 @@ class LocalExecutor:
         stack = as_built(entry.stack) if present else entry.stack
         return choose_variant(stack, variant, device, present, entry.spec.gpu_memory), present
 
-    def dispatch(self, work: Work, display: Display) -> Dispatched:
+    def dispatch(self, work: Work, display: Display) -> DispatchResult:
         """Have the shards that are missing predicted. Raises Interrupted, RunError, MachineError."""
         plan, paths, runtime = work.plan, work.paths, work.runtime
         refuse_while_under_way(paths)
@@ -41,12 +41,12 @@ class LocalExecutor:
         missing = missing_shards(plan, paths)
         already = len(plan.inputs.images) - sum(plan.size_of(shard) for shard in missing)
         if not missing:
-            return Dispatched((), 0, 0.0)
+            return DispatchResult((), 0, 0.0)
         if already:
             display.say(f"resuming: {already} of {len(plan.inputs.images)} images are done")
         threads = work.threads or max(1, cores() // min(work.workers, len(missing)))
         launcher = Launcher(plan, paths, runtime, work.devices, threads, work.weights)
-        ordered = dear_first(missing, plan.bytes_of)
+        ordered = sort_largest_first(missing, plan.bytes_of)
         dispatcher = Dispatcher(paths, launcher.start, display, ordered, plan.images_of)
         # What collecting needs (numpy) takes a while to import: best done while the workers start.
         threading.Thread(
@@ -54,14 +54,14 @@ class LocalExecutor:
         ).start()
         try:
             with call_on_signal(dispatcher.interrupt):
-                return dispatcher.run(places_of(work, display), len(plan.inputs.images), already)
+                return dispatcher.run(make_slots(work, display), len(plan.inputs.images), already)
         finally:
             runtime.reap(plan.run_id(), paths.jobs)  # what could not be removed while the engine was away
 
 
-def places_of(work: Work, display: Display) -> Places:
-    """Places on GPUs are leased, those on the CPU are the run's own."""
+def make_slots(work: Work, display: Display) -> Slots:
+    """Slots on GPUs are leased, those on the CPU are the run's own."""
     if not work.leases or set(work.devices) == {"cpu"}:
-        return OwnPlaces(work.workers, work.devices)
+        return OwnedSlots(work.workers, work.devices)
     what = f"{work.plan.entry.name} into {work.paths.root}"
-    return LeasedPlaces(work.workers, work.devices, what, display, wait=work.wait, most_gpus=work.most_gpus)
+    return LeasedSlots(work.workers, work.devices, what, display, wait=work.wait, most_gpus=work.most_gpus)

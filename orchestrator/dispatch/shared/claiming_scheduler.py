@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from orchestrator.dispatch.scheduler import ImagesOf, Schedule
+from orchestrator.dispatch.scheduler import ImagesOf, Scheduler
 from orchestrator.dispatch.shared.claims import Claims
 
 PASS_SECONDS = 5.0
@@ -18,7 +18,7 @@ TRIES_PER_CALL = 50
 Clock = Callable[[], float]
 
 
-class SharedSchedule(Schedule):
+class SharedSchedule(Scheduler):
     """Shards this task has claimed. First those of its own share in order, then any that nobody works on.
 
     `remaining` counts the shards not known to be on disk: while there are some, a task stays: others may be lost.
@@ -42,7 +42,7 @@ class SharedSchedule(Schedule):
         self._chance = random.Random(repr(share))  # others look through the same shards: in another order
 
     @property
-    def may_get_more(self) -> bool:
+    def can_get_more(self) -> bool:
         """As long as a shard is not known to be on disk: another task may be lost."""
         return bool(self._open)
 
@@ -55,9 +55,9 @@ class SharedSchedule(Schedule):
                 self._pending.append(number)
         return len(self._pending)
 
-    def done(self, number: int) -> bool:
+    def mark_done(self, number: int) -> bool:
         """A worker finished a shard: it is on disk, and nobody needs its claim."""
-        news = super().done(number)
+        news = super().mark_done(number)
         self._claims.release(claim_name(number))
         return news
 

@@ -20,13 +20,13 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from orchestrator.dispatch.dispatcher import Dispatched, Dispatcher
+from orchestrator.dispatch.dispatcher import Dispatcher, DispatchResult
 from orchestrator.dispatch.launcher import Launcher
 from orchestrator.dispatch.shared.claiming_scheduler import SharedSchedule
 from orchestrator.dispatch.shared.claims import Claims
 from orchestrator.dispatch.shared.task_records import TaskRecord, dispatched_by_all, left_behind, read_records
 from orchestrator.dispatch.shared.work_file import Handover, read_handover, record_choice
-from orchestrator.dispatch.slots import OwnPlaces, devices_of_places
+from orchestrator.dispatch.slots import OwnedSlots, assign_devices
 from orchestrator.dispatch.slurm.array_task import Place, allotted_cores, place
 from orchestrator.dispatch.slurm.commands import end, requeue, state_of
 from orchestrator.dispatch.slurm.executor import recorded_job
@@ -136,7 +136,7 @@ def _choose_for_all(paths: TaskPaths, display: Display) -> None:
     display.say(f"variant {choice.variant} for the whole run ({choice.why})")
 
 
-def _predict(paths: TaskPaths, here: Place, ready: _Ready, claims: Claims, display: Display) -> Dispatched:
+def _predict(paths: TaskPaths, here: Place, ready: _Ready, claims: Claims, display: Display) -> DispatchResult:
     """Predict shards until all of the run's are on disk. Raises Interrupted, RunError, MachineError."""
     plan, runtime, handover = ready.plan, ready.runtime, ready.handover
     schedule = SharedSchedule(
@@ -144,12 +144,12 @@ def _predict(paths: TaskPaths, here: Place, ready: _Ready, claims: Claims, displ
     )
     while not schedule.pending:  # no worker, which holds a GPU, before there is something for it
         if not schedule.remaining:
-            return Dispatched((), 0, 0.0)
+            return DispatchResult((), 0, 0.0)
         time.sleep(LOOK_AGAIN_SECONDS)
     for folder in (paths.shards, paths.logs, paths.task_events):
         folder.mkdir(parents=True, exist_ok=True)
     crew = handover.crew
-    devices, workers = devices_of_places(
+    devices, workers = assign_devices(
         [gpu.device for gpu in ready.gpus] if plan.request.device == "cuda" else ["cpu"],
         crew.workers,
         crew.per_gpu,
@@ -163,7 +163,7 @@ def _predict(paths: TaskPaths, here: Place, ready: _Ready, claims: Claims, displ
     dispatcher = Dispatcher(paths, launcher.start, display, schedule, plan.images_of)
     try:
         with call_on_signal(dispatcher.interrupt):
-            return dispatcher.run(OwnPlaces(workers, devices), len(plan.inputs.images), 0)
+            return dispatcher.run(OwnedSlots(workers, devices), len(plan.inputs.images), 0)
     finally:
         runtime.reap(label, paths.jobs)
 

@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from orchestrator.dispatch.dispatcher import Dispatched
+from orchestrator.dispatch.dispatcher import DispatchResult
 from orchestrator.dispatch.slurm.array_task import Place
 from orchestrator.paths import RunPaths, TaskPaths
 from orchestrator.system.files import write_json
@@ -70,10 +70,10 @@ def _is_of(record: dict[str, Any], job: str | None) -> bool:
     return record.get("job") is None or str(record["job"]).partition("_")[0] == job
 
 
-def dispatched_by_all(paths: RunPaths, job: str | None) -> Dispatched:
+def dispatched_by_all(paths: RunPaths, job: str | None) -> DispatchResult:
     """What all tasks' workers said in the end, as if one dispatcher had had them."""
     records = read_records(paths, job)
     notices = dict.fromkeys(notice for record in records for notice in record.get("notices", ()))
     lost = sum(int(record.get("lost_workers", 0)) for record in records)
     started = min((record["started"] for record in records), default=time.time())
-    return Dispatched(tuple(notices), lost, time.time() - started)
+    return DispatchResult(tuple(notices), lost, time.time() - started)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.catalog.loader import ModelEntry
-from orchestrator.dispatch.dispatcher import Dispatched
+from orchestrator.dispatch.dispatcher import DispatchResult
 from orchestrator.dispatch.executors import Work
 from orchestrator.dispatch.shared.work_file import Crew, record_work
 from orchestrator.dispatch.slurm.commands import queued, require_slurm, submit
@@ -44,7 +44,7 @@ class SlurmExecutor:
             return Choice(AUTO, device or AUTO, "chosen by the first task, on its node"), ()
         return choose_variant(stack, variant, device, ()), ()
 
-    def dispatch(self, work: Work, display: Display) -> Dispatched | None:
+    def dispatch(self, work: Work, display: Display) -> DispatchResult | None:
         """Submit one array for the shards that are missing, unless it is under way. Raises MachineError."""
         require_slurm()
         paths = work.paths
@@ -57,7 +57,7 @@ class SlurmExecutor:
             return None
         missing = missing_shards(work.plan, paths)
         if not missing:
-            return Dispatched((), 0, 0.0)
+            return DispatchResult((), 0, 0.0)
         for number in missing:  # tasks take a file of that name for a whole one
             paths.shard(number).unlink(missing_ok=True)
         done = len(work.plan.shards) - len(missing)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.catalog.loader import ModelEntry
-from orchestrator.dispatch.dispatcher import Dispatched
+from orchestrator.dispatch.dispatcher import DispatchResult
 from orchestrator.dispatch.executors import Work
 from orchestrator.dispatch.local import LocalExecutor
 from orchestrator.dispatch.shared.work_file import Crew, read_handover, unresolved
@@ -43,7 +43,7 @@ def work(plan: Plan, paths: RunPaths, **options: object) -> Work:
     return Work(plan, paths, make_runtime("venv"), paths.root / "weights", ("cpu",), slurm=slurm)
 
 
-def dispatch(plan: Plan, paths: RunPaths, **options: object) -> Dispatched | None:
+def dispatch(plan: Plan, paths: RunPaths, **options: object) -> DispatchResult | None:
     return SlurmExecutor().dispatch(work(plan, paths, **options), SilentDisplay())
 
 
