@@ -89,7 +89,7 @@ def ours(listing: str, out: str, network: Any) -> None:
     from orch_runner.contract import Native
     from orch_runner.decode import decode
     from orch_runner.predictor import Image, Model
-    from orch_runner.rows import make_row
+    from orch_runner.shard_rows import make_row
     from predictor import Predictor  # type: ignore[import-not-found]
 
     predictor = Predictor()

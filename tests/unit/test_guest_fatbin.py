@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from orch_runner.fatbin import covered, read
+from orch_runner.gpu.fatbin import covered, read
 
 from tests.fatbins import NATIVE, PTX, Entry, elf, fatbin
 
@@ -67,9 +67,9 @@ def test_what_most_of_the_code_runs_on_counts() -> None:
 
 
 def describe(site: Path) -> dict[str, object]:
-    """What orch_runner.binaries prints where `site` has the packages."""
+    """What orch_runner.gpu.binaries prints where `site` has the packages."""
     code = f"import sys; sys.path[:0] = [{str(RUNNER)!r}, {str(site)!r}]; " \
-           "import runpy; runpy.run_module('orch_runner.binaries', run_name='__main__')"  # fmt: skip
+           "import runpy; runpy.run_module('orch_runner.gpu.binaries', run_name='__main__')"  # fmt: skip
     done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True, timeout=60)
     document: dict[str, object] = json.loads(done.stdout)
     return document

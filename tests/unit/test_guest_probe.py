@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from orch_runner import driver, probe
 from orch_runner.contract import Fatal
+from orch_runner.gpu import cuda_driver, probe
 
-H100 = driver.Shown("NVIDIA H100 80GB HBM3", "9.0", "12.2")
+H100 = cuda_driver.Shown("NVIDIA H100 80GB HBM3", "9.0", "12.2")
 ON = "the GPU NVIDIA H100 80GB HBM3 (compute capability 9.0, driver for CUDA 12.2)"
 
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "find", lambda: H100)
+    monkeypatch.setattr(cuda_driver, "find", lambda: H100)
 
 
 class Cuda:
@@ -43,8 +43,8 @@ class Cuda:
 
 
 def test_the_driver_names_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver.ctypes, "CDLL", lambda _: Cuda())
-    assert driver.find() == H100
+    monkeypatch.setattr(cuda_driver.ctypes, "CDLL", lambda _: Cuda())
+    assert cuda_driver.find() == H100
     assert str(H100) in ON
 
 
@@ -58,7 +58,7 @@ def test_the_driver_names_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_driver_that_cannot_says_why(monkeypatch: pytest.MonkeyPatch, codes: dict[str, int], said: str) -> None:
-    monkeypatch.setattr(driver.ctypes, "CDLL", lambda _: Cuda(**codes))
+    monkeypatch.setattr(cuda_driver.ctypes, "CDLL", lambda _: Cuda(**codes))
     with pytest.raises(Fatal) as caught:
         probe.probe("torch")
     assert (caught.value.category, caught.value.exit_code) == ("device", 4)
@@ -67,7 +67,7 @@ def test_a_driver_that_cannot_says_why(monkeypatch: pytest.MonkeyPatch, codes: d
 
 
 def test_where_no_driver_is_shown_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "LIBRARY", "libcuda-that-is-nowhere.so.1")
+    monkeypatch.setattr(cuda_driver, "LIBRARY", "libcuda-that-is-nowhere.so.1")
     with pytest.raises(Fatal, match="no driver is shown to this worker"):
         probe.probe("torch")
 

@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from orch_runner import spool as guest_spool
-from orch_runner.spool import Me, Spool
-from orch_runner.tickets import TicketWatch
+from orch_runner.serving import spool as guest_spool
+from orch_runner.serving.spool import Me, Spool
+from orch_runner.serving.ticket_watch import TicketWatch
 
 
 def test_a_rename_is_told_and_a_listing_adds_nothing(tmp_path: Path) -> None:

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any, Callable, Deque, List, Optional, Tuple
 
 from orch_runner import probability
+from orch_runner.batches import Batch, Intake, Shard
 from orch_runner.contract import Fatal, ImageRef, Job
 from orch_runner.decode import DecodeError
 from orch_runner.events import Emitter, bind_log, bound_log, log
-from orch_runner.intake import Batch, Intake, Shard
 from orch_runner.predictor import Image, Predictor
-from orch_runner.rows import Row, failed_row, make_row
-from orch_runner.shardfile import remove_part, write_rows
+from orch_runner.shard_file import remove_part, write_rows
+from orch_runner.shard_rows import Row, failed_row, make_row
 
 PROGRESS_SECONDS = 0.2
 

@@ -84,7 +84,7 @@ class Predictor:
 
         Called for the device "cuda" alone. A stack with a framework of another kind writes its own.
         """
-        from orch_runner.probe import probe
+        from orch_runner.gpu.probe import probe
 
         return probe(self.framework)
 

@@ -10,7 +10,7 @@ from PIL import Image as PillowImage
 
 from orch_runner.contract import Job
 from orch_runner.predictor import CropMask, Prediction
-from orch_runner.shardfile import output_refused
+from orch_runner.shard_file import output_refused
 
 TASK = "manipulation-localization"
 THRESHOLD_SETTING = "mask_threshold"

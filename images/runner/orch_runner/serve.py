@@ -83,8 +83,8 @@ def main(arguments: List[str]) -> int:
 def serve(folder: str) -> int:
     """Serve the spool in that folder until SIGTERM."""
     # Not at the top: an engine runs the check every few seconds, and what it does not need would be most of its cost.
-    from orch_runner.spool import Me, Spool, SpoolRefused
-    from orch_runner.supervisor import Supervisor
+    from orch_runner.serving.spool import Me, Spool, SpoolRefused
+    from orch_runner.serving.supervisor import Supervisor
 
     try:
         me = Me.of(os.environ, folder)

@@ -86,8 +86,8 @@ def _run(arguments: List[str], emitter: Emitter, stop: Stop) -> str:
     threading.Thread(target=_heartbeat, args=(emitter,), daemon=True).start()
     limit_threads(job.threads)
     # Imported here so that a refused job answers at once, and numpy's libraries see the number of threads.
-    from orch_runner.intake import Queue
-    from orch_runner.shardfile import check_writable
+    from orch_runner.batches import Queue
+    from orch_runner.shard_file import check_writable
 
     check_writable(job)
     emitter.emit("loading", model=job.model_name)
@@ -113,7 +113,7 @@ def predict_queue(
     job: Job, queue: Any, predictor: Any, emitter: Emitter, batch_size: int, stopping: Callable[[], bool]
 ) -> str:
     """Predict what an intake.Queue brings; the result says why that ended: "all done" or something else."""
-    from orch_runner.intake import Intake
+    from orch_runner.batches import Intake
     from orch_runner.pipeline import Pipeline
 
     intake = Intake(job, queue, predictor.decoder, predictor.color, batch_size)

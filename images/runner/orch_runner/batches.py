@@ -13,9 +13,9 @@ import numpy as np
 from orch_runner.contract import ImageRef, Job, JobRefused, ShardOrder, read_shard_order
 from orch_runner.decode import DecodeError, decode
 from orch_runner.events import bind_log, bound_log, log
-from orch_runner.life import SignOfLife
-from orch_runner.rows import Row
-from orch_runner.shardfile import read_part
+from orch_runner.liveness import SignOfLife
+from orch_runner.shard_file import read_part
+from orch_runner.shard_rows import Row
 
 POLL_SECONDS = 0.01
 

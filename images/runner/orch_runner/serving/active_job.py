@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import List, Optional
 
 from orch_runner.contract import Job, read_shard_order
-from orch_runner.keepers import KeeperProcess
-from orch_runner.life import SignOfLife
+from orch_runner.liveness import SignOfLife
+from orch_runner.serving.model_process_handle import KeeperProcess
 
 
 @dataclass

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from orch_runner.contract import Job
-from orch_runner.keepers import KeeperProcess
+from orch_runner.serving.model_process_handle import KeeperProcess
 
 
 def load_key(job: Job) -> str:

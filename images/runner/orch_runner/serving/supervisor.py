@@ -12,13 +12,13 @@ from typing import Any, Dict, List, Mapping, Optional
 from orch_runner import memory
 from orch_runner.contract import JobRefused, read_job
 from orch_runner.events import Emitter, log
-from orch_runner.heartbeat import Heartbeat
-from orch_runner.keepers import KeeperProcess
-from orch_runner.life import SignOfLife
-from orch_runner.room import Room, load_key
-from orch_runner.spool import Me, Spool, Ticket
-from orch_runner.tickets import POLL_SECONDS, TicketWatch
-from orch_runner.underway import UnderWay, begins_careful, events_in, is_gone, is_there, life_of
+from orch_runner.liveness import SignOfLife
+from orch_runner.serving.active_job import UnderWay, begins_careful, events_in, is_gone, is_there, life_of
+from orch_runner.serving.heartbeat import Heartbeat
+from orch_runner.serving.model_pool import Room, load_key
+from orch_runner.serving.model_process_handle import KeeperProcess
+from orch_runner.serving.spool import Me, Spool, Ticket
+from orch_runner.serving.ticket_watch import POLL_SECONDS, TicketWatch
 from orch_runner.worker import STOPPED, report_failure
 
 MOST_JOBS = 16

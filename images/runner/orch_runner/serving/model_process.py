@@ -1,6 +1,6 @@
 """A keeper: the process of a warm worker that loads one model and serves jobs with it (orch_runner.serve starts it).
 
-    python -m orch_runner.keeper JOB.json shared|private crowded|alone
+    python -m orch_runner.serving.model_process JOB.json shared|private crowded|alone
 
 JOB.json is the first job, which says what to load. A private keeper takes careful shards only, a shared one all
 others. A crowded one that finds the device's memory full ends with no_room: others can be unloaded. stdin brings a
@@ -31,7 +31,7 @@ from typing import Any, Dict, List, Optional, Tuple
 from orch_runner.contract import Fatal, read_job
 from orch_runner.events import Emitter
 from orch_runner.memory import resident_mb
-from orch_runner.session import Session
+from orch_runner.serving.job_session import Session
 from orch_runner.worker import HEARTBEAT_SECONDS, STOPPED, limit_threads, load_predictor
 
 STATS_SECONDS = 0.5

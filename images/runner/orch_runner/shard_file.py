@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from orch_runner.contract import SHARD_FORMAT, Fatal, Job
-from orch_runner.rows import Row
+from orch_runner.shard_rows import Row
 
 
 def shard_path(out: Path, number: int, part: bool = False) -> Path:

@@ -10,8 +10,8 @@ import importlib
 import importlib.util
 from typing import Any, Callable, Dict, Optional
 
-from orch_runner import driver
 from orch_runner.contract import Fatal
+from orch_runner.gpu import cuda_driver
 
 HINT = "orch plan MODEL says which variants run on this GPU (--variant); or ask for the CPU: --device cpu"
 EXPECTED = 36 * 36 * 2
@@ -21,8 +21,8 @@ EXPECTED = 36 * 36 * 2
 def probe(framework: str = "") -> str:
     """Run a kernel on the GPU with `framework`, else with each one installed; the GPU's name. Raises Fatal."""
     try:
-        gpu = driver.find()
-    except driver.NoGpu as error:
+        gpu = cuda_driver.find()
+    except cuda_driver.NoGpu as error:
         raise Fatal("device", 4, f"there is no GPU to run on: {error}", HINT) from error
     names = [framework] if framework else [name for name in PROBES if importlib.util.find_spec(name) is not None]
     if not names:

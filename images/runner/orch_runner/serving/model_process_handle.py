@@ -12,14 +12,14 @@ from typing import Any, Dict, Iterator, List, Optional, Set
 
 
 class KeeperProcess:
-    """One started keeper (see orch_runner.keeper). `key` says what is loaded, `model` is its name for people.
+    """One started keeper (orch_runner.serving.model_process); `key` says what is loaded, `model` names it.
 
     `others_idle`: should the device's memory be full, it says so and nothing is lost: room can be made.
     """
 
     def __init__(self, first_job: Path, key: str, model: str, private: bool, others_idle: bool = False) -> None:
         kinds = ["private" if private else "shared", "crowded" if others_idle else "alone"]
-        command = [sys.executable, "-m", "orch_runner.keeper", str(first_job), *kinds]
+        command = [sys.executable, "-m", "orch_runner.serving.model_process", str(first_job), *kinds]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, bufsize=0
         )

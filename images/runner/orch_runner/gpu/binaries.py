@@ -1,4 +1,4 @@
-"""`python -m orch_runner.binaries`: what the GPU code of this environment's frameworks runs on, as JSON on stdout.
+"""`python -m orch_runner.gpu.binaries`: what the GPU code of this environment's frameworks runs on, as JSON on stdout.
 
     {"format": "orch-binaries/1", "frameworks": {"torch": "1.9.0"}, "cuda": "10.2" or null, "cudnn": null,
      "native": ["3.7", ...], "ptx": [...],
@@ -19,7 +19,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from orch_runner.fatbin import Fatbin, covered, read
+from orch_runner.gpu.fatbin import Fatbin, covered, read
 
 FORMAT = "orch-binaries/1"
 FRAMEWORKS = {

@@ -101,8 +101,8 @@ class Session:
         return 0 if outcome == "all done" else STOPPED
 
     def _predict(self, events: _Events) -> str:
-        from orch_runner.intake import Queue
-        from orch_runner.shardfile import check_writable
+        from orch_runner.batches import Queue
+        from orch_runner.shard_file import check_writable
 
         job = read_job(self._folder / "job.json")
         first = self.sequence == 0

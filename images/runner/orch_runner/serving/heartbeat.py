@@ -11,8 +11,8 @@ from typing import Any, Deque, Dict, Mapping, Optional, Tuple
 
 from orch_runner import __version__
 from orch_runner.memory import resident_mb
-from orch_runner.room import Room
-from orch_runner.spool import Me, digests_there, weights_there
+from orch_runner.serving.model_pool import Room
+from orch_runner.serving.spool import Me, digests_there, weights_there
 
 FORMAT = "orch-worker/1"
 RATE_SECONDS = 30.0

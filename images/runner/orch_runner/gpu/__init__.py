@@ -1,0 +1,1 @@
+"""What the GPU of a worker can run, and whether it runs it."""

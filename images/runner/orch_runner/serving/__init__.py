@@ -1,0 +1,1 @@
+"""Warm workers: the supervisor, its model processes and the spool folder."""
