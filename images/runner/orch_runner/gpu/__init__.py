@@ -1,1 +1,1 @@
-"""What the GPU of a worker can run, and whether it runs it."""
+"""Check that a stack's framework runs on the GPU, and list the GPU code in its binaries."""

@@ -1,1 +1,1 @@
-"""Helpers that predictors may import."""
+"""Functions for predictors; the runner itself does not import them."""

@@ -1,6 +1,6 @@
-"""An ONNX Runtime session as stacks want it: explicit threads, and the provider asked for or an error.
+"""Open ONNX Runtime sessions with explicit threads, on the requested device or not at all.
 
-Only stacks that have onnxruntime import this module; the runner itself does not.
+Only stacks with onnxruntime import this module; the runner itself does not.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from orch_runner.contract import Fatal
 
 PROVIDERS: Dict[str, Tuple[str, Dict[str, Any]]] = {
     "cpu": ("CPUExecutionProvider", {}),
-    # The default tries every algorithm anew for every size of image.
+    # The default tries every algorithm again for each new image size.
     "cuda": ("CUDAExecutionProvider", {"cudnn_conv_algo_search": "HEURISTIC"}),
 }
 
@@ -21,24 +21,24 @@ PROVIDERS: Dict[str, Tuple[str, Dict[str, Any]]] = {
 def open_session(
     graph: Union[str, bytes], threads: int, device: str = "cpu", arena: bool = True, pattern: bool = True
 ) -> onnxruntime.InferenceSession:
-    """A session on `device` for a graph's path or bytes; raises Fatal rather than run elsewhere.
+    """Open a session on `device` for a graph's path or bytes. Raises Fatal if another device would be used.
 
-    For models whose input sizes differ much: `arena` false gives memory back after each image, `pattern` false
-    does not plan one image's memory by another's.
+    For models with very different input sizes: `arena` false frees memory after each image, `pattern` false
+    does not reuse the memory plan of the previous image.
     """
     provider, provider_options = PROVIDERS[device]
     if device == "cuda":
-        # CUDA and cuDNN come from their own packages, where the dynamic loader does not look.
+        # CUDA and cuDNN lie in Python packages, which the dynamic loader does not search.
         onnxruntime.preload_dlls()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # Spinning threads slow every other worker of a busy machine down.
+    # Spinning threads slow down the other workers of a busy machine.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.enable_cpu_mem_arena = arena
     options.enable_mem_pattern = pattern
     session = onnxruntime.InferenceSession(graph, options, providers=[(provider, provider_options)])
-    # A provider that cannot be loaded is only a warning, and the CPU does the work.
+    # For a provider that cannot be loaded, ONNX Runtime only warns and uses the CPU.
     if session.get_providers()[0] != provider:
-        raise Fatal("device", 4, f"ONNX Runtime chose {session.get_providers()}, wanted {provider}")
+        raise Fatal("device", 4, f"ONNX Runtime uses {', '.join(session.get_providers())} instead of {provider}")
     return session

@@ -1,6 +1,6 @@
-"""From small masks at boxes to crop masks: each is enlarged to its box, and only what lies inside the image is kept.
+"""Paste small masks into an image: enlarge each to its box, keep the part inside the image.
 
-How a mask is enlarged is the stack's own affair: libraries differ in the last bits, and so do the masks' edges.
+The stack supplies the function that enlarges: libraries differ in the last bits, and so would the masks' edges.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ import numpy as np
 from orch_runner.predictor import CropMask
 
 Enlarge = Callable[[np.ndarray, int, int], np.ndarray]
-"""Enlarges (or reduces) a (h, w) mask to a height and a width by interpolating between its cells' centres."""
+"""A function that resizes a (h, w) mask to a height and width by interpolating between its cells' centres."""
 ROUNDING = 1e-3
-"""More than interpolation can be off by rounding."""
+"""An upper bound of the rounding error of interpolation."""
 
 
 def paste_masks(
     masks: np.ndarray, boxes: np.ndarray, height: int, width: int, enlarge: Enlarge, threshold: float = 0.5
 ) -> List[CropMask]:
-    """Where (N, h, w) masks, each enlarged to its box, are above the threshold, inside a height x width image.
+    """Return the pixels of a height x width image where (N, h, w) masks, enlarged to their boxes, exceed the threshold.
 
-    `boxes` is (N, 4) int: left, top, right, bottom, right and bottom belonging to the box; it may leave the image. A
-    box that is turned over counts as one pixel wide or high.
+    `boxes` is (N, 4) int: left, top, right, bottom, all inclusive; a box may exceed the image. A box whose right or
+    bottom edge is before the opposite one counts as one pixel wide or high.
     """
-    # Only there can anything be above the threshold; the rest need not be looked at.
+    # Only these cells can exceed the threshold.
     likely = masks > threshold - ROUNDING
     boxes = boxes.astype(np.int64, copy=False)
-    across = _spans(boxes[:, 0], boxes[:, 2], likely.any(axis=1), width)
-    down = _spans(boxes[:, 1], boxes[:, 3], likely.any(axis=2), height)
+    across = _compute_spans(boxes[:, 0], boxes[:, 2], likely.any(axis=1), width)
+    down = _compute_spans(boxes[:, 1], boxes[:, 3], likely.any(axis=2), height)
     pasted: List[CropMask] = []
     for mask, spans, rows in zip(masks, across.tolist(), down.tolist()):
         left, right, first_column, last_column = spans
@@ -43,15 +43,15 @@ def paste_masks(
     return pasted
 
 
-def _spans(first: np.ndarray, last: np.ndarray, occupied: np.ndarray, limit: int) -> np.ndarray:
-    """Boxes along one axis, as (N, 4): where each begins and ends (exclusive), and the part of it worth looking at.
+def _compute_spans(first: np.ndarray, last: np.ndarray, occupied: np.ndarray, limit: int) -> np.ndarray:
+    """Return (N, 4) along one axis: start and end (exclusive) of each box, and of the part of it to compute.
 
-    That is what lies inside the image and what `occupied` (N, m) cells, which share the box evenly, reach.
+    That part is inside the image and within reach of the `occupied` (N, m) cells, which divide the box evenly.
     """
     end = np.maximum(last, first) + 1
     cells = occupied.shape[1]
     lowest, highest = occupied.argmax(axis=1), cells - 1 - occupied[:, ::-1].argmax(axis=1)
-    # Interpolation carries a cell one cell further; a pixel more for rounding.
+    # Interpolation spreads a cell by up to one cell; one more pixel covers rounding.
     pixels = (end - first) / cells
     start = first + ((lowest - 0.5) * pixels).astype(np.int64) - 2
     stop = first + ((highest + 1.5) * pixels).astype(np.int64) + 2

@@ -1,1 +1,1 @@
-"""Warm workers: the supervisor, its model processes and the spool folder."""
+"""Warm workers: a supervisor, its model processes and the spool folder; orch_runner.serve starts them."""

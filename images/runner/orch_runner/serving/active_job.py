@@ -1,4 +1,4 @@
-"""A job that a warm worker has, as its supervisor knows it, and what its folder says."""
+"""A job that a warm worker has claimed: what its supervisor knows of it, and what its folder shows."""
 
 from __future__ import annotations
 
@@ -7,48 +7,48 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import List, Optional
 
-from orch_runner.contract import Job, read_shard_order
-from orch_runner.liveness import SignOfLife
-from orch_runner.serving.model_process_handle import KeeperProcess
+from orch_runner.contract import RunnerJob, read_queued_shard
+from orch_runner.liveness import Liveness
+from orch_runner.serving.model_process_handle import ModelProcessHandle
 
 
 @dataclass
-class UnderWay:
-    """A job that was claimed, and what its keepers know of it."""
+class ActiveJob:
+    """A claimed job and its progress over all model processes that serve it."""
 
     id: str
     folder: Path
     model: str
     run: str
-    key: str
+    load_key: str
     careful: bool
-    host: SignOfLife
-    keeper: Optional[KeeperProcess] = None
-    """None while it waits for one."""
+    host: Liveness
+    process: Optional[ModelProcessHandle] = None
+    """None while the job waits for one."""
     seen: List[str] = field(default_factory=list)
     sequence: int = 0
     images: int = 0
     started: float = field(default_factory=time.monotonic)
-    stopped: bool = False
-    dropped: Optional[float] = None
+    is_stopped: bool = False
+    dropped_at: Optional[float] = None
 
     def __str__(self) -> str:
         return f"{self.model}: job {self.id[-4:]} of run {self.run[:4]}…"
 
 
-def begins_careful(job: Job) -> bool:
-    """Whether the first shard that lies there is a careful one."""
-    names = sorted(path for path in job.queue.glob("*.json") if path.name[0] != ".")
-    return bool(names) and read_shard_order(names[0]).careful
+def starts_careful(job: RunnerJob) -> bool:
+    """Return whether the first queued shard is a careful one."""
+    shards = sorted(path for path in job.queue.glob("*.json") if path.name[0] != ".")
+    return bool(shards) and read_queued_shard(shards[0]).careful
 
 
-def life_of(job: Job) -> SignOfLife:
-    """Of the host of a job."""
-    return SignOfLife(job.queue / "alive", job.alive_timeout)
+def watch_host(job: RunnerJob) -> Liveness:
+    """Return the liveness of a job's host."""
+    return Liveness(job.queue / "alive", job.alive_timeout)
 
 
-def is_gone(folder: Path) -> bool:
-    """Whether the host took it away. A mount that fails for a moment takes nothing away."""
+def is_deleted(folder: Path) -> bool:
+    """Return whether the host deleted the folder; False for a mount that fails temporarily."""
     try:
         folder.stat()
     except FileNotFoundError:
@@ -58,16 +58,16 @@ def is_gone(folder: Path) -> bool:
     return False
 
 
-def is_there(path: Path) -> bool:
-    """Whether a file is there, as far as can be seen."""
+def is_visible(path: Path) -> bool:
+    """Return whether a file exists; False for a mount that fails temporarily."""
     try:
         return path.exists()
     except OSError:
         return False
 
 
-def events_in(folder: Path) -> int:
-    """How many events a job has."""
+def count_events(folder: Path) -> int:
+    """Return how many events a job has."""
     try:
         return (folder / "events.jsonl").read_bytes().count(b"\n")
     except OSError:

@@ -1,4 +1,4 @@
-"""Which keepers there are, and whether there is memory for another one."""
+"""The model processes of a worker, and whether there is memory for another one."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import json
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
-from orch_runner.contract import Job
-from orch_runner.serving.model_process_handle import KeeperProcess
+from orch_runner.contract import RunnerJob
+from orch_runner.serving.model_process_handle import ModelProcessHandle
 
 
-def load_key(job: Job) -> str:
-    """All that is fixed when a model is loaded: jobs of one key can share a keeper. The rest is each job's own."""
+def make_load_key(job: RunnerJob) -> str:
+    """Return all that is fixed when a model is loaded; jobs with equal keys can share a model process."""
     weights = {}
     for key, weight in job.weights.items():
         path = job.weights_dir / weight.file
@@ -27,20 +27,20 @@ def load_key(job: Job) -> str:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A keeper for a job (None: start one, after ending those in `evict`), or what the job has to wait for."""
+class Assignment:
+    """The process for a job (None: start one after ending those in `evict`), or why the job has to wait."""
 
-    keeper: Optional[KeeperProcess] = None
-    evict: Sequence[KeeperProcess] = ()
-    waits: str = ""
+    process: Optional[ModelProcessHandle] = None
+    evict: Sequence[ModelProcessHandle] = ()
+    wait_reason: str = ""
 
 
-class Room:
-    """The keepers of a worker and the memory they share."""
+class ModelPool:
+    """The model processes of a worker and the memory they share."""
 
     def __init__(self, limit_mb: int) -> None:
         self.limit_mb = limit_mb
-        self.keepers: List[KeeperProcess] = []
+        self.processes: List[ModelProcessHandle] = []
         self._sizes: Dict[str, int] = {}
 
     def __str__(self) -> str:
@@ -48,57 +48,44 @@ class Room:
 
     @property
     def rss_mb(self) -> int:
-        """Memory of all keepers."""
-        return sum(keeper.rss_mb for keeper in self.keepers)
+        """Return the memory of all model processes."""
+        return sum(process.rss_mb for process in self.processes)
 
     @property
-    def idle(self) -> List[KeeperProcess]:
-        """The keepers that nobody uses at the moment."""
-        return [keeper for keeper in self.keepers if keeper.idle]
+    def idle(self) -> List[ModelProcessHandle]:
+        """Return the loaded processes that have no job."""
+        return [process for process in self.processes if process.is_idle]
 
-    def add(self, keeper: KeeperProcess) -> None:
-        """A keeper was started."""
-        self.keepers.append(keeper)
+    def record_memory(self, process: ModelProcessHandle, report: Mapping[str, Any]) -> None:
+        """Record the memory that a process reports."""
+        process.rss_mb, process.gpu_mb = report["rss_mb"] or 0, report["gpu_mb"]
+        if process.is_loaded:
+            self._sizes[process.load_key] = process.rss_mb
 
-    def remove(self, keeper: KeeperProcess) -> None:
-        """A keeper is no more."""
-        self.keepers.remove(keeper)
-
-    def loaded(self, keeper: KeeperProcess, report: Mapping[str, Any]) -> None:
-        """A keeper has its model."""
-        keeper.loaded = True
-        self.measured(keeper, report)
-
-    def measured(self, keeper: KeeperProcess, report: Mapping[str, Any]) -> None:
-        """How much memory a keeper has now."""
-        keeper.rss_mb, keeper.gpu_mb = report["rss_mb"] or 0, report["gpu_mb"]
-        if keeper.loaded:
-            self._sizes[keeper.key] = keeper.rss_mb
-
-    def answer(self, key: str, private: bool) -> Answer:
-        """What a job of that key can be given. A private keeper is started anew each time, one at a time."""
-        sound = [keeper for keeper in self.keepers if keeper.sound]
-        if private and any(keeper.private for keeper in self.keepers):
-            return Answer(waits="another job's careful shards")
+    def assign(self, load_key: str, private: bool) -> Assignment:
+        """Find a process for a job of that key. A private one is always started anew, one at a time."""
+        usable = [process for process in self.processes if process.is_usable]
+        if private and any(process.private for process in self.processes):
+            return Assignment(wait_reason="another job's careful shards")
         if not private:
-            for keeper in sound:
-                if keeper.key == key and not keeper.private:
-                    return Answer(keeper)
-        if any(not keeper.loaded and keeper.key != key for keeper in sound):
-            return Answer(waits="another model's loading")  # until then nobody knows how much memory it takes
-        return self._evicting(key)
+            for process in usable:
+                if process.load_key == load_key and not process.private:
+                    return Assignment(process)
+        if any(not process.is_loaded and process.load_key != load_key for process in usable):
+            return Assignment(wait_reason="another model's loading")  # whose memory is unknown until then
+        return self._free_memory(load_key)
 
-    def _evicting(self, key: str) -> Answer:
-        # One that was never seen is taken for as large as the largest.
-        needed = self._sizes.get(key, max(self._sizes.values(), default=0))
-        left = self.limit_mb - self.rss_mb
-        evict: List[KeeperProcess] = []
-        for keeper in sorted(self.keepers, key=lambda one: one.idle_since):
-            if left >= needed:
+    def _free_memory(self, load_key: str) -> Assignment:
+        # A model that was never loaded is assumed to be as large as the largest one.
+        needed = self._sizes.get(load_key, max(self._sizes.values(), default=0))
+        free = self.limit_mb - self.rss_mb
+        evict: List[ModelProcessHandle] = []
+        for process in sorted(self.processes, key=lambda process: process.idle_since):
+            if free >= needed:
                 break
-            if keeper.idle:
-                evict.append(keeper)
-                left += keeper.rss_mb
-        if left < needed and len(evict) < len(self.keepers):
-            return Answer(waits="memory: what is loaded is at work")
-        return Answer(evict=evict)
+            if process.is_idle:
+                evict.append(process)
+                free += process.rss_mb
+        if free < needed and len(evict) < len(self.processes):
+            return Assignment(wait_reason="memory: all loaded models are busy")
+        return Assignment(evict=evict)

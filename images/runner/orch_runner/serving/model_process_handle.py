@@ -1,4 +1,4 @@
-"""A keeper as the supervisor sees it: a child process told by lines on its stdin, known by its reports on stdout."""
+"""A model process as its supervisor sees it: a child that reads commands on stdin and reports on stdout."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Set
 
 
-class KeeperProcess:
-    """One started keeper (orch_runner.serving.model_process); `key` says what is loaded, `model` names it.
+class ModelProcessHandle:
+    """One started model process (see serving.model_process). `load_key` identifies what is loaded.
 
-    `others_idle`: should the device's memory be full, it says so and nothing is lost: room can be made.
+    `can_evict`: other models could be unloaded, so a full device is reported instead of failing the jobs.
     """
 
-    def __init__(self, first_job: Path, key: str, model: str, private: bool, others_idle: bool = False) -> None:
-        kinds = ["private" if private else "shared", "crowded" if others_idle else "alone"]
+    def __init__(self, first_job: Path, load_key: str, model: str, private: bool, can_evict: bool = False) -> None:
+        kinds = ["private" if private else "shared", "can-evict" if can_evict else "alone"]
         command = [sys.executable, "-m", "orch_runner.serving.model_process", str(first_job), *kinds]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, bufsize=0
@@ -26,74 +26,69 @@ class KeeperProcess:
         assert self._process.stdout is not None
         self.descriptor = self._process.stdout.fileno()
         os.set_blocking(self.descriptor, False)
-        self.key, self.model, self.private = key, model, private
-        self.loaded = False
-        self.sound = True
-        """Whether jobs may still be given to it."""
+        self.load_key, self.model, self.private = load_key, model, private
+        self.is_loaded = False
+        self.is_usable = True
+        """Whether it may get further jobs."""
         self.jobs: Set[str] = set()
         self.idle_since = time.monotonic()
         self.rss_mb, self.images = 0, 0
         self.gpu_mb: Optional[int] = None
-        self._rest = b""
+        self._incomplete_line = b""
 
     @property
-    def pid(self) -> int:
-        """The process."""
-        return self._process.pid
-
-    @property
-    def idle(self) -> bool:
-        """Loaded, with nothing to do."""
-        return self.loaded and not self.jobs
+    def is_idle(self) -> bool:
+        """Return whether it is loaded and has no job."""
+        return self.is_loaded and not self.jobs
 
     def serve(self, job: str, folder: Path, seen: List[str], sequence: int) -> None:
         """Give it a job, or the rest of one."""
         self.jobs.add(job)
-        self._tell(do="serve", job=job, folder=str(folder), seen=seen, sequence=sequence)
+        self._send(command="serve", job=job, folder=str(folder), seen=seen, sequence=sequence)
 
     def stop(self, job: str) -> None:
-        """Have it finish the batch at hand of a job and end it."""
-        self._tell(do="stop", job=job)
+        """Make it end a job after the current batch."""
+        self._send(command="stop", job=job)
 
     def drop(self, job: str) -> None:
-        """Have it end a job of which nothing is wanted any more."""
-        self._tell(do="drop", job=job)
+        """Make it end a job whose results are no longer needed."""
+        self._send(command="drop", job=job)
 
-    def leave(self) -> None:
-        """Have it stop all jobs and end."""
-        self.sound = False
-        self._tell(do="leave")
+    def shut_down(self) -> None:
+        """Make it stop all jobs and exit."""
+        self.is_usable = False
+        self._send(command="shut_down")
 
     def kill(self) -> None:
-        """End it now."""
-        self.sound = False
+        """End it at once."""
+        self.is_usable = False
         self._process.kill()
 
     def release(self, job: str) -> None:
-        """It has nothing to do with this job any more."""
+        """Record that it no longer has this job."""
         self.jobs.discard(job)
         self.idle_since = time.monotonic()
 
-    def reports(self) -> Iterator[Dict[str, Any]]:
-        """What it said since the last call; ends with {"event": "gone"} once it has ended."""
+    def read_reports(self) -> Iterator[Dict[str, Any]]:
+        """Yield its reports since the last call; the last one of a process that ended is {"event": "exited"}."""
         while True:
             try:
                 block = os.read(self.descriptor, 65536)
             except BlockingIOError:
                 return
             if not block:
-                yield {"event": "gone"}
+                yield {"event": "exited"}
                 return
-            *lines, self._rest = (self._rest + block).split(b"\n")
+            *lines, self._incomplete_line = (self._incomplete_line + block).split(b"\n")
             for line in lines:
                 yield json.loads(line)
 
-    def has_ended(self) -> bool:
-        """Whether the process is no more."""
+    def has_exited(self) -> bool:
+        """Return whether the process has ended."""
         return self._process.poll() is not None
 
     def wait(self) -> int:
-        """Its exit status as a shell gives it, once it has ended."""
+        """Wait for its end; return its exit status as a shell reports it."""
         code = self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
@@ -101,9 +96,9 @@ class KeeperProcess:
         return 128 - code if code < 0 else code
 
     def describe(self) -> Dict[str, Any]:
-        """What the heartbeat says of its model."""
-        state = ("busy" if self.jobs else "idle") if self.loaded else "loading"
-        idle = round(time.monotonic() - self.idle_since, 1) if self.idle else 0.0
+        """Return the heartbeat's entry for its model."""
+        state = ("busy" if self.jobs else "idle") if self.is_loaded else "loading"
+        idle = round(time.monotonic() - self.idle_since, 1) if self.is_idle else 0.0
         return {
             "name": self.model,
             "state": state,
@@ -114,9 +109,9 @@ class KeeperProcess:
             "gpu_mb": self.gpu_mb,
         }
 
-    def _tell(self, **command: Any) -> None:
+    def _send(self, **command: Any) -> None:
         assert self._process.stdin is not None
         try:
             self._process.stdin.write((json.dumps(command) + "\n").encode())
-        except OSError:  # it ended; its last report says so
+        except OSError:  # it has ended, which its last report shows
             pass

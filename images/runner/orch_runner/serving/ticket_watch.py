@@ -1,4 +1,4 @@
-"""Being told of new tickets: by inotify where the kernel tells, else by looking again and again."""
+"""Notice new tickets: by inotify where the kernel reports them, else by polling."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ _EVENT = struct.Struct("iIII")
 
 
 class TicketWatch:
-    """Watches one folder. `descriptor` becomes readable when something new is there; None: it has to be polled."""
+    """Watch one folder. `descriptor` becomes readable when a file is added; None: poll the folder instead."""
 
     def __init__(self, folder: Path, poll: bool) -> None:
-        self.descriptor: Optional[int] = None if poll else _watched(folder)
-        self._told: Set[str] = set()
+        self.descriptor: Optional[int] = None if poll else _open_inotify(folder)
+        self._reported: Set[str] = set()
         self._listed: Set[str] = set()
 
-    def told(self) -> bool:
-        """Whether a file came since the last call."""
+    def has_news(self) -> bool:
+        """Return whether a file may have been added since the last call."""
         if self.descriptor is None:
             return True
-        names = _names(self.descriptor)
-        self._told |= names
+        names = _read_names(self.descriptor)
+        self._reported |= names
         return bool(names)
 
-    def compare(self, names: Iterable[str], first: bool = False) -> bool:
-        """Given what a listing shows: whether a file came that nobody told of. From then on the folder is polled.
+    def turn_to_polling(self, listing: Iterable[str], first: bool = False) -> bool:
+        """Poll from now on if a listing has a file that inotify did not report; return whether that is so.
 
-        Network and desktop mounts show files that other machines put there without a word.
+        Network and desktop mounts do not report files that other machines add. The `first` listing is only recorded.
         """
-        there = set(names)
+        names = set(listing)
         if self.descriptor is None:
             return False
-        self.told()
-        silent = there - self._told - self._listed
-        self._told &= there
-        self._listed = there
-        if first or not silent:
+        self.has_news()
+        unreported = names - self._reported - self._listed
+        self._reported &= names
+        self._listed = names
+        if first or not unreported:
             return False
         os.close(self.descriptor)
         self.descriptor = None
         return True
 
 
-def _watched(folder: Path) -> Optional[int]:
+def _open_inotify(folder: Path) -> Optional[int]:
     try:
         libc = ctypes.CDLL(None, use_errno=True)
         descriptor = int(libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
@@ -62,16 +62,16 @@ def _watched(folder: Path) -> Optional[int]:
     return None
 
 
-def _names(descriptor: int) -> Set[str]:
-    found: Set[str] = set()
+def _read_names(descriptor: int) -> Set[str]:
+    names: Set[str] = set()
     while True:
         try:
             block = os.read(descriptor, 65536)
         except BlockingIOError:
-            return found
-        at = 0
-        while at < len(block):
-            length = _EVENT.unpack_from(block, at)[3]
-            at += _EVENT.size
-            found.add(os.fsdecode(block[at : at + length].rstrip(b"\0")))
-            at += length
+            return names
+        offset = 0
+        while offset < len(block):
+            length = _EVENT.unpack_from(block, offset)[3]
+            offset += _EVENT.size
+            names.add(os.fsdecode(block[offset : offset + length].rstrip(b"\0")))
+            offset += length
