@@ -7,7 +7,7 @@ from typing import List
 import cv2
 import numpy as np
 from boxes import reference_boxes
-from orch_runner.paste import paste_masks
+from orch_runner.helpers.paste import paste_masks
 from orch_runner.predictor import CropMask
 
 THRESHOLD = 0.5

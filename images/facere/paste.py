@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import List
 
 import numpy as np
-from orch_runner.onnx_session import open_session
-from orch_runner.paste import paste_masks
+from orch_runner.helpers.onnx_session import open_session
+from orch_runner.helpers.paste import paste_masks
 from orch_runner.predictor import CropMask
 from surgery import resize_graph
 

@@ -10,7 +10,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from graphs import cut_graph
-from orch_runner.onnx_session import open_session
+from orch_runner.helpers.onnx_session import open_session
 from orch_runner.predictor import Image, Model, Prediction
 from orch_runner.predictor import Predictor as BasePredictor
 from paste import THRESHOLD, Paster

@@ -6,7 +6,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import PIL.Image
-from orch_runner.onnx_session import open_session
+from orch_runner.helpers.onnx_session import open_session
 from orch_runner.predictor import CropMask, Image, Model, Prediction
 from orch_runner.predictor import Predictor as BasePredictor
 

@@ -11,7 +11,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 import numpy as np
 import PIL.Image
 from components import Crop, Runs, find_runs, grow, label_runs, oriented_sides, split, sum_under, thicken
-from orch_runner.onnx_session import open_session
+from orch_runner.helpers.onnx_session import open_session
 from orch_runner.predictor import CropMask, Image, Model, Prediction
 from orch_runner.predictor import Predictor as BasePredictor
 from scaling import network_size, to_image

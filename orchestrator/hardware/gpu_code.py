@@ -1,4 +1,4 @@
-"""What a built variant's GPU code runs on: read inside it by orch_runner.binaries, kept as labels or beside it.
+"""What a built variant's GPU code runs on: read inside it by orch_runner.gpu.binaries, kept as labels or beside it.
 
 docs/decisions/0005-what-an-image-runs-on.md says why so.
 """
@@ -16,7 +16,7 @@ from orchestrator.catalog.loader import StackEntry
 from orchestrator.catalog.spec import Variant
 from orchestrator.errors import OrchError
 
-MODULE = "orch_runner.binaries"
+MODULE = "orch_runner.gpu.binaries"
 FORMAT = "orch-binaries/1"
 FILE_NAME = "orch-binaries.json"
 """In the folder of an environment."""
@@ -57,7 +57,7 @@ class Binaries:
 
 
 def parse(text: str) -> Binaries:
-    """What orch_runner.binaries printed. Raises ValueError."""
+    """What orch_runner.gpu.binaries printed. Raises ValueError."""
     document = json.loads(text)
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise ValueError(f"not {FORMAT}")

@@ -271,4 +271,4 @@ except Fatal as error:
 
 
 def test_without_a_gpu_cuda_is_an_error(python: Path) -> None:
-    assert script(python, DEVICE).startswith("device there is no GPU to run on")
+    assert script(python, DEVICE).startswith("device no usable GPU")
