@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,12 @@ from orchestrator.system.files import exclusive, write_json, write_text
 from orchestrator.system.subprocesses import run_subprocess
 
 _MARKER = "orch-environment.json"
+LOCKED = ("--no-deps", "--require-hashes")
+"""How every lock is installed: nothing in it is resolved again."""
+WHEELS = ("--only-binary", ":all:")
+"""With it nothing is built, which would take whatever build requirements are newest that day."""
+_LEFT_OUT = re.compile(r".*not installed\.?$|(Found|No broken) ")
+"""Lines of `pip check` and `uv pip check` about missing packages, and their headings."""
 
 
 class VenvRuntime:
@@ -57,6 +64,7 @@ class VenvRuntime:
             pythons,
             report,
             build_lock=build_lock_of(stack, variant),
+            partial=spec.partial_lock,
             offline=options.offline,
             rebuild=options.rebuild,
         )
@@ -126,18 +134,19 @@ def cached_environment(
     report: Report,
     *,
     build_lock: Path | None = None,
+    partial: bool = False,
     offline: bool = False,
     rebuild: bool = False,
 ) -> tuple[Path, bool]:
     """The environment for a lock, made unless it is there, and whether it was. Raises BuildError, MachineError.
 
-    `build_lock` has what the lock's source distributions are built with.
+    `build_lock` has what the lock's source distributions are built with; a `partial` lock leaves dependencies out.
     """
     folder = environment_folder(name, lock, pythons, build_lock)
     with exclusive(folder.with_name(f".{folder.name}.lock"), wait=True):
         fresh = rebuild or not is_whole(folder)
         if fresh:
-            make_environment(folder, lock, pythons, offline, report, build_lock)
+            make_environment(folder, lock, pythons, offline, report, build_lock, partial)
     return folder, fresh
 
 
@@ -154,7 +163,13 @@ def is_whole(folder: Path) -> bool:
 
 
 def make_environment(
-    folder: Path, lock: Path, pythons: Sequence[str], offline: bool, report: Report, build_lock: Path | None = None
+    folder: Path,
+    lock: Path,
+    pythons: Sequence[str],
+    offline: bool,
+    report: Report,
+    build_lock: Path | None = None,
+    partial: bool = False,
 ) -> None:
     """Make a virtual environment with exactly the locked packages. Raises BuildError, MachineError."""
     log = build_logs_folder() / f"{folder.name}.log"
@@ -177,18 +192,34 @@ def make_environment(
         _step([uv, "venv", "--quiet", "--python", chosen, str(folder)], log, report)
         # Workers never write bytecode, and without any each start would compile all of TensorFlow anew. pip compiles.
         install = [uv, "pip", "install", "--compile-bytecode", "--python", str(folder / "bin" / "python")]
+        check = [uv, "pip", "check", "--quiet", "--python", str(folder / "bin" / "python")]
     else:
         report(f"making an environment with {python} (venv and pip; it is quicker with uv)")
         _step([str(python), "-m", "venv", str(folder)], log, report)
         install = [str(folder / "bin" / "python"), "-m", "pip", "install", "--no-input"]
+        check = [str(folder / "bin" / "python"), "-m", "pip", "check"]
     report("installing locked packages")
     offline_flag = (["--offline"] if uv is not None else ["--no-index"]) if offline else []
-    locked = [*install, *offline_flag, "--no-deps", "--require-hashes"]
-    if build_lock is not None:
-        _step([*locked, "-r", str(build_lock)], log, report)
-        locked.append("--no-build-isolation")
-    _step([*locked, "-r", str(lock)], log, report)
+    locked = [*install, *offline_flag, *LOCKED]
+    if build_lock is None:
+        _step([*locked, *WHEELS, "-r", str(lock)], log, report)
+    else:
+        _step([*locked, *WHEELS, "-r", str(build_lock)], log, report)
+        _step([*locked, "--no-build-isolation", "-r", str(lock)], log, report)
+    _require_consistent(check, lock, partial, log, report)
     write_json(folder / _MARKER, {"lock": lock.name, "python": str(python), "uv": uv is not None})
+
+
+def _require_consistent(check: list[str], lock: Path, partial: bool, log: Path, report: Report) -> None:
+    """Run `pip check`. Raises BuildError for versions that do not fit, and for missing packages unless `partial`."""
+    code, findings = run_step(check, log, report, chatter=_LEFT_OUT if partial else None)
+    if code != 0 and (findings or not partial):
+        raise BuildError(
+            f"{lock}: the locked packages do not fit together",
+            why="\n".join(findings),
+            log=log,
+            hint="compile the lock again (docs/adding-a-stack.md); partial_lock: true accepts missing packages",
+        )
 
 
 def find_uv() -> str | None:

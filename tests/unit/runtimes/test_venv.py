@@ -178,6 +178,7 @@ def make(folder: Path, *, offline: bool = False) -> None:
     make_environment(folder / "env", folder / "lock", ("3.11", "3.12"), offline, lambda line: None)
 
 
+LOCKED = "--no-deps --require-hashes"
 UV_MAKES = '[ "$1" = venv ] && mkdir -p "$5/bin" || true'
 PYTHON_MAKES = '[ "$2" = venv ] || exit 0; mkdir -p "$3/bin"; cp "$0" "$3/bin/python"'
 
@@ -188,7 +189,8 @@ def test_uv_makes_the_environment(tmp_path: Path, tools: Callable[..., Path]) ->
     env, lock = tmp_path / "env", tmp_path / "lock"
     assert calls.read_text().splitlines() == [
         f"uv venv --quiet --python 3.11 {env}",
-        f"uv pip install --compile-bytecode --python {env}/bin/python --no-deps --require-hashes -r {lock}",
+        f"uv pip install --compile-bytecode --python {env}/bin/python {LOCKED} --only-binary :all: -r {lock}",
+        f"uv pip check --quiet --python {env}/bin/python",
     ]
     assert json.loads((env / "orch-environment.json").read_text()) == {"lock": "lock", "python": "None", "uv": True}
 
@@ -199,9 +201,9 @@ def test_source_distributions_are_built_with_locked_packages(tmp_path: Path, too
     lock.write_text("")
     build_lock.write_text("")
     make_environment(env, lock, ("3.11",), False, lambda line: None, build_lock)
-    install = f"uv pip install --compile-bytecode --python {env}/bin/python --no-deps --require-hashes"
-    assert calls.read_text().splitlines()[1:] == [
-        f"{install} -r {build_lock}",
+    install = f"uv pip install --compile-bytecode --python {env}/bin/python {LOCKED}"
+    assert calls.read_text().splitlines()[1:-1] == [
+        f"{install} --only-binary :all: -r {build_lock}",
         f"{install} --no-build-isolation -r {lock}",
     ]
     other = venv.environment_folder("x", lock, ("3.11",))
@@ -225,7 +227,8 @@ def test_without_uv_it_takes_venv_and_pip(tmp_path: Path, tools: Callable[..., P
     env, lock = tmp_path / "env", tmp_path / "lock"
     assert calls.read_text().splitlines() == [
         f"python -m venv {env}",
-        f"python -m pip install --no-input --no-index --no-deps --require-hashes -r {lock}",
+        f"python -m pip install --no-input --no-index {LOCKED} --only-binary :all: -r {lock}",
+        "python -m pip check",
     ]
 
 
@@ -274,7 +277,7 @@ def test_an_environment_is_made_once_and_again_when_the_lock_changes(
     assert prepare().fresh, "one that was never finished"
     (tmp_path / "stack" / "cpu.lock").write_text("other\n")
     assert prepare().location != first.location
-    assert len(calls.read_text().splitlines()) == 8
+    assert len(calls.read_text().splitlines()) == 3 * 4
 
 
 def test_a_python_is_taken_only_if_it_runs_and_is_the_right_one(
