@@ -212,7 +212,7 @@ def make_environment(
 
 def _require_consistent(check: list[str], lock: Path, partial: bool, log: Path, report: Report) -> None:
     """Run `pip check`. Raises BuildError for versions that do not fit, and for missing packages unless `partial`."""
-    code, findings = run_subprocess(check, log, report, chatter=_LEFT_OUT if partial else None)
+    code, findings = run_subprocess(check, log, report, omit_from_tail=_LEFT_OUT if partial else None)
     if code != 0 and (findings or not partial):
         raise BuildError(
             f"{lock}: the locked packages do not fit together",
