@@ -248,9 +248,9 @@ def test_new_stacks_get_what_is_locked(tmp_path: Path, index: Index, environment
 
 
 def test_uv_installs_what_is_locked(tmp_path: Path, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    lock, versions = index.add(RUNNER / "base.lock")
+    lock, versions = index.add(RUNNER / "base.lock", is_partial=True)
     monkeypatch.setattr(venv, "find_python", lambda versions: Path(sys.executable))
-    venv.make_environment(tmp_path / "env", lock, (), False, print)
+    venv.make_environment(tmp_path / "env", lock, (), False, print, partial=True)
     assert installed(tmp_path / "env") == versions
 
 
