@@ -21,7 +21,7 @@ ARG TORCH=""
 ARG TORCH_INDEX=""
 RUN --mount=type=cache,target=/var/cache/pip \
     [ -z "${TORCH}" ] || pip install --cache-dir /var/cache/pip --no-input --disable-pip-version-check \
-    --root-user-action=ignore --no-deps --index-url "${TORCH_INDEX}" ${TORCH}
+    --root-user-action=ignore --no-deps --only-binary :all: --index-url "${TORCH_INDEX}" ${TORCH}
 
 # mmcv's compiled ops, for those who want to see for themselves that inference calls none. Some ten minutes of compiling.
 ARG COMPILED_OPS=0
