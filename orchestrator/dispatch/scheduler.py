@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.inputs.collect import InputImage
-from orchestrator.runtimes.guest_contract import QueuedShard
+from orchestrator.runtimes.guest_contract import ShardOrder
 
 QUEUED_PER_WORKER = 2
 """One shard being predicted and one waiting, so that a worker never idles between shards."""
@@ -76,7 +76,7 @@ class Scheduler:
         """Forget a worker that has no shards and has ended."""
         self._assigned.pop(worker, None)
 
-    def assign_next(self, worker: str) -> QueuedShard | None:
+    def assign_next(self, worker: str) -> ShardOrder | None:
         """Assign the next shard to a worker; None when its queue is full or no shard is pending."""
         self.add_worker(worker)
         assigned = self._assigned[worker]
@@ -87,7 +87,7 @@ class Scheduler:
             return None
         assigned.append(number)
         history = self._history.get(number, _History())
-        return QueuedShard(
+        return ShardOrder(
             number, self._images_of(number), dict(history.skip), history.careful, frozenset(history.alone)
         )
 

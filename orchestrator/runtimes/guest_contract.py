@@ -48,7 +48,7 @@ def job_document(settings: Mapping[str, Any], worker: str, paths: GuestPaths) ->
 
 
 @dataclass(frozen=True)
-class QueuedShard:
+class ShardOrder:
     """A shard as a worker gets it; see the contract for skip, careful and alone."""
 
     number: int
@@ -80,7 +80,7 @@ class JobQueue:
         self.folder.mkdir(parents=True)
         (self.folder / ALIVE_NAME).touch()
 
-    def put(self, shard: QueuedShard) -> None:
+    def put(self, shard: ShardOrder) -> None:
         """Write a shard's file."""
         write_json(self._file(shard.number), shard.document(), durable=False)
 

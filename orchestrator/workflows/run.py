@@ -102,7 +102,7 @@ def _with_warm_workers(ask: _Ask) -> Outcome | None:
         with closing(warm.runtime):
             return _carry_out(ask, way)
     except (WarmUnfit, OutsideData) as error:
-        if options.warm or warm.runtime.started:
+        if options.warm or warm.runtime.has_started:
             raise
         ask.display.say(f"not using a warm worker: {error.message}{f' ({error.why})' if error.why else ''}")
         return None
