@@ -16,7 +16,8 @@ from orchestrator.catalog.spec import Weights
 from orchestrator.errors import MachineError, SpecError, UsageError
 from orchestrator.paths import weights_folder
 from orchestrator.system.archives import is_archive, unpack
-from orchestrator.system.files import exclusive, sha256_of, write_json
+from orchestrator.system.files import sha256_of, write_json
+from orchestrator.system.locks import hold_lock
 
 Progress = Callable[[int, int | None], None]
 """Called with the bytes there and the bytes expected, if known."""
@@ -81,7 +82,7 @@ def add_weights(entry: ModelEntry, path: Path, key: str | None = None) -> Stored
     if problem is not None:
         raise UsageError(f"{path} is not {spec.file} of {entry.name}", why=problem)
     folder = weights_folder(entry.stack.name, entry.name)
-    with exclusive(folder / ".lock", wait=True):
+    with hold_lock(folder / ".lock", wait=True):
         return _install(entry, key, spec, path, source=str(path.absolute()), move=False)
 
 
@@ -121,7 +122,7 @@ def _ensure(entry: ModelEntry, key: str, spec: Weights, offline: bool, progress:
     if spec.package is not None:
         return Stored(key, spec.file, None, spec.sha256, spec.package)
     folder = weights_folder(entry.stack.name, entry.name)
-    with exclusive(folder / ".lock", wait=True):
+    with hold_lock(folder / ".lock", wait=True):
         if spec.bundled is not None:
             return _ensure_bundled(entry, key, spec)
         record = _record(entry, spec)

@@ -26,7 +26,7 @@ from orchestrator.runtimes.mounts import GUEST, GUEST_HOME, bound_folders, image
 from orchestrator.runtimes.process import ProcessWorker, reap_processes, visible_gpus
 from orchestrator.system.container_engine import connect
 from orchestrator.system.display import Report
-from orchestrator.system.files import exclusive
+from orchestrator.system.locks import hold_lock
 from orchestrator.system.subprocesses import run_subprocess
 
 COMMANDS = ("apptainer", "singularity")
@@ -63,7 +63,7 @@ class ApptainerRuntime:
         inputs = build_inputs(stack, variant, options)
         image = sif_path(inputs)
         started = time.monotonic()
-        with exclusive(image.with_name(f".{image.name}.lock"), wait=True):
+        with hold_lock(image.with_name(f".{image.name}.lock"), wait=True):
             fresh = options.rebuild or not image.is_file()
             if fresh:
                 make_sif(inputs, options, image, report)

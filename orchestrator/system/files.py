@@ -1,8 +1,7 @@
-"""Writing files that others read: aside, fsynced, renamed; and locks that die with their process."""
+"""Writing files that others read: aside, fsynced, renamed."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -52,27 +51,3 @@ def sha256_of(path: Path) -> str:
     """The file's digest, as hexadecimal digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-@contextmanager
-def exclusive(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Hold the lock file `path`; yields False, without waiting, when another process has it and `wait` is false."""
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                yield False
-                return
-            if _is_still_there(path, stream):
-                yield True
-                return
-
-
-def _is_still_there(path: Path, stream: IO[str]) -> bool:
-    """Whether the locked file is still the one of that name: a lock on a deleted file keeps nobody out."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(stream.fileno()))
-    except FileNotFoundError:
-        return False
