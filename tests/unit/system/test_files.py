@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import stat
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from orchestrator.system.files import sha256_of, write_json, write_text
+from orchestrator.system.files import replace_path, sha256_of, write_json, write_text
 
 
 def test_json_is_replaced_in_one_step_and_readable(tmp_path: Path) -> None:
@@ -36,3 +39,46 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
 def test_digests(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc" * 100_000)
     assert sha256_of(tmp_path / "x") == hashlib.sha256(b"abc" * 100_000).hexdigest()
+
+
+def test_a_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    (tmp_path / "x" / "kept").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError):
+        write_text(tmp_path / "x", "text")
+    assert [path.name for path in tmp_path.rglob("*")] == ["x", "kept"]
+
+
+def test_a_program_writes_beside_the_file_and_what_it_leaves_on_failure_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("old")
+    with suppress(RuntimeError), replace_path(tmp_path / "x") as aside:
+        aside.mkdir()
+        (aside / "part").touch()
+        raise RuntimeError
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"x": "old"}
+    with replace_path(tmp_path / "x") as aside:
+        aside.write_text("new")
+        assert (tmp_path / "x").read_text() == "old"
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"x": "new"}
+
+
+@pytest.mark.parametrize(("durable", "expected"), [(True, ["file", "renamed", "folder"]), (False, ["renamed"])])
+def test_a_durable_write_waits_for_the_file_before_its_name_and_for_the_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durable: bool, expected: list[str]
+) -> None:
+    steps: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def record_sync(descriptor: int) -> None:
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        assert is_folder or os.fstat(descriptor).st_size == 4
+        steps.append("folder" if is_folder else "file")
+        fsync(descriptor)
+
+    def record_replace(source: Path, target: Path) -> None:
+        steps.append("renamed")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", record_sync)
+    monkeypatch.setattr(os, "replace", record_replace)
+    write_text(tmp_path / "x", "text", durable=durable)
+    assert steps == expected
