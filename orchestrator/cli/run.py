@@ -245,9 +245,10 @@ def build(
     """Build a stack's image or environment; nothing happens if nothing changed."""
     stack = catalog(stacks).stack(name)
     from orchestrator.hardware import choose_variant, gpus_for
-    from orchestrator.plan.disk_space import build_needs, require_space
+    from orchestrator.plan.disk_space import build_needs
     from orchestrator.runtimes.base import choose_runtime
     from orchestrator.system.display import make_display
+    from orchestrator.system.free_space import require_space
 
     display = make_display(json=json, quiet=False)
     chosen, _ = choose_runtime(runtime)
