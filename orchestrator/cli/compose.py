@@ -60,7 +60,7 @@ def _write_env(data: Path | None, out: Path | None, stacks: list[Path] | None) -
 
 
 def _security() -> tuple[str, ...]:
-    """Return the engine's security options; none where no engine answers: the file may be for another machine."""
+    """Return the engine's security options; none if no engine answers: .env may be for another host."""
     from orchestrator.system.container_engine import connect
 
     try:

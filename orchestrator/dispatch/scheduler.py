@@ -24,7 +24,7 @@ ImagesOf = Callable[[int], Sequence[InputImage]]
 
 @dataclass
 class _History:
-    """Earlier attempts at a shard. The fields `skip`, `careful` and `alone` are those of the guest contract."""
+    """Earlier attempts at a shard; `skip`, `careful` and `alone` are those of the guest contract."""
 
     careful: bool = False
     deaths: int = 0
@@ -56,7 +56,7 @@ class Scheduler:
 
     @property
     def can_get_more(self) -> bool:
-        """Return whether shards may become pending without a worker being lost: where other machines share the run."""
+        """Return whether shards may become pending that other machines have now."""
         return False
 
     @property

@@ -79,7 +79,7 @@ def gpu_text(catalog: Catalog, root: Path) -> str:
 
 
 def compose_document(catalog: Catalog, root: Path) -> dict[str, Any]:
-    """Return all stacks' services, each with its variant for the CPU; paths inside `root` are relative to it."""
+    """Return all stacks' services, with the CPU variants; paths inside `root` are relative to it."""
     worker = SharedMapping("worker", _hardened())
     environment = SharedMapping("environment", {**common_environment(), **CHOICES})
     stacks = _stacks(catalog)
@@ -102,7 +102,7 @@ def gpu_document(catalog: Catalog, root: Path) -> dict[str, Any]:
 
 
 def gpu_variant(variants: Mapping[str, Variant]) -> str | None:
-    """Return the variant with code for the most GPU generations, the first of equals; None where there is none."""
+    """Return the variant with code for the most GPU generations, the first of equals; or None."""
     usable = {name: spec for name, spec in variants.items() if spec.device == "cuda" and not spec.on_request}
     return max(usable, key=lambda name: len(_generations(usable[name])), default=None)
 
@@ -199,7 +199,7 @@ def _on_the_gpu(stack: StackEntry, variant: str, root: Path) -> dict[str, Any]:
 
 
 def _is_built_here(stack: StackEntry, variant: str, root: Path) -> bool:
-    """Return whether Compose can build a stack from `root` alone: no upstream code, no argument without default."""
+    """Return whether Compose can build a stack from `root`: no upstream code, all arguments have defaults."""
     arguments = stack.spec.variants[variant].build_args.values()
     parts = (stack.folder, stack.dockerfile, bundled.RUNNER)
     return (
@@ -245,7 +245,7 @@ def _weights(stack: StackEntry, root: Path) -> list[dict[str, Any]]:
 
 
 def _bundled_folder(weights: Weights) -> PurePosixPath | None:
-    """Return the folder of the stack that holds the file under the name that workers expect; None if there is none."""
+    """Return the stack's folder that has the file under the name that workers expect; or None."""
     bundled = None if weights.bundled is None else PurePosixPath(weights.bundled)
     return bundled.parent if bundled is not None and bundled.name == weights.file else None
 

@@ -154,7 +154,10 @@ def _mounts(spec: WarmSpec) -> list[dict[str, Any]]:
 
 
 def fetch_weights(stack: StackEntry, models: Sequence[ModelEntry], display: Display, *, offline: bool) -> None:
-    """Fetch the weights of `models`; with none, of all of the stack's models where possible. Raises MachineError."""
+    """Fetch the weights of `models`; with none, those of the stack's models that can be fetched.
+
+    Raises MachineError.
+    """
     for entry in models or [ModelEntry(name, spec, stack) for name, spec in stack.spec.models.items()]:
         try:
             ensure_weights(entry, offline=offline, progress=display.transfer)
@@ -213,7 +216,10 @@ def _ensure_serving(engine: Engine, prepared: Prepared, spec: WarmSpec, display:
 
 
 def _cache_folder(stack: StackEntry, variant: str) -> Path:
-    """Return the workers' cache. Root's warm workers run as nobody: they cannot use its one-shot workers' cache."""
+    """Return the workers' cache folder.
+
+    Root's warm workers run as nobody, who cannot use the cache of root's one-shot workers.
+    """
     folder, caller = worker_cache_folder(stack.name, variant), calling_user()
     return folder if worker_user(caller) == caller else folder.with_name(f"{folder.name}-nobody")
 
@@ -232,7 +238,7 @@ def _runs_with(container: Any, settings: dict[str, Any]) -> bool:
 
 
 def _wait_until_serving(container: Any, spool: Path) -> None:
-    """Wait for the worker's heartbeat. Raises MachineError, with the end of its log, when there is none in time."""
+    """Wait for the worker's heartbeat. Raises MachineError with the end of its log if none comes."""
     container.reload()
     hostname, deadline = container.attrs["Config"]["Hostname"], time.monotonic() + START_SECONDS
     while True:
@@ -256,7 +262,7 @@ def _heartbeats(spool: SpoolPaths) -> list[Heartbeat]:
 
 
 def list_containers(stacks: Sequence[str] = ()) -> list[Any]:
-    """Return the containers of warm workers, of Compose and of `orch up`, running or not. Raises MachineError."""
+    """Return the containers of warm workers, also of Compose, running or not. Raises MachineError."""
     listed = connect().client.containers.list(all=True, filters={"label": f"{WARM_LABEL}=1"}, ignore_removed=True)
     chosen = [container for container in listed if not stacks or container.labels.get(STACK_LABEL) in stacks]
     return sorted(chosen, key=lambda container: str(container.name))

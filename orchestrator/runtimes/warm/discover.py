@@ -15,6 +15,7 @@ from orchestrator.paths import home
 from orchestrator.runtimes.build_inputs import LOCK_NAME, BuildInputs
 from orchestrator.runtimes.warm.settings import WARM_LABEL
 from orchestrator.runtimes.warm.spool import Heartbeat, SpoolPaths, find_alive, list_worker_ids, read_heartbeat
+from orchestrator.system.container_engine import connect
 
 LABEL_IDENTITY = "org.orch.identity"
 WATCH_SECONDS = 2.5
@@ -52,7 +53,7 @@ ListContainers = Callable[[], list[WarmContainer]]
 
 @dataclass(frozen=True)
 class DiscoveredWorker:
-    """A worker that is up. `data`: the host's folder that it sees as its folder of images, where that is known."""
+    """A worker that is up. `data`: its folder of images on the host, where that is known."""
 
     heartbeat: Heartbeat
     data: Path | None
@@ -69,7 +70,10 @@ def needs_of(inputs: BuildInputs, device: str) -> Needs:
 def unfit_reason(
     worker: Heartbeat, made_of: Mapping[str, Any], needs: Needs, identity: str | None = None, caller: int | None = None
 ) -> str | None:
-    """Return why a worker cannot replace a cold one; None if it can. `made_of`: the content of its files.json."""
+    """Return why a worker cannot replace a cold one; None if it can.
+
+    `made_of` is the content of the worker's files.json.
+    """
     if (worker.stack, worker.variant) != (needs.stack, needs.variant):
         return f"it is for {worker.stack}, {worker.variant}"
     if worker.device != needs.device:
@@ -133,7 +137,7 @@ def discover_workers(
 
 
 def locate_data_folder(worker: Heartbeat) -> Path | None:
-    """Return the host's folder that the worker says it has as its folder of images, if the inode is the same."""
+    """Return the worker's folder of images on the host, as the worker reports it, if the inode is equal."""
     if not worker.data_host or not Path(worker.data_host).is_absolute():
         return None
     folder = Path(worker.data_host)
@@ -153,8 +157,6 @@ def _made_of(spool: SpoolPaths, worker: str) -> dict[str, Any]:
 
 def list_running_containers() -> list[WarmContainer]:
     """Return the running containers of warm workers; none where no engine answers."""
-    from orchestrator.system.container_engine import connect
-
     with contextlib.suppress(Exception):  # whatever is wrong with the engine, workers may be up without it
         listed = connect().client.containers.list(filters={"label": f"{WARM_LABEL}=1", "status": "running"})
         return [_describe(container.attrs, container.image.labels) for container in listed]
@@ -168,7 +170,7 @@ def _describe(attrs: Mapping[str, Any], labels: Mapping[str, str]) -> WarmContai
 
 
 def host_path(source: str | None) -> Path | None:
-    """Return the host's own name of a mounted folder: Docker Desktop names folders as its virtual machine sees them."""
+    """Return the host's name of a mounted folder: Docker Desktop uses that of its virtual machine."""
     if not source:
         return None
     path = PurePosixPath(source)

@@ -18,7 +18,7 @@ PartStamps = Mapping[str, tuple[int, int]]
 
 
 def copy_parts_to_job(shards: Path, out: Path) -> PartStamps:
-    """Make the job's out folder with the unfinished shards that earlier workers left, and return their stamps."""
+    """Make the job's out folder with the parts that earlier workers left, and return their stamps."""
     out.mkdir(parents=True, exist_ok=True)
     stamps: dict[str, tuple[int, int]] = {}
     for part in shards.glob("*.part.npz"):
@@ -61,7 +61,7 @@ def _move_pictures(out: Path, shards: Path, number: int) -> None:
 
 
 def move_file(source: Path, target: Path) -> None:
-    """Rename a file; across file systems copy, fsync and rename it. The caller then owns it. Raises OSError."""
+    """Rename a file, or copy it to another file system; the caller then owns it. Raises OSError."""
     try:
         if os.geteuid() == 0 and source.stat().st_uid != 0:
             os.chown(source, 0, os.getegid())

@@ -122,7 +122,10 @@ class WarmRuntime:
         return job
 
     def reap(self, run: str, jobs: Path) -> int:
-        """End jobs that an earlier orch left, keep what they finished, remove abandoned jobs; return their number."""
+        """End this run's jobs that an earlier orch left, and return their number.
+
+        What they finished is kept. Abandoned jobs of other runs are removed.
+        """
         del run, jobs
         key, count = run_key(self.paths.root), 0
         for folder in self._job_folders():

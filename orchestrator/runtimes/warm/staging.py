@@ -18,7 +18,7 @@ _UNITS = {"K": 10, "M": 20, "G": 30, "T": 40}
 
 @dataclass(frozen=True)
 class RootLocations:
-    """For each input root, the folder as the worker sees it; and the roots whose images must be staged first."""
+    """For each input root, the folder as the worker sees it; and the roots that must be staged first."""
 
     seen_as: Mapping[int, PurePosixPath]
     to_stage: tuple[int, ...]
@@ -27,7 +27,10 @@ class RootLocations:
 def locate_roots(
     roots: Sequence[Path], data: Path | None, guest_data: PurePosixPath, guest_staged: PurePosixPath
 ) -> RootLocations:
-    """Return where the worker finds each root. `data`: the host's folder that it sees as `guest_data`. Pure."""
+    """Return where the worker finds each root. Pure.
+
+    `data` is the host's folder that the worker sees as `guest_data`.
+    """
     seen_as: dict[int, PurePosixPath] = {}
     for number, root in enumerate(roots):
         if data is not None and root.is_relative_to(data):
@@ -48,7 +51,10 @@ def read_copy_limit() -> int:
 
 
 def stage_images(inputs: InputSet, numbers: Sequence[int], folder: Path, limit: int, stack: str) -> str | None:
-    """Link or copy these roots' images into `folder`/ROOT/; return a line about it. Raises OutsideData, OSError."""
+    """Link or copy these roots' images into `folder`/ROOT/ and return a line about it.
+
+    Raises OutsideData, OSError.
+    """
     count = size = 0
     for image in _of_roots(inputs, numbers):
         count, size = count + 1, size + image.size

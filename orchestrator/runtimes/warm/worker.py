@@ -44,7 +44,7 @@ class JobSpec:
 
 
 class WarmWorker:
-    """One job. Its ticket is written once there is a shard to predict, so that no worker claims a job that is empty."""
+    """One job. Its ticket is written with its first shard, so that no worker claims an empty job."""
 
     def __init__(self, spool: SpoolPaths, spec: JobSpec) -> None:
         self.name = spec.name
