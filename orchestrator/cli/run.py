@@ -246,8 +246,9 @@ def build(
     stack = catalog(stacks).stack(name)
     from orchestrator.cli.progress import make_display
     from orchestrator.hardware import choose_variant, gpus_for
-    from orchestrator.plan.disk_space import build_needs, require_space
+    from orchestrator.plan.disk_space import build_needs
     from orchestrator.runtimes.base import choose_runtime
+    from orchestrator.system.free_space import require_space
 
     display = make_display(json=json, quiet=False)
     chosen, _ = choose_runtime(runtime)

@@ -20,7 +20,7 @@ from orchestrator.errors import BaseImageError
 from orchestrator.hardware import Choice, Gpu
 from orchestrator.inputs.collect import InputSet, collect_inputs
 from orchestrator.paths import RunPaths, weights_folder
-from orchestrator.plan.disk_space import build_needs, output_need, require_space, weights_needs
+from orchestrator.plan.disk_space import build_needs, output_need, weights_needs
 from orchestrator.plan.options import RunOptions
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.request import AUTO, Request, make_request
@@ -30,6 +30,7 @@ from orchestrator.runtimes.base import Prepared, Runtime, choose_runtime, make_r
 from orchestrator.runtimes.warm.errors import OutsideData, WarmUnfit
 from orchestrator.runtimes.warm.select import Warm, Wish, check_wish, find_warm, refusal
 from orchestrator.system.display import Display
+from orchestrator.system.free_space import require_space
 
 
 def run_model(entry: ModelEntry, options: RunOptions, display: Display, turns: Turns | None = None) -> Outcome:
@@ -102,7 +103,7 @@ def _with_warm_workers(ask: _Ask) -> Outcome | None:
         with closing(warm.runtime):
             return _carry_out(ask, way)
     except (WarmUnfit, OutsideData) as error:
-        if options.warm or warm.runtime.started:
+        if options.warm or warm.runtime.has_started:
             raise
         ask.display.say(f"not using a warm worker: {error.message}{f' ({error.why})' if error.why else ''}")
         return None

@@ -19,7 +19,7 @@ from orchestrator.hardware import choose_variant, cores, gpus_for
 from orchestrator.hardware.gpu_code import as_built
 from orchestrator.inputs.collect import collect_inputs
 from orchestrator.paths import RunPaths, home
-from orchestrator.plan.disk_space import build_needs, require_space
+from orchestrator.plan.disk_space import build_needs
 from orchestrator.plan.options import RunOptions
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.request import make_request
@@ -27,6 +27,7 @@ from orchestrator.predictions.predictions import Predictions
 from orchestrator.runtimes.base import choose_runtime
 from orchestrator.runtimes.guest_contract import QUEUE_NAME
 from orchestrator.system.display import Display
+from orchestrator.system.free_space import require_space
 from orchestrator.system.json_lines import parse_object
 from orchestrator.workflows.demo.photographs import fetch_photographs
 from orchestrator.workflows.run import run_model

@@ -15,12 +15,12 @@ from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.build_inputs import build_inputs
 from orchestrator.runtimes.docker.build import with_default_base
 from orchestrator.runtimes.warm.discover import (
+    DiscoveredWorker,
     Needs,
-    WarmWorkerFound,
-    fitting,
+    discover_spools,
+    discover_workers,
+    list_running_containers,
     needs_of,
-    spool_folders,
-    warm_containers,
 )
 from orchestrator.runtimes.warm.errors import WarmUnfit
 from orchestrator.runtimes.warm.runtime import WarmRuntime
@@ -86,17 +86,17 @@ def check_wish(wish: Wish, why_not: str | None) -> bool:
 def _search(
     wish: Wish, entry: ModelEntry, choice: Choice, paths: RunPaths, build: BuildOptions, say: Report
 ) -> Warm | None:
-    containers = cache(warm_containers)
+    containers = cache(list_running_containers)
     looked: list[str] = []
     needs = needs_of(build_inputs(entry.stack, choice.variant, with_default_base(build)), choice.device)
     reasons: list[str] = []
-    for folder in spool_folders(wish.spool, containers):
+    for folder in discover_spools(wish.spool, containers):
         looked.append(str(folder))
         spool = SpoolPaths(folder)
-        found, why_not = fitting(spool, needs, containers)
+        found, why_not = discover_workers(spool, needs, containers)
         reasons += why_not
         if found:
-            runtime = WarmRuntime.of_run(spool, needs, paths, partial(_look, spool, needs), say)
+            runtime = WarmRuntime.of_run(spool, needs, paths, partial(_discover, spool, needs), say)
             why = f"warm worker {found[0].heartbeat.id} in {folder}"
             return Warm(runtime, why, found[0].heartbeat.threads)
     places = ", ".join(looked) or "nowhere: there is no spool"
@@ -107,6 +107,6 @@ def _search(
     )
 
 
-def _look(spool: SpoolPaths, needs: Needs) -> list[WarmWorkerFound]:
-    """The workers that fit at this moment. Containers are asked for anew: a restarted one may have other mounts."""
-    return fitting(spool, needs, cache(warm_containers), patience=1.5)[0]
+def _discover(spool: SpoolPaths, needs: Needs) -> list[DiscoveredWorker]:
+    """The workers that fit at this moment. ListContainers are asked for anew: a restarted one may have other mounts."""
+    return discover_workers(spool, needs, cache(list_running_containers), patience=1.5)[0]

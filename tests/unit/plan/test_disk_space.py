@@ -12,10 +12,11 @@ from orchestrator.catalog.loader import load_catalog
 from orchestrator.cli import main
 from orchestrator.errors import MachineError
 from orchestrator.paths import environments_folder, weights_folder
-from orchestrator.plan.disk_space import GB, RESERVE, Need, build_needs, output_need, require_space, weights_needs
+from orchestrator.plan.disk_space import build_needs, output_need, weights_needs
 from orchestrator.runtimes.base import BuildOptions, make_runtime
 from orchestrator.runtimes.docker import runtime as docker_module
 from orchestrator.runtimes.venv import environment_folder, is_whole
+from orchestrator.system.free_space import GB, RESERVE, Need, require_space
 from tests.unit.conftest import MakePhoto
 from tests.unit.stack_samples import MINIMAL, stack_document, write_stack
 
@@ -27,7 +28,7 @@ def free(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """The free bytes that every disk is made to have."""
     there = {"bytes": 0}
     monkeypatch.setattr(
-        "orchestrator.plan.disk_space.shutil.disk_usage", lambda folder: SimpleNamespace(free=there["bytes"])
+        "orchestrator.system.free_space.shutil.disk_usage", lambda folder: SimpleNamespace(free=there["bytes"])
     )
     return there
 

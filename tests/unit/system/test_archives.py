@@ -18,7 +18,7 @@ import pytest
 
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.inputs.collect import collect_inputs
-from orchestrator.system import archives
+from orchestrator.system import archives, free_space
 from orchestrator.system.archives import is_archive, safe_name, unpack
 from tests.unit.conftest import MakePhoto
 
@@ -195,8 +195,8 @@ def test_members_in_each_others_way_cost_only_themselves(tmp_path: Path, folder:
 def test_a_full_disk_is_the_machines_fault(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_zip(tmp_path / "a.zip", **{"a.jpg": b"x" * 100})
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: usage._replace(free=64 << 20))  # type: ignore[attr-defined]
-    with pytest.raises(MachineError, match="no room to unpack"):
+    monkeypatch.setattr(free_space.shutil, "disk_usage", lambda _: usage._replace(free=64 << 20))  # type: ignore[attr-defined]
+    with pytest.raises(MachineError, match=r"not enough disk space for unpacking a\.zip"):
         unpack(path, folder, everything)
 
 
@@ -209,7 +209,7 @@ def test_a_disk_that_fills_up_is_no_damaged_archive(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "mkdir", full)
-    with pytest.raises(MachineError, match=r"no room to unpack a\.jpg"):
+    with pytest.raises(MachineError, match=r"the disk is full: cannot unpack a\.jpg"):
         unpack(path, folder, everything)
 
 
