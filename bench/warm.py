@@ -24,7 +24,7 @@ from orchestrator.catalog.loader import ModelEntry, load_catalog
 from orchestrator.catalog.weights import ensure_weights
 from orchestrator.dispatch.executors import Work
 from orchestrator.dispatch.launcher import worker_settings
-from orchestrator.dispatch.local import LocalExecutor
+from orchestrator.dispatch.local import predict_missing
 from orchestrator.hardware import Choice, cores
 from orchestrator.inputs.collect import collect_inputs
 from orchestrator.paths import RunPaths, weights_folder
@@ -128,7 +128,7 @@ def request(folder: Path, entry: ModelEntry, number: int) -> tuple[float, float]
         weights = weights_folder(entry.stack.name, entry.name)
         display = Watching()
         started = time.perf_counter()
-        LocalExecutor().dispatch(Work(plan, runtime.paths, runtime, weights, ("cpu",), 1, warm.threads), display)
+        predict_missing(Work(plan, runtime.paths, runtime, weights, ("cpu",), 1, warm.threads), display)
         ended = time.perf_counter()
     assert paths.shard(0).exists()
     return display.done_at - started, ended - started

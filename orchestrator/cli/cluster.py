@@ -16,10 +16,10 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Its run direct
 
 def status(run: RunArgument, json: JsonOption = False) -> None:
     """How a run stands: done, under way, waiting in the cluster's queue, and why not."""
-    from orchestrator.dispatch.attach import status as status_of
+    from orchestrator.dispatch.status import read_status
     from orchestrator.paths import RunPaths
 
-    found = status_of(RunPaths(run.absolute()))
+    found = read_status(RunPaths(run.absolute()))
     if json:
         print_json(found)
         return
@@ -35,18 +35,18 @@ def status(run: RunArgument, json: JsonOption = False) -> None:
 
 def attach(run: RunArgument, json: JsonOption = False, quiet: QuietOption = False) -> int:
     """Follow a run on a cluster until it is complete. Ctrl-C leaves it going."""
-    from orchestrator.dispatch.attach import attach as attach_to
+    from orchestrator.dispatch.shared.follow import follow_run
     from orchestrator.paths import RunPaths
     from orchestrator.system.display import make_display
 
-    outcome = attach_to(RunPaths(run.absolute()), make_display(json=json, quiet=quiet))
+    outcome = follow_run(RunPaths(run.absolute()), make_display(json=json, quiet=quiet))
     report_outcome(outcome, None, json=json, quiet=quiet)
     return EXIT_SOME_FAILED if outcome.failed else EXIT_OK
 
 
 def cancel(run: RunArgument, json: JsonOption = False) -> None:
     """End a run on a cluster: no job, process or container is left. What is done is kept; orch run resumes."""
-    from orchestrator.dispatch.attach import cancel as cancel_run
+    from orchestrator.dispatch.shared.follow import cancel_run
     from orchestrator.paths import RunPaths
     from orchestrator.system.display import make_display
 

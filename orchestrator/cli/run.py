@@ -185,10 +185,10 @@ def _interruptible(action: Callable[[], Outcome]) -> Outcome:
 
 def _slurm_options(executor: str, given: dict[str, Any], *, wait: bool) -> SlurmOptions:
     from orchestrator.dispatch.slurm.settings import SlurmOptions, slurm_options
-    from orchestrator.paths import user_slurm_options
+    from orchestrator.paths import user_executor_settings
 
     if executor == "slurm":
-        return slurm_options(user_slurm_options(), {**given, "wait": None if wait else False})
+        return slurm_options(user_executor_settings("slurm"), {**given, "wait": None if wait else False})
     if given:
         first = next(iter(given)).replace("_", "-")
         raise UsageError(f"--{first} is for --executor slurm")

@@ -13,7 +13,7 @@ from pathlib import Path
 from orchestrator.catalog.loader import Catalog, ModelEntry
 from orchestrator.catalog.weights import weights_state
 from orchestrator.cli.progress_table import Board
-from orchestrator.dispatch.executors import make_executor
+from orchestrator.dispatch.executors import get_executor
 from orchestrator.dispatch.outcome import Outcome
 from orchestrator.errors import Interrupted, MachineError, OrchError, UsageError
 from orchestrator.plan.options import RunOptions
@@ -199,7 +199,7 @@ def _why_not(entry: ModelEntry, options: RunOptions) -> str | None:
         if options.offline:
             return "its weights are not in the cache, and nothing is fetched with --offline"
     try:
-        make_executor(options.executor).choose(entry, options.variant, options.device)
+        get_executor(options.executor).select(entry, options.variant, options.device)
     except (MachineError, UsageError) as error:
         return f"{error.message}: {error.why}" if error.why else error.message
     return None

@@ -15,7 +15,7 @@ from orchestrator.catalog.loader import Catalog
 from orchestrator.catalog.spec import NAME_PATTERN, SettingValue, Spec
 from orchestrator.dispatch.slurm.settings import SlurmOptions, slurm_options
 from orchestrator.errors import OrchError, SpecError
-from orchestrator.paths import user_slurm_options
+from orchestrator.paths import user_executor_settings
 from orchestrator.plan.options import RunOptions
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.system.yaml_source import YamlSource
@@ -167,7 +167,7 @@ def _asked(
         taken["spool"] = source.path.absolute().parent / taken["spool"]
     if taken.get("executor") == "slurm":
         asked_for = taken["slurm"].model_dump(exclude_unset=True) if "slurm" in taken else {}
-        taken["slurm"] = slurm_options(user_slurm_options(), asked_for)
+        taken["slurm"] = slurm_options(user_executor_settings("slurm"), asked_for)
     return Asked(
         name,
         entry,

@@ -11,10 +11,11 @@ from typing import Any
 
 from orchestrator.catalog.loader import ModelEntry
 from orchestrator.catalog.weights import Stored, ensure_weights, weights_in
-from orchestrator.dispatch.executors import Executor, Work, make_executor
-from orchestrator.dispatch.outcome import Outcome, finish
-from orchestrator.dispatch.shared.work_file import unresolved
-from orchestrator.dispatch.sharing import Alone, Turns
+from orchestrator.dispatch.executors import Executor, Work, get_executor
+from orchestrator.dispatch.outcome import Outcome
+from orchestrator.dispatch.shared.follow import follow_run
+from orchestrator.dispatch.shared.work_file import make_placeholder
+from orchestrator.dispatch.sharing import NoSharing, Sharing
 from orchestrator.dispatch.slots import busy_gpus, devices_of_places
 from orchestrator.errors import BaseImageError
 from orchestrator.hardware import Choice, Gpu
@@ -32,25 +33,23 @@ from orchestrator.runtimes.warm.select import Warm, Wish, check_wish, find_warm,
 from orchestrator.system.display import Display
 
 
-def run(entry: ModelEntry, options: RunOptions, display: Display, turns: Turns | None = None) -> Outcome:
+def run(entry: ModelEntry, options: RunOptions, display: Display, sharing: Sharing | None = None) -> Outcome:
     """Predict all images with a model. The same options on the same folder resume where it stopped.
 
     Raises UsageError, BuildError, MachineError, RunError, Interrupted; what was finished stays in the run directory.
     """
-    executor = make_executor(options.executor)
-    choice, gpus = executor.choose(entry, options.variant, options.device)
+    executor = get_executor(options.executor)
+    choice, gpus = executor.select(entry, options.variant, options.device)
     request = make_request(entry, options, options.runtime, choice.variant, choice.device)
     out = options.out or Path("runs") / f"{entry.name}-{request.short_digest(options.runtime)}"
     paths = RunPaths(out.absolute())
     choice = _begun_choice(choice, paths)
     request = replace(request, variant=choice.variant, device=choice.device)
-    ask = _Ask(entry, options, request, paths, executor, choice, gpus, turns or Alone(), display)
+    ask = _Ask(entry, options, request, paths, executor, choice, gpus, sharing or NoSharing(), display)
     outcome = _with_warm_workers(ask) or _with_own_workers(ask)
     if outcome.complete or not options.slurm.wait:
         return outcome
-    from orchestrator.dispatch.attach import attach
-
-    return attach(paths, display)
+    return follow_run(paths, display)
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class _Ask:
     executor: Executor
     choice: Choice
     gpus: tuple[Gpu, ...]
-    turns: Turns
+    sharing: Sharing
     display: Display
 
 
@@ -158,16 +157,14 @@ def _carry_out(ask: _Ask, way: _Way) -> Outcome:
         record_plan(paths, plan, earlier, {"why_runtime": way.why, "why_variant": choice.why, **used})
         for line in busy_gpus(choice.devices, ask.gpus) if way.leases else ():
             display.say(line)
-        with ask.turns.predicting(choice.device if options.executor == "local" else options.executor):
-            dispatched = ask.executor.dispatch(_work(ask, way, plan), display)
-        return Outcome(paths, {}) if dispatched is None else finish(plan, paths, dispatched)
+        return ask.executor.execute(_work(ask, way, plan), display)
 
 
 def _prepared(ask: _Ask, way: _Way) -> Prepared:
     """The variant made real here, or left to the node that chooses it. Raises BuildError, MachineError."""
     if ask.choice.variant == AUTO:
-        return unresolved(ask.entry.stack, way.runtime.name)
-    with ask.turns.building():
+        return make_placeholder(ask.entry.stack, way.runtime.name)
+    with ask.sharing.building():
         prepared = way.runtime.prepare(ask.entry.stack, ask.choice.variant, ask.options.build, ask.display.detail)
     if prepared.fresh:
         ask.display.say(f"built {prepared.location} in {prepared.seconds:.0f} s")
@@ -197,11 +194,11 @@ def _work(ask: _Ask, way: _Way, plan: Plan) -> Work:
         way.threads,
         wait=options.wait,
         leases=way.leases,
-        most_gpus=ask.turns.most_gpus,
+        sharing=ask.sharing,
         asked_workers=options.workers,
         workers_per_gpu=options.workers_per_gpu,
         build=options.build,
-        slurm=options.slurm,
+        settings=options.slurm,
     )
 
 

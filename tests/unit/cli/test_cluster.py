@@ -62,7 +62,7 @@ def test_cancel_says_what_it_ended(slurm: FakeSlurm, paths: RunPaths, capsys: Ca
 def test_a_folder_that_is_no_run_is_a_wrong_usage(tmp_path: Path, capsys: Captured) -> None:
     for command in ("status", "attach", "cancel"):
         assert main([command, str(tmp_path)]) == 2
-        assert "is no run directory" in capsys.readouterr().err
+        assert "is not a run directory" in capsys.readouterr().err
 
 
 def test_options_for_slurm_are_refused_without_it(tmp_path: Path, capsys: Captured) -> None:

@@ -15,7 +15,7 @@ import pytest
 from orchestrator.catalog.loader import load_catalog
 from orchestrator.cli.progress_table import SilentBoard
 from orchestrator.dispatch.outcome import Outcome
-from orchestrator.dispatch.sharing import Turns
+from orchestrator.dispatch.sharing import Sharing
 from orchestrator.errors import Interrupted, MachineError, RunError, UsageError
 from orchestrator.paths import RunPaths
 from orchestrator.plan.options import RunOptions
@@ -25,7 +25,7 @@ from orchestrator.workflows import batch as several_runs
 from orchestrator.workflows.batch import Asked, Shared, SharedTurns, all_that_run, exit_code, into_folders, run_several
 from tests.unit.stack_samples import MINIMAL, stack_document, write_stack
 
-Behaviour = Callable[[str, Turns, Display], Outcome]
+Behaviour = Callable[[str, Sharing, Display], Outcome]
 OPTIONS = RunOptions(images=["photos"])
 
 
@@ -41,7 +41,7 @@ def asked(*names: str) -> list[Asked]:
 def go(monkeypatch: pytest.MonkeyPatch, behaviour: Behaviour, *names: str) -> dict[str, Any]:
     """Run them with a `run` made up; its options' images say which it is."""
 
-    def made_up(entry: object, options: RunOptions, display: Display, turns: Turns) -> Outcome:
+    def made_up(entry: object, options: RunOptions, display: Display, turns: Sharing) -> Outcome:
         return behaviour(options.images[0], turns, display)
 
     monkeypatch.setattr(several_runs, "run", made_up)
@@ -49,7 +49,7 @@ def go(monkeypatch: pytest.MonkeyPatch, behaviour: Behaviour, *names: str) -> di
 
 
 def test_one_that_fails_stops_no_other_and_the_worst_exit_code_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    def behaviour(name: str, turns: Turns, display: Display) -> Outcome:
+    def behaviour(name: str, turns: Sharing, display: Display) -> Outcome:
         if name == "b":
             raise RunError("it broke")
         if name == "c":
@@ -67,7 +67,7 @@ def test_one_that_fails_stops_no_other_and_the_worst_exit_code_counts(monkeypatc
 def test_a_bug_shows_itself_when_all_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     over: list[str] = []
 
-    def behaviour(name: str, turns: Turns, display: Display) -> Outcome:
+    def behaviour(name: str, turns: Sharing, display: Display) -> Outcome:
         if name == "a":
             raise KeyError("a bug")
         time.sleep(0.1)
@@ -83,7 +83,7 @@ def test_on_the_cpu_runs_take_turns_while_others_build(monkeypatch: pytest.Monke
     predicting, most = 0, 0
     built = threading.Event()
 
-    def behaviour(name: str, turns: Turns, display: Display) -> Outcome:
+    def behaviour(name: str, turns: Sharing, display: Display) -> Outcome:
         nonlocal predicting, most
         if name == "slow build":
             assert built.wait(10), "the other one predicts meanwhile"
@@ -103,7 +103,7 @@ def test_on_the_cpu_runs_take_turns_while_others_build(monkeypatch: pytest.Monke
 def test_a_stack_is_built_once_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     building, most = 0, 0
 
-    def behaviour(name: str, turns: Turns, display: Display) -> Outcome:
+    def behaviour(name: str, turns: Sharing, display: Display) -> Outcome:
         nonlocal building, most
         with turns.building():
             building += 1
@@ -120,7 +120,7 @@ def test_a_stack_is_built_once_at_a_time(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_signal_stops_all_whatever_they_are_doing(monkeypatch: pytest.MonkeyPatch, presses: int) -> None:
     in_turn = threading.Event()
 
-    def behaviour(name: str, turns: Turns, display: Display) -> Outcome:
+    def behaviour(name: str, turns: Sharing, display: Display) -> Outcome:
         with turns.predicting("cpu"):
             in_turn.set()
             while True:  # as a build does
@@ -187,7 +187,7 @@ def test_each_model_gets_a_folder_of_its_name() -> None:
 
 
 def test_mistakes_are_each_runs_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    def behaviour(name: str, turns: Turns, display: Display) -> Outcome:
+    def behaviour(name: str, turns: Sharing, display: Display) -> Outcome:
         raise UsageError("no such folder")
 
     assert exit_code(go(monkeypatch, behaviour, "a", "b")) == 2
