@@ -23,7 +23,7 @@ from orchestrator.catalog.bundled import RUNNER
 from orchestrator.catalog.loader import ModelEntry, load_catalog
 from orchestrator.catalog.weights import ensure_weights
 from orchestrator.dispatch.executors import Work
-from orchestrator.dispatch.launcher import worker_settings
+from orchestrator.dispatch.launcher import job_settings
 from orchestrator.dispatch.local import predict_missing
 from orchestrator.hardware import Choice, cores
 from orchestrator.inputs.collect import collect_inputs
@@ -154,7 +154,7 @@ def forward_pass(folder: Path, entry: ModelEntry, environment: Path) -> float:
     plan = make_plan(folder, entry, made(entry, "venv"))
     weights, cache = weights_folder(entry.stack.name, entry.name), folder / "cache"
     paths = GuestPaths(folder / "data", weights, folder, cache, folder, entry.stack.folder)
-    (folder / "job.json").write_text(json.dumps(job_document(worker_settings(plan, cores()), "w0", paths)))
+    (folder / "job.json").write_text(json.dumps(job_document(job_settings(plan, cores()), "w0", paths)))
     scene = next((folder / "data").rglob("*.[jp][pn]g"))
     run = [str(environment / "bin" / "python"), "-c", FORWARD, str(folder / "job.json"), str(scene)]
     variables = {**os.environ, "PYTHONPATH": str(RUNNER)}

@@ -20,7 +20,7 @@ from orchestrator.errors import MachineError, SpecError
 from orchestrator.paths import build_logs_folder, home
 from orchestrator.system.display import Report
 from orchestrator.system.files import exclusive, sha256_of, write_json
-from orchestrator.system.subprocesses import run_step
+from orchestrator.system.subprocesses import run_subprocess
 
 MANIFEST = "source.json"
 TREE = "tree"
@@ -123,7 +123,7 @@ class _Git:
 
     def __call__(self, *arguments: str) -> bool:
         command = [*self._start, *arguments]
-        code, self.tail = run_step(command, self.log, self._report, environment=self._environment)
+        code, self.tail = run_subprocess(command, self.log, self._report, environment=self._environment)
         return code == 0
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, cast
 
-from orchestrator.catalog.loader import ModelEntry, did_you_mean
+from orchestrator.catalog.loader import ModelEntry
 from orchestrator.dispatch.outcome import Outcome
 from orchestrator.dispatch.shared.submitter import Submission, Submitter, TaskAttempt
 from orchestrator.dispatch.sharing import NoSharing, Sharing
@@ -19,6 +19,7 @@ from orchestrator.paths import RunPaths
 from orchestrator.plan.plan import Plan
 from orchestrator.runtimes.base import BuildOptions, Runtime
 from orchestrator.system.display import Display
+from orchestrator.system.suggestions import unknown_name
 
 GivenSettings = Sequence[str] | Mapping[str, Any]
 """Settings as a user gives them: KEY=VALUE texts of a command line, or a mapping of a YAML file."""
@@ -114,7 +115,7 @@ EXECUTORS = {
 def get_executor(name: str) -> Executor:
     """Return the executor of that name. Raises UsageError."""
     if name not in EXECUTORS:
-        raise UsageError(f"unknown executor {name!r}", why=did_you_mean(name, EXECUTORS))
+        raise unknown_name("executor", name, EXECUTORS)
     module, _, attribute = EXECUTORS[name].partition(":")
     return cast(Executor, getattr(importlib.import_module(module), attribute)())
 

@@ -7,18 +7,18 @@ import shutil
 import threading
 
 from orchestrator.catalog.loader import ModelEntry
-from orchestrator.dispatch.dispatcher import Dispatched, Dispatcher
+from orchestrator.dispatch.dispatcher import Dispatcher, DispatchResult
 from orchestrator.dispatch.executors import NoSettings, Work, refuse_active_submission
 from orchestrator.dispatch.launcher import Launcher
 from orchestrator.dispatch.outcome import Outcome, finish
-from orchestrator.dispatch.scheduler import dear_first
+from orchestrator.dispatch.scheduler import sort_largest_first
 from orchestrator.dispatch.shared.submitter import Submission
-from orchestrator.dispatch.slots import LeasedPlaces, OwnPlaces, Places
+from orchestrator.dispatch.slots import LeasedSlots, OwnedSlots, Slots
 from orchestrator.hardware import Choice, Gpu, choose_variant, cores, gpus_for
 from orchestrator.hardware.gpu_code import as_built
 from orchestrator.plan.shards import missing_shards
 from orchestrator.system.display import Display
-from orchestrator.system.signals import signals_to
+from orchestrator.system.signals import call_on_signal
 
 
 class LocalExecutor:
@@ -46,7 +46,7 @@ class LocalExecutor:
         return False
 
 
-def predict_missing(work: Work, display: Display) -> Dispatched:
+def predict_missing(work: Work, display: Display) -> DispatchResult:
     """Predict the shards that are not on disk. Raises Interrupted, RunError, MachineError."""
     plan, paths, runtime = work.plan, work.paths, work.runtime
     for folder in (paths.shards, paths.logs, paths.jobs):
@@ -57,24 +57,24 @@ def predict_missing(work: Work, display: Display) -> Dispatched:
     missing = missing_shards(plan, paths)
     already = len(plan.inputs.images) - sum(plan.size_of(shard) for shard in missing)
     if not missing:
-        return Dispatched((), 0, 0.0)
+        return DispatchResult((), 0, 0.0)
     if already:
         display.say(f"resuming: {already} of {len(plan.inputs.images)} images are done")
     threads = work.threads or max(1, cores() // min(work.workers, len(missing)))
     launcher = Launcher(plan, paths, runtime, work.devices, threads, work.weights)
-    dispatcher = Dispatcher(paths, launcher.start, display, dear_first(missing, plan.bytes_of), plan.images_of)
+    dispatcher = Dispatcher(paths, launcher.start, display, sort_largest_first(missing, plan.bytes_of), plan.images_of)
     # Collecting needs numpy, whose import takes a while: it is imported while the workers start.
     threading.Thread(target=importlib.import_module, args=("numpy",), daemon=True).start()
     try:
-        with signals_to(dispatcher.interrupt):
+        with call_on_signal(dispatcher.interrupt):
             return dispatcher.run(make_slots(work, display), len(plan.inputs.images), already)
     finally:
         runtime.reap(plan.run_id(), paths.jobs)  # what could not be removed while the engine was away
 
 
-def make_slots(work: Work, display: Display) -> Places:
+def make_slots(work: Work, display: Display) -> Slots:
     """Return the slots for workers: leased ones on GPUs, unconditional ones on the CPU."""
     if not work.leases or set(work.devices) == {"cpu"}:
-        return OwnPlaces(work.workers, work.devices)
+        return OwnedSlots(work.workers, work.devices)
     what = f"{work.plan.entry.name} into {work.paths.root}"
-    return LeasedPlaces(work.workers, work.devices, what, display, wait=work.wait, most_gpus=work.sharing.most_gpus)
+    return LeasedSlots(work.workers, work.devices, what, display, wait=work.wait, most_gpus=work.sharing.most_gpus)

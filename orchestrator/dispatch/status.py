@@ -54,7 +54,7 @@ def _describe_job(paths: RunPaths, submission: Submission, tasks: list[QueuedTas
     progress.apply_all(EventTail(paths.task_events))
     return {
         "job": submission.job,
-        "tasks": describe_tasks(records, tasks, progress.states),
+        "tasks": describe_tasks(records, tasks, progress.statuses),
         "ended_with": [
             {"task": record["index"], "node": record["node"], "state": record["state"], **record["error"]}
             for record in records

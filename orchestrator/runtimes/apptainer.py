@@ -27,7 +27,7 @@ from orchestrator.runtimes.process import ProcessWorker, reap_processes, visible
 from orchestrator.system.container_engine import connect
 from orchestrator.system.display import Report
 from orchestrator.system.files import exclusive
-from orchestrator.system.subprocesses import run_step
+from orchestrator.system.subprocesses import run_subprocess
 
 COMMANDS = ("apptainer", "singularity")
 OLDEST_SINGULARITY = (3, 8)
@@ -149,7 +149,7 @@ def make_sif(inputs: BuildInputs, options: BuildOptions, image: Path, report: Re
     report(f"making {image} from {archive}")
     try:
         line = build_command(installed().command, archive, aside)
-        code, tail = run_step(line, log, report, environment=caller_environment())
+        code, tail = run_subprocess(line, log, report, environment=caller_environment())
         if code != 0:
             raise BuildError(f"{image.name} could not be made (exit {code})", why="\n".join(tail), log=log)
         os.replace(aside, image)

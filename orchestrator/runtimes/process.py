@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shutil
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 from orchestrator.errors import MachineError
 from orchestrator.runtimes.base import Exit, WorkerSpec
+from orchestrator.system.json_lines import split_lines
 
 _PID_NAME = "pid"
+_BLOCK_BYTES = 1 << 16
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR")
 _GPUS = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
 
@@ -56,8 +60,8 @@ class ProcessWorker:
 
     def lines(self) -> Iterator[bytes]:
         """Events as they are written."""
-        assert self._process.stdout is not None
-        yield from self._process.stdout
+        read = cast(io.BufferedReader, self._process.stdout).read1
+        yield from split_lines(iter(lambda: read(_BLOCK_BYTES), b""), keep_unfinished=True)
 
     def wait(self) -> Exit:
         """Block until the process has ended."""

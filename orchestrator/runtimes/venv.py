@@ -23,7 +23,7 @@ from orchestrator.runtimes.guest_contract import JOB_NAME, QUEUE_NAME, GuestPath
 from orchestrator.runtimes.process import ProcessWorker, passed_on, reap_processes, visible_gpus
 from orchestrator.system.display import Report
 from orchestrator.system.files import exclusive, write_json, write_text
-from orchestrator.system.subprocesses import run_step
+from orchestrator.system.subprocesses import run_subprocess
 
 _MARKER = "orch-environment.json"
 
@@ -226,7 +226,7 @@ def _real_interpreter(python: str, version: str) -> Path | None:
 
 
 def _step(command: list[str], log: Path, report: Report) -> None:
-    code, tail = run_step(command, log, report)
+    code, tail = run_subprocess(command, log, report)
     if code != 0:
         message = f"the environment could not be made: {Path(command[0]).name} ended with {code}"
         raise BuildError(message, why="\n".join(tail), log=log)

@@ -1,36 +1,36 @@
-"""Ctrl-C and SIGTERM: to the one run of the main thread, or passed on to several runs in threads."""
+"""SIGINT and SIGTERM: delivered to the one run of the main thread, or shared by several runs in threads."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Stop:
-    """How often the user asked to stop, and who wants to be told. One for the process: signals are the process's."""
+class StopRequests:
+    """Count the user's requests to stop and call the listeners. One per process, as signals are the process's."""
 
     def __init__(self) -> None:
-        self.presses = 0
+        self.count = 0
         self._listeners: list[Callable[[], None]] = []
-        self._lock = threading.RLock()  # a handler may interrupt its own thread's `told`
+        self._lock = threading.RLock()  # a handler may interrupt its own thread inside `listen`
 
-    def press(self) -> None:
-        """Tell everybody, those too that come later."""
+    def add(self) -> None:
+        """Count a request and call each listener; a listener that comes later is called for it as well."""
         with self._lock:
-            self.presses += 1
+            self.count += 1
             for listener in self._listeners:
                 listener()
 
     @contextmanager
-    def told(self, listener: Callable[[], None]) -> Iterator[None]:
-        """While this lasts, each press calls `listener`; those before it as well."""
+    def listen(self, listener: Callable[[], None]) -> Iterator[None]:
+        """Call `listener` for each request made before and inside the block."""
         with self._lock:
             self._listeners.append(listener)
-            for _ in range(self.presses):
+            for _ in range(self.count):
                 listener()
         try:
             yield
@@ -39,42 +39,51 @@ class Stop:
                 self._listeners.remove(listener)
 
 
-_stop: Stop | None = None
+_shared: StopRequests | None = None
 
 
 @contextmanager
-def passing_on() -> Iterator[Stop]:
-    """In the main thread: while this lasts, signals go to all who are in `signals_to`, whatever their thread."""
-    global _stop
-    stop = _stop = Stop()
+def share_signals() -> Iterator[StopRequests]:
+    """Pass signals on to everything inside `call_on_signal`, in any thread. For the main thread."""
+    global _shared
+    requests = _shared = StopRequests()
     try:
-        with _handled(stop.press):
-            yield stop
+        with _handle(requests.add, SIGNALS):
+            yield requests
     finally:
-        _stop = None
+        _shared = None
 
 
 @contextmanager
-def signals_to(listener: Callable[[], None]) -> Iterator[None]:
-    """While this lasts, a signal calls `listener`. In a thread of a host program nothing changes."""
-    stop = _stop
-    if stop is not None:
-        with stop.told(listener):
-            yield
-    elif threading.current_thread() is threading.main_thread():
-        with _handled(listener):
+def call_on_signal(listener: Callable[[], None]) -> Iterator[None]:
+    """Call `listener` on each SIGINT and SIGTERM. In a thread of a host program nothing changes."""
+    requests = _shared
+    if requests is not None:
+        with requests.listen(listener):
             yield
     else:
+        with _handle(listener, SIGNALS):
+            yield
+
+
+@contextmanager
+def raise_on_sigterm(error: BaseException) -> Iterator[None]:
+    """Raise `error` in the main thread on SIGTERM. In a thread of a host program nothing changes."""
+
+    def stop() -> None:
+        raise error
+
+    with _handle(stop, [signal.SIGTERM]):
         yield
 
 
 @contextmanager
-def _handled(act: Callable[[], None]) -> Iterator[None]:
-    """Signals call `act`; outside of the main thread Python allows no handlers, and nothing changes."""
+def _handle(act: Callable[[], None], numbers: Sequence[signal.Signals]) -> Iterator[None]:
+    """Call `act` on these signals. Python allows handlers in the main thread only; elsewhere nothing changes."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, lambda *_: act()) for number in SIGNALS}
+    before = {number: signal.signal(number, lambda *_: act()) for number in numbers}
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Running a command whose output goes to a log and, line by line, to whoever watches."""
+"""Run a subprocess; append its output to a log and report each line."""
 
 from __future__ import annotations
 
@@ -10,30 +10,31 @@ from pathlib import Path
 
 from orchestrator.system.display import Report
 
-TAIL = 25
+TAIL_LINES = 25
 _RUNNING: set[subprocess.Popen[str]] = set()
 
 
-def end_steps() -> None:
-    """End the commands under way in all threads; each `run_step` then returns or raises as when they fail."""
+def terminate_subprocesses() -> None:
+    """Send SIGTERM to the subprocesses of all threads; each `run_subprocess` then returns a failure."""
     for process in list(_RUNNING):
         process.terminate()
 
 
-def run_step(
+def run_subprocess(
     command: Sequence[str],
     log: Path,
     report: Report,
     *,
     environment: Mapping[str, str] | None = None,
-    chatter: re.Pattern[str] | None = None,
+    omit_from_tail: re.Pattern[str] | None = None,
 ) -> tuple[int, list[str]]:
-    """Run a command, its output appended to `log`: its exit status and the last lines, those like `chatter` left out.
+    """Run a command, append its output to `log`, and return its exit status and the last lines of output.
 
-    An exception, Ctrl-C among them, ends the command.
+    Lines that match `omit_from_tail` are not among the returned ones. An exception, Ctrl-C among them, terminates
+    the command.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    tail: deque[str] = deque(maxlen=TAIL)
+    tail: deque[str] = deque(maxlen=TAIL_LINES)
     with log.open("a", encoding="utf-8") as stream:
         stream.write(f"$ {' '.join(command)}\n")
         stream.flush()
@@ -52,7 +53,7 @@ def run_step(
             for line in process.stdout:
                 stream.write(line)
                 report(line.rstrip())
-                if line.strip() and not (chatter and chatter.match(line)):
+                if line.strip() and not (omit_from_tail and omit_from_tail.match(line)):
                     tail.append(line.rstrip())
         except BaseException:
             process.terminate()

@@ -17,8 +17,8 @@ from orchestrator.dispatch.executors import get_executor
 from orchestrator.dispatch.outcome import Outcome
 from orchestrator.errors import Interrupted, MachineError, OrchError, UsageError
 from orchestrator.plan.options import RunOptions
-from orchestrator.system.signals import Stop, passing_on
-from orchestrator.system.subprocesses import end_steps
+from orchestrator.system.signals import StopRequests, share_signals
+from orchestrator.system.subprocesses import terminate_subprocesses
 from orchestrator.workflows.run import run
 
 SOON_SECONDS = 5.0
@@ -46,7 +46,7 @@ def run_several(asked: Sequence[Asked], board: Board) -> dict[str, Ended]:
     """
     ended: dict[str, Ended] = {}
     bugs: list[BaseException] = []
-    with passing_on() as stop, stop.told(end_steps), board.live():
+    with share_signals() as stop, stop.listen(terminate_subprocesses), board.live():
         shared = Shared(stop)
 
         def work(one: Asked) -> None:
@@ -83,7 +83,7 @@ def _run_one(one: Asked, board: Board, shared: Shared) -> Ended:
 
 
 def _failed(one: Asked, board: Board, shared: Shared, error: OrchError) -> OrchError:
-    if shared.stop.presses and not isinstance(error, Interrupted):  # a build that was ended says that it failed
+    if shared.stop.count and not isinstance(error, Interrupted):  # a build that was ended says that it failed
         error = Interrupted("stopped")
     if isinstance(error, Interrupted):
         error.hint = error.hint or "the same command goes on where it stopped"
@@ -94,7 +94,7 @@ def _failed(one: Asked, board: Board, shared: Shared, error: OrchError) -> OrchE
 class Shared:
     """What the runs of one command share. Its locks are held for long; `check` ends a wait when the user stops."""
 
-    def __init__(self, stop: Stop) -> None:
+    def __init__(self, stop: StopRequests) -> None:
         self.stop = stop
         self.cpu = threading.Lock()
         self.begun: dict[str, float] = {}
@@ -107,7 +107,7 @@ class Shared:
 
     def check(self) -> None:
         """Raise Interrupted if the user asked to stop."""
-        if self.stop.presses:
+        if self.stop.count:
             raise Interrupted("stopped")
 
     def stack(self, name: str) -> threading.Lock:

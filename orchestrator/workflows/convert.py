@@ -8,16 +8,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
-import threading
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from orchestrator.catalog.loader import ModelEntry, StackEntry
@@ -30,6 +27,7 @@ from orchestrator.runtimes.process import passed_on
 from orchestrator.runtimes.venv import cached_environment, environment_folder, is_whole
 from orchestrator.system.display import Display, Report
 from orchestrator.system.files import sha256_of
+from orchestrator.system.signals import raise_on_sigterm
 
 SCRIPT_NAME = "convert/convert.py"
 LOCK_NAME = "convert.lock"
@@ -100,7 +98,7 @@ def convert(stack: StackEntry, options: ConvertOptions, display: Display) -> Con
     target = options.onnx.absolute()
     aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        with _sigterm_is_ctrl_c():
+        with raise_on_sigterm(KeyboardInterrupt()):
             job = _job(stack, options, aside)
             details = run_script(command, job, _script_environment(stack), log, display.detail)
             model = _models(stack)[details["model"]]
@@ -285,20 +283,3 @@ def _put_in_place(aside: Path, target: Path, *, force: bool) -> None:
     with aside.open("rb") as stream:
         os.fsync(stream.fileno())
     os.replace(aside, target)
-
-
-@contextmanager
-def _sigterm_is_ctrl_c() -> Iterator[None]:
-    """SIGTERM ends the script and removes what it wrote, as Ctrl-C does. In a thread of a host program: nothing."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

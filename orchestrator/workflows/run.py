@@ -16,7 +16,7 @@ from orchestrator.dispatch.outcome import Outcome
 from orchestrator.dispatch.shared.follow import follow_run
 from orchestrator.dispatch.shared.work_file import make_placeholder
 from orchestrator.dispatch.sharing import NoSharing, Sharing
-from orchestrator.dispatch.slots import busy_gpus, devices_of_places
+from orchestrator.dispatch.slots import assign_devices, describe_busy_gpus
 from orchestrator.errors import BaseImageError
 from orchestrator.hardware import Choice, Gpu
 from orchestrator.inputs.collect import InputSet, collect_inputs
@@ -155,7 +155,7 @@ def _carry_out(ask: _Ask, way: _Way) -> Outcome:
         plan = Plan(request, entry, prepared, weights, inputs, shard_size)
         used = {"gpus": [asdict(gpu) for gpu in ask.gpus], "devices": list(choice.devices)}
         record_plan(paths, plan, earlier, {"why_runtime": way.why, "why_variant": choice.why, **used})
-        for line in busy_gpus(choice.devices, ask.gpus) if way.leases else ():
+        for line in describe_busy_gpus(choice.devices, ask.gpus) if way.leases else ():
             display.say(line)
         return ask.executor.execute(_work(ask, way, plan), display)
 
@@ -181,7 +181,7 @@ def _work(ask: _Ask, way: _Way, plan: Plan) -> Work:
     """What the executor is handed: devices, workers, and whether to wait for a GPU."""
     entry, options = ask.entry, ask.options
     free = {gpu.device: gpu.memory if gpu.free is None else gpu.free for gpu in ask.gpus}
-    devices, workers = devices_of_places(
+    devices, workers = assign_devices(
         ask.choice.devices, options.workers, options.workers_per_gpu, free, entry.spec.gpu_memory
     )
     return Work(

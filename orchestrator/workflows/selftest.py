@@ -5,10 +5,8 @@ What comes out says that everything works together; with random weights the numb
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ from orchestrator.predictions.predictions import Predictions
 from orchestrator.runtimes.base import choose_runtime
 from orchestrator.runtimes.guest_contract import QUEUE_NAME
 from orchestrator.system.display import Display
+from orchestrator.system.json_lines import parse_object
 from orchestrator.workflows.demo.photographs import fetch_photographs
 from orchestrator.workflows.run import run
 
@@ -124,21 +123,14 @@ def make_random_weights(entry: ModelEntry, options: RunOptions, work: Path, disp
     launcher = Launcher(plan, paths, runtime, choice.devices, cores(), work / "no-weights")
     worker = launcher.start_program(RANDOM_WEIGHTS, "weights", job, target)
     try:
-        failures = [event for event in map(_event, worker.lines()) if event.get("event") == "failure"]
+        events = filter(None, map(parse_object, worker.lines()))
+        failures = [event for event in events if event.get("event") == "failure"]
         ended = worker.wait()
     finally:
         worker.close()
     if ended.code != 0:
         why = failures[-1]["message"] if failures else ended.describe()
         raise RunError(f"{entry.name} could not make random weights", why=why, log=paths.worker_log("weights"))
-
-
-def _event(line: bytes) -> dict[str, Any]:
-    with suppress(ValueError):
-        event = json.loads(line)
-        if isinstance(event, dict):
-            return event
-    return {}
 
 
 def _check(outcome: Outcome) -> Iterator[tuple[str, int]]:

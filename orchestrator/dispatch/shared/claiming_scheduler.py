@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from orchestrator.dispatch.scheduler import ImagesOf, Schedule
+from orchestrator.dispatch.scheduler import ImagesOf, Scheduler
 from orchestrator.dispatch.shared.claims import Claims
 
 PASS_SECONDS = 5.0
@@ -18,7 +18,7 @@ TRIES_PER_CALL = 50
 Clock = Callable[[], float]
 
 
-class ClaimingScheduler(Schedule):
+class ClaimingScheduler(Scheduler):
     """Hands out shards this task has claimed: its own share first, in order, then any shard that is not claimed.
 
     `share` is the task's index and the number of tasks. `remaining` counts the shards not known to be on disk: until
@@ -45,7 +45,7 @@ class ClaimingScheduler(Schedule):
         self._random = random.Random(repr(share))  # other tasks pass over the same shards: in another order
 
     @property
-    def may_get_more(self) -> bool:
+    def can_get_more(self) -> bool:
         """True until all shards are known to be on disk: another task may be lost."""
         return bool(self._open)
 
@@ -58,9 +58,9 @@ class ClaimingScheduler(Schedule):
                 self._pending.append(number)
         return len(self._pending)
 
-    def done(self, number: int) -> bool:
+    def mark_done(self, number: int) -> bool:
         """Take note that a worker finished a shard: it is on disk, so its claim is released."""
-        is_new = super().done(number)
+        is_new = super().mark_done(number)
         self._claims.release(claim_name(number))
         return is_new
 

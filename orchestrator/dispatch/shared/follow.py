@@ -19,7 +19,7 @@ from orchestrator.dispatch.shared.work_file import read_work_file
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError, UsageError
 from orchestrator.paths import RunPaths
 from orchestrator.system.display import Display
-from orchestrator.system.signals import signals_to
+from orchestrator.system.signals import call_on_signal
 
 POLL_SECONDS = 2.0
 QUEUE_POLL_SECONDS = 10.0
@@ -113,7 +113,7 @@ def _follow(run: _Followed, display: Display) -> None:
     next_poll, misses = 0.0, 0
     progress.apply_all(tail)
     stop = threading.Event()
-    with display.images(run.images, progress.images), signals_to(stop.set):
+    with display.images(run.images, progress.images), call_on_signal(stop.set):
         while not paths.summary.exists() and misses < MISSES_UNTIL_GONE:
             if monotonic() >= next_poll:
                 listed = run.submitter.list_tasks(run.submission.job)
@@ -121,7 +121,7 @@ def _follow(run: _Followed, display: Display) -> None:
                 misses = misses + 1 if listed == [] else 0
                 records = read_records(paths, run.submission.job)
                 next_poll = monotonic() + (QUEUE_POLL_SECONDS if tasks else POLL_SECONDS)
-            display.progress(progress.images, progress.failed, describe_tasks(records, tasks, progress.states))
+            display.progress(progress.images, progress.failed, describe_tasks(records, tasks, progress.statuses))
             if stop.wait(POLL_SECONDS):
                 raise Interrupted("stopped")
             progress.apply_all(tail)

@@ -2,87 +2,79 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from orchestrator.dispatch.shared.submitter import QueuedTask
 from orchestrator.dispatch.shared.task_records import WORKING_STATES
+from orchestrator.dispatch.worker_state import WorkerState
 from orchestrator.paths import RunPaths
+from orchestrator.system.json_lines import JsonLinesFile
 
 
 class EventTail:
-    """New lines of all tasks' event files since the last look."""
+    """Reads the lines that were added to all tasks' event files since the last call."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._read: dict[Path, int] = {}
+        self._files: dict[Path, JsonLinesFile] = {}
 
-    def new(self) -> Iterable[tuple[str, dict[str, Any]]]:
-        """Yield (task, event) of whole lines only."""
+    def read_new(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield (task, event) for each complete line."""
         for file in sorted(self._folder.glob("*.jsonl")):
-            with file.open("rb") as stream:
-                stream.seek(self._read.get(file, 0))
-                text = stream.read()
-            whole = text[: text.rfind(b"\n") + 1]
-            self._read[file] = self._read.get(file, 0) + len(whole)
-            for line in whole.splitlines():
-                with suppress(ValueError):
-                    event = json.loads(line)
-                    if isinstance(event, dict):
-                        yield file.stem, event
+            for event in self._files.setdefault(file, JsonLinesFile(file)).read_new():
+                yield file.stem, event
 
 
-@dataclass
 class RunProgress:
-    """Finished images and shards, according to all tasks' events. A shard finished twice counts once."""
+    """Finished images of a run, folded from all tasks' events. A shard that was predicted twice counts once."""
 
-    images_of: Sequence[int]
-    """Number of images of each shard."""
-    done: set[int] = field(default_factory=set)
-    failed: int = 0
-    states: dict[str, str] = field(default_factory=dict)
-    """What each task's workers do, by the task's name."""
-    _under_way: dict[str, dict[int, int]] = field(default_factory=dict)
+    def __init__(self, images_of: Sequence[int], finished: Iterable[int] = ()) -> None:
+        """`images_of`: number of images of each shard; `finished`: shards that are on disk already."""
+        self._images_of, self._on_disk = images_of, frozenset(finished)
+        self._workers: dict[tuple[str, str], WorkerState] = {}
+        self._newest: dict[str, WorkerState] = {}
+        """The worker of each task that sent the last event."""
+
+    @property
+    def finished(self) -> set[int]:
+        """Finished shards."""
+        shards = set(self._on_disk).union(*(state.finished for state in self._workers.values()))
+        return {shard for shard in shards if 0 <= shard < len(self._images_of)}
 
     @property
     def images(self) -> int:
-        """Images finished, including those of unfinished shards."""
+        """Finished images, including those of unfinished shards."""
+        finished = self.finished
         under_way: dict[int, int] = {}
-        for shards in self._under_way.values():
-            for shard, count in shards.items():
-                if shard not in self.done:
+        for state in self._workers.values():
+            for shard, count in state.under_way.items():
+                if shard not in finished:
                     under_way[shard] = max(count, under_way.get(shard, 0))
-        return sum(self.images_of[shard] for shard in self.done) + sum(under_way.values())
+        return sum(self._images_of[shard] for shard in finished) + sum(under_way.values())
 
-    def apply_all(self, tail: EventTail) -> None:
-        """Take note of all new events."""
-        for task, event in tail.new():
-            self.apply(task, event)
+    @property
+    def failed(self) -> int:
+        """Images that could not be predicted."""
+        return sum(state.failed_images for state in self._workers.values())
+
+    @property
+    def statuses(self) -> dict[str, str]:
+        """What each task's workers do, by the task's name."""
+        return {task: state.status for task, state in self._newest.items() if not state.has_exited}
 
     def apply(self, task: str, event: Mapping[str, Any]) -> None:
-        """Take note of an event of one of a task's workers."""
-        kind, shard = event.get("event"), event.get("shard")
-        worker = f"{task} {event.get('worker')}"
-        if kind in ("loading", "ready"):
-            self.states[task] = kind
-        elif kind == "shard_started" and isinstance(shard, int):
-            self.states[task] = f"shard {shard}"
-            self._under_way.setdefault(worker, {})[shard] = int(event.get("reused", 0))
-        elif kind == "progress" and isinstance(shard, int):
-            self._under_way.setdefault(worker, {})[shard] = int(event.get("done", 0))
-        elif kind == "image_failed":
-            self.failed += 1
-        elif kind == "shard_done" and isinstance(shard, int) and 0 <= shard < len(self.images_of):
-            self.done.add(shard)
-            self._under_way.get(worker, {}).pop(shard, None)
-        elif kind == "exit":
-            self._under_way.pop(worker, None)
-            self.states.pop(task, None)
+        """Update the progress by one event of one of a task's workers."""
+        state = self._workers.setdefault((task, str(event.get("worker"))), WorkerState())
+        state.apply(event)
+        self._newest[task] = state
+
+    def apply_all(self, tail: EventTail) -> None:
+        """Update the progress by all new events."""
+        for task, event in tail.read_new():
+            self.apply(task, event)
 
 
 def list_shards(paths: RunPaths, shards: int) -> set[int]:
@@ -97,18 +89,18 @@ def shard_sizes(images: int, shard_size: int) -> list[int]:
 
 
 def describe_tasks(
-    records: Sequence[Mapping[str, Any]], tasks: Sequence[QueuedTask], states: Mapping[str, str]
+    records: Sequence[Mapping[str, Any]], tasks: Sequence[QueuedTask], statuses: Mapping[str, str]
 ) -> dict[str, str]:
     """Return a few words on each queued task: the cluster's state, and what its newest attempt does.
 
-    `states`: what the workers do, by the attempt's name.
+    `statuses`: what the workers do, by the attempt's name.
     """
     newest = {record["index"]: record for record in records}
     descriptions: dict[str, str] = {}
     for task in tasks:
         record = newest.get(task.index)
         if task.is_running and record is not None and record.get("state") in WORKING_STATES:
-            state = states.get(str(record["task"])) or str(record["state"])
+            state = statuses.get(str(record["task"])) or str(record["state"])
             descriptions[f"task {task.index}"] = f"{state}, on {task.node}"
         else:
             has_reason = task.state == "PENDING" and task.reason not in ("None", "")

@@ -11,18 +11,15 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import signal
 import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from orchestrator.dispatch.dispatcher import Dispatched, Dispatcher
+from orchestrator.dispatch.dispatcher import Dispatcher, DispatchResult
 from orchestrator.dispatch.executors import find_attempt, find_submission
 from orchestrator.dispatch.launcher import Launcher
 from orchestrator.dispatch.shared.claiming_scheduler import ClaimingScheduler
@@ -31,7 +28,7 @@ from orchestrator.dispatch.shared.collection import collect_once
 from orchestrator.dispatch.shared.submitter import Submitter, TaskAttempt
 from orchestrator.dispatch.shared.task_records import TaskRecord, find_abandoned, read_records
 from orchestrator.dispatch.shared.work_file import RecordedWork, read_work_file, record_variant
-from orchestrator.dispatch.slots import OwnPlaces, devices_of_places
+from orchestrator.dispatch.slots import OwnedSlots, assign_devices
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError
 from orchestrator.hardware import Gpu, choose_variant, cores, gpus_for
 from orchestrator.hardware.gpu_code import as_built
@@ -40,7 +37,7 @@ from orchestrator.plan.plan import Plan
 from orchestrator.plan.request import AUTO
 from orchestrator.runtimes.base import Runtime, choose_runtime
 from orchestrator.system.display import Display, PlainDisplay
-from orchestrator.system.signals import signals_to
+from orchestrator.system.signals import call_on_signal, raise_on_sigterm
 
 EXIT_STOPPED = 143
 PLAN_CLAIM = "plan"
@@ -57,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     display.say(f"task {name} on {socket.gethostname()}, process {os.getpid()}, job {attempt.job or 'none'}")
     record = TaskRecord(paths, attempt)
     try:
-        with _interrupt_on_sigterm():
+        with raise_on_sigterm(Interrupted("stopped by SIGTERM")):  # while workers run, the dispatcher gets the signal
             _carry_out(paths, attempt, record, display)
         return 0
     except Interrupted:
@@ -135,7 +132,9 @@ def _select_for_all(paths: TaskPaths, display: Display) -> None:
     display.say(f"variant {choice.variant} for the whole run ({choice.why})")
 
 
-def _predict(paths: TaskPaths, attempt: TaskAttempt, ready: _ReadyTask, claims: Claims, display: Display) -> Dispatched:
+def _predict(
+    paths: TaskPaths, attempt: TaskAttempt, ready: _ReadyTask, claims: Claims, display: Display
+) -> DispatchResult:
     """Predict shards until all of the run's are on disk. Raises Interrupted, RunError, MachineError."""
     plan, runtime = ready.plan, ready.runtime
     scheduler = ClaimingScheduler(
@@ -143,7 +142,7 @@ def _predict(paths: TaskPaths, attempt: TaskAttempt, ready: _ReadyTask, claims: 
     )
     while not scheduler.pending:  # a worker holds a GPU: none is started before there is work for it
         if not scheduler.remaining:
-            return Dispatched((), 0, 0.0)
+            return DispatchResult((), 0, 0.0)
         time.sleep(POLL_SECONDS)
     for folder in (paths.shards, paths.logs, paths.task_events):
         folder.mkdir(parents=True, exist_ok=True)
@@ -155,8 +154,8 @@ def _predict(paths: TaskPaths, attempt: TaskAttempt, ready: _ReadyTask, claims: 
     launcher = Launcher(plan, paths, runtime, devices, threads, ready.work.weights_folder, label)
     dispatcher = Dispatcher(paths, launcher.start, display, scheduler, plan.images_of)
     try:
-        with signals_to(dispatcher.interrupt):
-            return dispatcher.run(OwnPlaces(workers, devices), len(plan.inputs.images), 0)
+        with call_on_signal(dispatcher.interrupt):
+            return dispatcher.run(OwnedSlots(workers, devices), len(plan.inputs.images), 0)
     finally:
         runtime.reap(label, paths.jobs)
 
@@ -165,7 +164,7 @@ def _devices_of_workers(ready: _ReadyTask) -> tuple[tuple[str, ...], int]:
     devices = [gpu.device for gpu in ready.gpus] if ready.plan.request.device == "cuda" else ["cpu"]
     memory = {gpu.device: gpu.memory for gpu in ready.gpus}
     asked = ready.work.workers
-    return devices_of_places(devices, asked.workers, asked.per_gpu, memory, ready.plan.entry.spec.gpu_memory)
+    return assign_devices(devices, asked.workers, asked.per_gpu, memory, ready.plan.entry.spec.gpu_memory)
 
 
 def _worker_label(plan: Plan, task: str) -> str:
@@ -189,20 +188,6 @@ def _requeue(paths: RunPaths, attempt: TaskAttempt, submitter: Submitter, displa
         return
     problem = submitter.requeue(attempt.job)
     display.say(f"stopped; {'requeued' if problem is None else f'not requeued: {problem}'}")
-
-
-@contextmanager
-def _interrupt_on_sigterm() -> Iterator[None]:
-    """Raise Interrupted on SIGTERM, except while workers run: then the dispatcher handles the signal."""
-
-    def stop(*_: Any) -> None:
-        raise Interrupted("stopped by SIGTERM")
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from orchestrator.dispatch.dispatcher import Dispatched
+from orchestrator.dispatch.dispatcher import DispatchResult
 from orchestrator.dispatch.shared.submitter import TaskAttempt
 from orchestrator.paths import RunPaths, TaskPaths
 from orchestrator.system.files import write_json
@@ -65,10 +65,10 @@ def _belongs_to(record: dict[str, Any], job: str | None) -> bool:
     return record.get("job") is None or str(record["job"]).partition("_")[0] == job
 
 
-def merge_records(paths: RunPaths, job: str | None) -> Dispatched:
+def merge_records(paths: RunPaths, job: str | None) -> DispatchResult:
     """Return what the workers of all tasks reported, as if one dispatcher had had them all."""
     records = read_records(paths, job)
     notices = dict.fromkeys(notice for record in records for notice in record.get("notices", ()))
     lost = sum(int(record.get("lost_workers", 0)) for record in records)
     started = min((record["started"] for record in records), default=time.time())
-    return Dispatched(tuple(notices), lost, time.time() - started)
+    return DispatchResult(tuple(notices), lost, time.time() - started)

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from orchestrator.catalog.loader import ModelEntry
-from orchestrator.dispatch.dispatcher import Dispatched
+from orchestrator.dispatch.dispatcher import DispatchResult
 from orchestrator.dispatch.executors import Work, find_submission
 from orchestrator.dispatch.outcome import Outcome, finish
 from orchestrator.dispatch.shared.submitter import QueuedTask, Submission, TaskAttempt
@@ -66,7 +66,7 @@ class SlurmExecutor:
             return submitted
         missing = missing_shards(work.plan, work.paths)
         if not missing:
-            return finish(work.plan, work.paths, Dispatched((), 0, 0.0))
+            return finish(work.plan, work.paths, DispatchResult((), 0, 0.0))
         done = len(work.plan.shards) - len(missing)
         if done:
             display.say(f"resuming: {done} of {len(work.plan.shards)} shards are done")

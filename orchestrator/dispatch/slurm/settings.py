@@ -10,10 +10,10 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from orchestrator.catalog.loader import did_you_mean
 from orchestrator.dispatch.shared.claims import LEASE_SECONDS
 from orchestrator.errors import UsageError
 from orchestrator.paths import user_executor_settings
+from orchestrator.system.suggestions import did_you_mean
 from orchestrator.system.yaml_source import YamlSource
 
 DEFAULT_TASKS = 4
@@ -99,7 +99,7 @@ class SlurmSettings(BaseModel):
     def _describe(cls, item: Mapping[str, Any]) -> str:
         field = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            return f"unknown setting {field!r}; {did_you_mean(field, cls.model_fields)}"
+            return "; ".join(filter(None, [f"unknown setting {field!r}", did_you_mean(field, cls.model_fields)]))
         return f"{field}: {str(item['msg']).removeprefix('Value error, ')}"
 
     @classmethod

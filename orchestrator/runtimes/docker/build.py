@@ -21,7 +21,7 @@ from orchestrator.runtimes.build_inputs import BuildInputs
 from orchestrator.system.container_engine import Engine, build_command
 from orchestrator.system.display import Report
 from orchestrator.system.files import exclusive
-from orchestrator.system.subprocesses import run_step
+from orchestrator.system.subprocesses import run_subprocess
 
 NOT_READ = "what its GPU code runs on could not be read; stack.yaml's lists stand"
 _CHATTER = re.compile(r"#\d+ (sha256:|transferring|DONE|CACHED|\[internal\] load)|-+$")
@@ -159,7 +159,7 @@ def _log(tag: str) -> Path:
 def _step(command: list[str], tag: str, report: Report) -> None:
     """Run a build command. Raises BuildError."""
     log, environment = _log(tag), {**os.environ, "DOCKER_BUILDKIT": "1"}
-    code, tail = run_step(command, log, report, environment=environment, chatter=_CHATTER)
+    code, tail = run_subprocess(command, log, report, environment=environment, omit_from_tail=_CHATTER)
     if code != 0 and _base_is_missing(tail):
         raise BaseImageError(
             f"the base image of {tag} cannot be had",

@@ -22,6 +22,7 @@ from orchestrator.runtimes.guest_contract import JOB_NAME, GuestPaths
 from orchestrator.runtimes.mounts import GUEST, GUEST_HOME, bound_folders, image_paths
 from orchestrator.system.container_engine import Engine, connect
 from orchestrator.system.display import Report
+from orchestrator.system.json_lines import split_lines
 
 PIDS_LIMIT = 2048
 SHM_SIZE = "1g"
@@ -188,10 +189,7 @@ class DockerWorker:
     def lines(self) -> Iterator[bytes]:
         """Events; read again from the start when the connection broke while the container goes on."""
         while True:
-            rest = b""
-            for block in self._stream(stdout=True, stderr=False):
-                *whole, rest = (rest + block).split(b"\n")
-                yield from whole
+            yield from split_lines(self._stream(stdout=True, stderr=False), keep_unfinished=False)
             if self._state() not in _GOING_ON:
                 return
             time.sleep(_ATTACH_AGAIN_SECONDS)

@@ -43,6 +43,7 @@ from orchestrator.runtimes.warm.settings import (
 from orchestrator.runtimes.warm.spool import Heartbeat, SpoolPaths, read_heartbeat, workers_of
 from orchestrator.system.container_engine import Engine, connect
 from orchestrator.system.display import Display
+from orchestrator.system.json_lines import split_lines
 
 UP_LABEL = f"{LABEL}.up"
 """On what `orch up` started: a digest of all settings, so that the same command leaves a fitting worker alone."""
@@ -294,9 +295,6 @@ def _end(container: Any) -> None:
 
 def log_lines(container: Any, *, follow: bool, tail: int | None) -> Iterator[str]:
     """A worker's log, line by line; with `follow` until it ends."""
-    rest = b""
-    for block in container.logs(stream=True, follow=follow, tail="all" if tail is None else tail):
-        *whole, rest = (rest + block).split(b"\n")
-        yield from (line.decode(errors="replace") for line in whole)
-    if rest:
-        yield rest.decode(errors="replace")
+    blocks = container.logs(stream=True, follow=follow, tail="all" if tail is None else tail)
+    for line in split_lines(blocks, keep_unfinished=True):
+        yield line.decode(errors="replace")

@@ -17,6 +17,7 @@ from orchestrator.runtimes.guest_contract import END_NAME, QUEUE_NAME
 from orchestrator.runtimes.warm.results import bring_back, give_parts
 from orchestrator.runtimes.warm.spool import TICKET_FORMAT, Pulse, SpoolPaths
 from orchestrator.system.files import write_json
+from orchestrator.system.json_lines import JsonLinesFile
 
 LOOK_SECONDS = 0.002
 """How often events are looked for while they come, and for a moment after."""
@@ -127,11 +128,13 @@ class WarmWorker:
     # --- following it
 
     def _follow(self) -> Iterator[bytes]:
-        events = _Tail(self._spec.folder / "events.jsonl")
+        events = JsonLinesFile(self._spec.folder / "events.jsonl")
         active = looked = said = time.monotonic()
         while True:
             ended = self._read_exit()
-            for event in events.more():
+            for event in events.read_new():
+                if "event" not in event:
+                    continue
                 active = said = time.monotonic()
                 yield self._handed_on(event)
             if ended is not None:
@@ -179,32 +182,3 @@ class WarmWorker:
         if len(gone) == len(self._pulses) and not claimed and self._withdraw():
             return Exit(137, detail="the warm worker went away before it took the job")
         return None
-
-
-class _Tail:
-    """A file of JSON lines that grows, or is not there yet."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._at = 0
-        self._rest = b""
-
-    def more(self) -> list[dict[str, Any]]:
-        """The events since the last call."""
-        try:
-            if self._path.stat().st_size == self._at:
-                return []
-            with self._path.open("rb") as stream:
-                stream.seek(self._at)
-                block = stream.read()
-        except OSError:
-            return []
-        self._at += len(block)
-        *lines, self._rest = (self._rest + block).split(b"\n")
-        found: list[dict[str, Any]] = []
-        for line in lines:
-            with suppress(ValueError):
-                event = json.loads(line)
-                if isinstance(event, dict) and "event" in event:
-                    found.append(event)
-        return found

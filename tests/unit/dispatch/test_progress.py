@@ -19,7 +19,7 @@ def test_shards_under_way_count_with_their_images_and_done_twice_counts_once() -
     progress.apply("t0", {"event": "image_failed", "worker": "w0"})
     for task in ("t0", "t1"):
         progress.apply(task, {"event": "shard_done", "worker": "w0", "shard": 0, "images": 10})
-    assert (progress.images, progress.failed, progress.done) == (15, 1, {0, 2})
+    assert (progress.images, progress.failed, progress.finished) == (15, 1, {0, 2})
 
 
 def test_what_a_worker_that_ended_had_under_way_does_not_count() -> None:
@@ -27,20 +27,20 @@ def test_what_a_worker_that_ended_had_under_way_does_not_count() -> None:
     progress.apply("t0", {"event": "shard_started", "worker": "w0", "shard": 1, "reused": 0})
     progress.apply("t0", {"event": "progress", "worker": "w0", "shard": 1, "done": 6})
     progress.apply("t0", {"event": "exit", "worker": "w0", "code": 137})
-    assert (progress.images, progress.states) == (0, {})
+    assert (progress.images, progress.statuses) == (0, {})
 
 
 def test_events_are_read_once_whole_lines_only_and_odd_lines_not_at_all(tmp_path: Path) -> None:
     tail = EventTail(tmp_path)
-    assert list(tail.new()) == []
+    assert list(tail.read_new()) == []
     file = tmp_path / "t0.jsonl"
     file.write_text('{"event": "ready"}\nnonsense\n{"event": "prog')
-    assert list(tail.new()) == [("t0", {"event": "ready"})]
+    assert list(tail.read_new()) == [("t0", {"event": "ready"})]
     with file.open("a") as stream:
         stream.write('ress"}\n')
     (tmp_path / "t1.jsonl").write_text(json.dumps({"event": "loading"}) + "\n")
-    assert list(tail.new()) == [("t0", {"event": "progress"}), ("t1", {"event": "loading"})]
-    assert list(tail.new()) == []
+    assert list(tail.read_new()) == [("t0", {"event": "progress"}), ("t1", {"event": "loading"})]
+    assert list(tail.read_new()) == []
 
 
 def test_each_task_in_the_queue_is_told_with_what_its_newest_start_is_at() -> None:

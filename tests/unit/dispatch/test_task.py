@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.dispatch.dispatcher import Dispatched
+from orchestrator.dispatch.dispatcher import DispatchResult
 from orchestrator.dispatch.shared import collection, task
 from orchestrator.dispatch.shared.claims import Claims
 from orchestrator.dispatch.shared.collection import COLLECT_CLAIM, collect_once
@@ -39,11 +39,11 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
 
 
 @pytest.fixture
-def collected(monkeypatch: pytest.MonkeyPatch) -> list[Dispatched]:
+def collected(monkeypatch: pytest.MonkeyPatch) -> list[DispatchResult]:
     """What collecting was told, each time; it writes nothing but the summary."""
-    times: list[Dispatched] = []
+    times: list[DispatchResult] = []
 
-    def finish(plan: Plan, paths: RunPaths, dispatched: Dispatched) -> None:
+    def finish(plan: Plan, paths: RunPaths, dispatched: DispatchResult) -> None:
         times.append(dispatched)
         write_json(paths.summary, {"images": len(plan.inputs.images)})
 
@@ -72,7 +72,7 @@ def test_a_node_that_does_not_fit_leaves_its_shards_and_says_why(
 
 
 def test_what_is_done_already_is_collected_by_the_task_that_finds_it(
-    slurm: FakeSlurm, tmp_path: Path, collected: list[Dispatched], monkeypatch: pytest.MonkeyPatch
+    slurm: FakeSlurm, tmp_path: Path, collected: list[DispatchResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = make_plan(tmp_path)
     paths = begun(tmp_path, plan)
@@ -86,7 +86,7 @@ def test_what_is_done_already_is_collected_by_the_task_that_finds_it(
 
 
 def test_of_many_tasks_that_see_all_done_one_collects(
-    slurm: FakeSlurm, tmp_path: Path, collected: list[Dispatched]
+    slurm: FakeSlurm, tmp_path: Path, collected: list[DispatchResult]
 ) -> None:
     plan = make_plan(tmp_path)
     paths = begun(tmp_path, plan)
@@ -107,7 +107,7 @@ def test_of_many_tasks_that_see_all_done_one_collects(
 
 
 def test_collecting_that_was_cut_off_is_taken_over(
-    tmp_path: Path, slurm: FakeSlurm, collected: list[Dispatched]
+    tmp_path: Path, slurm: FakeSlurm, collected: list[DispatchResult]
 ) -> None:
     plan = make_plan(tmp_path)
     paths = begun(tmp_path, plan)
@@ -152,9 +152,9 @@ def test_the_first_node_decides_for_all(slurm: FakeSlurm, tmp_path: Path, monkey
     seen: list[Plan] = []
     monkeypatch.setattr(task, "choose_runtime", lambda name: (Preparing(), name))
 
-    def predict(paths: RunPaths, here: object, ready: Any, *_: object) -> Dispatched:
+    def predict(paths: RunPaths, here: object, ready: Any, *_: object) -> DispatchResult:
         seen.append(ready.plan)
-        return Dispatched((), 0, 0)
+        return DispatchResult((), 0, 0)
 
     monkeypatch.setattr(task, "_predict", predict)
     monkeypatch.setattr(task, "collect_once", lambda *_: True)

@@ -220,7 +220,7 @@ def test_a_worker_has_a_folder_of_its_own_while_it_lives(
     worker = ApptainerRuntime().start(prepared, spec)
     (scratch,) = tmp_path.glob("orch-run1-w0-abc01-*")
     assert (scratch / "home").is_dir(), "what HOME says"
-    assert list(worker.lines()) == [b"ran\n"]
+    assert list(worker.lines()) == [b"ran"]
     assert worker.wait() == Exit(0)
     worker.close()
     assert not scratch.exists()

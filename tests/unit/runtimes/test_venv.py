@@ -81,7 +81,7 @@ def python_worker(folder: Path, code: str) -> ProcessWorker:
 
 def test_a_worker_speaks_and_ends(tmp_path: Path) -> None:
     worker = python_worker(tmp_path, "import sys; print('one\\ntwo'); print('log', file=sys.stderr); sys.exit(3)")
-    assert list(worker.lines()) == [b"one\n", b"two\n"]
+    assert list(worker.lines()) == [b"one", b"two"]
     assert worker.wait() == Exit(3)
     worker.terminate()
     worker.close()
@@ -97,7 +97,7 @@ def test_a_worker_is_terminated_and_killed_with_its_children(tmp_path: Path) -> 
     assert ended(child)
     worker.close()
     worker = python_worker(tmp_path, "import time; print('on', flush=True); time.sleep(60)")
-    assert next(worker.lines()) == b"on\n"
+    assert next(worker.lines()) == b"on"
     worker.terminate()
     assert worker.wait() == Exit(-signal.SIGTERM)
     worker.close()
@@ -133,7 +133,7 @@ def test_leftover_workers_of_this_run_are_killed_and_no_others(tmp_path: Path) -
     assert VenvRuntime().reap("run1", jobs / "w0") == 1, "a number alone may be somebody else's"
     assert mine.wait() == Exit(-signal.SIGKILL)
     assert VenvRuntime().reap("run1", tmp_path / "none") == 0
-    assert next(other.lines()) == b"on\n"
+    assert next(other.lines()) == b"on"
     for worker in (mine, other):
         worker.close()
 

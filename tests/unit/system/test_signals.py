@@ -7,13 +7,15 @@ import threading
 import time
 from pathlib import Path
 
-from orchestrator.system.signals import passing_on, signals_to
-from orchestrator.system.subprocesses import end_steps, run_step
+import pytest
+
+from orchestrator.system.signals import call_on_signal, raise_on_sigterm, share_signals
+from orchestrator.system.subprocesses import run_subprocess, terminate_subprocesses
 
 
 def in_a_thread(listened: list[str], ready: threading.Event, over: threading.Event) -> threading.Thread:
     def work() -> None:
-        with signals_to(lambda: listened.append("thread")):
+        with call_on_signal(lambda: listened.append("thread")):
             ready.set()
             over.wait(10)
 
@@ -25,7 +27,7 @@ def in_a_thread(listened: list[str], ready: threading.Event, over: threading.Eve
 
 def test_in_the_main_thread_a_signal_calls_the_listener_and_nothing_stays_behind() -> None:
     listened: list[str] = []
-    with signals_to(lambda: listened.append("main")):
+    with call_on_signal(lambda: listened.append("main")):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGTERM)
     assert listened == ["main", "main"]
@@ -35,11 +37,11 @@ def test_in_the_main_thread_a_signal_calls_the_listener_and_nothing_stays_behind
 def test_a_signal_is_passed_on_to_threads_and_to_those_that_come_late() -> None:
     listened: list[str] = []
     ready, over = threading.Event(), threading.Event()
-    with passing_on() as stop:
+    with share_signals() as stop:
         thread = in_a_thread(listened, ready, over)
         signal.raise_signal(signal.SIGINT)
-        assert (listened, stop.presses) == (["thread"], 1)
-        with signals_to(lambda: listened.append("late")):
+        assert (listened, stop.count) == (["thread"], 1)
+        with call_on_signal(lambda: listened.append("late")):
             assert listened == ["thread", "late"]
             signal.raise_signal(signal.SIGINT)
         assert listened == ["thread", "late", "thread", "late"]
@@ -57,15 +59,24 @@ def test_in_a_thread_of_a_host_program_nothing_changes() -> None:
     thread.join()
 
 
+def test_sigterm_raises_what_was_asked_and_ctrl_c_is_as_before() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyError, match="stopped"), raise_on_sigterm(KeyError("stopped")):
+        signal.raise_signal(signal.SIGTERM)
+    with raise_on_sigterm(KeyError("stopped")):
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_a_build_under_way_in_a_thread_is_ended(tmp_path: Path) -> None:
     codes: list[int] = []
     thread = threading.Thread(
-        target=lambda: codes.append(run_step(["sleep", "60"], tmp_path / "log", lambda line: None)[0])
+        target=lambda: codes.append(run_subprocess(["sleep", "60"], tmp_path / "log", lambda line: None)[0])
     )
     thread.start()
     deadline = time.monotonic() + 10
     while not codes and time.monotonic() < deadline:
-        end_steps()
+        terminate_subprocesses()
         time.sleep(0.01)
     thread.join()
     assert codes == [-signal.SIGTERM]

@@ -20,7 +20,7 @@ from orchestrator.errors import Interrupted, MachineError, RunError, UsageError
 from orchestrator.paths import RunPaths
 from orchestrator.plan.options import RunOptions
 from orchestrator.system.display import Display
-from orchestrator.system.signals import Stop
+from orchestrator.system.signals import StopRequests
 from orchestrator.workflows import batch as several_runs
 from orchestrator.workflows.batch import Asked, Shared, SharedTurns, all_that_run, exit_code, into_folders, run_several
 from tests.unit.stack_samples import MINIMAL, stack_document, write_stack
@@ -140,7 +140,7 @@ def test_a_signal_stops_all_whatever_they_are_doing(monkeypatch: pytest.MonkeyPa
 
 
 def test_gpus_are_shared_by_those_that_predict_and_those_that_will_soon() -> None:
-    shared, (first, second) = Shared(Stop()), asked("a", "b")
+    shared, (first, second) = Shared(StopRequests()), asked("a", "b")
     board = SilentBoard(["a", "b"])
     one, other = SharedTurns(first, board, shared), SharedTurns(second, board, shared)
     now = time.monotonic()

@@ -322,9 +322,9 @@ def test_being_stopped_leaves_nothing(tmp_path: Path, checkpoint: Path, target: 
 def test_a_host_programs_thread_keeps_its_signals(
     tmp_path: Path, checkpoint: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.workflows.convert.threading.main_thread", lambda: None)
+    monkeypatch.setattr("orchestrator.system.signals.threading.main_thread", lambda: None)
     monkeypatch.setattr(
-        "orchestrator.workflows.convert.signal.signal", lambda *_: pytest.fail("signals are the main thread's")
+        "orchestrator.system.signals.signal.signal", lambda *_: pytest.fail("signals are the main thread's")
     )
     convert(write_converter(tmp_path / "tiny", SUCCESS), ConvertOptions(checkpoint, target), SilentDisplay())
 
@@ -380,7 +380,7 @@ def test_mistakes_of_the_command(
     for more, words in (
         (("--model", "garments-tiny"), "garments-tiny is a model of the stack garments, not tiny"),
         (("--model", "tiny", "--add"), "a converted file cannot be added to tiny"),
-        (("--model", "none"), "there is no model 'none'"),
+        (("--model", "none"), "unknown model 'none'"),
     ):
         assert main(command(tmp_path, checkpoint, target, *more)) == 2
         assert words in capsys.readouterr().err
