@@ -9,20 +9,14 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from orchestrator.system.yaml_source import FieldError
+
 NAME_PATTERN = r"^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=64)]
 """Names of stacks and variants: they become file names, image names and tags, so an engine's rules hold."""
 MODEL_NAME_PATTERN = NAME_PATTERN[:-1] + r"\+*$"
 ModelName = Annotated[str, StringConstraints(pattern=MODEL_NAME_PATTERN, max_length=64)]
 """Names of models: they become folders, never image names, so `facere+` may be called what everybody calls it."""
-
-
-class ReferenceFault(ValueError):
-    """A field that does not fit another one; `location` leads to it from the spec that found out."""
-
-    def __init__(self, location: tuple[str, ...], message: str) -> None:
-        super().__init__(message)
-        self.location = location
 
 
 def _stays_inside(path: str) -> str:
@@ -97,7 +91,7 @@ class Variant(Spec):
     @model_validator(mode="after")
     def _cuda_is_stated(self) -> Variant:
         if self.device == "cuda" and self.cuda is None:
-            raise ReferenceFault(("cuda",), "a variant with device cuda must state the toolkit's version")
+            raise FieldError(("cuda",), "a variant with device cuda must state the toolkit's version")
         return self
 
 
@@ -273,12 +267,12 @@ class Stack(Spec):
             if model.taxonomy not in self.taxonomies:
                 known = ", ".join(self.taxonomies)
                 location = ("models", name, "taxonomy")
-                raise ReferenceFault(location, f"{model.taxonomy!r} is not one of taxonomies: {known}")
+                raise FieldError(location, f"{model.taxonomy!r} is not one of taxonomies: {known}")
             for field, limit in model.limits:
                 if isinstance(limit, str) and limit not in model.settings:
-                    raise ReferenceFault(("models", name, "limits", field), f"there is no setting {limit!r}")
+                    raise FieldError(("models", name, "limits", field), f"there is no setting {limit!r}")
             ids = {category.id for category in self.taxonomies[model.taxonomy].categories}
             stray = sorted(set(model.native.class_map or ()) - ids)
             if stray:
-                raise ReferenceFault(("models", name, "native", "class_map"), f"no category has the id {stray[0]}")
+                raise FieldError(("models", name, "native", "class_map"), f"no category has the id {stray[0]}")
         return self

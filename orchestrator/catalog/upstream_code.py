@@ -19,7 +19,8 @@ from orchestrator.catalog.spec import Source
 from orchestrator.errors import MachineError, SpecError
 from orchestrator.paths import build_logs_folder, home
 from orchestrator.system.display import Report
-from orchestrator.system.files import exclusive, sha256_of, write_json
+from orchestrator.system.files import sha256_of, write_json
+from orchestrator.system.locks import hold_lock
 from orchestrator.system.subprocesses import run_subprocess
 
 MANIFEST = "source.json"
@@ -64,7 +65,7 @@ def _folder(name: str, source: Source) -> Path:
 
 def _ensure(stack: str, name: str, source: Source, report: Report, offline: bool) -> Path:
     folder = _folder(name, source)
-    with exclusive(home() / "locks" / f"source-{folder.name}.lock", wait=True):
+    with hold_lock(home() / "locks" / f"source-{folder.name}.lock", wait=True):
         if _is_intact(folder):
             return folder / TREE
         if offline:

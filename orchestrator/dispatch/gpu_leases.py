@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.paths import leases_folder
-from orchestrator.system.files import exclusive
+from orchestrator.system.locks import hold_lock
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Lease:
 def lease_gpu(gpu: str, what: str) -> Lease | LeaseHolder:
     """Lease a GPU by its UUID and record what for; return the holder if another run has it."""
     path, lock = lease_file(gpu), ExitStack()
-    if not lock.enter_context(exclusive(path, wait=False)):
+    if not lock.enter_context(hold_lock(path, wait=False)):
         return _read_holder(path)
     path.write_text(json.dumps({"pid": os.getpid(), "what": what, "since": time.strftime("%Y-%m-%d %H:%M:%S")}))
     lock.callback(path.write_text, "")

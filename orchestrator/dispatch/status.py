@@ -10,7 +10,7 @@ from orchestrator.dispatch.shared.progress import EventTail, RunProgress, descri
 from orchestrator.dispatch.shared.submitter import QueuedTask, Submission
 from orchestrator.dispatch.shared.task_records import read_records
 from orchestrator.paths import RunPaths
-from orchestrator.system.files import exclusive
+from orchestrator.system.locks import hold_lock
 
 
 def read_status(paths: RunPaths) -> dict[str, Any]:
@@ -67,5 +67,5 @@ def _is_locked(paths: RunPaths) -> bool:
     """Return whether an orch process of this machine writes to the run directory."""
     if not paths.lock.exists():
         return False
-    with exclusive(paths.lock, wait=False) as acquired:
+    with hold_lock(paths.lock, wait=False) as acquired:
         return not acquired

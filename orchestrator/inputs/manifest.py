@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, overload
 
 from orchestrator.inputs.record_buffer import UnnamedFile
-from orchestrator.system.files import written_aside
+from orchestrator.system.files import replace_file
 
 STRIDE = 64
 """The place of every so many-th line is remembered, so that a slice is found without reading what is before it."""
@@ -94,7 +94,7 @@ class Images(Sequence[InputImage]):
 
     def save(self, path: Path) -> None:
         """Write the lines as the file `path`, in one step, and read them from there from now on."""
-        with written_aside(path) as copy:
+        with replace_file(path) as copy:
             self._stream.seek(0)
             shutil.copyfileobj(self._stream, copy, 1 << 20)
         self._use(path)

@@ -22,7 +22,8 @@ from orchestrator.runtimes.build_inputs import build_inputs, build_lock_of, find
 from orchestrator.runtimes.guest_contract import JOB_NAME, QUEUE_NAME, GuestPaths
 from orchestrator.runtimes.process import ProcessWorker, passed_on, reap_processes, visible_gpus
 from orchestrator.system.display import Report
-from orchestrator.system.files import exclusive, write_json, write_text
+from orchestrator.system.files import write_json, write_text
+from orchestrator.system.locks import hold_lock
 from orchestrator.system.subprocesses import run_subprocess
 
 _MARKER = "orch-environment.json"
@@ -134,7 +135,7 @@ def cached_environment(
     `build_lock` has what the lock's source distributions are built with.
     """
     folder = environment_folder(name, lock, pythons, build_lock)
-    with exclusive(folder.with_name(f".{folder.name}.lock"), wait=True):
+    with hold_lock(folder.with_name(f".{folder.name}.lock"), wait=True):
         fresh = rebuild or not is_whole(folder)
         if fresh:
             make_environment(folder, lock, pythons, offline, report, build_lock)

@@ -13,8 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from orchestrator.dispatch.shared.claims import LEASE_SECONDS
 from orchestrator.errors import UsageError
 from orchestrator.paths import user_executor_settings
-from orchestrator.system.suggestions import did_you_mean
-from orchestrator.system.yaml_source import YamlSource
+from orchestrator.system.yaml_source import YamlSource, describe_errors
 
 DEFAULT_TASKS = 4
 NO_GRES = "none"
@@ -80,27 +79,21 @@ class SlurmSettings(BaseModel):
 
     @classmethod
     def _read(cls, file: Path) -> dict[str, Any]:
-        values = YamlSource(file).value or {}
+        source = YamlSource(file)
+        values = source.value or {}
         if not isinstance(values, dict):
             raise UsageError(f"{file}: must be a mapping of settings", hint="docs/clusters.md has an example")
-        cls._validate(values, str(file))
+        cls._validate(values, source)
         return values
 
     @classmethod
-    def _validate(cls, values: Mapping[str, Any], source: str) -> Self:
+    def _validate(cls, values: Mapping[str, Any], source: YamlSource | str) -> Self:
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            problems = [cls._describe(dict(item)) for item in error.errors()]
-            why = "\n".join(problems[1:]) or None
-            raise UsageError(f"{source}: {problems[0]}", why=why, hint="docs/clusters.md lists the settings") from None
-
-    @classmethod
-    def _describe(cls, item: Mapping[str, Any]) -> str:
-        field = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
-            return "; ".join(filter(None, [f"unknown setting {field!r}", did_you_mean(field, cls.model_fields)]))
-        return f"{field}: {str(item['msg']).removeprefix('Value error, ')}"
+            first, *others = describe_errors(error, source, cls)
+            why = "\n".join(others) or None
+            raise UsageError(first, why=why, hint="docs/clusters.md lists the settings") from None
 
     @classmethod
     def _list_fields(cls) -> set[str]:

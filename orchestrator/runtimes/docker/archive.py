@@ -20,7 +20,7 @@ from orchestrator.runtimes.docker.image_archives import (
 )
 from orchestrator.system.container_engine import Engine, connect
 from orchestrator.system.display import Report
-from orchestrator.system.files import exclusive
+from orchestrator.system.locks import hold_lock
 
 
 def loaded_from_archive(engine: Engine, inputs: BuildInputs, report: Report) -> str | None:
@@ -32,7 +32,7 @@ def loaded_from_archive(engine: Engine, inputs: BuildInputs, report: Report) -> 
     if archive is None:
         return None
     tag = image_tag(inputs)
-    with exclusive(machine_lock(f"load-{inputs.identity}"), wait=True):
+    with hold_lock(machine_lock(f"load-{inputs.identity}"), wait=True):
         if (found := image_id(engine, tag)) is not None:
             return found
         report(f"loading {archive}")

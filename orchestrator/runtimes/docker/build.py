@@ -20,7 +20,7 @@ from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.build_inputs import BuildInputs
 from orchestrator.system.container_engine import Engine, build_command
 from orchestrator.system.display import Report
-from orchestrator.system.files import exclusive
+from orchestrator.system.locks import hold_lock
 from orchestrator.system.subprocesses import run_subprocess
 
 NOT_READ = "what its GPU code runs on could not be read; stack.yaml's lists stand"
@@ -65,7 +65,7 @@ def ensure_image(engine: Engine, inputs: BuildInputs, options: BuildOptions, rep
     """
     tag = image_tag(inputs)
     started = time.monotonic()
-    with exclusive(home() / "locks" / f"build-{inputs.stack}-{inputs.variant}.lock", wait=True):
+    with hold_lock(home() / "locks" / f"build-{inputs.stack}-{inputs.variant}.lock", wait=True):
         found = None if options.rebuild else image_id(engine, tag)
         if found is not None:
             point_alias(engine, inputs, found)

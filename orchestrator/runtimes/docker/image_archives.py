@@ -11,7 +11,7 @@ from orchestrator.errors import MachineError
 from orchestrator.paths import images_folder
 from orchestrator.runtimes.build_inputs import BuildInputs
 from orchestrator.system.container_engine import Engine
-from orchestrator.system.files import written_aside
+from orchestrator.system.files import replace_file
 
 _LEVEL = 1
 """Of gzip: higher ones take far longer for little. zstd is not in the standard library before Python 3.14."""
@@ -39,7 +39,7 @@ def write_archive(engine: Engine, image: str, tag: str, path: Path) -> None:
     import docker.errors
 
     try:
-        with written_aside(path) as stream, gzip.GzipFile("", "wb", _LEVEL, stream, mtime=0) as packed:
+        with replace_file(path) as stream, gzip.GzipFile("", "wb", _LEVEL, stream, mtime=0) as packed:
             for block in engine.client.images.get(image).save(_BLOCK, named=tag):
                 packed.write(block)
     except (docker.errors.DockerException, OSError) as error:

@@ -16,7 +16,7 @@ from orchestrator.errors import OrchError
 from orchestrator.paths import RunPaths, build_logs_folder, environments_folder, home
 from orchestrator.runtimes.build_inputs import build_lock_of
 from orchestrator.runtimes.venv import environment_folder
-from orchestrator.system.files import exclusive
+from orchestrator.system.locks import hold_lock
 from orchestrator.workflows.convert import LOCK_NAME as CONVERT_LOCK
 from orchestrator.workflows.convert import PYTHONS as CONVERT_PYTHONS
 from orchestrator.workflows.prune.leftovers import DAY, Leftover, Scope
@@ -129,7 +129,7 @@ def _remove_folder(folder: Path, lock: Path) -> str | None:
         return "a process uses it"
     aside = folder if folder.name.startswith(ASIDE) else folder.with_name(f"{ASIDE}{folder.name}")
     try:
-        with exclusive(lock, wait=False) as ours:
+        with hold_lock(lock, wait=False) as ours:
             if not ours:
                 return "another orch is at work on it"
             if aside != folder:

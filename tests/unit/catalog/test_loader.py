@@ -41,10 +41,10 @@ def test_all_built_in_stacks_are_read_and_whole() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("title: A tiny stack", "titel: A tiny stack", "titel: there is no such field (did you mean title?)"),
-        ("    lock: cpu.lock", "    lock: cpu.lock\n    cudda: x", "there is no such field (did you mean cuda?)"),
-        ("    licence: MIT", "    licens: MIT", "licens: there is no such field (did you mean licence?)"),
-        ("- id: 7", "- idd: 7", "idd: there is no such field (did you mean id?)"),
+        ("title: A tiny stack", "titel: A tiny stack", "titel: unknown field (did you mean title?)"),
+        ("    lock: cpu.lock", "    lock: cpu.lock\n    cudda: x", "unknown field (did you mean cuda?)"),
+        ("    licence: MIT", "    licens: MIT", "licens: unknown field (did you mean licence?)"),
+        ("- id: 7", "- idd: 7", "idd: unknown field (did you mean id?)"),
         ("    taxonomy: two", "    taxonomy: three", "tiny-model.taxonomy: 'three' is not one of taxonomies: two"),
         (WEIGHTS, "weights: {}\n    native: {class_map: [1, 9]}", "native.class_map: no category has the id 9"),
         (WEIGHTS, "weights: {}\n    native: {class_map: []}", "native.class_map: Tuple should have at least 1 item"),
@@ -85,7 +85,7 @@ def test_lines_are_exact(tmp_path: Path) -> None:
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     text = edited(edited(TEXT, "title: A tiny stack\n", ""), "lock: cpu.lock", "lok: cpu.lock")
     error = spec_error(tmp_path, text)
-    assert "variants.cpu.lok: there is no such field (did you mean lock?)" in error.message
+    assert "variants.cpu.lok: unknown field (did you mean lock?)" in error.message
     assert ":1: title: this field is missing" in str(error.why)
     assert "variants.cpu.lock: this field is missing" in str(error.why)
     assert error.exit_code == 2
@@ -93,7 +93,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
 
 def test_a_field_of_another_place_is_not_suggested(tmp_path: Path) -> None:
     error = spec_error(tmp_path, TEXT + "licence: MIT\n")
-    assert "licence: there is no such field (there is stack, title, dockerfile" in error.message
+    assert error.message.endswith(": licence: unknown field")
 
 
 def test_no_stacks_is_no_mapping(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_a_broken_stack_is_told_by_file_and_line(capsys: Captured, tmp_path: Pat
     folder = write_stack(tmp_path / "tiny", "stack: tiny\ntitel: x\n")
     error = as_json(capsys, "models", "--stacks", tmp_path, code=2)
     assert error["error"] == "SpecError"
-    assert error["message"] == f"{folder}/stack.yaml:2: titel: there is no such field (did you mean title?)"
+    assert error["message"] == f"{folder}/stack.yaml:2: titel: unknown field (did you mean title?)"
     assert "models: this field is missing" in error["why"]
 
 

@@ -122,7 +122,7 @@ def test_texts_of_the_command_line_alone() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("partitoin=gpu", "--slurm: unknown setting 'partitoin'; did you mean partition"),
+        ("partitoin=gpu", "--slurm: partitoin: unknown field (did you mean partition"),
         ("partition", "--slurm partition: write it as KEY=VALUE"),
         ("=gpu", "--slurm =gpu: write it as KEY=VALUE"),
         ("mem=", "--slurm: mem: must be one line of text"),
@@ -147,7 +147,7 @@ def test_at_most_five_settings_are_suggested() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("acount: vision\n", "unknown setting 'acount'; did you mean account"),
+        ("acount: vision\n", "1: acount: unknown field (did you mean account"),
         ("tasks: 0\n", "tasks: Input should be greater than or equal to 1"),
         ("- account\n", "must be a mapping of settings"),
         ('account: "a\\nb"\n', "account: must be one line of text"),

@@ -9,7 +9,8 @@ import pytest
 from orchestrator.dispatch.status import read_status
 from orchestrator.errors import UsageError
 from orchestrator.paths import RunPaths
-from orchestrator.system.files import exclusive, write_json
+from orchestrator.system.files import write_json
+from orchestrator.system.locks import hold_lock
 from tests.unit.dispatch.slurm_samples import FakeSlurm, begun, finish_shards, make_plan, task_record
 
 SUMMARY = {"images": 5, "failed": 0}
@@ -52,7 +53,7 @@ def test_a_job_slurm_has_forgotten_is_over(slurm: FakeSlurm, paths: RunPaths) ->
 def test_a_run_of_this_machine_runs_while_its_lock_is_held(tmp_path: Path) -> None:
     paths = begun(tmp_path, make_plan(tmp_path), job=None)
     assert (read_status(paths)["state"], read_status(paths)["executor"]) == ("stopped", "local")
-    with exclusive(paths.lock, wait=False):
+    with hold_lock(paths.lock, wait=False):
         assert read_status(paths)["state"] == "running"
     write_json(paths.summary, SUMMARY)
     assert read_status(paths)["state"] == "complete"
