@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from orchestrator.catalog.loader import load_catalog
 from orchestrator.dispatch.slurm.settings import Job, SlurmOptions, job_script, slurm_options
 from orchestrator.errors import UsageError
-from orchestrator.paths import user_slurm_options
 from orchestrator.workflows.comparison_file import read_comparison
 from tests.unit.stack_samples import write_stack
 
@@ -132,15 +131,10 @@ def test_a_wrong_file_is_named_with_the_field(tmp_path: Path, text: str, said: s
 
 def test_an_orch_yaml_says_the_same_of_its_runs(tmp_path: Path) -> None:
     write_stack(tmp_path / "stacks" / "tiny")
-    user_slurm_options().parent.mkdir(parents=True)
-    user_slurm_options().write_text("account: vision\nmem: 8G\n")
     file = tmp_path / "orch.yaml"
     file.write_text(
         "images: in\nrun: {executor: slurm, slurm: {partition: gpu, tasks: 9}}\n"
         "models:\n- tiny-model\n- {model: tiny-model, name: big, slurm: {mem: 64G}}\n"
     )
-    options = [one.options for one in read_comparison(file, load_catalog([tmp_path / "stacks"])).asked]
-    assert [one.slurm for one in options] == [
-        SlurmOptions(account="vision", mem="8G", partition="gpu", tasks=9),
-        SlurmOptions(account="vision", mem="64G"),
-    ]
+    options = [one.options for one in read_comparison(file, load_catalog([tmp_path / "stacks"])).runs]
+    assert [one.executor_settings for one in options] == [("partition=gpu", "tasks=9"), ("mem=64G",)]
