@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.common import JsonOption, print_json, say
-from orchestrator.cli.run import QuietOption, report_outcome
+from orchestrator.cli.common import JsonOption, QuietOption, print_json, say
+from orchestrator.cli.run import report_outcome
 from orchestrator.errors import EXIT_OK, EXIT_SOME_FAILED
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.")]

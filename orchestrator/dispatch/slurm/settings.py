@@ -113,15 +113,6 @@ def _as_mapping(given: Sequence[str] | Mapping[str, Any], lists: set[str]) -> Ma
     return values
 
 
-SlurmOptions = SlurmSettings
-"""Until RunOptions has `executor_settings`."""
-
-
-def slurm_options(file: Path, given: Mapping[str, Any]) -> SlurmSettings:
-    """Return `SlurmSettings.merge`; until RunOptions has `executor_settings`."""
-    return SlurmSettings.merge(given, file)
-
-
 @dataclass(frozen=True)
 class ArrayJob:
     """One array of tasks, as its job script describes it."""

@@ -162,7 +162,7 @@ def test_a_wrong_file_is_named_with_the_field(tmp_path: Path, text: str, message
     assert message in caught.value.message
 
 
-def test_an_orch_yaml_says_the_same_of_its_runs(tmp_path: Path) -> None:
+def test_an_orch_yaml_has_the_same_settings(tmp_path: Path) -> None:
     write_stack(tmp_path / "stacks" / "tiny")
     user_executor_settings("slurm").parent.mkdir(parents=True)
     user_executor_settings("slurm").write_text("account: vision\nmem: 8G\n")
@@ -171,8 +171,8 @@ def test_an_orch_yaml_says_the_same_of_its_runs(tmp_path: Path) -> None:
         "images: in\nrun: {executor: slurm, slurm: {partition: gpu, tasks: 9}}\n"
         "models:\n- tiny-model\n- {model: tiny-model, name: big, slurm: {mem: 64G}}\n"
     )
-    options = [one.options for one in read_comparison(file, load_catalog([tmp_path / "stacks"])).asked]
-    assert [one.slurm for one in options] == [
+    runs = read_comparison(file, load_catalog([tmp_path / "stacks"])).runs
+    assert [SlurmSettings.parse(run.options.executor_settings) for run in runs] == [
         SlurmSettings(account="vision", mem="8G", partition="gpu", tasks=9),
         SlurmSettings(account="vision", mem="64G"),
     ]
