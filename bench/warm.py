@@ -24,7 +24,7 @@ from orchestrator.catalog.loader import ModelEntry, load_catalog
 from orchestrator.catalog.weights import ensure_weights
 from orchestrator.dispatch.executors import Work
 from orchestrator.dispatch.launcher import job_settings
-from orchestrator.dispatch.local import LocalExecutor
+from orchestrator.dispatch.local import predict_missing
 from orchestrator.hardware import Choice, cores
 from orchestrator.inputs.collect import collect_inputs
 from orchestrator.paths import RunPaths, weights_folder
@@ -35,7 +35,7 @@ from orchestrator.plan.run_directory import record_plan
 from orchestrator.runtimes.base import BuildOptions, Prepared, make_runtime
 from orchestrator.runtimes.build_inputs import build_inputs
 from orchestrator.runtimes.guest_contract import GuestPaths, job_document
-from orchestrator.runtimes.warm.select import Wish, find_warm
+from orchestrator.runtimes.warm.select import select_warm
 from orchestrator.runtimes.warm.spool import SpoolPaths, list_worker_ids
 from orchestrator.system.container_engine import connect
 from orchestrator.system.display import SilentDisplay
@@ -118,8 +118,7 @@ def request(folder: Path, entry: ModelEntry, number: int) -> tuple[float, float]
     """Seconds from handing over the image until its shard is there, and until all is over."""
     paths = RunPaths(folder / f"request-{number}")
     choice = Choice("cpu", "cpu", "")
-    warm = find_warm(Wish(True, folder / "spool"), entry, choice, paths, BuildOptions(), print)
-    assert warm is not None
+    warm = select_warm(entry, choice, paths, BuildOptions(), folder / "spool", print)
     with closing(warm.runtime) as runtime:
         prepared = runtime.prepare(entry.stack, "cpu", BuildOptions(), print)
         plan = make_plan(folder, entry, prepared)
@@ -128,7 +127,7 @@ def request(folder: Path, entry: ModelEntry, number: int) -> tuple[float, float]
         weights = weights_folder(entry.stack.name, entry.name)
         display = Watching()
         started = time.perf_counter()
-        LocalExecutor().dispatch(Work(plan, runtime.paths, runtime, weights, ("cpu",), 1, warm.threads), display)
+        predict_missing(Work(plan, runtime.paths, runtime, weights, ("cpu",), 1, warm.threads), display)
         ended = time.perf_counter()
     assert paths.shard(0).exists()
     return display.done_at - started, ended - started

@@ -13,6 +13,7 @@ from orchestrator.cli.common import (
     RuntimeOption,
     StacksOption,
     catalog,
+    make_build_options,
     print_json,
     say,
 )
@@ -54,7 +55,6 @@ def equivalence(
     """Run a model through two variants of its stack and say whether they give the same; the outcome is recorded."""
     entry = catalog(stacks).model(model)
     from orchestrator.cli.progress import make_display
-    from orchestrator.cli.run import build_options
     from orchestrator.evaluation.agreement import Tolerances
     from orchestrator.plan.options import RunOptions
     from orchestrator.workflows.equivalence import check_equivalence
@@ -67,7 +67,7 @@ def equivalence(
         score_threshold=score_threshold,
         threads=threads,
         offline=offline,
-        build=build_options(for_all, build_arg, rebuild=False, offline=offline),
+        build=make_build_options(for_all, build_arg, rebuild=False, offline=offline),
     )
     result = check_equivalence(
         entry,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli.common import (
+    DeviceOption,
     JsonOption,
     RuntimeOption,
     StacksOption,
@@ -18,7 +19,6 @@ from orchestrator.cli.common import (
     print_json,
     say,
 )
-from orchestrator.cli.run import DeviceOption
 from orchestrator.cli.tables import print_table
 from orchestrator.errors import EXIT_OK, UsageError
 

@@ -79,7 +79,7 @@ def new_comparison(
     json: JsonOption = False,
 ) -> None:
     """Write an orch.yaml to be changed: models, images, settings, truth, for orch run -f."""
-    from orchestrator.workflows.comparison_example import write_example
+    from orchestrator.workflows.comparison_file import write_example
 
     write_example(file)
     if json:

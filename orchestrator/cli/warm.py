@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli.common import (
+    BaseImageOption,
+    BuildArgOption,
+    DeviceOption,
     JsonOption,
     OfflineOption,
     StacksOption,
     VariantOption,
     catalog,
+    make_build_options,
     print_json,
     say,
 )
-from orchestrator.cli.run import BaseImageOption, BuildArgOption, DeviceOption, build_options
 from orchestrator.cli.tables import print_table
 from orchestrator.errors import EXIT_OK, UsageError
 
@@ -75,7 +78,7 @@ def up(
         idle_seconds=idle,
         memory_mb=memory,
         threads=threads,
-        build=build_options(base_image, build_arg, rebuild=False, offline=offline),
+        build=make_build_options(base_image, build_arg, rebuild=False, offline=offline),
     )
     serving = []
     for stack in dict.fromkeys(known.stack(name).name for name in names):

@@ -76,11 +76,13 @@ def check_equivalence(
     if folder is None:
         shutil.rmtree(work, ignore_errors=True)
     if not options.images:
-        options = replace(options, images=[str(selftest_photographs(work / "photographs"))])
+        options = options.model_copy(update={"images": [str(selftest_photographs(work / "photographs"))]})
     of_variant = {name: _for_variant(options, name, work, base_images or {}) for name in (first, second)}
     if random_weights:
         make_random_weights(entry, of_variant[first], work, display)
-        of_variant = {name: replace(one, weights_folder=work / "weights") for name, one in of_variant.items()}
+        of_variant = {
+            name: one.model_copy(update={"weights_folder": work / "weights"}) for name, one in of_variant.items()
+        }
     try:
         outcomes = (run_model(entry, of_variant[first], display), run_model(entry, of_variant[second], display))
     except MachineError as error:
@@ -105,7 +107,7 @@ def _two(entry: ModelEntry, variants: Sequence[str]) -> tuple[str, str]:
 
 def _for_variant(options: RunOptions, variant: str, work: Path, base_images: Mapping[str, str]) -> RunOptions:
     build = replace(options.build, base_image=base_images.get(variant, options.build.base_image))
-    return replace(options, variant=variant, build=build, out=work / variant)
+    return options.model_copy(update={"variant": variant, "build": build, "out": work / variant})
 
 
 def _record(first: Mapping[str, Any], second: Mapping[str, Any], found: Agreement, random_weights: bool) -> Path:

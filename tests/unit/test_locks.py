@@ -22,12 +22,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import orchestrator
-from orchestrator.catalog import load_catalog
-from orchestrator.convert import LOCK_NAME as CONVERT_LOCK
-from orchestrator.demo import photographs
-from orchestrator.resources import RUNNER
+from orchestrator.catalog.bundled import RUNNER
+from orchestrator.catalog.loader import load_catalog
+from orchestrator.catalog.scaffold import create_stack
 from orchestrator.runtimes import venv
-from orchestrator.scaffold import create_stack
+from orchestrator.workflows.convert import LOCK_NAME as CONVERT_LOCK
+from orchestrator.workflows.demo import photographs
 
 ROOT = Path(orchestrator.__file__).parents[1]
 OLDEST_PIP = ROOT / "tests" / "oldest-pip.lock"

@@ -14,12 +14,12 @@ from pathlib import Path, PurePosixPath
 
 from orchestrator.catalog.loader import StackEntry
 from orchestrator.catalog.weights import Stored
+from orchestrator.errors import RuntimeUnsuitable
 from orchestrator.inputs.collect import InputSet
 from orchestrator.paths import RunPaths
 from orchestrator.runtimes.base import BuildOptions, Prepared, WorkerSpec
 from orchestrator.runtimes.guest_contract import ALIVE_NAME, ALIVE_TIMEOUT, QUEUE_NAME, GuestPaths
 from orchestrator.runtimes.warm.discover import DiscoveredWorker, Needs
-from orchestrator.runtimes.warm.errors import WarmUnfit
 from orchestrator.runtimes.warm.results import move_results
 from orchestrator.runtimes.warm.spool import Heartbeat, SpoolPaths
 from orchestrator.runtimes.warm.staging import RootLocations, locate_roots, read_copy_limit, stage_images
@@ -83,7 +83,7 @@ class WarmRuntime:
         return Prepared(stack, variant, self.name, self.needs.identity, str(self.spool.root))
 
     def accept(self, inputs: InputSet, weights: Mapping[str, Stored]) -> None:
-        """Check the workers' weights; stage images that they cannot read. Raises WarmUnfit, OutsideData."""
+        """Check the workers' weights; stage images that they cannot read. Raises RuntimeUnsuitable."""
         self._check_weights(weights)
         to_stage = self._locate(self._worker(), inputs.roots).to_stage
         if to_stage:
@@ -92,7 +92,7 @@ class WarmRuntime:
                 self.say(report)
 
     def guest_paths(self, prepared: Prepared, spec: WorkerSpec) -> GuestPaths:
-        """Return the folders as the workers report them. Raises WarmUnfit while none is up."""
+        """Return the folders as the workers report them. Raises RuntimeUnsuitable while none is up."""
         seen = self._worker().heartbeat.paths
         job, opt = PurePosixPath(seen["spool"], "jobs", spec.job.name), PurePosixPath(seen["opt"])
         weights = PurePosixPath(seen["weights"], spec.weights.name)
@@ -101,7 +101,7 @@ class WarmRuntime:
         return GuestPaths(job / "data", weights, job / "out", cache, job / QUEUE_NAME, opt / "stack", sources=sources)
 
     def start(self, prepared: Prepared, spec: WorkerSpec) -> WarmWorker:
-        """Write a job for the workers that are up. Raises WarmUnfit while none is."""
+        """Write a job for the workers that are up. Raises RuntimeUnsuitable while none is."""
         del prepared
         worker = self._worker()
         data = spec.job / "data"
@@ -154,7 +154,7 @@ class WarmRuntime:
         return locate_roots(roots, worker.data, PurePosixPath(paths["data"]), staged)
 
     def _worker(self) -> DiscoveredWorker:
-        """Return a worker that is up and fits. Raises WarmUnfit while there is none."""
+        """Return a worker that is up and fits. Raises RuntimeUnsuitable while there is none."""
         if not self._workers or time.monotonic() - self._discovered_at > DISCOVER_SECONDS:
             self._workers, self._discovered_at = self.discover(), time.monotonic()
         if self._workers:
@@ -162,7 +162,7 @@ class WarmRuntime:
         if self.has_started and not self._has_reported_waiting:
             self._has_reported_waiting = True
             self.say("waiting for the warm worker to come back")
-        raise WarmUnfit(
+        raise RuntimeUnsuitable(
             f"no warm worker of {self.needs.stack} is up in {self.spool.root}",
             hint="start it (docker compose up -d, or orch up) and run the same command again: it resumes",
         )
@@ -174,7 +174,7 @@ class WarmRuntime:
             if missing is None:
                 return
             if time.monotonic() > until:
-                raise WarmUnfit(
+                raise RuntimeUnsuitable(
                     f"the warm worker does not have the weights {missing}",
                     why="its folder of weights is not this orch's, or holds another file",
                     hint="start it with the same ORCH_HOME",

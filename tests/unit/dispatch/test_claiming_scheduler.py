@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.dispatch.shared.claiming_scheduler import LOOKS_PER_LEASE, PASS_SECONDS, SharedSchedule, claim_name
+from orchestrator.dispatch.shared.claiming_scheduler import LOOKS_PER_LEASE, PASS_SECONDS, ClaimingScheduler, claim_name
 from orchestrator.dispatch.shared.claims import Claims
 from orchestrator.inputs.collect import InputImage
 
@@ -24,8 +24,8 @@ class Run:
         self.finished: set[int] = set()
         self.now = 0.0
 
-    def task(self, index: int, of: int) -> SharedSchedule:
-        return SharedSchedule(
+    def task(self, index: int, of: int) -> ClaimingScheduler:
+        return ClaimingScheduler(
             self.shards,
             images_of,
             Claims(self.folder, f"t{index}-{id(object())}", LEASE),
@@ -34,11 +34,11 @@ class Run:
             lambda: self.now,
         )
 
-    def finish(self, task: SharedSchedule, number: int) -> None:
+    def finish(self, task: ClaimingScheduler, number: int) -> None:
         self.finished.add(number)
         task.mark_done(number)
 
-    def work_off(self, task: SharedSchedule) -> list[int]:
+    def work_off(self, task: ClaimingScheduler) -> list[int]:
         """What a task gets to do until there is nothing for it."""
         done = []
         while (order := task.assign_next("w0")) is not None:

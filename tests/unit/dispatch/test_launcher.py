@@ -66,7 +66,7 @@ def write_job(folder: Path, model: str, variant: str, device: str, asked: dict[s
     for number in range(3):
         (folder / "in" / f"{number}.jpg").write_bytes(b"x")
     entry = load_catalog().model(model)
-    request = make_request(entry, RunOptions([str(folder / "in")], **asked), "docker", variant, device)
+    request = make_request(entry, RunOptions(images=[str(folder / "in")], **asked), "docker", variant, device)
     weights = {key: Stored(key, spec.file, None, "0" * 64, spec.package) for key, spec in entry.spec.weights.items()}
     inputs = collect_inputs([str(folder / "in")], folder / "unpacked")
     plan = Plan(request, entry, Prepared(entry.stack, variant, "docker", "identity", "image"), weights, inputs, 2)
