@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -167,8 +167,17 @@ class Defaults(Spec):
     score_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
     max_detections: Annotated[int, Field(ge=1)] | None = None
     batch_size: Annotated[int, Field(ge=1)] = 1
-    image_size: int | None = None
     attributes: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_image_size(cls, values: Any) -> Any:
+        """Accept the field that earlier versions had and never read; the setting `image_size` has the effect."""
+        return (
+            {name: value for name, value in values.items() if name != "image_size"}
+            if isinstance(values, dict)
+            else values
+        )
 
 
 class Limits(Spec):
