@@ -228,12 +228,12 @@ def _say_inputs(display: Display, inputs: InputSet) -> None:
     words = [f"{len(inputs.images)} images"]
     if unreadable:
         words.append(f"{unreadable} of them cannot be read")
-    if inputs.ignored:
+    if inputs.skipped:
         reasons: dict[str, int] = {}
-        for one in inputs.ignored:
+        for one in inputs.skipped:
             reasons[one.reason] = reasons.get(one.reason, 0) + 1
         listed = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
-        words.append(f"{len(inputs.ignored)} other files left out ({listed})")
+        words.append(f"{len(inputs.skipped)} other files skipped ({listed})")
     display.say("; ".join(words))
     for note in inputs.notes:
         display.say(note)
