@@ -11,7 +11,7 @@ from pathlib import Path
 
 from orchestrator.catalog.bundled import RUNNER
 from orchestrator.catalog.loader import StackEntry
-from orchestrator.catalog.spec import Source, Variant
+from orchestrator.catalog.spec import UpstreamSource, Variant
 from orchestrator.errors import SpecError, UsageError
 from orchestrator.runtimes.base import BuildOptions
 
@@ -30,7 +30,7 @@ class BuildInputs:
     lock: Path
     files: Mapping[str, Path]
     arguments: Mapping[str, str]
-    sources: Mapping[str, Source] = field(default_factory=dict)
+    sources: Mapping[str, UpstreamSource] = field(default_factory=dict)
     """Upstream code: its commit stands for its content, so that nothing need be fetched to know the identity."""
     for_gpus: bool = False
 

@@ -21,11 +21,11 @@ RESERVE_BYTES = 64 << 20
 _BLOCK = 1 << 16
 _TRY_LATER = (408, 429)
 
-Progress = Callable[[int, int | None], None]
+TransferProgress = Callable[[int, int | None], None]
 """Called with the bytes there and the bytes expected, if known."""
 
 
-def fetch(url: str, target: Path, *, sha256: str | None, size: int | None, progress: Progress) -> str:
+def fetch(url: str, target: Path, *, sha256: str | None, size: int | None, progress: TransferProgress) -> str:
     """Download `url` to `target` and give its sha256. A broken download goes on where it stopped, also next time.
 
     Raises UsageError for an insecure URL, MachineError when the server, the disk or the digest says no.
@@ -54,7 +54,7 @@ def fetch(url: str, target: Path, *, sha256: str | None, size: int | None, progr
     return digest
 
 
-def _transfer_patiently(url: str, part: Path, size: int | None, progress: Progress, *, trusting: bool) -> None:
+def _transfer_patiently(url: str, part: Path, size: int | None, progress: TransferProgress, *, trusting: bool) -> None:
     failures = 0
     while True:
         before = _length(part)
@@ -75,7 +75,7 @@ def _require_https(url: str) -> None:
     raise UsageError(f"{url}: weights are only fetched over https")
 
 
-def _transfer(url: str, part: Path, size: int | None, progress: Progress, *, trusting: bool) -> None:
+def _transfer(url: str, part: Path, size: int | None, progress: TransferProgress, *, trusting: bool) -> None:
     noted_url, version = _noted_version(part)
     there = _length(part)
     if noted_url != url or not (version or trusting):

@@ -99,10 +99,10 @@ def _say_inputs(display: Display, inputs: InputSet) -> None:
     parts = [f"{len(inputs.images)} images"]
     if inputs.images.unreadable:
         parts.append(f"{inputs.images.unreadable} of them cannot be read")
-    if inputs.ignored:
-        reasons = Counter(ignored.reason for ignored in inputs.ignored)
+    if inputs.skipped:
+        reasons = Counter(skipped.reason for skipped in inputs.skipped)
         listed = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
-        parts.append(f"{len(inputs.ignored)} other files skipped ({listed})")
+        parts.append(f"{len(inputs.skipped)} other files skipped ({listed})")
     display.say("; ".join(parts))
     for note in inputs.notes:
         display.say(note)

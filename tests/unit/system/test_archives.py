@@ -225,7 +225,7 @@ def test_images_of_an_archive_are_unpacked_once(
     first = collect_inputs([str(path)], tmp_path / "unpacked")
     assert [image.file for image in first.images] == ["a.jpg", "x/b.jpg"]
     assert {image.mtime_ns for image in first.images} == {path.stat().st_mtime_ns}
-    assert {one.file: one.reason for one in first.ignored} == {
+    assert {one.file: one.reason for one in first.skipped} == {
         "notes.md": "not an image extension: .md", "__MACOSX/._a.jpg": "hidden"
     }  # fmt: skip
     assert all(first.locate(image).is_file() for image in first.images)
@@ -251,6 +251,6 @@ def test_an_archive_named_twice_and_one_without_images(tmp_path: Path, photo: Ma
     path = archive_of_photos(tmp_path / "photos.zip", photo)
     twice = collect_inputs([str(path), str(path)], tmp_path / "unpacked")
     assert [image.file for image in twice.images] == ["a.jpg", "x/b.jpg"]
-    assert [one.reason for one in twice.ignored].count("named twice") == 2
+    assert [one.reason for one in twice.skipped].count("named twice") == 2
     with pytest.raises(UsageError, match="no images in"):
         collect_inputs([str(write_zip(tmp_path / "empty.zip"))], tmp_path / "unpacked2")
