@@ -19,7 +19,7 @@ from random_weights import write_random_weights
 DEFAULTS = {"paste": "cut"}
 
 
-class Detections(NamedTuple):
+class FacereDetections(NamedTuple):
     """A graph's outputs: boxes (N, 4), labels and scores (N,), masks; grown boxes only from a cut graph."""
 
     boxes: np.ndarray
@@ -65,9 +65,9 @@ class Predictor(BasePredictor):
         self._input = self._session.get_inputs()[0].name
 
     def predict(self, images: List[Image]) -> List[Any]:
-        return [Detections(*self._session.run(None, {self._input: make_input(image.pixels)})) for image in images]
+        return [FacereDetections(*self._session.run(None, {self._input: make_input(image.pixels)})) for image in images]
 
-    def finish(self, raw: Detections, image: Image) -> Prediction:
+    def finish(self, raw: FacereDetections, image: Image) -> Prediction:
         height, width = image.pixels.shape[:2]
         masks: Any
         if self._paster is None or raw.grown is None:
