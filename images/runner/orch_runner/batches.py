@@ -1,4 +1,4 @@
-"""Read shards from the queue folder, cut them into batches, decode their images ahead of the predictor."""
+"""Read shards from the queue folder, cut them into batches, decode images ahead of the predictor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read and check job.json and queued shards; imports nothing heavy, so that a bad job is refused at once."""
+"""Read and check job.json and queued shards. Imports nothing heavy: a bad job is refused at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class JobRefused(Exception):
 
 
 class Fatal(Exception):
-    """An error that ends the worker with a `category` and `exit_code` of the contract (see orch_runner.__main__)."""
+    """An error that ends the worker; `category` and `exit_code` are those of orch_runner.__main__."""
 
     def __init__(self, category: str, exit_code: int, message: str, hint: Optional[str] = None) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""Measure memory: the limit of this machine or control group, processes killed at it, and a process's own size."""
+"""Measure memory: the limit of this machine or control group, kills at the limit, a process's size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SHARE_OF_MACHINE = 0.8
 
 
 def read_limit_mb(environment: Mapping[str, str]) -> int:
-    """Return the MiB for all models together: $ORCH_MEMORY_MB, the control group's limit or 80% of the machine."""
+    """Return the MiB for all models: $ORCH_MEMORY_MB, the control group's limit or 80% of the machine."""
     setting = environment.get("ORCH_MEMORY_MB", "")
     if setting.isdigit() and int(setting):
         return int(setting)

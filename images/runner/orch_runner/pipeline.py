@@ -1,4 +1,4 @@
-"""The runner's main loop: predict batches, finish and encode predictions in threads, write whole shards."""
+"""The runner's main loop: predict batches, finish predictions in threads, write whole shards."""
 
 from __future__ import annotations
 

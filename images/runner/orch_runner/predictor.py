@@ -1,4 +1,4 @@
-"""The base class and values of a stack's predictor; decoding, batching, encoding and files are the runner's work."""
+"""The base class and the values of a stack's predictor; the runner does everything else."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Model:
 
 @dataclass
 class CropMask:
-    """A mask as a crop: `pixels` (h, w) bool with the upper left corner at column `x`, row `y` of the image."""
+    """A mask as a crop: `pixels` (h, w) bool, its upper left corner at column `x`, row `y` of the image."""
 
     x: int
     y: int
@@ -49,7 +49,7 @@ Masks = Union[np.ndarray, Sequence[Union[CropMask, Dict[str, Any]]]]
 
 @dataclass
 class Prediction:
-    """The instances of one image, in the stack's native box order and class numbering (stack.yaml maps both).
+    """The instances of one image, in the box order and class numbering that stack.yaml declares.
 
     A model that gives a probability per pixel (task manipulation-localization) sets `probability`, (H, W) in [0, 1] at
     the given image's size, and the runner makes the instances. Otherwise:
@@ -68,7 +68,7 @@ class Prediction:
 
 
 class Predictor:
-    """Base class of every stack's predictor; `color`, `decoder` and `max_batch` define what predict() receives."""
+    """Base class of every stack's predictor; its attributes define what predict() receives."""
 
     color: str = "RGB"
     """Channel order of Image.pixels: "RGB" or "BGR"."""

@@ -31,7 +31,7 @@ def check_probability(probability: object, height: int, width: int) -> np.ndarra
 
 
 def make_instance(job: RunnerJob, prediction: Prediction, probability: np.ndarray) -> Prediction:
-    """Return a Prediction with the pixels above the threshold as its one instance; without any, with no instance.
+    """Return a Prediction whose only instance is the pixels above the threshold, if there are any.
 
     The instance's score is the highest probability, its class the first of the stack.
     """

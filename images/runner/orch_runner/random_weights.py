@@ -1,4 +1,4 @@
-"""`python -m orch_runner.random_weights JOB.json`: write random weights for `orch selftest` into the out folder."""
+"""Write random weights for `orch selftest`: python -m orch_runner.random_weights JOB.json."""
 
 from __future__ import annotations
 

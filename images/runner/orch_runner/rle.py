@@ -15,7 +15,7 @@ from orch_runner.predictor import CropMask, Masks
 
 
 def crop_runs(crop: np.ndarray, x: int, y: int, height: int, width: int) -> np.ndarray:
-    """Return the column-major run lengths (n,) uint32, background first, of a (h, w) bool crop of a larger mask."""
+    """Return column-major run lengths (n,) uint32, background first, of a (h, w) bool crop of a mask."""
     if crop.ndim != 2:
         raise ValueError(f"a mask of shape {crop.shape}, expected (h, w)")
     crop_height, crop_width = crop.shape
@@ -79,7 +79,7 @@ def encode_full(mask: np.ndarray) -> bytes:
 
 
 def encode_mask(mask: Union[np.ndarray, CropMask, Dict[str, Any]], height: int, width: int) -> bytes:
-    """Return the counts of a mask in any form that a Prediction may hold. Raises ValueError if sizes differ."""
+    """Return the counts of a mask of any form in a Prediction. Raises ValueError if sizes differ."""
     if isinstance(mask, CropMask):
         return encode_crop(mask, height, width)
     if isinstance(mask, dict):

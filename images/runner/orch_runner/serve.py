@@ -28,10 +28,9 @@ with a dot, then renamed. A job is a job of the contract orch-job/1 (see orch_ru
                        "gpu_mb" or null}], "rss_mb", "memory_limit_mb", "waiting": tickets, "jobs": claimed,
                        "images": predicted since the start, "images_per_s": over the last 30 s, "data_host":
                        $ORCH_DATA_HOST or null, "data_inode": of the folder of images or null, "weights":
-                       {"MODEL/FILE": [bytes, mtime in whole seconds]},
-                       "digests": {"MODEL/FILE": sha256} of those up to 16 MiB, "paths":
-                       {"spool", "data", "weights", "cache", "opt"} as the worker sees them, "runner": version}.
-                       Removed at an orderly end
+                       {"MODEL/FILE": [bytes, mtime in whole seconds]}, "digests": {"MODEL/FILE": sha256} of those up
+                       to 16 MiB, "paths": {"spool", "data", "weights", "cache", "opt"} as the worker sees them,
+                       "runner": version}. Removed at an orderly end
     workers/ID.files.json  {"files": {path under paths.opt: sha256}, "sources": {name: commit}}, written once; a
                        host compares it with its own files to see whether the worker fits
     workers/ID.lock    locked (flock) by the worker for as long as it lives

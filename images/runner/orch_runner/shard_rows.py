@@ -37,7 +37,7 @@ def make_failed_row(file: str, reason: str, size: Tuple[int, int] = (0, 0)) -> S
 
 
 def make_row(job: RunnerJob, file: str, size: Tuple[int, int], prediction: Prediction) -> ShardRow:
-    """Return the standard row of a native prediction on an image of `size` (height, width). Raises ValueError."""
+    """Return the standard row of a prediction on an image of `size` (height, width). Raises ValueError."""
     height, width = size
     scores = np.asarray(prediction.scores, np.float32)
     if scores.ndim != 1:

@@ -1,4 +1,4 @@
-"""`python -m orch_runner.gpu.binaries`: print the GPUs that this environment's frameworks run on, as JSON.
+"""Print as JSON what GPUs this environment's frameworks run on: python -m orch_runner.gpu.binaries.
 
     {"format": "orch-binaries/1", "frameworks": {"torch": "1.9.0"}, "cuda": "10.2" or null, "cudnn": null,
      "native": ["3.7", ...], "ptx": [...],
@@ -104,7 +104,7 @@ def _list_installed() -> Tuple[Dict[str, str], Optional[str]]:
 
 
 def _find_version(package: str, versions: Dict[str, str]) -> str:
-    """Return a framework's version, also where its distribution is onnxruntime-gpu, tensorflow-cpu or similar."""
+    """Return a framework's version, also if its distribution is named like onnxruntime-gpu."""
     matching = [
         version for name, version in sorted(versions.items()) if name == package or name.startswith(f"{package}-")
     ]

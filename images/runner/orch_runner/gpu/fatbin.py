@@ -1,4 +1,4 @@
-"""Read the device code of a shared object: which compute capabilities have native code, and which have PTX.
+"""Read which compute capabilities have native code or PTX in a shared object.
 
 A CUDA binary keeps its kernels as fat binaries in a section of the ELF file. Each begins with a header (magic, length)
 and lists its entries, one per architecture; an entry's header holds its kind (PTX or native) and architecture. The
@@ -47,7 +47,7 @@ def summarize_architectures(fatbins: Sequence[Fatbin]) -> Tuple[List[int], List[
 
 
 def _can_run(native: FrozenSet[int], sm: int) -> bool:
-    """Return whether native code runs on `sm`: on GPUs of its own major number and the same or a newer minor one."""
+    """Return whether native code runs on `sm`: its major number is equal, its minor one not older."""
     return any(own // 10 == sm // 10 and own <= sm for own in native)
 
 

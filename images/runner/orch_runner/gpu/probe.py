@@ -1,4 +1,4 @@
-"""Run a kernel of the stack's own framework on the GPU before a model is loaded, or fail with the reason.
+"""Run a kernel of the stack's framework on the GPU before a model is loaded, or fail with the reason.
 
 A framework without a usable GPU silently uses the CPU, or fails at the first image with "no kernel image is
 available". The probe turns either into an error that names GPU and reason.
@@ -19,7 +19,7 @@ EXPECTED = 36 * 36 * 2
 
 
 def probe(framework: str = "") -> str:
-    """Run a kernel on the GPU with `framework` ("": each installed one); return the GPU's name. Raises Fatal."""
+    """Run a kernel on the GPU with `framework` ("": each installed one); return its name. Raises Fatal."""
     try:
         gpu = cuda_driver.query_gpu()
     except cuda_driver.NoGpu as error:

@@ -21,7 +21,7 @@ PROVIDERS: Dict[str, Tuple[str, Dict[str, Any]]] = {
 def open_session(
     graph: Union[str, bytes], threads: int, device: str = "cpu", arena: bool = True, pattern: bool = True
 ) -> onnxruntime.InferenceSession:
-    """Open a session on `device` for a graph's path or bytes. Raises Fatal if another device would be used.
+    """Open a session on `device` for a graph's path or bytes. Raises Fatal if it is not used.
 
     For models with very different input sizes: `arena` false frees memory after each image, `pattern` false
     does not reuse the memory plan of the previous image.

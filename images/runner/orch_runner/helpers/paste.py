@@ -20,7 +20,7 @@ ROUNDING = 1e-3
 def paste_masks(
     masks: np.ndarray, boxes: np.ndarray, height: int, width: int, enlarge: Enlarge, threshold: float = 0.5
 ) -> List[CropMask]:
-    """Return the pixels of a height x width image where (N, h, w) masks, enlarged to their boxes, exceed the threshold.
+    """Return where (N, h, w) masks, enlarged to their boxes, exceed the threshold in the image.
 
     `boxes` is (N, 4) int: left, top, right, bottom, all inclusive; a box may exceed the image. A box whose right or
     bottom edge is before the opposite one counts as one pixel wide or high.
@@ -44,7 +44,7 @@ def paste_masks(
 
 
 def _compute_spans(first: np.ndarray, last: np.ndarray, occupied: np.ndarray, limit: int) -> np.ndarray:
-    """Return (N, 4) along one axis: start and end (exclusive) of each box, and of the part of it to compute.
+    """Return (N, 4) along one axis: start and end (exclusive) of each box, and of its part to compute.
 
     That part is inside the image and within reach of the `occupied` (N, m) cells, which divide the box evenly.
     """

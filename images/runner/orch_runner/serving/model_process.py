@@ -43,7 +43,7 @@ _Call = Tuple["Future[Any]", List[Any]]
 
 
 class SharedPredictor:
-    """The predictor as sessions use it: `predict` runs in the thread that loaded the model, in order of the calls.
+    """The predictor as sessions use it: `predict` runs in the loading thread, in order of the calls.
 
     So the sessions alternate batch by batch, and what a library keeps per thread (PyTorch: much) stays the same.
     """

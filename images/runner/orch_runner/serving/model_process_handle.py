@@ -1,4 +1,4 @@
-"""A model process as its supervisor sees it: a child that reads commands on stdin and reports on stdout."""
+"""A model process as its supervisor sees it: commands go to its stdin, reports come from its stdout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The spool folder as a worker uses it: claims, heartbeats, ends of jobs. Names and formats: orch_runner.serve."""
+"""The spool folder as a worker uses it: claims, heartbeats, ends of jobs. Formats: orch_runner.serve."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The supervisor of a warm worker: take jobs from the spool, give them to model processes, survive their failures."""
+"""The supervisor of a warm worker: give jobs of the spool to model processes, survive their failures."""
 
 from __future__ import annotations
 
