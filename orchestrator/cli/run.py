@@ -244,24 +244,22 @@ def build(
 ) -> None:
     """Build a stack's image or environment; nothing happens if nothing changed."""
     stack = catalog(stacks).stack(name)
-    from orchestrator.hardware import choose_variant, gpus_for
     from orchestrator.plan.disk_space import build_needs, require_space
-    from orchestrator.runtimes.base import choose_runtime
+    from orchestrator.runtimes.built import select_variant
+    from orchestrator.runtimes.registry import choose_runtime
     from orchestrator.system.display import make_display
 
     display = make_display(json=json, quiet=False)
     chosen, _ = choose_runtime(runtime)
     # One that is named is built for whatever machine it is meant for, not for this one.
     if variant is None or device is not None:
-        variant = choose_variant(stack, variant, device, gpus_for(stack, device, variant)).variant
+        variant = select_variant(stack, variant, device).variant
     options = build_options(base_image, build_arg, rebuild=rebuild, offline=offline)
     require_space([*build_needs(stack, variant, chosen, options)], f"building {stack.name}")
     prepared = chosen.prepare(stack, variant, options, display.detail)
     written: Path | None = None
     if archive or archive_to is not None:
-        from orchestrator.runtimes.docker.archive import archived
-
-        written = archived(prepared, options, display.detail, archive_to)
+        written = chosen.archive(prepared, options, display.detail, archive_to)
     if json:
         print_json(
             {

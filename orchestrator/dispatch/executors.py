@@ -12,7 +12,7 @@ from orchestrator.catalog.loader import ModelEntry
 from orchestrator.dispatch.dispatcher import Dispatched
 from orchestrator.dispatch.slurm.settings import SlurmOptions
 from orchestrator.errors import UsageError
-from orchestrator.hardware import Choice, Gpu
+from orchestrator.hardware import Gpu, Selection
 from orchestrator.paths import RunPaths
 from orchestrator.plan.plan import Plan
 from orchestrator.runtimes.base import BuildOptions, Runtime
@@ -50,7 +50,7 @@ class Work:
 class Executor(Protocol):
     """Says where workers run; orthogonal to the runtime, which says how."""
 
-    def choose(self, entry: ModelEntry, variant: str | None, device: str | None) -> tuple[Choice, tuple[Gpu, ...]]:
+    def choose(self, entry: ModelEntry, variant: str | None, device: str | None) -> tuple[Selection, tuple[Gpu, ...]]:
         """The variant and device for the machines where workers run, and the GPUs seen here that decided it.
 
         AUTO where only those machines can tell. Raises UsageError, MachineError.

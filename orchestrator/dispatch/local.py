@@ -13,9 +13,9 @@ from orchestrator.dispatch.launcher import Launcher
 from orchestrator.dispatch.scheduler import dear_first
 from orchestrator.dispatch.slots import LeasedPlaces, OwnPlaces, Places
 from orchestrator.dispatch.slurm.executor import refuse_while_under_way
-from orchestrator.hardware import Choice, Gpu, choose_variant, cores, gpus_for
-from orchestrator.hardware.gpu_code import as_built
+from orchestrator.hardware import Gpu, Selection, cores, gpus_for
 from orchestrator.plan.shards import missing_shards
+from orchestrator.runtimes.built import select_variant
 from orchestrator.system.display import Display
 from orchestrator.system.signals import call_on_signal
 
@@ -23,11 +23,10 @@ from orchestrator.system.signals import call_on_signal
 class LocalExecutor:
     """Starts every worker here, by the runtime's own means."""
 
-    def choose(self, entry: ModelEntry, variant: str | None, device: str | None) -> tuple[Choice, tuple[Gpu, ...]]:
+    def choose(self, entry: ModelEntry, variant: str | None, device: str | None) -> tuple[Selection, tuple[Gpu, ...]]:
         """The variant that fits this machine, and its GPUs. Raises UsageError, MachineError."""
         present = gpus_for(entry.stack, device, variant)
-        stack = as_built(entry.stack) if present else entry.stack
-        return choose_variant(stack, variant, device, present, entry.spec.gpu_memory), present
+        return select_variant(entry.stack, variant, device, present, entry.spec.gpu_memory), present
 
     def dispatch(self, work: Work, display: Display) -> Dispatched:
         """Have the shards that are missing predicted. Raises Interrupted, RunError, MachineError."""

@@ -1,4 +1,4 @@
-"""Disk preflight: what a build or a run will write, against what is free, before anything is fetched."""
+"""Compare what a build or a run will write with the free disk space, before anything is fetched."""
 
 from __future__ import annotations
 
@@ -18,19 +18,17 @@ from orchestrator.runtimes.build_inputs import find_variant
 SKIP = "ORCH_SKIP_DISK_CHECK"
 GB = 10**9
 RESERVE = GB // 4
-"""Left free on every disk: logs, locks, the machine itself."""
+"""Bytes left free on every disk, for logs, locks and the machine itself."""
 UNDECLARED_GB = {"cpu": 1.0, "cuda": 6.0}
 """Size of a variant whose stack.yaml has no size_gb: CUDA's libraries alone are 3 to 4 GB."""
-BUILD_FACTOR = {"docker": 1.5}
-"""An estimate: beside an image's layers, a build leaves the downloaded packages in its cache."""
 OUTPUT_BYTES = 32_000
 """Per image, shards and predictions together: 13 kB were measured with 20 instances an image."""
-HINT = f"orch prune --dry-run shows what orch could remove; $ORCH_HOME moves its cache; {SKIP}=1 goes on regardless"
+HINT = f"orch prune --dry-run shows what orch could remove; $ORCH_HOME moves its cache; {SKIP}=1 skips this check"
 
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes that something will take in a folder, which need not be there yet."""
+    """Bytes that something will write into a folder, which may not exist yet."""
 
     folder: Path
     bytes: int
@@ -38,19 +36,19 @@ class Need:
 
 
 def build_needs(stack: StackEntry, variant: str, runtime: Runtime, options: BuildOptions) -> Iterator[Need]:
-    """What building a variant takes; nothing where it is built, or is built where this machine cannot look."""
-    place = runtime.build_place(stack, variant, options)
-    if place is None:
+    """Yield what building a variant writes; nothing where it is built, or built on a disk of another machine."""
+    location = runtime.locate(stack, variant, options)
+    if location.fill_folder is None:
         return
     spec = find_variant(stack, variant)
     size = spec.size_gb or UNDECLARED_GB[spec.device]
     known = "" if spec.size_gb else ", a guess: its stack.yaml has no size_gb"
-    needed = int(size * GB * BUILD_FACTOR.get(runtime.name, 1.0))
-    yield Need(place, needed, f"building {stack.name}/{variant}{known}")
+    needed = int(size * GB * location.fill_factor)
+    yield Need(location.fill_folder, needed, f"building {stack.name}/{variant}{known}")
 
 
 def weights_needs(entry: ModelEntry) -> Iterator[Need]:
-    """What fetching a model's weights takes, as far as their sizes are known; archives lie there twice for a moment."""
+    """Yield what fetching a model's weights writes, where sizes are known; unpacking an archive needs it twice."""
     for key, spec in entry.spec.weights.items():
         size = spec.size or (spec.size_range[1] if spec.size_range else 0)
         if size and spec.url is not None and weights_state(entry, key) == "missing":
@@ -59,12 +57,12 @@ def weights_needs(entry: ModelEntry) -> Iterator[Need]:
 
 
 def output_need(folder: Path, images: int) -> Need:
-    """What a run's shards and predictions take, by experience."""
+    """Return what a run's shards and predictions write, by measurement."""
     return Need(folder, images * OUTPUT_BYTES, f"predictions of {images} images")
 
 
 def require_space(needs: Sequence[Need], purpose: str) -> None:
-    """Raises MachineError, with the numbers, where a disk has too little for all that is to be written to it."""
+    """Raise MachineError, with the numbers, where a disk has too little space for its needs together."""
     if os.environ.get(SKIP):
         return
     disks: dict[int, tuple[Path, list[Need]]] = {}
@@ -77,7 +75,7 @@ def require_space(needs: Sequence[Need], purpose: str) -> None:
 
 
 def _shortage(folder: Path, wanted: Sequence[Need]) -> str | None:
-    """A sentence where they do not fit on the folder's disk together."""
+    """Return a sentence where the needs do not fit on the folder's disk; None where they do."""
     free = shutil.disk_usage(folder).free
     needed = sum(need.bytes for need in wanted)
     if not needed or needed + RESERVE <= free:
@@ -88,6 +86,6 @@ def _shortage(folder: Path, wanted: Sequence[Need]) -> str | None:
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
+    """Return the folder, or its nearest parent that exists."""
     folder = folder.absolute()
     return next(path for path in (folder, *folder.parents) if path.exists())

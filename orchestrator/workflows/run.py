@@ -17,7 +17,7 @@ from orchestrator.dispatch.shared.work_file import unresolved
 from orchestrator.dispatch.sharing import Alone, Turns
 from orchestrator.dispatch.slots import busy_gpus, devices_of_places
 from orchestrator.errors import BaseImageError
-from orchestrator.hardware import Choice, Gpu
+from orchestrator.hardware import Gpu, Selection
 from orchestrator.inputs.collect import InputSet, collect_inputs
 from orchestrator.paths import RunPaths, weights_folder
 from orchestrator.plan.disk_space import build_needs, output_need, require_space, weights_needs
@@ -26,7 +26,8 @@ from orchestrator.plan.plan import Plan
 from orchestrator.plan.request import AUTO, Request, make_request
 from orchestrator.plan.run_directory import begun_with, open_run, record_plan
 from orchestrator.plan.shards import default_shard_size
-from orchestrator.runtimes.base import Prepared, Runtime, choose_runtime, make_runtime
+from orchestrator.runtimes.base import Prepared, Runtime
+from orchestrator.runtimes.registry import choose_runtime, get_runtime
 from orchestrator.runtimes.warm.errors import OutsideData, WarmUnfit
 from orchestrator.runtimes.warm.select import Warm, Wish, check_wish, find_warm, refusal
 from orchestrator.system.display import Display
@@ -62,7 +63,7 @@ class _Ask:
     request: Request
     paths: RunPaths
     executor: Executor
-    choice: Choice
+    choice: Selection
     gpus: tuple[Gpu, ...]
     turns: Turns
     display: Display
@@ -82,12 +83,12 @@ class _Way:
     """Whether the run takes GPUs of its own."""
 
 
-def _begun_choice(choice: Choice, paths: RunPaths) -> Choice:
+def _begun_choice(choice: Selection, paths: RunPaths) -> Selection:
     """Where a node chooses, a run goes on with what the first node chose."""
     variant, device = begun_with(paths, "variant"), begun_with(paths, "device")
     if choice.variant != AUTO or variant is None or device is None or variant == AUTO:
         return choice
-    return Choice(variant, device, "as the run was begun")
+    return Selection(variant, device, "as the run was begun")
 
 
 def _with_warm_workers(ask: _Ask) -> Outcome | None:
@@ -126,7 +127,7 @@ def _with_own_workers(ask: _Ask) -> Outcome:
         if asked != "auto":
             raise
         ask.display.say(f"{error.message}: {error.why}")
-        return _carry_out(ask, replace(way, runtime=make_runtime("venv"), why="docker: the base image cannot be had"))
+        return _carry_out(ask, replace(way, runtime=get_runtime("venv"), why="docker: the base image cannot be had"))
 
 
 def _choose_runtime(asked: str, paths: RunPaths) -> tuple[Runtime, str]:

@@ -15,8 +15,7 @@ from orchestrator.catalog.loader import ModelEntry
 from orchestrator.dispatch.launcher import Launcher
 from orchestrator.dispatch.outcome import Outcome
 from orchestrator.errors import BaseImageError, MachineError, PredictionsError, RunError
-from orchestrator.hardware import choose_variant, cores, gpus_for
-from orchestrator.hardware.gpu_code import as_built
+from orchestrator.hardware import cores
 from orchestrator.inputs.collect import collect_inputs
 from orchestrator.paths import RunPaths, home
 from orchestrator.plan.disk_space import build_needs, require_space
@@ -24,8 +23,9 @@ from orchestrator.plan.options import RunOptions
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.request import make_request
 from orchestrator.predictions.predictions import Predictions
-from orchestrator.runtimes.base import choose_runtime
+from orchestrator.runtimes.built import select_variant
 from orchestrator.runtimes.guest_contract import QUEUE_NAME
+from orchestrator.runtimes.registry import choose_runtime
 from orchestrator.system.display import Display
 from orchestrator.system.json_lines import parse_object
 from orchestrator.workflows.demo.photographs import fetch_photographs
@@ -107,9 +107,7 @@ def make_random_weights(entry: ModelEntry, options: RunOptions, work: Path, disp
     if all((target / weights.file).exists() for weights in entry.spec.weights.values()):
         return
     runtime, _ = choose_runtime(options.runtime)
-    present = gpus_for(entry.stack, options.device, options.variant)
-    stack = as_built(entry.stack) if present else entry.stack
-    choice = choose_variant(stack, options.variant, options.device, present, entry.spec.gpu_memory)
+    choice = select_variant(entry.stack, options.variant, options.device, memory=entry.spec.gpu_memory)
     require_space([*build_needs(entry.stack, choice.variant, runtime, options.build)], entry.name)
     prepared = runtime.prepare(entry.stack, choice.variant, options.build, display.detail)
     display.say(f"{entry.name}: making random weights of the right architecture")

@@ -31,12 +31,13 @@ from orchestrator.dispatch.slurm.array_task import Place, allotted_cores, place
 from orchestrator.dispatch.slurm.commands import end, requeue, state_of
 from orchestrator.dispatch.slurm.executor import recorded_job
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError
-from orchestrator.hardware import Gpu, choose_variant, cores, gpus_for
-from orchestrator.hardware.gpu_code import as_built
+from orchestrator.hardware import Gpu, cores, gpus_for
 from orchestrator.paths import RunPaths, TaskPaths
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.request import AUTO
-from orchestrator.runtimes.base import Runtime, choose_runtime
+from orchestrator.runtimes.base import Runtime
+from orchestrator.runtimes.built import select_variant
+from orchestrator.runtimes.registry import choose_runtime
 from orchestrator.system.display import Display, PlainDisplay
 from orchestrator.system.signals import call_on_signal, raise_on_sigterm
 
@@ -106,7 +107,7 @@ def _prepare(paths: TaskPaths, handover: Handover, claims: Claims, display: Disp
     stack = entry.stack
     present = gpus_for(stack, kind, request.variant)
     for gpu in present:  # each of them: Slurm gave them all to this task
-        choose_variant(as_built(stack), request.variant, kind, [gpu], entry.spec.gpu_memory)
+        select_variant(stack, request.variant, kind, [gpu], entry.spec.gpu_memory)
     runtime = choose_runtime(request.runtime)[0]
     plan = handover.planned(runtime.prepare(stack, request.variant, handover.build, display.detail))
     if plan.digest() != handover.plan:
@@ -127,8 +128,7 @@ def _choose_for_all(paths: TaskPaths, display: Display) -> None:
     entry, asked = handover.entry, handover.request.device
     stack, device = entry.stack, None if asked == AUTO else asked
     present = gpus_for(stack, device)
-    built = as_built(stack) if present else stack
-    choice = choose_variant(built, None, device, present[:1], entry.spec.gpu_memory)
+    choice = select_variant(stack, None, device, present[:1], entry.spec.gpu_memory)
     request = replace(handover.request, variant=choice.variant, device=choice.device)
     prepared = choose_runtime(request.runtime)[0].prepare(stack, choice.variant, handover.build, display.detail)
     plan = replace(handover, request=request).planned(prepared)

@@ -16,8 +16,8 @@ from orchestrator.dispatch.shared.work_file import Crew, record_work
 from orchestrator.dispatch.slurm.commands import queued, require_slurm, submit
 from orchestrator.dispatch.slurm.settings import Job, job_script
 from orchestrator.errors import MachineError, UsageError
-from orchestrator.hardware import Choice, Gpu, choose_variant
-from orchestrator.hardware.devices import kind
+from orchestrator.hardware import Gpu, Selection, choose_variant
+from orchestrator.hardware.devices import device_kind
 from orchestrator.paths import RunPaths, home
 from orchestrator.plan.request import AUTO
 from orchestrator.plan.shards import missing_shards
@@ -30,18 +30,18 @@ _HANDED_ON = ("ORCH_BASE_IMAGE", "ORCH_DOCKER", "ORCH_IMAGES")
 class SlurmExecutor:
     """Hands the run to Slurm, which schedules, requeues and accounts. The tasks collect."""
 
-    def choose(self, entry: ModelEntry, variant: str | None, device: str | None) -> tuple[Choice, tuple[Gpu, ...]]:
+    def choose(self, entry: ModelEntry, variant: str | None, device: str | None) -> tuple[Selection, tuple[Gpu, ...]]:
         """What can be known on a login node: the nodes' GPUs are not seen from here. Raises UsageError."""
         stack = entry.stack
-        if device is not None and device != kind(device):
+        if device is not None and device != device_kind(device):
             raise UsageError(f"--device {device}: Slurm deals out the GPUs", hint="--device cuda, or leave it out")
         variants = stack.spec.variants
         uses_gpu = variant is not None and variant in variants and variants[variant].device == "cuda"
         if variant is not None and uses_gpu and device in (None, "cuda"):
-            return Choice(variant, "cuda", "asked for; checked on the nodes"), ()
+            return Selection(variant, "cuda", "asked for; checked on the nodes"), ()
         uses_gpus = any(one.device == "cuda" for one in variants.values())
         if variant is None and uses_gpus and device in (None, "cuda"):
-            return Choice(AUTO, device or AUTO, "chosen by the first task, on its node"), ()
+            return Selection(AUTO, device or AUTO, "chosen by the first task, on its node"), ()
         return choose_variant(stack, variant, device, ()), ()
 
     def dispatch(self, work: Work, display: Display) -> Dispatched | None:

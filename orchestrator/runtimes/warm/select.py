@@ -8,12 +8,11 @@ from pathlib import Path
 
 from orchestrator.catalog.loader import ModelEntry
 from orchestrator.errors import UsageError
-from orchestrator.hardware import Choice
+from orchestrator.hardware import Selection
 from orchestrator.paths import RunPaths
 from orchestrator.plan.run_directory import begun_with
 from orchestrator.runtimes.base import BuildOptions
-from orchestrator.runtimes.build_inputs import build_inputs
-from orchestrator.runtimes.docker.build import with_default_base
+from orchestrator.runtimes.build_inputs import image_inputs
 from orchestrator.runtimes.warm.discover import (
     Needs,
     WarmWorkerFound,
@@ -46,7 +45,7 @@ class Warm:
 
 
 def find_warm(
-    wish: Wish, entry: ModelEntry, choice: Choice, paths: RunPaths, build: BuildOptions, say: Report
+    wish: Wish, entry: ModelEntry, choice: Selection, paths: RunPaths, build: BuildOptions, say: Report
 ) -> Warm | None:
     """The warm workers for a run; None: run it cold. Raises WarmUnfit where warm ones were asked for and none fits."""
     if wish.warm:
@@ -84,11 +83,11 @@ def check_wish(wish: Wish, why_not: str | None) -> bool:
 
 
 def _search(
-    wish: Wish, entry: ModelEntry, choice: Choice, paths: RunPaths, build: BuildOptions, say: Report
+    wish: Wish, entry: ModelEntry, choice: Selection, paths: RunPaths, build: BuildOptions, say: Report
 ) -> Warm | None:
     containers = cache(warm_containers)
     looked: list[str] = []
-    needs = needs_of(build_inputs(entry.stack, choice.variant, with_default_base(build)), choice.device)
+    needs = needs_of(image_inputs(entry.stack, choice.variant, build), choice.device)
     reasons: list[str] = []
     for folder in spool_folders(wish.spool, containers):
         looked.append(str(folder))
