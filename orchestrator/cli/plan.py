@@ -1,4 +1,4 @@
-"""`orch plan`: whether a model runs here, on which device and how, before anything is downloaded or built."""
+"""`orch plan`: whether a model runs here, on which device and how, without fetching or building."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def doctor(
     stacks: StacksOption = None,
     json: JsonOption = False,
 ) -> int:
-    """Examine this machine: engine, GPUs, Python, disk; and name the next step where something is missing."""
+    """Examine this machine: engine, GPUs, Python, disk; with the next step where something is missing."""
     entry = None if model is None else catalog(stacks).model(model)
     from orchestrator.workflows.doctor import examine_machine
 

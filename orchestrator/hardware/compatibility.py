@@ -1,4 +1,4 @@
-"""How a variant runs on a GPU: native code, compiled by the driver at the first start (JIT), or not at all."""
+"""How a variant runs on a GPU: native code, compiled by the driver at first (JIT), or not at all."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _check_code(variant: Variant, gpu: Gpu) -> Compatibility:
 
 
 def _newest_usable(codes: Sequence[str], capability: str, *, same_major: bool) -> str | None:
-    """Return the newest code that a GPU of `capability` runs: older or equal, native within one major only."""
+    """Return the newest code that a GPU of `capability` runs; native code within one major only."""
     gpu = parse_version(capability)
     versions = {code: parse_version(code) for code in codes}
     usable = [code for code, version in versions.items() if version <= gpu and (not same_major or version[0] == gpu[0])]

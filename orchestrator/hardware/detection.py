@@ -1,4 +1,4 @@
-"""Detect this machine's GPUs and cores: by NVML, else by nvidia-smi, else by what the container engine lists."""
+"""Detect this machine's GPUs and cores, by NVML, else nvidia-smi, else the container engine."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _detect_all() -> Machine:
 
 
 def _read_engine() -> Machine:
-    """Return the GPUs that the engine lists; for hosts without a driver: orch in a container, an engine elsewhere."""
+    """Return the GPUs that the engine lists, for hosts without a driver (orch in a container)."""
     try:
         info = connect().info
     except MachineError:
@@ -57,7 +57,7 @@ def engine_machine(info: Mapping[str, Any]) -> Machine:
 
 
 def gpus_for(stack: StackEntry, device: str | None, variant: str | None = None) -> tuple[Gpu, ...]:
-    """Return the GPUs of this machine that a run may use; the machine is not examined where it would use none.
+    """Return the GPUs of this machine that a run may use; it is not examined where that is none.
 
     Raises MachineError where the driver is broken, or where a GPU was asked for and there is none.
     """

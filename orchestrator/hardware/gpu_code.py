@@ -1,4 +1,4 @@
-"""The GPU code in a built variant, as orch_runner.binaries prints it and as an image's labels keep it.
+"""The GPU code in a built variant, as the guest prints it and as an image's labels keep it.
 
 docs/decisions/0005-what-an-image-runs-on.md gives the reasons.
 """

@@ -1,4 +1,4 @@
-"""A machine as a pure value: its GPUs, their driver, and why GPUs cannot be used; read from and written to a file."""
+"""A machine as a pure value: its GPUs, their driver, and why GPUs cannot be used."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
+
+from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.errors import MachineError, UsageError
 
@@ -98,8 +100,6 @@ def write_machine(machine: Machine) -> str:
 
 def read_machine(path: Path) -> Machine:
     """Read a description of a machine, written by orch or by hand. Raises UsageError."""
-    from pydantic import TypeAdapter, ValidationError
-
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Select the variant of a stack, and the GPUs it runs on: what was asked for, else the best that fits."""
+"""Select the variant of a stack and its GPUs: what was asked for, else what fits best."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def parse_gpus(text: str) -> tuple[Gpu, ...]:
 
 
 def split_slices(gpus: tuple[Gpu, ...], listed: str) -> tuple[Gpu, ...]:
-    """Replace GPUs by the MIG slices that `nvidia-smi -L` lists for them; the profile's name gives their memory."""
+    """Replace GPUs by the MIG slices that `nvidia-smi -L` lists; the profile's name gives the memory."""
     slices: dict[int, list[Gpu]] = {}
     by_index = {gpu.index: gpu for gpu in gpus}
     whole: Gpu | None = None

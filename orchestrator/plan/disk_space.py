@@ -36,7 +36,7 @@ class Need:
 
 
 def build_needs(stack: StackEntry, variant: str, runtime: Runtime, options: BuildOptions) -> Iterator[Need]:
-    """Yield what building a variant writes; nothing where it is built, or built on a disk of another machine."""
+    """Yield what building a variant writes on this machine; nothing where it is built."""
     location = runtime.locate(stack, variant, options)
     if location.fill_folder is None:
         return
@@ -48,7 +48,7 @@ def build_needs(stack: StackEntry, variant: str, runtime: Runtime, options: Buil
 
 
 def weights_needs(entry: ModelEntry) -> Iterator[Need]:
-    """Yield what fetching a model's weights writes, where sizes are known; unpacking an archive needs it twice."""
+    """Yield what fetching a model's weights writes, if known; an archive needs its size twice."""
     for key, spec in entry.spec.weights.items():
         size = spec.size or (spec.size_range[1] if spec.size_range else 0)
         if size and spec.url is not None and weights_state(entry, key) == "missing":

@@ -20,7 +20,6 @@ from orchestrator.runtimes.base import BuildOptions, Location, Prepared, Runtime
 from orchestrator.runtimes.build_inputs import BuildInputs, image_inputs
 from orchestrator.runtimes.docker.archive import ensure_archive, find_archive
 from orchestrator.runtimes.guest_contract import JOB_NAME, GuestPaths
-from orchestrator.runtimes.image_names import sif_name
 from orchestrator.runtimes.mounts import GUEST, GUEST_HOME, bound_folders, image_paths
 from orchestrator.runtimes.process import ProcessWorker, reap_processes, visible_gpus
 from orchestrator.system.container_engine import connect
@@ -44,7 +43,7 @@ class InstalledCommand:
 
 
 class ApptainerRuntime(Runtime):
-    """Workers as contained processes of the caller: read-only root, own /tmp, no home, no network where possible."""
+    """Workers as contained processes of the caller: read-only root, own /tmp, no home, no network."""
 
     name = "apptainer"
 
@@ -121,14 +120,14 @@ def find_command() -> InstalledCommand:
 
 
 def _is_too_old(version: str) -> bool:
-    """Judge what `singularity --version` prints: "singularity version 3.8.7", "singularity-ce version 4.1.2-1.el9"."""
+    """Judge what `singularity --version` prints, such as "singularity-ce version 4.1.2-1.el9"."""
     numbers = re.search(r"(\d+)\.(\d+)", version)
     return numbers is None or tuple(map(int, numbers.groups())) < OLDEST_SINGULARITY
 
 
 def sif_path(inputs: BuildInputs) -> Path:
     """Return the SIF file of a variant."""
-    return images_folder() / sif_name(inputs)
+    return images_folder() / f"{inputs.file_stem}.sif"
 
 
 def build_command(command: str, archive: Path, target: Path) -> list[str]:
@@ -162,7 +161,7 @@ def _find_or_write_archive(inputs: BuildInputs, options: BuildOptions, report: R
         engine = connect()
     except MachineError as error:
         raise MachineError(
-            f"no archive of the image {inputs.stack}-{inputs.variant}-{inputs.identity}",
+            f"no archive of the image {inputs.file_stem}",
             why=f"Apptainer builds no Dockerfiles, and no engine can write the archive: {error.message}",
             hint=f"on a machine with Docker: orch build {inputs.stack} --variant {inputs.variant} --archive; then copy "
             f"the file it names into {images_folder()}",
@@ -202,7 +201,7 @@ def _variables(spec: WorkerSpec) -> list[str]:
 
 
 def caller_environment() -> dict[str, str]:
-    """Return the caller's environment without the variables that add binds, variables or options to a command."""
+    """Return the caller's environment without the variables that change Apptainer's options."""
     kept = ("APPTAINER_CACHEDIR", "APPTAINER_TMPDIR", "SINGULARITY_CACHEDIR", "SINGULARITY_TMPDIR")
     foreign = (*_OWN_VARIABLES, "APPTAINERENV_", "SINGULARITYENV_")
     return {name: value for name, value in os.environ.items() if name in kept or not name.startswith(foreign)}

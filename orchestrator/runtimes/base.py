@@ -192,9 +192,9 @@ class Runtime(Protocol):
             yield Finding(f"runtime {self.name}", "note", reason, "use another runtime: --runtime NAME")
 
     def archive(self, prepared: Prepared, options: BuildOptions, report: Report, folder: Path | None) -> Path:
-        """Write the variant into a file for other machines, in `folder` or where it is looked for, and return its path.
+        """Write the variant into a file for other machines and return its path.
 
-        Raises UsageError where the runtime has no such files.
+        `folder` None: where such files are looked for. Raises UsageError where the runtime has none.
         """
         raise UsageError(f"the runtime {self.name} has no images to archive", hint="--runtime docker")
 

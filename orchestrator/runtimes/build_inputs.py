@@ -1,4 +1,4 @@
-"""What goes into a build of a variant, and the content hash of it: nothing is rebuilt while nothing changed."""
+"""The inputs of a variant's build, and their content hash: only what has changed is built again."""
 
 from __future__ import annotations
 
@@ -45,6 +45,16 @@ class BuildInputs:
         """The same without the arguments: builds on two base images are equally up to date."""
         return self._digest("")
 
+    @property
+    def file_stem(self) -> str:
+        """What the names of files made from the image begin with; other content, another name."""
+        return f"{self.stack}-{self.variant}-{self.identity}"
+
+    @property
+    def image_tag(self) -> str:
+        """The image's name; other content, another name."""
+        return f"{image_alias(self.stack, self.variant)}-{self.identity}"
+
     def _digest(self, arguments: str) -> str:
         digest = hashlib.sha256()
         files = {"Dockerfile": self.dockerfile, LOCK_NAME: self.lock, **self.files}
@@ -57,9 +67,9 @@ class BuildInputs:
         return digest.hexdigest()[:12]
 
     def write_context(self, folder: Path, sources: Mapping[str, Path]) -> None:
-        """Copy the files as the Dockerfile's COPY lines expect them: requirements.lock, runner/, sources/, stack/.
+        """Copy the files to where the Dockerfile's COPY lines expect them.
 
-        `sources`: the folder of each source.
+        They are requirements.lock, runner/, sources/, stack/. `sources`: the folder of each source.
         """
         shutil.copyfile(self.dockerfile, folder / "Dockerfile")
         shutil.copyfile(self.lock, folder / LOCK_NAME)
@@ -71,6 +81,11 @@ class BuildInputs:
             shutil.copytree(tree, folder / "sources" / name, ignore=shutil.ignore_patterns("__pycache__"))
 
 
+def image_alias(stack: str, variant: str) -> str:
+    """Return the name of a variant's latest image, whatever its content."""
+    return f"orch/{stack}:{variant}"
+
+
 def find_variant(stack: StackEntry, name: str) -> Variant:
     """Return the variant of that name. Raises UsageError."""
     if name not in stack.spec.variants:
@@ -80,7 +95,10 @@ def find_variant(stack: StackEntry, name: str) -> Variant:
 
 
 def build_inputs(stack: StackEntry, variant: str, options: BuildOptions) -> BuildInputs:
-    """Return everything that goes into a variant. Raises SpecError for a missing file, UsageError for an argument."""
+    """Return everything that goes into a variant.
+
+    Raises SpecError for a missing file, UsageError for a missing build argument.
+    """
     spec = find_variant(stack, variant)
     lock = stack.folder / spec.lock
     if not lock.is_file():
@@ -102,9 +120,9 @@ def build_inputs(stack: StackEntry, variant: str, options: BuildOptions) -> Buil
 
 
 def image_inputs(stack: StackEntry, variant: str, options: BuildOptions) -> BuildInputs:
-    """Return everything that goes into a variant's image; $ORCH_BASE_IMAGE replaces the base of every stack.
+    """Return everything that goes into a variant's image.
 
-    The variable is for machines that reach no image registry. Raises SpecError, UsageError.
+    $ORCH_BASE_IMAGE replaces the base of every stack, for machines that reach no image registry. Raises SpecError, UsageError.
     """
     base = options.base_image or os.environ.get("ORCH_BASE_IMAGE") or None
     return build_inputs(stack, variant, replace(options, base_image=base))

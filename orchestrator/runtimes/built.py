@@ -1,4 +1,4 @@
-"""Stacks with the GPU code that was read in their built variants, and the selection of a variant by it."""
+"""Stacks with the GPU code read in their built variants, and the selection of a variant by it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Virtual environments made from locks, one folder for each lock: with uv where it is installed, else venv and pip."""
+"""Virtual environments, one folder for each lock, made with uv where it is installed, else with pip."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def find_python(versions: Sequence[str]) -> Path | None:
 
 
 def _resolve_interpreter(python: str, version: str) -> Path | None:
-    """Return the interpreter behind a name, which may be a version manager's shim; None for another version."""
+    """Return the interpreter behind a name, which may be a shim; None for another version."""
     code = (
         "import sys, venv, ensurepip;"
         "print('%d.%d' % sys.version_info[:2], getattr(sys, '_base_executable', '') or sys.executable)"

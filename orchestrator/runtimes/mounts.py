@@ -30,7 +30,7 @@ def host_paths(prepared: Prepared, spec: WorkerSpec) -> GuestPaths:
 
 
 def bound_folders(spec: WorkerSpec) -> list[tuple[Path, PurePosixPath, bool]]:
-    """Return (folder on the host, name in the image, whether it is read-only) of each folder that a worker sees."""
+    """Return (folder on the host, name in the image, is read-only) of each folder of a worker."""
     folders: list[tuple[Path, PurePosixPath, bool]] = [
         (spec.job, GUEST["job"], True),
         (spec.weights, GUEST["weights"], True),

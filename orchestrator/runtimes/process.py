@@ -36,7 +36,7 @@ def visible_gpus(device: str) -> dict[str, str]:
 
 
 class ProcessWorker:
-    """A runner as a child process, in a process group of its own so that the terminal's Ctrl-C does not reach it."""
+    """A runner as a child process, in its own process group: the terminal's Ctrl-C does not reach it."""
 
     def __init__(
         self, spec: WorkerSpec, command: Sequence[str], environment: dict[str, str], scratch: Path | None = None

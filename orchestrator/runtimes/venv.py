@@ -1,4 +1,4 @@
-"""The venv runtime: workers are processes of this machine, each variant has a cached virtual environment."""
+"""The venv runtime: workers are processes of this machine, in one virtual environment per variant."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def worker_command(prepared: Prepared, spec: WorkerSpec) -> list[str]:
 
 
 def worker_process_environment(spec: WorkerSpec) -> dict[str, str]:
-    """Return the runner's environment variables: a few of the caller's, the worker's own, and the runner's package."""
+    """Return the runner's variables: a few of the caller's, the worker's own, and the runner's package."""
     own = worker_environment(spec.threads, str(spec.cache), str(spec.cache / "home"))
     return {**inherited_variables(), **visible_gpus(spec.device), **own, "PYTHONPATH": str(RUNNER)}
 

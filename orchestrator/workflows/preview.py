@@ -1,4 +1,4 @@
-"""`orch plan`: what would run here, or on a described machine, before anything is downloaded or built."""
+"""`orch plan`: what would run here, or on a described machine, without fetching or building."""
 
 from __future__ import annotations
 

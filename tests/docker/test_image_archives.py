@@ -21,7 +21,6 @@ from orchestrator.plan.options import RunOptions
 from orchestrator.runtimes import apptainer
 from orchestrator.runtimes.base import BuildOptions, Prepared
 from orchestrator.runtimes.build_inputs import BuildInputs, image_inputs
-from orchestrator.runtimes.image_names import image_tag
 from orchestrator.runtimes.registry import get_runtime
 from orchestrator.system.container_engine import connect
 from orchestrator.system.display import SilentDisplay
@@ -56,7 +55,7 @@ def inputs() -> BuildInputs:
 def prepared(inputs: BuildInputs) -> Iterator[Prepared]:
     """The stack's image, of this file alone; removed in the end."""
     yield get_runtime("docker").prepare(faulty().stack, "cpu", BuildOptions(build_args=OWN), lambda line: None)
-    connect().client.images.remove(image_tag(inputs), force=True)
+    connect().client.images.remove(inputs.image_tag, force=True)
 
 
 def test_an_image_comes_back_from_its_archive_without_being_built(prepared: Prepared, inputs: BuildInputs) -> None:
@@ -67,7 +66,7 @@ def test_an_image_comes_back_from_its_archive_without_being_built(prepared: Prep
     assert said == [f"writing {path}"]
     assert get_runtime("docker").archive(prepared, options, said.append, None) == path
     assert said == [f"writing {path}"], "an archive that is there is left alone"
-    connect().client.images.remove(image_tag(inputs), force=True)
+    connect().client.images.remove(inputs.image_tag, force=True)
     again = get_runtime("docker").prepare(faulty().stack, "cpu", options, said.append)
     assert (again.digest, again.fresh) == (prepared.digest, False)
     assert said[1:] == [f"loading {path}"]

@@ -13,7 +13,6 @@ from orchestrator.paths import images_folder
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.build_inputs import BuildInputs
 from orchestrator.runtimes.docker.build import ensure_image, inspect_image, point_alias
-from orchestrator.runtimes.image_names import archive_name, image_tag
 from orchestrator.system.container_engine import Engine
 from orchestrator.system.display import Report
 from orchestrator.system.files import exclusive, written_aside
@@ -25,7 +24,7 @@ _BLOCK_BYTES = 1 << 20
 
 def find_archive(inputs: BuildInputs) -> Path | None:
     """Return the archive of an image in the folder of images; None where it is missing."""
-    path = images_folder() / archive_name(inputs)
+    path = _archive_in(images_folder(), inputs)
     return path if path.is_file() else None
 
 
@@ -36,23 +35,23 @@ def ensure_archive(
 
     Raises BuildError, MachineError.
     """
-    path = (folder or images_folder()) / archive_name(inputs)
+    path = _archive_in(folder or images_folder(), inputs)
     if not path.is_file() or options.rebuild:
         image, _, _ = ensure_image(engine, inputs, options, report)
         report(f"writing {path}")
-        _write_archive(engine, image, image_tag(inputs), path)
+        _write_archive(engine, image, inputs.image_tag, path)
     return path
 
 
 def ensure_loaded(engine: Engine, inputs: BuildInputs, report: Report) -> str | None:
-    """Return the id of the image, loaded from its archive once per machine; None where there is no archive.
+    """Return the id of the image, loaded from its archive once per machine; None without an archive.
 
     Raises MachineError for an archive that cannot be read or holds another image.
     """
     archive = find_archive(inputs)
     if archive is None:
         return None
-    tag = image_tag(inputs)
+    tag = inputs.image_tag
     with exclusive(_machine_lock(f"load-{inputs.identity}"), wait=True):
         image = inspect_image(engine, tag)
         if image is not None:
@@ -69,6 +68,10 @@ def ensure_loaded(engine: Engine, inputs: BuildInputs, report: Report) -> str | 
         )
     point_alias(engine, inputs, image.id)
     return image.id
+
+
+def _archive_in(folder: Path, inputs: BuildInputs) -> Path:
+    return folder / f"{inputs.file_stem}.tar.gz"
 
 
 def _machine_lock(name: str) -> Path:

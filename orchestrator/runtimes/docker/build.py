@@ -17,8 +17,7 @@ from orchestrator.errors import BaseImageError, BuildError, MachineError
 from orchestrator.hardware.gpu_code import LABEL, MODULE, GpuCode, parse_gpu_code
 from orchestrator.paths import build_logs_folder, home
 from orchestrator.runtimes.base import BuildOptions
-from orchestrator.runtimes.build_inputs import BuildInputs
-from orchestrator.runtimes.image_names import image_alias, image_tag
+from orchestrator.runtimes.build_inputs import BuildInputs, image_alias
 from orchestrator.system.container_engine import Engine, build_command
 from orchestrator.system.display import Report
 from orchestrator.system.files import exclusive
@@ -39,7 +38,7 @@ class InspectedImage:
 
 def build_arguments(command: Sequence[str], inputs: BuildInputs, options: BuildOptions, folder: Path) -> list[str]:
     """Return the whole build command. A pure value."""
-    arguments = [*command, "--tag", image_tag(inputs)]
+    arguments = [*command, "--tag", inputs.image_tag]
     for name, value in inputs.arguments.items():
         arguments += ["--build-arg", f"{name}={value}"]
     labels = {"stack": inputs.stack, "variant": inputs.variant, "identity": inputs.identity, "content": inputs.content}
@@ -52,11 +51,11 @@ def build_arguments(command: Sequence[str], inputs: BuildInputs, options: BuildO
 
 
 def ensure_image(engine: Engine, inputs: BuildInputs, options: BuildOptions, report: Report) -> tuple[str, bool, float]:
-    """Build the image unless the engine has it; return its id, whether it was built now, and the seconds it took.
+    """Build the image unless the engine has it; return its id, whether it was built now, and seconds.
 
     Raises BuildError; MachineError where the stack's sources cannot be fetched.
     """
-    tag = image_tag(inputs)
+    tag = inputs.image_tag
     started = time.monotonic()
     with exclusive(home() / "locks" / f"build-{inputs.stack}-{inputs.variant}.lock", wait=True):
         present = None if options.rebuild else inspect_image(engine, tag)
@@ -76,7 +75,7 @@ def ensure_image(engine: Engine, inputs: BuildInputs, options: BuildOptions, rep
 
 
 def point_alias(engine: Engine, inputs: BuildInputs, image: str) -> None:
-    """Tag the image with the variant's name, by which compose.yaml, which cannot know digests, refers to it."""
+    """Tag the image with the variant's name, which compose.yaml uses: it cannot know digests."""
     name, _, tag = image_alias(inputs.stack, inputs.variant).partition(":")
     engine.client.api.tag(image, name, tag, force=True)
 
@@ -95,7 +94,7 @@ def inspect_image(engine: Engine, tag: str) -> InspectedImage | None:
 
 
 def _add_labels(engine: Engine, tag: str, image: str, report: Report) -> str:
-    """Label a built image with what its GPU code runs on; return its new id, or the old one where that is unknown."""
+    """Label an image with what its GPU code runs on; return its new id, or the old one if unknown."""
     import docker.errors
 
     report("reading what its GPU code runs on")

@@ -1,4 +1,4 @@
-"""How an engine gives a container one GPU: CDI, else --gpus, else the nvidia runtime, by what it reports."""
+"""How an engine gives a container one GPU: CDI, else --gpus, else the nvidia runtime."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+import yaml
 
 from orchestrator.errors import MachineError
 from orchestrator.system.container_engine import Engine
@@ -71,7 +73,7 @@ NONE = {"NVIDIA_VISIBLE_DEVICES": "void"}
 
 
 def gpu_settings(access: GpuAccess, device: str) -> GpuSettings:
-    """Return the settings that give a container `device`, as WorkerSpec.device names it, and no other GPU.
+    """Return the settings that give a container `device`, as WorkerSpec names it, and no other GPU.
 
     Raises MachineError where the engine cannot do that.
     """
@@ -93,7 +95,7 @@ def gpu_settings(access: GpuAccess, device: str) -> GpuSettings:
 
 
 def _cdi_device(names: tuple[str, ...], wanted: str) -> tuple[str, dict[str, str]]:
-    """Return the CDI device to request, and the variables that limit CUDA to one GPU where it stands for all."""
+    """Return the CDI device to request, and variables that limit CUDA to one GPU where it means all."""
     single = [name for name in names if name != "all"]
     if not wanted:
         return (single or ["all"])[0], {}
@@ -132,8 +134,6 @@ def detect_gpu_access(engine: Engine) -> GpuAccess:
 
 def cdi_names(folder: Path) -> Iterator[str]:
     """Yield the devices of kind nvidia.com/gpu that a folder of CDI specifications describes."""
-    import yaml
-
     for file in sorted((*folder.glob("*.yaml"), *folder.glob("*.yml"), *folder.glob("*.json"))):
         try:
             text = file.read_text(encoding="utf-8")

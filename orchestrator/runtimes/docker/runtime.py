@@ -30,7 +30,6 @@ from orchestrator.runtimes.docker.build import ensure_image, inspect_image
 from orchestrator.runtimes.docker.findings import examine_engine
 from orchestrator.runtimes.docker.gpu_access import GpuSettings, detect_gpu_access, gpu_settings
 from orchestrator.runtimes.guest_contract import JOB_NAME, GuestPaths
-from orchestrator.runtimes.image_names import image_tag
 from orchestrator.runtimes.mounts import GUEST, GUEST_HOME, bound_folders, image_paths
 from orchestrator.system.container_engine import Engine, connect
 from orchestrator.system.display import Report
@@ -70,12 +69,12 @@ class DockerRuntime(Runtime):
         fresh, seconds = False, time.monotonic() - started
         if digest is None:
             digest, fresh, seconds = ensure_image(engine, inputs, options, report)
-        return Prepared(stack, variant, self.name, inputs.identity, image_tag(inputs), digest, fresh, seconds)
+        return Prepared(stack, variant, self.name, inputs.identity, inputs.image_tag, digest, fresh, seconds)
 
     def locate(self, stack: StackEntry, variant: str, options: BuildOptions) -> Location:
-        """Return the variant's image; a build fills the engine's data root, where the engine runs on this machine."""
+        """Return the variant's image; a build fills the engine's data root, if that is on this machine."""
         inputs = image_inputs(stack, variant, options)
-        engine, tag = connect(), image_tag(inputs)
+        engine, tag = connect(), inputs.image_tag
         image = inspect_image(engine, tag)
         fill_folder = _data_root(engine) if options.rebuild or image is None else None
         gpu_code = None if image is None else _labelled_gpu_code(image.labels)

@@ -1,4 +1,4 @@
-"""Leftovers in the container engine, known by their labels: containers that ended, images that no stack needs."""
+"""Leftovers in the container engine: containers that ended, images that no stack needs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from orchestrator.catalog.loader import Catalog, StackEntry
 from orchestrator.errors import MachineError, OrchError
 from orchestrator.hardware.gpu_code import LABEL
 from orchestrator.runtimes.base import BuildOptions
-from orchestrator.runtimes.build_inputs import image_inputs
-from orchestrator.runtimes.image_names import image_alias
+from orchestrator.runtimes.build_inputs import image_alias, image_inputs
 from orchestrator.system.container_engine import Engine, connect
 from orchestrator.workflows.prune.leftovers import Leftover, Scope
 
@@ -46,7 +45,7 @@ class EngineImage:
 
     @property
     def is_ours(self) -> bool:
-        """Whether orch built it and it has only orch's names; derived images inherit its labels, not its names."""
+        """Whether orch built it and it has no other names; derived images inherit labels, not names."""
         labelled = all(self.label(name) for name in ("stack", "variant", "identity"))
         return labelled and all(tag.removeprefix("localhost/") in self.names for tag in self.tags)
 

@@ -1,4 +1,4 @@
-"""Leftovers in orch's cache: environments and sources that no stack needs, logs, self-tests, worker caches."""
+"""Leftovers in orch's cache: environments and sources that no stack needs, logs, worker caches."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def _folder(kind: str, folder: Path, why: str, lock: Path) -> Leftover:
 
 
 def _remove_folder(folder: Path, lock: Path) -> str | None:
-    """Rename, then remove, so that a part is never taken for the whole; return why not where it is in use."""
+    """Rename, then remove, so that a part is never taken for the whole; return why it is kept."""
     if any(os.fsencode(f"{folder}/") in command for command in _commands()):
         return "a process uses it"
     aside = folder if folder.name.startswith(ASIDE) else folder.with_name(f"{ASIDE}{folder.name}")

@@ -34,7 +34,7 @@ class Scope:
 
 @dataclass(frozen=True)
 class Leftover:
-    """One thing that can be removed, its size on disk at most (images share layers), and why it is not needed."""
+    """One thing that can be removed, its size at most (images share layers), why it is not needed."""
 
     kind: str
     name: str

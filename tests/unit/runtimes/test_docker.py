@@ -21,7 +21,6 @@ from orchestrator.runtimes.docker.build import build_arguments, ensure_image
 from orchestrator.runtimes.docker.gpu_access import GpuSettings
 from orchestrator.runtimes.docker.runtime import DockerRuntime, container_settings, mounts
 from orchestrator.runtimes.guest_contract import GuestPaths
-from orchestrator.runtimes.image_names import image_tag
 from orchestrator.system.container_engine import Engine
 from tests.unit.stack_samples import stack_entry
 
@@ -111,7 +110,7 @@ def test_the_guest_sees_the_same_paths_in_every_image(prepared: Prepared) -> Non
 def test_the_build_command(tmp_path: Path) -> None:
     inputs = build_inputs(stack_entry(tmp_path), "cpu", BuildOptions(base_image="b", build_args={"JOBS": "2"}))
     tag = f"orch/tiny:cpu-{inputs.identity}"
-    assert image_tag(inputs) == tag
+    assert inputs.image_tag == tag
     expected = [
         "docker", "build", "--tag", tag, "--build-arg", "BASE_IMAGE=b", "--build-arg", "JOBS=2",
         "--label", "org.orch.stack=tiny", "--label", "org.orch.variant=cpu",
@@ -185,7 +184,7 @@ def test_an_image_is_built_from_the_whole_context(
     said: list[str] = []
     digest, fresh, seconds = ensure_image(engine(None, "sha256:2"), inputs, BuildOptions(), said.append)
     assert (digest, fresh, seconds > 0) == ("sha256:2", True, True)
-    assert said[0] == f"building {image_tag(inputs)}"
+    assert said[0] == f"building {inputs.image_tag}"
     assert {"Dockerfile", "requirements.lock", "runner", "stack", "predictor.py", "1"} <= set(said)
     assert "Dockerfile" in next(build_logs_folder().glob("orch-tiny-cpu-*.log")).read_text()
 
