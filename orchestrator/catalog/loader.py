@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
 
 from pydantic import ValidationError
 
 from orchestrator.catalog.bundled import DOCKERFILES, STACKS, TAXONOMIES
-from orchestrator.catalog.spec import Category, Model, ReferenceFault, SettingValue, Spec, Stack, Taxonomy
+from orchestrator.catalog.spec import Category, ModelDescription, SettingValue, Stack, Taxonomy
 from orchestrator.errors import SpecError, UsageError
 from orchestrator.paths import user_stacks_folder
-from orchestrator.system.yaml_source import YamlSource
+from orchestrator.system.suggestions import did_you_mean, unknown_name
+from orchestrator.system.yaml_source import YamlSource, spec_error
 
 SPEC_NAME = "stack.yaml"
 
@@ -49,7 +48,7 @@ class ModelEntry:
     """A model together with its stack."""
 
     name: str
-    spec: Model
+    spec: ModelDescription
     stack: StackEntry
 
     @property
@@ -100,7 +99,7 @@ class Catalog:
         found = self.models.get(self.aliases.get(name, name))
         if found is None:
             known = [*self.models, *self.aliases]
-            raise UsageError(f"there is no model {name!r}", why=did_you_mean(name, known), hint="orch models")
+            raise unknown_name("model", name, known, hint="orch models")
         return found
 
     def stack(self, name: str) -> StackEntry:
@@ -110,16 +109,7 @@ class Catalog:
         if self.aliases.get(name, name) in self.models:
             return self.model(name).stack
         known = [*self.stacks, *self.models, *self.aliases]
-        raise UsageError(f"there is no stack or model {name!r}", why=did_you_mean(name, known), hint="orch models")
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A sentence with the names nearest to `name`, or with all of them."""
-    names = sorted(set(known))
-    near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
-    if near:
-        return f"did you mean {' or '.join(near)}?"
-    return f"there is {', '.join(names)}" if names else "there is none"
+        raise unknown_name("stack or model", name, known, hint="orch models")
 
 
 def load_catalog(extra: Sequence[Path] = ()) -> Catalog:
@@ -174,10 +164,7 @@ def read_stack(folder: Path) -> StackEntry:
     try:
         spec = Stack.model_validate(source.value)
     except ValidationError as error:
-        # A misspelt field first: it is why another one is missing.
-        found = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
-        problems = [_problem(source, dict(item)) for item in found]
-        raise SpecError(problems[0], why="\n".join(problems[1:]) or None) from None
+        raise spec_error(error, source, Stack) from None
     return StackEntry(spec, folder)
 
 
@@ -196,26 +183,3 @@ def _fill_in_categories(source: YamlSource) -> None:
                 why=did_you_mean(shared, known),
             )
         taxonomy["categories"] = YamlSource(TAXONOMIES / f"{shared}.yaml").value
-
-
-def _problem(source: YamlSource, item: Mapping[str, Any]) -> str:
-    cause = item.get("ctx", {}).get("error")
-    location = (*item["loc"], *(cause.location if isinstance(cause, ReferenceFault) else ()))
-    message = str(item["msg"]).removeprefix("Value error, ")
-    if item["type"] == "extra_forbidden":
-        message = f"there is no such field{_field_hint(location)}"
-    elif item["type"] == "missing":
-        message = "this field is missing"
-    return f"{source.path}:{source.line(location)}: {'.'.join(str(part) for part in location)}: {message}"
-
-
-def _field_hint(location: Sequence[str | int]) -> str:
-    """The nearest name among the fields of the spec in question, for a misspelt one."""
-    kind: Any = Stack
-    for part in location[:-1]:
-        if isinstance(kind, type) and issubclass(kind, Spec):
-            kind = kind.model_fields[str(part)].annotation
-        else:  # Mapping[str, Kind] or tuple[Kind, ...]
-            kind = [argument for argument in get_args(kind) if argument is not Ellipsis][-1]
-    near = difflib.get_close_matches(str(location[-1]), kind.model_fields, n=1)
-    return f" (did you mean {near[0]}?)" if near else f" (there is {', '.join(kind.model_fields)})"

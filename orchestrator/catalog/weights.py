@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from orchestrator.catalog.loader import SPEC_NAME, ModelEntry
@@ -16,10 +16,11 @@ from orchestrator.catalog.spec import Weights
 from orchestrator.errors import MachineError, SpecError, UsageError
 from orchestrator.paths import weights_folder
 from orchestrator.system.archives import is_archive, unpack
-from orchestrator.system.files import exclusive, sha256_of, write_json
+from orchestrator.system.files import remove, replace_path, sha256_of, write_json
+from orchestrator.system.locks import hold_lock
 
-Progress = Callable[[int, int | None], None]
-"""Called with the bytes there and the bytes expected, if known."""
+if TYPE_CHECKING:
+    from orchestrator.system.download import TransferProgress
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Stored:
         return {"file": self.file, "sha256": self.sha256, "package": self.package}
 
 
-def ensure_weights(entry: ModelEntry, *, offline: bool, progress: Progress) -> dict[str, Stored]:
+def ensure_weights(entry: ModelEntry, *, offline: bool, progress: TransferProgress) -> dict[str, Stored]:
     """All weights of a model, fetched where missing. Raises MachineError with the way to get them."""
     return {key: _ensure(entry, key, spec, offline, progress) for key, spec in entry.spec.weights.items()}
 
@@ -81,7 +82,7 @@ def add_weights(entry: ModelEntry, path: Path, key: str | None = None) -> Stored
     if problem is not None:
         raise UsageError(f"{path} is not {spec.file} of {entry.name}", why=problem)
     folder = weights_folder(entry.stack.name, entry.name)
-    with exclusive(folder / ".lock", wait=True):
+    with hold_lock(folder / ".lock", wait=True):
         return _install(entry, key, spec, path, source=str(path.absolute()), move=False)
 
 
@@ -117,11 +118,11 @@ def verify_weights(entry: ModelEntry) -> list[tuple[str, str, bool]]:
     return findings
 
 
-def _ensure(entry: ModelEntry, key: str, spec: Weights, offline: bool, progress: Progress) -> Stored:
+def _ensure(entry: ModelEntry, key: str, spec: Weights, offline: bool, progress: TransferProgress) -> Stored:
     if spec.package is not None:
         return Stored(key, spec.file, None, spec.sha256, spec.package)
     folder = weights_folder(entry.stack.name, entry.name)
-    with exclusive(folder / ".lock", wait=True):
+    with hold_lock(folder / ".lock", wait=True):
         if spec.bundled is not None:
             return _ensure_bundled(entry, key, spec)
         record = _record(entry, spec)
@@ -147,7 +148,7 @@ def _ensure_bundled(entry: ModelEntry, key: str, spec: Weights) -> Stored:
     return Stored(key, spec.file, weights_folder(entry.stack.name, entry.name) / spec.file, record["sha256"])
 
 
-def _download(entry: ModelEntry, key: str, spec: Weights, url: str, progress: Progress) -> Stored:
+def _download(entry: ModelEntry, key: str, spec: Weights, url: str, progress: TransferProgress) -> Stored:
     from orchestrator.system.download import fetch
 
     folder = weights_folder(entry.stack.name, entry.name)
@@ -195,22 +196,19 @@ def _install(entry: ModelEntry, key: str, spec: Weights, path: Path, *, source: 
     folder = weights_folder(entry.stack.name, entry.name)
     target = folder / spec.file
     digest = sha256_of(path) if path.is_file() else None
-    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _bring(path, aside, unpacking=spec.unpack, move=move)
-        if target.is_dir():
-            shutil.rmtree(target)
-        os.replace(aside, target)
+        with replace_path(target) as aside:
+            _bring(path, aside, unpacking=spec.unpack, move=move)
+            if target.is_dir():
+                shutil.rmtree(target)
         state = target.stat()
         record = {"sha256": digest, "size": state.st_size, "mtime_ns": state.st_mtime_ns, "source": source}
         write_json(_record_path(folder, spec), record)
     except OSError as error:
         raise MachineError(f"cannot store {target}", why=error.strerror or str(error)) from error
     finally:
-        _remove(aside)
         if move:
-            _remove(path)
+            remove(path)
     return Stored(key, spec.file, target, digest)
 
 
@@ -224,13 +222,6 @@ def _bring(path: Path, aside: Path, *, unpacking: bool, move: bool) -> None:
         os.replace(path, aside)
     else:
         shutil.copyfile(path, aside)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _unpack(archive: Path, folder: Path) -> None:

@@ -244,10 +244,11 @@ def build(
 ) -> None:
     """Build a stack's image or environment; nothing happens if nothing changed."""
     stack = catalog(stacks).stack(name)
-    from orchestrator.plan.disk_space import build_needs, require_space
+    from orchestrator.plan.disk_space import build_needs
     from orchestrator.runtimes.built import select_variant
     from orchestrator.runtimes.registry import choose_runtime
     from orchestrator.system.display import make_display
+    from orchestrator.system.free_space import require_space
 
     display = make_display(json=json, quiet=False)
     chosen, _ = choose_runtime(runtime)

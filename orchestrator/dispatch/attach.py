@@ -18,7 +18,7 @@ from orchestrator.dispatch.slurm.executor import recorded_job, submission
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError, UsageError
 from orchestrator.paths import RunPaths
 from orchestrator.system.display import Display
-from orchestrator.system.files import exclusive
+from orchestrator.system.locks import hold_lock
 from orchestrator.system.signals import call_on_signal
 
 LOOK_SECONDS = 2.0
@@ -210,5 +210,5 @@ def _is_held(paths: RunPaths) -> bool:
     """Whether an orch process of this machine writes to the run directory."""
     if not Path(paths.lock).exists():
         return False
-    with exclusive(paths.lock, wait=False) as ours:
+    with hold_lock(paths.lock, wait=False) as ours:
         return not ours

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from orchestrator.paths import leases_folder
+from orchestrator.system.locks import acquire_lock
 
 
 @dataclass(frozen=True)
@@ -46,17 +46,9 @@ class Lease:
 def lease(gpu: str, what: str) -> Lease | Holder:
     """Take a GPU by its UUID, saying for what; the one who has it, if it is taken."""
     path = lease_file(gpu)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        stream = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8")
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            with stream:
-                return _holder(stream.read())
-        if _is_named(path, stream):
-            break
-        stream.close()  # somebody deleted the file in between: a lock on it keeps nobody out
+    stream = acquire_lock(path, wait=False)
+    if stream is None:
+        return _holder(path)
     stream.truncate(0)
     json.dump({"pid": os.getpid(), "what": what, "since": time.strftime("%Y-%m-%d %H:%M:%S")}, stream)
     stream.flush()
@@ -68,16 +60,9 @@ def lease_file(gpu: str) -> Path:
     return leases_folder() / f"{gpu.replace('/', '_')}.lock"
 
 
-def _holder(text: str) -> Holder:
+def _holder(lock: Path) -> Holder:
     try:
-        found = json.loads(text)
+        found = json.loads(lock.read_text(encoding="utf-8"))
         return Holder(int(found["pid"]), str(found["what"]), str(found["since"]))
-    except (ValueError, KeyError, TypeError):  # it is being written at this moment
+    except (OSError, ValueError, KeyError, TypeError):  # it is being written at this moment
         return Holder()
-
-
-def _is_named(path: Path, stream: IO[str]) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(stream.fileno()))
-    except FileNotFoundError:
-        return False

@@ -55,7 +55,7 @@ def finish(plan: Plan, paths: RunPaths, dispatched: Dispatched) -> Outcome:
         "failed": collected.failed,
         "instances": collected.instances,
         "failures": failures(paths.predictions) if collected.failed else [],
-        "ignored": len(plan.inputs.ignored),
+        "ignored": len(plan.inputs.skipped),
         "predictions": str(paths.predictions),
         **pictures,
         "runtime": plan.prepared.runtime,

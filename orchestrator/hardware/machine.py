@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -11,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.errors import MachineError, UsageError
+from orchestrator.system.yaml_source import describe_errors
 
 FORMAT = "orch-machine/1"
 BROKEN_HINT = "repair the driver, or ask for the CPU: --device cpu"
@@ -109,10 +109,5 @@ def read_machine(path: Path) -> Machine:
     try:
         return TypeAdapter(Machine).validate_python(document)
     except ValidationError as error:
-        raise UsageError(
-            f"{path} does not describe a machine", why="; ".join(_describe_faults(error.errors()))
-        ) from None
-
-
-def _describe_faults(errors: Sequence[Any]) -> list[str]:
-    return [f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in errors[:3]]
+        why = "\n".join(describe_errors(error, path.name, Machine)[:3])
+        raise UsageError(f"{path} does not describe a machine", why=why) from None

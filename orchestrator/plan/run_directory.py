@@ -17,7 +17,8 @@ from orchestrator.inputs.collect import InputImage, read_inputs
 from orchestrator.paths import RunPaths
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.request import Request
-from orchestrator.system.files import exclusive, write_json
+from orchestrator.system.files import write_json
+from orchestrator.system.locks import hold_lock
 
 RUN_FORMAT = "orch-run/1"
 
@@ -43,7 +44,7 @@ def open_run(paths: RunPaths, request: Request) -> Iterator[dict[str, Any] | Non
     missing = [folder for folder in (paths.root, *paths.root.parents) if not folder.exists()]
     with ExitStack() as stack:
         try:
-            held = stack.enter_context(exclusive(paths.lock, wait=False))
+            held = stack.enter_context(hold_lock(paths.lock, wait=False))
         except OSError as error:
             raise UsageError(f"cannot write to {paths.root}", why=error.strerror or str(error)) from error
         if not held:
@@ -115,7 +116,7 @@ def run_document(plan: Plan, notes: Mapping[str, Any]) -> dict[str, Any]:
         "shard_size": plan.shard_size,
         "shards": len(plan.shards),
         "roots": [str(root) for root in plan.inputs.roots],
-        "ignored": [asdict(one) for one in plan.inputs.ignored],
+        "ignored": [asdict(one) for one in plan.inputs.skipped],
         **notes,
     }
 

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from orchestrator.errors import PredictionsError, UsageError
 from orchestrator.predictions.annotations import match_images, read_annotations
 from orchestrator.predictions.export_imdlbenco import export_imdlbenco
-from orchestrator.predictions.npz import NpzWriter, replacing
+from orchestrator.predictions.npz import NpzWriter
 from orchestrator.predictions.predictions import STATUS_PREDICTED, Predictions
+from orchestrator.system.files import replace_file
 
 Exporter = Callable[[Predictions, Path, Path | None], None]
 
@@ -33,7 +34,7 @@ def export_coco(predictions: Predictions, target: Path, annotations: Path | None
     ids = None
     if annotations is not None:
         ids = match_images(predictions, read_annotations(annotations), annotations)
-    with replacing(target) as stream:
+    with replace_file(target) as stream:
         separator = b"[\n"
         for result in predictions.to_coco(ids):
             stream.write(separator + _json(predictions, result))

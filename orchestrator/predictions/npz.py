@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import struct
 import tokenize
 import zipfile
@@ -20,6 +19,7 @@ from numpy.lib import format as npy
 from numpy.typing import DTypeLike, NDArray
 
 from orchestrator.errors import PredictionsError, UsageError
+from orchestrator.system.files import replace_file
 
 # Measured with `python -m bench.collect`: the fastest level that beats the pickled layout's size at its 6.
 LEVEL = 5
@@ -43,30 +43,6 @@ _DAMAGE = (
     RuntimeError,
     MemoryError,
 )
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes `path`'s place when the block succeeds and vanishes when it fails.
-
-    Both the file and its folder are fsynced, so a reader sees the old file or all of the new one, also
-    after a power cut.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 class ArrayWriter:
@@ -119,7 +95,7 @@ class NpzWriter:
 
     def __enter__(self) -> NpzWriter:
         with contextlib.ExitStack() as stack:
-            stream = stack.enter_context(replacing(self._path))
+            stream = stack.enter_context(replace_file(self._path))
             self._zip = stack.enter_context(zipfile.ZipFile(stream, "w", self._kind))
             self._stack = stack.pop_all()
         return self

@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from orchestrator.errors import PredictionsError
 from orchestrator.predictions import rle
 from orchestrator.predictions.mask_files import picture_path
-from orchestrator.predictions.npz import replacing
 from orchestrator.predictions.predictions import STATUS_PREDICTED, Predictions, Record
+from orchestrator.system.files import replace_file
 
 Colour = tuple[int, int, int]
 Box = tuple[float, float, float, float]
@@ -123,7 +123,7 @@ def draw_run(
             )
         image = draw_predictions(pixels, record, categories, min_score)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target) as stream:
+        with replace_file(target) as stream:
             image.save(stream, "PNG")
         written.append(target)
     return written

@@ -24,7 +24,8 @@ from orchestrator.runtimes.mounts import GUEST, GUEST_HOME, bound_folders, image
 from orchestrator.runtimes.process import ProcessWorker, reap_processes, visible_gpus
 from orchestrator.system.container_engine import connect
 from orchestrator.system.display import Report
-from orchestrator.system.files import exclusive
+from orchestrator.system.files import replace_path
+from orchestrator.system.locks import hold_lock
 from orchestrator.system.subprocesses import run_subprocess
 
 COMMANDS = ("apptainer", "singularity")
@@ -60,7 +61,7 @@ class ApptainerRuntime(Runtime):
         inputs = image_inputs(stack, variant, options)
         image = sif_path(inputs)
         started = time.monotonic()
-        with exclusive(image.with_name(f".{image.name}.lock"), wait=True):
+        with hold_lock(image.with_name(f".{image.name}.lock"), wait=True):
             fresh = options.rebuild or not image.is_file()
             if fresh:
                 make_sif(inputs, options, image, report)
@@ -138,18 +139,14 @@ def build_command(command: str, archive: Path, target: Path) -> list[str]:
 def make_sif(inputs: BuildInputs, options: BuildOptions, image: Path, report: Report) -> None:
     """Make a SIF file, in one step, from the variant's archive. Raises BuildError, MachineError."""
     archive = _find_or_write_archive(inputs, options, report)
-    aside = image.with_name(f".{image.name}.{os.getpid()}.tmp")
     log = build_logs_folder() / f"{image.stem}-sif.log"
     log.unlink(missing_ok=True)
     report(f"making {image} from {archive}")
-    try:
+    with replace_path(image) as aside:
         line = build_command(find_command().command, archive, aside)
         code, tail = run_subprocess(line, log, report, environment=caller_environment())
         if code != 0:
             raise BuildError(f"cannot make {image.name} (exit {code})", why="\n".join(tail), log=log)
-        os.replace(aside, image)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _find_or_write_archive(inputs: BuildInputs, options: BuildOptions, report: Report) -> Path:

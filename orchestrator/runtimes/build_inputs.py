@@ -12,7 +12,7 @@ from pathlib import Path
 
 from orchestrator.catalog.bundled import RUNNER
 from orchestrator.catalog.loader import StackEntry
-from orchestrator.catalog.spec import Source, Variant
+from orchestrator.catalog.spec import UpstreamSource, Variant
 from orchestrator.errors import SpecError, UsageError
 from orchestrator.runtimes.base import BuildOptions
 
@@ -31,7 +31,7 @@ class BuildInputs:
     lock: Path
     files: Mapping[str, Path]
     arguments: Mapping[str, str]
-    sources: Mapping[str, Source] = field(default_factory=dict)
+    sources: Mapping[str, UpstreamSource] = field(default_factory=dict)
     """Upstream code; its commit stands for its content, so that the identity is known before anything is fetched."""
     for_gpus: bool = False
 
@@ -122,7 +122,8 @@ def build_inputs(stack: StackEntry, variant: str, options: BuildOptions) -> Buil
 def image_inputs(stack: StackEntry, variant: str, options: BuildOptions) -> BuildInputs:
     """Return everything that goes into a variant's image.
 
-    $ORCH_BASE_IMAGE replaces the base of every stack, for machines that reach no image registry. Raises SpecError, UsageError.
+    $ORCH_BASE_IMAGE replaces the base of every stack, for machines that reach no image registry.
+    Raises SpecError, UsageError.
     """
     base = options.base_image or os.environ.get("ORCH_BASE_IMAGE") or None
     return build_inputs(stack, variant, replace(options, base_image=base))

@@ -13,7 +13,8 @@ from pathlib import Path
 from orchestrator.errors import BuildError, MachineError
 from orchestrator.paths import build_logs_folder, environments_folder
 from orchestrator.system.display import Report
-from orchestrator.system.files import exclusive, write_json
+from orchestrator.system.files import write_json
+from orchestrator.system.locks import hold_lock
 from orchestrator.system.subprocesses import run_subprocess
 
 _MARKER = "orch-environment.json"
@@ -34,7 +35,7 @@ def ensure_environment(
     `build_lock` has what the lock's source distributions are built with. Raises BuildError, MachineError.
     """
     folder = environment_folder(name, lock, pythons, build_lock)
-    with exclusive(folder.with_name(f".{folder.name}.lock"), wait=True):
+    with hold_lock(folder.with_name(f".{folder.name}.lock"), wait=True):
         fresh = rebuild or not is_complete(folder)
         if fresh:
             make_environment(folder, lock, pythons, offline, report, build_lock)

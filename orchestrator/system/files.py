@@ -1,11 +1,12 @@
-"""Writing files that others read: aside, fsynced, renamed; and locks that die with their process."""
+"""Replace a file in one step: written under another name, synced, renamed."""
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,66 +14,70 @@ from typing import IO, Any
 
 
 @contextmanager
-def written_aside(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
-    """A file to write that takes the place of `path` in one step; a reader sees the old content or the new.
+def replace_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Yield a name beside `path`; what the block makes there, a file or a folder, then replaces `path`.
 
-    Not durable: it need not outlive the machine, which spares a wait for the disk.
+    A reader sees the old content or the new. When the block fails, nothing changes. `durable` waits for the disk, so
+    that a file outlives a power cut.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with aside.open("wb") as stream:
-            yield stream
-            stream.flush()
-            if durable:
-                os.fsync(stream.fileno())
+        yield aside
+        if durable and aside.is_file():
+            _sync(aside)
         os.replace(aside, path)
     except BaseException:
-        aside.unlink(missing_ok=True)
+        remove(aside)
         raise
+    if durable:
+        _sync(path.parent)
+
+
+@contextmanager
+def replace_file(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
+    """Yield a binary stream whose content replaces the file `path`, as `replace_path` does."""
+    with replace_path(path, durable=durable) as aside, aside.open("wb") as stream:
+        yield stream
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a whole folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems cannot sync a folder
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str, *, durable: bool = True) -> None:
-    """Replace a file in one step, as `written_aside` does."""
-    with written_aside(path, durable=durable) as stream:
+    """Replace a text file, as `replace_path` does."""
+    with replace_file(path, durable=durable) as stream:
         stream.write(text.encode("utf-8"))
 
 
 def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
-    """Replace a JSON file in one step."""
+    """Replace a JSON file, as `replace_path` does."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
     try:
         text.encode()
-    except UnicodeEncodeError:  # a file name that is no UTF-8: JSON can only carry it as an escape
+    except UnicodeEncodeError:  # a file name that is not UTF-8: JSON carries it only as an escape
         text = json.dumps(value, indent=2)
     write_text(path, text + "\n", durable=durable)
 
 
 def sha256_of(path: Path) -> str:
-    """The file's digest, as hexadecimal digits."""
+    """Return the SHA-256 of a file as hexadecimal digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-@contextmanager
-def exclusive(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Hold the lock file `path`; yields False, without waiting, when another process has it and `wait` is false."""
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                yield False
-                return
-            if _is_still_there(path, stream):
-                yield True
-                return
-
-
-def _is_still_there(path: Path, stream: IO[str]) -> bool:
-    """Whether the locked file is still the one of that name: a lock on a deleted file keeps nobody out."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(stream.fileno()))
-    except FileNotFoundError:
-        return False

@@ -1,14 +1,27 @@
-"""YAML with line numbers: parse safely, and find the line that a field of the parsed value came from."""
+"""Read YAML safely, find the line of a field, and format pydantic's errors as "file:line: field: message"."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
 import yaml
 
 from orchestrator.errors import SpecError
+from orchestrator.system.suggestions import did_you_mean
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+
+class FieldError(ValueError):
+    """A field that does not fit another one; `location` leads to it from the model whose validator raises this."""
+
+    def __init__(self, location: tuple[str, ...], message: str) -> None:
+        super().__init__(message)
+        self.location = location
 
 
 class YamlSource:
@@ -63,6 +76,64 @@ class YamlSource:
                     raise SpecError(f"{self.path}:{line}: {key.value}: given twice in the same mapping")
                 seen.add(key.value)
             self._refuse_double_keys(value, visited)
+
+
+def spec_error(error: ValidationError, source: YamlSource, root: Any, *, hint: str | None = None) -> SpecError:
+    """Return the error of a file that does not fit the pydantic model `root`, with all of its problems."""
+    first, *others = describe_errors(error, source, root)
+    return SpecError(first, why="\n".join(others) or None, hint=hint)
+
+
+def describe_errors(error: ValidationError, source: YamlSource | Path | str, root: Any) -> list[str]:
+    """Return pydantic's errors as lines "file:line: field: message".
+
+    `source` without lines gives "source: field: message". `root` is the model that was validated. Unknown fields
+    come first: a misspelt field is the reason why another one is missing.
+    """
+    items = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
+    return [_describe(dict(item), source, root) for item in items]
+
+
+def _describe(item: Mapping[str, Any], source: YamlSource | Path | str, root: Any) -> str:
+    cause = item.get("ctx", {}).get("error")
+    location, siblings = _resolve(root, item["loc"])
+    if isinstance(cause, FieldError):
+        location += cause.location
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if item["type"] == "missing":
+        message = "this field is missing"
+    elif item["type"] == "extra_forbidden":
+        suggestion = did_you_mean(str(location[-1]), siblings)
+        message = "unknown field" + (f" ({suggestion})" if suggestion else "")
+    where = f"{source.path}:{source.line(location)}" if isinstance(source, YamlSource) else str(source)
+    return f"{where}: {'.'.join(map(str, location))}: {message}"
+
+
+def _resolve(kind: Any, location: Sequence[str | int]) -> tuple[list[str | int], list[str]]:
+    """Return a location below the type `kind` as it is in the file, and the fields of the model its end is in.
+
+    In a union pydantic's location also names the type; the file does not.
+    """
+    path: list[str | int] = []
+    fields: list[str] = []
+    for part in location:
+        kind = _bare_type(kind)
+        fields = list(getattr(kind, "model_fields", ()))
+        if fields and part == kind.__name__:
+            continue
+        path.append(part)
+        if part in fields:
+            kind = kind.model_fields[part].annotation
+        elif not fields:  # Mapping[str, Kind] or tuple[Kind, ...]
+            kind = next((argument for argument in reversed(get_args(kind)) if argument is not Ellipsis), None)
+    return path, fields
+
+
+def _bare_type(kind: Any) -> Any:
+    """Return a type without Annotated and None; of other unions the first type."""
+    while get_origin(kind) in (Annotated, Union, UnionType):
+        kind = get_args(kind)[0]
+    return kind
 
 
 def _child(node: yaml.Node | None, part: str | int) -> tuple[int, yaml.Node] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
@@ -13,12 +12,12 @@ from pydantic import AfterValidator, BeforeValidator, ValidationError, create_mo
 
 from orchestrator.catalog.loader import Catalog
 from orchestrator.catalog.spec import NAME_PATTERN, SettingValue, Spec
-from orchestrator.dispatch.slurm.settings import SlurmOptions, slurm_options
+from orchestrator.dispatch.slurm.settings import slurm_options
 from orchestrator.errors import OrchError, SpecError
 from orchestrator.paths import user_slurm_options
 from orchestrator.plan.options import RunOptions
 from orchestrator.runtimes.base import BuildOptions
-from orchestrator.system.yaml_source import YamlSource
+from orchestrator.system.yaml_source import YamlSource, spec_error
 from orchestrator.workflows.batch import Asked
 
 ELSEWHERE = ("images", "image_root", "out", "weights_folder")
@@ -123,9 +122,7 @@ def read_comparison(path: Path, catalog: Catalog) -> ComparisonFile:
     try:
         spec = ComparisonSpec.model_validate(source.value)
     except ValidationError as error:
-        found = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
-        problems = [_problem(source, dict(item)) for item in found]
-        raise SpecError(problems[0], why="\n".join(problems[1:]) or None, hint="orch new comparison") from None
+        raise spec_error(error, source, ComparisonSpec, hint="orch new comparison") from None
     folder = path.absolute().parent
     out = _inside(folder, spec.out or f"{path.stem}-result")
     root = None if spec.image_root is None else _inside(folder, spec.image_root)
@@ -214,25 +211,3 @@ def _refuse_double(source: YamlSource, names: list[str]) -> None:
         if name in names[:number]:
             where = f"{source.path}:{source.line(('models', number))}: models.{number}"
             raise SpecError(f"{where}: two runs are named {name}", hint="give this one a name of its own: name: …")
-
-
-def _problem(source: YamlSource, item: Mapping[str, Any]) -> str:
-    location = tuple(item["loc"])
-    message = str(item["msg"]).removeprefix("Value error, ")
-    if item["type"] == "missing":
-        message = "this field is missing"
-    if item["type"] == "extra_forbidden":
-        known = _fields_at(location)
-        near = difflib.get_close_matches(str(location[-1]), known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there is {', '.join(known)}"
-        message = f"there is no such field ({hint})"
-    return f"{source.path}:{source.line(location)}: {'.'.join(map(str, location))}: {message}"
-
-
-def _fields_at(location: tuple[str | int, ...]) -> list[str]:
-    kinds: dict[str, Any] = {"models": ModelSpec, "run": RunSettings, "compare": CompareSpec, "report": ReportSpec}
-    nested = {"build": BuildSpec, "slurm": SlurmOptions}
-    if len(location) > 1 and location[-2] in nested:
-        return list(nested[str(location[-2])].model_fields)
-    kind = ComparisonSpec if len(location) == 1 else kinds.get(str(location[0]), ComparisonSpec)
-    return list(kind.model_fields)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import time
 import zipfile
@@ -26,7 +25,8 @@ from orchestrator.runtimes.base import Exit, worker_environment
 from orchestrator.runtimes.environments import ensure_environment, environment_folder, is_complete
 from orchestrator.runtimes.process import inherited_variables
 from orchestrator.system.display import Display, Report
-from orchestrator.system.files import sha256_of
+from orchestrator.system.files import replace_path, sha256_of
+from orchestrator.system.free_space import Need, require_space
 from orchestrator.system.signals import raise_on_sigterm
 
 SCRIPT_NAME = "convert/convert.py"
@@ -96,17 +96,15 @@ def convert(stack: StackEntry, options: ConvertOptions, display: Display) -> Con
     command = [str(environment / "bin" / "python"), "-I", "-u", str(script)]
     log = build_logs_folder() / f"{stack.name}-convert-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     target = options.onnx.absolute()
-    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        with raise_on_sigterm(KeyboardInterrupt()):
+        with raise_on_sigterm(KeyboardInterrupt()), replace_path(target) as aside:
             job = _job(stack, options, aside)
             details = run_script(command, job, _script_environment(stack), log, display.detail)
             model = _models(stack)[details["model"]]
-            _put_in_place(aside, target, force=options.force)
+            if target.exists() and not options.force:  # it came while the conversion ran
+                raise _exists(target)
     except KeyboardInterrupt:
         raise Interrupted("stopped; nothing was written", hint="the same command starts over") from None
-    finally:
-        aside.unlink(missing_ok=True)
     added = add_weights(model, target, weights_key(model)) if options.add else None
     return Converted(model, target, sha256_of(target), details, environment, log, added)
 
@@ -176,16 +174,10 @@ def _exists(onnx: Path) -> UsageError:
 
 def _require_space(environment: Path, options: ConvertOptions) -> None:
     """Raises MachineError before anything is begun that would fill a disk."""
-    wanted = [(options.onnx.absolute().parent, ONNX_BYTES, "the ONNX file", "choose another --onnx")]
+    needs = [Need(options.onnx.absolute().parent, ONNX_BYTES, "the ONNX file")]
     if not is_complete(environment):
-        environment.parent.mkdir(parents=True, exist_ok=True)
-        hint = "set ORCH_HOME to a folder on a larger disk"
-        wanted.append((environment.parent, ENVIRONMENT_BYTES, "an environment with PyTorch", hint))
-    for folder, needed, what, hint in wanted:
-        free = shutil.disk_usage(folder).free
-        if free < needed:
-            why = f"{needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free"
-            raise MachineError(f"no room in {folder} for {what}", why=why, hint=hint)
+        needs.append(Need(environment.parent, ENVIRONMENT_BYTES, "an environment with PyTorch"))
+    require_space(needs, "the conversion")
 
 
 def _models(stack: StackEntry) -> dict[str, ModelEntry]:
@@ -275,11 +267,3 @@ def _result(code: int, last: str, log: Path) -> dict[str, Any]:
         told = result["error"]
         raise _ERRORS.get(told["kind"], RunError)(told["message"], why=told["why"], hint=told["hint"], log=log)
     return result
-
-
-def _put_in_place(aside: Path, target: Path, *, force: bool) -> None:
-    if target.exists() and not force:  # it came while the conversion ran
-        raise _exists(target)
-    with aside.open("rb") as stream:
-        os.fsync(stream.fileno())
-    os.replace(aside, target)

@@ -20,7 +20,7 @@ from orchestrator.errors import BaseImageError
 from orchestrator.hardware import Gpu, Selection
 from orchestrator.inputs.collect import InputSet, collect_inputs
 from orchestrator.paths import RunPaths, weights_folder
-from orchestrator.plan.disk_space import build_needs, output_need, require_space, weights_needs
+from orchestrator.plan.disk_space import build_needs, output_need, weights_needs
 from orchestrator.plan.options import RunOptions
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.request import AUTO, Request, make_request
@@ -31,6 +31,7 @@ from orchestrator.runtimes.registry import choose_runtime, get_runtime
 from orchestrator.runtimes.warm.errors import OutsideData, WarmUnfit
 from orchestrator.runtimes.warm.select import Warm, Wish, check_wish, find_warm, refusal
 from orchestrator.system.display import Display
+from orchestrator.system.free_space import require_space
 
 
 def run(entry: ModelEntry, options: RunOptions, display: Display, turns: Turns | None = None) -> Outcome:
@@ -228,12 +229,12 @@ def _say_inputs(display: Display, inputs: InputSet) -> None:
     words = [f"{len(inputs.images)} images"]
     if unreadable:
         words.append(f"{unreadable} of them cannot be read")
-    if inputs.ignored:
+    if inputs.skipped:
         reasons: dict[str, int] = {}
-        for one in inputs.ignored:
+        for one in inputs.skipped:
             reasons[one.reason] = reasons.get(one.reason, 0) + 1
         listed = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
-        words.append(f"{len(inputs.ignored)} other files left out ({listed})")
+        words.append(f"{len(inputs.skipped)} other files skipped ({listed})")
     display.say("; ".join(words))
     for note in inputs.notes:
         display.say(note)

@@ -18,7 +18,7 @@ from orchestrator.errors import BaseImageError, MachineError, PredictionsError, 
 from orchestrator.hardware import cores
 from orchestrator.inputs.collect import collect_inputs
 from orchestrator.paths import RunPaths, home
-from orchestrator.plan.disk_space import build_needs, require_space
+from orchestrator.plan.disk_space import build_needs
 from orchestrator.plan.options import RunOptions
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.request import make_request
@@ -27,6 +27,7 @@ from orchestrator.runtimes.built import select_variant
 from orchestrator.runtimes.guest_contract import QUEUE_NAME
 from orchestrator.runtimes.registry import choose_runtime
 from orchestrator.system.display import Display
+from orchestrator.system.free_space import require_space
 from orchestrator.system.json_lines import parse_object
 from orchestrator.workflows.demo.photographs import fetch_photographs
 from orchestrator.workflows.run import run

@@ -37,7 +37,7 @@ def test_files_that_are_no_images_are_reported(difficult_run: Run) -> None:
     out, done = difficult_run
     ignored = {one["file"]: one["reason"] for one in json.loads((out / "run.json").read_text())["ignored"]}
     assert ignored == {"notes.md": "not an image extension: .md", ".hidden.png": "hidden"}
-    assert "2 other files left out" in done.stderr
+    assert "2 other files skipped" in done.stderr
 
 
 def test_nothing_is_left_behind_but_the_result(difficult_run: Run) -> None:

@@ -14,7 +14,7 @@ from orchestrator.catalog.weights import Stored
 from orchestrator.errors import RunError
 from orchestrator.hardware import Selection
 from orchestrator.inputs.collect import InputSet
-from orchestrator.inputs.folders import Ignored
+from orchestrator.inputs.folders import SkippedFile
 from orchestrator.inputs.manifest import open_inputs
 from orchestrator.paths import RunPaths
 from orchestrator.plan.plan import Plan
@@ -118,7 +118,7 @@ def _handover(paths: RunPaths, run: Mapping[str, Any], work: Mapping[str, Any]) 
     inputs = InputSet(
         open_inputs(paths.inputs, run["resolved"]["inputs"]["digest"]),
         tuple(Path(root) for root in run["roots"]),
-        tuple(Ignored(**one) for one in run["ignored"]),
+        tuple(SkippedFile(**one) for one in run["ignored"]),
     )
     return Handover(
         ModelEntry(request.model, stack.spec.models[request.model], stack),

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from orchestrator.dispatch.shared.claims import LEASE_SECONDS
 from orchestrator.errors import UsageError
+from orchestrator.system.yaml_source import YamlSource, describe_errors
 
 DEFAULT_TASKS = 4
 NO_GRES = "none"
@@ -61,12 +62,11 @@ def slurm_options(file: Path, given: Mapping[str, Any]) -> SlurmOptions:
     """The user's file under what was given for this run: a value given wins, lists are joined. Raises UsageError."""
     values: dict[str, Any] = {}
     if file.is_file():
-        from orchestrator.system.yaml_source import YamlSource
-
-        values = YamlSource(file).value or {}
+        source = YamlSource(file)
+        values = source.value or {}
         if not isinstance(values, dict):
             raise UsageError(f"{file}: a mapping of options is expected", hint="docs/clusters.md has an example")
-        _validated(values, str(file))
+        _validated(values, source)
     for name, value in given.items():
         if isinstance(value, list | tuple):
             values[name] = (*values.get(name, ()), *value)
@@ -75,19 +75,12 @@ def slurm_options(file: Path, given: Mapping[str, Any]) -> SlurmOptions:
     return _validated(values, "the options for Slurm")
 
 
-def _validated(values: Mapping[str, Any], where: str) -> SlurmOptions:
+def _validated(values: Mapping[str, Any], source: YamlSource | str) -> SlurmOptions:
     try:
         return SlurmOptions.model_validate(values)
     except ValidationError as error:
-        problems = [_problem(dict(item)) for item in error.errors()]
-        raise UsageError(f"{where}: {problems[0]}", why="\n".join(problems[1:]) or None) from None
-
-
-def _problem(item: Mapping[str, Any]) -> str:
-    field = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "extra_forbidden":
-        return f"{field}: there is no such option (there is {', '.join(SlurmOptions.model_fields)})"
-    return f"{field}: {str(item['msg']).removeprefix('Value error, ')}"
+        first, *others = describe_errors(error, source, SlurmOptions)
+        raise UsageError(first, why="\n".join(others) or None) from None
 
 
 @dataclass(frozen=True)

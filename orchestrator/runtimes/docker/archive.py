@@ -15,7 +15,8 @@ from orchestrator.runtimes.build_inputs import BuildInputs
 from orchestrator.runtimes.docker.build import ensure_image, inspect_image, point_alias
 from orchestrator.system.container_engine import Engine
 from orchestrator.system.display import Report
-from orchestrator.system.files import exclusive, written_aside
+from orchestrator.system.files import replace_file
+from orchestrator.system.locks import hold_lock
 
 _GZIP_LEVEL = 1
 """Higher levels take far longer for little. zstd is not in the standard library before Python 3.14."""
@@ -52,7 +53,7 @@ def ensure_loaded(engine: Engine, inputs: BuildInputs, report: Report) -> str | 
     if archive is None:
         return None
     tag = inputs.image_tag
-    with exclusive(_machine_lock(f"load-{inputs.identity}"), wait=True):
+    with hold_lock(_machine_lock(f"load-{inputs.identity}"), wait=True):
         image = inspect_image(engine, tag)
         if image is not None:
             return image.id
@@ -84,7 +85,7 @@ def _write_archive(engine: Engine, image: str, tag: str, path: Path) -> None:
     import docker.errors
 
     try:
-        with written_aside(path) as stream, gzip.GzipFile("", "wb", _GZIP_LEVEL, stream, mtime=0) as packed:
+        with replace_file(path) as stream, gzip.GzipFile("", "wb", _GZIP_LEVEL, stream, mtime=0) as packed:
             for block in engine.client.images.get(image).save(_BLOCK_BYTES, named=tag):
                 packed.write(block)
     except (docker.errors.DockerException, OSError) as error:

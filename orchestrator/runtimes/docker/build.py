@@ -20,7 +20,7 @@ from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.build_inputs import BuildInputs, image_alias
 from orchestrator.system.container_engine import Engine, build_command
 from orchestrator.system.display import Report
-from orchestrator.system.files import exclusive
+from orchestrator.system.locks import hold_lock
 from orchestrator.system.subprocesses import run_subprocess
 
 NOT_READ = "cannot read what its GPU code runs on; the lists in stack.yaml are used"
@@ -57,7 +57,7 @@ def ensure_image(engine: Engine, inputs: BuildInputs, options: BuildOptions, rep
     """
     tag = inputs.image_tag
     started = time.monotonic()
-    with exclusive(home() / "locks" / f"build-{inputs.stack}-{inputs.variant}.lock", wait=True):
+    with hold_lock(home() / "locks" / f"build-{inputs.stack}-{inputs.variant}.lock", wait=True):
         present = None if options.rebuild else inspect_image(engine, tag)
         if present is not None:
             point_alias(engine, inputs, present.id)

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from orchestrator.system.files import replace_file
+
 _PART = re.compile(r"(\d{5})\.part\.npz")
 Given = Mapping[str, tuple[int, int]]
 """Parts that a job was given: name, and (size, mtime in ns) that tell whether the job wrote it anew."""
@@ -60,7 +62,6 @@ def _bring_pictures(out: Path, shards: Path, number: int) -> None:
 
 def move(source: Path, target: Path) -> None:
     """Rename; on another file system copy aside, fsync, rename. The file belongs to the caller then. Raises OSError."""
-    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         if os.geteuid() == 0 and source.stat().st_uid != 0:
             os.chown(source, 0, os.getegid())
@@ -68,11 +69,8 @@ def move(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        with source.open("rb") as whole, aside.open("wb") as stream:
+        with source.open("rb") as whole, replace_file(target) as stream:
             shutil.copyfileobj(whole, stream, 1 << 20)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(aside, target)
         with suppress(OSError):
             source.unlink()
 

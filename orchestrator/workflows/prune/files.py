@@ -17,7 +17,7 @@ from orchestrator.paths import RunPaths, build_logs_folder, environments_folder,
 from orchestrator.runtimes.base import BuildOptions, Runtime
 from orchestrator.runtimes.environments import environment_folder
 from orchestrator.runtimes.registry import usable_runtimes
-from orchestrator.system.files import exclusive
+from orchestrator.system.locks import hold_lock
 from orchestrator.workflows.convert import LOCK_NAME as CONVERT_LOCK
 from orchestrator.workflows.convert import PYTHONS as CONVERT_PYTHONS
 from orchestrator.workflows.prune.leftovers import DAY, Leftover, Scope
@@ -132,7 +132,7 @@ def _remove_folder(folder: Path, lock: Path) -> str | None:
         return "a process uses it"
     aside = folder if folder.name.startswith(ASIDE) else folder.with_name(f"{ASIDE}{folder.name}")
     try:
-        with exclusive(lock, wait=False) as acquired:
+        with hold_lock(lock, wait=False) as acquired:
             if not acquired:
                 return "another orch process is using it"
             if aside != folder:

@@ -115,7 +115,7 @@ def test_without_a_file_the_command_alone_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("acount: vision\n", "acount: there is no such option (there is partition, account"),
+        ("acount: vision\n", ":1: acount: unknown field (did you mean account?)"),
         ("tasks: 0\n", "tasks: Input should be greater than or equal to 1"),
         ("- account\n", "a mapping of options is expected"),
         ('account: "a\\nb"\n', "account: must be one line of text"),

@@ -326,7 +326,7 @@ def test_a_machine_is_read_as_it_was_written(tmp_path: Path) -> None:
         ("[]", 'it must say "format": "orch-machine/1"'),
         ('{"format": "orch-machine/2"}', 'it must say "format": "orch-machine/1"'),
         ('{"format": "orch-machine/1", "gpu": []}', "gpu: Unexpected keyword argument"),
-        ('{"format": "orch-machine/1", "gpus": [{"index": 0}]}', "gpus.0.uuid: Field required"),
+        ('{"format": "orch-machine/1", "gpus": [{"index": 0}]}', "gpus.0.uuid: this field is missing"),
         ("{", "Expecting property name"),
     ],
 )

@@ -12,12 +12,13 @@ from orchestrator.catalog.loader import load_catalog
 from orchestrator.cli import main
 from orchestrator.errors import MachineError
 from orchestrator.paths import environments_folder, weights_folder
-from orchestrator.plan.disk_space import GB, RESERVE, Need, build_needs, output_need, require_space, weights_needs
+from orchestrator.plan.disk_space import build_needs, output_need, weights_needs
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.docker import runtime as docker_module
 from orchestrator.runtimes.docker.build import InspectedImage
 from orchestrator.runtimes.environments import environment_folder, is_complete
 from orchestrator.runtimes.registry import get_runtime
+from orchestrator.system.free_space import GB, RESERVE, Need, require_space
 from tests.unit.conftest import MakePhoto
 from tests.unit.stack_samples import MINIMAL, stack_document, write_stack
 
@@ -29,7 +30,7 @@ def free(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """The free bytes that every disk is made to have."""
     there = {"bytes": 0}
     monkeypatch.setattr(
-        "orchestrator.plan.disk_space.shutil.disk_usage", lambda folder: SimpleNamespace(free=there["bytes"])
+        "orchestrator.system.free_space.shutil.disk_usage", lambda folder: SimpleNamespace(free=there["bytes"])
     )
     return there
 

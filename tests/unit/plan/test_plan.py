@@ -22,7 +22,7 @@ from orchestrator.plan.run_directory import open_run, record_plan
 from orchestrator.plan.shards import default_shard_size
 from orchestrator.runtimes.base import Prepared
 from tests.unit.stack_samples import model_entry
-from tests.unit.system.test_files import another_process_holds
+from tests.unit.system.test_locks import another_process_holds
 
 REQUEST = Request(
     model="tiny-model", images=("/in",), image_root=None, runtime="venv", variant="cpu", device="cpu", exif="apply",

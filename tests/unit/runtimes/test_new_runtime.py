@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -103,7 +104,7 @@ def test_it_is_built_on_request_examined_and_has_no_archives(capsys: Captured) -
 
 
 def test_a_disk_too_small_for_its_builds_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
-    monkeypatch.setattr("orchestrator.plan.disk_space.RESERVE", 10**18)
+    monkeypatch.setattr("orchestrator.system.free_space.shutil.disk_usage", lambda _: SimpleNamespace(free=10**9))
     assert main(["build", "faulty", *ON_PLAIN]) == 4
     assert "building faulty/cpu, a guess: its stack.yaml has no size_gb 2.0 GB" in capsys.readouterr().out
 

@@ -1,41 +1,17 @@
-"""Files in one step, and locks that keep other processes out and die with theirs."""
+"""Files are replaced in one step."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import stat
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from orchestrator.system import files
-from orchestrator.system.files import exclusive, sha256_of, write_json, write_text
-
-HOLD = """
-import sys
-from pathlib import Path
-from orchestrator.system.files import exclusive
-with exclusive(Path(sys.argv[1]), wait=True):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-@contextmanager
-def another_process_holds(lock: Path) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-c", HOLD, str(lock)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
-        try:
-            yield holder
-        finally:
-            holder.kill()
+from orchestrator.system.files import replace_path, sha256_of, write_json, write_text
 
 
 def test_json_is_replaced_in_one_step_and_readable(tmp_path: Path) -> None:
@@ -65,32 +41,44 @@ def test_digests(tmp_path: Path) -> None:
     assert sha256_of(tmp_path / "x") == hashlib.sha256(b"abc" * 100_000).hexdigest()
 
 
-def test_a_lock_keeps_another_process_out_until_it_dies(tmp_path: Path) -> None:
-    lock = tmp_path / "deep" / "lock"
-    with another_process_holds(lock) as holder:
-        with exclusive(lock, wait=False) as held:
-            assert not held
-        threading.Timer(0.1, holder.kill).start()
-        with exclusive(lock, wait=True) as held:
-            assert held
-            holder.wait()
-    with exclusive(lock, wait=False) as held:
-        assert held
+def test_a_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    (tmp_path / "x" / "kept").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError):
+        write_text(tmp_path / "x", "text")
+    assert [path.name for path in tmp_path.rglob("*")] == ["x", "kept"]
 
 
-def test_a_lock_whose_file_was_deleted_meanwhile_is_taken_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lock = tmp_path / "lock"
-    flock = files.fcntl.flock  # type: ignore[attr-defined]
-    calls: list[object] = []
+def test_a_program_writes_beside_the_file_and_what_it_leaves_on_failure_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("old")
+    with suppress(RuntimeError), replace_path(tmp_path / "x") as aside:
+        aside.mkdir()
+        (aside / "part").touch()
+        raise RuntimeError
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"x": "old"}
+    with replace_path(tmp_path / "x") as aside:
+        aside.write_text("new")
+        assert (tmp_path / "x").read_text() == "old"
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"x": "new"}
 
-    def flock_late(stream: object, how: int) -> None:
-        if not calls:
-            lock.unlink()
-        calls.append(how)
-        flock(stream, how)
 
-    monkeypatch.setattr(files.fcntl, "flock", flock_late)  # type: ignore[attr-defined]
-    with exclusive(lock, wait=False) as held:
-        assert held
-        assert len(calls) == 2
-        assert lock.exists()
+@pytest.mark.parametrize(("durable", "expected"), [(True, ["file", "renamed", "folder"]), (False, ["renamed"])])
+def test_a_durable_write_waits_for_the_file_before_its_name_and_for_the_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durable: bool, expected: list[str]
+) -> None:
+    steps: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def record_sync(descriptor: int) -> None:
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        assert is_folder or os.fstat(descriptor).st_size == 4
+        steps.append("folder" if is_folder else "file")
+        fsync(descriptor)
+
+    def record_replace(source: Path, target: Path) -> None:
+        steps.append("renamed")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", record_sync)
+    monkeypatch.setattr(os, "replace", record_replace)
+    write_text(tmp_path / "x", "text", durable=durable)
+    assert steps == expected

@@ -91,7 +91,7 @@ def test_every_option_of_a_run_can_be_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "where", "what"),
     [
-        ("models: [garments-tny]\nimages: x\n", ":1: models.0.model", "there is no model 'garments-tny'"),
+        ("models: [garments-tny]\nimages: x\n", ":1: models.0.model", "unknown model 'garments-tny'"),
         ("models: []\nimages: x\n", ":1: models", "give at least one"),
         ("models: [garments-tiny]\n", ":1: images", "this field is missing"),
         ("models: [garments-tiny]\nimages: []\n", ":2: images", "give at least one"),
@@ -102,8 +102,9 @@ def test_every_option_of_a_run_can_be_said(tmp_path: Path) -> None:
         (SHORT + "run:\n  exif: maybe\n", ":4: run.exif", "'apply' or 'ignore'"),
         (SHORT + "run:\n  score_threshold: 2\n", ":4: run.score_threshold", "less than or equal to 1"),
         (SHORT + "run:\n  build: {base_imag: x}\n", ":4: run.build.base_imag", "did you mean base_image?"),
-        (SHORT + "run:\n  images: y\n", ":4: run.images", "there is no such field"),
+        (SHORT + "run:\n  images: y\n", ":4: run.images", "unknown field"),
         (SHORT + "run:\n  slurm: {partitoin: x}\n", ":4: run.slurm.partitoin", "did you mean partition?"),
+        (SHORT + "report:\n  titel: x\n", ":4: report.titel", "did you mean title?"),
         (SHORT + "compare: {iuo: segm}\n", ":3: compare.iuo", "did you mean iou?"),
         (SHORT + "annotations: none.json\n", ":3: annotations", "there is no file"),
         ("images: x\nmodels:\n- garments-tiny\n- garments-tiny\n", ":4: models.1", "two runs are named garments-tiny"),

@@ -266,8 +266,8 @@ def test_without_room_nothing_is_begun(
         monkeypatch.setattr(module, name, 1 << 62)
         error = failure(stack, ConvertOptions(checkpoint, target))
         assert isinstance(error, MachineError)
-        assert what in error.message
-    assert list(environments_folder().iterdir()) == []
+        assert what in str(error.why)
+    assert not environments_folder().exists()
 
 
 def test_a_stack_without_a_converter(tmp_path: Path) -> None:
@@ -380,7 +380,7 @@ def test_mistakes_of_the_command(
     for more, words in (
         (("--model", "garments-tiny"), "garments-tiny is a model of the stack garments, not tiny"),
         (("--model", "tiny", "--add"), "a converted file cannot be added to tiny"),
-        (("--model", "none"), "there is no model 'none'"),
+        (("--model", "none"), "unknown model 'none'"),
     ):
         assert main(command(tmp_path, checkpoint, target, *more)) == 2
         assert words in capsys.readouterr().err

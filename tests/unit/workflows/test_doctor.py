@@ -184,11 +184,11 @@ def test_a_check_that_breaks_is_a_finding_and_stops_no_other(monkeypatch: pytest
 
 def test_a_users_broken_stack_is_the_users_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> object:
-        raise SpecError("x/stack.yaml:3: titel: there is no such field")
+        raise SpecError("x/stack.yaml:3: titel: unknown field")
 
     assert load_catalog().stacks
     monkeypatch.setattr(doctor, "load_catalog", broken)
-    assert found("runtime venv") == Finding("runtime venv", "problem", "x/stack.yaml:3: titel: there is no such field")
+    assert found("runtime venv") == Finding("runtime venv", "problem", "x/stack.yaml:3: titel: unknown field")
 
 
 def test_findings_as_json() -> None:

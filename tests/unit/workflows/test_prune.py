@@ -22,7 +22,7 @@ from orchestrator.cli import main
 from orchestrator.errors import MachineError
 from orchestrator.paths import build_logs_folder, environments_folder, home, weights_folder, worker_cache_folder
 from orchestrator.runtimes.environments import environment_folder
-from orchestrator.system.files import exclusive
+from orchestrator.system.locks import hold_lock
 from orchestrator.workflows.prune.engine import EngineImage, current_variants, why_unneeded
 from orchestrator.workflows.prune.files import file_leftovers, size_of
 from orchestrator.workflows.prune.leftovers import Scope
@@ -185,7 +185,7 @@ def test_an_environment_goes_whole_and_weights_stay(catalog: Catalog) -> None:
 def test_what_a_process_uses_or_makes_stays(catalog: Catalog) -> None:
     old = filled(environments_folder() / "tiny-cpu-0123456789ab")
     (leftover,) = file_leftovers(catalog, Scope())
-    with exclusive(old.with_name(f".{old.name}.lock"), wait=False):
+    with hold_lock(old.with_name(f".{old.name}.lock"), wait=False):
         assert remove_leftovers([leftover]).kept == ((leftover, "another orch process is using it"),)
     with process(f"{old}/bin/python"):
         assert remove_leftovers([leftover]).kept == ((leftover, "a process uses it"),)
@@ -278,7 +278,7 @@ def test_without_anybody_to_ask_nothing_is_removed(
 
 def test_what_could_not_be_removed_is_told(catalog: Catalog, capsys: Captured) -> None:
     old = filled(environments_folder() / "garments-cpu-0123456789ab")
-    with exclusive(old.with_name(f".{old.name}.lock"), wait=False):
+    with hold_lock(old.with_name(f".{old.name}.lock"), wait=False):
         kept = run(capsys, "--yes")["kept"]
     assert kept == [{"name": str(old), "why": "another orch process is using it"}]
 

@@ -1,0 +1,49 @@
+"""Lock files that processes of one host hold; a lock ends with its process."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+
+@contextmanager
+def hold_lock(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold the lock file `path`; yield False at once where another process holds it and `wait` is false."""
+    stream = acquire_lock(path, wait=wait)
+    if stream is None:
+        yield False
+        return
+    with stream:
+        yield True
+
+
+def acquire_lock(path: Path, *, wait: bool) -> IO[str] | None:
+    """Lock the file `path` until the returned stream is closed; None where another process holds it.
+
+    The file keeps its content, which may say who holds it.
+    """
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8")
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if _is_same_file(path, stream):
+                return stream
+        except BlockingIOError:
+            stream.close()
+            return None
+        except BaseException:
+            stream.close()
+            raise
+        stream.close()  # it was deleted in between: a lock on a deleted file keeps nobody out
+
+
+def _is_same_file(path: Path, stream: IO[str]) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(stream.fileno()))
+    except FileNotFoundError:
+        return False
