@@ -57,9 +57,8 @@ def limited(orch: Orch, photographs: Path, tmp_path_factory: pytest.TempPathFact
     settings = config.read_text()
     config.write_text(f"{settings}warning: 15\n")
     run = tmp_path_factory.mktemp("limited") / "run"
-    orch(
-        *FAULTY, "-i", photographs, "-o", run, *SLURM, "--slurm", "tasks=1", "--slurm", "time=1", *LIMITED, "--no-wait"
-    )
+    short = ("--slurm", "tasks=1", "--slurm", "time=1", "--slurm", "wait=false")
+    orch(*FAULTY, "-i", photographs, "-o", run, *SLURM, *short, *LIMITED)
     config.write_text(settings)
     return run
 
@@ -68,7 +67,7 @@ def limited(orch: Orch, photographs: Path, tmp_path_factory: pytest.TempPathFact
 def doubted(orch: Orch, cluster: Cluster, photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose node's daemon is killed: Slurm takes the task for lost, which goes on."""
     run = tmp_path_factory.mktemp("doubted") / "run"
-    orch(*FAULTY, "-i", photographs, "-o", run, *SLURM, "--slurm", "tasks=1", *DOUBTED, "--no-wait")
+    orch(*FAULTY, "-i", photographs, "-o", run, *SLURM, "--slurm", "tasks=1", *DOUBTED, "--slurm", "wait=false")
     wait_for(lambda: list((run / "events").glob("*.jsonl")))
     record = next(iter((run / "tasks").glob("*.json")))
     cluster.kill_daemon(int(json.loads(record.read_text())["node"].removeprefix("n")))
@@ -139,7 +138,7 @@ def test_a_task_run_twice_at_the_same_time_changes_nothing(
 ) -> None:
     run = tmp_path / "run"
     common = (*FAULTY, "-i", few, "-o", run, *SLURM, "--slurm", "tasks=1", *REST)
-    orch(*common, "--no-wait")
+    orch(*common, "--slurm", "wait=false")
     command = [sys.executable, "-m", "orchestrator.dispatch.shared.task", str(run)]
     twins = []
     for number in range(2):
@@ -184,19 +183,8 @@ def test_the_first_node_chooses_the_variant_and_one_that_does_not_fit_says_so(
     """A stack with a GPU variant, and nodes whose nvidia-smi is made up: the login node has none."""
     picky_stack(tmp_path / "stacks" / "picky")
     monkeypatch.setitem(orch.environment, "ORCH_STACKS", str(tmp_path / "stacks"))
-    common = (
-        "run",
-        "-m",
-        "picky-bright",
-        "-i",
-        photographs,
-        "--runtime",
-        "venv",
-        "--executor",
-        "slurm",
-        "--slurm",
-        "tasks=2",
-    )
+    two_tasks = ("--executor", "slurm", "--slurm", "tasks=2")
+    common = ("run", "-m", "picky-bright", "-i", photographs, "--runtime", "venv", *two_tasks)
 
     def node_with(name: str, capability: str) -> Path:
         tools = tmp_path / name

@@ -60,10 +60,10 @@ def select_warm(
             heartbeat = workers[0].heartbeat
             return WarmSelection(runtime, f"warm worker {heartbeat.id} in {folder}", heartbeat.threads)
     kind = RuntimeUnsuitable if reasons else NoWarmWorker
-    places = ", ".join(searched) or "no folder: there is no spool"
+    places = f"searched {', '.join(searched)}" if searched else "there is no spool folder"
     raise kind(
         f"no warm worker fits {entry.name}",
-        why="; ".join(reasons) or f"none of {entry.stack.name} is up; searched {places}",
+        why="; ".join(reasons) or f"none of {entry.stack.name} is up; {places}",
         hint=f"docker compose up -d --build; or: orch up {entry.stack.name}",
     )
 

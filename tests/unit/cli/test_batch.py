@@ -134,7 +134,7 @@ def test_a_comparison_is_made_of_what_is_complete(
         compared.append((list(paths), annotations, options))
         raise PredictionsError("these runs are not comparable", why="image list")
 
-    monkeypatch.setattr("orchestrator.evaluation.compare.compare.compare", refuse)
+    monkeypatch.setattr(comparison_run, "compare", refuse)
     assert main(["run", "-f", str(file), "--json"]) == 6
     found = json.loads(capsys.readouterr().out)
     out = file.parent / "result"
