@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from orchestrator.runtimes.guest_contract import QUEUE_NAME, GuestPaths, WorkerSettings, job_document
+from orchestrator.runtimes.guest_contract import QUEUE_NAME, GuestPaths, job_document
 from orchestrator.runtimes.mounts import GUEST, GUEST_STACK
 from orchestrator.system.container_engine import connect
 from orchestrator.workflows.demo.scenes import write_scenes
@@ -97,14 +97,15 @@ def write_job(base: Path, recorded: dict[str, Any]) -> None:
     shutil.copyfile(stored, base / "weights" / stored.name)
     data, weights, out, cache, job = (GUEST[name] for name in ("data", "weights", "out", "cache", "job"))
     threads = os.cpu_count() or 1
-    settings = WorkerSettings(
-        run="bench", plan=recorded["plan"], predictor=entry.stack.spec.predictor, model=MODEL, task=entry.spec.task,
-        settings=resolved["settings"], config=None, native=resolved["native"], device="cpu", exif="apply",
-        weights={"onnx": {"file": stored.name, "sha256": None, "package": None}},
-        score_threshold=resolved["score_threshold"], max_detections=resolved["max_detections"],
-        max_pixels=250_000_000, batch_size=1, threads=threads, readers=max(2, threads), attributes=0,
-        image_scores=False,
-    )  # fmt: skip
+    settings = {
+        "run": "bench", "plan": recorded["plan"], "predictor": entry.stack.spec.predictor,
+        "model": {"name": MODEL, "task": entry.spec.task, "settings": resolved["settings"], "config": None,
+                  "weights": {"onnx": {"file": stored.name, "sha256": None, "package": None}}},
+        "native": resolved["native"], "device": "cpu", "exif": "apply",
+        "score_threshold": resolved["score_threshold"], "max_detections": resolved["max_detections"],
+        "max_pixels": 250_000_000, "batch_size": 1, "threads": threads, "readers": max(2, threads), "attributes": 0,
+        "image_scores": False,
+    }  # fmt: skip
     paths = GuestPaths(data, weights, out, cache, job / QUEUE_NAME, GUEST_STACK)
     document = {**job_document(settings, "w0", paths), "alive_timeout": 600}
     (base / "job" / "job.json").write_text(json.dumps(document))

@@ -1,6 +1,6 @@
 """How well workers of equal speed are kept busy, 1 to 64 of them, on shards of the default size.
 
-Simulated: the real Schedule, the clock made up; a worker's queue is filled again when it says that a shard is done, and
+Simulated: the real Scheduler, the clock made up; a worker's queue is filled again when it reports a finished shard, and
 the time from one shard to the next in its queue is nothing. Dispatched: the real Dispatcher with its files and events,
 64 workers that only sleep, at the pace of so many milliseconds per image. Loading the model is not counted: it is the
 same for all. Efficiency: the time that the images take, by the number of workers, over the time from begin to end.
@@ -22,8 +22,8 @@ from queue import SimpleQueue
 from typing import Any
 
 from orchestrator.dispatch.dispatcher import Dispatcher
-from orchestrator.dispatch.scheduler import Schedule
-from orchestrator.dispatch.slots import OwnPlaces
+from orchestrator.dispatch.scheduler import Scheduler
+from orchestrator.dispatch.slots import OwnedSlots
 from orchestrator.inputs.collect import InputImage
 from orchestrator.paths import RunPaths
 from orchestrator.plan.shards import default_shard_size
@@ -57,16 +57,16 @@ def simulated(images: int, size: int, workers: int, spread: float) -> float:
     drawn = random.Random(SEED)
     counts = [min(size, images - first) for first in range(0, images, size)]
     takes = [sum(1 + spread * drawn.uniform(-1, 1) for _ in range(count)) if spread else count for count in counts]
-    schedule = Schedule(range(len(counts)), lambda shard: ())
+    schedule = Scheduler(range(len(counts)), lambda shard: ())
     queues: dict[str, list[int]] = {str(number): [] for number in range(workers)}
     ends: list[tuple[float, str]] = []
 
     def feed(worker: str) -> None:
-        while (order := schedule.next_for(worker)) is not None:
+        while (order := schedule.assign_next(worker)) is not None:
             queues[worker].append(order.number)
 
     for worker in queues:
-        schedule.join(worker)
+        schedule.add_worker(worker)
     for worker in queues:
         feed(worker)
     for worker, waiting in queues.items():
@@ -75,7 +75,7 @@ def simulated(images: int, size: int, workers: int, spread: float) -> float:
     now = 0.0
     while ends:
         now, worker = heapq.heappop(ends)
-        schedule.done(queues[worker].pop(0))
+        schedule.mark_done(queues[worker].pop(0))
         feed(worker)
         if queues[worker]:
             heapq.heappush(ends, (now + takes[queues[worker][0]], worker))
@@ -100,7 +100,7 @@ def dispatched(images: int, size: int, workers: int, seconds: float) -> float:
             return started[-1]
 
         shards = range(math.ceil(images / size))
-        done = Dispatcher(paths, start, SilentDisplay(), shards, images_of).run(OwnPlaces(workers), images, 0)
+        done = Dispatcher(paths, start, SilentDisplay(), shards, images_of).run(OwnedSlots(workers), images, 0)
     if sum(worker.predicted for worker in started) != images or done.lost_workers:
         raise SystemExit("images were lost")
     wall = max(worker.ended for worker in started) - min(worker.began for worker in started)

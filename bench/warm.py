@@ -23,8 +23,8 @@ from orchestrator.catalog.bundled import RUNNER
 from orchestrator.catalog.loader import ModelEntry, load_catalog
 from orchestrator.catalog.weights import ensure_weights
 from orchestrator.dispatch.executors import Work
-from orchestrator.dispatch.launcher import worker_settings
-from orchestrator.dispatch.local import LocalExecutor
+from orchestrator.dispatch.launcher import job_settings
+from orchestrator.dispatch.local import predict_missing
 from orchestrator.hardware import Selection, cores
 from orchestrator.inputs.collect import collect_inputs
 from orchestrator.paths import RunPaths, weights_folder
@@ -36,7 +36,7 @@ from orchestrator.runtimes.base import BuildOptions, Prepared
 from orchestrator.runtimes.build_inputs import build_inputs
 from orchestrator.runtimes.guest_contract import GuestPaths, job_document
 from orchestrator.runtimes.registry import get_runtime
-from orchestrator.runtimes.warm.select import Wish, find_warm
+from orchestrator.runtimes.warm.select import select_warm
 from orchestrator.runtimes.warm.spool import SpoolPaths, workers_of
 from orchestrator.system.container_engine import connect
 from orchestrator.system.display import SilentDisplay
@@ -119,8 +119,7 @@ def request(folder: Path, entry: ModelEntry, number: int) -> tuple[float, float]
     """Seconds from handing over the image until its shard is there, and until all is over."""
     paths = RunPaths(folder / f"request-{number}")
     choice = Selection("cpu", "cpu", "")
-    warm = find_warm(Wish(True, folder / "spool"), entry, choice, paths, BuildOptions(), print)
-    assert warm is not None
+    warm = select_warm(entry, choice, paths, BuildOptions(), folder / "spool", print)
     with closing(warm.runtime) as runtime:
         prepared = runtime.prepare(entry.stack, "cpu", BuildOptions(), print)
         plan = make_plan(folder, entry, prepared)
@@ -129,7 +128,7 @@ def request(folder: Path, entry: ModelEntry, number: int) -> tuple[float, float]
         weights = weights_folder(entry.stack.name, entry.name)
         display = Watching()
         started = time.perf_counter()
-        LocalExecutor().dispatch(Work(plan, runtime.paths, runtime, weights, ("cpu",), 1, warm.threads), display)
+        predict_missing(Work(plan, runtime.paths, runtime, weights, ("cpu",), 1, warm.threads), display)
         ended = time.perf_counter()
     assert paths.shard(0).exists()
     return display.done_at - started, ended - started
@@ -155,7 +154,7 @@ def forward_pass(folder: Path, entry: ModelEntry, environment: Path) -> float:
     plan = make_plan(folder, entry, made(entry, "venv"))
     weights, cache = weights_folder(entry.stack.name, entry.name), folder / "cache"
     paths = GuestPaths(folder / "data", weights, folder, cache, folder, entry.stack.folder)
-    (folder / "job.json").write_text(json.dumps(job_document(worker_settings(plan, cores()), "w0", paths)))
+    (folder / "job.json").write_text(json.dumps(job_document(job_settings(plan, cores()), "w0", paths)))
     scene = next((folder / "data").rglob("*.[jp][pn]g"))
     run = [str(environment / "bin" / "python"), "-c", FORWARD, str(folder / "job.json"), str(scene)]
     variables = {**os.environ, "PYTHONPATH": str(RUNNER)}

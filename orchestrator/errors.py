@@ -61,6 +61,10 @@ class MachineError(OrchError):
     exit_code = 4
 
 
+class RuntimeUnsuitable(MachineError):
+    """A runtime cannot do a run; another one may."""
+
+
 class RunError(OrchError):
     """The run failed; what was finished stays on disk."""
 

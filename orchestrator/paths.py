@@ -57,9 +57,9 @@ def user_stacks_folder() -> Path:
     return user_config_path("orch") / "stacks"
 
 
-def user_slurm_options() -> Path:
-    """What a site or a user always asks of Slurm."""
-    return user_config_path("orch") / "slurm.yaml"
+def user_executor_settings(executor: str) -> Path:
+    """The user's settings of an executor, for all runs; need not exist."""
+    return user_config_path("orch") / f"{executor}.yaml"
 
 
 @dataclass(frozen=True)
@@ -145,14 +145,13 @@ class RunPaths:
         """What a task needs beyond run.json to carry the run out on another machine."""
         return self.root / "work.json"
 
-    @property
-    def submission(self) -> Path:
-        """The cluster's job, and what was asked of the cluster."""
-        return self.root / "slurm.json"
+    def submission(self, executor: str) -> Path:
+        """The job that an executor submitted to its cluster, and the settings of the job."""
+        return self.root / f"{executor}.json"
 
     @property
     def job_script(self) -> Path:
-        """What was handed to sbatch."""
+        """The script that was submitted."""
         return self.root / "job.sh"
 
     @property

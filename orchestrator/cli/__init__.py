@@ -1,4 +1,4 @@
-"""The command line: parse, call a stage, print. The only owner of exit codes; heavy imports stay inside commands."""
+"""The command line: parse, call a stage, print, and return its exit code; heavy imports stay inside commands."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import typer.main
 
 from orchestrator import __version__
 from orchestrator.cli import (
+    build,
     cluster,
     comparison,
     compose,
@@ -26,21 +27,26 @@ from orchestrator.cli import (
     predictions,
     prune,
     run,
+    selftest,
     setup,
     sources,
     warm,
     weights,
 )
 from orchestrator.cli.common import print_error, print_json, say
-from orchestrator.cli.slurm_options import with_slurm_options
 from orchestrator.errors import EXIT_BUG, EXIT_OK, Interrupted, MachineError, OrchError, UsageError
 
-_MACHINE_SAYS_NO = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+_REFUSED_BY_MACHINE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+_FORMER_OPTIONS = (
+    *("partition", "account", "qos", "time", "mem", "gres", "gpus-per-task", "cpus-per-task"),
+    *("constraint", "sbatch", "tasks", "throttle"),
+)
+"""Options of `orch run` until 0.1, now settings of Slurm."""
 
 app = typer.Typer(
     name="orch",
-    help="Run published vision models whose dependencies conflict, each in an environment of its own, "
-    "to one standard predictions file.",
+    help="Run published vision models whose dependencies conflict: each in its own environment, "
+    "all to one standard predictions file.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -59,16 +65,16 @@ def _version(wanted: bool) -> None:
 def _root(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
 ) -> None:
-    """Run published vision models, each in an environment of its own."""
+    """Run published vision models, each in its own environment."""
 
 
-app.command("run")(with_slurm_options(run.run))
+app.command("run", cls=run.RunCommand, epilog=run.EXAMPLES)(run.run)
 app.command("plan")(plan.plan)
 app.command("status")(cluster.status)
 app.command("attach")(cluster.attach)
 app.command("cancel")(cluster.cancel)
-app.command("build")(run.build)
-app.command("selftest")(run.selftest)
+app.command("build")(build.build)
+app.command("selftest")(selftest.selftest)
 app.command("equivalence")(equivalence.equivalence)
 app.add_typer(models.app, name="models")
 app.add_typer(weights.app, name="weights")
@@ -93,7 +99,7 @@ app.command("demo")(setup.demo)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line and give its exit code: see README for the codes."""
+    """Run a command line and return its exit code; README lists the codes."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in given
     try:
@@ -101,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
-        return _failed(Interrupted("stopped", hint="the same command goes on where it stopped"), as_json)
+        return _failed(Interrupted("stopped", hint="the same command resumes it"), as_json)
     except BrokenPipeError:  # `orch … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
@@ -129,10 +135,10 @@ def _failed(error: OrchError, as_json: bool) -> int:
 
 
 def _known(error: Exception) -> OrchError | None:
-    """The error in orch's own words where it is the user's or the machine's; None where it is a bug."""
+    """Return the error as an OrchError if the user or the machine caused it; None for a bug."""
     if isinstance(error, OrchError):
         return error
-    if isinstance(error, OSError) and error.errno in _MACHINE_SAYS_NO:
+    if isinstance(error, OSError) and error.errno in _REFUSED_BY_MACHINE:
         return MachineError("the machine refuses", why=str(error), hint="orch doctor")
     formatted = getattr(error, "format_message", None)  # the command line's parser
     if formatted is None:
@@ -140,11 +146,13 @@ def _known(error: Exception) -> OrchError | None:
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "orch"
     message = f"{command} is not complete" if _help_text(error) is not None else formatted()
-    return UsageError(message, hint=f"{command} --help")
+    option = str(getattr(error, "option_name", "")).removeprefix("--")
+    hint = f"--slurm {option.replace('-', '_')}=…" if option in _FORMER_OPTIONS else f"{command} --help"
+    return UsageError(message, hint=hint)
 
 
 def _help_text(error: Exception) -> str | None:
-    """What the parser shows when a command was typed without what it needs; None for anything else."""
+    """Return the help that the parser shows for a command without arguments; None for any other error."""
     formatted, context = getattr(error, "format_message", None), getattr(error, "ctx", None)
     if formatted is None or context is None or formatted() != context.get_help():
         return None
@@ -169,8 +177,8 @@ def _bug(error: Exception, as_json: bool) -> int:
 
 
 def entry_point() -> None:
-    """The console script."""
+    """Start the console script."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a name the terminal cannot show must not end a run
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show must not end a run
             stream.reconfigure(errors="backslashreplace")
     sys.exit(main())

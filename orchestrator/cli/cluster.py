@@ -1,4 +1,4 @@
-"""`orch status`, `orch attach` and `orch cancel`: a run by its directory, from any login shell."""
+"""`orch status`, `orch attach` and `orch cancel`, on a run directory, from any machine that sees it."""
 
 from __future__ import annotations
 
@@ -7,51 +7,51 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.common import JsonOption, print_json, say
-from orchestrator.cli.run import QuietOption, report_outcome
+from orchestrator.cli.common import JsonOption, QuietOption, print_json, say
+from orchestrator.cli.run import report_outcome
 from orchestrator.errors import EXIT_OK, EXIT_SOME_FAILED
 
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Its run directory.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.")]
 
 
 def status(run: RunArgument, json: JsonOption = False) -> None:
-    """How a run stands: done, under way, waiting in the cluster's queue, and why not."""
-    from orchestrator.dispatch.attach import status as status_of
+    """Show the state of a run: complete, running, or waiting in the cluster's queue and why."""
+    from orchestrator.dispatch.status import read_status
     from orchestrator.paths import RunPaths
 
-    found = status_of(RunPaths(run.absolute()))
+    state = read_status(RunPaths(run.absolute()))
     if json:
-        print_json(found)
+        print_json(state)
         return
-    job = f", job {found['job']}" if "job" in found else ""
-    say(f"{found['run']}: {found['model']}, {found['state']}{job}")
-    say(f"  {found['shards_done']} of {found['shards']} shards done, {found['images']} images")
-    for task, state in found.get("tasks", {}).items():
-        say(f"  {task}: {state}")
-    for ended in found.get("ended_with", ()):
+    job = f", job {state['job']}" if "job" in state else ""
+    say(f"{state['run']}: {state['model']}, {state['state']}{job}")
+    say(f"  {state['shards_done']} of {state['shards']} shards done, {state['images']} images")
+    for task, description in state.get("tasks", {}).items():
+        say(f"  {task}: {description}")
+    for ended in state.get("ended_with", ()):
         why = f": {ended['why']}" if ended["why"] else ""
         say(f"  task {ended['task']} on {ended['node']}, {ended['state']}: {ended['message']}{why}")
 
 
 def attach(run: RunArgument, json: JsonOption = False, quiet: QuietOption = False) -> int:
-    """Follow a run on a cluster until it is complete. Ctrl-C leaves it going."""
-    from orchestrator.dispatch.attach import attach as attach_to
+    """Show the progress of a run on a cluster until it is complete. Ctrl-C does not stop the run."""
+    from orchestrator.cli.progress import make_display
+    from orchestrator.dispatch.shared.follow import follow_run
     from orchestrator.paths import RunPaths
-    from orchestrator.system.display import make_display
 
-    outcome = attach_to(RunPaths(run.absolute()), make_display(json=json, quiet=quiet))
+    outcome = follow_run(RunPaths(run.absolute()), make_display(json=json, quiet=quiet))
     report_outcome(outcome, None, json=json, quiet=quiet)
     return EXIT_SOME_FAILED if outcome.failed else EXIT_OK
 
 
 def cancel(run: RunArgument, json: JsonOption = False) -> None:
-    """End a run on a cluster: no job, process or container is left. What is done is kept; orch run resumes."""
-    from orchestrator.dispatch.attach import cancel as cancel_run
+    """End a run on a cluster; no job, process or container is left. Finished shards are kept; orch run resumes."""
+    from orchestrator.cli.progress import make_display
+    from orchestrator.dispatch.shared.follow import cancel_run
     from orchestrator.paths import RunPaths
-    from orchestrator.system.display import make_display
 
     job = cancel_run(RunPaths(run.absolute()), make_display(json=json, quiet=False))
     if json:
         print_json({"run": str(run.absolute()), "job": job, "state": "cancelled"})
     else:
-        say(f"cancelled job {job}; what is done is kept, the same orch run as before resumes")
+        say(f"cancelled job {job}; finished shards are kept, the same orch run command resumes")

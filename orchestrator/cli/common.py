@@ -1,4 +1,4 @@
-"""What the commands share: options, and the one way of printing for people (stderr) and for programs (stdout)."""
+"""Options that commands share, and how they print: for people on stderr, for programs on stdout."""
 
 from __future__ import annotations
 
@@ -9,41 +9,86 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.errors import OrchError
+from orchestrator.errors import OrchError, UsageError
 
 if TYPE_CHECKING:
     from orchestrator.catalog.loader import Catalog
+    from orchestrator.runtimes.base import BuildOptions
+
 
 StacksOption = Annotated[
-    list[Path] | None, typer.Option("--stacks", metavar="DIR", help="A folder of stacks of your own; repeatable.")
+    list[Path] | None,
+    typer.Option("--stacks", metavar="DIR", help="Also use the stacks in this folder; repeatable."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-OfflineOption = Annotated[bool, typer.Option("--offline", help="Fetch nothing: use what the cache has.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]
+OfflineOption = Annotated[bool, typer.Option("--offline", help="Download nothing: use only what is cached.")]
 RuntimeOption = Annotated[
-    str, typer.Option("--runtime", help="docker, venv, or auto: docker where an engine answers, else venv.")
+    str,
+    typer.Option(
+        "--runtime", metavar="NAME", help="docker, venv, apptainer, or auto: docker if an engine answers, else venv."
+    ),
 ]
-VariantOption = Annotated[str | None, typer.Option("--variant", help="The variant; the one that fits by default.")]
+VariantOption = Annotated[
+    str | None,
+    typer.Option("--variant", metavar="NAME", help="Variant of the stack. Default: the best for the device."),
+]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        help="cpu, cuda, GPU numbers (0,1) or UUIDs (GPU-…, MIG-…). Default: a fitting GPU, else the CPU.",
+    ),
+]
+SettingsOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of the model; repeatable."),
+]
+BaseImageOption = Annotated[
+    str | None,
+    typer.Option("--base-image", metavar="IMAGE", help="Build on this base image."),
+]
+BuildArgOption = Annotated[
+    list[str] | None,
+    typer.Option("--build-arg", metavar="NAME=VALUE", help="Build argument of the Dockerfile; repeatable."),
+]
 
 
 def catalog(stacks: list[Path] | None) -> Catalog:
-    """All stacks there are."""
+    """Return all stacks: orch's own, the user's, and those in the folders `stacks`."""
     from orchestrator.catalog.loader import load_catalog
 
     return load_catalog(stacks or [])
 
 
+def make_build_options(
+    base_image: str | None, build_args: list[str] | None, *, rebuild: bool, offline: bool
+) -> BuildOptions:
+    """Return the options of a build. Raises UsageError for a --build-arg that is not NAME=VALUE."""
+    from orchestrator.runtimes.base import BuildOptions
+
+    arguments: dict[str, str] = {}
+    for argument in build_args or []:
+        name, equals, value = argument.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--build-arg {argument}: write it as NAME=VALUE")
+        arguments[name] = value
+    return BuildOptions(base_image, rebuild, offline, arguments)
+
+
 def say(message: str) -> None:
-    """For people: stderr."""
+    """Print a line for people, on stderr."""
     print(message, file=sys.stderr, flush=True)
 
 
 def print_json(value: Any) -> None:
-    """For programs: one JSON object on stdout, in ASCII so that no terminal's encoding can spoil it."""
+    """Print one JSON object for programs, on stdout; in ASCII, which every terminal can encode."""
     print(json.dumps(value, indent=2, default=str), flush=True)
 
 
 def print_error(error: OrchError, about: str | None = None) -> None:
-    """What failed, why, where the log is, what to type next; `about` one of several things that were asked for."""
+    """Print what failed, why, where the log is and what to type next; `about` names one of several runs."""
     lines = [f"error: {about}: {error.message}" if about else f"error: {error.message}"]
     if error.why:
         first, *rest = error.why.splitlines()
@@ -53,22 +98,3 @@ def print_error(error: OrchError, about: str | None = None) -> None:
     if error.hint:
         lines.append(f"  next: {error.hint}")
     say("\n".join(lines))
-
-
-def print_table(columns: list[str], rows: list[list[str]]) -> None:
-    """A table on stdout; plain, tab-separated text where stdout is no terminal."""
-    if not sys.stdout.isatty():
-        print("\t".join(columns))
-        for row in rows:
-            print("\t".join(row))
-        return
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    Console(highlight=False, markup=False).print(table)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli.common import (
+    DeviceOption,
     JsonOption,
     RuntimeOption,
     StacksOption,
@@ -16,10 +17,9 @@ from orchestrator.cli.common import (
     catalog,
     print_error,
     print_json,
-    print_table,
     say,
 )
-from orchestrator.cli.run import DeviceOption
+from orchestrator.cli.tables import print_table
 from orchestrator.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""`orch run` and `orch build`."""
+"""`orch run`: predict images with models."""
 
 from __future__ import annotations
 
@@ -9,30 +9,43 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.cli import batch
 from orchestrator.cli.common import (
+    BaseImageOption,
+    BuildArgOption,
+    DeviceOption,
     JsonOption,
     OfflineOption,
+    QuietOption,
     RuntimeOption,
+    SettingsOption,
     StacksOption,
     VariantOption,
     catalog,
+    make_build_options,
     print_json,
     say,
 )
 from orchestrator.cli.gate import BaselineOption, FailOnOption, JunitOption, SummaryOption, checking, say_verdicts
+from orchestrator.cli.help import PanelCommand
 from orchestrator.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
     from orchestrator.dispatch.outcome import Outcome
-    from orchestrator.dispatch.slurm.settings import SlurmOptions
     from orchestrator.evaluation.gate.gate import Checked
-    from orchestrator.runtimes.base import BuildOptions
+    from orchestrator.plan.options import RunOptions
 
 SHOWN_FAILURES = 20
-GOES_ON = "the same command goes on where it stopped"
+RESUME_HINT = "the same command resumes it"
+EXAMPLES = """\b
+Examples:
+  orch run --model fformer-swin --images photos/
+  orch run -m facere -m fformer-swin -i photos/ -a truth.json --out result
+"""
 
 ModelsOption = Annotated[
-    list[str] | None, typer.Option("--model", "-m", metavar="MODEL", help="See orch models; repeatable: all at once.")
+    list[str] | None,
+    typer.Option("--model", "-m", metavar="MODEL", help="Model to run, see orch models; repeatable."),
 ]
 ImagesOption = Annotated[
     list[str] | None,
@@ -40,77 +53,151 @@ ImagesOption = Annotated[
         "--images",
         "-i",
         metavar="SOURCE",
-        help="Folder, image, glob, .txt list, .zip or .tar archive, COCO .json, or a data set of "
-        "manipulation localization (Tp/ and Gt/, or its .json); repeatable.",
+        help="Images: a folder, image, glob, .txt list, .zip or .tar archive, COCO .json, or a data set for "
+        "manipulation localization (folders Tp/ and Gt/, or its .json); repeatable.",
     ),
 ]
-DeviceOption = Annotated[
+MoreImagesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="SOURCE", help="More images, so that --images photos/*.jpg works."),
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", "-o", metavar="DIR", help="Run directory; with several models, their parent. Default: runs/MODEL-…"
+    ),
+]
+ExecutorOption = Annotated[
+    str, typer.Option("--executor", metavar="NAME", help="Where workers run: local (this machine) or slurm.")
+]
+SlurmOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--slurm",
+        metavar="KEY=VALUE",
+        help="Setting for --executor slurm: partition, account, qos, time, mem, constraint, gres, gpus_per_task, "
+        "cpus_per_task, tasks (of the job array, default 4), throttle (tasks at a time), warning, lease, "
+        "wait (follow the run, default true), sbatch (any option of sbatch), setup (a line of shell); repeatable.",
+    ),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", "-w", metavar="N", min=1, max=256, help="Parallel workers. Default: 1 on the CPU, one per GPU."
+    ),
+]
+WorkersPerGpuOption = Annotated[
     str | None,
-    typer.Option("--device", help="cpu, cuda, GPUs by number (0,1) or UUID (GPU-…, MIG-…). Default: what fits."),
+    typer.Option("--workers-per-gpu", metavar="N|auto", help="Workers on each GPU; auto: as many as its memory fits."),
 ]
-BaseImageOption = Annotated[str | None, typer.Option("--base-image", help="Build on this image instead.")]
-BuildArgOption = Annotated[
-    list[str] | None, typer.Option("--build-arg", metavar="NAME=VALUE", help="For the Dockerfile; repeatable.")
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--threads", metavar="N", min=1, help="Threads per worker. Default: all cores, divided by the workers."
+    ),
 ]
-
+WaitOption = Annotated[
+    bool, typer.Option("--wait/--no-wait", help="Wait for a busy GPU; with slurm, for the run to finish.")
+]
 WarmOption = Annotated[
     bool | None,
-    typer.Option("--warm/--no-warm", help="Warm workers alone, or none. Default: where fitting ones are up."),
+    typer.Option(
+        "--warm/--no-warm", help="Use only warm workers, or none. Default: warm workers if fitting ones are up."
+    ),
 ]
 SpoolOption = Annotated[
-    Path | None, typer.Option("--spool", metavar="DIR", help="The warm workers' spool. Default: $ORCH_SPOOL, or found.")
+    Path | None,
+    typer.Option(
+        "--spool", metavar="DIR", help="Spool folder of the warm workers. Default: $ORCH_SPOOL, else searched for."
+    ),
 ]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say only what went wrong.")]
+AnnotationsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--annotations", "-a", metavar="COCO.json", help="Ground truth: print AP and compare it with --baseline."
+    ),
+]
+AllOption = Annotated[bool, typer.Option("--all", help="Run every model that this machine supports.")]
+FileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--file", "-f", metavar="ORCH.yaml", help="Run a whole comparison; orch new comparison writes an example."
+    ),
+]
 
-SettingsOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting of the model; repeatable.")
-]
+
+class RunCommand(PanelCommand):
+    """The help of `orch run`."""
+
+    panels = {  # noqa: RUF012  # read only
+        "What to run": (
+            "model",
+            "all_models",
+            "file",
+            "images",
+            "more_images",
+            "image_root",
+            "settings",
+            "stacks",
+        ),
+        "Where it runs": (
+            "runtime",
+            "variant",
+            "device",
+            "warm",
+            "spool",
+            "offline",
+            "base_image",
+            "build_arg",
+        ),
+        "How fast": ("workers", "workers_per_gpu", "threads", "batch_size", "shard_size", "wait"),
+        "Results": ("out", "score_threshold", "max_detections", "exif", "json", "quiet"),
+        "Checks for CI": ("annotations", "baseline", "fail_on", "junit", "job_summary"),
+        "Cluster": ("executor", "slurm"),
+    }
 
 
 def run(
     context: typer.Context,
     model: ModelsOption = None,
     images: ImagesOption = None,
-    more_images: Annotated[
-        list[str] | None, typer.Argument(metavar="[SOURCE]...", help="More images: --images photos/*.jpg works.")
+    more_images: MoreImagesArgument = None,
+    out: OutOption = None,
+    image_root: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of the images that a COCO file names.")
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="Run directory, or the folder of several. Default: runs/MODEL-…"),
-    ] = None,
-    image_root: Annotated[Path | None, typer.Option(help="Folder of the images of a COCO file.")] = None,
     runtime: RuntimeOption = "auto",
-    executor: Annotated[str, typer.Option(help="Where workers run: local, or slurm.")] = "local",
+    executor: ExecutorOption = "local",
+    slurm: SlurmOption = None,
     variant: VariantOption = None,
     device: DeviceOption = None,
-    workers: Annotated[
+    workers: WorkersOption = None,
+    workers_per_gpu: WorkersPerGpuOption = None,
+    wait: WaitOption = True,
+    threads: ThreadsOption = None,
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Images per batch. Default: the model's.")
+    ] = None,
+    shard_size: Annotated[
         int | None,
-        typer.Option("--workers", "-w", min=1, max=256, help="Side by side. Default: one; on GPUs one on each."),
+        typer.Option(metavar="N", min=1, max=100_000, help="Images per shard, the unit of retry."),
     ] = None,
-    workers_per_gpu: Annotated[
-        str | None,
-        typer.Option(metavar="N|auto", help="Workers on each GPU; auto: as many as fit its memory."),
-    ] = None,
-    wait: Annotated[
-        bool, typer.Option(help="For a GPU that other runs use; with --executor slurm until the run is complete.")
-    ] = True,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads per worker. Default: cores / workers.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch.")] = None,
-    shard_size: Annotated[int | None, typer.Option(min=1, max=100_000, help="Images per shard.")] = None,
     score_threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Score floor. Default: as published.")
+        float | None, typer.Option(metavar="SCORE", min=0, max=1, help="Lowest score to keep. Default: the model's.")
     ] = None,
-    max_detections: Annotated[int | None, typer.Option(min=1, help="Most instances per image.")] = None,
-    exif: Annotated[str, typer.Option(help="apply or ignore the EXIF orientation.")] = "apply",
+    max_detections: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Most instances per image. Default: the model's.")
+    ] = None,
+    exif: Annotated[
+        str, typer.Option(metavar="apply|ignore", help="Apply the EXIF orientation, or ignore it.")
+    ] = "apply",
     settings: SettingsOption = None,
     offline: OfflineOption = False,
     warm: WarmOption = None,
     spool: SpoolOption = None,
     base_image: BaseImageOption = None,
     build_arg: BuildArgOption = None,
-    annotations: Annotated[
-        Path | None, typer.Option("--annotations", "-a", metavar="COCO.json", help="The truth, for AP and --baseline.")
-    ] = None,
+    annotations: AnnotationsOption = None,
     baseline: BaselineOption = None,
     fail_on: FailOnOption = None,
     junit: JunitOption = None,
@@ -118,90 +205,97 @@ def run(
     stacks: StacksOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
-    all_models: Annotated[bool, typer.Option("--all", help="All models that can run here as it is.")] = False,
-    file: Annotated[
-        Path | None,
-        typer.Option("--file", "-f", metavar="ORCH.yaml", help="A whole comparison: orch new comparison."),
-    ] = None,
-    slurm: dict[str, Any] | None = None,
+    all_models: AllOption = False,
+    file: FileOption = None,
 ) -> int:
-    """Predict images with models, each in an environment of its own. The same command resumes."""
-    from orchestrator.cli import batch as several
-
+    """Predict images with one or more models. The same command resumes a run that was interrupted."""
     checked_by = partial(
         checking, fail_on=fail_on, baseline=baseline, annotations=annotations, junit=junit, summary=job_summary
     )
     if file is not None:
-        return several.run_file(context, file, stacks, checked_by, json=json, quiet=quiet)
+        return batch.run_file(context, file, stacks, checked_by, json=json, quiet=quiet)
     sources = [*(images or []), *(more_images or [])]
-    several.refuse_incomplete(model or [], sources, all_models)
-    from orchestrator.plan.options import RunOptions
-    from orchestrator.system.display import make_display
-    from orchestrator.workflows.run import run as run_model
-
-    options = RunOptions(
+    names = model or []
+    batch.refuse_incomplete(names, sources, all_models)
+    options = _make_options(
         images=sources,
         out=out,
         image_root=image_root,
         runtime=runtime,
         executor=executor,
+        executor_settings=slurm or [],
         variant=variant,
         device=device,
         exif=exif,
         score_threshold=score_threshold,
         max_detections=max_detections,
         batch_size=batch_size,
-        settings=settings or (),
+        settings=settings or [],
         shard_size=shard_size,
         workers=workers,
-        workers_per_gpu=several.per_gpu(workers_per_gpu),
+        workers_per_gpu=workers_per_gpu,
         wait=wait,
         threads=threads,
         offline=offline,
         warm=warm,
         spool=spool,
-        slurm=_slurm_options(executor, slurm or {}, wait=wait),
-        build=build_options(base_image, build_arg, rebuild=False, offline=offline),
+        build=make_build_options(base_image, build_arg, rebuild=False, offline=offline),
     )
-    if all_models or len(model or []) > 1:
-        wanted = several.Wanted(model or [], all_models, json, quiet)
-        return several.run_models(catalog(stacks), wanted, options, checked_by)
-    entry = catalog(stacks).model((model or [""])[0])
+    if all_models or len(names) > 1:
+        models = batch.Models(names, all_models, json, quiet)
+        return batch.run_models(catalog(stacks), models, options, checked_by)
+    return _run_one(names[0], stacks, options, checked_by, json=json, quiet=quiet)
+
+
+def _make_options(**values: object) -> RunOptions:
+    """Return the options, which know their own bounds. Raises UsageError."""
+    from pydantic import ValidationError
+
+    from orchestrator.plan.options import RunOptions
+
+    if values["executor_settings"] and values["executor"] != "slurm":
+        raise UsageError("--slurm is for --executor slurm")
+    try:
+        return RunOptions.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = str(first["loc"][0])
+        message = first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"--{option.replace('_', '-')} {values[option]}: {message}") from None
+
+
+def _run_one(
+    name: str,
+    stacks: list[Path] | None,
+    options: RunOptions,
+    checked_by: Callable[[list[str]], batch.Checking],
+    *,
+    json: bool,
+    quiet: bool,
+) -> int:
+    from orchestrator.cli.progress import make_display
+    from orchestrator.workflows.run import run_model
+
+    entry = catalog(stacks).model(name)
     with checked_by([entry.name]) as checks:
-        outcome = _interruptible(partial(run_model, entry, options, make_display(json=json, quiet=quiet)))
+        try:
+            outcome = run_model(entry, options, make_display(json=json, quiet=quiet))
+        except Interrupted as stopped:
+            if stopped.hint:
+                raise
+            raise Interrupted("stopped; finished shards are kept", hint=RESUME_HINT) from stopped
         checked = checks.finished(entry.name, outcome.summary) if outcome.complete else None
     report_outcome(outcome, checked, json=json, quiet=quiet)
     return checks.exit_code
 
 
-def _interruptible(action: Callable[[], Outcome]) -> Outcome:
-    try:
-        return action()
-    except Interrupted as stopped:
-        if stopped.hint:
-            raise
-        raise Interrupted("stopped; what is done is kept", hint=GOES_ON) from stopped
-
-
-def _slurm_options(executor: str, given: dict[str, Any], *, wait: bool) -> SlurmOptions:
-    from orchestrator.dispatch.slurm.settings import SlurmOptions, slurm_options
-    from orchestrator.paths import user_slurm_options
-
-    if executor == "slurm":
-        return slurm_options(user_slurm_options(), {**given, "wait": None if wait else False})
-    if given:
-        first = next(iter(given)).replace("_", "-")
-        raise UsageError(f"--{first} is for --executor slurm")
-    return SlurmOptions()
-
-
 def report_outcome(outcome: Outcome, checked: Checked | None, *, json: bool, quiet: bool) -> None:
-    """Print what a run came to, and what was checked of it."""
+    """Print the summary of a run, and the verdicts of its checks."""
     if not outcome.complete:
         if json:
             print_json({"run": str(outcome.paths.root), "state": "submitted"})
         elif not quiet:
-            say(f"it goes on by itself; next: orch attach {outcome.paths.root}")
+            say(f"the run continues on the cluster; to follow it: orch attach {outcome.paths.root}")
     elif json:
         print_json({**outcome.summary, **(checked.as_json() if checked else {})})
     else:
@@ -222,110 +316,3 @@ def _print_outcome(outcome: Outcome, quiet: bool) -> None:
     failed = f", {summary['failed']} failed" if summary["failed"] else ""
     say(f"{summary['predicted']} images predicted{failed}; {summary['instances']} instances; {seconds:.1f} s")
     say(f"predictions: {outcome.paths.predictions}")
-
-
-def build(
-    name: Annotated[str, typer.Argument(metavar="MODEL|STACK")],
-    variant: VariantOption = None,
-    runtime: RuntimeOption = "auto",
-    device: DeviceOption = None,
-    base_image: BaseImageOption = None,
-    build_arg: BuildArgOption = None,
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Even if nothing changed.")] = False,
-    archive: Annotated[
-        bool, typer.Option("--archive", help="Also write the image as a file, for machines without a registry.")
-    ] = False,
-    archive_to: Annotated[
-        Path | None, typer.Option("--archive-to", metavar="DIR", help="Where to; implies --archive.")
-    ] = None,
-    offline: OfflineOption = False,
-    stacks: StacksOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Build a stack's image or environment; nothing happens if nothing changed."""
-    stack = catalog(stacks).stack(name)
-    from orchestrator.plan.disk_space import build_needs
-    from orchestrator.runtimes.built import select_variant
-    from orchestrator.runtimes.registry import choose_runtime
-    from orchestrator.system.display import make_display
-    from orchestrator.system.free_space import require_space
-
-    display = make_display(json=json, quiet=False)
-    chosen, _ = choose_runtime(runtime)
-    # One that is named is built for whatever machine it is meant for, not for this one.
-    if variant is None or device is not None:
-        variant = select_variant(stack, variant, device).variant
-    options = build_options(base_image, build_arg, rebuild=rebuild, offline=offline)
-    require_space([*build_needs(stack, variant, chosen, options)], f"building {stack.name}")
-    prepared = chosen.prepare(stack, variant, options, display.detail)
-    written: Path | None = None
-    if archive or archive_to is not None:
-        written = chosen.archive(prepared, options, display.detail, archive_to)
-    if json:
-        print_json(
-            {
-                **({} if written is None else {"archive": str(written)}),
-                "stack": stack.name,
-                "variant": variant,
-                "runtime": chosen.name,
-                "identity": prepared.identity,
-                "location": prepared.location,
-                "built": prepared.fresh,
-                "seconds": round(prepared.seconds, 3),
-            }
-        )
-        return
-    display.say(
-        f"built {prepared.location} in {prepared.seconds:.1f} s"
-        if prepared.fresh
-        else f"nothing to do: {prepared.location} is up to date"
-    )
-    if written is not None:
-        display.say(f"archive: {written} ({written.stat().st_size / 1e6:.0f} MB)")
-
-
-def selftest(
-    model: Annotated[str, typer.Argument(metavar="MODEL")],
-    runtime: RuntimeOption = "auto",
-    variant: VariantOption = None,
-    device: DeviceOption = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Keep everything in this folder.")] = None,
-    settings: SettingsOption = None,
-    base_image: BaseImageOption = None,
-    build_arg: BuildArgOption = None,
-    offline: OfflineOption = False,
-    stacks: StacksOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Run three photographs through a model's real environment, with random weights where its own are not public."""
-    entry = catalog(stacks).model(model)
-    from orchestrator.plan.options import RunOptions
-    from orchestrator.system.display import make_display
-    from orchestrator.workflows.selftest import selftest as test_model
-
-    chosen = build_options(base_image, build_arg, rebuild=False, offline=offline)
-    options = RunOptions(
-        images=[], runtime=runtime, variant=variant, device=device, settings=settings or (), build=chosen
-    )
-    result = test_model(entry, options, out, make_display(json=json, quiet=False))
-    if json:
-        print_json(result.as_json())
-        return
-    for file, count in result.instances:
-        say(f"  {file}: {count} instances")
-    meaning = "; the weights are random: the numbers mean nothing" if result.random_weights else ""
-    say(f"passed{meaning}")
-
-
-def build_options(
-    base_image: str | None, build_args: list[str] | None, *, rebuild: bool, offline: bool
-) -> BuildOptions:
-    from orchestrator.runtimes.base import BuildOptions
-
-    arguments: dict[str, str] = {}
-    for argument in build_args or []:
-        name, equals, value = argument.partition("=")
-        if not equals or not name:
-            raise UsageError(f"--build-arg {argument}: write it as NAME=VALUE")
-        arguments[name] = value
-    return BuildOptions(base_image, rebuild, offline, arguments)

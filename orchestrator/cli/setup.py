@@ -13,10 +13,10 @@ from orchestrator.cli.common import (
     StacksOption,
     catalog,
     print_json,
-    print_table,
     say,
 )
 from orchestrator.cli.plan import preview_model, show
+from orchestrator.cli.tables import print_table
 from orchestrator.errors import EXIT_OK, MachineError
 
 new = typer.Typer(help="Create a stack or a comparison.", no_args_is_help=True, rich_markup_mode=None)
@@ -78,8 +78,8 @@ def new_comparison(
     file: Annotated[Path, typer.Argument(metavar="[FILE]")] = Path("orch.yaml"),
     json: JsonOption = False,
 ) -> None:
-    """Write an example orch.yaml for orch run -f: models, images, settings, annotations."""
-    from orchestrator.workflows.comparison_example import write_example
+    """Write an orch.yaml to be changed: models, images, settings, truth, for orch run -f."""
+    from orchestrator.workflows.comparison_file import write_example
 
     write_example(file)
     if json:
@@ -96,7 +96,7 @@ def demo(
     json: JsonOption = False,
 ) -> int:
     """Run two stacks whose dependencies conflict on scenes and photographs, and draw the results."""
-    from orchestrator.system.display import make_display
+    from orchestrator.cli.progress import make_display
     from orchestrator.workflows.demo.demo import run_demo
 
     result = run_demo(out, runtime, scenes, make_display(json=json, quiet=False))

@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli.common import (
+    BaseImageOption,
+    BuildArgOption,
+    DeviceOption,
     JsonOption,
     OfflineOption,
     StacksOption,
     VariantOption,
     catalog,
+    make_build_options,
     print_json,
-    print_table,
     say,
 )
-from orchestrator.cli.run import BaseImageOption, BuildArgOption, DeviceOption, build_options
+from orchestrator.cli.tables import print_table
 from orchestrator.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
@@ -58,10 +61,10 @@ def up(
     """Start warm workers that keep models loaded; `orch run` then uses them."""
     if data is not None and not data.is_dir():
         raise UsageError(f"there is no folder {data}")
+    from orchestrator.cli.progress import make_display
     from orchestrator.paths import spool_folder
     from orchestrator.runtimes.warm.containers import UpOptions
     from orchestrator.runtimes.warm.containers import up as start
-    from orchestrator.system.display import make_display
 
     known, display = catalog(stacks), make_display(json=json, quiet=False)
     options = UpOptions(
@@ -73,7 +76,7 @@ def up(
         idle_seconds=idle,
         memory_mb=memory,
         threads=threads,
-        build=build_options(base_image, build_arg, rebuild=False, offline=offline),
+        build=make_build_options(base_image, build_arg, rebuild=False, offline=offline),
     )
     started = []
     for stack in dict.fromkeys(known.stack(name).name for name in names):

@@ -1,9 +1,11 @@
-"""Handing shards to workers, watching them, replacing those that are lost, and stopping when the user says so."""
+"""The dispatcher: hand shards to workers, watch them, replace lost ones, stop when the user asks for it.
+
+One thread decides everything. Threads that listen to workers, and signal handlers, only put what happened into a queue.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import queue
 import secrets
 import threading
@@ -14,386 +16,385 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from orchestrator.dispatch.scheduler import ImagesOf, Schedule
-from orchestrator.dispatch.slots import OwnPlaces, Places
-from orchestrator.dispatch.worker_failures import GOES_ON, Loss, Losses
+from orchestrator.dispatch.scheduler import ImagesOf, Scheduler
+from orchestrator.dispatch.slots import OwnedSlots, Slots
+from orchestrator.dispatch.worker_failures import RESUME_HINT, WorkerFailure, WorkerFailures
+from orchestrator.dispatch.worker_state import WorkerState
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError
 from orchestrator.paths import RunPaths
 from orchestrator.runtimes.base import Exit, Worker
-from orchestrator.runtimes.guest_contract import ALIVE_EVERY, ALIVE_NAME, END_NAME, QUEUE_NAME
+from orchestrator.runtimes.guest_contract import ALIVE_EVERY, JobQueue
 from orchestrator.system.display import Display
-from orchestrator.system.files import write_json
 from orchestrator.system.json_lines import parse_object
 
 SILENCE_SECONDS = 120.0
-"""A worker that says nothing for so long, not even a heartbeat, is taken for hung."""
-PATIENCE_SECONDS = 90.0
-"""So long a lost worker is tried to be replaced: an engine that restarts is away for a while."""
-AGAIN_SECONDS = 2.0
-RECORDED_EVERY = 10.0
-"""Of a worker's progress so much is recorded, or a day of 64 workers would be gigabytes on a network file system."""
+"""A worker that sends no event for this long, not even a heartbeat, counts as hung."""
+REPLACE_SECONDS = 90.0
+"""Seconds to keep trying to replace a lost worker; a restarting engine needs about a minute."""
+RETRY_SECONDS = 2.0
+"""Seconds between two attempts to replace a lost worker."""
+RECORD_SECONDS = 10.0
+"""Seconds between recorded progress events of a worker; all of them would be gigabytes a day."""
 GRACE_SECONDS = 30.0
-"""Time for the image at hand after the first Ctrl-C, before workers are killed."""
-LOOK_EVERY = 1.0
-"""Seconds between two looks whether there is a further place, such as a GPU that another run gave back."""
-
-WAITED_SECONDS = 1.0
-"""A shard that waited so long in a worker's queue goes to one that has nothing to do."""
+"""Seconds for workers to finish their images after the first Ctrl-C, before they are killed."""
+SLOT_CHECK_SECONDS = 1.0
+"""Seconds between two checks for further slots, such as on a GPU that another run released."""
+QUEUED_SECONDS = 1.0
+"""Queued shards older than this may move to an idle worker."""
 
 StartWorker = Callable[[int, str, Path], Worker]
-"""Start the worker of that place and name whose queue is in that job folder."""
+"""Starts a worker in a slot, with a name, on the queue in a job folder."""
 
 
 @dataclass(frozen=True)
-class Dispatched:
-    """What the workers said of themselves in the end."""
+class DispatchResult:
+    """How a dispatch went that predicted all shards."""
 
     notices: tuple[str, ...]
     lost_workers: int
     seconds: float
     retired: tuple[str, ...] = ()
-    """Devices that were given up, each with the reason."""
+    """Devices that were no longer used, each with the reason."""
 
 
 @dataclass
-class _Replacing:
-    """A place without a worker: when to try again, and when to give up."""
+class _Replacement:
+    """A slot whose worker was lost: when to try again, and when to give up."""
 
     due: float
-    until: float
+    deadline: float
 
 
 @dataclass
-class _Live:
-    """A worker under way, as its events tell it."""
+class _Running:
+    """A running worker: its process, its queue, and its state as its events describe it. Times are monotonic."""
 
     worker: Worker
-    folder: Path
-    place: int
-    heard: float
-    recorded: float = -RECORDED_EVERY
-    sequence: int = 0
-    begun: dict[int, int] = field(default_factory=dict)
-    """Shards begun and not done, in that order, with the images done in each."""
-    announced: tuple[int, list[int]] | None = None
-    """Shard and images of the last batch announced: careful shards only."""
-    given: dict[int, float] = field(default_factory=dict)
+    queue: JobQueue
+    slot: int
+    last_event: float
+    state: WorkerState = field(default_factory=WorkerState)
+    last_recorded: float = -RECORD_SECONDS
+    queued_at: dict[int, float] = field(default_factory=dict)
     """When each of its shards was put into its queue."""
-    shards_done: int = 0
-    state: str = "starting"
-    failure: dict[str, Any] | None = None
-    killed_as_silent: bool = False
-    ended: bool = False
-    """Told to leave, as no shard is left for it."""
+    is_killed_as_silent: bool = False
+    is_ending: bool = False
+    """Whether it was told that no more shards will come."""
+
+    @property
+    def name(self) -> str:
+        """Return the worker's name."""
+        return self.worker.name
+
+    def end(self) -> None:
+        """Have the worker leave once its queue is empty."""
+        self.is_ending = True
+        self.queue.end()
 
 
 class Dispatcher:
-    """One run's dispatch. All decisions are made in one thread, which reads one queue of what happened."""
+    """Has the shards of one run predicted."""
 
     def __init__(
         self,
         paths: RunPaths,
         start: StartWorker,
         display: Display,
-        shards: Sequence[int] | Schedule,
+        shards: Sequence[int] | Scheduler,
         images_of: ImagesOf,
     ) -> None:
         self._paths, self._start, self._display = paths, start, display
-        self._schedule = shards if isinstance(shards, Schedule) else Schedule(shards, images_of)
-        self._images_of = images_of
+        self._scheduler = shards if isinstance(shards, Scheduler) else Scheduler(shards, images_of)
         # A SimpleQueue's put may interrupt its own thread's get, as a signal handler does; a Queue's would wait for
         # the lock which that get holds, for ever.
         self._happened: queue.SimpleQueue[tuple[str, str, Any]] = queue.SimpleQueue()
-        self._live: dict[str, _Live] = {}
-        self._token = secrets.token_hex(3)
-        self._starts = 0
-        self._places: Places = OwnPlaces(0)
-        self._look_at = 0.0
-        self._losses = Losses()
-        self._retired: list[str] = []
-        self._replacing: dict[int, _Replacing] = {}
-        self._lost = 0
-        self._interrupts = 0
-        self._done = self._failed = 0
+        """("interrupt" | "event" | "exit", worker, None | event | Exit)."""
+        self._running: dict[str, _Running] = {}
+        self._replacements: dict[int, _Replacement] = {}
+        self._slots: Slots = OwnedSlots(0)
+        self._failures = WorkerFailures()
+        self._token, self._starts = secrets.token_hex(3), 0
+        self._interrupts, self._kill_at = 0, float("inf")
+        self._done_images = self._failed_images = self._lost_workers = 0
         self._notices: list[str] = []
-        self._kill_at: float | None = None
-        self._flushed = 0.0
+        self._retired: list[str] = []
+        self._next_slot_check = self._last_flush = 0.0
 
     def interrupt(self) -> None:
-        """Once: stop cleanly. Twice: now. Safe to call from a signal handler."""
+        """Stop cleanly; called twice: at once. Safe to call from a signal handler."""
         self._happened.put(("interrupt", "", None))
 
-    def run(self, places: Places, total: int, already: int) -> Dispatched:
+    def run(self, slots: Slots, total: int, already: int) -> DispatchResult:
         """Predict all shards. Raises Interrupted, RunError, MachineError; finished shards stay on disk."""
         started = time.monotonic()
-        self._done, self._places = already, places
+        self._done_images, self._slots = already, slots
         try:
             with self._display.images(total, already), self._paths.events.open("a", encoding="utf-8") as events:
-                self._take_places()
-                while self._live or self._replacing or (self._schedule.remaining and not self._interrupts):
+                self._fill_slots()
+                while self._running or self._replacements or (self._scheduler.remaining and not self._interrupts):
                     self._step(events)
         finally:
-            self._abandon()
+            self._kill_all()
         if self._interrupts:
             raise Interrupted("stopped")
-        return Dispatched(tuple(self._notices), self._lost, time.monotonic() - started, tuple(self._retired))
+        seconds = time.monotonic() - started
+        return DispatchResult(tuple(self._notices), self._lost_workers, seconds, tuple(self._retired))
 
     def _step(self, events: IO[str]) -> None:
+        """Handle what happened next, if anything did in a second, and what is due."""
         with suppress(queue.Empty):
-            kind, name, what = self._happened.get(timeout=ALIVE_EVERY / 2)
-            if kind == "interrupt":
-                self._on_interrupt()
-            elif name in self._live and kind == "event":
-                if self._on_event(self._live[name], what):
-                    events.write(json.dumps({"worker": name, **what}) + "\n")
-            elif name in self._live and kind == "exit":
-                events.write(json.dumps({"worker": name, "event": "exit", "code": what.code}) + "\n")
-                self._on_exit(self._live.pop(name), what)
-        self._keep_alive()
-        self._share_waiting()
-        self._replace_lost()
-        self._take_places()
-        if self._schedule.may_get_more:
-            for live in self._live.values():
-                self._feed(live)
-        if time.monotonic() - self._flushed >= ALIVE_EVERY:  # others may be reading along
-            self._flushed = time.monotonic()
+            self._handle(*self._happened.get(timeout=ALIVE_EVERY / 2), events)
+        self._watch_workers()
+        self._share_queued_shards()
+        self._replace_lost_workers()
+        self._fill_slots()
+        if self._scheduler.can_get_more:
+            for running in self._running.values():
+                self._feed(running)
+        if time.monotonic() - self._last_flush >= ALIVE_EVERY:  # others may be reading along
+            self._last_flush = time.monotonic()
             events.flush()
-        states = {f"w{live.place}": live.state for live in self._live.values()}
-        self._display.progress(self._done_now(), self._failed, states)
+        self._show_progress()
 
-    # --- starting and feeding workers
+    def _handle(self, kind: str, name: str, content: Any, events: IO[str]) -> None:
+        if kind == "interrupt":
+            self._on_interrupt()
+        elif name in self._running and kind == "event":
+            if self._on_event(self._running[name], content):
+                _record(events, name, content)
+        elif name in self._running and kind == "exit":
+            _record(events, name, {"event": "exit", "code": content.code})
+            self._on_exit(self._running.pop(name), content)
 
-    def _take_places(self) -> None:
-        """Start a worker in each further place that there is, as long as there are shards that nobody has."""
-        if self._interrupts or not self._schedule.pending or time.monotonic() < self._look_at:
+    def _show_progress(self) -> None:
+        done = self._done_images + sum(running.state.images_under_way for running in self._running.values())
+        states = {f"w{running.slot}": running.state.status for running in self._running.values()}
+        self._display.progress(done, self._failed_images, states)
+
+    # --- starting workers
+
+    def _fill_slots(self) -> None:
+        """Start a worker in each further slot that can be reserved, as long as shards are pending."""
+        if self._interrupts or not self._scheduler.pending or time.monotonic() < self._next_slot_check:
             return
-        self._look_at = time.monotonic() + LOOK_EVERY
-        started: list[_Live] = []
-        for place in self._places.take(self._schedule.pending):
+        self._next_slot_check = time.monotonic() + SLOT_CHECK_SECONDS
+        started: list[_Running] = []
+        for slot in self._slots.reserve(self._scheduler.pending):
             try:
-                started.append(self._launch(place))
+                started.append(self._start_worker(slot))
             except MachineError as error:
-                if not self._live:
+                if not self._running:
                     raise
-                self._display.say(f"{self._places.device(place)}: {error.message}; trying again")
-                self._replacing[place] = _Replacing(self._look_at, time.monotonic() + PATIENCE_SECONDS)
-        for live in started:  # when all are there, so that few shards are shared evenly
-            self._feed(live)
+                self._display.say(f"{self._slots.device_of(slot)}: {error.message}; trying again")
+                self._schedule_replacement(slot, self._next_slot_check)
+        for running in started:  # when all are there, so that a small number of shards is shared evenly
+            self._feed(running)
 
-    def _launch(self, place: int) -> _Live:
+    def _start_worker(self, slot: int) -> _Running:
         self._starts += 1
         # Unique, so that a worker an earlier orch left behind never writes under the same temporary name.
-        name = f"w{place}-{self._token}{self._starts:02d}"
-        folder = self._paths.job(name)
-        (folder / QUEUE_NAME).mkdir(parents=True)
-        (folder / QUEUE_NAME / ALIVE_NAME).touch()
-        worker = self._start(place, name, folder)
-        live = _Live(worker, folder, place, time.monotonic())
-        self._live[name] = live
-        self._schedule.join(name)
+        name = f"w{slot}-{self._token}{self._starts:02d}"
+        job = self._paths.job(name)
+        job_queue = JobQueue(job)
+        job_queue.create()
+        worker = self._start(slot, name, job)
+        running = _Running(worker, job_queue, slot, time.monotonic())
+        self._running[name] = running
+        self._scheduler.add_worker(name)
         threading.Thread(target=self._listen, args=(name, worker), daemon=True).start()
-        return live
-
-    def _replace_lost(self) -> None:
-        """Start a worker in each place that lost one; where that fails, try again for a while."""
-        for place, replacing in list(self._replacing.items()):
-            if self._interrupts or not self._schedule.pending:
-                self._leave(place)
-            elif time.monotonic() >= replacing.due:
-                try:
-                    self._feed(self._launch(place))
-                except MachineError as error:
-                    if time.monotonic() < replacing.until:
-                        replacing.due = time.monotonic() + AGAIN_SECONDS
-                        continue
-                    error.hint = error.hint or GOES_ON
-                    self._retire(place, error.message, error)
-                else:
-                    del self._replacing[place]
-
-    def _leave(self, place: int) -> None:
-        self._replacing.pop(place, None)
-        self._places.give_back(place)
-
-    def _retire(self, place: int, reason: str, error: OrchError) -> None:
-        """Go on without a place. Raises `error` when it is the last one."""
-        self._replacing.pop(place, None)
-        self._places.retire(place)
-        if not self._places.left():
-            raise error
-        device = self._places.device(place)
-        self._retired.append(f"{device}: {reason}")
-        workers = len(self._live) + len(self._replacing)
-        self._display.say(f"{device} is given up ({reason}); going on with {workers} worker{'s' * (workers != 1)}")
+        return running
 
     def _listen(self, name: str, worker: Worker) -> None:
-        """In a thread of its own: turn a worker's output and end into what happened."""
+        """Queue a worker's events and its exit. Runs in a thread of its own."""
         try:
             for line in worker.lines():
                 event = parse_object(line)
                 if event is not None and "event" in event:
                     self._happened.put(("event", name, event))
-            ended = worker.wait()
+            worker_exit = worker.wait()
         except Exception as error:
-            ended = Exit(137, detail=f"lost touch with it: {error}")
-        self._happened.put(("exit", name, ended))
+            worker_exit = Exit(137, detail=f"lost touch with it: {error}")
+        self._happened.put(("exit", name, worker_exit))
 
-    def _feed(self, live: _Live) -> None:
-        """Give a worker what it has room for; one for which there is nothing leaves, and its place is free."""
-        if self._interrupts or live.ended:
+    # --- replacing workers
+
+    def _schedule_replacement(self, slot: int, due: float) -> None:
+        self._replacements[slot] = _Replacement(due, time.monotonic() + REPLACE_SECONDS)
+
+    def _replace_lost_workers(self) -> None:
+        """Start a worker in each slot that lost one; where that fails, try again for a while."""
+        for slot, replacement in list(self._replacements.items()):
+            if self._interrupts or not self._scheduler.pending:
+                del self._replacements[slot]
+                self._slots.release(slot)
+            elif time.monotonic() >= replacement.due:
+                self._replace(slot, replacement)
+
+    def _replace(self, slot: int, replacement: _Replacement) -> None:
+        try:
+            self._feed(self._start_worker(slot))
+        except MachineError as error:
+            if time.monotonic() < replacement.deadline:
+                replacement.due = time.monotonic() + RETRY_SECONDS
+                return
+            error.hint = error.hint or RESUME_HINT
+            self._retire(slot, error.message, error)
+        else:
+            del self._replacements[slot]
+
+    def _retire(self, slot: int, reason: str, error: OrchError) -> None:
+        """Continue without a slot. Raises `error` when it is the last one."""
+        self._replacements.pop(slot, None)
+        self._slots.retire(slot)
+        if not self._slots.has_usable():
+            raise error
+        device = self._slots.device_of(slot)
+        self._retired.append(f"{device}: {reason}")
+        workers = len(self._running) + len(self._replacements)
+        self._display.say(
+            f"{device} is no longer used ({reason}); continuing with {workers} worker{'s' * (workers != 1)}"
+        )
+
+    # --- feeding workers
+
+    def _feed(self, running: _Running) -> None:
+        """Fill a worker's queue; a worker for which no shard is left ends, which frees its slot."""
+        if self._interrupts or running.is_ending:
             return
-        name = live.worker.name
-        while (order := self._schedule.next_for(name)) is not None:
-            write_json(live.folder / QUEUE_NAME / f"{order.number:05d}.json", order.document(), durable=False)
-            live.given[order.number] = time.monotonic()
-        if self._schedule.remaining == 0:
-            self._end_all()
-        elif not (self._schedule.assigned(name) or self._schedule.may_get_more or self._waiting()):
-            self._end(live)
+        while (shard := self._scheduler.assign_next(running.name)) is not None:
+            running.queue.put(shard)
+            running.queued_at[shard.number] = time.monotonic()
+        if self._scheduler.remaining == 0:
+            for other in self._running.values():
+                other.end()
+        elif not (self._scheduler.shards_of(running.name) or self._scheduler.can_get_more or self._queued_shards()):
+            running.end()
 
-    def _waiting(self) -> list[tuple[float, int, _Live]]:
-        """Shards that wait behind another, or for a model to be loaded: since when, and in whose queue."""
+    def _queued_shards(self) -> list[tuple[float, int, _Running]]:
+        """Return shards that no worker has begun: since when they are queued, their number, and for which worker."""
         return [
-            (live.given[number], number, live)
-            for live in self._live.values()
-            for number in self._schedule.assigned(live.worker.name)
-            if number not in live.begun
+            (running.queued_at[number], number, running)
+            for running in self._running.values()
+            for number in self._scheduler.shards_of(running.name)
+            if number not in running.state.under_way
         ]
 
-    def _share_waiting(self) -> None:
-        """Workers without a shard get one that waits in another's queue; with nothing waiting they leave.
+    def _share_queued_shards(self) -> None:
+        """Give each idle worker a shard that is queued for another; with none queued the idle worker ends.
 
-        Should its worker be reading it at this very moment, both predict it, to the same bytes.
+        Should the other worker be reading it at this very moment, both predict it, to the same bytes.
         """
-        for idle in list(self._live.values()):
-            if not idle.shards_done or idle.ended or self._schedule.assigned(idle.worker.name):
+        for idle in list(self._running.values()):
+            if not idle.state.finished or idle.is_ending or self._scheduler.shards_of(idle.name):
                 continue
-            since, number, live = min(self._waiting(), default=(time.monotonic(), -1, idle), key=lambda one: one[0])
-            if live is not idle and time.monotonic() - since >= WAITED_SECONDS:
-                (live.folder / QUEUE_NAME / f"{number:05d}.json").unlink(missing_ok=True)
-                self._schedule.take_back(live.worker.name, number)
-            self._feed(idle)
-            self._feed(live)
+            oldest = min(self._queued_shards(), default=None, key=lambda queued: queued[0])
+            if oldest is not None and time.monotonic() - oldest[0] >= QUEUED_SECONDS:
+                _, number, running = oldest
+                running.queue.remove(number)
+                self._scheduler.take_back(running.name, number)
+                self._feed(idle)
+                self._feed(running)
+            else:
+                self._feed(idle)
 
-    def _end(self, live: _Live) -> None:
-        live.ended = True
-        (live.folder / QUEUE_NAME / END_NAME).touch()
+    # --- watching workers
 
-    def _end_all(self) -> None:
-        for live in self._live.values():
-            self._end(live)
-
-    def _keep_alive(self) -> None:
+    def _watch_workers(self) -> None:
         now = time.monotonic()
-        if self._kill_at is not None and now > self._kill_at:
-            self._kill_at = None
+        if now > self._kill_at:
+            self._kill_at = float("inf")
             self._on_interrupt()
-        for live in self._live.values():
-            alive = live.folder / QUEUE_NAME / ALIVE_NAME
-            if time.time() - alive.stat().st_mtime >= ALIVE_EVERY:
-                os.utime(alive)
-            if now - live.heard > SILENCE_SECONDS:
-                live.heard = now
-                self._on_silence(live)
+        for running in self._running.values():
+            running.queue.keep_alive()
+            if now - running.last_event > SILENCE_SECONDS:
+                running.last_event = now
+                self._on_silence(running)
 
-    def _on_silence(self, live: _Live) -> None:
-        if live.killed_as_silent:  # not even its end is heard of: whatever runs it is gone
-            self._happened.put(("exit", live.worker.name, Exit(137, detail="never heard of again")))
+    def _on_silence(self, running: _Running) -> None:
+        if running.is_killed_as_silent:  # not even its exit was reported: the engine that ran it is gone
+            self._happened.put(("exit", running.name, Exit(137, detail="no event, and no exit after it was killed")))
             return
-        live.killed_as_silent = True
-        self._display.say(f"{live.worker.name} has not been heard for {SILENCE_SECONDS:.0f} s: replacing it")
-        live.worker.kill()
+        running.is_killed_as_silent = True
+        self._display.say(f"{running.name} has sent no event for {SILENCE_SECONDS:.0f} s: replacing it")
+        running.worker.kill()
 
-    # --- what happened
-
-    def _on_event(self, live: _Live, event: dict[str, Any]) -> bool:
-        """Take note of an event; False if it need not be recorded: known already (streams are read again after a
-        broken connection), or one of many alike.
-        """
-        if event.get("seq", 0) <= live.sequence:
+    def _on_event(self, running: _Running, event: dict[str, Any]) -> bool:
+        """Handle an event; False if it need not be recorded: repeated, or one of many alike."""
+        state = running.state
+        failed_before = state.failed_images
+        if not state.apply(event):
             return False
-        live.sequence = event["seq"]
-        live.heard = time.monotonic()
-        kind = event["event"]
-        if kind in ("loading", "ready"):
-            live.state = kind
-        elif kind == "shard_started":
-            live.begun[event["shard"]] = event["reused"]
-            live.state = f"shard {event['shard']}"
-        elif kind == "batch":
-            live.announced = event["shard"], event["indices"]
-        elif kind == "progress":
-            live.begun[event["shard"]] = event["done"]
-            if live.heard - live.recorded < RECORDED_EVERY:
+        self._failed_images += state.failed_images - failed_before
+        running.last_event = time.monotonic()
+        match event:
+            case {"event": "heartbeat"}:
                 return False
-            live.recorded = live.heard
-        elif kind == "image_failed":
-            self._failed += 1
-        elif kind == "shard_done":
-            self._on_shard_done(live, event)
-        elif kind == "notice":
-            self._notices.append(event["message"])
-            self._display.say(f"{live.worker.name}: {event['message']}")
-        elif kind == "failure":
-            live.failure = event
-        return bool(kind != "heartbeat")
+            case {"event": "progress"}:
+                if running.last_event - running.last_recorded < RECORD_SECONDS:
+                    return False
+                running.last_recorded = running.last_event
+            case {"event": "shard_done", "shard": int(shard), "images": int(images)}:
+                self._on_shard_done(running, shard, images)
+            case {"event": "notice", "message": str(message)}:
+                self._notices.append(message)
+                self._display.say(f"{running.name}: {message}")
+        return True
 
-    def _on_shard_done(self, live: _Live, event: dict[str, Any]) -> None:
-        if self._schedule.done(event["shard"]):
-            self._done += event["images"]
-        self._losses.worked(live.place)
-        live.shards_done += 1
-        (live.folder / QUEUE_NAME / f"{event['shard']:05d}.json").unlink(missing_ok=True)
-        live.begun.pop(event["shard"], None)
-        if live.announced is not None and live.announced[0] == event["shard"]:
-            live.announced = None
-        self._feed(live)
+    def _on_shard_done(self, running: _Running, shard: int, images: int) -> None:
+        if self._scheduler.mark_done(shard):
+            self._done_images += images
+        self._failures.record_success(running.slot)
+        running.queue.remove(shard)
+        self._feed(running)
 
-    def _on_exit(self, live: _Live, ended: Exit) -> None:
-        live.worker.close()
-        done = self._interrupts or self._schedule.remaining == 0
-        if done or (live.ended and not self._schedule.assigned(live.worker.name)):
-            self._schedule.leave(live.worker.name)
-            self._leave(live.place)
+    def _on_exit(self, running: _Running, worker_exit: Exit) -> None:
+        running.worker.close()
+        is_over = self._interrupts or self._scheduler.remaining == 0
+        if is_over or (running.is_ending and not self._scheduler.shards_of(running.name)):
+            self._scheduler.remove_worker(running.name)
+            self._slots.release(running.slot)
             return
-        self._lost += 1
-        under_way, batch = live.announced or (next(iter(live.begun), None), [])
-        device = self._places.device(live.place)
-        loss = Loss(live.place, device, ended, live.failure, under_way is None, self._log(live))
-        place_lost, reason = self._losses.place_lost(loss), loss.reason
-        if not self._schedule.lost(live.worker.name, under_way, batch, reason):
-            raise RunError(f"shard {under_way} cost too many workers", why=f"the last one: {reason}", log=loss.log)
-        if place_lost is not None:
-            self._retire(live.place, reason, place_lost)
+        self._lost_workers += 1
+        state = running.state
+        under_way, batch = state.announced or (next(iter(state.under_way), None), [])
+        failure = WorkerFailure(
+            slot=running.slot,
+            device=self._slots.device_of(running.slot),
+            exit=worker_exit,
+            failure=state.failure,
+            idle=under_way is None,
+            log=self._paths.worker_log(running.name),
+        )
+        slot_error, reason = self._failures.judge(failure), failure.reason
+        if not self._scheduler.record_loss(running.name, under_way, batch, reason):
+            raise RunError(f"shard {under_way} cost too many workers", why=f"the last one: {reason}", log=failure.log)
+        if slot_error is not None:
+            self._retire(running.slot, reason, slot_error)
             return
-        self._display.say(f"{live.worker.name} was lost ({reason}); starting another")
-        now = time.monotonic()
-        self._replacing[live.place] = _Replacing(now, now + PATIENCE_SECONDS)
+        self._display.say(f"{running.name} was lost ({reason}); starting another")
+        self._schedule_replacement(running.slot, time.monotonic())
+
+    # --- stopping
 
     def _on_interrupt(self) -> None:
         self._interrupts += 1
         if self._interrupts == 1:
-            self._display.say("stopping after the images at hand; Ctrl-C again stops at once")
-            for live in self._live.values():
-                live.worker.terminate()
+            self._display.say("stopping after the images being predicted; Ctrl-C again stops at once")
+            for running in self._running.values():
+                running.worker.terminate()
             self._kill_at = time.monotonic() + GRACE_SECONDS
         else:
-            for live in self._live.values():
-                live.worker.kill()
+            for running in self._running.values():
+                running.worker.kill()
 
-    # --- the end
+    def _kill_all(self) -> None:
+        """End all workers that still run when the dispatch is over, whether it succeeded or not."""
+        for running in self._running.values():
+            running.worker.kill()
+            running.worker.close()
+        self._running.clear()
+        self._slots.close()
 
-    def _done_now(self) -> int:
-        return self._done + sum(sum(live.begun.values()) for live in self._live.values())
 
-    def _log(self, live: _Live) -> Path:
-        return self._paths.worker_log(live.worker.name)
-
-    def _abandon(self) -> None:
-        """End whatever still runs when dispatch is over, whether well or not."""
-        for live in self._live.values():
-            live.worker.kill()
-            live.worker.close()
-        self._live.clear()
-        self._places.close()
+def _record(events: IO[str], worker: str, event: dict[str, Any]) -> None:
+    events.write(json.dumps({"worker": worker, **event}) + "\n")

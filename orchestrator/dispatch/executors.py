@@ -1,16 +1,19 @@
-"""What an executor is: it has the missing shards of a run predicted somewhere."""
+"""Executors: where the workers of a run are started; the protocol, and the registry of all of them."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, cast
+from typing import Any, Literal, Protocol, Self, cast
 
 from orchestrator.catalog.loader import ModelEntry
-from orchestrator.dispatch.dispatcher import Dispatched
-from orchestrator.dispatch.slurm.settings import SlurmOptions
+from orchestrator.dispatch.outcome import Outcome
+from orchestrator.dispatch.shared.submitter import Submission, Submitter, TaskAttempt
+from orchestrator.dispatch.sharing import NoSharing, Sharing
+from orchestrator.errors import UsageError
 from orchestrator.hardware import Gpu, Selection
 from orchestrator.paths import RunPaths
 from orchestrator.plan.plan import Plan
@@ -18,10 +21,39 @@ from orchestrator.runtimes.base import BuildOptions, Runtime
 from orchestrator.system.display import Display
 from orchestrator.system.suggestions import unknown_name
 
+GivenSettings = Sequence[str] | Mapping[str, Any]
+"""Settings as a user gives them: KEY=VALUE texts of a command line, or a mapping of a YAML file."""
+
+
+class ExecutorSettings(Protocol):
+    """Settings that only one executor has."""
+
+    @property
+    def wait(self) -> bool:
+        """Whether `orch run` follows a submitted run until it is complete."""
+
+    @classmethod
+    def parse(cls, given: GivenSettings) -> Self:
+        """Return `given`, completed from the user's settings file. Raises UsageError."""
+
+
+@dataclass(frozen=True)
+class NoSettings:
+    """Settings of an executor that has none."""
+
+    wait: bool = True
+
+    @classmethod
+    def parse(cls, given: GivenSettings) -> Self:
+        """Raise UsageError if there are any."""
+        if given:
+            raise UsageError("this executor has no settings of its own", why=f"given: {', '.join(given)}")
+        return cls()
+
 
 @dataclass(frozen=True)
 class Work:
-    """What an executor is handed: a plan that is on disk in its run directory, and with what to carry it out."""
+    """A plan that is recorded in its run directory, and all that an executor needs to carry it out."""
 
     plan: Plan
     paths: RunPaths
@@ -29,38 +61,49 @@ class Work:
     weights: Path
     """Folder of the model's weights."""
     devices: Sequence[str]
-    """The worker at place i gets the device i modulo their number, as WorkerSpec.device names it."""
+    """Worker i gets device i modulo their number, written as in WorkerSpec.device."""
     workers: int = 1
     threads: int | None = None
-    """Per worker; None: the cores there are, shared out."""
+    """Threads per worker; None: all cores, divided by the workers."""
     wait: bool = True
-    """Whether to wait where all GPUs are in use by other runs."""
+    """Wait while other runs use all GPUs."""
     leases: bool = True
-    """Whether the run takes GPUs of its own; not where its workers have theirs already."""
-    most_gpus: Callable[[int], int] = lambda gpus: gpus
-    """How many of the GPUs that it could use the run may hold at this moment."""
+    """Lease GPUs for this run; false where its workers already have theirs."""
+    sharing: Sharing = field(default_factory=NoSharing)
     asked_workers: int | None = None
     workers_per_gpu: int | Literal["auto"] | None = None
-    """What was asked for, for machines whose GPUs are not seen from here."""
+    """The user's own words, for machines whose GPUs cannot be seen from here."""
     build: BuildOptions = field(default_factory=BuildOptions)
     """How the variant was prepared, for machines that prepare it again."""
-    slurm: SlurmOptions = field(default_factory=SlurmOptions)
+    settings: object = None
+    """An instance of the executor's `settings_type`."""
 
 
 class Executor(Protocol):
-    """Says where workers run; orthogonal to the runtime, which says how."""
+    """Decides where workers run. The runtime decides how, and neither depends on the other."""
 
-    def choose(self, entry: ModelEntry, variant: str | None, device: str | None) -> tuple[Selection, tuple[Gpu, ...]]:
-        """The variant and device for the machines where workers run, and the GPUs seen here that decided it.
+    @property
+    def settings_type(self) -> type[ExecutorSettings]:
+        """The class of `Work.settings`."""
 
-        AUTO where only those machines can tell. Raises UsageError, MachineError.
+    @property
+    def submitter(self) -> Submitter | None:
+        """The cluster that workers run on; None where they run on this machine."""
+
+    def select(self, entry: ModelEntry, variant: str | None, device: str | None) -> tuple[Selection, tuple[Gpu, ...]]:
+        """Select variant and device for the workers' machines; also return the local GPUs that decided it.
+
+        AUTO stands for what only the workers' machines can decide. Raises UsageError, MachineError.
         """
 
-    def dispatch(self, work: Work, display: Display) -> Dispatched | None:
-        """Have the shards that are missing predicted. Raises Interrupted, RunError, MachineError.
+    def execute(self, work: Work, display: Display) -> Outcome:
+        """Have the missing shards predicted, and collect all of them unless other machines will do so later.
 
-        None: others do that from now on, and collect; `orchestrator.dispatch.attach` follows them.
+        Raises UsageError, Interrupted, RunError, MachineError.
         """
+
+    def is_active(self, submission: Submission) -> bool | None:
+        """Return whether the submitted run has tasks left; None while its cluster does not answer."""
 
 
 EXECUTORS = {
@@ -69,9 +112,46 @@ EXECUTORS = {
 }
 
 
-def make_executor(name: str) -> Executor:
-    """The executor of that name. Raises UsageError."""
+def get_executor(name: str) -> Executor:
+    """Return the executor of that name. Raises UsageError."""
     if name not in EXECUTORS:
         raise unknown_name("executor", name, EXECUTORS)
     module, _, attribute = EXECUTORS[name].partition(":")
     return cast(Executor, getattr(importlib.import_module(module), attribute)())
+
+
+def get_submitter(submission: Submission) -> Submitter:
+    """Return the cluster that a run was handed to. Raises UsageError."""
+    submitter = get_executor(submission.executor).submitter
+    if submitter is None:
+        raise UsageError(f"the executor {submission.executor} submits nothing")
+    return submitter
+
+
+def find_attempt() -> tuple[TaskAttempt, Submitter] | None:
+    """Return the cluster's task that this process is, and the cluster; None for a task started by hand."""
+    for name in EXECUTORS:
+        submitter = get_executor(name).submitter
+        attempt = None if submitter is None else submitter.find_attempt()
+        if submitter is not None and attempt is not None:
+            return attempt, submitter
+    return None
+
+
+def find_submission(paths: RunPaths) -> Submission | None:
+    """Return the last job that was submitted for a run; None for a run that was never submitted."""
+    for name in EXECUTORS:
+        try:
+            document = json.loads(paths.submission(name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(document, dict) and "job" in document:
+            return Submission(name, str(document["job"]))
+    return None
+
+
+def refuse_active_submission(paths: RunPaths) -> None:
+    """Raise UsageError while a cluster works on the run: workers started here would write the same files."""
+    submission = find_submission(paths)
+    if submission is not None and get_executor(submission.executor).is_active(submission):
+        raise UsageError(f"{paths.root} is running as job {submission.job}", hint=f"orch attach {paths.root}")

@@ -1,29 +1,28 @@
-"""Leases: several `orch run`s on one host share its GPUs one run a GPU. A lock held by flock dies with its process."""
+"""GPU leases: at most one run per GPU on this host. The lock on a lease's file ends with the process that holds it."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from orchestrator.paths import leases_folder
-from orchestrator.system.locks import acquire_lock
+from orchestrator.system.locks import hold_lock
 
 
 @dataclass(frozen=True)
-class Holder:
-    """Who has a GPU: the process, what it runs, and since when (local time)."""
+class LeaseHolder:
+    """The process that uses a GPU, what it runs, and since when (local time)."""
 
     pid: int | None = None
     what: str = "another orch"
     since: str | None = None
 
     def describe(self) -> str:
-        """ "garments-tiny into /x/out, process 4711, since 2026-11-22 14:03:10"."""
+        """Return "garments-tiny into /x/out, process 4711, since 2026-11-22 14:03:10"."""
         words = [self.what, f"process {self.pid}" if self.pid else "", f"since {self.since}" if self.since else ""]
         return ", ".join(filter(None, words))
 
@@ -31,38 +30,32 @@ class Holder:
 class Lease:
     """The exclusive use of one GPU, until it is released or the process ends."""
 
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
+    def __init__(self, lock: ExitStack) -> None:
+        self._lock = lock
 
     def release(self) -> None:
-        """Let others have it. Twice does no harm."""
-        if self._stream.closed:
-            return
-        with suppress(OSError):
-            self._stream.truncate(0)
-        self._stream.close()
+        """Let others use the GPU. Releasing twice does no harm."""
+        self._lock.close()
 
 
-def lease(gpu: str, what: str) -> Lease | Holder:
-    """Take a GPU by its UUID, saying for what; the one who has it, if it is taken."""
-    path = lease_file(gpu)
-    stream = acquire_lock(path, wait=False)
-    if stream is None:
-        return _holder(path)
-    stream.truncate(0)
-    json.dump({"pid": os.getpid(), "what": what, "since": time.strftime("%Y-%m-%d %H:%M:%S")}, stream)
-    stream.flush()
-    return Lease(stream)
+def lease_gpu(gpu: str, what: str) -> Lease | LeaseHolder:
+    """Lease a GPU by its UUID and record what for; return the holder if another run has it."""
+    path, lock = lease_file(gpu), ExitStack()
+    if not lock.enter_context(hold_lock(path, wait=False)):
+        return _read_holder(path)
+    path.write_text(json.dumps({"pid": os.getpid(), "what": what, "since": time.strftime("%Y-%m-%d %H:%M:%S")}))
+    lock.callback(path.write_text, "")
+    return Lease(lock)
 
 
 def lease_file(gpu: str) -> Path:
-    """The lock file of a GPU, or of a MIG slice, whose names may have slashes."""
+    """Return the lock file of a GPU or of a MIG slice, whose UUID may have slashes."""
     return leases_folder() / f"{gpu.replace('/', '_')}.lock"
 
 
-def _holder(lock: Path) -> Holder:
+def _read_holder(path: Path) -> LeaseHolder:
     try:
-        found = json.loads(lock.read_text(encoding="utf-8"))
-        return Holder(int(found["pid"]), str(found["what"]), str(found["since"]))
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        return LeaseHolder(int(raw["pid"]), str(raw["what"]), str(raw["since"]))
     except (OSError, ValueError, KeyError, TypeError):  # it is being written at this moment
-        return Holder()
+        return LeaseHolder()

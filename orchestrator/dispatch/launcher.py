@@ -1,22 +1,23 @@
-"""Starting the workers of a run: writes job folders and has the runtime start what they describe."""
+"""Start the workers of a run: write their job folders and have the runtime start them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from orchestrator.catalog.spec import MANIPULATION
 from orchestrator.paths import RunPaths, worker_cache_folder
-from orchestrator.plan.plan import MAX_PIXELS, Plan
+from orchestrator.plan.plan import Plan
 from orchestrator.runtimes.base import Runtime, Worker, WorkerSpec
-from orchestrator.runtimes.guest_contract import JOB_NAME, WorkerSettings, job_document
+from orchestrator.runtimes.guest_contract import JOB_NAME, job_document
 from orchestrator.system.files import write_json
 
 RUNNER = "orch_runner"
 
 
 class Launcher:
-    """Starts workers of one plan, the replacements too."""
+    """Starts the workers of one plan, their replacements too."""
 
     def __init__(
         self,
@@ -29,7 +30,7 @@ class Launcher:
         label: str | None = None,
     ) -> None:
         self._label = label or plan.run_id()
-        """By what the runtime finds these workers again: the run, or its one task."""
+        """What the runtime finds these workers by: the id of the run, or of its one task."""
         self._plan, self._paths, self._runtime, self._devices = plan, paths, runtime, devices
         self._threads, self._weights = threads, weights
         self._data = paths.jobs / "data"
@@ -37,12 +38,12 @@ class Launcher:
         for number, root in enumerate(plan.inputs.roots):
             (self._data / str(number)).symlink_to(root)
 
-    def start(self, place: int, name: str, job: Path) -> Worker:
-        """Start the runner on the queue in the folder `job`, on the device of its place. Raises MachineError."""
-        return self.start_program(RUNNER, name, job, self._paths.shards, place)
+    def start(self, slot: int, name: str, job: Path) -> Worker:
+        """Start the runner on the queue in the folder `job`, on the slot's device. Raises MachineError."""
+        return self.start_program(RUNNER, name, job, self._paths.shards, slot)
 
-    def start_program(self, module: str, name: str, job: Path, out: Path, place: int = 0) -> Worker:
-        """Start one of the runner's programs, its results going to `out`. Raises MachineError."""
+    def start_program(self, module: str, name: str, job: Path, out: Path, slot: int = 0) -> Worker:
+        """Start one of the runner's programs, which writes its results to `out`. Raises MachineError."""
         plan = self._plan
         cache = worker_cache_folder(plan.entry.stack.name, plan.request.variant)
         for folder in (cache, self._weights, out, self._paths.logs):
@@ -58,36 +59,33 @@ class Launcher:
             cache=cache,
             log=self._paths.worker_log(name),
             threads=self._threads,
-            device=self._devices[place % len(self._devices)],
+            device=self._devices[slot % len(self._devices)],
             module=module,
         )
-        settings = worker_settings(plan, self._threads)
-        document = job_document(settings, name, self._runtime.guest_paths(plan.prepared, spec))
+        guest_paths = self._runtime.guest_paths(plan.prepared, spec)
+        document = job_document(job_settings(plan, self._threads), name, guest_paths)
         write_json(job / JOB_NAME, document, durable=False)
         return self._runtime.start(plan.prepared, spec)
 
 
-def worker_settings(plan: Plan, threads: int) -> WorkerSettings:
-    """What every worker of the run is told."""
-    request, spec = plan.request, plan.entry.spec
-    return WorkerSettings(
-        run=plan.run_id(),
-        plan=plan.digest(),
-        predictor=plan.entry.stack.spec.predictor,
-        model=plan.entry.name,
-        task=spec.task,
-        settings=request.settings,
-        config=spec.config,
-        weights={key: stored.as_job() for key, stored in plan.weights.items()},
-        native=plan.native(),
-        device=request.device,
-        exif=request.exif,
-        score_threshold=request.score_threshold,
-        max_detections=request.max_detections,
-        max_pixels=MAX_PIXELS,
-        batch_size=request.batch_size,
-        threads=threads,
-        readers=max(2, threads),
-        attributes=len(plan.entry.taxonomy.attributes) if spec.defaults.attributes else 0,
-        image_scores=spec.task == MANIPULATION,
-    )
+def job_settings(plan: Plan, threads: int) -> dict[str, Any]:
+    """Return what job.json tells every worker of the run."""
+    entry, spec = plan.entry, plan.entry.spec
+    return {
+        "run": plan.run_id(),
+        "plan": plan.digest(),
+        "predictor": entry.stack.spec.predictor,
+        "model": {
+            "name": entry.name,
+            "task": spec.task,
+            "settings": dict(plan.request.settings),
+            "config": spec.config,
+            "weights": {key: stored.as_job() for key, stored in plan.weights.items()},
+        },
+        "native": plan.native(),
+        **plan.request.for_worker(),
+        "threads": threads,
+        "readers": max(2, threads),
+        "attributes": len(entry.taxonomy.attributes) if spec.defaults.attributes else 0,
+        "image_scores": spec.task == MANIPULATION,
+    }

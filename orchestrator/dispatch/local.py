@@ -1,4 +1,4 @@
-"""The local executor: workers on this machine, fed and watched by the process that was asked for the run."""
+"""The local executor: workers on this machine, started and watched by the process of `orch run` itself."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import shutil
 import threading
 
 from orchestrator.catalog.loader import ModelEntry
-from orchestrator.dispatch.dispatcher import Dispatched, Dispatcher
-from orchestrator.dispatch.executors import Work
+from orchestrator.dispatch.dispatcher import Dispatcher, DispatchResult
+from orchestrator.dispatch.executors import NoSettings, Work, refuse_active_submission
 from orchestrator.dispatch.launcher import Launcher
-from orchestrator.dispatch.scheduler import dear_first
-from orchestrator.dispatch.slots import LeasedPlaces, OwnPlaces, Places
-from orchestrator.dispatch.slurm.executor import refuse_while_under_way
+from orchestrator.dispatch.outcome import Outcome, finish
+from orchestrator.dispatch.scheduler import sort_largest_first
+from orchestrator.dispatch.shared.submitter import Submission
+from orchestrator.dispatch.slots import LeasedSlots, OwnedSlots, Slots
 from orchestrator.hardware import Gpu, Selection, cores, gpus_for
 from orchestrator.plan.shards import missing_shards
 from orchestrator.runtimes.built import select_variant
@@ -21,46 +22,58 @@ from orchestrator.system.signals import call_on_signal
 
 
 class LocalExecutor:
-    """Starts every worker here, by the runtime's own means."""
+    """Starts all workers on this machine."""
 
-    def choose(self, entry: ModelEntry, variant: str | None, device: str | None) -> tuple[Selection, tuple[Gpu, ...]]:
-        """The variant that fits this machine, and its GPUs. Raises UsageError, MachineError."""
+    settings_type = NoSettings
+    submitter = None
+
+    def select(self, entry: ModelEntry, variant: str | None, device: str | None) -> tuple[Selection, tuple[Gpu, ...]]:
+        """Select the variant that fits this machine; also return its GPUs. Raises UsageError, MachineError."""
         present = gpus_for(entry.stack, device, variant)
         return select_variant(entry.stack, variant, device, present, entry.spec.gpu_memory), present
 
-    def dispatch(self, work: Work, display: Display) -> Dispatched:
-        """Have the shards that are missing predicted. Raises Interrupted, RunError, MachineError."""
-        plan, paths, runtime = work.plan, work.paths, work.runtime
-        refuse_while_under_way(paths)
-        for folder in (paths.shards, paths.logs, paths.jobs):
-            folder.mkdir(parents=True, exist_ok=True)
-        runtime.reap(plan.run_id(), paths.jobs)
-        shutil.rmtree(paths.jobs)
-        paths.jobs.mkdir()
-        missing = missing_shards(plan, paths)
-        already = len(plan.inputs.images) - sum(plan.size_of(shard) for shard in missing)
-        if not missing:
-            return Dispatched((), 0, 0.0)
-        if already:
-            display.say(f"resuming: {already} of {len(plan.inputs.images)} images are done")
-        threads = work.threads or max(1, cores() // min(work.workers, len(missing)))
-        launcher = Launcher(plan, paths, runtime, work.devices, threads, work.weights)
-        ordered = dear_first(missing, plan.bytes_of)
-        dispatcher = Dispatcher(paths, launcher.start, display, ordered, plan.images_of)
-        # What collecting needs (numpy) takes a while to import: best done while the workers start.
-        threading.Thread(
-            target=importlib.import_module, args=("orchestrator.predictions.collect",), daemon=True
-        ).start()
-        try:
-            with call_on_signal(dispatcher.interrupt):
-                return dispatcher.run(places_of(work, display), len(plan.inputs.images), already)
-        finally:
-            runtime.reap(plan.run_id(), paths.jobs)  # what could not be removed while the engine was away
+    def execute(self, work: Work, display: Display) -> Outcome:
+        """Predict the missing shards, then collect all. Raises UsageError, Interrupted, RunError, MachineError."""
+        refuse_active_submission(work.paths)
+        with work.sharing.predicting(work.plan.request.device):
+            dispatched = predict_missing(work, display)
+        return finish(work.plan, work.paths, dispatched)
+
+    def is_active(self, submission: Submission) -> bool:
+        """Return False: nothing is submitted."""
+        del submission
+        return False
 
 
-def places_of(work: Work, display: Display) -> Places:
-    """Places on GPUs are leased, those on the CPU are the run's own."""
+def predict_missing(work: Work, display: Display) -> DispatchResult:
+    """Predict the shards that are not on disk. Raises Interrupted, RunError, MachineError."""
+    plan, paths, runtime = work.plan, work.paths, work.runtime
+    for folder in (paths.shards, paths.logs, paths.jobs):
+        folder.mkdir(parents=True, exist_ok=True)
+    runtime.reap(plan.run_id(), paths.jobs)
+    shutil.rmtree(paths.jobs)
+    paths.jobs.mkdir()
+    missing = missing_shards(plan, paths)
+    already = len(plan.inputs.images) - sum(plan.size_of(shard) for shard in missing)
+    if not missing:
+        return DispatchResult((), 0, 0.0)
+    if already:
+        display.say(f"resuming: {already} of {len(plan.inputs.images)} images are done")
+    threads = work.threads or max(1, cores() // min(work.workers, len(missing)))
+    launcher = Launcher(plan, paths, runtime, work.devices, threads, work.weights)
+    dispatcher = Dispatcher(paths, launcher.start, display, sort_largest_first(missing, plan.bytes_of), plan.images_of)
+    # Collecting needs numpy, whose import takes a while: it is imported while the workers start.
+    threading.Thread(target=importlib.import_module, args=("numpy",), daemon=True).start()
+    try:
+        with call_on_signal(dispatcher.interrupt):
+            return dispatcher.run(make_slots(work, display), len(plan.inputs.images), already)
+    finally:
+        runtime.reap(plan.run_id(), paths.jobs)  # what could not be removed while the engine was away
+
+
+def make_slots(work: Work, display: Display) -> Slots:
+    """Return the slots for workers: leased ones on GPUs, unconditional ones on the CPU."""
     if not work.leases or set(work.devices) == {"cpu"}:
-        return OwnPlaces(work.workers, work.devices)
+        return OwnedSlots(work.workers, work.devices)
     what = f"{work.plan.entry.name} into {work.paths.root}"
-    return LeasedPlaces(work.workers, work.devices, what, display, wait=work.wait, most_gpus=work.most_gpus)
+    return LeasedSlots(work.workers, work.devices, what, display, wait=work.wait, most_gpus=work.sharing.most_gpus)

@@ -1,43 +1,48 @@
-"""The end of a run: shards into predictions, the summary, and what is told of both."""
+"""The end of a run: collect the shards into predictions, write the summary."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
+from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from orchestrator.catalog.spec import MANIPULATION
-from orchestrator.dispatch.dispatcher import Dispatched
+from orchestrator.dispatch.dispatcher import DispatchResult
+from orchestrator.dispatch.worker_state import WorkerState
+from orchestrator.errors import RunError
 from orchestrator.paths import RunPaths
 from orchestrator.plan.plan import Plan
-from orchestrator.predictions.mask_files import gather_masks
+from orchestrator.predictions.mask_files import picture_path
 from orchestrator.system.files import write_json
 from orchestrator.system.json_lines import JsonLinesFile
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished run, or one that others carry out: then there is no summary yet."""
+    """A finished run, or one that other machines continue: its summary is still empty."""
 
     paths: RunPaths
     summary: dict[str, Any]
 
     @property
     def complete(self) -> bool:
-        """Whether there are predictions."""
+        """Return whether there are predictions."""
         return bool(self.summary)
 
     @property
     def failed(self) -> int:
-        """Images that could not be predicted."""
+        """Return the number of images that could not be predicted."""
         return int(self.summary.get("failed", 0))
 
 
-def finish(plan: Plan, paths: RunPaths, dispatched: Dispatched) -> Outcome:
-    """Collect the shards, write the summary, and remove what nobody needs any more."""
+def finish(plan: Plan, paths: RunPaths, result: DispatchResult) -> Outcome:
+    """Collect the shards, write the summary, and remove what is no longer needed."""
     from orchestrator.predictions.collect import collect
 
     started = time.monotonic()
@@ -46,7 +51,7 @@ def finish(plan: Plan, paths: RunPaths, dispatched: Dispatched) -> Outcome:
     collected = collect(shards, rows, plan.predictions_meta(), paths.predictions)
     pictures = {}
     if plan.entry.spec.task == MANIPULATION:
-        gather_masks(plan, paths, predicted_images(paths.predictions))
+        gather_masks(plan, paths, read_predicted(paths.predictions))
         pictures = {"masks": str(paths.masks)}
     summary = {
         "model": plan.entry.name,
@@ -54,18 +59,18 @@ def finish(plan: Plan, paths: RunPaths, dispatched: Dispatched) -> Outcome:
         "predicted": collected.images - collected.failed,
         "failed": collected.failed,
         "instances": collected.instances,
-        "failures": failures(paths.predictions) if collected.failed else [],
+        "failures": read_failures(paths.predictions) if collected.failed else [],
         "ignored": len(plan.inputs.skipped),
         "predictions": str(paths.predictions),
         **pictures,
         "runtime": plan.prepared.runtime,
         "variant": plan.request.variant,
         "device": plan.request.device,
-        "versions": versions(paths),
-        "notices": list(dispatched.notices),
-        "lost_workers": dispatched.lost_workers,
-        "retired": list(dispatched.retired),
-        "seconds": {"dispatch": round(dispatched.seconds, 3), "collect": round(time.monotonic() - started, 3)},
+        "versions": read_versions(paths),
+        "notices": list(result.notices),
+        "lost_workers": result.lost_workers,
+        "retired": list(result.retired),
+        "seconds": {"dispatch": round(result.seconds, 3), "collect": round(time.monotonic() - started, 3)},
     }
     write_json(paths.summary, summary)
     with suppress(OSError):
@@ -74,24 +79,53 @@ def finish(plan: Plan, paths: RunPaths, dispatched: Dispatched) -> Outcome:
     return Outcome(paths, summary)
 
 
-def versions(paths: RunPaths) -> dict[str, str]:
-    """What the run's last worker to get ready ran on."""
-    found: dict[str, str] = {}
+def gather_masks(plan: Plan, paths: RunPaths, predicted: Sequence[bool]) -> int:
+    """Move the mask pictures of predicted images to masks/<image file>.png and return their number.
+
+    May be interrupted and repeated. Raises RunError, which names the shard, when a picture is missing.
+    """
+    count = 0
+    for shard in plan.shards:
+        for image in plan.images_of(shard):
+            if not predicted[image.index]:
+                continue
+            source = paths.shards / "masks" / f"{shard:05d}" / f"{image.index:08d}.png"
+            target = picture_path(paths.masks, image.file)
+            if source.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(source, target)
+            elif not target.exists():
+                raise RunError(
+                    f"the mask of {image.file} is missing",
+                    why=f"{source} does not exist",
+                    hint=f"remove {paths.shard(shard)} and run the same command again: it resumes there",
+                )
+            count += 1
+    shutil.rmtree(paths.shards / "masks", ignore_errors=True)
+    return count
+
+
+def read_versions(paths: RunPaths) -> dict[str, str]:
+    """Return the versions of the libraries of the run's worker that got ready last."""
+    versions: dict[str, str] = {}
     for file in (paths.events, *sorted(paths.task_events.glob("*.jsonl"))):
+        workers: dict[str, WorkerState] = defaultdict(WorkerState)
         for event in JsonLinesFile(file).read_new():
-            found = event["versions"] if event.get("event") == "ready" else found
-    return found
+            worker = workers[str(event.get("worker"))]
+            if worker.apply(event) and event.get("event") == "ready":
+                versions = worker.versions or {}
+    return versions
 
 
-def predicted_images(predictions: Path) -> list[bool]:
-    """For each image, whether it was predicted."""
+def read_predicted(predictions: Path) -> list[bool]:
+    """Return for each image whether it was predicted."""
     from orchestrator.predictions.predictions import Predictions
 
     return [not status for status in Predictions.load(predictions).status]
 
 
-def failures(predictions: Path) -> list[dict[str, str]]:
-    """The images that could not be predicted, and why."""
+def read_failures(predictions: Path) -> list[dict[str, str]]:
+    """Return the images that could not be predicted, and why."""
     from orchestrator.predictions.predictions import Predictions
 
     loaded = Predictions.load(predictions)

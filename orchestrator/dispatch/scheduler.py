@@ -1,4 +1,4 @@
-"""Which shard goes to which worker, and what becomes of it when the worker is lost. Pure: no clock, no process."""
+"""Which shard goes to which worker, and what happens to it when the worker is lost. Pure: no clock, no process."""
 
 from __future__ import annotations
 
@@ -7,38 +7,40 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.inputs.collect import InputImage
-from orchestrator.runtimes.guest_contract import ShardOrder
+from orchestrator.runtimes.guest_contract import QueuedShard
 
 QUEUED_PER_WORKER = 2
-"""One shard under way and one waiting, so that a worker never idles between shards."""
-SHARDS_PER_WORKER_AT_THE_END = 1
-"""When no more shards are left than workers: what waited behind a long shard would be what the run ends with."""
+"""One shard being predicted and one waiting, so that a worker never idles between shards."""
+QUEUED_AT_THE_END = 1
+"""Shards per worker when no more are left than workers: a shard queued behind a long one would end the run late."""
 DEATHS_TO_BLAME = 2
-"""An image is given up after so many workers died with it, and it alone, in their hands."""
+"""An image is skipped after this many workers died while they predicted it alone."""
 MOST_DEATHS = 6
-"""A shard whose workers die so often without an image to blame ends the run."""
+"""A shard that this many workers died on, without an image to blame, ends the run."""
 
 ImagesOf = Callable[[int], Sequence[InputImage]]
+"""Returns a shard's images by the shard's number."""
 
 
 @dataclass
 class _History:
-    """What is known of a shard's earlier attempts."""
+    """Earlier attempts at a shard. The fields `skip`, `careful` and `alone` are those of the guest contract."""
 
     careful: bool = False
     deaths: int = 0
     blamed: dict[int, int] = field(default_factory=dict)
+    """Workers that died, by the image that they predicted alone."""
     skip: dict[int, str] = field(default_factory=dict)
     alone: set[int] = field(default_factory=set)
 
 
-def dear_first(shards: Iterable[int], bytes_of: Callable[[int], int]) -> list[int]:
-    """Shards in the order to hand them out: those of many bytes first, so that none of them is what a run ends with."""
+def sort_largest_first(shards: Iterable[int], bytes_of: Callable[[int], int]) -> list[int]:
+    """Sort shards by falling size in bytes, so that a run does not end with a large one."""
     return sorted(shards, key=lambda number: (-bytes_of(number), number))
 
 
-class Schedule:
-    """The shards of a run that are not done yet. `images_of` gives a shard's images by its number."""
+class Scheduler:
+    """The unfinished shards of a run, and the workers that have them."""
 
     def __init__(self, shards: Iterable[int], images_of: ImagesOf) -> None:
         self._pending = deque(shards)
@@ -49,78 +51,78 @@ class Schedule:
 
     @property
     def remaining(self) -> int:
-        """Shards that are not done."""
+        """Return the number of unfinished shards."""
         return len(self._open)
 
     @property
-    def may_get_more(self) -> bool:
-        """Whether shards that nobody has may turn up without a worker being lost: where others share them."""
+    def can_get_more(self) -> bool:
+        """Return whether shards may become pending without a worker being lost: where other machines share the run."""
         return False
 
     @property
     def pending(self) -> int:
-        """Shards that no worker has."""
+        """Return the number of shards that no worker has."""
         return len(self._pending)
 
-    def assigned(self, worker: str) -> tuple[int, ...]:
-        """The shards a worker has, in the order they were given."""
+    def shards_of(self, worker: str) -> tuple[int, ...]:
+        """Return the shards that a worker has, in the order in which they were assigned."""
         return tuple(self._assigned.get(worker, ()))
 
-    def join(self, worker: str) -> None:
-        """A worker was started: shards are shared with it from now on."""
+    def add_worker(self, worker: str) -> None:
+        """Count a started worker: how many shards the others may queue depends on the number of workers."""
         self._assigned.setdefault(worker, [])
 
-    def leave(self, worker: str) -> None:
-        """A worker that has no shards was ended."""
+    def remove_worker(self, worker: str) -> None:
+        """Forget a worker that has no shards and has ended."""
         self._assigned.pop(worker, None)
 
-    def next_for(self, worker: str) -> ShardOrder | None:
-        """The next shard for a worker that has room in its queue; None when there is none or no room."""
-        self.join(worker)
-        mine = self._assigned[worker]
+    def assign_next(self, worker: str) -> QueuedShard | None:
+        """Assign the next shard to a worker; None when its queue is full or no shard is pending."""
+        self.add_worker(worker)
+        assigned = self._assigned[worker]
         enough = len(self._assigned) == 1 or len(self._pending) > len(self._assigned)
-        room = (QUEUED_PER_WORKER if enough else SHARDS_PER_WORKER_AT_THE_END) - len(mine)
-        number = self._take() if room > 0 else None
+        limit = QUEUED_PER_WORKER if enough else QUEUED_AT_THE_END
+        number = self._take() if len(assigned) < limit else None
         if number is None:
             return None
-        mine.append(number)
+        assigned.append(number)
         history = self._history.get(number, _History())
-        return ShardOrder(
+        return QueuedShard(
             number, self._images_of(number), dict(history.skip), history.careful, frozenset(history.alone)
         )
 
     def _take(self) -> int | None:
-        """The next shard to hand out; None when there is none now."""
+        """Take the next pending shard; None when there is none now."""
         return self._pending.popleft() if self._pending else None
 
     def take_back(self, worker: str, number: int) -> None:
-        """A shard that a worker has not begun is for others again."""
+        """Take a shard that a worker has not begun back, for another worker."""
         self._assigned[worker].remove(number)
         self._pending.appendleft(number)
 
-    def done(self, number: int) -> bool:
-        """A shard is finished, whoever did it; False if that is known already."""
+    def mark_done(self, number: int) -> bool:
+        """Mark a shard as finished, by whichever worker; False if it was marked before."""
         if number not in self._open:
             return False
         self._open.remove(number)
-        for held in (self._pending, *self._assigned.values()):
-            if number in held:
-                held.remove(number)
+        for shards in (self._pending, *self._assigned.values()):
+            if number in shards:
+                shards.remove(number)
         return True
 
-    def lost(self, worker: str, under_way: int | None, batch: Sequence[int], reason: str) -> bool:
-        """A worker is gone: its shards go back, to the front and in order.
+    def record_loss(self, worker: str, under_way: int | None, batch: Sequence[int], reason: str) -> bool:
+        """Return a lost worker's shards to the front of the pending ones, in order.
 
-        `under_way` is the shard it had begun, `batch` the images it had announced last. All of them come back as
-        careful ones: images are decoded ahead, so the one that did it may be of the next shard. False when the shard
-        under way has cost too many workers to go on.
+        `under_way` is the shard that it had begun, `batch` the images that it announced last. All its shards come back
+        as careful ones: images are decoded ahead, so the one that killed it may be of the next shard. False when the
+        shard under way has cost too many workers to continue.
         """
-        mine = sorted(self._assigned.pop(worker, []))
-        self._pending.extendleft(reversed(mine))
+        shards = sorted(self._assigned.pop(worker, []))
+        self._pending.extendleft(reversed(shards))
         if under_way is not None:
-            for number in mine:
+            for number in shards:
                 self._history.setdefault(number, _History()).careful = True
-        if under_way is None or under_way not in mine:
+        if under_way is None or under_way not in shards:
             return True
         history = self._history.setdefault(under_way, _History())
         history.deaths += 1

@@ -1,4 +1,4 @@
-"""Turns: when several runs of one command may build and predict, and how many GPUs each may hold meanwhile."""
+"""What runs of one command share: they take turns to build and to predict, and divide the GPUs."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
-class Turns(Protocol):
-    """What a run asks before it goes on."""
+class Sharing(Protocol):
+    """One run's part of what the runs of a command share."""
 
     def building(self) -> AbstractContextManager[None]:
-        """Around the build of the environment."""
+        """Enclose the build of the environment; may block."""
 
     def predicting(self, device: str) -> AbstractContextManager[None]:
-        """Around the time in which images are predicted: on "cpu" or "cuda" here, or by the executor of that name."""
+        """Enclose the prediction; may block. `device`: "cpu" or "cuda" of this machine, or an executor's name."""
 
     def most_gpus(self, gpus: int) -> int:
-        """How many of the `gpus` that it could use the run may hold at this moment."""
+        """Return how many of its `gpus` suitable GPUs the run may hold now."""
 
 
-class Alone:
-    """The turns of a run that has nobody to share with."""
+class NoSharing:
+    """For a run that is its command's only one: nothing blocks, all GPUs are its own."""
 
     @contextmanager
     def building(self) -> Iterator[None]:
-        """At once."""
+        """Never block."""
         yield
 
     @contextmanager
     def predicting(self, device: str) -> Iterator[None]:
-        """At once."""
+        """Never block."""
         del device
         yield
 
     def most_gpus(self, gpus: int) -> int:
-        """All."""
+        """Return all of them."""
         return gpus

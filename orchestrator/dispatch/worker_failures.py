@@ -1,4 +1,4 @@
-"""What the end of a worker means: for the run, for its place, or for itself alone. Pure: no clock, no process."""
+"""What the unexpected exit of a worker means: for the run, for its slot, or for that worker alone. Pure values."""
 
 from __future__ import annotations
 
@@ -9,78 +9,81 @@ from typing import Any
 from orchestrator.errors import MachineError, OrchError, RunError
 from orchestrator.runtimes.base import Exit
 
-MOST_IDLE_DEATHS = 4
-"""So many workers of one place may die one after another without having begun a shard."""
+MOST_IDLE_EXITS = 4
+"""Workers of one slot that may exit one after another before a shard is begun."""
 MOST_DEVICE_FAILURES = 2
-"""So often a device that worked may fail to start a worker again before its place is retired."""
-GOES_ON = "once that is mended, the same command goes on where it stopped"
-FAILED = (2, 3, 4, 5)
-"""Exit codes with which a runner says that it failed, and why."""
+"""Times that a device which worked may fail to start a worker before its slot is retired."""
+RESUME_HINT = "fix that, then run the same command again: it resumes where it stopped"
+FAILURE_CODES = (2, 3, 4, 5)
+"""Exit codes of a runner that reported a failure event."""
 
 
 @dataclass(frozen=True)
-class Loss:
-    """One worker's end before its time: `failure` is the runner's own event, `idle` says that no shard was begun."""
+class WorkerFailure:
+    """Unexpected exit of a worker. `failure`: the runner's failure event; `idle`: no shard begun."""
 
-    place: int
+    slot: int
     device: str
-    ended: Exit
+    exit: Exit
     failure: dict[str, Any] | None
     idle: bool
     log: Path
 
     @property
     def reason(self) -> str:
-        """For people."""
-        return str(self.failure["message"]) if self.failure else self.ended.describe()
+        """The runner's message, or how it exited."""
+        return str(self.failure["message"]) if self.failure else self.exit.describe()
 
     @property
     def category(self) -> str | None:
-        """What the runner says failed; None where it does not."""
-        return str(self.failure["category"]) if self.failure and self.ended.code in FAILED else None
+        """The kind of failure that the runner reported; None where it reported none."""
+        return str(self.failure["category"]) if self.failure and self.exit.code in FAILURE_CODES else None
+
+    @property
+    def hint(self) -> str | None:
+        """What the runner says can be done about it."""
+        return self.failure.get("hint") if self.failure else None
 
 
 @dataclass
-class Losses:
-    """The losses of a run by place, since each place last finished a shard."""
+class WorkerFailures:
+    """The failures in each slot since it last finished a shard."""
 
     proven: set[int] = field(default_factory=set)
-    """Places where a shard was finished."""
-    _deaths: dict[int, int] = field(default_factory=dict)
+    """Slots where a shard was finished."""
+    _idle_exits: dict[int, int] = field(default_factory=dict)
     _device_failures: dict[int, int] = field(default_factory=dict)
 
-    def worked(self, place: int) -> None:
-        """A shard was finished there."""
-        self.proven.add(place)
-        self._deaths[place] = self._device_failures[place] = 0
+    def record_success(self, slot: int) -> None:
+        """Note that a shard was finished in a slot."""
+        self.proven.add(slot)
+        self._idle_exits[slot] = self._device_failures[slot] = 0
 
-    def place_lost(self, loss: Loss) -> OrchError | None:
-        """None where another worker may be started in the same place; else what is wrong with the place.
+    def judge(self, failure: WorkerFailure) -> OrchError | None:
+        """Return what is wrong with the slot; None where another worker may be started in it.
 
-        Raises for what every other worker would meet as well, on whatever device.
+        Raises RunError or MachineError for what every other worker would meet as well, on whatever device.
         """
-        if loss.category == "device":
-            return self._device_lost(loss)
-        if loss.category is not None and loss.category != "bug":
+        if failure.category == "device":
+            return self._judge_device(failure)
+        if failure.category is not None and failure.category != "bug":
             kinds: dict[str, type[OrchError]] = {"weights": MachineError}
-            hint = loss.failure.get("hint") if loss.failure else None
-            raise kinds.get(loss.category, RunError)(loss.reason, hint=hint, log=loss.log)
-        if not loss.idle:
+            raise kinds.get(failure.category, RunError)(failure.reason, hint=failure.hint, log=failure.log)
+        if not failure.idle:
             return None
-        self._deaths[loss.place] = self._deaths.get(loss.place, 0) + 1
-        if self._deaths[loss.place] < MOST_IDLE_DEATHS:
+        self._idle_exits[failure.slot] = self._idle_exits.get(failure.slot, 0) + 1
+        if self._idle_exits[failure.slot] < MOST_IDLE_EXITS:
             return None
-        error = RunError("workers end before they begin a shard", why=loss.reason, log=loss.log)
-        if not self.proven - {loss.place}:
-            raise error  # nothing says that it is the place
+        error = RunError("workers exit before they begin a shard", why=failure.reason, log=failure.log)
+        if not self.proven - {failure.slot}:
+            raise error  # no other slot works either
         return error
 
-    def _device_lost(self, loss: Loss) -> OrchError | None:
-        if loss.place not in self.proven:
-            hint = loss.failure.get("hint") if loss.failure else None
-            return MachineError(loss.reason, hint=hint, log=loss.log)
-        # One that fails in the middle of a shard may be the image's fault: the schedule finds that out.
-        self._device_failures[loss.place] = self._device_failures.get(loss.place, 0) + loss.idle
-        if self._device_failures[loss.place] < MOST_DEVICE_FAILURES:
+    def _judge_device(self, failure: WorkerFailure) -> OrchError | None:
+        if failure.slot not in self.proven:
+            return MachineError(failure.reason, hint=failure.hint, log=failure.log)
+        # A device that fails in the middle of a shard may not be at fault: the scheduler blames images.
+        self._device_failures[failure.slot] = self._device_failures.get(failure.slot, 0) + failure.idle
+        if self._device_failures[failure.slot] < MOST_DEVICE_FAILURES:
             return None
-        return MachineError(f"{loss.device} is lost", why=loss.reason, log=loss.log, hint=GOES_ON)
+        return MachineError(f"{failure.device} is lost", why=failure.reason, log=failure.log, hint=RESUME_HINT)

@@ -1,45 +1,75 @@
-"""What a user may ask of a run."""
+"""The options of a run: what the command line and an orch.yaml may ask for, with their bounds."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from orchestrator.dispatch.slurm.settings import SlurmOptions
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
 from orchestrator.runtimes.base import BuildOptions
 
+MAX_WORKERS_PER_GPU = 64
 
-@dataclass(frozen=True)
-class RunOptions:
-    """What a user asks of a run. None: the model's own default."""
 
-    images: Sequence[str]
-    out: Path | None = None
-    image_root: Path | None = None
+def _parse_workers_per_gpu(value: object) -> object:
+    text = str(value)
+    if value is None or text == "auto":
+        return value
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_WORKERS_PER_GPU):
+        raise ValueError(f"must be a number from 1 to {MAX_WORKERS_PER_GPU}, or auto")
+    return int(text)
+
+
+AtLeastOne = Annotated[int, Field(ge=1)]
+
+
+class CommonOptions(BaseModel):
+    """Options that the command line and an orch.yaml write in the same way. None: the default of the model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     runtime: str = "auto"
     executor: str = "local"
     variant: str | None = None
     device: str | None = None
-    exif: str = "apply"
-    score_threshold: float | None = None
-    max_detections: int | None = None
-    batch_size: int | None = None
-    settings: Sequence[str] = ()
-    shard_size: int | None = None
-    workers: int | None = None
-    """None: one on the CPU, one on each GPU."""
-    workers_per_gpu: int | Literal["auto"] | None = None
-    """"auto": as many as the GPU's free memory has room for, where the model says what it needs."""
+    exif: Literal["apply", "ignore"] = "apply"
+    score_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    max_detections: AtLeastOne | None = None
+    batch_size: AtLeastOne | None = None
+    shard_size: AtLeastOne | None = None
+    workers: AtLeastOne | None = None
+    """None: one on the CPU, one per GPU."""
+    workers_per_gpu: Annotated[int | Literal["auto"] | None, BeforeValidator(_parse_workers_per_gpu)] = None
+    """"auto": as many as fit into the GPU's free memory, where the model states how much it needs."""
     wait: bool = True
-    """Wait where all GPUs are in use by other runs."""
-    threads: int | None = None
+    """Wait while other runs use all GPUs; on a cluster, until the run is complete."""
+    threads: AtLeastOne | None = None
     offline: bool = False
     warm: bool | None = None
-    """True: warm workers alone; False: none; None: where fitting ones are up."""
+    """True: only warm workers; False: none; None: warm workers where fitting ones are up."""
     spool: Path | None = None
-    slurm: SlurmOptions = field(default_factory=SlurmOptions)
-    build: BuildOptions = field(default_factory=BuildOptions)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_empty(cls, values: object) -> object:
+        """Treat an option that is left empty as one that is not given."""
+        if not isinstance(values, Mapping):
+            return values
+        return {name: value for name, value in values.items() if value is not None}
+
+
+class RunOptions(CommonOptions):
+    """All options of one run."""
+
+    images: Sequence[str]
+    out: Path | None = None
+    image_root: Path | None = None
+    settings: Sequence[str] = ()
+    """Settings of the model, NAME=VALUE."""
+    executor_settings: tuple[str, ...] = ()
+    """Settings of the executor, KEY=VALUE; the executor checks them."""
+    build: BuildOptions = BuildOptions()
     weights_folder: Path | None = None
-    """Take the weights from here instead of the cache: for the self-test's random ones."""
+    """Use the weights in this folder instead of those in the cache."""

@@ -16,8 +16,6 @@ from orchestrator.inputs.collect import InputImage, InputSet
 from orchestrator.plan.request import Request
 from orchestrator.runtimes.base import Prepared
 
-MAX_PIXELS = 250_000_000
-
 
 @dataclass(frozen=True)
 class Plan:

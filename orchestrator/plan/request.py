@@ -17,6 +17,8 @@ from orchestrator.plan.options import RunOptions
 
 AUTO = "auto"
 """Variant and device of a request while a cluster's node has yet to choose them."""
+MAX_PIXELS = 250_000_000
+"""Larger images fail instead of being decoded."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,17 @@ class Request:
     def as_json(self) -> dict[str, Any]:
         """As written into run.json."""
         return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
+
+    def for_worker(self) -> dict[str, Any]:
+        """Return what job.json holds of the request, in that order, beside the model's own settings."""
+        return {
+            "device": self.device,
+            "exif": self.exif,
+            "score_threshold": self.score_threshold,
+            "max_detections": self.max_detections,
+            "max_pixels": MAX_PIXELS,
+            "batch_size": self.batch_size,
+        }
 
     def short_digest(self, runtime: str) -> str:
         """Eight digits for the default name of the run directory, by the runtime asked for: "auto" stays "auto"."""

@@ -1,18 +1,24 @@
-"""The host's side of the guest contract: job.json, shard files and events. The reference is orch_runner.__main__."""
+"""The host's side of the guest contract: job.json and the queue. The reference is orch_runner.__main__."""
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from orchestrator.inputs.collect import InputImage
+from orchestrator.system.files import write_json
 
 CONTRACT = "orch-job/1"
 ALIVE_TIMEOUT = 60.0
+"""Seconds after which a worker leaves its job if the host no longer touches the file `alive`."""
 ALIVE_EVERY = 2.0
+"""Seconds between two touches of the file `alive`."""
 PART_EVERY = 60.0
+"""Seconds between two saves of an unfinished shard."""
 END_NAME = "end"
 ALIVE_NAME = "alive"
 QUEUE_NAME = "queue"
@@ -21,7 +27,7 @@ JOB_NAME = "job.json"
 
 @dataclass(frozen=True)
 class GuestPaths:
-    """Where a worker finds things, by the names its runtime gives them."""
+    """A worker's folders, by the names under which its runtime shows them to it."""
 
     data: PurePath
     weights: PurePath
@@ -33,50 +39,17 @@ class GuestPaths:
     """Upstream code by the names stack.yaml gives it."""
 
 
-@dataclass(frozen=True)
-class WorkerSettings:
-    """What job.json says beyond the paths; the same for all workers of a run."""
-
-    run: str
-    plan: str
-    predictor: str
-    model: str
-    task: str
-    settings: Mapping[str, Any]
-    config: str | None
-    weights: Mapping[str, Mapping[str, str | None]]
-    native: Mapping[str, Any]
-    device: str
-    exif: str
-    score_threshold: float | None
-    max_detections: int | None
-    max_pixels: int
-    batch_size: int
-    threads: int
-    readers: int
-    attributes: int
-    image_scores: bool
-
-
-def job_document(settings: WorkerSettings, worker: str, paths: GuestPaths) -> dict[str, Any]:
-    """The content of job.json."""
-    document = asdict(settings)
-    document["model"] = {
-        "name": settings.model,
-        "task": document.pop("task"),
-        "settings": document.pop("settings"),
-        "config": document.pop("config"),
-        "weights": document.pop("weights"),
-    }
+def job_document(settings: Mapping[str, Any], worker: str, paths: GuestPaths) -> dict[str, Any]:
+    """Return the content of job.json: `settings`, which all workers of a run share, and what is this worker's own."""
     located: dict[str, Any] = {name: str(path) for name, path in asdict(paths).items() if name != "sources"}
     located["sources"] = {name: str(path) for name, path in paths.sources.items()}
     times = {"alive_timeout": ALIVE_TIMEOUT, "part_every": PART_EVERY}
-    return {**document, "contract": CONTRACT, "worker": worker, **times, "paths": located}
+    return {**settings, "contract": CONTRACT, "worker": worker, **times, "paths": located}
 
 
 @dataclass(frozen=True)
-class ShardOrder:
-    """A shard as it is handed to a worker; see the contract for skip, careful and alone."""
+class QueuedShard:
+    """A shard as a worker gets it; see the contract for skip, careful and alone."""
 
     number: int
     images: Sequence[InputImage]
@@ -85,7 +58,7 @@ class ShardOrder:
     alone: frozenset[int] = frozenset()
 
     def document(self) -> dict[str, Any]:
-        """The content of the shard's file in the queue."""
+        """Return the content of the shard's file in the queue."""
         known = {image.index: image.error for image in self.images if image.error is not None}
         return {
             "shard": self.number,
@@ -94,3 +67,36 @@ class ShardOrder:
             "careful": self.careful,
             "alone": sorted(self.alone),
         }
+
+
+class JobQueue:
+    """The queue in a worker's job folder: a file per shard, `alive` while the host is, `end` when no more will come."""
+
+    def __init__(self, job: Path) -> None:
+        self.folder = job / QUEUE_NAME
+
+    def create(self) -> None:
+        """Make the queue's folder, with the sign that this host is alive."""
+        self.folder.mkdir(parents=True)
+        (self.folder / ALIVE_NAME).touch()
+
+    def put(self, shard: QueuedShard) -> None:
+        """Write a shard's file."""
+        write_json(self._file(shard.number), shard.document(), durable=False)
+
+    def remove(self, number: int) -> None:
+        """Delete a shard's file, if it is there."""
+        self._file(number).unlink(missing_ok=True)
+
+    def end(self) -> None:
+        """Have the worker leave once the queue is empty."""
+        (self.folder / END_NAME).touch()
+
+    def keep_alive(self) -> None:
+        """Touch the sign that this host is alive, if it is due."""
+        alive = self.folder / ALIVE_NAME
+        if time.time() - alive.stat().st_mtime >= ALIVE_EVERY:
+            os.utime(alive)
+
+    def _file(self, number: int) -> Path:
+        return self.folder / f"{number:05d}.json"

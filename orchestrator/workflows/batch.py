@@ -1,62 +1,62 @@
-"""Several models in one command, each a run of its own: builds beside runs, GPUs shared out, the CPU in turns."""
+"""Run several models in one command: stacks build side by side, GPUs are divided, the CPU has one run at a time."""
 
 from __future__ import annotations
 
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 from orchestrator.catalog.loader import Catalog, ModelEntry
 from orchestrator.catalog.weights import weights_state
-from orchestrator.cli.progress_table import Board
-from orchestrator.dispatch.executors import make_executor
+from orchestrator.dispatch.executors import get_executor
 from orchestrator.dispatch.outcome import Outcome
 from orchestrator.errors import Interrupted, MachineError, OrchError, UsageError
 from orchestrator.plan.options import RunOptions
+from orchestrator.system.display import BatchDisplay
 from orchestrator.system.signals import StopRequests, share_signals
 from orchestrator.system.subprocesses import terminate_subprocesses
-from orchestrator.workflows.run import run
+from orchestrator.workflows.run import run_model
 
-SOON_SECONDS = 5.0
-"""A model that is ready within that time is left its share of the GPUs; one that is built for longer is not."""
+READY_SECONDS = 5.0
+"""A run that prepares for longer than this has no share of the GPUs until it is ready to predict."""
 CHECK_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One of several runs: the name it goes by, which is its folder too, and what `run` is told."""
+class RunRequest:
+    """One of several runs; its name is unique and becomes its folder's."""
 
     name: str
     entry: ModelEntry
     options: RunOptions
 
 
-Ended = Outcome | OrchError
-Run = Callable[[Asked, Board, "SharedTurns"], Outcome]
+RunResult = Outcome | OrchError
 
 
-def run_several(asked: Sequence[Asked], board: Board) -> dict[str, Ended]:
-    """Run all models; how each ended, by name. One that fails stops no other; the same call resumes.
+def run_batch(requests: Sequence[RunRequest], display: BatchDisplay) -> dict[str, RunResult]:
+    """Run all models and return the result of each by its name. One that fails stops no other.
 
-    Raises only what is a bug in orch, and that when all have ended.
+    The same call resumes all. Raises only what is a bug in orch, after all runs have ended.
     """
-    ended: dict[str, Ended] = {}
+    results: dict[str, RunResult] = {}
     bugs: list[BaseException] = []
-    with share_signals() as stop, stop.listen(terminate_subprocesses), board.live():
-        shared = Shared(stop)
+    with share_signals() as stop, stop.listen(terminate_subprocesses), display.live():
+        state = BatchState(stop)
 
-        def work(one: Asked) -> None:
+        def work(request: RunRequest) -> None:
             try:
-                ended[one.name] = _run_one(one, board, shared)
+                results[request.name] = _run_one(request, display, state)
             except BaseException as error:
                 bugs.append(error)
 
-        threads = [threading.Thread(target=work, args=(one,), name=one.name, daemon=True) for one in asked]
-        shared.begun.update({one.name: time.monotonic() for one in asked})
+        threads = [
+            threading.Thread(target=work, args=(request,), name=request.name, daemon=True) for request in requests
+        ]
+        state.started.update({request.name: time.monotonic() for request in requests})
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -64,78 +64,79 @@ def run_several(asked: Sequence[Asked], board: Board) -> dict[str, Ended]:
                 thread.join(CHECK_SECONDS)  # a signal's handler runs between two of them
     if bugs:
         raise bugs[0]
-    return {one.name: ended[one.name] for one in asked}
+    return {request.name: results[request.name] for request in requests}
 
 
-def _run_one(one: Asked, board: Board, shared: Shared) -> Ended:
-    turns = SharedTurns(one, board, shared)
+def _run_one(request: RunRequest, display: BatchDisplay, state: BatchState) -> RunResult:
+    name = request.name
+    sharing = BatchSharing(request, display, state)
     try:
-        outcome = run(one.entry, one.options, board.display(one.name, shared.check), turns)
+        outcome = run_model(request.entry, request.options, display.display(name, state.check), sharing)
     except OrchError as error:
-        return _failed(one, board, shared, error)
+        return _fail(name, display, state, error)
     except OSError as error:
-        return _failed(one, board, shared, MachineError("the machine refuses", why=str(error), hint="orch doctor"))
+        return _fail(name, display, state, MachineError("the machine refuses", why=str(error), hint="orch doctor"))
     finally:
-        shared.finished(one.name)
-    words = f"done, {outcome.failed} failed" if outcome.failed else "done"
-    board.ended(one.name, words if outcome.complete else "submitted")
+        state.release(name)
+    result = f"done, {outcome.failed} failed" if outcome.failed else "done"
+    display.finish(name, result if outcome.complete else "submitted")
     return outcome
 
 
-def _failed(one: Asked, board: Board, shared: Shared, error: OrchError) -> OrchError:
-    if shared.stop.count and not isinstance(error, Interrupted):  # a build that was ended says that it failed
+def _fail(name: str, display: BatchDisplay, state: BatchState, error: OrchError) -> OrchError:
+    if state.stop.count and not isinstance(error, Interrupted):  # a build that was stopped reports a failure
         error = Interrupted("stopped")
     if isinstance(error, Interrupted):
-        error.hint = error.hint or "the same command goes on where it stopped"
-    board.ended(one.name, "stopped" if isinstance(error, Interrupted) else f"failed: {error.message}")
+        error.hint = error.hint or "the same command resumes it"
+    display.finish(name, "stopped" if isinstance(error, Interrupted) else f"failed: {error.message}")
     return error
 
 
-class Shared:
-    """What the runs of one command share. Its locks are held for long; `check` ends a wait when the user stops."""
+class BatchState:
+    """What the runs of one command share. Locks are held for long; `check` ends a wait when the user stops."""
 
     def __init__(self, stop: StopRequests) -> None:
         self.stop = stop
         self.cpu = threading.Lock()
-        self.begun: dict[str, float] = {}
-        """When each run that has not ended was begun."""
+        self.started: dict[str, float] = {}
+        """Start of each run that has not ended, on the monotonic clock."""
         self.on_gpus: set[str] = set()
         """Runs that predict on GPUs, or wait for one."""
-        self._elsewhere: set[str] = set()
+        self._off_gpus: set[str] = set()
         self._stacks: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
 
     def check(self) -> None:
-        """Raise Interrupted if the user asked to stop."""
+        """Raise Interrupted if the user stopped the command."""
         if self.stop.count:
             raise Interrupted("stopped")
 
-    def stack(self, name: str) -> threading.Lock:
-        """One build of a stack at a time: the next one finds it done."""
+    def stack_lock(self, name: str) -> threading.Lock:
+        """Return the lock of a stack's builds: the second of two equal builds then has nothing to do."""
         with self._lock:
             return self._stacks.setdefault(name, threading.Lock())
 
-    def predicts(self, name: str, device: str) -> None:
-        """A run is ready to predict."""
-        (self.on_gpus if device == "cuda" else self._elsewhere).add(name)
+    def mark_ready(self, name: str, device: str) -> None:
+        """Note that a run is ready to predict on `device`."""
+        (self.on_gpus if device == "cuda" else self._off_gpus).add(name)
 
-    def finished(self, name: str) -> None:
-        """A run has ended, or needs no device any more."""
-        self.begun.pop(name, None)
+    def release(self, name: str) -> None:
+        """Note that a run has ended, or needs no device any more."""
+        self.started.pop(name, None)
         self.on_gpus.discard(name)
 
-    def claims(self) -> int:
-        """Runs that use GPUs now or will in a moment: those that are built for long leave theirs to the others."""
+    def count_claims(self) -> int:
+        """Return the number of runs that use GPUs now or will in a moment; those that build for long do not count."""
         now = time.monotonic()
         preparing = [
             name
-            for name, begun in dict(self.begun).items()
-            if name not in self.on_gpus | self._elsewhere and now - begun < SOON_SECONDS
+            for name, started in dict(self.started).items()
+            if name not in self.on_gpus | self._off_gpus and now - started < READY_SECONDS
         ]
         return len(self.on_gpus) + len(preparing)
 
     @contextmanager
-    def held(self, lock: threading.Lock) -> Iterator[None]:
+    def hold(self, lock: threading.Lock) -> Iterator[None]:
         """Hold a lock. Raises Interrupted when the user stops first."""
         while not lock.acquire(timeout=CHECK_SECONDS):
             self.check()
@@ -146,48 +147,49 @@ class Shared:
             lock.release()
 
 
-class SharedTurns:
-    """The turns of one of several runs."""
+class BatchSharing:
+    """The part of one of several runs in what they share."""
 
-    def __init__(self, one: Asked, board: Board, shared: Shared) -> None:
-        self._one, self._board, self._shared = one, board, shared
+    def __init__(self, request: RunRequest, display: BatchDisplay, state: BatchState) -> None:
+        self._request, self._display, self._state = request, display, state
 
     @contextmanager
     def building(self) -> Iterator[None]:
-        """Beside the other stacks' builds and all runs."""
-        self._board.state(self._one.name, "building")
-        with self._shared.held(self._shared.stack(self._one.entry.stack.name)):
+        """Build beside all runs and the builds of other stacks."""
+        self._display.set_state(self._request.name, "building")
+        with self._state.hold(self._state.stack_lock(self._request.entry.stack.name)):
             yield
 
     @contextmanager
     def predicting(self, device: str) -> Iterator[None]:
-        """On the CPU one after another, as each uses all cores; on GPUs side by side, as many as there are."""
-        self._shared.predicts(self._one.name, device)
+        """Predict: one run at a time on the CPU, as each uses all cores; side by side on GPUs."""
+        name = self._request.name
+        self._state.mark_ready(name, device)
         if device == "cpu":
-            self._board.state(self._one.name, "waiting for its turn")
-            with self._shared.held(self._shared.cpu):
+            self._display.set_state(name, "waiting for the CPU")
+            with self._state.hold(self._state.cpu):
                 yield
             return
-        self._board.state(self._one.name, "waiting for a GPU" if device == "cuda" else f"handed to {device}")
+        self._display.set_state(name, "waiting for a GPU" if device == "cuda" else f"submitted to {device}")
         yield
-        self._shared.finished(self._one.name)
+        self._state.release(name)
 
     def most_gpus(self, gpus: int) -> int:
-        """An equal share, all of them for the last run."""
-        return max(1, math.ceil(gpus / max(1, self._shared.claims())))
+        """Return an equal share; all GPUs for the last run."""
+        return max(1, math.ceil(gpus / max(1, self._state.count_claims())))
 
 
-def all_that_run(catalog: Catalog, options: RunOptions) -> tuple[list[ModelEntry], dict[str, str]]:
-    """For --all: the models that can run on this machine as it is, and why each of the others cannot."""
-    able: list[ModelEntry] = []
-    unable: dict[str, str] = {}
+def find_runnable(catalog: Catalog, options: RunOptions) -> tuple[list[ModelEntry], dict[str, str]]:
+    """Return the models that can run on this machine without further steps, and why each of the others cannot."""
+    runnable: list[ModelEntry] = []
+    reasons: dict[str, str] = {}
     for entry in catalog.models.values():
         reason = _why_not(entry, options)
         if reason is None:
-            able.append(entry)
+            runnable.append(entry)
         else:
-            unable[entry.name] = reason
-    return able, unable
+            reasons[entry.name] = reason
+    return runnable, reasons
 
 
 def _why_not(entry: ModelEntry, options: RunOptions) -> str | None:
@@ -195,25 +197,20 @@ def _why_not(entry: ModelEntry, options: RunOptions) -> str | None:
         if weights_state(entry, key) != "missing":
             continue
         if weights.manual is not None:
-            return f"its weights are had by hand: orch weights add {entry.name} FILE"
+            return f"weights must be downloaded manually; then: orch weights add {entry.name} FILE"
         if options.offline:
-            return "its weights are not in the cache, and nothing is fetched with --offline"
+            return "weights are not in the cache, and --offline forbids to fetch them"
     try:
-        make_executor(options.executor).choose(entry, options.variant, options.device)
+        get_executor(options.executor).select(entry, options.variant, options.device)
     except (MachineError, UsageError) as error:
         return f"{error.message}: {error.why}" if error.why else error.message
     return None
 
 
-def into_folders(entries: Sequence[ModelEntry], options: RunOptions) -> list[Asked]:
-    """The same options for each model; with `out`, each gets the folder of its name in it."""
-    return [
-        Asked(entry.name, entry, replace(options, out=None if options.out is None else Path(options.out) / entry.name))
-        for entry in entries
-    ]
-
-
-def exit_code(ended: Mapping[str, Ended]) -> int:
-    """The worst of all."""
-    codes = [int(one.failed > 0) if isinstance(one, Outcome) else one.exit_code for one in ended.values()]
-    return max(codes, default=0)
+def make_requests(entries: Sequence[ModelEntry], options: RunOptions) -> list[RunRequest]:
+    """Return a run of each model with the same options; with `out`, each gets the folder of its name in it."""
+    requests = []
+    for entry in entries:
+        out = None if options.out is None else options.out / entry.name
+        requests.append(RunRequest(entry.name, entry, options.model_copy(update={"out": out})))
+    return requests

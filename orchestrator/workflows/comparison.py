@@ -1,20 +1,21 @@
-"""What an orch.yaml makes of its runs once they have ended: what `orch compare` and `orch report` make of them."""
+"""Compare the finished runs of an orch.yaml, and write their report: what `orch compare` and `orch report` do."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from orchestrator.dispatch.outcome import Outcome
 from orchestrator.errors import EXIT_OK, Interrupted, OrchError
+from orchestrator.evaluation.compare.compare import Comparison, Options, compare
+from orchestrator.reports.html.write import Limits, ReportOptions, write_report
+from orchestrator.reports.tables import as_document, as_json, as_markdown, tables
 from orchestrator.system.display import Display
-from orchestrator.workflows.batch import Ended
-from orchestrator.workflows.comparison_file import ComparisonFile
-
-if TYPE_CHECKING:
-    from orchestrator.evaluation.compare.compare import Comparison
+from orchestrator.system.files import write_text
+from orchestrator.workflows.batch import RunResult
+from orchestrator.workflows.comparison_file import ComparisonFile, ReportSpec
 
 COMPARISON = ("comparison.json", "comparison.md")
 REPORT = "report.html"
@@ -22,7 +23,7 @@ REPORT = "report.html"
 
 @dataclass(frozen=True)
 class Compared:
-    """The comparison, where there was one, what was written, and what failed."""
+    """The comparison if there was one, the files that were written, and the errors."""
 
     comparison: Comparison | None
     written: tuple[Path, ...]
@@ -30,13 +31,11 @@ class Compared:
 
     @property
     def exit_code(self) -> int:
-        """The worst."""
+        """Return the highest exit code of the errors."""
         return max((error.exit_code for error in self.errors), default=EXIT_OK)
 
     def as_json(self) -> dict[str, Any]:
-        """For --json."""
-        from orchestrator.reports.tables import as_document
-
+        """Return what --json prints."""
         return {
             "comparison": None if self.comparison is None else as_document(self.comparison),
             "written": [str(path) for path in self.written],
@@ -44,14 +43,13 @@ class Compared:
         }
 
 
-def compare_and_report(file: ComparisonFile, ended: Mapping[str, Ended], display: Display) -> Compared:
-    """Compare the runs that are complete, two at least, and write the page: one run is enough with annotations.
+def compare_and_report(file: ComparisonFile, results: Mapping[str, RunResult], display: Display) -> Compared:
+    """Compare the complete runs if there are two or more, and write the report; with annotations one run is enough.
 
-    Nothing is made of them before all have ended well or for good: one that is interrupted, or that goes on by
-    itself on a cluster, has to be resumed first.
+    While a run is interrupted, or continues on a cluster, nothing is compared: it has to be resumed first.
     """
-    complete = [one.paths.root for one in ended.values() if isinstance(one, Outcome) and one.complete]
-    if any(isinstance(one, Interrupted) or (isinstance(one, Outcome) and not one.complete) for one in ended.values()):
+    complete = [one.paths.root for one in results.values() if isinstance(one, Outcome) and one.complete]
+    if any(_is_unfinished(one) for one in results.values()):
         return Compared(None, (), ())
     comparison: Comparison | None = None
     written: list[Path] = []
@@ -69,25 +67,22 @@ def compare_and_report(file: ComparisonFile, ended: Mapping[str, Ended], display
     return Compared(comparison, tuple(written), tuple(errors))
 
 
-def _compare(file: ComparisonFile, complete: list[Path], written: list[Path], display: Display) -> Comparison:
-    from orchestrator.evaluation.compare.compare import Options, compare
-    from orchestrator.reports.tables import as_json, as_markdown, tables
-    from orchestrator.system.files import write_text
+def _is_unfinished(result: RunResult) -> bool:
+    return isinstance(result, Interrupted) or (isinstance(result, Outcome) and not result.complete)
 
+
+def _compare(file: ComparisonFile, complete: list[Path], written: list[Path], display: Display) -> Comparison:
     display.detail("comparing")
-    found = compare(complete, file.annotations, Options(**file.compare.model_dump()))
-    texts = (as_json(found), as_markdown(tables(found, per_category=True)))
+    comparison = compare(complete, file.annotations, Options(**file.compare.model_dump()))
+    texts = (as_json(comparison), as_markdown(tables(comparison, per_category=True)))
     for name, text in zip(COMPARISON, texts, strict=True):
         write_text(file.out / name, text)
         written.append(file.out / name)
-    return found
+    return comparison
 
 
 def _report(file: ComparisonFile, complete: list[Path], display: Display) -> Path:
-    from orchestrator.evaluation.compare.compare import Options
-    from orchestrator.reports.html.write import Limits, ReportOptions, write_report
-
-    assert file.report is not None
-    limits = Limits(file.report.max_images, file.report.max_megabytes, min_score=file.report.min_score)
-    options = ReportOptions(Options(**file.compare.model_dump()), limits, None, file.report.title)
+    spec = file.report or ReportSpec()
+    limits = Limits(spec.max_images, spec.max_megabytes, min_score=spec.min_score)
+    options = ReportOptions(Options(**file.compare.model_dump()), limits, None, spec.title)
     return write_report(complete, file.annotations, file.out / REPORT, options, display).path

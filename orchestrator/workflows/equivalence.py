@@ -25,7 +25,7 @@ from orchestrator.predictions.predictions import Predictions
 from orchestrator.runtimes.build_inputs import find_variant
 from orchestrator.system.display import Display
 from orchestrator.system.files import write_json
-from orchestrator.workflows.run import run
+from orchestrator.workflows.run import run_model
 from orchestrator.workflows.selftest import make_random_weights, selftest_photographs
 
 FORMAT = "orch-equivalence/1"
@@ -55,7 +55,7 @@ class Equivalence:
         }
 
 
-def equivalence(
+def check_equivalence(
     entry: ModelEntry,
     variants: Sequence[str],
     options: RunOptions,
@@ -76,13 +76,15 @@ def equivalence(
     if folder is None:
         shutil.rmtree(work, ignore_errors=True)
     if not options.images:
-        options = replace(options, images=[str(selftest_photographs(work / "photographs"))])
+        options = options.model_copy(update={"images": [str(selftest_photographs(work / "photographs"))]})
     of_variant = {name: _for_variant(options, name, work, base_images or {}) for name in (first, second)}
     if random_weights:
         make_random_weights(entry, of_variant[first], work, display)
-        of_variant = {name: replace(one, weights_folder=work / "weights") for name, one in of_variant.items()}
+        of_variant = {
+            name: one.model_copy(update={"weights_folder": work / "weights"}) for name, one in of_variant.items()
+        }
     try:
-        outcomes = (run(entry, of_variant[first], display), run(entry, of_variant[second], display))
+        outcomes = (run_model(entry, of_variant[first], display), run_model(entry, of_variant[second], display))
     except MachineError as error:
         if "weights" in error.message and error.hint is not None and not random_weights:
             error.hint += f"; or, to compare with random weights: orch equivalence {entry.name} --random-weights"
@@ -105,7 +107,7 @@ def _two(entry: ModelEntry, variants: Sequence[str]) -> tuple[str, str]:
 
 def _for_variant(options: RunOptions, variant: str, work: Path, base_images: Mapping[str, str]) -> RunOptions:
     build = replace(options.build, base_image=base_images.get(variant, options.build.base_image))
-    return replace(options, variant=variant, build=build, out=work / variant)
+    return options.model_copy(update={"variant": variant, "build": build, "out": work / variant})
 
 
 def _record(first: Mapping[str, Any], second: Mapping[str, Any], found: Agreement, random_weights: bool) -> Path:

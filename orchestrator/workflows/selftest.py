@@ -1,20 +1,21 @@
-"""`orch selftest`: a model's whole way in its real environment, with random weights where its own are not at hand.
+"""`orch selftest`: run three photographs through a model in its real environment.
 
-What comes out says that everything works together; with random weights the numbers themselves mean nothing.
+Weights that are not part of the stack are replaced by random ones: the run then shows that all parts work together,
+and its numbers mean nothing.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from orchestrator.catalog.loader import ModelEntry
 from orchestrator.dispatch.launcher import Launcher
 from orchestrator.dispatch.outcome import Outcome
-from orchestrator.errors import BaseImageError, MachineError, PredictionsError, RunError
+from orchestrator.errors import MachineError, PredictionsError, RunError
 from orchestrator.hardware import cores
 from orchestrator.inputs.collect import collect_inputs
 from orchestrator.paths import RunPaths, home
@@ -25,12 +26,13 @@ from orchestrator.plan.request import make_request
 from orchestrator.predictions.predictions import Predictions
 from orchestrator.runtimes.built import select_variant
 from orchestrator.runtimes.guest_contract import QUEUE_NAME
-from orchestrator.runtimes.registry import choose_runtime
 from orchestrator.system.display import Display
 from orchestrator.system.free_space import require_space
 from orchestrator.system.json_lines import parse_object
+from orchestrator.workflows.candidates import cold_candidates
 from orchestrator.workflows.demo.photographs import fetch_photographs
-from orchestrator.workflows.run import run
+from orchestrator.workflows.demo.scenes import write_scenes
+from orchestrator.workflows.run import run_model
 
 RANDOM_WEIGHTS = "orch_runner.random_weights"
 PHOTOGRAPHS = ("coffee.png", "page.png", "rocket.jpg")
@@ -43,10 +45,10 @@ class SelfTest:
     outcome: Outcome
     random_weights: bool
     instances: tuple[tuple[str, int], ...]
-    """Photographs and what was found in each."""
+    """File name of each photograph, and the number of instances in it."""
 
     def as_json(self) -> dict[str, Any]:
-        """For --json."""
+        """Return what --json prints."""
         return {
             "passed": True,
             "random_weights": self.random_weights,
@@ -55,62 +57,53 @@ class SelfTest:
         }
 
 
-def selftest(entry: ModelEntry, options: RunOptions, folder: Path | None, display: Display) -> SelfTest:
-    """Run three photographs through the model and check what comes out.
+def run_selftest(entry: ModelEntry, options: RunOptions, folder: Path | None, display: Display) -> SelfTest:
+    """Run three photographs through the model and check the predictions.
 
-    `options` says runtime, variant and device; `folder` is kept, None takes one of orch's own anew. Raises
-    PredictionsError where the output is wrong, RunError where images failed, and whatever a run raises.
+    `options` says runtime, variant and device. `folder` is kept; None empties and uses a folder in orch's cache. Raises
+    PredictionsError where the predictions are wrong, RunError where images failed, and all that a run raises.
     """
-    try:
-        return _selftest(entry, options, folder, display)
-    except BaseImageError as error:
-        if options.runtime != "auto":
-            raise
-        display.say(f"{error.message}: {error.why}")
-        return _selftest(entry, replace(options, runtime="venv"), folder, display)
-
-
-def _selftest(entry: ModelEntry, options: RunOptions, folder: Path | None, display: Display) -> SelfTest:
     work = folder or home() / "selftest" / f"{entry.name}-{options.runtime}-{options.variant or 'any'}"
     if folder is None:
         shutil.rmtree(work, ignore_errors=True)
     photographs = selftest_photographs(work / "photographs")
-    options = replace(options, images=[str(photographs)], out=work / "run", workers=1)
-    made = any(weights.url or weights.manual for weights in entry.spec.weights.values())
-    if made:
+    options = options.model_copy(update={"images": [str(photographs)], "out": work / "run", "workers": 1})
+    is_random = any(weights.url or weights.manual for weights in entry.spec.weights.values())
+    if is_random:
         make_random_weights(entry, options, work, display)
-        options = replace(options, weights_folder=work / "weights")
-    outcome = run(entry, options, display)
-    return SelfTest(outcome, made, tuple(_check(outcome)))
+        options = options.model_copy(update={"weights_folder": work / "weights"})
+    outcome = run_model(entry, options, display)
+    return SelfTest(outcome, is_random, tuple(_check(outcome)))
 
 
 def selftest_photographs(folder: Path) -> Path:
-    """Three photographs; drawn scenes where the photographs cannot be fetched."""
+    """Return a folder with three photographs, or with drawn scenes where they cannot be fetched."""
     if folder.is_dir():
         return folder
     try:
-        everything = fetch_photographs(folder.with_name("fetched"))
+        photographs = fetch_photographs(folder.with_name("fetched"))
     except MachineError:
-        from orchestrator.workflows.demo.scenes import write_scenes
-
         write_scenes(folder, range(len(PHOTOGRAPHS)), size=480)
         (folder / "annotations.json").unlink()
         return folder
     folder.mkdir(parents=True)
     for name in PHOTOGRAPHS:
-        shutil.copyfile(everything / name, folder / name)
+        shutil.copyfile(photographs / name, folder / name)
     return folder
 
 
 def make_random_weights(entry: ModelEntry, options: RunOptions, work: Path, display: Display) -> None:
-    """Have the stack's own environment write random weights of the right architecture into `work`/weights."""
+    """Write random weights of the right architecture into `work`/weights, by the stack's own environment."""
     target = work / "weights"
     if all((target / weights.file).exists() for weights in entry.spec.weights.values()):
         return
-    runtime, _ = choose_runtime(options.runtime)
     choice = select_variant(entry.stack, options.variant, options.device, memory=entry.spec.gpu_memory)
-    require_space([*build_needs(entry.stack, choice.variant, runtime, options.build)], entry.name)
-    prepared = runtime.prepare(entry.stack, choice.variant, options.build, display.detail)
+    for candidate in cold_candidates(options.runtime, None, display.say):
+        with candidate:
+            runtime = candidate.runtime
+            require_space([*build_needs(entry.stack, choice.variant, runtime, options.build)], entry.name)
+            prepared = runtime.prepare(entry.stack, choice.variant, options.build, display.detail)
+            break
     display.say(f"{entry.name}: making random weights of the right architecture")
     request = make_request(entry, options, runtime.name, choice.variant, choice.device)
     paths = RunPaths(work / "random-weights")
@@ -129,11 +122,11 @@ def make_random_weights(entry: ModelEntry, options: RunOptions, work: Path, disp
         worker.close()
     if ended.code != 0:
         why = failures[-1]["message"] if failures else ended.describe()
-        raise RunError(f"{entry.name} could not make random weights", why=why, log=paths.worker_log("weights"))
+        raise RunError(f"cannot make random weights of {entry.name}", why=why, log=paths.worker_log("weights"))
 
 
 def _check(outcome: Outcome) -> Iterator[tuple[str, int]]:
-    """What was found in each photograph. Raises RunError, PredictionsError."""
+    """Return the number of instances in each photograph. Raises RunError, PredictionsError."""
     if outcome.failed:
         first = outcome.summary["failures"][0]
         raise RunError(
@@ -144,9 +137,9 @@ def _check(outcome: Outcome) -> Iterator[tuple[str, int]]:
     predictions = Predictions.load(outcome.paths.predictions)
     problems = [str(problem) for problem in predictions.validate()]
     if problems:
-        raise PredictionsError("the self-test's predictions break the format", why="\n".join(problems))
+        raise PredictionsError("the predictions of the self-test are invalid", why="\n".join(problems))
     if not len(predictions.scores):
-        raise PredictionsError("nothing was detected in any photograph", why="nothing was left to check")
+        raise PredictionsError("nothing was detected in any photograph", why="there is nothing to check")
     for row in range(len(predictions.scores)):
         predictions.mask(row)
     for index, file in enumerate(predictions.files):

@@ -92,7 +92,7 @@ def test_a_gpu_that_falls_off_the_bus_loses_its_place_and_not_the_run(
     three = machine(3)
     three(*command(images, tmp_path / "whole", "--set", "lose=GPU-none"))
     done = three(*command(images, tmp_path / "lost", "--set", "lose=GPU-fake-1"))
-    assert "GPU-fake-1 is given up" in done.stderr
+    assert "GPU-fake-1 is no longer used" in done.stderr
     found = summary(tmp_path / "lost")
     assert (found["predicted"], found["failed"]) == (IMAGES, 0)
     assert [one.partition(": ")[0] for one in found["retired"]] == ["cuda:GPU-fake-1"]

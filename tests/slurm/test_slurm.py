@@ -19,10 +19,10 @@ pytestmark = pytest.mark.slurm
 
 GARMENTS = ("run", "-m", "garments-tiny", "--runtime", "venv", "--shard-size", 20)
 FAULTY = ("run", "-m", "faulty", "--runtime", "venv", "--shard-size", 5, "--set", "sleep=1.0")
-SLURM = ("--executor", "slurm", "--gres", "gpu:1")
-REST = ("--sbatch", "--exclude=n[3-5]")
-LIMITED = ("--sbatch", "--nodelist=n3")
-DOUBTED = ("--sbatch", "--exclude=n[1-3]")
+SLURM = ("--executor", "slurm", "--slurm", "gres=gpu:1")
+REST = ("--slurm", "sbatch=--exclude=n[3-5]")
+LIMITED = ("--slurm", "sbatch=--nodelist=n3")
+DOUBTED = ("--slurm", "sbatch=--exclude=n[1-3]")
 """Runs that take their time have nodes of their own, where they go on while other tests run."""
 
 
@@ -57,7 +57,8 @@ def limited(orch: Orch, photographs: Path, tmp_path_factory: pytest.TempPathFact
     settings = config.read_text()
     config.write_text(f"{settings}warning: 15\n")
     run = tmp_path_factory.mktemp("limited") / "run"
-    orch(*FAULTY, "-i", photographs, "-o", run, *SLURM, "--tasks", 1, "--time", "1", *LIMITED, "--no-wait")
+    short = ("--slurm", "tasks=1", "--slurm", "time=1", "--slurm", "wait=false")
+    orch(*FAULTY, "-i", photographs, "-o", run, *SLURM, *short, *LIMITED)
     config.write_text(settings)
     return run
 
@@ -66,7 +67,7 @@ def limited(orch: Orch, photographs: Path, tmp_path_factory: pytest.TempPathFact
 def doubted(orch: Orch, cluster: Cluster, photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose node's daemon is killed: Slurm takes the task for lost, which goes on."""
     run = tmp_path_factory.mktemp("doubted") / "run"
-    orch(*FAULTY, "-i", photographs, "-o", run, *SLURM, "--tasks", 1, *DOUBTED, "--no-wait")
+    orch(*FAULTY, "-i", photographs, "-o", run, *SLURM, "--slurm", "tasks=1", *DOUBTED, "--slurm", "wait=false")
     wait_for(lambda: list((run / "events").glob("*.jsonl")))
     record = next(iter((run / "tasks").glob("*.json")))
     cluster.kill_daemon(int(json.loads(record.read_text())["node"].removeprefix("n")))
@@ -95,14 +96,14 @@ def test_the_run_survives_a_lost_node_and_gives_the_same_bytes(
 ) -> None:
     run = tmp_path / "run"
     # A task a node: one of them is lost with its node and all that runs on it.
-    alone = ("--sbatch", "--exclusive", "--tasks", 2, "--threads", 1, *REST)
+    alone = ("--slurm", "sbatch=--exclusive", "--slurm", "tasks=2", "--threads", 1, *REST)
     process = orch.start(*GARMENTS, "-i", scenes, "-o", run, *SLURM, *alone)
     wait_for(lambda: len(shards(run)) >= 3 and process.poll() is None)
     cluster.kill_node(2)
     left = len(shards(run))
     assert left < 15, "everything was done before the node was lost"
-    _, said = process.communicate(timeout=150)
-    assert process.returncode == 0, said
+    _, errors = process.communicate(timeout=150)
+    assert process.returncode == 0, errors
     assert digest(run) == local["garments"]
     wait_for(lambda: not processes_of(run), 30)
     cluster.bring_back(2)
@@ -112,13 +113,13 @@ def test_cancelled_leaves_nothing_behind_and_resumed_completes(
     orch: Orch, cluster: Cluster, photographs: Path, local: dict[str, str], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    common = (*FAULTY, "-i", photographs, "-o", run, *SLURM, "--tasks", 4, *REST)
+    common = (*FAULTY, "-i", photographs, "-o", run, *SLURM, "--slurm", "tasks=4", *REST)
     attached = orch.start(*common)
     wait_for(lambda: len(shards(run)) >= 1)
     os.kill(attached.pid, signal.SIGINT)
-    _, said = attached.communicate(timeout=30)
-    assert attached.returncode == 130, said
-    assert f"the run goes on as job {job_of(run)}" in said
+    _, errors = attached.communicate(timeout=30)
+    assert attached.returncode == 130, errors
+    assert f"the run continues as job {job_of(run)}" in errors
     state = orch.status(run)
     assert (state["state"], state["job"]) == ("running", job_of(run))
     orch("cancel", run)
@@ -136,8 +137,8 @@ def test_a_task_run_twice_at_the_same_time_changes_nothing(
     orch: Orch, few: Path, local: dict[str, str], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    common = (*FAULTY, "-i", few, "-o", run, *SLURM, "--tasks", 1, *REST)
-    orch(*common, "--no-wait")
+    common = (*FAULTY, "-i", few, "-o", run, *SLURM, "--slurm", "tasks=1", *REST)
+    orch(*common, "--slurm", "wait=false")
     command = [sys.executable, "-m", "orchestrator.dispatch.shared.task", str(run)]
     twins = []
     for number in range(2):
@@ -182,7 +183,8 @@ def test_the_first_node_chooses_the_variant_and_one_that_does_not_fit_says_so(
     """A stack with a GPU variant, and nodes whose nvidia-smi is made up: the login node has none."""
     picky_stack(tmp_path / "stacks" / "picky")
     monkeypatch.setitem(orch.environment, "ORCH_STACKS", str(tmp_path / "stacks"))
-    common = ("run", "-m", "picky-bright", "-i", photographs, "--runtime", "venv", "--executor", "slurm", "--tasks", 2)
+    two_tasks = ("--executor", "slurm", "--slurm", "tasks=2")
+    common = ("run", "-m", "picky-bright", "-i", photographs, "--runtime", "venv", *two_tasks)
 
     def node_with(name: str, capability: str) -> Path:
         tools = tmp_path / name
@@ -202,9 +204,9 @@ def test_the_first_node_chooses_the_variant_and_one_that_does_not_fit_says_so(
     assert "--gres=gpu:1" in (tmp_path / "run" / "job.sh").read_text()
     assert "complete already" in orch(*common, "-o", tmp_path / "run")
     node_with("Older", "6.1")
-    said = orch(*common, "-o", tmp_path / "unfit", "--variant", "gpu", expect=4)
-    assert "its binaries have no code for Older" in said
-    assert "15 shards are missing" in said
+    errors = orch(*common, "-o", tmp_path / "unfit", "--variant", "gpu", expect=4)
+    assert "its binaries have no code for Older" in errors
+    assert "15 shards are missing" in errors
 
 
 def test_the_time_limit_stops_a_task_which_is_requeued_and_goes_on(

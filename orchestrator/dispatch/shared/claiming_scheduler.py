@@ -1,4 +1,4 @@
-"""The schedule of one of several tasks that share a run's shards: it hands out what it can claim."""
+"""A scheduler for one of several tasks that share a run's shards: it hands out the shards that it can claim."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from orchestrator.dispatch.scheduler import ImagesOf, Schedule
+from orchestrator.dispatch.scheduler import ImagesOf, Scheduler
 from orchestrator.dispatch.shared.claims import Claims
 
 PASS_SECONDS = 5.0
-"""So long at least between two looks at what the others left: all tasks look at the same folders."""
+"""Least time between two passes over the shards that other tasks left: all tasks read the same folders."""
 LOOKS_PER_LEASE = 4
-"""How often in the time of a lease a task looks whether others' leases ran out."""
+"""How often per lease a task looks for expired claims of other tasks."""
 TRIES_PER_CALL = 50
 
 Clock = Callable[[], float]
 
 
-class SharedSchedule(Schedule):
-    """Shards this task has claimed. First those of its own share in order, then any that nobody works on.
+class ClaimingScheduler(Scheduler):
+    """Hands out shards this task has claimed: its own share first, in order, then any shard that is not claimed.
 
-    `remaining` counts the shards not known to be on disk: while there are some, a task stays: others may be lost.
+    `share` is the task's index and the number of tasks. `remaining` counts the shards not known to be on disk: until
+    there are none a task stays, because another one may be lost.
     """
 
     def __init__(
@@ -36,30 +37,32 @@ class SharedSchedule(Schedule):
         super().__init__((), images_of)
         self._claims, self._is_done, self._clock = claims, is_done, clock
         self._open = set(shards)
-        place, of = share[0] % max(1, share[1]), max(1, share[1])
-        self._candidates: Iterator[int] = iter(shards[len(shards) * place // of : len(shards) * (place + 1) // of])
+        count = max(1, share[1])
+        index = share[0] % count
+        first, end = len(shards) * index // count, len(shards) * (index + 1) // count
+        self._candidates: Iterator[int] = iter(shards[first:end])
         self._next_pass = self._next_stale = clock()
-        self._chance = random.Random(repr(share))  # others look through the same shards: in another order
+        self._random = random.Random(repr(share))  # other tasks pass over the same shards: in another order
 
     @property
-    def may_get_more(self) -> bool:
-        """As long as a shard is not known to be on disk: another task may be lost."""
+    def can_get_more(self) -> bool:
+        """True until all shards are known to be on disk: another task may be lost."""
         return bool(self._open)
 
     @property
     def pending(self) -> int:
-        """Shards that are claimed and no worker has. Looks for one where there is none: for a worker to come."""
+        """Claimed shards that no worker has. Claims one if there are none, for a worker that is about to start."""
         if not self._pending:
             number = self._claim_next()
             if number is not None:
                 self._pending.append(number)
         return len(self._pending)
 
-    def done(self, number: int) -> bool:
-        """A worker finished a shard: it is on disk, and nobody needs its claim."""
-        news = super().done(number)
+    def mark_done(self, number: int) -> bool:
+        """Take note that a worker finished a shard: it is on disk, so its claim is released."""
+        is_new = super().mark_done(number)
         self._claims.release(claim_name(number))
-        return news
+        return is_new
 
     def _take(self) -> int | None:
         own = super()._take()
@@ -83,30 +86,30 @@ class SharedSchedule(Schedule):
             return False
         if not self._is_done(number):
             return True
-        self._claims.release(name)  # done between the look and the claim
+        self._claims.release(name)  # finished between the look and the claim
         self._open.discard(number)
         return False
 
     def _begin_pass(self) -> bool:
-        """Look for shards that nobody works on; False when it is too early to look again."""
+        """List the shards that no task has; False when it is too early to look again."""
         if self._clock() < self._next_pass or not self._open:
             return False
         self._next_pass = self._clock() + PASS_SECONDS
-        claimed = self._claims.listed()
-        stale = self._stale(claimed)
+        claimed = self._claims.list_all()
+        stale = self._find_stale(claimed)
         free = [number for number in sorted(self._open) if claim_name(number) not in claimed - stale]
-        self._chance.shuffle(free)
+        self._random.shuffle(free)
         self._candidates = iter(free)
         return True
 
-    def _stale(self, claimed: set[str]) -> set[str]:
-        """Claims whose lease ran out; each look costs a question per claim, so it is not repeated soon."""
+    def _find_stale(self, claimed: set[str]) -> set[str]:
+        """Return expired claims. Costs one file system call per claim, so it is not repeated soon."""
         if self._clock() < self._next_stale:
             return set()
         self._next_stale = self._clock() + self._claims.lease / LOOKS_PER_LEASE
-        return set(self._claims.stale(claimed.difference(self._claims.held())))
+        return set(self._claims.find_stale(claimed.difference(self._claims.list_own())))
 
 
 def claim_name(shard: int) -> str:
-    """The claim on a shard."""
+    """Return the name of the claim on a shard."""
     return f"{shard:05d}"

@@ -1,97 +1,165 @@
-"""How far a run on a cluster is, read from what its tasks leave in the run directory; pure but for the reading."""
+"""Follow or cancel a run on a cluster, from any machine that sees its directory: `orch attach`, `orch cancel`."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+import json
+import threading
+from dataclasses import dataclass
+from time import monotonic, sleep, time_ns
 from typing import Any
 
-from orchestrator.dispatch.slurm.commands import QueuedTask
+from orchestrator.dispatch.executors import find_submission, get_submitter
+from orchestrator.dispatch.outcome import Outcome
+from orchestrator.dispatch.shared.claims import LEASE_SECONDS, Claims
+from orchestrator.dispatch.shared.collection import collect_once
+from orchestrator.dispatch.shared.progress import EventTail, RunProgress, describe_tasks, list_shards, shard_sizes
+from orchestrator.dispatch.shared.submitter import QueuedTask, Submission, Submitter
+from orchestrator.dispatch.shared.task_records import WORKING_STATES, read_records
+from orchestrator.dispatch.shared.work_file import read_work_file
+from orchestrator.errors import Interrupted, MachineError, OrchError, RunError, UsageError
 from orchestrator.paths import RunPaths
-from orchestrator.system.json_lines import JsonLinesFile
+from orchestrator.system.display import Display
+from orchestrator.system.signals import call_on_signal
+
+POLL_SECONDS = 2.0
+QUEUE_POLL_SECONDS = 10.0
+MISSES_UNTIL_GONE = 2
+"""Tasks are gone once the cluster lists none this many times: after a requeue it may list none for a moment."""
+RESUME_HINT = "the same orch run command submits the missing shards"
 
 
-@dataclass
-class Progress:
-    """Images and shards that are done, as far as events tell. A shard done twice counts once."""
+@dataclass(frozen=True)
+class _Followed:
+    """A submitted run, and the cluster that it was handed to."""
 
-    images_of: Sequence[int]
-    """Number of images of each shard."""
-    done: set[int] = field(default_factory=set)
-    failed: int = 0
-    states: dict[str, str] = field(default_factory=dict)
-    _under_way: dict[str, dict[int, int]] = field(default_factory=dict)
+    paths: RunPaths
+    images: int
+    shard_size: int
+    shards: int
+    submission: Submission
+    submitter: Submitter
 
-    @property
-    def images(self) -> int:
-        """Images done, those of shards under way too."""
-        under_way: dict[int, int] = {}
-        for shards in self._under_way.values():
-            for shard, count in shards.items():
-                if shard not in self.done:
-                    under_way[shard] = max(count, under_way.get(shard, 0))
-        return sum(self.images_of[shard] for shard in self.done) + sum(under_way.values())
-
-    def take(self, task: str, event: Mapping[str, Any]) -> None:
-        """An event of one of a task's workers."""
-        kind, shard = event.get("event"), event.get("shard")
-        worker = f"{task} {event.get('worker')}"
-        if kind in ("loading", "ready"):
-            self.states[task] = kind
-        elif kind == "shard_started" and isinstance(shard, int):
-            self.states[task] = f"shard {shard}"
-            self._under_way.setdefault(worker, {})[shard] = int(event.get("reused", 0))
-        elif kind == "progress" and isinstance(shard, int):
-            self._under_way.setdefault(worker, {})[shard] = int(event.get("done", 0))
-        elif kind == "image_failed":
-            self.failed += 1
-        elif kind == "shard_done" and isinstance(shard, int) and 0 <= shard < len(self.images_of):
-            self.done.add(shard)
-            self._under_way.get(worker, {}).pop(shard, None)
-        elif kind == "exit":
-            self._under_way.pop(worker, None)
-            self.states.pop(task, None)
+    def missing(self) -> int:
+        """Return how many shards are not on disk."""
+        return self.shards - len(list_shards(self.paths, self.shards))
 
 
-class EventTail:
-    """New lines of all tasks' event files since the last look."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._files: dict[Path, JsonLinesFile] = {}
-
-    def new(self) -> Iterable[tuple[str, dict[str, Any]]]:
-        """(task, event), whole lines only."""
-        for file in sorted(self._folder.glob("*.jsonl")):
-            for event in self._files.setdefault(file, JsonLinesFile(file)).read_new():
-                yield file.stem, event
+def read_run_document(paths: RunPaths) -> dict[str, Any]:
+    """Return the content of run.json. Raises UsageError."""
+    try:
+        document: dict[str, Any] = json.loads(paths.run_json.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        why = "it has no run.json" if isinstance(error, FileNotFoundError) else str(error)
+        raise UsageError(f"{paths.root} is not a run directory", why=why) from None
+    return document
 
 
-def shards_on_disk(paths: RunPaths, shards: int) -> set[int]:
-    """The shards whose files are there."""
-    there = set(os.listdir(paths.shards)) if paths.shards.is_dir() else set[str]()
-    return {number for number in range(shards) if paths.shard(number).name in there}
+def follow_run(paths: RunPaths, display: Display) -> Outcome:
+    """Show a run's progress until it is complete. Ctrl-C ends only the display; the run continues.
+
+    Raises RunError, MachineError or Interrupted when its tasks end before it is complete.
+    """
+    document = read_run_document(paths)
+    if paths.summary.exists():
+        return _read_outcome(paths)
+    submission = _require_submission(paths, "the same orch run command resumes it")
+    run = _Followed(
+        paths,
+        int(document["resolved"]["inputs"]["count"]),
+        int(document["shard_size"]),
+        int(document["shards"]),
+        submission,
+        get_submitter(submission),
+    )
+    run.submitter.require_commands()
+    try:
+        _follow(run, display)
+    except Interrupted:
+        raise Interrupted(
+            f"no longer attached; the run continues as job {submission.job}",
+            hint=f"orch attach {paths.root}, or orch cancel {paths.root}",
+        ) from None
+    if not paths.summary.exists():
+        _collect_here(run, display)
+    return _read_outcome(paths)
 
 
-def shard_sizes(images: int, shard_size: int) -> list[int]:
-    """Images of each shard."""
-    return [min(shard_size, images - first) for first in range(0, images, shard_size)]
+def cancel_run(paths: RunPaths, display: Display) -> str:
+    """End a run's tasks and return the job's number. Raises UsageError, MachineError."""
+    read_run_document(paths)
+    submission = _require_submission(paths, "to stop a run on this machine, press Ctrl-C in its terminal")
+    get_submitter(submission).cancel(paths, submission.job, display)
+    return submission.job
 
 
-def task_states(
-    records: Sequence[Mapping[str, Any]], waiting: Sequence[QueuedTask], at_work: Mapping[str, str]
-) -> dict[str, str]:
-    """A few words on each task in the queue: what Slurm says, and what the newest start of it is at."""
-    newest = {record["index"]: record for record in records}
-    found: dict[str, str] = {}
-    for task in waiting:
-        record = newest.get(task.index)
-        if task.state == "RUNNING" and record is not None and record.get("state") in ("preparing", "predicting"):
-            state = at_work.get(str(record["task"])) or str(record["state"])
-            found[f"task {task.index}"] = f"{state}, on {task.node}"
-        else:
-            reason = f" ({task.reason})" if task.reason not in ("None", "") and task.state == "PENDING" else ""
-            found[f"task {task.index}"] = f"{task.state.lower()}{reason}"
-    return found
+def _require_submission(paths: RunPaths, hint: str) -> Submission:
+    submission = find_submission(paths)
+    if submission is None:
+        raise UsageError(f"{paths.root} was not submitted to a cluster", hint=hint)
+    return submission
+
+
+def _read_outcome(paths: RunPaths) -> Outcome:
+    return Outcome(paths, json.loads(paths.summary.read_text(encoding="utf-8")))
+
+
+def _follow(run: _Followed, display: Display) -> None:
+    """Show progress until the run is collected or its tasks are gone. Raises Interrupted on Ctrl-C."""
+    paths = run.paths
+    progress = RunProgress(shard_sizes(run.images, run.shard_size), list_shards(paths, run.shards))
+    tail = EventTail(paths.task_events)
+    tasks: list[QueuedTask] = []
+    records: list[dict[str, Any]] = []
+    next_poll, misses = 0.0, 0
+    progress.apply_all(tail)
+    stop = threading.Event()
+    with display.images(run.images, progress.images), call_on_signal(stop.set):
+        while not paths.summary.exists() and misses < MISSES_UNTIL_GONE:
+            if monotonic() >= next_poll:
+                listed = run.submitter.list_tasks(run.submission.job)
+                tasks = tasks if listed is None else listed
+                misses = misses + 1 if listed == [] else 0
+                records = read_records(paths, run.submission.job)
+                next_poll = monotonic() + (QUEUE_POLL_SECONDS if tasks else POLL_SECONDS)
+            display.progress(progress.images, progress.failed, describe_tasks(records, tasks, progress.statuses))
+            if stop.wait(POLL_SECONDS):
+                raise Interrupted("stopped")
+            progress.apply_all(tail)
+
+
+def _collect_here(run: _Followed, display: Display) -> None:
+    """Collect a run whose tasks are gone. Raises why they ended if shards are missing."""
+    missing = run.missing()
+    if missing:
+        raise _explain_missing(run, missing)
+    work = read_work_file(run.paths)
+    plan = work.make_plan(work.restore_prepared())
+    with Claims(run.paths.claims, f"attach-{time_ns()}", LEASE_SECONDS) as claims:
+        while not run.paths.summary.exists() and not collect_once(run.paths, plan, claims, display):
+            sleep(POLL_SECONDS)
+
+
+def _explain_missing(run: _Followed, missing: int) -> OrchError:
+    """Return the error that says why the tasks ended before all shards were done."""
+    if run.paths.cancelled.exists():
+        message = f"the run was cancelled; {missing} shards are missing, finished ones are kept"
+        return Interrupted(message, hint=RESUME_HINT)
+    job, logs = run.submission.job, run.paths.logs
+    newest = {record["index"]: record for record in read_records(run.paths, job)}
+    failures = {index: why for index, record in sorted(newest.items()) if (why := _describe_failure(record))}
+    is_unfit = bool(newest) and all(record.get("state") == "unfit" for record in newest.values())
+    return (MachineError if is_unfit else RunError)(
+        f"all tasks have ended and {missing} shards are missing",
+        why="\n".join(f"task {index}: {why}" for index, why in failures.items()) or run.submitter.explain_end(job),
+        log=logs / f"task-{next(iter(failures))}.log" if failures else logs,
+        hint=RESUME_HINT,
+    )
+
+
+def _describe_failure(record: dict[str, Any]) -> str | None:
+    """Return why a task ended early, as far as it recorded it; None if it ended well."""
+    if "error" in record:
+        return f"{record['error']['message']}: {record['error'].get('why') or ''}".rstrip(": ")
+    if record.get("state") in WORKING_STATES:
+        return f"ended without giving a reason on {record.get('node')}, {record['state']}"
+    return None

@@ -1,79 +1,74 @@
-"""What the tasks of a cluster's job say of themselves in the run directory: where, how far, why they ended."""
+"""Records that a cluster's tasks keep in the run directory: node, state, reason of their end; one file per attempt."""
 
 from __future__ import annotations
 
 import json
 import os
-import socket
 import time
 from contextlib import suppress
 from typing import Any
 
-from orchestrator.dispatch.dispatcher import Dispatched
-from orchestrator.dispatch.slurm.array_task import Place
+from orchestrator.dispatch.dispatcher import DispatchResult
+from orchestrator.dispatch.shared.submitter import TaskAttempt
 from orchestrator.paths import RunPaths, TaskPaths
 from orchestrator.system.files import write_json
 
+WORKING_STATES = ("preparing", "predicting")
+
 
 class TaskRecord:
-    """The record of one start of a task, replaced whenever its state changes."""
+    """The record of one attempt of a task, replaced whenever its state changes."""
 
-    def __init__(self, paths: TaskPaths, name: str, here: Place) -> None:
+    def __init__(self, paths: TaskPaths, attempt: TaskAttempt) -> None:
         self._path = paths.record
         self._content: dict[str, Any] = {
-            "task": name,
-            "index": here.index,
-            "job": here.job,
-            "restarts": here.restarts,
-            "node": node_name(),
+            "task": paths.task,
+            "index": attempt.index,
+            "job": attempt.job,
+            "restarts": attempt.restarts,
+            "node": attempt.node,
             "scratch": str(paths.scratch),
             "process": os.getpid(),
             "started": time.time(),
         }
 
-    def now(self, state: str, **more: Any) -> None:
-        """The task is "preparing", "predicting", "done", "stopped", "unfit" or "failed"."""
+    def update(self, state: str, **more: Any) -> None:
+        """Write the state: "preparing", "predicting", "done", "stopped", "unfit" or "failed"."""
         self._content.update(state=state, since=time.time(), **more)
         write_json(self._path, self._content)
 
 
-def node_name() -> str:
-    """The node as Slurm calls it."""
-    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-
-
-def left_behind(records: list[dict[str, Any]], here: Place) -> list[dict[str, Any]]:
-    """Earlier starts of this task on this node that never said they ended: Slurm takes them for dead."""
+def find_abandoned(records: list[dict[str, Any]], attempt: TaskAttempt) -> list[dict[str, Any]]:
+    """Return earlier attempts of this task on this node that recorded no end: the cluster considers them dead."""
     return [
         record
         for record in records
-        if here.job is not None
-        and (record.get("job"), record.get("node")) == (here.job, node_name())
-        and record.get("restarts", 0) < here.restarts
-        and record.get("state") in ("preparing", "predicting")
+        if attempt.job is not None
+        and (record.get("job"), record.get("node")) == (attempt.job, attempt.node)
+        and record.get("restarts", 0) < attempt.restarts
+        and record.get("state") in WORKING_STATES
     ]
 
 
 def read_records(paths: RunPaths, job: str | None) -> list[dict[str, Any]]:
-    """The records of a job's tasks, in the order in which they were started."""
-    found = []
+    """Return the records of a job's tasks, and of tasks started by hand, in the order of their starts."""
+    records = []
     for file in paths.tasks.glob("*.json"):
         with suppress(OSError, ValueError):
             record = json.loads(file.read_text(encoding="utf-8"))
-            if isinstance(record, dict) and _is_of(record, job):
-                found.append(record)
-    return sorted(found, key=lambda record: (record.get("started", 0), record.get("task", "")))
+            if isinstance(record, dict) and _belongs_to(record, job):
+                records.append(record)
+    return sorted(records, key=lambda record: (record.get("started", 0), record.get("task", "")))
 
 
-def _is_of(record: dict[str, Any], job: str | None) -> bool:
-    """Whether a task belongs to the job. One that was started by hand belongs to any."""
+def _belongs_to(record: dict[str, Any], job: str | None) -> bool:
     return record.get("job") is None or str(record["job"]).partition("_")[0] == job
 
 
-def dispatched_by_all(paths: RunPaths, job: str | None) -> Dispatched:
-    """What all tasks' workers said in the end, as if one dispatcher had had them."""
+def merge_records(paths: RunPaths, job: str | None) -> DispatchResult:
+    """Return what the workers of all tasks reported, as if one dispatcher had had them all."""
     records = read_records(paths, job)
     notices = dict.fromkeys(notice for record in records for notice in record.get("notices", ()))
     lost = sum(int(record.get("lost_workers", 0)) for record in records)
     started = min((record["started"] for record in records), default=time.time())
-    return Dispatched(tuple(notices), lost, time.time() - started)
+    return DispatchResult(tuple(notices), lost, time.time() - started)

@@ -1,4 +1,4 @@
-"""A run handed over to other machines: what they need beyond run.json, written by one orch and read by others."""
+"""work.json: what tasks on other machines need beyond run.json. Only the orch version that wrote it reads it."""
 
 from __future__ import annotations
 
@@ -27,57 +27,61 @@ WORK_FORMAT = "orch-work/1"
 
 
 @dataclass(frozen=True)
-class Crew:
-    """The workers of each task, as they were asked for; None: as the node has GPUs and cores."""
+class WorkersPerTask:
+    """The workers of each task, as the user asked; None: decided by the node's GPUs and cores."""
 
     workers: int | None = None
     per_gpu: int | Literal["auto"] | None = None
     threads: int | None = None
+    """Threads of each worker."""
 
 
 @dataclass(frozen=True)
-class Handover:
-    """What a task knows of its run before it looks at its node."""
+class RecordedWork:
+    """A run as read from its directory, before the task looks at its node."""
 
     entry: ModelEntry
     request: Request
-    """Its variant may be AUTO: the first task on a node chooses one."""
+    """Its variant is AUTO until the first task has selected one on its node."""
     weights: Mapping[str, Stored]
     weights_folder: Path
     inputs: InputSet
     shard_size: int
     build: BuildOptions
-    crew: Crew
+    workers: WorkersPerTask
     lease: float
+    """Seconds after which a claim that is not renewed may be taken over."""
     plan: str
+    """Digest of the recorded plan."""
     build_identity: str
     image_digest: str | None
 
-    def planned(self, prepared: Prepared) -> Plan:
-        """The plan with what was prepared on this node."""
+    def make_plan(self, prepared: Prepared) -> Plan:
+        """Return the plan with the variant as it was built on this node."""
         return Plan(self.request, self.entry, prepared, self.weights, self.inputs, self.shard_size)
 
-    def recorded(self, plan: Plan) -> Plan:
-        """The plan as run.json has it: an image built on another node is the same but for its own id."""
+    def with_recorded_digest(self, plan: Plan) -> Plan:
+        """Return the plan with the image id of run.json: an image built on another node has another id."""
         return replace(plan, prepared=replace(plan.prepared, digest=self.image_digest))
 
-    def recorded_prepared(self) -> Prepared:
-        """What was prepared, as run.json has it: enough to collect, not to start workers."""
+    def restore_prepared(self) -> Prepared:
+        """Return the built variant as run.json records it: enough to collect, not to start workers."""
         request = self.request
         return Prepared(self.entry.stack, request.variant, request.runtime, self.build_identity, "", self.image_digest)
 
 
-def unresolved(stack: StackEntry, runtime: str) -> Prepared:
-    """Stands for what is prepared once a node has chosen the variant."""
+def make_placeholder(stack: StackEntry, runtime: str) -> Prepared:
+    """Return what stands for the built variant until a node has selected one."""
     return Prepared(stack, AUTO, runtime, "chosen on the node", "")
 
 
-def record_work(
-    paths: RunPaths, plan: Plan, weights_folder: Path, build: BuildOptions, crew: Crew, lease: float
+def write_work_file(
+    paths: RunPaths, plan: Plan, weights_folder: Path, build: BuildOptions, workers: WorkersPerTask, lease: float
 ) -> None:
     """Write work.json beside run.json and inputs.jsonl."""
     weights = {
-        key: {**asdict(one), "path": None if one.path is None else str(one.path)} for key, one in plan.weights.items()
+        key: {**asdict(stored), "path": None if stored.path is None else str(stored.path)}
+        for key, stored in plan.weights.items()
     }
     document = {
         "format": WORK_FORMAT,
@@ -86,41 +90,41 @@ def record_work(
         "weights": weights,
         "weights_folder": str(weights_folder),
         "build": asdict(build),
-        "crew": asdict(crew),
+        "crew": asdict(workers),
         "lease": lease,
     }
     write_json(paths.work, document)
 
 
-def read_handover(paths: RunPaths) -> Handover:
-    """What was recorded, on another machine. Raises RunError, SpecError."""
+def read_work_file(paths: RunPaths) -> RecordedWork:
+    """Read the run back on another machine. Raises RunError, SpecError."""
     try:
         run = json.loads(paths.run_json.read_text(encoding="utf-8"))
         work = json.loads(paths.work.read_text(encoding="utf-8"))
         if (work["format"], work["orch"]) != (WORK_FORMAT, __version__):
             raise RunError(
-                f"{paths.root} was handed over by orch {work['orch']}, this is {__version__}",
+                f"{paths.root} was submitted by orch {work['orch']}, this is {__version__}",
                 hint="cancel the run and start it again: orch cancel, orch run",
             )
-        return _handover(paths, run, work)
+        return _parse(paths, run, work)
     except (OSError, ValueError, KeyError, TypeError) as error:
         why = f"{type(error).__name__}: {error}"
-        raise RunError(f"{paths.root} holds no run that can be carried out here", why=why) from error
+        raise RunError(f"{paths.root} is not a run that can be continued here", why=why) from error
 
 
-def _handover(paths: RunPaths, run: Mapping[str, Any], work: Mapping[str, Any]) -> Handover:
+def _parse(paths: RunPaths, run: Mapping[str, Any], work: Mapping[str, Any]) -> RecordedWork:
     stack = read_stack(Path(work["stack"]))
     request = Request(**{**run["request"], "images": tuple(run["request"]["images"])})
     weights = {
-        key: Stored(**{**one, "path": None if one["path"] is None else Path(one["path"])})
-        for key, one in work["weights"].items()
+        key: Stored(**{**stored, "path": None if stored["path"] is None else Path(stored["path"])})
+        for key, stored in work["weights"].items()
     }
     inputs = InputSet(
         open_inputs(paths.inputs, run["resolved"]["inputs"]["digest"]),
         tuple(Path(root) for root in run["roots"]),
-        tuple(SkippedFile(**one) for one in run["ignored"]),
+        tuple(SkippedFile(**skipped) for skipped in run["ignored"]),
     )
-    return Handover(
+    return RecordedWork(
         ModelEntry(request.model, stack.spec.models[request.model], stack),
         request,
         weights,
@@ -128,7 +132,7 @@ def _handover(paths: RunPaths, run: Mapping[str, Any], work: Mapping[str, Any]) 
         inputs,
         int(run["shard_size"]),
         BuildOptions(**work["build"]),
-        Crew(**work["crew"]),
+        WorkersPerTask(**work["crew"]),
         float(work["lease"]),
         str(run["plan"]),
         run["resolved"]["build"],
@@ -136,8 +140,8 @@ def _handover(paths: RunPaths, run: Mapping[str, Any], work: Mapping[str, Any]) 
     )
 
 
-def record_choice(paths: RunPaths, plan: Plan, choice: Selection, gpus: list[dict[str, Any]]) -> None:
-    """Complete run.json by the variant that was chosen on a node."""
+def record_variant(paths: RunPaths, plan: Plan, choice: Selection, gpus: list[dict[str, Any]]) -> None:
+    """Complete run.json with the variant that was selected on a node."""
     earlier = json.loads(paths.run_json.read_text(encoding="utf-8"))
     notes = {key: value for key, value in earlier.items() if key not in run_document(plan, {})}
     write_json(paths.run_json, run_document(plan, {**notes, "why_variant": choice.why, "gpus": gpus}))

@@ -1,36 +1,30 @@
-"""What Slurm's variables tell a task: its place in the array and its cores. Its GPUs, orchestrator.hardware sees."""
+"""What Slurm's variables say about the task that this process is; the only module that reads them."""
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from orchestrator.dispatch.shared.submitter import TaskAttempt
 
 
-@dataclass(frozen=True)
-class Place:
-    """One task of an array: `job` as Slurm names it, "12_3", or None outside Slurm."""
-
-    index: int
-    count: int
-    job: str | None
-    restarts: int
-
-
-def place(environment: Mapping[str, str]) -> Place:
-    """The task's place; outside Slurm, the only task there is."""
-    index = _number(environment, "SLURM_ARRAY_TASK_ID", 0)
-    first = _number(environment, "SLURM_ARRAY_TASK_MIN", 0)
+def read_array_task(environment: Mapping[str, str]) -> TaskAttempt | None:
+    """Return the array task that `environment` describes; None outside of a Slurm job."""
+    index = _number(environment, "SLURM_ARRAY_TASK_ID") or 0
     array = environment.get("SLURM_ARRAY_JOB_ID")
     job = f"{array}_{index}" if array else environment.get("SLURM_JOB_ID")
-    count = _number(environment, "SLURM_ARRAY_TASK_COUNT", 1)
-    return Place(index - first, max(1, count), job, _number(environment, "SLURM_RESTART_COUNT", 0))
+    if job is None:
+        return None
+    return TaskAttempt(
+        index=index - (_number(environment, "SLURM_ARRAY_TASK_MIN") or 0),
+        count=_number(environment, "SLURM_ARRAY_TASK_COUNT") or 1,
+        job=job,
+        restarts=_number(environment, "SLURM_RESTART_COUNT") or 0,
+        node=environment.get("SLURMD_NODENAME") or socket.gethostname(),
+        cores=_number(environment, "SLURM_CPUS_ON_NODE"),
+    )
 
 
-def allotted_cores(here: int, environment: Mapping[str, str]) -> int:
-    """The cores the task may use, also where the site does not bind it to them."""
-    return max(1, min(here, _number(environment, "SLURM_CPUS_ON_NODE", here)))
-
-
-def _number(environment: Mapping[str, str], name: str, default: int) -> int:
+def _number(environment: Mapping[str, str], name: str) -> int | None:
     value = environment.get(name, "")
-    return int(value) if value.isdigit() else default
+    return int(value) if value.isdigit() else None

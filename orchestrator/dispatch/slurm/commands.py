@@ -1,74 +1,64 @@
-"""Slurm's own commands: handing in a job, seeing what is left of it, ending it."""
+"""Slurm's own commands: submit a job, list its tasks, requeue and end them."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.dispatch.shared.submitter import QueuedTask
 from orchestrator.errors import MachineError
 
 COMMANDS = ("sbatch", "squeue", "scancel")
-_SECONDS = 60
-_GONE = "Invalid job id"
-
-
-@dataclass(frozen=True)
-class QueuedTask:
-    """A task of an array as squeue lists it."""
-
-    index: int
-    state: str
-    node: str
-    reason: str
+_TIMEOUT_SECONDS = 60
+_UNKNOWN_JOB = "Invalid job id"
 
 
 def require_slurm() -> None:
-    """Raises MachineError where Slurm's commands are not."""
+    """Raise MachineError unless Slurm's commands are on this machine."""
     missing = [name for name in COMMANDS if shutil.which(name) is None]
     if missing:
         raise MachineError(
-            "there is no Slurm on this machine",
+            "Slurm is not installed on this machine",
             why=f"{', '.join(missing)} not found",
             hint="type the command on the cluster's login node, or use --executor local",
         )
 
 
 def submit(script: Path) -> str:
-    """Hand in a job script; the job's number. Raises MachineError where Slurm refuses."""
+    """Submit a job script and return the job's number. Raises MachineError if Slurm refuses it."""
     done = _run(["sbatch", "--parsable", str(script)])
     if done.returncode != 0:
         why = done.stderr.strip().removeprefix("sbatch: error: ")
-        hint = "--partition, --account, --qos, --time, --gres as the site wants them; see sinfo, and docs/clusters.md"
+        hint = "--slurm partition=…, account=…, qos=…, time=…, gres=… as the site requires; see sinfo, docs/clusters.md"
         raise MachineError("Slurm refuses the job", why=why, log=script, hint=hint)
     return done.stdout.strip().partition(";")[0]
 
 
-def queued(job: str) -> list[QueuedTask] | None:
-    """The tasks of an array that are not over, in order; None when Slurm does not answer at the moment."""
+def list_tasks(job: str) -> list[QueuedTask] | None:
+    """Return the tasks of an array that are not over, by index; None while Slurm does not answer."""
     try:
         done = _run(["squeue", "--noheader", "--array", "--jobs", job, "--format", "%K|%T|%N|%r"])
     except MachineError:
         return None
     if done.returncode != 0:
-        return [] if _GONE in done.stderr else None
-    return parse_queued(done.stdout)
+        return [] if _UNKNOWN_JOB in done.stderr else None
+    return parse_tasks(done.stdout)
 
 
-def parse_queued(text: str) -> list[QueuedTask]:
-    """Tasks from squeue's lines of index, state, node, reason."""
-    found = []
+def parse_tasks(text: str) -> list[QueuedTask]:
+    """Return the tasks in squeue's lines of index, state, node and reason; other lines are skipped."""
+    tasks = []
     for line in text.splitlines():
         parts = line.strip().split("|")
         if len(parts) == 4 and parts[0].isdigit():
-            found.append(QueuedTask(int(parts[0]), parts[1], parts[2], parts[3]))
-    return sorted(found, key=lambda task: task.index)
+            tasks.append(QueuedTask(int(parts[0]), parts[1], parts[2], parts[3]))
+    return sorted(tasks, key=lambda task: task.index)
 
 
-def state_of(job: str) -> str | None:
-    """The state of one job or task of an array; None when it cannot be had."""
+def read_state(job: str) -> str | None:
+    """Return the state of a job or of one task of an array; None if Slurm does not say."""
     try:
         done = _run(["squeue", "--noheader", "--jobs", job, "--format", "%T"])
     except MachineError:
@@ -77,7 +67,7 @@ def state_of(job: str) -> str | None:
 
 
 def requeue(job: str) -> str | None:
-    """Have a running job start again later; why not, where Slurm refuses."""
+    """Have a running job start again later. Return why not, where Slurm refuses."""
     try:
         done = _run(["scontrol", "requeue", job])
     except MachineError as error:
@@ -85,18 +75,18 @@ def requeue(job: str) -> str | None:
     return None if done.returncode == 0 else done.stderr.strip()
 
 
-def tell_to_stop(job: str) -> None:
-    """SIGTERM for the running tasks of an array: they finish the images at hand."""
+def send_sigterm(job: str) -> None:
+    """Send SIGTERM to the running tasks of an array: they finish the images they work on."""
     _run(["scancel", "--batch", "--signal=TERM", job])
 
 
-def end(job: str, *, pending: bool = False) -> None:
-    """End a job with all its tasks, or those that wait. Raises MachineError."""
+def end_job(job: str, *, pending: bool = False) -> None:
+    """End all tasks of a job, or only those that have not started. Raises MachineError."""
     _run(["scancel", *(["--state=PENDING"] if pending else []), job])
 
 
 def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise MachineError("Slurm does not answer", why=str(error), hint="sinfo") from error

@@ -1,91 +1,121 @@
-"""What is asked of Slurm: options from the command line and the user's file, and the job script made of them. Pure."""
+"""Settings of the Slurm executor, from `--slurm KEY=VALUE` and slurm.yaml, and the job script made from them."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator.dispatch.shared.claims import LEASE_SECONDS
 from orchestrator.errors import UsageError
+from orchestrator.paths import user_executor_settings
 from orchestrator.system.yaml_source import YamlSource, describe_errors
 
 DEFAULT_TASKS = 4
 NO_GRES = "none"
 
 
-def _one_line(value: str) -> str:
+def _require_one_line(value: str) -> str:
     if not value.strip() or any(ord(character) < 32 for character in value):
         raise ValueError("must be one line of text")
     return value
 
 
-Line = Annotated[str, AfterValidator(_one_line)]
+OneLine = Annotated[str, AfterValidator(_require_one_line)]
 
 
-class SlurmOptions(BaseModel):
-    """How a run is put to Slurm. Most are sbatch's own options of the same name; None: as the site has it."""
+class SlurmSettings(BaseModel):
+    """How a run is submitted. Most settings are sbatch's options of the same name; None: the site's default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    partition: Line | None = None
-    account: Line | None = None
-    qos: Line | None = None
-    time: Line | None = None
-    mem: Line | None = None
-    constraint: Line | None = None
-    gres: Line | None = None
+    partition: OneLine | None = None
+    account: OneLine | None = None
+    qos: OneLine | None = None
+    time: OneLine | None = None
+    mem: OneLine | None = None
+    constraint: OneLine | None = None
+    gres: OneLine | None = None
     """Default: gpu:1 for variants that use a GPU, nothing for others; "none": nothing."""
     gpus_per_task: int | None = Field(default=None, ge=1, le=64)
     cpus_per_task: int | None = Field(default=None, ge=1)
-    sbatch: tuple[Line, ...] = ()
-    """More options of sbatch, as they would follow #SBATCH."""
-    setup: tuple[Line, ...] = ()
-    """Lines of shell before a task starts: module load …"""
+    sbatch: tuple[OneLine, ...] = ()
+    """Further options of sbatch, as written after #SBATCH."""
+    setup: tuple[OneLine, ...] = ()
+    """Shell lines run before a task starts: module load …"""
     tasks: int = Field(default=DEFAULT_TASKS, ge=1, le=100_000)
     """Tasks of the array; never more than there are shards."""
     throttle: int | None = Field(default=None, ge=1)
-    """So many tasks at most run at a time."""
+    """Most tasks that run at the same time."""
     warning: int = Field(default=60, ge=1)
-    """Seconds before the time limit at which a task is told to stop and have itself requeued."""
+    """Seconds before the time limit at which a task gets SIGTERM, stops and is requeued."""
     lease: float = Field(default=LEASE_SECONDS, gt=0)
-    """Seconds after which the shards of a task that is not heard of go to others."""
+    """Seconds after which other tasks take the shards of a task that does not renew its claims."""
     wait: bool = True
-    """Stay attached to the run until it is complete."""
+    """Follow the run until it is complete."""
 
+    @classmethod
+    def parse(cls, given: Sequence[str] | Mapping[str, Any]) -> Self:
+        """Return the given settings over those of the user's slurm.yaml. Raises UsageError, SpecError."""
+        return cls.merge(given, user_executor_settings("slurm"))
 
-def slurm_options(file: Path, given: Mapping[str, Any]) -> SlurmOptions:
-    """The user's file under what was given for this run: a value given wins, lists are joined. Raises UsageError."""
-    values: dict[str, Any] = {}
-    if file.is_file():
+    @classmethod
+    def merge(cls, given: Sequence[str] | Mapping[str, Any], file: Path) -> Self:
+        """Return the given settings over those of `file`, which need not exist; lists are joined.
+
+        `given`: "KEY=VALUE" texts, repeatable for lists, or a mapping. Raises UsageError, SpecError.
+        """
+        values = cls._read(file) if file.is_file() else {}
+        for name, value in _as_mapping(given, cls._list_fields()).items():
+            if isinstance(value, list | tuple):
+                values[name] = (*values.get(name, ()), *value)
+            elif value is not None:
+                values[name] = value
+        return cls._validate(values, "--slurm")
+
+    @classmethod
+    def _read(cls, file: Path) -> dict[str, Any]:
         source = YamlSource(file)
         values = source.value or {}
         if not isinstance(values, dict):
-            raise UsageError(f"{file}: a mapping of options is expected", hint="docs/clusters.md has an example")
-        _validated(values, source)
-    for name, value in given.items():
-        if isinstance(value, list | tuple):
-            values[name] = (*values.get(name, ()), *value)
-        elif value is not None:
-            values[name] = value
-    return _validated(values, "the options for Slurm")
+            raise UsageError(f"{file}: must be a mapping of settings", hint="docs/clusters.md has an example")
+        cls._validate(values, source)
+        return values
+
+    @classmethod
+    def _validate(cls, values: Mapping[str, Any], source: YamlSource | str) -> Self:
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first, *others = describe_errors(error, source, cls)
+            why = "\n".join(others) or None
+            raise UsageError(first, why=why, hint="docs/clusters.md lists the settings") from None
+
+    @classmethod
+    def _list_fields(cls) -> set[str]:
+        return {name for name, field in cls.model_fields.items() if field.default == ()}
 
 
-def _validated(values: Mapping[str, Any], source: YamlSource | str) -> SlurmOptions:
-    try:
-        return SlurmOptions.model_validate(values)
-    except ValidationError as error:
-        first, *others = describe_errors(error, source, SlurmOptions)
-        raise UsageError(first, why="\n".join(others) or None) from None
+def _as_mapping(given: Sequence[str] | Mapping[str, Any], lists: set[str]) -> Mapping[str, Any]:
+    """Return KEY=VALUE texts as a mapping; of several values for one key all count for lists, else the last one."""
+    if isinstance(given, Mapping):
+        return given
+    values: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise UsageError(f"--slurm {text}: write it as KEY=VALUE", hint="docs/clusters.md lists the settings")
+        values[name] = [*values.get(name, ()), value] if name in lists else value
+    return values
 
 
 @dataclass(frozen=True)
-class Job:
-    """One array of tasks, as a job script has to say it."""
+class ArrayJob:
+    """One array of tasks, as its job script describes it."""
 
     name: str
     root: Path
@@ -93,54 +123,50 @@ class Job:
     tasks: int
     uses_gpu: bool
     python: Path
-    """The interpreter orch runs under; on the shared file system."""
+    """The interpreter that runs orch; on the shared file system."""
     environment: Mapping[str, str]
 
 
-def job_script(job: Job, options: SlurmOptions) -> str:
-    """The script sbatch is given: one array, each task the same command on the run directory, safe to be run again."""
-    lines = [f"#SBATCH {option}" for option in _sbatch_options(job, options)]
+def make_job_script(job: ArrayJob, settings: SlurmSettings) -> str:
+    """Return the script for sbatch: each task runs the same command on the run directory, and may run again."""
+    lines = [f"#SBATCH {option}" for option in _sbatch_options(job, settings)]
     exports = [f"export {name}={shlex.quote(value)}" for name, value in sorted(job.environment.items())]
-    # exec: Slurm's signals go to the script's process, which must be the task's own.
+    # exec: Slurm sends its signals to the script's process, which must be the task itself.
     command = f"exec {shlex.quote(str(job.python))} -m orchestrator.dispatch.shared.task {shlex.quote(str(job.root))}"
-    return "\n".join(["#!/bin/bash", *lines, *exports, *options.setup, command, ""])
+    return "\n".join(["#!/bin/bash", *lines, *exports, *settings.setup, command, ""])
 
 
-def _sbatch_options(job: Job, options: SlurmOptions) -> list[str]:
-    throttle = f"%{options.throttle}" if options.throttle else ""
+def _sbatch_options(job: ArrayJob, settings: SlurmSettings) -> list[str]:
+    throttle = f"%{settings.throttle}" if settings.throttle else ""
     log = str(job.root / "logs").replace("%", "%%")
-    found = {
+    options = {
         "job-name": job.name,
         "array": f"0-{job.tasks - 1}{throttle}",
         "output": f"{log}/task-%a.log",
         "open-mode": "append",
         "requeue": "",
-        "signal": f"B:TERM@{options.warning}",
-        "partition": options.partition,
-        "account": options.account,
-        "qos": options.qos,
-        "time": options.time,
-        "mem": options.mem,
-        "constraint": options.constraint,
-        "cpus-per-task": options.cpus_per_task,
-        **_gpu_options(job, options),
+        "signal": f"B:TERM@{settings.warning}",
+        "partition": settings.partition,
+        "account": settings.account,
+        "qos": settings.qos,
+        "time": settings.time,
+        "mem": settings.mem,
+        "constraint": settings.constraint,
+        "cpus-per-task": settings.cpus_per_task,
+        **_gpu_options(job, settings),
     }
-    written = [f"--{name}" + (f"={_quoted(str(value))}" if value != "" else "") for name, value in _given(found)]
-    return [*written, *options.sbatch]
+    lines = [
+        # sbatch splits the lines of a script into words like a shell
+        f"--{name}" + (f"={shlex.quote(str(value))}" if value != "" else "")
+        for name, value in options.items()
+        if value is not None
+    ]
+    return [*lines, *settings.sbatch]
 
 
-def _given(found: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    return [(name, value) for name, value in found.items() if value is not None]
-
-
-def _gpu_options(job: Job, options: SlurmOptions) -> dict[str, Any]:
-    if options.gpus_per_task is not None:
-        return {"ntasks": 1, "gpus-per-task": options.gpus_per_task}
-    if options.gres is not None:
-        return {} if options.gres == NO_GRES else {"gres": options.gres}
+def _gpu_options(job: ArrayJob, settings: SlurmSettings) -> dict[str, Any]:
+    if settings.gpus_per_task is not None:
+        return {"ntasks": 1, "gpus-per-task": settings.gpus_per_task}
+    if settings.gres is not None:
+        return {} if settings.gres == NO_GRES else {"gres": settings.gres}
     return {"gres": "gpu:1"} if job.uses_gpu else {}
-
-
-def _quoted(value: str) -> str:
-    """As sbatch reads the lines of a script: like a shell."""
-    return shlex.quote(value)

@@ -14,12 +14,12 @@ from pathlib import Path, PurePosixPath
 
 from orchestrator.catalog.loader import StackEntry
 from orchestrator.catalog.weights import Stored
+from orchestrator.errors import RuntimeUnsuitable
 from orchestrator.inputs.collect import InputSet
 from orchestrator.paths import RunPaths
 from orchestrator.runtimes.base import BuildOptions, Location, Prepared, Runtime, WorkerSpec
 from orchestrator.runtimes.guest_contract import ALIVE_NAME, ALIVE_TIMEOUT, QUEUE_NAME, GuestPaths
 from orchestrator.runtimes.warm.discover import Needs, WarmWorkerFound
-from orchestrator.runtimes.warm.errors import WarmUnfit
 from orchestrator.runtimes.warm.results import bring_back
 from orchestrator.runtimes.warm.spool import Heartbeat, SpoolPaths
 from orchestrator.runtimes.warm.staging import Placement, copy_limit, place, stage
@@ -74,7 +74,7 @@ class WarmRuntime(Runtime):
         return Prepared(stack, variant, self.name, self.needs.identity, str(self.spool.root))
 
     def accept(self, inputs: InputSet, weights: Mapping[str, Stored]) -> None:
-        """Whether the workers see the weights, and the images or can be given them. Raises WarmUnfit, OutsideData."""
+        """Whether the workers see the weights, and the images or can be given them. Raises RuntimeUnsuitable."""
         self._check_weights(weights)
         to_stage = self._placement(self._worker(), inputs.roots).to_stage
         if to_stage:
@@ -83,7 +83,7 @@ class WarmRuntime(Runtime):
                 self.say(said)
 
     def guest_paths(self, prepared: Prepared, spec: WorkerSpec) -> GuestPaths:
-        """As the workers say that they see them. Raises WarmUnfit while none is up."""
+        """As the workers say that they see them. Raises RuntimeUnsuitable while none is up."""
         seen = self._worker().heartbeat.paths
         job, opt = PurePosixPath(seen["spool"], "jobs", spec.job.name), PurePosixPath(seen["opt"])
         weights = PurePosixPath(seen["weights"], spec.weights.name)
@@ -92,7 +92,8 @@ class WarmRuntime(Runtime):
         return GuestPaths(job / "data", weights, job / "out", cache, job / QUEUE_NAME, opt / "stack", sources=sources)
 
     def start(self, prepared: Prepared, spec: WorkerSpec) -> WarmWorker:
-        """Place a job for the workers that are up. Raises WarmUnfit while none is."""
+        """Place a job for the workers that are up. Raises RuntimeUnsuitable while none is."""
+        del prepared
         worker = self._worker()
         seen = self._placement(worker, spec.roots)
         data = spec.job / "data"
@@ -148,7 +149,7 @@ class WarmRuntime(Runtime):
         if self.started and not self._waited:
             self._waited = True
             self.say("waiting for the warm worker to come back")
-        raise WarmUnfit(
+        raise RuntimeUnsuitable(
             f"no warm worker of {self.needs.stack} is up in {self.spool.root}",
             hint="start it again (docker compose up -d, or orch up); the same command goes on where it stopped",
         )
@@ -160,7 +161,7 @@ class WarmRuntime(Runtime):
             if missing is None:
                 return
             if time.monotonic() > until:
-                raise WarmUnfit(
+                raise RuntimeUnsuitable(
                     f"the warm worker does not have the weights {missing}",
                     why="its folder of weights is another one than this orch's, or holds another file",
                     hint="start it with the same ORCH_HOME",

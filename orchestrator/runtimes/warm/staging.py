@@ -8,9 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from orchestrator.errors import UsageError
+from orchestrator.errors import RuntimeUnsuitable, UsageError
 from orchestrator.inputs.collect import InputImage, InputSet
-from orchestrator.runtimes.warm.errors import OutsideData
 
 COPY_LIMIT = 1 << 30
 _UNITS = {"K": 10, "M": 20, "G": 30, "T": 40}
@@ -48,7 +47,7 @@ def copy_limit() -> int:
 
 
 def stage(inputs: InputSet, numbers: Sequence[int], folder: Path, limit: int, stack: str) -> str | None:
-    """Hard links or copies of these roots' images in `folder`/ROOT/; a line about it. Raises OutsideData, OSError."""
+    """Hard links or copies of these roots' images in `folder`/ROOT/; a line. Raises RuntimeUnsuitable, OSError."""
     count = size = 0
     for image in _of_roots(inputs, numbers):
         count, size = count + 1, size + image.size
@@ -59,7 +58,7 @@ def stage(inputs: InputSet, numbers: Sequence[int], folder: Path, limit: int, st
     if size > limit:
         shutil.rmtree(folder, ignore_errors=True)
         outside = inputs.roots[numbers[0]]
-        raise OutsideData(
+        raise RuntimeUnsuitable(
             f"the warm worker does not see {outside}",
             why=f"{count} images of {size >> 20} MB are too much to copy (ORCH_SPOOL_COPY_LIMIT={limit >> 20}M)",
             hint=f"ORCH_DATA={outside} docker compose up -d; or: orch up {stack} --data {outside}",

@@ -10,21 +10,20 @@ from typing import Any
 import pytest
 
 from orchestrator.cli import main
-from orchestrator.cli.progress_table import Board
 from orchestrator.dispatch.outcome import Outcome
 from orchestrator.errors import Interrupted, MachineError, PredictionsError
 from orchestrator.evaluation.compare.compare import Comparison, Options
 from orchestrator.paths import RunPaths
-from orchestrator.system.display import Display
+from orchestrator.system.display import BatchDisplay, Display
 from orchestrator.workflows import batch as several_runs
 from orchestrator.workflows import comparison as comparison_run
-from orchestrator.workflows.batch import Asked, Ended
+from orchestrator.workflows.batch import RunRequest, RunResult
 from orchestrator.workflows.comparison_file import ComparisonFile
 
 Captured = pytest.CaptureFixture[str]
 
 
-def outcome(one: Asked, failed: int = 0) -> Outcome:
+def outcome(one: RunRequest, failed: int = 0) -> Outcome:
     assert one.options.out is not None
     counts = {"images": 3, "predicted": 3, "failed": failed, "failures": [], "instances": 7}
     summary = {**counts, "seconds": {"dispatch": 1.25}, "predictions": "p.npz"}
@@ -32,14 +31,14 @@ def outcome(one: Asked, failed: int = 0) -> Outcome:
 
 
 class Runs:
-    """Stands in for run_several: remembers what was asked, and ends as told."""
+    """Stands in for run_batch: remembers what was asked, and ends as told."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.asked: list[Asked] = []
-        self.ends: dict[str, Ended] = {}
-        monkeypatch.setattr(several_runs, "run_several", self)
+        self.asked: list[RunRequest] = []
+        self.ends: dict[str, RunResult] = {}
+        monkeypatch.setattr(several_runs, "run_batch", self)
 
-    def __call__(self, asked: Sequence[Asked], board: Board) -> dict[str, Ended]:
+    def __call__(self, asked: Sequence[RunRequest], display: BatchDisplay) -> dict[str, RunResult]:
         self.asked = list(asked)
         return {one.name: self.ends.get(one.name) or outcome(one) for one in asked}
 
@@ -99,7 +98,7 @@ def test_a_run_handed_to_a_cluster_is_no_summary_yet(runs: Runs, file: Path, cap
     assert (found["comparison"], found["written"]) == (None, [])
     runs.ends["ppocr-det"] = runs.ends["again"]
     assert main(["run", "-m", "garments-tiny", "-m", "ppocr-det", "-i", "x", "-o", str(file.parent)]) == 0
-    assert "ppocr-det: it goes on by itself; next: orch attach /x" in capsys.readouterr().err
+    assert "ppocr-det: the run continues on the cluster; to follow it: orch attach /x" in capsys.readouterr().err
 
 
 def test_errors_name_the_run(runs: Runs, tmp_path: Path, capsys: Captured) -> None:
@@ -135,7 +134,7 @@ def test_a_comparison_is_made_of_what_is_complete(
         compared.append((list(paths), annotations, options))
         raise PredictionsError("these runs are not comparable", why="image list")
 
-    monkeypatch.setattr("orchestrator.evaluation.compare.compare.compare", refuse)
+    monkeypatch.setattr(comparison_run, "compare", refuse)
     assert main(["run", "-f", str(file), "--json"]) == 6
     found = json.loads(capsys.readouterr().out)
     out = file.parent / "result"
@@ -166,7 +165,7 @@ def test_one_run_is_reported_only_where_there_is_a_truth(
 
 
 def test_an_interrupted_comparison_compares_nothing(runs: Runs, file: Path, capsys: Captured) -> None:
-    runs.ends["again"] = Interrupted("stopped", hint="the same command goes on where it stopped")
+    runs.ends["again"] = Interrupted("stopped", hint="the same command resumes it")
     assert main(["run", "-f", str(file), "--json"]) == 130
     found = json.loads(capsys.readouterr().out)
     assert (found["comparison"], found["written"], found["errors"]) == (None, [], [])

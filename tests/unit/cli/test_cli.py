@@ -229,15 +229,13 @@ def test_what_the_system_refuses_is_no_bug(capsys: Captured, monkeypatch: pytest
     assert (error["error"], error["why"]) == ("MachineError", "[Errno 13] Permission denied: '/x'")
 
 
-@pytest.mark.parametrize(
-    "stop", [KeyboardInterrupt(), Interrupted("stopped", hint="the same command goes on where it stopped")]
-)
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), Interrupted("stopped", hint="the same command resumes it")])
 def test_being_stopped_says_how_to_go_on(
     capsys: Captured, monkeypatch: pytest.MonkeyPatch, stop: BaseException
 ) -> None:
     monkeypatch.setattr("orchestrator.catalog.loader.load_catalog", raising(stop))
     error = as_json(capsys, "models", code=130)
-    assert (error["error"], error["hint"]) == ("Interrupted", "the same command goes on where it stopped")
+    assert (error["error"], error["hint"]) == ("Interrupted", "the same command resumes it")
     assert as_text(capsys, "models", code=130).startswith("error: stopped\n")
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from orchestrator.cli import main
+from orchestrator.cli.run import SlurmOption
+from orchestrator.dispatch.slurm.settings import SlurmSettings
 from orchestrator.paths import RunPaths
 from orchestrator.system.files import write_json
 from tests.unit.dispatch.slurm_samples import FakeSlurm, begun, make_plan, task_record
@@ -62,12 +65,24 @@ def test_cancel_says_what_it_ended(slurm: FakeSlurm, paths: RunPaths, capsys: Ca
 def test_a_folder_that_is_no_run_is_a_wrong_usage(tmp_path: Path, capsys: Captured) -> None:
     for command in ("status", "attach", "cancel"):
         assert main([command, str(tmp_path)]) == 2
-        assert "is no run directory" in capsys.readouterr().err
+        assert "is not a run directory" in capsys.readouterr().err
 
 
 def test_options_for_slurm_are_refused_without_it(tmp_path: Path, capsys: Captured) -> None:
     common = ["run", "-m", "garments-tiny", "-i", str(tmp_path)]
-    assert main([*common, "--cpus-per-task", "4"]) == 2
-    assert "--cpus-per-task is for --executor slurm" in capsys.readouterr().err
-    assert main([*common, "--executor", "slurm", "--mem", ""]) == 2
-    assert "mem: must be one line of text" in capsys.readouterr().err
+    assert main([*common, "--slurm", "cpus_per_task=4"]) == 2
+    assert "--slurm is for --executor slurm" in capsys.readouterr().err
+    slurm = [*common, "--executor", "slurm", "--slurm"]
+    for setting, problem in (("mem=", "mem: must be one line of text"), ("mem", "KEY=VALUE"), ("memory=1G", "memory")):
+        assert main([*slurm, setting]) == 2
+        assert problem in capsys.readouterr().err
+
+
+def test_a_former_flag_names_the_setting_that_replaced_it(tmp_path: Path, capsys: Captured) -> None:
+    assert main(["run", "-m", "garments-tiny", "-i", str(tmp_path), "--cpus-per-task", "4"]) == 2
+    assert "next: --slurm cpus_per_task=…" in capsys.readouterr().err
+
+
+def test_the_help_names_every_setting() -> None:
+    (option,) = [one for one in get_args(SlurmOption) if hasattr(one, "help")]
+    assert [name for name in SlurmSettings.model_fields if name not in option.help] == []

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.dispatch.shared.work_file import Crew, record_work
+from orchestrator.dispatch.shared.work_file import WorkersPerTask, write_work_file
 from orchestrator.dispatch.slurm.commands import COMMANDS
 from orchestrator.inputs.collect import collect_inputs
 from orchestrator.paths import RunPaths
@@ -76,9 +76,10 @@ def begun(folder: Path, plan: Plan, job: str | None = "12") -> RunPaths:
     paths = RunPaths(folder / "run")
     with open_run(paths, plan.request) as earlier:
         record_plan(paths, plan, earlier, {"why_variant": "asked for", "gpus": []})
-    record_work(paths, plan, folder / "weights", BuildOptions(offline=True), Crew(threads=3), 30.0)
+    workers = WorkersPerTask(threads=3)
+    write_work_file(paths, plan, folder / "weights", BuildOptions(offline=True), workers, 30.0)
     if job is not None:
-        write_json(paths.submission, {"job": job, "tasks": 2, "submitted": 0.0, "options": {}})
+        write_json(paths.submission("slurm"), {"job": job, "tasks": 2, "submitted": 0.0, "options": {}})
     return paths
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.dispatch.shared.claiming_scheduler import LOOKS_PER_LEASE, PASS_SECONDS, SharedSchedule, claim_name
+from orchestrator.dispatch.shared.claiming_scheduler import LOOKS_PER_LEASE, PASS_SECONDS, ClaimingScheduler, claim_name
 from orchestrator.dispatch.shared.claims import Claims
 from orchestrator.inputs.collect import InputImage
 
@@ -24,8 +24,8 @@ class Run:
         self.finished: set[int] = set()
         self.now = 0.0
 
-    def task(self, index: int, of: int) -> SharedSchedule:
-        return SharedSchedule(
+    def task(self, index: int, of: int) -> ClaimingScheduler:
+        return ClaimingScheduler(
             self.shards,
             images_of,
             Claims(self.folder, f"t{index}-{id(object())}", LEASE),
@@ -34,14 +34,14 @@ class Run:
             lambda: self.now,
         )
 
-    def finish(self, task: SharedSchedule, number: int) -> None:
+    def finish(self, task: ClaimingScheduler, number: int) -> None:
         self.finished.add(number)
-        task.done(number)
+        task.mark_done(number)
 
-    def work_off(self, task: SharedSchedule) -> list[int]:
+    def work_off(self, task: ClaimingScheduler) -> list[int]:
         """What a task gets to do until there is nothing for it."""
         done = []
-        while (order := task.next_for("w0")) is not None:
+        while (order := task.assign_next("w0")) is not None:
             self.finish(task, order.number)
             done.append(order.number)
         return done
@@ -58,7 +58,7 @@ def run(tmp_path: Path) -> Run:
 
 def test_a_task_begins_with_its_own_share_in_order_and_then_helps_the_others(run: Run) -> None:
     task = run.task(1, 3)
-    first = [order.number for order in (task.next_for("a"), task.next_for("a"), task.next_for("b")) if order]
+    first = [order.number for order in (task.assign_next("a"), task.assign_next("a"), task.assign_next("b")) if order]
     assert first == [3, 4, 5]
     for number in first:
         run.finish(task, number)
@@ -71,7 +71,7 @@ def test_all_shares_together_are_all_shards(run: Run, tasks: int) -> None:
     shares = [run.task(index, tasks) for index in range(tasks)]
     taken: list[int] = []
     for task in shares:
-        while (order := task.next_for(f"w{len(taken)}")) is not None:
+        while (order := task.assign_next(f"w{len(taken)}")) is not None:
             taken.append(order.number)
     assert sorted(set(taken)) == list(run.shards)
     assert len(taken) == len(set(taken)), "a shard was handed out twice"
@@ -79,26 +79,26 @@ def test_all_shares_together_are_all_shards(run: Run, tasks: int) -> None:
 
 def test_a_shard_in_hand_is_nobody_elses(run: Run) -> None:
     one, other = run.task(0, 1), run.task(0, 1)
-    mine = [one.next_for("a"), one.next_for("a")]
+    mine = [one.assign_next("a"), one.assign_next("a")]
     theirs = run.work_off(other)
     assert sorted(theirs) == [2, 3, 4, 5, 6, 7, 8, 9]
     assert other.remaining == 2, "it waits for what the first has in hand"
     for order in mine:
         assert order is not None
         run.finish(one, order.number)
-    assert other.next_for("w0") is None
+    assert other.assign_next("w0") is None
     run.now += PASS_SECONDS
-    assert other.next_for("w0") is None
+    assert other.assign_next("w0") is None
     assert (one.remaining, other.remaining) == (8, 0)
 
 
 def test_the_shards_of_a_task_that_is_lost_go_to_another_when_its_lease_runs_out(run: Run) -> None:
     lost, heir = run.task(0, 1), run.task(0, 1)
-    order = lost.next_for("a")
+    order = lost.assign_next("a")
     assert order is not None
     assert sorted(run.work_off(heir)) == list(range(1, 10))
     run.now += PASS_SECONDS
-    assert heir.next_for("w0") is None
+    assert heir.assign_next("w0") is None
     then = time.time() - LEASE - 1
     os.utime(run.folder / claim_name(order.number), (then, then))
     run.now += LEASE / LOOKS_PER_LEASE
@@ -108,14 +108,14 @@ def test_the_shards_of_a_task_that_is_lost_go_to_another_when_its_lease_runs_out
 
 def test_the_folder_is_not_looked_through_again_at_once(run: Run) -> None:
     one, other = run.task(0, 1), run.task(0, 1)
-    order = one.next_for("a")
+    order = one.assign_next("a")
     run.work_off(other)
     assert order is not None
     run.finish(one, order.number)
-    other.next_for("w0")
+    other.assign_next("w0")
     assert other.remaining == 1, "it does not know yet"
     run.now += PASS_SECONDS
-    other.next_for("w0")
+    other.assign_next("w0")
     assert other.remaining == 0
 
 
@@ -128,10 +128,10 @@ def test_shards_that_are_on_disk_are_not_handed_out_and_their_claims_not_kept(ru
 
 def test_a_worker_that_is_lost_gives_its_shard_to_another_of_the_same_task(run: Run) -> None:
     task = run.task(0, 1)
-    order = task.next_for("a")
+    order = task.assign_next("a")
     assert order is not None
-    assert task.lost("a", order.number, [], "killed")
-    again = task.next_for("b")
+    assert task.record_loss("a", order.number, [], "killed")
+    again = task.assign_next("b")
     assert again is not None
     assert (again.number, again.careful) == (order.number, True)
 
@@ -140,6 +140,6 @@ def test_one_is_claimed_ahead_before_there_is_a_worker(run: Run) -> None:
     task, other = run.task(0, 1), run.task(0, 1)
     assert (task.pending, task.pending) == (1, 1)
     assert 0 not in run.work_off(other)
-    order = task.next_for("a")
+    order = task.assign_next("a")
     assert order is not None
     assert order.number == 0

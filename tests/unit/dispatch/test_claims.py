@@ -47,7 +47,7 @@ def test_what_is_released_is_free_again_and_nothing_is_left_in_the_folder(tmp_pa
     with claims(tmp_path, "a") as first:
         assert first.take("1")
         assert first.take("2")
-        assert first.held() == ("1", "2")
+        assert first.list_own() == ("1", "2")
         first.release("1")
         assert claims(tmp_path, "b").take("1")
     assert [path.name for path in tmp_path.iterdir()] == ["1"], "only what another holds"
@@ -90,7 +90,7 @@ def test_a_claim_that_changed_hands_while_it_was_looked_at_is_given_back(
     monkeypatch.setattr(Path, "read_text", read_and_be_late)
     assert not slow.take_over("1")
     assert (tmp_path / "1").read_text() == "quick"
-    assert slow.held() == ()
+    assert slow.list_own() == ()
     assert not list(tmp_path.glob(".1.*"))
 
 
@@ -99,7 +99,7 @@ def test_a_holder_at_work_keeps_what_it_has(tmp_path: Path) -> None:
         mine.take("1")
         deadline = time.monotonic() + 1.2
         while time.monotonic() < deadline:
-            assert claims(tmp_path, "b", lease=0.3 * 3).stale(["1"]) == []
+            assert claims(tmp_path, "b", lease=0.3 * 3).find_stale(["1"]) == []
             time.sleep(0.05)
 
 
@@ -108,11 +108,11 @@ def test_age_is_told_by_the_file_system_not_by_this_machines_clock(
 ) -> None:
     claims(tmp_path, "a").take("1")
     monkeypatch.setattr(time, "time", lambda: 4e9)
-    assert claims(tmp_path, "b").stale(["1"]) == []
+    assert claims(tmp_path, "b").find_stale(["1"]) == []
 
 
 def test_files_that_are_no_claims_are_not_listed(tmp_path: Path) -> None:
     mine = claims(tmp_path, "a")
     mine.take("1")
-    mine.stale(["1"])
-    assert mine.listed() == {"1"}
+    mine.find_stale(["1"])
+    assert mine.list_all() == {"1"}

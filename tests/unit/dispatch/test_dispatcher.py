@@ -16,8 +16,8 @@ import pytest
 
 from orchestrator.dispatch import dispatcher as dispatch
 from orchestrator.dispatch.dispatcher import Dispatcher
-from orchestrator.dispatch.slots import OwnPlaces
-from orchestrator.dispatch.worker_failures import MOST_IDLE_DEATHS
+from orchestrator.dispatch.slots import OwnedSlots
+from orchestrator.dispatch.worker_failures import MOST_IDLE_EXITS
 from orchestrator.errors import Interrupted, MachineError, RunError
 from orchestrator.inputs.collect import InputImage
 from orchestrator.paths import RunPaths
@@ -97,7 +97,7 @@ class Fleet:
         self.script, self.options = script, options
         self.workers: list[FakeWorker] = []
 
-    def start(self, place: int, name: str, folder: Path) -> FakeWorker:
+    def start(self, slot: int, name: str, folder: Path) -> FakeWorker:
         self.workers.append(FakeWorker(name, folder, self.script, **self.options))
         return self.workers[-1]
 
@@ -129,14 +129,14 @@ def make(paths: RunPaths, fleet: Fleet, shards: int) -> Dispatcher:
 @pytest.mark.parametrize("workers", [1, 3, 50])
 def test_every_shard_is_predicted_once(paths: RunPaths, workers: int) -> None:
     fleet = Fleet(obedient)
-    make(paths, fleet, 10).run(OwnPlaces(workers), 40, 0)
+    make(paths, fleet, 10).run(OwnedSlots(workers), 40, 0)
     assert fleet.predicted == list(range(10))
     assert len(fleet.workers) == min(workers, 10)
     assert paths.events.read_text().count('"ready"') == len(fleet.workers)
 
 
 def test_events_that_come_twice_count_once(paths: RunPaths) -> None:
-    make(paths, Fleet(obedient, repeat=True), 3).run(OwnPlaces(1), 12, 0)
+    make(paths, Fleet(obedient, repeat=True), 3).run(OwnedSlots(1), 12, 0)
     events = [json.loads(line) for line in paths.events.read_text().splitlines()]
     assert [event["shard"] for event in events if event["event"] == "shard_done"] == [0, 1, 2]
 
@@ -151,7 +151,7 @@ def test_a_lost_workers_shards_go_to_another(paths: RunPaths) -> None:
         return None
 
     fleet = Fleet(script)
-    result = make(paths, fleet, 6).run(OwnPlaces(2), 24, 0)
+    result = make(paths, fleet, 6).run(OwnedSlots(2), 24, 0)
     assert fleet.predicted == list(range(6))
     assert result.lost_workers == 1
     assert all(died[0] != worker.name for worker in fleet.workers if 2 in [one["shard"] for one in worker.predicted])
@@ -172,7 +172,7 @@ def test_an_image_that_kills_workers_is_given_up_alone(paths: RunPaths) -> None:
         return None
 
     fleet = Fleet(script)
-    make(paths, fleet, 3).run(OwnPlaces(1), 12, 0)
+    make(paths, fleet, 3).run(OwnedSlots(1), 12, 0)
     assert fleet.predicted == [0, 1, 2]
     skips = {order["shard"]: order["skip"] for worker in fleet.workers for order in worker.predicted}
     assert set(skips[1]) == {"5"}
@@ -183,7 +183,7 @@ def test_an_image_that_kills_workers_is_given_up_alone(paths: RunPaths) -> None:
 def test_a_shard_that_kills_without_a_culprit_ends_the_run(paths: RunPaths) -> None:
     fleet = Fleet(lambda worker, order: Exit(137, out_of_memory=True) if order["shard"] == 1 else None)
     with pytest.raises(RunError, match="shard 1 cost too many workers") as caught:
-        make(paths, fleet, 3).run(OwnPlaces(1), 12, 0)
+        make(paths, fleet, 3).run(OwnedSlots(1), 12, 0)
     assert caught.value.why is not None
     assert "out of memory" in caught.value.why
 
@@ -200,7 +200,7 @@ def test_a_failure_another_worker_would_meet_ends_the_run(
 
     fleet = Fleet(script)
     with pytest.raises(kind, match="the reason") as caught:
-        make(paths, fleet, 3).run(OwnPlaces(1), 12, 0)
+        make(paths, fleet, 3).run(OwnedSlots(1), 12, 0)
     assert vars(caught.value)["hint"] == "do this"
     assert len(fleet.workers) == 1
 
@@ -215,34 +215,34 @@ def test_workers_that_end_before_they_begin_are_not_replaced_for_ever(
     monkeypatch.setattr(FakeWorker, "_work", end_at_once)
     fleet = Fleet(obedient)
     with pytest.raises(RunError, match="before they begin"):
-        make(paths, fleet, 3).run(OwnPlaces(1), 12, 0)
-    assert len(fleet.workers) == MOST_IDLE_DEATHS
+        make(paths, fleet, 3).run(OwnedSlots(1), 12, 0)
+    assert len(fleet.workers) == MOST_IDLE_EXITS
 
 
 @pytest.mark.parametrize("patience", [30.0, 0.0])
 def test_an_engine_that_is_away_for_a_while_is_waited_for(
     paths: RunPaths, monkeypatch: pytest.MonkeyPatch, patience: float
 ) -> None:
-    monkeypatch.setattr(dispatch, "PATIENCE_SECONDS", patience)
-    monkeypatch.setattr(dispatch, "AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(dispatch, "REPLACE_SECONDS", patience)
+    monkeypatch.setattr(dispatch, "RETRY_SECONDS", 0.05)
     fleet = Fleet(lambda worker, order: Exit(143) if len(fleet.workers) == 1 else None)
     refusals = 3
 
-    def start(place: int, name: str, folder: Path) -> FakeWorker:
+    def start(slot: int, name: str, folder: Path) -> FakeWorker:
         nonlocal refusals
         if fleet.workers and refusals:
             refusals -= 1
             raise MachineError("the engine is away")
-        return fleet.start(place, name, folder)
+        return fleet.start(slot, name, folder)
 
     dispatcher = Dispatcher(paths, start, SilentDisplay(), range(3), images_of)
     if patience:
-        assert dispatcher.run(OwnPlaces(1), 12, 0).lost_workers == 1
+        assert dispatcher.run(OwnedSlots(1), 12, 0).lost_workers == 1
         assert (fleet.predicted, refusals) == ([0, 1, 2], 0)
     else:
         with pytest.raises(MachineError, match="the engine is away") as caught:
-            dispatcher.run(OwnPlaces(1), 12, 0)
-        assert "the same command goes on" in str(caught.value.hint)
+            dispatcher.run(OwnedSlots(1), 12, 0)
+        assert "the same command again" in str(caught.value.hint)
 
 
 def test_a_silent_worker_is_replaced(paths: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,7 +258,7 @@ def test_a_silent_worker_is_replaced(paths: RunPaths, monkeypatch: pytest.Monkey
         return None
 
     fleet = Fleet(script)
-    result = make(paths, fleet, 3).run(OwnPlaces(1), 12, 0)
+    result = make(paths, fleet, 3).run(OwnedSlots(1), 12, 0)
     assert (result.lost_workers, fleet.predicted) == (1, [0, 1, 2])
 
 
@@ -270,7 +270,7 @@ def test_an_interrupt_may_come_at_any_moment(paths: RunPaths) -> None:
     try:
         signal.setitimer(signal.ITIMER_REAL, 1e-4, 1e-4)
         with pytest.raises(Interrupted):
-            dispatcher.run(OwnPlaces(1), IMAGES_PER_SHARD, 0)
+            dispatcher.run(OwnedSlots(1), IMAGES_PER_SHARD, 0)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         faulthandler.cancel_dump_traceback_later()
@@ -300,7 +300,7 @@ def test_an_interrupt_stops_cleanly_and_a_second_one_at_once(paths: RunPaths, pr
 
     threading.Thread(target=press, daemon=True).start()
     with pytest.raises(Interrupted):
-        dispatcher.run(OwnPlaces(1), 20, 0)
+        dispatcher.run(OwnedSlots(1), 20, 0)
     assert fleet.workers[0].terminated.is_set()
     assert len(fleet.workers) == 1
 
@@ -311,6 +311,6 @@ def test_done_shards_leave_the_queue_and_progress_is_recorded_now_and_then(paths
             worker.emit("progress", shard=order["shard"], done=done, total=50)
         return None
 
-    make(paths, Fleet(script), 6).run(OwnPlaces(2), 24, 0)
+    make(paths, Fleet(script), 6).run(OwnedSlots(2), 24, 0)
     assert list(paths.jobs.glob("*/queue/*.json")) == []
     assert paths.events.read_text().count('"progress"') == 2, "the first of each worker"

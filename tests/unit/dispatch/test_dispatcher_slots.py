@@ -1,4 +1,4 @@
-"""Dispatch over places that come and go: GPUs that are lost, leased by others, or free again."""
+"""Dispatch over slots that come and go: GPUs that are lost, leased by others, or free again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.dispatch import dispatcher as dispatch
 from orchestrator.dispatch.dispatcher import Dispatcher
-from orchestrator.dispatch.slots import OwnPlaces
+from orchestrator.dispatch.slots import OwnedSlots
 from orchestrator.errors import Interrupted, MachineError
 from orchestrator.paths import RunPaths
 from orchestrator.runtimes.base import Exit
@@ -28,7 +28,7 @@ def paths(tmp_path: Path) -> RunPaths:
     return paths
 
 
-def place_of(worker: FakeWorker) -> int:
+def slot_of(worker: FakeWorker) -> int:
     return int(worker.name[1 : worker.name.index("-")])
 
 
@@ -38,11 +38,11 @@ def lost_device(worker: FakeWorker) -> Exit:
 
 
 def test_a_device_that_is_lost_is_given_up_and_said_and_the_others_go_on(paths: RunPaths) -> None:
-    """Place 1 works once, dies in a shard, and its later workers cannot start."""
+    """Slot 1 works once, dies in a shard, and its later workers cannot start."""
     second = threading.Event()
 
     def script(worker: FakeWorker, order: dict[str, Any]) -> Exit | None:
-        if place_of(worker) != 1:
+        if slot_of(worker) != 1:
             second.wait(5)
             time.sleep(0.02)
             return None
@@ -52,13 +52,13 @@ def test_a_device_that_is_lost_is_given_up_and_said_and_the_others_go_on(paths: 
         return lost_device(worker)
 
     class Losing(Fleet):
-        def start(self, place: int, name: str, folder: Path) -> FakeWorker:
-            if second.is_set() and place == 1:
+        def start(self, slot: int, name: str, folder: Path) -> FakeWorker:
+            if second.is_set() and slot == 1:
                 return FailsToStart(name, folder, self.script)
-            return super().start(place, name, folder)
+            return super().start(slot, name, folder)
 
     fleet = Losing(script)
-    result = make(paths, fleet, 40).run(OwnPlaces(3, DEVICES), 160, 0)
+    result = make(paths, fleet, 40).run(OwnedSlots(3, DEVICES), 160, 0)
     assert fleet.predicted == list(range(40))
     assert result.retired == ("cuda:GPU-1: it fell off the bus",)
 
@@ -77,16 +77,16 @@ def test_the_last_device_lost_ends_the_run_with_what_was_wrong(paths: RunPaths) 
 
     fleet = Fleet(script)
     with pytest.raises(MachineError, match="it fell off the bus"):
-        make(paths, fleet, 40).run(OwnPlaces(3, DEVICES), 160, 0)
+        make(paths, fleet, 40).run(OwnedSlots(3, DEVICES), 160, 0)
     assert len(fleet.workers) == 3
 
 
 def test_a_device_the_engine_refuses_again_and_again_is_given_up(
     paths: RunPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatch, "PATIENCE_SECONDS", 0.1)
-    monkeypatch.setattr(dispatch, "AGAIN_SECONDS", 0.02)
-    monkeypatch.setattr(dispatch, "LOOK_EVERY", 0.02)
+    monkeypatch.setattr(dispatch, "REPLACE_SECONDS", 0.1)
+    monkeypatch.setattr(dispatch, "RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(dispatch, "SLOT_CHECK_SECONDS", 0.02)
     over = threading.Event()
 
     def script(worker: FakeWorker, order: dict[str, Any]) -> Exit | None:
@@ -95,31 +95,31 @@ def test_a_device_the_engine_refuses_again_and_again_is_given_up(
 
     fleet = Fleet(script)
 
-    def start(place: int, name: str, folder: Path) -> FakeWorker:
-        if place == 1:
+    def start(slot: int, name: str, folder: Path) -> FakeWorker:
+        if slot == 1:
             raise MachineError("the engine knows no such device")
-        return fleet.start(place, name, folder)
+        return fleet.start(slot, name, folder)
 
     class Display(SilentDisplay):
         def say(self, message: str) -> None:
-            if "is given up" in message:
+            if "is no longer used" in message:
                 over.set()
 
     dispatcher = Dispatcher(paths, start, Display(), range(9), images_of)
-    result = dispatcher.run(OwnPlaces(2, DEVICES), 36, 0)
+    result = dispatcher.run(OwnedSlots(2, DEVICES), 36, 0)
     assert result.retired == ("cuda:GPU-1: the engine knows no such device",)
     assert fleet.predicted == list(range(9))
 
 
-class Contested(OwnPlaces):
-    """Places that others have at first."""
+class Contested(OwnedSlots):
+    """Slots that others have at first."""
 
     def __init__(self, workers: int) -> None:
         super().__init__(workers, DEVICES)
         self.allowed = 0
 
-    def take(self, most: int) -> list[int]:
-        taken = super().take(min(most, self.allowed))
+    def reserve(self, limit: int) -> list[int]:
+        taken = super().reserve(min(limit, self.allowed))
         self.allowed -= len(taken)
         return taken
 
@@ -127,13 +127,13 @@ class Contested(OwnPlaces):
 def test_a_run_waits_for_a_place_and_takes_more_as_they_get_free(
     paths: RunPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatch, "LOOK_EVERY", 0.02)
-    places = Contested(3)
+    monkeypatch.setattr(dispatch, "SLOT_CHECK_SECONDS", 0.02)
+    slots = Contested(3)
     looked = threading.Event()
 
     def script(worker: FakeWorker, order: dict[str, Any]) -> Exit | None:
-        if place_of(worker) == 0 and order["shard"] == 0:
-            places.allowed = 1
+        if slot_of(worker) == 0 and order["shard"] == 0:
+            slots.allowed = 1
             while len(fleet.workers) < 2:
                 time.sleep(0.005)
         return None
@@ -142,13 +142,13 @@ def test_a_run_waits_for_a_place_and_takes_more_as_they_get_free(
     dispatcher = make(paths, fleet, 12)
 
     def allow() -> None:
-        places.allowed = 1
+        slots.allowed = 1
         looked.set()
 
     threading.Timer(0.2, allow).start()
-    dispatcher.run(places, 48, 0)
+    dispatcher.run(slots, 48, 0)
     assert looked.is_set()
-    assert [place_of(worker) for worker in fleet.workers] == [0, 1]
+    assert [slot_of(worker) for worker in fleet.workers] == [0, 1]
     assert fleet.predicted == list(range(12))
 
 
@@ -165,10 +165,10 @@ def test_a_worker_without_shards_gives_its_place_back_while_others_work(paths: R
     """So that the next run has a GPU as soon as this one has no use for it."""
     given_back: list[int] = []
 
-    class Watched(OwnPlaces):
-        def give_back(self, place: int) -> None:
-            given_back.append(place)
-            super().give_back(place)
+    class Watched(OwnedSlots):
+        def release(self, slot: int) -> None:
+            given_back.append(slot)
+            super().release(slot)
 
     def script(worker: FakeWorker, order: dict[str, Any]) -> Exit | None:
         if order["shard"] == 0:
@@ -186,7 +186,7 @@ def test_a_worker_without_shards_gives_its_place_back_while_others_work(paths: R
 def test_a_shard_waiting_behind_a_long_one_goes_to_an_idle_worker(
     paths: RunPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatch, "WAITED_SECONDS", 0.05)
+    monkeypatch.setattr(dispatch, "QUEUED_SECONDS", 0.05)
 
     def script(worker: FakeWorker, order: dict[str, Any]) -> Exit | None:
         deadline = time.monotonic() + 10
@@ -195,7 +195,7 @@ def test_a_shard_waiting_behind_a_long_one_goes_to_an_idle_worker(
         return None
 
     fleet = Fleet(script)
-    make(paths, fleet, 6).run(OwnPlaces(2), 24, 0)
+    make(paths, fleet, 6).run(OwnedSlots(2), 24, 0)
     assert fleet.predicted == list(range(6))
     assert [order["shard"] for order in fleet.workers[0].predicted] == [0]
 
@@ -211,5 +211,5 @@ def test_eight_workers_predict_250_shards_though_one_is_killed(paths: RunPaths) 
         return None
 
     fleet = Fleet(script)
-    result = make(paths, fleet, 250).run(OwnPlaces(8), 1000, 0)
+    result = make(paths, fleet, 250).run(OwnedSlots(8), 1000, 0)
     assert (sorted(set(fleet.predicted)), result.lost_workers, result.retired) == (list(range(250)), 1, ())

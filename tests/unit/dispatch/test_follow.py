@@ -1,64 +1,140 @@
-"""Progress of a run on a cluster as its tasks' events tell it, and what is said of each task."""
+"""A run on a cluster, followed and cancelled from a login shell; Slurm is a stand-in here."""
 
 from __future__ import annotations
 
-import json
+import signal
+import threading
+import time
 from pathlib import Path
 
-from orchestrator.dispatch.shared.follow import EventTail, Progress, shard_sizes, task_states
-from orchestrator.dispatch.slurm.commands import QueuedTask
+import pytest
+
+from orchestrator.dispatch.shared import follow
+from orchestrator.dispatch.shared.follow import cancel_run, follow_run
+from orchestrator.dispatch.slurm import executor as slurm_executor
+from orchestrator.errors import Interrupted, MachineError, RunError, UsageError
+from orchestrator.paths import RunPaths
+from orchestrator.system.display import SilentDisplay
+from orchestrator.system.files import write_json
+from tests.unit.dispatch.slurm_samples import FakeSlurm, begun, finish_shards, make_plan, task_record
+
+UNFIT = {"message": "the variant gpu does not fit this machine", "why": "its binaries have no code for Older"}
+SUMMARY = {"images": 5, "failed": 0}
 
 
-def test_shards_under_way_count_with_their_images_and_done_twice_counts_once() -> None:
-    progress = Progress(shard_sizes(25, 10), {2})
-    assert progress.images == 5
-    progress.take("t0", {"event": "shard_started", "worker": "w0", "shard": 0, "reused": 0})
-    progress.take("t1", {"event": "shard_started", "worker": "w0", "shard": 0, "reused": 3})
-    progress.take("t0", {"event": "progress", "worker": "w0", "shard": 0, "done": 4})
-    assert progress.images == 9
-    progress.take("t0", {"event": "image_failed", "worker": "w0"})
-    for task in ("t0", "t1"):
-        progress.take(task, {"event": "shard_done", "worker": "w0", "shard": 0, "images": 10})
-    assert (progress.images, progress.failed, progress.done) == (15, 1, {0, 2})
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    monkeypatch.setattr(follow, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(follow, "QUEUE_POLL_SECONDS", 0.01)
+    return FakeSlurm(tmp_path / "slurm", monkeypatch)
 
 
-def test_what_a_worker_that_ended_had_under_way_does_not_count() -> None:
-    progress = Progress(shard_sizes(20, 10))
-    progress.take("t0", {"event": "shard_started", "worker": "w0", "shard": 1, "reused": 0})
-    progress.take("t0", {"event": "progress", "worker": "w0", "shard": 1, "done": 6})
-    progress.take("t0", {"event": "exit", "worker": "w0", "code": 137})
-    assert (progress.images, progress.states) == (0, {})
+@pytest.fixture
+def paths(tmp_path: Path) -> RunPaths:
+    return begun(tmp_path, make_plan(tmp_path))
 
 
-def test_events_are_read_once_whole_lines_only_and_odd_lines_not_at_all(tmp_path: Path) -> None:
-    tail = EventTail(tmp_path)
-    assert list(tail.new()) == []
-    file = tmp_path / "t0.jsonl"
-    file.write_text('{"event": "ready"}\nnonsense\n{"event": "prog')
-    assert list(tail.new()) == [("t0", {"event": "ready"})]
-    with file.open("a") as stream:
-        stream.write('ress"}\n')
-    (tmp_path / "t1.jsonl").write_text(json.dumps({"event": "loading"}) + "\n")
-    assert list(tail.new()) == [("t0", {"event": "progress"}), ("t1", {"event": "loading"})]
-    assert list(tail.new()) == []
+def test_a_run_of_this_machine_is_not_followed(tmp_path: Path) -> None:
+    paths = begun(tmp_path, make_plan(tmp_path), job=None)
+    for command in (follow_run, cancel_run):
+        with pytest.raises(UsageError, match="was not submitted to a cluster"):
+            command(paths, SilentDisplay())
 
 
-def test_each_task_in_the_queue_is_told_with_what_its_newest_start_is_at() -> None:
-    records = [
-        {"index": 0, "task": "t0-a", "state": "stopped"},
-        {"index": 0, "task": "t0-b", "state": "predicting"},
-        {"index": 1, "task": "t1-a", "state": "preparing"},
-        {"index": 2, "task": "t2-a", "state": "stopped"},
-    ]
-    queued = [
-        QueuedTask(0, "RUNNING", "n1", "None"),
-        QueuedTask(1, "RUNNING", "n2", "None"),
-        QueuedTask(2, "PENDING", "", "BeginTime"),
-        QueuedTask(3, "COMPLETING", "n3", "None"),
-    ]
-    assert task_states(records, queued, {"t0-b": "shard 7"}) == {
-        "task 0": "shard 7, on n1",
-        "task 1": "preparing, on n2",
-        "task 2": "pending (BeginTime)",
-        "task 3": "completing",
-    }
+def test_a_folder_that_is_no_run_directory_is_refused(tmp_path: Path) -> None:
+    for command in (follow_run, cancel_run):
+        with pytest.raises(UsageError, match="is not a run directory"):
+            command(RunPaths(tmp_path), SilentDisplay())
+
+
+def test_attached_to_a_complete_run_gives_its_summary(paths: RunPaths) -> None:
+    write_json(paths.summary, SUMMARY)
+    assert follow_run(paths, SilentDisplay()).summary == SUMMARY
+
+
+def test_tasks_that_are_gone_before_all_is_done_are_an_error_with_their_reasons(
+    slurm: FakeSlurm, paths: RunPaths
+) -> None:
+    finish_shards(paths, [0])
+    slurm.answers("squeue", "")
+    with pytest.raises(RunError) as caught:
+        follow_run(paths, SilentDisplay())
+    assert caught.value.message == "all tasks have ended and 2 shards are missing"
+    assert "sacct" in str(caught.value.why)
+    task_record(paths, 0, "done")
+    task_record(paths, 1, "failed", {"message": "shard 2 cost too many workers", "why": "the last one: killed"})
+    with pytest.raises(RunError) as caught:
+        follow_run(paths, SilentDisplay())
+    assert caught.value.why == "task 1: shard 2 cost too many workers: the last one: killed"
+    assert caught.value.log == str(paths.logs / "task-1.log")
+
+
+def test_tasks_that_were_killed_are_named_with_their_nodes(slurm: FakeSlurm, paths: RunPaths) -> None:
+    task_record(paths, 1, "predicting")
+    with pytest.raises(RunError) as caught:
+        follow_run(paths, SilentDisplay())
+    assert caught.value.why == "task 1: ended without giving a reason on n1, predicting"
+
+
+def test_where_no_node_fits_the_machine_cannot(slurm: FakeSlurm, paths: RunPaths) -> None:
+    for index in range(2):
+        task_record(paths, index, "unfit", UNFIT)
+    with pytest.raises(MachineError) as caught:
+        follow_run(paths, SilentDisplay())
+    assert caught.value.exit_code == 4
+    assert str(caught.value.why).splitlines()[0] == f"task 0: {UNFIT['message']}: {UNFIT['why']}"
+
+
+def test_what_tasks_of_an_earlier_job_said_is_over(slurm: FakeSlurm, paths: RunPaths) -> None:
+    task_record(paths, 0, "unfit", UNFIT, job="11")
+    with pytest.raises(RunError):
+        follow_run(paths, SilentDisplay())
+
+
+def test_a_slurm_that_is_away_for_a_while_does_not_end_the_following(slurm: FakeSlurm, paths: RunPaths) -> None:
+    slurm.refuses("squeue", "Unable to contact slurm controller")
+
+    def complete_in_the_end() -> None:
+        while len(slurm.asked) < 5:
+            time.sleep(0.01)
+        write_json(paths.summary, SUMMARY)
+
+    thread = threading.Thread(target=complete_in_the_end)
+    thread.start()
+    assert follow_run(paths, SilentDisplay()).summary == SUMMARY
+    thread.join()
+
+
+def test_ctrl_c_leaves_the_run_going_and_says_so(slurm: FakeSlurm, paths: RunPaths) -> None:
+    slurm.answers("squeue", "0|RUNNING|n1|None\n")
+
+    class Impatient(SilentDisplay):
+        def progress(self, done: int, failed: int, workers: dict[str, str]) -> None:
+            assert workers == {"task 0": "running"}
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Interrupted) as caught:
+        follow_run(paths, Impatient())
+    assert caught.value.message == "no longer attached; the run continues as job 12"
+    assert f"orch cancel {paths.root}" in str(caught.value.hint)
+    assert not any(line.startswith("scancel") for line in slurm.asked)
+
+
+def test_cancelled_first_politely(slurm: FakeSlurm, paths: RunPaths) -> None:
+    slurm.answers("squeue", "")
+    assert cancel_run(paths, SilentDisplay()) == "12"
+    assert paths.cancelled.exists()
+    assert [line for line in slurm.asked if line.startswith("scancel")] == [
+        "scancel --state=PENDING 12", "scancel --batch --signal=TERM 12"
+    ]  # fmt: skip
+
+
+def test_cancelled_for_good_where_that_does_not_do(
+    slurm: FakeSlurm, paths: RunPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slurm.answers("squeue", "0|RUNNING|n1|None\n")
+    monkeypatch.setattr(slurm_executor, "STOP_SECONDS", 0.0)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    with pytest.raises(MachineError, match="job 12 is still there"):
+        cancel_run(paths, SilentDisplay())
+    assert slurm.asked[-2:] == ["scancel 12", "squeue --noheader --array --jobs 12 --format %K|%T|%N|%r"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from bench.fake_gpus import uneven_costs
-from orchestrator.dispatch.scheduler import Schedule, dear_first
+from orchestrator.dispatch.scheduler import Scheduler, sort_largest_first
 from orchestrator.inputs.collect import InputImage
 from orchestrator.plan.shards import default_shard_size
 
@@ -40,12 +40,12 @@ class World:
 
     def makespan(self) -> float:
         shards = range(-(-len(self.costs) // default_shard_size(len(self.costs))))
-        self.plan = Schedule(dear_first(shards, self.bytes_of), self.images_of)
+        self.plan = Scheduler(sort_largest_first(shards, self.bytes_of), self.images_of)
         self.queues: dict[str, list[int]] = {f"w{number}": [] for number in range(self.workers)}
         self.busy: dict[str, int] = {}
         self.events: list[tuple[float, str, str]] = []
         for worker in self.queues:
-            self.plan.join(worker)
+            self.plan.add_worker(worker)
         for worker in self.queues:
             self.feed(worker, 0)
         if self.kill_at is not None:
@@ -58,21 +58,21 @@ class World:
 
     def happen(self, now: float, what: str, worker: str) -> None:
         if what == "kill":
-            self.plan.lost(worker, self.busy.pop(worker), [], "killed")
+            self.plan.record_loss(worker, self.busy.pop(worker), [], "killed")
             del self.queues[worker]
             heapq.heappush(self.events, (now + self.restart, "start", "w0-again"))
         elif what == "start":
             self.queues[worker] = []
-            self.plan.join(worker)
+            self.plan.add_worker(worker)
         elif worker in self.queues:
             shard = self.busy.pop(worker)
             self.done.append(shard)
-            assert self.plan.done(shard)
+            assert self.plan.mark_done(shard)
         for one in self.queues:
             self.feed(one, now)
 
     def feed(self, worker: str, now: float) -> None:
-        while (order := self.plan.next_for(worker)) is not None:
+        while (order := self.plan.assign_next(worker)) is not None:
             self.queues[worker].append(order.number)
         if worker not in self.busy and not self.queues[worker]:
             self.take_back(worker)
@@ -84,7 +84,7 @@ class World:
         for other, queue in self.queues.items():
             if queue:
                 self.plan.take_back(other, queue.pop())
-                order = self.plan.next_for(worker)
+                order = self.plan.assign_next(worker)
                 assert order is not None
                 self.queues[worker].append(order.number)
                 return

@@ -9,9 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.dispatch.scheduler import DEATHS_TO_BLAME, MOST_DEATHS, QUEUED_PER_WORKER, Schedule, dear_first
+from orchestrator.dispatch.scheduler import (
+    DEATHS_TO_BLAME,
+    MOST_DEATHS,
+    QUEUED_PER_WORKER,
+    Scheduler,
+    sort_largest_first,
+)
 from orchestrator.inputs.collect import InputImage
-from orchestrator.runtimes.guest_contract import ShardOrder
+from orchestrator.runtimes.guest_contract import QueuedShard
 
 SHARD_SIZE = 4
 
@@ -21,14 +27,14 @@ def images_of(shard: int) -> Sequence[InputImage]:
     return [InputImage(index, f"{index}.jpg", f"0/{index}.jpg", index + 1, 1, 1) for index in range(first, first + 4)]
 
 
-def schedule(shards: int) -> Schedule:
-    return Schedule(range(shards), images_of)
+def schedule(shards: int) -> Scheduler:
+    return Scheduler(range(shards), images_of)
 
 
-def numbers(plan: Schedule, worker: str) -> list[int]:
+def numbers(plan: Scheduler, worker: str) -> list[int]:
     """What a worker is given until it has enough."""
     given: list[int] = []
-    while (order := plan.next_for(worker)) is not None:
+    while (order := plan.assign_next(worker)) is not None:
         given.append(order.number)
     return given
 
@@ -38,11 +44,11 @@ def test_shards_are_given_in_order_a_few_at_a_time() -> None:
     assert numbers(plan, "a") == [0, 1]
     assert numbers(plan, "b") == [2, 3]
     assert numbers(plan, "a") == []
-    plan.done(0)
+    plan.mark_done(0)
     assert numbers(plan, "a") == [4]
-    assert (plan.remaining, plan.pending, plan.assigned("a")) == (6, 2, (1, 4))
+    assert (plan.remaining, plan.pending, plan.shards_of("a")) == (6, 2, (1, 4))
     for number in (1, 4, 2, 3):
-        assert plan.done(number)
+        assert plan.mark_done(number)
     assert numbers(plan, "b") == [5]
     assert numbers(plan, "a") == [6]
 
@@ -51,11 +57,11 @@ def test_towards_the_end_nobody_gets_a_second_shard() -> None:
     """What waits behind a long shard is what a run ends with."""
     plan = schedule(4)
     for worker in ("a", "b", "c"):
-        plan.join(worker)
+        plan.add_worker(worker)
     assert (numbers(plan, "a"), numbers(plan, "b"), numbers(plan, "c")) == ([0], [1], [2])
-    plan.done(1)
+    plan.mark_done(1)
     assert (numbers(plan, "a"), numbers(plan, "b")) == ([], [3])
-    plan.leave("b")
+    plan.remove_worker("b")
     assert (plan.remaining, plan.pending) == (3, 0)
 
 
@@ -63,7 +69,7 @@ def test_a_shard_that_waits_can_be_taken_back() -> None:
     plan = schedule(4)
     assert numbers(plan, "a") == [0, 1]
     plan.take_back("a", 1)
-    assert plan.assigned("a") == (0,)
+    assert plan.shards_of("a") == (0,)
     assert numbers(plan, "b") == [1]
 
 
@@ -72,67 +78,67 @@ def test_a_shard_two_workers_predicted_counts_once() -> None:
     numbers(plan, "a")
     plan.take_back("a", 1)
     numbers(plan, "b")
-    assert [plan.done(1), plan.done(1)] == [True, False]
+    assert [plan.mark_done(1), plan.mark_done(1)] == [True, False]
     assert plan.remaining == 2
 
 
 def test_shards_of_many_bytes_come_first() -> None:
-    assert dear_first(range(4), lambda shard: (5, 9, 5, 7)[shard]) == [1, 3, 0, 2]
+    assert sort_largest_first(range(4), lambda shard: (5, 9, 5, 7)[shard]) == [1, 3, 0, 2]
 
 
 def test_a_first_order_says_nothing_special() -> None:
-    assert schedule(1).next_for("a") == ShardOrder(0, images_of(0))
+    assert schedule(1).assign_next("a") == QueuedShard(0, images_of(0))
 
 
 def test_what_was_done_counts_once() -> None:
     plan = schedule(2)
     numbers(plan, "a")
-    assert [plan.done(0), plan.done(0), plan.done(7)] == [True, False, False]
+    assert [plan.mark_done(0), plan.mark_done(0), plan.mark_done(7)] == [True, False, False]
     assert plan.remaining == 1
 
 
 def test_a_lost_workers_shards_go_back_to_the_front() -> None:
     plan = schedule(6)
     assert (numbers(plan, "a"), numbers(plan, "b")) == ([0, 1], [2, 3])
-    assert plan.lost("a", 0, [], "killed")
+    assert plan.record_loss("a", 0, [], "killed")
     assert numbers(plan, "c") == [0, 1]
-    assert plan.lost("b", None, [], "killed")
+    assert plan.record_loss("b", None, [], "killed")
     assert numbers(plan, "d") == [2, 3]
-    assert plan.lost("nobody", 5, [], "killed")
+    assert plan.record_loss("nobody", 5, [], "killed")
     assert plan.remaining == 6
 
 
 def test_after_a_death_all_of_a_workers_shards_are_careful_and_nobody_is_blamed() -> None:
     plan = schedule(2)
     numbers(plan, "a")
-    plan.lost("a", 0, [2], "killed")
-    first, second = plan.next_for("b"), plan.next_for("b")
-    assert first == ShardOrder(0, images_of(0), {}, True)
-    assert second == ShardOrder(1, images_of(1), {}, True)
+    plan.record_loss("a", 0, [2], "killed")
+    first, second = plan.assign_next("b"), plan.assign_next("b")
+    assert first == QueuedShard(0, images_of(0), {}, True)
+    assert second == QueuedShard(1, images_of(1), {}, True)
 
 
 def test_a_worker_that_died_before_it_began_blames_nothing() -> None:
     plan = schedule(1)
-    plan.next_for("a")
-    plan.lost("a", None, [], "killed")
-    assert plan.next_for("b") == ShardOrder(0, images_of(0))
+    plan.assign_next("a")
+    plan.record_loss("a", None, [], "killed")
+    assert plan.assign_next("b") == QueuedShard(0, images_of(0))
 
 
 def test_a_batch_that_died_together_is_tried_one_by_one() -> None:
     plan = schedule(1)
-    plan.next_for("a")
-    plan.lost("a", 0, [1, 2], "killed")
-    assert plan.next_for("b") == ShardOrder(0, images_of(0), {}, True, frozenset({1, 2}))
+    plan.assign_next("a")
+    plan.record_loss("a", 0, [1, 2], "killed")
+    assert plan.assign_next("b") == QueuedShard(0, images_of(0), {}, True, frozenset({1, 2}))
 
 
 def test_an_image_that_killed_alone_often_enough_is_given_up_with_the_reason() -> None:
     plan = schedule(1)
     for attempt in range(DEATHS_TO_BLAME):
-        order = plan.next_for(f"w{attempt}")
+        order = plan.assign_next(f"w{attempt}")
         assert order is not None
         assert order.skip == {}
-        assert plan.lost(f"w{attempt}", 0, [3], "segmentation fault")
-    order = plan.next_for("last")
+        assert plan.record_loss(f"w{attempt}", 0, [3], "segmentation fault")
+    order = plan.assign_next("last")
     assert order is not None
     assert order.skip == {3: "the worker died on this image (segmentation fault)"}
 
@@ -141,8 +147,8 @@ def test_deaths_without_an_image_to_blame_end_the_run() -> None:
     plan = schedule(1)
     verdicts = []
     for attempt in range(MOST_DEATHS):
-        plan.next_for(f"w{attempt}")
-        verdicts.append(plan.lost(f"w{attempt}", 0, [], "killed"))
+        plan.assign_next(f"w{attempt}")
+        verdicts.append(plan.record_loss(f"w{attempt}", 0, [], "killed"))
     assert verdicts == [True] * (MOST_DEATHS - 1) + [False]
 
 
@@ -153,10 +159,10 @@ class World:
     shards: int
     poison: frozenset[int]
     batch_size: int
-    plan: Schedule = field(init=False)
+    plan: Scheduler = field(init=False)
     done: list[int] = field(default_factory=list)
     skipped: dict[int, str] = field(default_factory=dict)
-    queues: dict[str, list[ShardOrder]] = field(default_factory=dict)
+    queues: dict[str, list[QueuedShard]] = field(default_factory=dict)
     accidents: dict[int, int] = field(default_factory=dict)
     """How often chance killed a worker that had announced that image and no other."""
     crashes: int = 0
@@ -167,7 +173,7 @@ class World:
 
     def feed(self, worker: str) -> None:
         queue = self.queues.setdefault(worker, [])
-        while (order := self.plan.next_for(worker)) is not None:
+        while (order := self.plan.assign_next(worker)) is not None:
             queue.append(order)
         assert len(queue) <= QUEUED_PER_WORKER
 
@@ -179,9 +185,9 @@ class World:
 
     def die(self, worker: str, batch: Sequence[int]) -> bool:
         queue = self.queues.pop(worker)
-        return self.plan.lost(worker, queue[0].number if queue else None, batch, "killed")
+        return self.plan.record_loss(worker, queue[0].number if queue else None, batch, "killed")
 
-    def batches(self, order: ShardOrder) -> list[list[int]]:
+    def batches(self, order: QueuedShard) -> list[list[int]]:
         left = [image.index for image in order.images if image.index not in order.skip]
         together = [index for index in left if index not in order.alone]
         cut = [together[at : at + self.batch_size] for at in range(0, len(together), self.batch_size)]
@@ -199,7 +205,7 @@ class World:
                     self.accidents[batch[0]] = self.accidents.get(batch[0], 0) + 1
                 return False, self.die(worker, batch if order.careful else [])
         self.queues[worker].pop(0)
-        self.plan.done(order.number)
+        self.plan.mark_done(order.number)
         self.done.append(order.number)
         self.skipped |= order.skip
         self.feed(worker)

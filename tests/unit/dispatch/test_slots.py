@@ -1,4 +1,4 @@
-"""Places and leases: no two runs on one GPU, and none held by a run that died."""
+"""Slots and leases: no two runs on one GPU, and none held by a run that died."""
 
 from __future__ import annotations
 
@@ -11,8 +11,14 @@ from pathlib import Path
 import pytest
 
 from orchestrator.dispatch import gpu_leases as leases
-from orchestrator.dispatch.gpu_leases import Holder, Lease, lease_file
-from orchestrator.dispatch.slots import LeasedPlaces, OwnPlaces, busy_gpus, devices_of_places, fitting_workers
+from orchestrator.dispatch.gpu_leases import Lease, LeaseHolder, lease_file
+from orchestrator.dispatch.slots import (
+    LeasedSlots,
+    OwnedSlots,
+    assign_devices,
+    count_fitting_workers,
+    describe_busy_gpus,
+)
 from orchestrator.errors import MachineError
 from orchestrator.hardware import Gpu, GpuProcess
 from orchestrator.system.display import SilentDisplay
@@ -21,7 +27,7 @@ GPUS = ("cuda:GPU-a", "cuda:GPU-b")
 pytestmark = pytest.mark.usefixtures("orch_home")
 
 
-OPEN: list[Lease | LeasedPlaces] = []
+OPEN: list[Lease | LeasedSlots] = []
 
 
 @pytest.fixture(autouse=True)
@@ -32,8 +38,8 @@ def _closed() -> Iterator[None]:
     OPEN.clear()
 
 
-def lease(gpu: str, what: str) -> Lease | Holder:
-    found = leases.lease(gpu, what)
+def lease(gpu: str, what: str) -> Lease | LeaseHolder:
+    found = leases.lease_gpu(gpu, what)
     if isinstance(found, Lease):
         OPEN.append(found)
     return found
@@ -49,8 +55,8 @@ class Said(SilentDisplay):
         self.lines.append(message)
 
 
-def places(workers: int = 2, display: Said | None = None, **options: object) -> LeasedPlaces:
-    made = LeasedPlaces(workers, GPUS, "tiny into /out", display or Said(), **options)  # type: ignore[arg-type]
+def slots(workers: int = 2, display: Said | None = None, **options: object) -> LeasedSlots:
+    made = LeasedSlots(workers, GPUS, "tiny into /out", display or Said(), **options)  # type: ignore[arg-type]
     OPEN.append(made)
     return made
 
@@ -59,7 +65,7 @@ def test_a_lease_keeps_others_out_until_it_is_released_and_says_whose_it_is() ->
     mine = lease("GPU-a", "tiny into /out")
     assert isinstance(mine, Lease)
     held = lease("GPU-a", "other")
-    assert isinstance(held, Holder)
+    assert isinstance(held, LeaseHolder)
     assert (held.pid, held.what) == (os.getpid(), "tiny into /out")
     assert f"tiny into /out, process {os.getpid()}, since 20" in held.describe()
     mine.release()
@@ -68,14 +74,14 @@ def test_a_lease_keeps_others_out_until_it_is_released_and_says_whose_it_is() ->
 
 
 def test_a_killed_process_leaves_no_lease() -> None:
-    code = "from orchestrator.dispatch.gpu_leases import lease\n"
-    code += "held = lease('GPU-a', 'x'); print('held', flush=True); input()"
+    code = "from orchestrator.dispatch.gpu_leases import lease_gpu\n"
+    code += "held = lease_gpu('GPU-a', 'x'); print('held', flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1) as process:
         assert process.stdout is not None
         process.stdout.readline()
         found = lease("GPU-a", "y")
         process.kill()
-    assert isinstance(found, Holder)
+    assert isinstance(found, LeaseHolder)
     assert found.pid == process.pid
     assert isinstance(lease("GPU-a", "y"), Lease)
 
@@ -85,45 +91,45 @@ def test_a_lock_file_that_is_deleted_or_says_nothing_does_no_harm() -> None:
     assert isinstance(first, Lease)
     path = lease_file("MIG-GPU-1/7/0")
     path.write_text("{")
-    assert lease("MIG-GPU-1/7/0", "y") == Holder()
-    assert Holder().describe() == "another orch"
+    assert lease("MIG-GPU-1/7/0", "y") == LeaseHolder()
+    assert LeaseHolder().describe() == "another orch"
     path.unlink()
     assert isinstance(lease("MIG-GPU-1/7/0", "y"), Lease)
 
 
 def test_gpus_are_taken_one_after_another_and_given_back_with_their_last_worker() -> None:
-    mine, others = places(4), places(4)
-    assert mine.take(1) == [0]
-    assert others.take(4) == [1, 3], "both places of the other GPU"
-    assert [mine.device(place) for place in range(4)] == [*GPUS, *GPUS]
-    others.give_back(1)
-    assert mine.take(4) == [2]
-    others.give_back(3)
-    assert mine.take(4) == [1, 3], "a GPU that gets free is taken as well"
+    mine, others = slots(4), slots(4)
+    assert mine.reserve(1) == [0]
+    assert others.reserve(4) == [1, 3], "both slots of the other GPU"
+    assert [mine.device_of(slot) for slot in range(4)] == [*GPUS, *GPUS]
+    others.release(1)
+    assert mine.reserve(4) == [2]
+    others.release(3)
+    assert mine.reserve(4) == [1, 3], "a GPU that gets free is taken as well"
     mine.close()
-    assert others.take(9) == [0, 1, 2, 3]
+    assert others.reserve(9) == [0, 1, 2, 3]
 
 
 def test_a_retired_place_is_never_taken_again_and_its_gpu_is_free_for_others() -> None:
-    mine = places(2)
-    assert mine.take(2) == [0, 1]
+    mine = slots(2)
+    assert mine.reserve(2) == [0, 1]
     mine.retire(0)
-    assert (mine.take(2), mine.left()) == ([], True)
+    assert (mine.reserve(2), mine.has_usable()) == ([], True)
     assert isinstance(lease("GPU-a", "other"), Lease)
     mine.retire(1)
-    assert not mine.left()
+    assert not mine.has_usable()
 
 
 def test_where_all_are_taken_a_run_waits_and_says_once_who_has_them() -> None:
-    others, said = places(2), Said()
-    others.take(2)
-    mine = places(2, said)
-    assert (mine.take(2), mine.take(2)) == ([], [])
+    others, said = slots(2), Said()
+    others.reserve(2)
+    mine = slots(2, said)
+    assert (mine.reserve(2), mine.reserve(2)) == ([], [])
     (line,) = said.lines
     assert line.startswith("waiting for a GPU: cuda:GPU-a is used by tiny into /out, process ")
     assert "; cuda:GPU-b is used by" in line
     others.close()
-    assert mine.take(2) == [0, 1]
+    assert mine.reserve(2) == [0, 1]
     assert said.lines[1].startswith("got a GPU after")
 
 
@@ -137,34 +143,34 @@ def held_by_another_process(monkeypatch: pytest.MonkeyPatch, *gpus: str) -> None
 
 def test_without_waiting_it_fails_and_only_when_it_holds_none(monkeypatch: pytest.MonkeyPatch) -> None:
     held_by_another_process(monkeypatch, "GPU-a")
-    mine = places(2, wait=False)
-    assert mine.take(2) == [1]
-    assert mine.take(2) == []
+    mine = slots(2, wait=False)
+    assert mine.reserve(2) == [1]
+    assert mine.reserve(2) == []
     with pytest.raises(MachineError, match="all GPUs are in use") as caught:
-        places(1, wait=False).take(1)
+        slots(1, wait=False).reserve(1)
     assert "cuda:GPU-a is used by tiny into /other" in str(caught.value.why)
 
 
 def test_models_of_one_command_wait_for_each_other_even_without_waiting_for_others() -> None:
-    places(2).take(2)
-    assert places(2, wait=False).take(2) == []
+    slots(2).reserve(2)
+    assert slots(2, wait=False).reserve(2) == []
 
 
 def test_a_run_keeps_to_its_share_of_the_gpus() -> None:
     share = 1
-    mine = places(2, most_gpus=lambda gpus: share)
-    assert mine.take(2) == [0]
+    mine = slots(2, most_gpus=lambda gpus: share)
+    assert mine.reserve(2) == [0]
     share = 2
-    assert mine.take(2) == [1]
+    assert mine.reserve(2) == [1]
 
 
 def test_own_places_are_free_again_unless_they_are_retired() -> None:
-    mine = OwnPlaces(3)
-    assert (mine.take(2), mine.take(2), mine.take(2)) == ([0, 1], [2], [])
-    mine.give_back(1)
+    mine = OwnedSlots(3)
+    assert (mine.reserve(2), mine.reserve(2), mine.reserve(2)) == ([0, 1], [2], [])
+    mine.release(1)
     mine.retire(2)
-    mine.give_back(2)
-    assert (mine.take(5), mine.left(), mine.device(0)) == ([1], True, "cpu")
+    mine.release(2)
+    assert (mine.reserve(5), mine.has_usable(), mine.device_of(0)) == ([1], True, "cpu")
 
 
 @pytest.mark.parametrize(
@@ -179,25 +185,30 @@ def test_own_places_are_free_again_unless_they_are_retired() -> None:
 )
 def test_workers_go_round_the_gpus(workers: int | None, per_gpu: object, expected: object) -> None:
     free = {"cuda:GPU-a": 7000, "cuda:GPU-b": 2100}
-    assert devices_of_places(GPUS, workers, per_gpu, free, 2000) == expected  # type: ignore[arg-type]
+    assert assign_devices(GPUS, workers, per_gpu, free, 2000) == expected  # type: ignore[arg-type]
 
 
 def test_gpus_that_other_programs_use_are_named() -> None:
     idle = Gpu(0, "GPU-a", "A100", 40960, "8.0", "550")
     busy = Gpu(1, "GPU-b", "A100", 40960, "8.0", "550", 9000, processes=tuple(GpuProcess(pid) for pid in (7, 8, 9, 10)))
     elsewhere = Gpu(2, "GPU-c", "A100", 40960, "8.0", "550", processes=(GpuProcess(11),))
-    assert busy_gpus(GPUS, [idle, busy, elsewhere]) == [
+    assert describe_busy_gpus(GPUS, [idle, busy, elsewhere]) == [
         "note: cuda:GPU-b is in use by process 7, process 8, process 9 and others; 9000 of 40960 MiB are free"
     ]
 
 
 def test_the_cpu_has_one_worker_unless_told() -> None:
-    assert devices_of_places(("cpu",), None, "auto", {}, None) == (("cpu",), 1)
-    assert devices_of_places(("cpu",), 3, None, {}, None) == (("cpu",), 3)
+    assert assign_devices(("cpu",), None, "auto", {}, None) == (("cpu",), 1)
+    assert assign_devices(("cpu",), 3, None, {}, None) == (("cpu",), 3)
 
 
 def test_as_many_workers_as_fit_but_one_at_least() -> None:
-    assert [fitting_workers(*one) for one in ((9000, 4000), (100, 4000), (80000, 10), (9000, None))] == [2, 1, 8, 1]
+    assert [count_fitting_workers(*one) for one in ((9000, 4000), (100, 4000), (80000, 10), (9000, None))] == [
+        2,
+        1,
+        8,
+        1,
+    ]
 
 
 def test_the_cache_of_the_leases_is_shared_by_all_runs(orch_home: Path) -> None:

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 
 from orchestrator.catalog.loader import ModelEntry
-from orchestrator.dispatch.dispatcher import Dispatched
-from orchestrator.dispatch.executors import Work
+from orchestrator.dispatch.executors import Work, get_executor
 from orchestrator.dispatch.local import LocalExecutor
-from orchestrator.dispatch.shared.work_file import Crew, read_handover, unresolved
+from orchestrator.dispatch.shared.work_file import WorkersPerTask, make_placeholder, read_work_file
 from orchestrator.dispatch.slurm.executor import SlurmExecutor
-from orchestrator.dispatch.slurm.settings import SlurmOptions
+from orchestrator.dispatch.slurm.settings import SlurmSettings
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.hardware import Selection
 from orchestrator.paths import RunPaths
@@ -40,12 +39,13 @@ def plan(tmp_path: Path) -> Plan:
 
 
 def work(plan: Plan, paths: RunPaths, **options: object) -> Work:
-    slurm = SlurmOptions.model_validate(options)
-    return Work(plan, paths, get_runtime("venv"), paths.root / "weights", ("cpu",), slurm=slurm)
+    settings = SlurmSettings.model_validate(options)
+    return Work(plan, paths, get_runtime("venv"), paths.root / "weights", ("cpu",), settings=settings)
 
 
-def dispatch(plan: Plan, paths: RunPaths, **options: object) -> Dispatched | None:
-    return SlurmExecutor().dispatch(work(plan, paths, **options), SilentDisplay())
+def execute(plan: Plan, paths: RunPaths, **options: object) -> bool:
+    """Whether the run is complete."""
+    return SlurmExecutor().execute(work(plan, paths, **options), SilentDisplay()).complete
 
 
 def picky_entry(folder: Path) -> ModelEntry:
@@ -60,10 +60,10 @@ def test_one_array_is_submitted_and_remembered(slurm: FakeSlurm, plan: Plan, tmp
     paths.cancelled.touch()
     paths.claims.mkdir()
     (paths.claims / "00001").write_text("killed")
-    assert dispatch(plan, paths, tasks=2, partition="gpu") is None
+    assert not execute(plan, paths, tasks=2, partition="gpu")
     assert slurm.asked == [f"sbatch --parsable {paths.job_script}"]
-    assert document(paths.submission)["job"] == "77"
-    assert document(paths.submission)["options"]["partition"] == "gpu"
+    assert document(paths.submission("slurm"))["job"] == "77"
+    assert document(paths.submission("slurm"))["options"]["partition"] == "gpu"
     script = paths.job_script.read_text()
     assert "#SBATCH --array=0-1\n" in script
     assert f"exec {sys.executable} -m orchestrator.dispatch.shared.task {paths.root}\n" in script
@@ -74,20 +74,20 @@ def test_one_array_is_submitted_and_remembered(slurm: FakeSlurm, plan: Plan, tmp
 def test_there_are_never_more_tasks_than_shards(slurm: FakeSlurm, plan: Plan, tmp_path: Path) -> None:
     slurm.answers("sbatch", "77\n")
     paths = begun(tmp_path, plan, job=None)
-    dispatch(plan, paths, tasks=64)
-    assert document(paths.submission)["tasks"] == 3
+    execute(plan, paths, tasks=64)
+    assert document(paths.submission("slurm"))["tasks"] == 3
 
 
 def test_nothing_is_submitted_while_a_job_is_under_way(slurm: FakeSlurm, plan: Plan, tmp_path: Path) -> None:
     slurm.answers("squeue", "0|RUNNING|n1|None\n")
-    assert dispatch(plan, begun(tmp_path, plan)) is None
+    assert not execute(plan, begun(tmp_path, plan))
     assert not any(line.startswith("sbatch") for line in slurm.asked)
 
 
 def test_a_job_that_may_be_under_way_is_not_submitted_again(slurm: FakeSlurm, plan: Plan, tmp_path: Path) -> None:
     slurm.refuses("squeue", "Unable to contact slurm controller")
     with pytest.raises(MachineError, match="Slurm does not answer"):
-        dispatch(plan, begun(tmp_path, plan))
+        execute(plan, begun(tmp_path, plan))
 
 
 def test_a_job_that_is_over_is_followed_by_another(slurm: FakeSlurm, plan: Plan, tmp_path: Path) -> None:
@@ -95,8 +95,8 @@ def test_a_job_that_is_over_is_followed_by_another(slurm: FakeSlurm, plan: Plan,
     slurm.answers("sbatch", "78\n")
     paths = begun(tmp_path, plan)
     paths.shard(1).write_bytes(b"cut off")
-    assert dispatch(plan, paths) is None
-    assert document(paths.submission)["job"] == "78"
+    assert not execute(plan, paths)
+    assert document(paths.submission("slurm"))["job"] == "78"
     assert not paths.shard(1).exists(), "a task would take it for whole"
 
 
@@ -104,24 +104,24 @@ def test_a_refusal_is_told_in_slurms_own_words(slurm: FakeSlurm, plan: Plan, tmp
     slurm.refuses("sbatch", "sbatch: error: invalid partition specified: nope\n")
     paths = begun(tmp_path, plan, job=None)
     with pytest.raises(MachineError) as caught:
-        dispatch(plan, paths, partition="nope")
+        execute(plan, paths, partition="nope")
     assert caught.value.why == "invalid partition specified: nope"
-    assert not paths.submission.exists()
+    assert not paths.submission("slurm").exists()
 
 
 def test_without_slurm_the_machine_cannot(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = begun(tmp_path, plan, job=None)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(MachineError) as caught:
-        dispatch(plan, paths)
-    assert (caught.value.exit_code, caught.value.message) == (4, "there is no Slurm on this machine")
+        execute(plan, paths)
+    assert (caught.value.exit_code, caught.value.message) == (4, "Slurm is not installed on this machine")
     assert "--executor local" in str(caught.value.hint)
 
 
 def test_a_run_that_is_under_way_is_not_resumed_here(slurm: FakeSlurm, plan: Plan, tmp_path: Path) -> None:
     slurm.answers("squeue", "0|PENDING||Priority\n")
-    with pytest.raises(UsageError, match="is under way as job 12"):
-        LocalExecutor().dispatch(work(plan, begun(tmp_path, plan)), SilentDisplay())
+    with pytest.raises(UsageError, match="is running as job 12"):
+        LocalExecutor().execute(work(plan, begun(tmp_path, plan)), SilentDisplay())
 
 
 @pytest.mark.parametrize(
@@ -138,32 +138,45 @@ def test_what_only_a_node_can_tell_is_left_to_it(
     variant: str | None, device: str | None, choice: Selection, tmp_path: Path
 ) -> None:
     entry = picky_entry(tmp_path)
-    assert SlurmExecutor().choose(entry, variant, device) == (choice, ())
+    assert SlurmExecutor().select(entry, variant, device) == (choice, ())
 
 
 def test_a_numbered_gpu_and_an_unknown_variant_are_refused(tmp_path: Path) -> None:
     entry = picky_entry(tmp_path)
     for device in ("cuda:1", "0,1", "GPU-1"):
-        with pytest.raises(UsageError, match="Slurm deals out the GPUs"):
-            SlurmExecutor().choose(entry, None, device)
+        with pytest.raises(UsageError, match="Slurm assigns the GPUs"):
+            SlurmExecutor().select(entry, None, device)
     with pytest.raises(UsageError, match="no variant"):
-        SlurmExecutor().choose(entry, "gpo", None)
+        SlurmExecutor().select(entry, "gpo", None)
 
 
 def test_a_stack_without_gpu_variants_leaves_nothing_to_the_node(tmp_path: Path) -> None:
-    choice, _ = SlurmExecutor().choose(model_entry(tmp_path / "stack"), None, None)
+    choice, _ = SlurmExecutor().select(model_entry(tmp_path / "stack"), None, None)
     assert (choice.variant, choice.device) == ("cpu", "cpu")
 
 
 def test_what_is_handed_over_is_read_as_the_same_plan(plan: Plan, tmp_path: Path) -> None:
-    handover = read_handover(begun(tmp_path, plan))
-    assert handover.planned(plan.prepared) == plan
-    assert handover.plan == plan.digest()
-    assert (handover.build, handover.crew) == (BuildOptions(offline=True), Crew(threads=3))
-    assert replace(handover.recorded_prepared(), location="/envs/e") == plan.prepared
+    recorded = read_work_file(begun(tmp_path, plan))
+    assert recorded.make_plan(plan.prepared) == plan
+    assert recorded.plan == plan.digest()
+    assert (recorded.build, recorded.workers) == (BuildOptions(offline=True), WorkersPerTask(threads=3))
+    assert replace(recorded.restore_prepared(), location="/envs/e") == plan.prepared
 
 
 def test_a_run_whose_variant_is_open_is_recorded_and_read(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, variant=AUTO, device=AUTO)
-    plan = replace(plan, prepared=unresolved(plan.entry.stack, "venv"))
-    assert read_handover(begun(tmp_path, plan)).request.variant == AUTO
+    plan = replace(plan, prepared=make_placeholder(plan.entry.stack, "venv"))
+    assert read_work_file(begun(tmp_path, plan)).request.variant == AUTO
+
+
+def test_an_unknown_executor_is_refused_with_suggestions() -> None:
+    with pytest.raises(UsageError, match="unknown executor 'slrum'") as caught:
+        get_executor("slrum")
+    assert "slurm" in str(caught.value.why)
+
+
+def test_an_executor_without_settings_refuses_any() -> None:
+    settings_type = get_executor("local").settings_type
+    assert settings_type.parse(()).wait
+    with pytest.raises(UsageError, match="no settings"):
+        settings_type.parse(["partition=gpu"])

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from orchestrator.dispatch import outcome
-from orchestrator.dispatch.dispatcher import Dispatched
-from orchestrator.dispatch.shared import task
+from orchestrator.dispatch.dispatcher import DispatchResult
+from orchestrator.dispatch.shared import collection, task
 from orchestrator.dispatch.shared.claims import Claims
-from orchestrator.dispatch.shared.task import collect_once, main
-from orchestrator.dispatch.shared.task_records import dispatched_by_all, left_behind, read_records
-from orchestrator.dispatch.slurm.array_task import Place
+from orchestrator.dispatch.shared.collection import COLLECT_CLAIM, collect_once
+from orchestrator.dispatch.shared.submitter import TaskAttempt
+from orchestrator.dispatch.shared.task import main
+from orchestrator.dispatch.shared.task_records import find_abandoned, merge_records, read_records
 from orchestrator.errors import Interrupted
 from orchestrator.paths import RunPaths
 from orchestrator.plan.plan import Plan
@@ -37,15 +39,15 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
 
 
 @pytest.fixture
-def collected(monkeypatch: pytest.MonkeyPatch) -> list[Dispatched]:
+def collected(monkeypatch: pytest.MonkeyPatch) -> list[DispatchResult]:
     """What collecting was told, each time; it writes nothing but the summary."""
-    times: list[Dispatched] = []
+    times: list[DispatchResult] = []
 
-    def finish(plan: Plan, paths: RunPaths, dispatched: Dispatched) -> None:
+    def finish(plan: Plan, paths: RunPaths, dispatched: DispatchResult) -> None:
         times.append(dispatched)
         write_json(paths.summary, {"images": len(plan.inputs.images)})
 
-    monkeypatch.setattr(outcome, "finish", finish)
+    monkeypatch.setattr(collection, "finish", finish)
     return times
 
 
@@ -70,12 +72,12 @@ def test_a_node_that_does_not_fit_leaves_its_shards_and_says_why(
 
 
 def test_what_is_done_already_is_collected_by_the_task_that_finds_it(
-    slurm: FakeSlurm, tmp_path: Path, collected: list[Dispatched], monkeypatch: pytest.MonkeyPatch
+    slurm: FakeSlurm, tmp_path: Path, collected: list[DispatchResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = make_plan(tmp_path)
     paths = begun(tmp_path, plan)
     finish_shards(paths, plan.shards)
-    monkeypatch.setattr(task, "_prepare", lambda _, handover, *__: task._Ready(handover, plan, None))  # type: ignore[arg-type]
+    monkeypatch.setattr(task, "_prepare", lambda _, work, *__: task._ReadyTask(work, plan, None))  # type: ignore[arg-type]
     assert main([str(paths.root)]) == 0
     assert main([str(paths.root)]) == 0
     assert len(collected) == 1
@@ -84,7 +86,7 @@ def test_what_is_done_already_is_collected_by_the_task_that_finds_it(
 
 
 def test_of_many_tasks_that_see_all_done_one_collects(
-    slurm: FakeSlurm, tmp_path: Path, collected: list[Dispatched]
+    slurm: FakeSlurm, tmp_path: Path, collected: list[DispatchResult]
 ) -> None:
     plan = make_plan(tmp_path)
     paths = begun(tmp_path, plan)
@@ -105,14 +107,14 @@ def test_of_many_tasks_that_see_all_done_one_collects(
 
 
 def test_collecting_that_was_cut_off_is_taken_over(
-    tmp_path: Path, slurm: FakeSlurm, collected: list[Dispatched]
+    tmp_path: Path, slurm: FakeSlurm, collected: list[DispatchResult]
 ) -> None:
     plan = make_plan(tmp_path)
     paths = begun(tmp_path, plan)
-    Claims(paths.claims, "dead").take(task.COLLECT_CLAIM)
+    Claims(paths.claims, "dead").take(COLLECT_CLAIM)
     heir = Claims(paths.claims, "heir", lease=60)
     assert not collect_once(paths, plan, heir, SilentDisplay())
-    os.utime(paths.claims / task.COLLECT_CLAIM, (1, 1))
+    os.utime(paths.claims / COLLECT_CLAIM, (1, 1))
     assert collect_once(paths, plan, heir, SilentDisplay())
     assert len(collected) == 1
 
@@ -150,9 +152,9 @@ def test_the_first_node_decides_for_all(slurm: FakeSlurm, tmp_path: Path, monkey
     seen: list[Plan] = []
     monkeypatch.setattr(task, "choose_runtime", lambda name: (Preparing(), name))
 
-    def predict(paths: RunPaths, here: object, ready: Any, *_: object) -> Dispatched:
+    def predict(paths: RunPaths, here: object, ready: Any, *_: object) -> DispatchResult:
         seen.append(ready.plan)
-        return Dispatched((), 0, 0)
+        return DispatchResult((), 0, 0)
 
     monkeypatch.setattr(task, "_predict", predict)
     monkeypatch.setattr(task, "collect_once", lambda *_: True)
@@ -178,18 +180,17 @@ def test_a_folder_without_a_run_ends_the_task_with_the_reason(
     slurm: FakeSlurm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(tmp_path / "none")]) == 5
-    assert "holds no run that can be carried out here" in capsys.readouterr().err
+    assert "is not a run that can be continued here" in capsys.readouterr().err
 
 
-def test_what_a_killed_start_of_the_same_task_left_on_the_same_node_is_reaped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SLURMD_NODENAME", "n1")
+def test_what_a_killed_attempt_of_the_same_task_left_on_the_same_node_is_reaped() -> None:
     dead = {"task": "t0-dead", "job": "12_0", "node": "n1", "restarts": 0, "state": "predicting"}
     others = [
         {**dead, "node": "n2"}, {**dead, "job": "12_1"}, {**dead, "state": "stopped"}, {**dead, "restarts": 1},
         {**dead, "job": None},
     ]  # fmt: skip
-    assert left_behind([*others, dead], Place(0, 2, "12_0", 1)) == [dead]
-    assert left_behind([dead], Place(0, 1, None, 1)) == [], "started by hand: it may well be alive"
+    assert find_abandoned([*others, dead], TaskAttempt(0, 2, "12_0", 1, "n1")) == [dead]
+    assert find_abandoned([dead], TaskAttempt(0, 1, None, 1, "n1")) == [], "started by hand: it may well be alive"
 
 
 def test_what_all_tasks_said_is_added_up_those_of_other_jobs_left_out(tmp_path: Path) -> None:
@@ -200,8 +201,8 @@ def test_what_all_tasks_said_is_added_up_those_of_other_jobs_left_out(tmp_path: 
         content = {"task": f"t{number}", "job": job, "started": 1.0, "notices": notices, "lost_workers": lost}
         write_json(paths.tasks / f"t{number}.json", content)
     (paths.tasks / "cut-off.json").write_text(json.dumps({})[:1])
-    found = dispatched_by_all(paths, "12")
-    assert (found.notices, found.lost_workers) == (("slow", "odd"), 3)
+    merged = merge_records(paths, "12")
+    assert (merged.notices, merged.lost_workers) == (("slow", "odd"), 3)
 
 
 class Preparing:
@@ -216,3 +217,11 @@ class Preparing:
         from orchestrator.runtimes.base import Prepared
 
         return Prepared(stack, variant, "venv", self.identity, "/envs/e")
+
+
+def test_the_module_path_in_older_job_scripts_still_starts_a_task(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    command = [sys.executable, "-m", "orchestrator.task", str(tmp_path / "none")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 5
+    assert "is not a run that can be continued here" in done.stderr

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+import json
+import os
+import time
+from pathlib import Path, PurePosixPath
+
+import pytest
 
 from orchestrator.inputs.collect import InputImage
 from orchestrator.runtimes.guest_contract import (
+    ALIVE_EVERY,
     ALIVE_TIMEOUT,
     CONTRACT,
     PART_EVERY,
     GuestPaths,
-    ShardOrder,
-    WorkerSettings,
+    JobQueue,
+    QueuedShard,
     job_document,
 )
 
-SETTINGS = WorkerSettings(
-    run="run1", plan="plan1", predictor="predictor.py:P", model="m", task="instance-segmentation",
-    settings={"grey": 200}, config=None, weights={"onnx": {"file": "w", "sha256": None, "package": None}},
-    native={"box_order": "xyxy", "class_base": 0, "class_map": [1]}, device="cpu", exif="apply", score_threshold=0.05,
-    max_detections=None, max_pixels=250, batch_size=2, threads=3, readers=4, attributes=0, image_scores=False,
-)  # fmt: skip
+SETTINGS = {"run": "run1", "plan": "plan1", "device": "cpu", "score_threshold": 0.05}
 PATHS = GuestPaths(
     *(PurePosixPath(f"/{name}") for name in ("data", "weights", "out", "cache", "job/queue", "stack")),
     sources={"up": PurePosixPath("/sources/up")},
@@ -29,17 +30,33 @@ PATHS = GuestPaths(
 
 def test_the_job_document() -> None:
     assert job_document(SETTINGS, "w0-1", PATHS) == {
-        "contract": CONTRACT, "worker": "w0-1", "run": "run1", "plan": "plan1", "predictor": "predictor.py:P",
-        "model": {"name": "m", "task": "instance-segmentation", "settings": {"grey": 200}, "config": None,
-                  "weights": {"onnx": {"file": "w", "sha256": None, "package": None}}},
-        "native": {"box_order": "xyxy", "class_base": 0, "class_map": [1]},
-        "device": "cpu", "exif": "apply", "score_threshold": 0.05, "max_detections": None, "max_pixels": 250,
-        "batch_size": 2, "threads": 3, "readers": 4, "attributes": 0, "image_scores": False,
-        "alive_timeout": ALIVE_TIMEOUT,
-        "part_every": PART_EVERY,
+        **SETTINGS, "contract": CONTRACT, "worker": "w0-1", "alive_timeout": ALIVE_TIMEOUT, "part_every": PART_EVERY,
         "paths": {"data": "/data", "weights": "/weights", "out": "/out", "cache": "/cache", "queue": "/job/queue",
                   "stack": "/stack", "sources": {"up": "/sources/up"}},
     }  # fmt: skip
+
+
+def test_a_queue_is_a_folder_of_files_as_the_contract_names_them(tmp_path: Path) -> None:
+    queue = JobQueue(tmp_path / "job")
+    queue.create()
+    queue.put(QueuedShard(3, []))
+    queue.put(QueuedShard(12, []))
+    queue.remove(3)
+    queue.remove(4)
+    assert sorted(path.name for path in queue.folder.iterdir()) == ["00012.json", "alive"]
+    assert json.loads((queue.folder / "00012.json").read_text())["shard"] == 12
+    queue.end()
+    assert (tmp_path / "job" / "queue" / "end").exists()
+
+
+@pytest.mark.parametrize("age", [0.0, ALIVE_EVERY + 1])
+def test_the_sign_of_life_is_renewed_when_it_is_due(tmp_path: Path, age: float) -> None:
+    queue = JobQueue(tmp_path)
+    queue.create()
+    alive, then = queue.folder / "alive", time.time() - age
+    os.utime(alive, (then, then))
+    queue.keep_alive()
+    assert (alive.stat().st_mtime > then + 1) == bool(age)
 
 
 def test_a_shard_document_skips_what_is_known_to_be_unreadable() -> None:
@@ -48,7 +65,7 @@ def test_a_shard_document_skips_what_is_known_to_be_unreadable() -> None:
         InputImage(5, "b.jpg", "", 6, 0, 0, "no such file"),
         InputImage(6, "c.jpg", "0/c.jpg", 7, 1, 1),
     ]
-    assert ShardOrder(2, images, {6: "died"}, True, frozenset({6, 4})).document() == {
+    assert QueuedShard(2, images, {6: "died"}, True, frozenset({6, 4})).document() == {
         "shard": 2,
         "images": [
             {"index": 4, "file": "a.jpg", "path": "0/a.jpg"},

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from orchestrator.catalog.loader import load_catalog
-from orchestrator.dispatch.slurm.settings import SlurmOptions
 from orchestrator.errors import SpecError, UsageError
 from orchestrator.plan.options import RunOptions
 from orchestrator.runtimes.base import BuildOptions
-from orchestrator.workflows.comparison_example import EXAMPLE, write_example
-from orchestrator.workflows.comparison_file import ELSEWHERE, ComparisonFile, RunSettings, read_comparison
+from orchestrator.workflows.comparison_file import EXAMPLE, ComparisonFile, RunSpec, read_comparison, write_example
 
 CATALOG = load_catalog()
 SHORT = "models: [garments-tiny]\nimages: photos\n"
@@ -27,7 +24,7 @@ def read(tmp_path: Path, text: str) -> ComparisonFile:
 
 def test_the_shortest_file(tmp_path: Path) -> None:
     found = read(tmp_path, SHORT)
-    (one,) = found.asked
+    (one,) = found.runs
     out = tmp_path / "orch-result"
     assert (one.name, one.entry.name) == ("garments-tiny", "garments-tiny")
     assert one.options == RunOptions(images=(str(tmp_path / "photos"),), out=out / "garments-tiny")
@@ -57,7 +54,7 @@ compare: {iou: bbox, align: true}
 report: false
 """,
     )
-    small, lines = found.asked
+    small, lines = found.runs
     images = (str(tmp_path / "a"), "/b/*.jpg", str(Path.home() / "c"))
     assert small.options == RunOptions(
         images=images,
@@ -77,15 +74,19 @@ report: false
 
 
 def test_a_cluster_and_warm_workers_can_be_asked_for(tmp_path: Path) -> None:
-    slurm = "run: {executor: slurm, slurm: {partition: gpu, tasks: 9}}\n"
-    (one,) = read(tmp_path, SHORT + slurm).asked
-    assert (one.options.executor, one.options.slurm) == ("slurm", SlurmOptions(partition="gpu", tasks=9))
-    (one,) = read(tmp_path, SHORT + "run: {warm: true, spool: here}\n").asked
+    slurm = "slurm: {partition: gpu, tasks: 9, wait: false, sbatch: [--nice, -v]}"
+    (one,) = read(tmp_path, SHORT + f"run: {{executor: slurm, {slurm}}}\n").runs
+    settings = ["partition=gpu", "sbatch=--nice", "sbatch=-v", "tasks=9", "wait=false"]
+    assert (one.options.executor, sorted(one.options.executor_settings)) == ("slurm", settings)
+    (one,) = read(tmp_path, SHORT + f"run: {{{slurm}}}\n").runs
+    assert one.options.executor_settings == (), "they are not for the executor local"
+    (one,) = read(tmp_path, SHORT + "run: {warm: true, spool: here}\n").runs
     assert (one.options.warm, one.options.spool) == (True, tmp_path / "here")
 
 
 def test_every_option_of_a_run_can_be_said(tmp_path: Path) -> None:
-    assert set(RunSettings.model_fields) == {one.name for one in fields(RunOptions)} - set(ELSEWHERE)
+    elsewhere = {"images", "image_root", "out", "weights_folder"}
+    assert set(RunSpec.model_fields) - {"slurm"} == set(RunOptions.model_fields) - elsewhere - {"executor_settings"}
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_every_option_of_a_run_can_be_said(tmp_path: Path) -> None:
         ("models: []\nimages: x\n", ":1: models", "give at least one"),
         ("models: [garments-tiny]\n", ":1: images", "this field is missing"),
         ("models: [garments-tiny]\nimages: []\n", ":2: images", "give at least one"),
-        (SHORT + "imges: x\n", ":3: imges", "did you mean images?"),
+        (SHORT + "imges: x\n", ":3: imges", "did you mean images"),
         (SHORT + "run:\n  worker: 3\n", ":4: run.worker", "did you mean workers"),
         (SHORT + "run:\n  workers: 0\n", ":4: run.workers", "greater than or equal to 1"),
         (SHORT + "run:\n  workers: many\n", ":4: run.workers", "integer"),
@@ -134,9 +135,9 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_the_example_is_a_right_one_with_all_that_is_commented_out_too(tmp_path: Path) -> None:
     write_example(tmp_path / "orch.yaml")
     found = read_comparison(tmp_path / "orch.yaml", CATALOG)
-    assert [one.name for one in found.asked] == ["facere", "fine-tuned"]
+    assert [one.name for one in found.runs] == ["facere", "fine-tuned"]
     (tmp_path / "truth.json").touch()
-    head, _, rest = EXAMPLE.replace("…", "x").partition("\n")
+    head, _, rest = EXAMPLE.read_text().replace("…", "x").partition("\n")
     whole = re.sub(r"^( *)# ", r"\1", rest, flags=re.MULTILINE)
     assert head.startswith("# ")
     assert "\n# " not in whole

@@ -7,9 +7,8 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from orchestrator.errors import UsageError
+from orchestrator.errors import RuntimeUnsuitable, UsageError
 from orchestrator.inputs.collect import InputSet, collect_inputs
-from orchestrator.runtimes.warm.errors import OutsideData
 from orchestrator.runtimes.warm.staging import COPY_LIMIT, Placement, copy_limit, place, stage
 
 
@@ -58,7 +57,7 @@ def test_images_are_copied_where_they_cannot_be_linked_up_to_a_limit(
     assert said is not None
     assert "2 images (0 MB) copied" in said
     assert (tmp_path / "staged" / "1" / "two.png").read_bytes() == b"x" * 11
-    with pytest.raises(OutsideData) as caught:
+    with pytest.raises(RuntimeUnsuitable) as caught:
         stage(inputs, (0, 1), tmp_path / "other", limit=20, stack="s")
     hint = str(caught.value.hint)
     assert f"ORCH_DATA={tmp_path / 'root0'} docker compose up -d" in hint

@@ -1,0 +1,79 @@
+"""`orch build`: build a stack's image or environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.common import (
+    BaseImageOption,
+    BuildArgOption,
+    DeviceOption,
+    JsonOption,
+    OfflineOption,
+    RuntimeOption,
+    StacksOption,
+    VariantOption,
+    catalog,
+    make_build_options,
+    print_json,
+)
+
+
+def build(
+    name: Annotated[str, typer.Argument(metavar="MODEL|STACK", help="A stack, or a model of it.")],
+    variant: VariantOption = None,
+    runtime: RuntimeOption = "auto",
+    device: DeviceOption = None,
+    base_image: BaseImageOption = None,
+    build_arg: BuildArgOption = None,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Build again even if nothing changed.")] = False,
+    archive: Annotated[
+        bool, typer.Option("--archive", help="Also write the image to a file, for machines without a registry.")
+    ] = False,
+    archive_to: Annotated[
+        Path | None, typer.Option("--archive-to", metavar="DIR", help="Folder of that file; implies --archive.")
+    ] = None,
+    offline: OfflineOption = False,
+    stacks: StacksOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Build a stack's image or environment, unless it is up to date."""
+    stack = catalog(stacks).stack(name)
+    from orchestrator.cli.progress import make_display
+    from orchestrator.plan.disk_space import build_needs
+    from orchestrator.runtimes.built import select_variant
+    from orchestrator.runtimes.registry import choose_runtime
+    from orchestrator.system.free_space import require_space
+
+    display = make_display(json=json, quiet=False)
+    chosen, _ = choose_runtime(runtime)
+    # A variant that is named may be for another machine: it is not checked against this one.
+    if variant is None or device is not None:
+        variant = select_variant(stack, variant, device).variant
+    options = make_build_options(base_image, build_arg, rebuild=rebuild, offline=offline)
+    require_space([*build_needs(stack, variant, chosen, options)], f"building {stack.name}")
+    prepared = chosen.prepare(stack, variant, options, display.detail)
+    written: Path | None = None
+    if archive or archive_to is not None:
+        written = chosen.archive(prepared, options, display.detail, archive_to)
+    if json:
+        document = {
+            "stack": stack.name,
+            "variant": variant,
+            "runtime": chosen.name,
+            "identity": prepared.identity,
+            "location": prepared.location,
+            "built": prepared.fresh,
+            "seconds": round(prepared.seconds, 3),
+        }
+        print_json({**({} if written is None else {"archive": str(written)}), **document})
+        return
+    if prepared.fresh:
+        display.say(f"built {prepared.location} in {prepared.seconds:.1f} s")
+    else:
+        display.say(f"nothing to do: {prepared.location} is up to date")
+    if written is not None:
+        display.say(f"archive: {written} ({written.stat().st_size / 1e6:.0f} MB)")

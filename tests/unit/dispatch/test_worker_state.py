@@ -1,0 +1,77 @@
+"""A worker's state follows from its events alone, whatever order of them or nonsense a worker writes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orchestrator.dispatch.worker_state import WorkerState
+
+
+def fold(*events: dict[str, Any]) -> WorkerState:
+    """The state after these events, numbered as a worker numbers them."""
+    state = WorkerState()
+    for number, event in enumerate(events, 1):
+        assert state.apply({"seq": number, **event})
+    return state
+
+
+def started(shard: int, reused: int = 0) -> dict[str, Any]:
+    return {"event": "shard_started", "shard": shard, "reused": reused}
+
+
+def test_the_status_names_what_a_worker_does() -> None:
+    assert fold().status == "starting"
+    assert fold({"event": "loading"}).status == "loading"
+    ready = fold({"event": "loading"}, {"event": "ready", "versions": {"numpy": "2.0"}})
+    assert (ready.status, ready.versions) == ("ready", {"numpy": "2.0"})
+    assert fold({"event": "ready", "versions": {}}, started(7)).status == "shard 7"
+
+
+def test_images_of_shards_under_way_count_until_the_shard_is_finished() -> None:
+    begun = [started(3, reused=2), {"event": "progress", "shard": 3, "done": 5}, started(4, reused=1)]
+    state = fold(*begun)
+    assert (state.under_way, state.images_under_way, state.finished) == ({3: 5, 4: 1}, 6, set())
+    state = fold(*begun, {"event": "shard_done", "shard": 3, "images": 8})
+    assert (state.under_way, state.finished) == ({4: 1}, {3})
+
+
+def test_the_announced_batch_is_that_of_a_shard_under_way() -> None:
+    begun = [started(3), {"event": "batch", "shard": 3, "indices": [9, 10]}]
+    assert fold(*begun).announced == (3, [9, 10])
+    assert fold(*begun, {"event": "shard_done", "shard": 2}).announced == (3, [9, 10])
+    assert fold(*begun, {"event": "shard_done", "shard": 3}).announced is None
+
+
+def test_events_that_come_twice_are_applied_once() -> None:
+    state = WorkerState()
+    failed = {"event": "image_failed", "seq": 1}
+    assert [state.apply(failed), state.apply(failed), state.apply({**failed, "seq": 2})] == [True, False, True]
+    assert state.failed_images == 2
+
+
+def test_a_worker_that_exited_has_nothing_under_way() -> None:
+    failure = {"event": "failure", "category": "load", "message": "no"}
+    state = fold(started(1, reused=3), failure, {"event": "exit", "code": 3})
+    assert (state.has_exited, state.images_under_way) == (True, 0)
+    assert state.failure == {"seq": 2, **failure}
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {},
+        {"event": "shard_started"},
+        {"event": "shard_started", "shard": "1", "reused": 0},
+        {"event": "shard_done", "shard": None},
+        {"event": "progress", "shard": 1, "done": "all"},
+        {"event": "batch", "shard": 1, "indices": "0"},
+        {"event": "failure"},
+        {"event": ["ready"]},
+    ],
+)
+def test_an_event_without_its_fields_changes_nothing(event: dict[str, Any]) -> None:
+    state = WorkerState()
+    state.apply(event)
+    assert state == WorkerState()
