@@ -14,7 +14,7 @@ MAKEFLAGS += --no-print-directory
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: $(VENV)/.stamp-demo ## see orch work on this machine; no engine, no GPU, no weights needed
+demo: $(VENV)/.stamp-dev ## see orch work on this machine; no engine, no GPU, no weights needed
 	@$(BIN)/orch demo $(ARGS)
 
 test: lint ## check style and types, then run the tests with coverage
@@ -36,15 +36,12 @@ clean: ## remove .venv, caches and what a build leaves
 	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* htmlcov coverage.xml .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(VENV)/.stamp-demo: pyproject.toml | $(VENV)/.stamp-python
-	@echo "make: installing orch into $(VENV)"
-	@$(PIP_INSTALL) --editable '.[uv]'
-	@touch $@
-
+# Nothing is resolved here: the lock has every version, and what builds orch itself. `pip check` says if it lacks something.
 $(VENV)/.stamp-dev: pyproject.toml dev.lock | $(VENV)/.stamp-python
 	@echo "make: installing orch and its development tools into $(VENV)"
-	@$(PIP_INSTALL) --require-hashes --requirement dev.lock
-	@$(PIP_INSTALL) --no-deps --editable .
+	@$(PIP_INSTALL) --no-deps --require-hashes --only-binary :all: --requirement dev.lock
+	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m pip check
 	@touch $@
 
 # Tried by running, not by looking: a version manager leaves commands on PATH that only print an error.

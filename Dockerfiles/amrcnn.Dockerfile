@@ -16,10 +16,12 @@ ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PYTHONPATH=/opt/orch/runner \
 ENV LD_LIBRARY_PATH=${CUDA_LIBRARIES} PATH=/opt/orch/cuda/cuda_nvcc/bin:${PATH}
 
 # The slow layer first: it depends on the lock alone, so editing a predictor rebuilds in seconds.
+# The lock leaves out what is never imported (stack.yaml: partial_lock); what it holds must fit together.
 COPY requirements.lock /opt/orch/
 RUN --mount=type=cache,target=/var/cache/pip \
     pip install --cache-dir /var/cache/pip --no-input --disable-pip-version-check --root-user-action=ignore \
-    --no-deps --require-hashes -r /opt/orch/requirements.lock \
+    --no-deps --require-hashes --only-binary :all: -r /opt/orch/requirements.lock \
+    && ! pip check | grep -vE 'which is not installed\.$|^No broken' \
     && ln -s "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/nvidia" /opt/orch/cuda
 
 # A new volume takes this folder's mode: any user may write into it.

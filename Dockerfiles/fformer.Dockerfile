@@ -11,9 +11,9 @@ COPY requirements.lock build.lock /opt/orch/
 # mmcv is published as a source distribution: what builds it is locked as well, so nothing is built in isolation.
 RUN --mount=type=cache,target=/var/cache/pip \
     pip install --cache-dir /var/cache/pip --no-input --disable-pip-version-check --root-user-action=ignore \
-    --no-deps --require-hashes -r /opt/orch/build.lock \
+    --no-deps --require-hashes --only-binary :all: -r /opt/orch/build.lock \
     && pip install --cache-dir /var/cache/pip --no-input --disable-pip-version-check --root-user-action=ignore \
-    --no-deps --no-build-isolation --require-hashes -r /opt/orch/requirements.lock
+    --no-deps --require-hashes --no-build-isolation -r /opt/orch/requirements.lock
 
 # The variant cu111: torch from the wheel index of its makers, of which no lock knows digests; TORCH may instead be
 # addresses of wheels, with #sha256=… at their end.
@@ -21,7 +21,7 @@ ARG TORCH=""
 ARG TORCH_INDEX=""
 RUN --mount=type=cache,target=/var/cache/pip \
     [ -z "${TORCH}" ] || pip install --cache-dir /var/cache/pip --no-input --disable-pip-version-check \
-    --root-user-action=ignore --no-deps --index-url "${TORCH_INDEX}" ${TORCH}
+    --root-user-action=ignore --no-deps --only-binary :all: --index-url "${TORCH_INDEX}" ${TORCH}
 
 # mmcv's compiled ops, for those who want to see for themselves that inference calls none. Some ten minutes of compiling.
 ARG COMPILED_OPS=0
@@ -30,8 +30,10 @@ RUN --mount=type=cache,target=/var/cache/pip \
     [ "${COMPILED_OPS}" = 0 ] || { apt-get update -q && apt-get install -y -q --no-install-recommends g++ \
     && version=$(python -c "import mmcv; print(mmcv.__version__)") && pip uninstall -q -y mmcv \
     && MMCV_WITH_OPS=1 pip install --cache-dir /var/cache/pip --no-input --disable-pip-version-check \
-    --root-user-action=ignore --no-deps --no-build-isolation --require-hashes -r "/opt/orch/ops/ops-${version}.txt" \
+    --root-user-action=ignore --no-deps --require-hashes --no-build-isolation -r "/opt/orch/ops/ops-${version}.txt" \
     && rm -rf /var/lib/apt/lists/*; }
+# The lock leaves out what is never imported (stack.yaml: partial_lock); what it holds must fit together.
+RUN ! pip check | grep -vE 'which is not installed\.$|^No broken'
 
 # A new volume takes this folder's mode: any user may write into it.
 RUN mkdir -m 1777 /cache

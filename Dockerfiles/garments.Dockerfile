@@ -21,7 +21,8 @@ ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PYTHONPATH=/opt/orch/runner \
 COPY --from=files /requirements.lock /opt/orch/
 RUN --mount=type=cache,target=/var/cache/pip \
     pip install --cache-dir /var/cache/pip --no-input --disable-pip-version-check --root-user-action=ignore \
-    --no-deps --require-hashes -r /opt/orch/requirements.lock
+    --no-deps --require-hashes --only-binary :all: -r /opt/orch/requirements.lock \
+    && pip check
 
 # A new volume takes this folder's mode: any user may write into it.
 RUN mkdir -m 1777 /cache

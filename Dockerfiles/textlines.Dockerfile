@@ -18,10 +18,12 @@ ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PYTHONPATH=/opt/orch/runner \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 
 # The slow layer first: it depends on the lock alone, so editing a predictor rebuilds in seconds.
+# The lock leaves out what is never imported (stack.yaml: partial_lock); what it holds must fit together.
 COPY --from=files /requirements.lock /opt/orch/
 RUN --mount=type=cache,target=/var/cache/pip \
     pip install --cache-dir /var/cache/pip --no-input --disable-pip-version-check --root-user-action=ignore \
-    --no-deps --require-hashes -r /opt/orch/requirements.lock
+    --no-deps --require-hashes --only-binary :all: -r /opt/orch/requirements.lock \
+    && ! pip check | grep -vE 'which is not installed\.$|^No broken'
 
 # A new volume takes this folder's mode: any user may write into it.
 RUN mkdir -m 1777 /cache

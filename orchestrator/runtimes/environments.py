@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,13 @@ from orchestrator.system.files import write_json
 from orchestrator.system.locks import hold_lock
 from orchestrator.system.subprocesses import run_subprocess
 
+LOCKED = ("--no-deps", "--require-hashes")
+"""Options with which every lock is installed: nothing in it is resolved again."""
+WHEELS = ("--only-binary", ":all:")
+"""Options that build nothing: a build would take whatever build requirements are newest that day."""
 _MARKER = "orch-environment.json"
+_MISSING = re.compile(r".*not installed\.?$|(Found|No broken) ")
+"""Lines of `pip check` and `uv pip check` about missing packages, and their headings."""
 
 
 def ensure_environment(
@@ -27,18 +34,20 @@ def ensure_environment(
     report: Report,
     *,
     build_lock: Path | None = None,
+    partial: bool = False,
     offline: bool = False,
     rebuild: bool = False,
 ) -> tuple[Path, bool]:
     """Return the environment for a lock, made unless it is complete, and whether it was made now.
 
-    `build_lock` has what the lock's source distributions are built with. Raises BuildError, MachineError.
+    `build_lock` has what the lock's source distributions are built with; a `partial` lock omits dependencies. Raises
+    BuildError, MachineError.
     """
     folder = environment_folder(name, lock, pythons, build_lock)
     with hold_lock(folder.with_name(f".{folder.name}.lock"), wait=True):
         fresh = rebuild or not is_complete(folder)
         if fresh:
-            make_environment(folder, lock, pythons, offline, report, build_lock)
+            make_environment(folder, lock, pythons, offline, report, build_lock, partial)
     return folder, fresh
 
 
@@ -55,7 +64,13 @@ def is_complete(folder: Path) -> bool:
 
 
 def make_environment(
-    folder: Path, lock: Path, pythons: Sequence[str], offline: bool, report: Report, build_lock: Path | None = None
+    folder: Path,
+    lock: Path,
+    pythons: Sequence[str],
+    offline: bool,
+    report: Report,
+    build_lock: Path | None = None,
+    partial: bool = False,
 ) -> None:
     """Make a virtual environment with exactly the locked packages. Raises BuildError, MachineError."""
     log = build_logs_folder() / f"{folder.name}.log"
@@ -77,18 +92,34 @@ def make_environment(
         _run([uv, "venv", "--quiet", "--python", chosen, str(folder)], log, report)
         # Workers never write bytecode, and without any each start would compile all of TensorFlow anew. pip compiles.
         install = [uv, "pip", "install", "--compile-bytecode", "--python", str(folder / "bin" / "python")]
+        check = [uv, "pip", "check", "--quiet", "--python", str(folder / "bin" / "python")]
     else:
         report(f"making an environment with {python} (venv and pip; uv is faster)")
         _run([str(python), "-m", "venv", str(folder)], log, report)
         install = [str(folder / "bin" / "python"), "-m", "pip", "install", "--no-input"]
+        check = [str(folder / "bin" / "python"), "-m", "pip", "check"]
     report("installing locked packages")
     offline_flag = (["--offline"] if uv is not None else ["--no-index"]) if offline else []
-    locked = [*install, *offline_flag, "--no-deps", "--require-hashes"]
-    if build_lock is not None:
-        _run([*locked, "-r", str(build_lock)], log, report)
-        locked.append("--no-build-isolation")
-    _run([*locked, "-r", str(lock)], log, report)
+    locked = [*install, *offline_flag, *LOCKED]
+    if build_lock is None:
+        _run([*locked, *WHEELS, "-r", str(lock)], log, report)
+    else:
+        _run([*locked, *WHEELS, "-r", str(build_lock)], log, report)
+        _run([*locked, "--no-build-isolation", "-r", str(lock)], log, report)
+    _require_consistent(check, lock, partial, log, report)
     write_json(folder / _MARKER, {"lock": lock.name, "python": str(python), "uv": uv is not None})
+
+
+def _require_consistent(check: list[str], lock: Path, partial: bool, log: Path, report: Report) -> None:
+    """Run `pip check`. Raises BuildError for versions that do not fit, and for missing packages unless `partial`."""
+    code, problems = run_subprocess(check, log, report, omit_from_tail=_MISSING if partial else None)
+    if code != 0 and (problems or not partial):
+        raise BuildError(
+            f"{lock}: the locked packages do not fit together",
+            why="\n".join(problems),
+            log=log,
+            hint="compile the lock again (docs/adding-a-stack.md); partial_lock: true accepts missing packages",
+        )
 
 
 def find_uv() -> str | None:

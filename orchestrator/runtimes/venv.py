@@ -70,6 +70,7 @@ class VenvRuntime(Runtime):
             _pythons(stack, variant),
             report,
             build_lock=build_lock_of(stack, variant),
+            partial=spec.partial_lock,
             offline=options.offline,
             rebuild=options.rebuild,
         )

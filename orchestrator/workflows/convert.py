@@ -89,7 +89,7 @@ def convert_checkpoint(stack: StackEntry, options: ConvertOptions, display: Disp
     _require_usable(options)
     _require_space(environment_folder(f"{stack.name}-convert", lock, PYTHONS), options)
     environment, fresh = ensure_environment(
-        f"{stack.name}-convert", lock, PYTHONS, display.detail, offline=options.offline
+        f"{stack.name}-convert", lock, PYTHONS, display.detail, partial=True, offline=options.offline
     )
     if fresh:
         display.say(f"built {environment}")

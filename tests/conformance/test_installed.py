@@ -29,9 +29,11 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         done = subprocess.run([str(one) for one in command], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 
-    step(uv, "build", "--wheel", "--out-dir", folder, ROOT)
+    # Locked versions alone, so that no release of anything can break this; what the wheel requires is still resolved.
+    step(uv, "build", "--wheel", "--no-build-isolation", "--python", sys.executable, "--out-dir", folder, ROOT)
     step(uv, "venv", "--python", sys.executable, folder / "env")
-    step(uv, "pip", "install", "--python", folder / "env" / "bin" / "python", next(folder.glob("*.whl")))
+    install = [uv, "pip", "install", "--python", folder / "env" / "bin" / "python", "--only-binary", ":all:"]
+    step(*install, "--constraint", ROOT / "dev.lock", next(folder.glob("*.whl")))
     return folder / "env" / "bin" / "orch"
 
 

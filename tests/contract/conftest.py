@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.runtimes.venv import LOCKED, WHEELS
 from tests.contract.harness import REPOSITORY, Guest
 
 LOCK = Path(__file__).parent / "py38.lock"
@@ -27,7 +28,8 @@ def make_environment(interpreter: str) -> str:
         return python
     run = {"check": True, "capture_output": True, "text": True}
     subprocess.run([interpreter, "-m", "venv", "--clear", str(folder)], **run)  # type: ignore[call-overload]
-    locked = ["--no-deps", "--require-hashes", "--quiet", "-r", str(LOCK)]
+    # No `pip check`: the lock leaves out matplotlib, which pycocotools draws with.
+    locked = [*LOCKED, *WHEELS, "--quiet", "-r", str(LOCK)]
     with_pip = [python, "-m", "pip", "install", "--disable-pip-version-check", *locked]
     with_uv = [sys.executable, "-m", "uv", "pip", "install", "--python", python, *locked]
     command = with_uv if importlib.util.find_spec("uv") else with_pip

@@ -78,7 +78,8 @@ def stack(_home: None) -> StackEntry:
 def python(stack: StackEntry) -> Path:
     """The environment's interpreter."""
     name = f"{stack.name}-convert"
-    return ensure_environment(name, stack.folder / LOCK_NAME, PYTHONS, lambda line: None)[0] / "bin" / "python"
+    folder, _ = ensure_environment(name, stack.folder / LOCK_NAME, PYTHONS, lambda line: None, partial=True)
+    return folder / "bin" / "python"
 
 
 def run(python: Path, code: str, *arguments: object) -> str:

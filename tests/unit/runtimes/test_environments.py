@@ -46,8 +46,10 @@ def make(folder: Path, *, offline: bool = False) -> None:
     make_environment(folder / "env", folder / "lock", ("3.11", "3.12"), offline, lambda line: None)
 
 
+LOCKED = "--no-deps --require-hashes"
 UV_MAKES = '[ "$1" = venv ] && mkdir -p "$5/bin" || true'
-PYTHON_MAKES = '[ "$2" = venv ] || exit 0; mkdir -p "$3/bin"; cp "$0" "$3/bin/python"'
+PYTHON_VENV = '[ "$2" != venv ] || { mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; }'
+PYTHON_MAKES = f"{PYTHON_VENV}; exit 0"
 
 
 def test_uv_makes_the_environment(tmp_path: Path, tools: Callable[..., Path]) -> None:
@@ -56,7 +58,8 @@ def test_uv_makes_the_environment(tmp_path: Path, tools: Callable[..., Path]) ->
     env, lock = tmp_path / "env", tmp_path / "lock"
     assert calls.read_text().splitlines() == [
         f"uv venv --quiet --python 3.11 {env}",
-        f"uv pip install --compile-bytecode --python {env}/bin/python --no-deps --require-hashes -r {lock}",
+        f"uv pip install --compile-bytecode --python {env}/bin/python {LOCKED} --only-binary :all: -r {lock}",
+        f"uv pip check --quiet --python {env}/bin/python",
     ]
     assert json.loads((env / "orch-environment.json").read_text()) == {"lock": "lock", "python": "None", "uv": True}
 
@@ -67,9 +70,9 @@ def test_source_distributions_are_built_with_locked_packages(tmp_path: Path, too
     lock.write_text("")
     build_lock.write_text("")
     make_environment(env, lock, ("3.11",), False, lambda line: None, build_lock)
-    install = f"uv pip install --compile-bytecode --python {env}/bin/python --no-deps --require-hashes"
-    assert calls.read_text().splitlines()[1:] == [
-        f"{install} -r {build_lock}",
+    install = f"uv pip install --compile-bytecode --python {env}/bin/python {LOCKED}"
+    assert calls.read_text().splitlines()[1:-1] == [
+        f"{install} --only-binary :all: -r {build_lock}",
         f"{install} --no-build-isolation -r {lock}",
     ]
     other = environment_folder("x", lock, ("3.11",))
@@ -84,7 +87,8 @@ def test_without_uv_it_takes_venv_and_pip(tmp_path: Path, tools: Callable[..., P
     env, lock = tmp_path / "env", tmp_path / "lock"
     assert calls.read_text().splitlines() == [
         f"python -m venv {env}",
-        f"python -m pip install --no-input --no-index --no-deps --require-hashes -r {lock}",
+        f"python -m pip install --no-input --no-index {LOCKED} --only-binary :all: -r {lock}",
+        "python -m pip check",
     ]
 
 
@@ -111,6 +115,46 @@ def test_an_environment_that_cannot_be_made(tmp_path: Path, tools: Callable[...,
         make(tmp_path)
     assert caught.value.why == "no such package"
     assert caught.value.log == str(build_logs_folder() / "env.log")
+
+
+UV_MISSING = "The package `onnxruntime` requires `flatbuffers`, but it's not installed"
+UV_CONFLICT = "The package `pandas` requires `numpy>=2.0.2 ; python_full_version < '3.14'`, but `1.26.4` is installed"
+PIP_MISSING = "onnxruntime 1.31.1 requires flatbuffers, which is not installed."
+PIP_CONFLICT = "pandas 3.1.1 has requirement numpy>=2.0.2, but you have numpy 1.26.4."
+
+
+@pytest.mark.parametrize(
+    ("uv", "answer", "partial", "why"),
+    [
+        (True, f"Found 1 incompatibility\n{UV_MISSING}", False, f"Found 1 incompatibility\n{UV_MISSING}"),
+        (True, f"Found 1 incompatibility\n{UV_MISSING}", True, None),
+        (True, f"Found 2 incompatibilities\n{UV_MISSING}\n{UV_CONFLICT}", True, UV_CONFLICT),
+        (True, "", False, ""),
+        (False, PIP_MISSING, False, PIP_MISSING),
+        (False, PIP_MISSING, True, None),
+        (False, f"{PIP_MISSING}\n{PIP_CONFLICT}", True, PIP_CONFLICT),
+    ],
+)
+def test_what_is_installed_must_fit_together(
+    uv: bool, answer: str, partial: bool, why: str | None, tmp_path: Path, tools: Callable[..., Path]
+) -> None:
+    check = f'[ "$2" = check -o "$3" = check ] || exit 0; cat "{tmp_path}/answer"; exit 1'
+    (tmp_path / "answer").write_text(answer and answer + "\n")
+    (tmp_path / "lock").write_text("")
+    tools(f'mkdir -p "{tmp_path}/env"; {check}', None) if uv else tools(None, f"{PYTHON_VENV}; {check}")
+
+    def make_checked() -> None:
+        make_environment(tmp_path / "env", tmp_path / "lock", ("3.11",), False, lambda line: None, partial=partial)
+
+    if why is None:
+        make_checked()
+        return
+    with pytest.raises(BuildError, match="lock: the locked packages do not fit together") as caught:
+        make_checked()
+    assert caught.value.why == why
+    assert caught.value.hint is not None
+    assert "partial_lock" in caught.value.hint
+    assert not environments.is_complete(tmp_path / "env")
 
 
 def test_a_python_is_taken_only_if_it_runs_and_is_the_right_one(

@@ -157,7 +157,7 @@ def test_an_environment_is_made_once_and_again_when_the_lock_changes(
 ) -> None:
     made: list[Path] = []
 
-    def make(folder: Path, *arguments: Any) -> None:
+    def make(folder: Path, *arguments: object) -> None:
         made.append(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "orch-environment.json").write_text("{}")
