@@ -28,5 +28,5 @@ RUN --mount=type=cache,target=/var/cache/pip \
 RUN mkdir -m 1777 /cache
 COPY --from=files /runner /opt/orch/runner
 COPY --from=files /stack /opt/orch/stack
-RUN python -c "import onnxruntime, orch_runner.worker, orch_runner.intake, orch_runner.pipeline" \
+RUN python -c "import onnxruntime, orch_runner.worker, orch_runner.batches, orch_runner.pipeline" \
     && python -c "import sys; sys.path.insert(0, '/opt/orch/stack'); import predictor; predictor.Predictor"

@@ -40,6 +40,6 @@ RUN mkdir -m 1777 /cache
 COPY runner /opt/orch/runner
 COPY sources /opt/orch/sources
 COPY stack /opt/orch/stack
-RUN python -c "import orch_runner.worker, orch_runner.intake, orch_runner.pipeline" \
+RUN python -c "import orch_runner.worker, orch_runner.batches, orch_runner.pipeline" \
     && python -c "import sys; sys.path.insert(0, '/opt/orch/stack'); import predictor, upstream; \
 upstream.register('/opt/orch/sources/fashionformer'); predictor.Predictor"

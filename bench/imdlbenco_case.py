@@ -86,17 +86,17 @@ def upstream(listing: str, out: str, network: Any, size: int, rule: str) -> None
 def ours(listing: str, out: str, network: Any) -> None:
     """What this project's runner does to every image, without its threads; the network is given."""
     from orch_runner import probability
-    from orch_runner.contract import Native
+    from orch_runner.contract import NativeFormat
     from orch_runner.decode import decode
     from orch_runner.predictor import Image, Model
-    from orch_runner.rows import make_row
+    from orch_runner.shard_rows import make_row
     from predictor import Predictor  # type: ignore[import-not-found]
 
     predictor = Predictor()
     predictor.prepare(Model(STAND_IN_FOR, {}, {}, 1), "cpu")
     predictor.use(network)
     job: Any = SimpleNamespace(
-        settings={}, native=Native("xyxy", 0, (0,)), out=Path(out), worker="0", score_threshold=None,
+        settings={}, native=NativeFormat("xyxy", 0, (0,)), out=Path(out), worker="0", score_threshold=None,
         max_detections=None, attributes=0, image_scores=True,
     )  # fmt: skip
     paths = [Path(record[0]) for record in json.loads(Path(listing).read_text())]
@@ -106,8 +106,8 @@ def ours(listing: str, out: str, network: Any) -> None:
         for number, (image, raw) in enumerate(zip(images, predictor.predict(images), strict=True), start):
             height, width = image.pixels.shape[:2]
             prediction = predictor.finish(raw, image)
-            values = probability.checked(prediction.probability, height, width)
-            prediction = probability.as_instance(job, prediction, values)
+            values = probability.check_probability(prediction.probability, height, width)
+            prediction = probability.make_instance(job, prediction, values)
             probability.write_picture(job, 0, number, values)
             make_row(job, image.file, (height, width), prediction)
 

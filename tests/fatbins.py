@@ -1,4 +1,4 @@
-"""Shared objects with device code, made byte by byte: the layout that orch_runner.fatbin reads."""
+"""Shared objects with device code, made byte by byte: the layout that orch_runner.gpu.fatbin reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which pixels a mask of Attribute Mask R-CNN is enlarged to, to the pixel as upstream's pasting has it."""
+"""Compute the pixels that a mask of Attribute Mask R-CNN is enlarged to, exactly as upstream does."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import numpy as np
 
 
 def reference_boxes(boxes: np.ndarray, mask_size: int) -> np.ndarray:
-    """(N, 4) int32 left, top, right, bottom (right and bottom belong to it) of masks with a border of one cell.
+    """Return (N, 4) int32 left, top, right, bottom (all inclusive) of masks with a border of one cell.
 
-    `boxes` is (N, 4) float32 y1, x1, y2, x2 in pixels of the image, not clipped to it; `mask_size` the masks' side
-    without the border. The steps, their order and their precision are those of paste_instance_masks in upstream's
-    utils/mask_utils.py: a box's edge may be a pixel off otherwise.
+    `boxes` is (N, 4) float32 y1, x1, y2, x2 in pixels of the image, not clipped to it; `mask_size` is the masks' side
+    without the border. The steps, their order and their precision follow paste_instance_masks in upstream's
+    utils/mask_utils.py; others would move some edges by a pixel.
     """
     boxes = boxes.astype(np.float32, copy=False)
     scale = np.float32((mask_size + 2.0) / mask_size)

@@ -1,7 +1,7 @@
-"""Upstream's network as one graph: from uint8 pixels to detections in the image's own pixels.
+"""Build upstream's network as one graph from uint8 pixels to detections in the image's pixels.
 
 Upstream's modules are imported from the sources, never copied; they call one another by top-level names (utils, ops,
-modeling, …), so their folders go onto the path, and only while a graph has to be built.
+modeling, …), so their folders are on sys.path while a graph is built.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import warnings
 from pathlib import Path
 from typing import Any, Dict, Iterator, Mapping
 
-from settings import MODELS, overrides, with_defaults
+from settings import MODELS, add_defaults, make_overrides
 from tf1 import tf
 
 DETECTION = "models/official/detection"
@@ -22,42 +22,42 @@ OUTPUTS = ("num_detections", "detection_boxes", "detection_classes", "detection_
 
 
 def output_name(name: str) -> str:
-    """Name of the tensor that holds an output."""
+    """Return the name of the tensor that holds an output."""
     return f"orch_{name}:0"
 
 
 def build_network(model: str, source: str, settings: Mapping[str, Any]) -> Any:
-    """A graph with the placeholder IMAGE, (H, W, 3) uint8 RGB, OUTPUTS for it, and a Saver in its collections.
+    """Build a graph with the placeholder IMAGE, (H, W, 3) uint8 RGB, its OUTPUTS, and a Saver in its collections.
 
-    Boxes are y1, x1, y2, x2 in the image's pixels, clipped only to the square that the network sees.
+    Boxes are y1, x1, y2, x2 in the image's pixels, clipped only to the network's square input.
     """
-    settings = with_defaults(settings)
-    swap = _op_for_suppression() if settings["nms"] == "op" else contextlib.nullcontext()
-    with _quiet(), _importable(Path(source)), tf.Graph().as_default() as graph, swap:
+    settings = add_defaults(settings)
+    suppression = _use_suppression_op() if settings["nms"] == "op" else contextlib.nullcontext()
+    with _suppress_warnings(), _extend_path(Path(source)), tf.Graph().as_default() as graph, suppression:
         image = tf.placeholder(tf.uint8, (None, None, 3), IMAGE)
-        outputs = _outputs(_parameters(model, Path(source), settings), image, settings["image_size"])
+        outputs = _build_outputs(_make_parameters(model, Path(source), settings), image, settings["image_size"])
         for name in OUTPUTS:
             tf.identity(outputs[name], output_name(name).partition(":")[0])
         tf.add_to_collection(tf.GraphKeys.SAVERS, tf.train.Saver())
     return graph
 
 
-def _parameters(model: str, source: Path, settings: Mapping[str, Any]) -> Any:
+def _make_parameters(model: str, source: Path, settings: Mapping[str, Any]) -> Any:
     from hyperparameters import params_dict  # type: ignore[import-not-found]
     from projects.fashionpedia.configs import factory  # type: ignore[import-not-found]
 
     parameters = factory.config_generator("attribute_mask_rcnn")
     config = str(source / MODELS[model].config)
     parameters = params_dict.override_params_dict(parameters, config, is_strict=True)
-    # bfloat16 is for TPUs alone; upstream's inference switches it off as well.
-    parameters.override({"architecture": {"use_bfloat16": False}, **overrides(settings)}, is_strict=True)
+    # bfloat16 is for TPUs only; upstream's inference disables it, too.
+    parameters.override({"architecture": {"use_bfloat16": False}, **make_overrides(settings)}, is_strict=True)
     parameters.validate()
     parameters.lock()
     return parameters
 
 
-def _outputs(parameters: Any, image: Any, size: int) -> Dict[str, Any]:
-    """As upstream's inference script has it, but for the decoding of the file."""
+def _build_outputs(parameters: Any, image: Any, size: int) -> Dict[str, Any]:
+    """Build the outputs as upstream's inference script does, without decoding the file."""
     from dataloader import mode_keys  # type: ignore[import-not-found]
     from projects.fashionpedia.modeling import factory  # type: ignore[import-not-found]
     from utils import input_utils  # type: ignore[import-not-found]
@@ -75,8 +75,8 @@ def _outputs(parameters: Any, image: Any, size: int) -> Dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the dozens of warnings that what upstream calls is deprecated: nobody can do anything about it here."""
+def _suppress_warnings() -> Iterator[None]:
+    """Suppress the dozens of deprecation warnings of upstream's code, which cannot be fixed here."""
     level = tf.logging.get_verbosity()
     tf.logging.set_verbosity(tf.logging.ERROR)
     try:
@@ -88,7 +88,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _importable(source: Path) -> Iterator[None]:
+def _extend_path(source: Path) -> Iterator[None]:
     folders = [str(source / part) for part in (DETECTION, "models", "models/official/efficientnet")]
     sys.path[:0] = folders
     try:
@@ -99,11 +99,11 @@ def _importable(source: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _op_for_suppression() -> Iterator[None]:
-    """Let upstream's per-class suppression be TensorFlow's operation instead of a loop of a hundred operations.
+def _use_suppression_op() -> Iterator[None]:
+    """Replace upstream's per-class suppression, a loop of a hundred operations, with TensorFlow's one operation.
 
-    46 such loops are most of the graph. The operation's results are the same bits on a CPU; the setting `nms` brings
-    upstream's own back for a comparison elsewhere.
+    46 such loops are most of the graph. On a CPU the results are bitwise equal; the setting `nms` restores upstream's
+    loop, for comparisons on other devices.
     """
     loop = tf.image.non_max_suppression_padded
     tf.image.non_max_suppression_padded = _suppress
@@ -113,11 +113,11 @@ def _op_for_suppression() -> Iterator[None]:
         tf.image.non_max_suppression_padded = loop
 
 
-def _suppress(boxes: Any, scores: Any, most: Any, iou_threshold: float, score_threshold: float, **others: Any) -> Any:
+def _suppress(boxes: Any, scores: Any, limit: Any, iou_threshold: float, score_threshold: float, **others: Any) -> Any:
     return tf.raw_ops.NonMaxSuppressionV4(
         boxes=boxes,
         scores=scores,
-        max_output_size=most,
+        max_output_size=limit,
         iou_threshold=iou_threshold,
         score_threshold=score_threshold,
         pad_to_max_output_size=others.get("pad_to_max_output_size", False),

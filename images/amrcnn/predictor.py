@@ -1,7 +1,7 @@
-"""amrcnn: Attribute Mask R-CNN, trained on Fashionpedia, in TensorFlow 2.11 by upstream's own modules.
+"""amrcnn: Attribute Mask R-CNN, trained on Fashionpedia, in TensorFlow 2.11 with upstream's own modules.
 
-The graph takes the decoded image and gives boxes, classes, scores, attributes and small masks; those are put into the
-image in the runner's threads, each inside its box alone.
+The graph takes the decoded image and returns boxes, classes, scores, attributes and small masks; the runner's threads
+paste the masks into the image, each inside its box.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from settings import SOURCE, WEIGHTS
 from tf1 import tf
 
 
-class Found(NamedTuple):
-    """What the graph gives: boxes (N, 4) y1 x1 y2 x2, classes and scores (N,), attributes (N, A), masks (N, m, m)."""
+class GraphOutputs(NamedTuple):
+    """The graph's outputs: boxes (N, 4) y1 x1 y2 x2, classes and scores (N,), attributes (N, A), masks (N, m, m)."""
 
     boxes: np.ndarray
     classes: np.ndarray
@@ -33,9 +33,9 @@ class Found(NamedTuple):
 
 class Predictor(BasePredictor):
     color = "RGB"
-    # Upstream decodes with TensorFlow or Pillow, by how its images are packed; Pillow is every other stack's too.
+    # Upstream decodes with TensorFlow or Pillow, depending on its data format.
     decoder = "pillow"
-    # The graph holds one suppression per image: other sizes would be other graphs, and not bitwise the same results.
+    # The graph has one suppression per image; other batch sizes need other graphs, with slightly different results.
     max_batch = 1
     framework = "tensorflow"
 
@@ -52,33 +52,34 @@ class Predictor(BasePredictor):
     def predict(self, images: List[Image]) -> List[Any]:
         return [self._predict(image.pixels) for image in images]
 
-    def _predict(self, pixels: np.ndarray) -> Found:
+    def _predict(self, pixels: np.ndarray) -> GraphOutputs:
         count, boxes, classes, scores, attributes, masks = self._run(pixels)
         number = int(count[0])
-        # Copies: the arrays have room for 100 detections, and would be kept while one is.
+        # Copies: a slice would keep the arrays of 100 detections in memory.
         kept = [values[0, :number].copy() for values in (boxes, classes, scores, attributes, masks)]
-        return Found(*kept)
+        return GraphOutputs(*kept)
 
-    def finish(self, raw: Found, image: Image) -> Prediction:
+    def finish(self, raw: GraphOutputs, image: Image) -> Prediction:
         height, width = image.pixels.shape[:2]
         masks = paste(raw.masks, raw.boxes, height, width)
         return Prediction(raw.boxes, raw.classes, raw.scores, masks, raw.attributes)
 
     @staticmethod
     def make_random_weights(model: Model, folder: str, seed: int = 0) -> None:
-        """Write a checkpoint that finds something on photographs, though nothing sensible."""
+        """Write a random checkpoint that gives meaningless detections on photographs."""
         from random_weights import write_random_weights
 
         write_random_weights(model, folder, seed)
 
 
 def restore(session: Any, model: str, prefix: str) -> None:
-    """Load the variables of the session's graph from a checkpoint. Raises Fatal of the category "weights"."""
+    """Load the variables of the session's graph from a checkpoint. Raises Fatal("weights")."""
     with session.graph.as_default():
         try:
-            there = tf.train.load_checkpoint(prefix).get_variable_to_shape_map()
-            check_variables(model, there, {one.op.name: one.shape.as_list() for one in tf.global_variables()})
+            variables = tf.train.load_checkpoint(prefix).get_variable_to_shape_map()
+            expected = {variable.op.name: variable.shape.as_list() for variable in tf.global_variables()}
+            check_variables(model, variables, expected)
             tf.get_collection(tf.GraphKeys.SAVERS)[0].restore(session, prefix)
         except (tf.errors.OpError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:300]
-            raise Fatal("weights", 3, f"the checkpoint {prefix} cannot be read: {reason}") from error
+            raise Fatal("weights", 3, f"cannot read the checkpoint {prefix}: {reason}") from error

@@ -1,4 +1,4 @@
-"""The models and settings of this stack, as stack.yaml has them, which does not travel into images. No TensorFlow."""
+"""The models and settings of this stack, as in stack.yaml, which is not part of images. Imports no TensorFlow."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ SOURCE = "tpu"
 WEIGHTS = "checkpoint"
 """Key of every model's weights."""
 STRIDE = 128
-"""Of the coarsest level: image sizes are multiples of it."""
+"""Stride of the coarsest level; image sizes are multiples of it."""
 
 
 class Published(NamedTuple):
-    """Upstream's configuration, inside its sources, and the folder its weights are in."""
+    """A model's configuration file inside upstream's sources, and its weights folder."""
 
     config: str
     weights: str
@@ -32,11 +32,11 @@ DEFAULTS: Dict[str, Any] = {
     "postprocess.max_total_size": 100,
     "postprocess.pre_nms_num_boxes": 1000,
 }
-"""Dotted ones are upstream's own parameters."""
+"""Names with a dot are upstream's parameters."""
 
 
-def with_defaults(settings: Mapping[str, Any]) -> Dict[str, Any]:
-    """All settings. Raises ValueError for one that is unknown or cannot be."""
+def add_defaults(settings: Mapping[str, Any]) -> Dict[str, Any]:
+    """Return all settings. Raises ValueError for an unknown one or a wrong value."""
     unknown = sorted(set(settings) - set(DEFAULTS))
     if unknown:
         raise ValueError(f"unknown settings: {', '.join(unknown)}")
@@ -49,8 +49,8 @@ def with_defaults(settings: Mapping[str, Any]) -> Dict[str, Any]:
     return complete
 
 
-def overrides(settings: Mapping[str, Any]) -> Dict[str, Dict[str, Any]]:
-    """The dotted settings as upstream's parameters take them: by group, then by name."""
+def make_overrides(settings: Mapping[str, Any]) -> Dict[str, Dict[str, Any]]:
+    """Return the settings with a dot as upstream's parameters expect them: by group, then by name."""
     changes: Dict[str, Dict[str, Any]] = {}
     for name, value in settings.items():
         group, dot, field = name.partition(".")

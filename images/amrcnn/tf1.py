@@ -1,6 +1,6 @@
-"""TensorFlow's version 1 interface, imported once what it reads from the environment is in place.
+"""Import TensorFlow's version 1 interface, after setting the environment that it reads.
 
-Every module of this stack takes `tf` from here.
+All modules of this stack import `tf` from here.
 """
 
 from __future__ import annotations
@@ -12,41 +12,41 @@ from pathlib import Path
 from typing import List
 
 CUDA_LIBRARIES = ("cuda_runtime", "cublas", "cufft", "curand", "cusparse", "cusolver", "cudnn")
-"""Folders of NVIDIA's wheels, each after those whose libraries its own ones need."""
+"""Folders of NVIDIA's wheels, each after those that it depends on."""
 
 
 def nvidia_folder() -> Path:
-    """Where NVIDIA's wheels put their files; not there in an environment without them."""
+    """Return the folder of NVIDIA's wheels, which may not exist."""
     return Path(sysconfig.get_path("purelib")) / "nvidia"
 
 
 def cuda_libraries(folder: Path) -> List[Path]:
-    """CUDA's and cuDNN's libraries in the order to open them."""
-    # cuBLAS needs cuBLASLt and cuDNN's parts need one another: whichever order works, all have their names afterwards.
+    """Return CUDA's and cuDNN's libraries in the order to open them."""
+    # cuBLAS needs cuBLASLt and cuDNN's parts need one another; _prepare retries until all are open.
     return [path for name in CUDA_LIBRARIES for path in sorted((folder / name / "lib").glob("lib*.so.*"))]
 
 
 def _prepare() -> None:
-    # All of the GPU's memory would be taken at once otherwise, whoever else needs some.
+    # By default TensorFlow reserves all of the GPU's memory at once.
     os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     folder = nvidia_folder()
     if not folder.is_dir():
         return
-    # TensorFlow opens them by name alone. The image sets LD_LIBRARY_PATH; an environment without an image has nobody
-    # to set it before Python starts, but what is open already is found by its name too.
+    # TensorFlow opens them by name. The image sets LD_LIBRARY_PATH; in a venv nothing sets it before Python starts,
+    # but a library that is already open is found by its name, too.
     waiting = cuda_libraries(folder)
     while waiting:
-        left = [path for path in waiting if not _opens(path)]
-        if len(left) == len(waiting):
-            break  # the check of the device says what that means
-        waiting = left
+        failed = [path for path in waiting if not _try_open(path)]
+        if len(failed) == len(waiting):
+            break  # the probe of the device reports the consequence
+        waiting = failed
     tools = folder / "cuda_nvcc"
     os.environ["PATH"] = os.pathsep.join([str(tools / "bin"), os.environ.get("PATH", "")])
     os.environ.setdefault("XLA_FLAGS", f"--xla_gpu_cuda_data_dir={tools}")
 
 
-def _opens(library: Path) -> bool:
+def _try_open(library: Path) -> bool:
     try:
         ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
     except OSError:

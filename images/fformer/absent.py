@@ -1,4 +1,4 @@
-"""Stand-ins for what upstream's code imports and inference never calls: each raises with its name when called."""
+"""Stand-ins for modules that upstream imports but inference never calls; a call raises an error with its name."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, Callable, Mapping, Sequence
 
 COMPILED_OPS = "mmcv._ext"
 NEVER_CALLED: Mapping[str, Sequence[str]] = {"panopticapi": ("panopticapi", "panopticapi.utils")}
-"""Modules by package. This one is not on PyPI; it is imported for panoptic data sets."""
+"""Modules by package. panopticapi is not on PyPI; upstream imports it for panoptic data sets."""
 
 
 class Absent(types.ModuleType):
-    """A module of which every name can be imported, and none called."""
+    """A module from which every name can be imported, but none called."""
 
     def __init__(self, name: str, advice: str) -> None:
         super().__init__(name)
@@ -31,11 +31,11 @@ class Absent(types.ModuleType):
         return missing
 
 
-def stand_in() -> bool:
-    """Put stand-ins where the real ones are not installed; whether mmcv's compiled ops are the real ones."""
+def install_stand_ins() -> bool:
+    """Install stand-ins for missing modules; return whether mmcv's compiled ops are the real ones."""
     for package, modules in NEVER_CALLED.items():
         if package not in sys.modules and importlib.util.find_spec(package) is None:
-            sys.modules.update({name: Absent(name, "it is needed for training alone") for name in modules})
+            sys.modules.update({name: Absent(name, "it is needed only for training") for name in modules})
     known = sys.modules.get(COMPILED_OPS)
     if known is None and importlib.util.find_spec(COMPILED_OPS) is None:
         advice = "build the image with --build-arg COMPILED_OPS=1"

@@ -1,4 +1,4 @@
-"""FashionFormer by its authors' own code: their network, their preprocessing. The way to full-size masks is ours."""
+"""fformer: FashionFormer with its authors' network and preprocessing; masks are enlarged by orch's code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import torch
 from checkpoint import check, read
-from masks import Found, Kept, Outlines, encode, enlarge
+from masks import KeepAboveFloor, KeptInstances, Outlines, encode, enlarge
 from orch_runner.predictor import Image, Model, Prediction
 from orch_runner.predictor import Predictor as BasePredictor
 from random_weights import write_random_weights
@@ -17,17 +17,17 @@ from upstream import build, prepare
 SOURCE = "fashionformer"
 
 
-class Enlarged(NamedTuple):
-    """What was found, its masks enlarged where the network ran."""
+class EnlargedInstances(NamedTuple):
+    """Instances whose masks were enlarged on the GPU."""
 
-    found: Found
+    kept: KeptInstances
     outlines: Outlines
 
 
 class Predictor(BasePredictor):
     color = "BGR"
     decoder = "opencv"
-    # Upstream predicts one by one; in a batch, images would be padded to the largest and come out a little different.
+    # As upstream: a batch would pad images to the largest, which changes the results slightly.
     max_batch = 1
     framework = "torch"
 
@@ -35,37 +35,38 @@ class Predictor(BasePredictor):
         torch.set_num_threads(model.threads)
         cv2.setNumThreads(model.threads)
         if device == "cuda":
-            # Ampere and newer would round to 10 bits where older ones do not, and results would differ between GPUs.
+            # TF32 rounds to 10 bits on Ampere and newer GPUs only; without it, results agree between GPUs.
             torch.backends.cuda.matmul.allow_tf32 = False
             torch.backends.cudnn.allow_tf32 = False
         self._device = torch.device(device)
         network, self._pipeline = build(model.sources[SOURCE], model.config)
         tensors = read(model.name, model.weights["pth"], model.digests.get("pth"), model.cache)
-        check(model.name, _shapes(network.state_dict()), _shapes(tensors))
+        check(model.name, _read_shapes(network.state_dict()), _read_shapes(tensors))
         network.load_state_dict(tensors, strict=True)
-        network.roi_head.mask_head[-1].get_seg_masks = Kept(model.score_threshold)
+        network.roi_head.mask_head[-1].get_seg_masks = KeepAboveFloor(model.score_threshold)
         self._network = network.to(self._device)
 
     def predict(self, images: List[Image]) -> List[Any]:
         return [self._predict(image.pixels) for image in images]
 
     def _predict(self, pixels: np.ndarray) -> Any:
-        image, told = prepare(self._pipeline, pixels)
+        image, meta = prepare(self._pipeline, pixels)
         with torch.no_grad():
-            found = self._network([image.to(self._device)], told, return_loss=False, rescale=True)[0]
-        # On a GPU there, where it takes no time; on the CPU in the runner's threads.
-        return found if self._device.type == "cpu" else Enlarged(found._replace(masks=found.masks[:0]), enlarge(found))
+            kept = self._network([image.to(self._device)], meta, return_loss=False, rescale=True)[0]
+        if self._device.type == "cpu":
+            return kept  # enlarged by `finish` in the runner's threads
+        return EnlargedInstances(kept._replace(masks=kept.masks[:0]), enlarge(kept))
 
     def finish(self, raw: Any, image: Image) -> Prediction:
-        found, outlines = (raw, enlarge(raw)) if isinstance(raw, Found) else raw
+        kept, outlines = (raw, enlarge(raw)) if isinstance(raw, KeptInstances) else raw
         masks, boxes = encode(outlines)
-        return Prediction(boxes, found.classes, found.scores, masks, attributes=found.attributes)
+        return Prediction(boxes, kept.classes, kept.scores, masks, attributes=kept.attributes)
 
     @staticmethod
     def make_random_weights(model: Model, folder: str, seed: int = 0) -> None:
-        """Write weights that find something on photographs, though nothing sensible."""
+        """Write random weights that give meaningless detections on photographs."""
         write_random_weights(build(model.sources[SOURCE], model.config).network, model.name, folder, seed)
 
 
-def _shapes(tensors: Mapping[str, Any]) -> Mapping[str, Tuple[int, ...]]:
+def _read_shapes(tensors: Mapping[str, Any]) -> Mapping[str, Tuple[int, ...]]:
     return {key: tuple(tensor.shape) for key, tensor in tensors.items()}

@@ -1,4 +1,4 @@
-"""FashionFormer's own code, imported from its sources at the commit that stack.yaml names."""
+"""Import FashionFormer's own code from its sources, at the commit in stack.yaml."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any, List, NamedTuple, Tuple
 
 import numpy as np
-from absent import stand_in
+from absent import install_stand_ins
 
 PACKAGES = ("datasets", "models", "projects")
-"""Upstream's top-level packages. Others use these names too."""
+"""Upstream's top-level packages; other projects use these names too."""
 PLUGINS = ("projects.FashionFormer", "models.necks.semantic_fpn_wrapper")
-"""What registers itself with mmdet when imported; upstream's third, `datasets`, serves training and evaluation."""
+"""Modules that register themselves with mmdet; upstream's third, `datasets`, is for training and evaluation."""
 
 
 class Upstream(NamedTuple):
-    """The network, without weights, and what to do to an image before it goes in."""
+    """The network without weights, and its preprocessing."""
 
     network: Any
     pipeline: Any
@@ -26,7 +26,7 @@ class Upstream(NamedTuple):
 
 def register(root: str) -> None:
     """Import upstream's plugins from the folder `root`. Raises ImportError with the reason of a failed import."""
-    stand_in()
+    install_stand_ins()
     for name in PACKAGES:
         folder = str(Path(root) / name)
         known = sys.modules.get(name)
@@ -36,7 +36,7 @@ def register(root: str) -> None:
             continue
         if not Path(folder).is_dir():
             raise ImportError(f"FashionFormer's sources have no folder {folder}")
-        # By its folder, not over sys.path, where an installed package of that name would win.
+        # By its folder: on sys.path, an installed package of that name could be first.
         package = types.ModuleType(name)
         package.__path__ = [folder]  # type: ignore[attr-defined]
         sys.modules[name] = package
@@ -50,19 +50,19 @@ def register(root: str) -> None:
 
 
 def build(root: str, config: str) -> Upstream:
-    """The network of a configuration file inside `root`, and its preprocessing of a decoded image."""
+    """Build the network of a configuration file inside `root`, and its preprocessing of a decoded image."""
     register(root)
     from mmcv import Config
     from mmcv.cnn.utils import revert_sync_batchnorm
     from mmdet.datasets.pipelines import Compose
     from mmdet.models import build_detector
 
-    # Its own way of importing the plugins would go over sys.path.
+    # mmcv's own import of the plugins would use sys.path.
     settings = Config.fromfile(str(Path(root) / config), import_custom_modules=False)
     settings.model.train_cfg = None
-    settings.model.backbone.init_cfg = None  # or it would be downloaded
+    settings.model.backbone.init_cfg = None  # otherwise it is downloaded
     network = build_detector(settings.model, test_cfg=settings.get("test_cfg"))
-    # Synchronized batch normalization refuses to run on a CPU; for one process at inference the two are the same.
+    # Synchronized batch normalization cannot run on a CPU; at inference in one process, both are the same.
     network = revert_sync_batchnorm(network).eval()
     first, *others = settings.data.test.pipeline
     if first.type != "LoadImageFromFile":
@@ -71,7 +71,7 @@ def build(root: str, config: str) -> Upstream:
 
 
 def prepare(pipeline: Any, pixels: np.ndarray) -> Tuple[Any, List[List[Any]]]:
-    """(H, W, 3) uint8 BGR pixels as the network's image (1, 3, h, w) and what it is told about it."""
+    """Turn (H, W, 3) uint8 BGR pixels into the network's image (1, 3, h, w) and its metadata."""
     shape = pixels.shape
     given = {
         "filename": None,

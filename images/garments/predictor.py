@@ -1,4 +1,4 @@
-"""garments: one small ONNX network on the CPU that finds drawn garments (training/garments/ makes it)."""
+"""garments: detect drawn garments with one small ONNX network on the CPU (training/garments/ makes it)."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import PIL.Image
-from orch_runner.onnx_session import open_session
+from orch_runner.helpers.onnx_session import open_session
 from orch_runner.predictor import CropMask, Image, Model, Prediction
 from orch_runner.predictor import Predictor as BasePredictor
 
 INPUT_SIZE = 160
-# Masks are enlarged this many pixels at a time, so that a large photograph costs no large float arrays.
+# Masks are enlarged in bands of this many pixels, so that large photographs need no large float arrays.
 BAND_PIXELS = 1 << 22
 
 DEFAULTS = {
@@ -24,7 +24,7 @@ DEFAULTS = {
 
 
 class Candidates(NamedTuple):
-    """The network's peaks: scores (K,), classes (K,) and mask probabilities (K, h, w) of the whole image."""
+    """The network's peaks: scores (K,), classes (K,) and mask probabilities (K, h, w) over the whole image."""
 
     scores: np.ndarray
     classes: np.ndarray
@@ -46,7 +46,7 @@ class Predictor(BasePredictor):
         return [self._run(image) for image in images]
 
     def _run(self, image: Image) -> Candidates:
-        """The image is stretched to the network's square input; masks are stretched back in `finish`."""
+        """Stretch the image to the network's square input and run it; `finish` stretches the masks back."""
         square = PIL.Image.fromarray(image.pixels).resize((INPUT_SIZE, INPUT_SIZE), PIL.Image.Resampling.BILINEAR)
         batch = np.asarray(square, dtype=np.float32).transpose(2, 0, 1)[None]
         return Candidates(*self.session.run(["scores", "classes", "masks"], {"image": batch}))
@@ -55,38 +55,38 @@ class Predictor(BasePredictor):
         height, width = image.pixels.shape[:2]
         threshold = self.settings["mask_threshold"]
         kept = _suppress(raw, self.settings)
-        found = []
+        instances = []
         for index, score in kept:
-            mask = _enlarged(raw.masks[index], width, height, threshold)
+            mask = _enlarge(raw.masks[index], width, height, threshold)
             if mask is not None and mask.pixels.sum() >= self.settings["min_area"] * width * height:
-                found.append((_box(mask), int(raw.classes[index]), score, mask))
+                instances.append((_box(mask), int(raw.classes[index]), score, mask))
         return Prediction(
-            boxes=np.asarray([box for box, _, _, _ in found], dtype=np.float32).reshape(-1, 4),
-            classes=np.asarray([class_index for _, class_index, _, _ in found], dtype=np.int64),
-            scores=np.asarray([score for _, _, score, _ in found], dtype=np.float32),
-            masks=[mask for _, _, _, mask in found],
+            boxes=np.asarray([box for box, _, _, _ in instances], dtype=np.float32).reshape(-1, 4),
+            classes=np.asarray([class_index for _, class_index, _, _ in instances], dtype=np.int64),
+            scores=np.asarray([score for _, _, score, _ in instances], dtype=np.float32),
+            masks=[mask for _, _, _, mask in instances],
         )
 
 
 def _suppress(raw: Candidates, settings: Dict[str, float]) -> List[Tuple[int, float]]:
-    """Indices and scores of the candidates that are not another's double, best first.
+    """Return the indices and scores of the candidates without duplicates, best first.
 
-    A candidate's score is its peak times how sure its own mask is, which ranks half-formed masks lower.
+    A candidate's score is its peak times the mean probability inside its mask, which ranks vague masks lower.
     """
     inside = raw.masks > settings["mask_threshold"]
     areas = inside.sum(axis=(1, 2))
-    sureness = (raw.masks * inside).sum(axis=(1, 2)) / np.maximum(areas, 1)
-    scores = raw.scores * sureness
+    certainty = (raw.masks * inside).sum(axis=(1, 2)) / np.maximum(areas, 1)
+    scores = raw.scores * certainty
     kept: List[int] = []
     for index in np.argsort(-scores, kind="stable"):
         if raw.scores[index] < settings["peak_floor"] or areas[index] == 0:
             continue
-        if not any(_is_double(inside, raw.classes, index, other, settings) for other in kept):
+        if not any(_is_duplicate(inside, raw.classes, index, other, settings) for other in kept):
             kept.append(int(index))
     return [(index, float(scores[index])) for index in kept]
 
 
-def _is_double(inside: np.ndarray, classes: np.ndarray, index: int, other: int, settings: Dict[str, float]) -> bool:
+def _is_duplicate(inside: np.ndarray, classes: np.ndarray, index: int, other: int, settings: Dict[str, float]) -> bool:
     shared = np.count_nonzero(inside[index] & inside[other])
     either = np.count_nonzero(inside[index] | inside[other])
     same_class = classes[index] == classes[other]
@@ -94,8 +94,8 @@ def _is_double(inside: np.ndarray, classes: np.ndarray, index: int, other: int, 
     return bool(shared >= limit * either)
 
 
-def _enlarged(grid: np.ndarray, width: int, height: int, threshold: float) -> Optional[CropMask]:
-    """A grid of probabilities over the whole image as a mask in pixels, cropped to its box; None if empty."""
+def _enlarge(grid: np.ndarray, width: int, height: int, threshold: float) -> Optional[CropMask]:
+    """Enlarge a grid of probabilities over the image to a mask in pixels, cropped to its box; None if empty."""
     inside = grid > threshold
     left, right = _span(inside.any(axis=0), width)
     top, bottom = _span(inside.any(axis=1), height)
@@ -117,7 +117,7 @@ def _enlarged(grid: np.ndarray, width: int, height: int, threshold: float) -> Op
 
 
 def _span(occupied: np.ndarray, pixels: int) -> Tuple[int, int]:
-    """The range of pixels that occupied cells reach: one cell further on either side, within the image."""
+    """Return the range of pixels within one cell of the occupied cells and inside the image."""
     cells = np.flatnonzero(occupied)
     scale = pixels / len(occupied)
     first = max(0, int(np.floor((cells[0] - 1) * scale)))

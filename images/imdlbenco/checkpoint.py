@@ -1,7 +1,7 @@
-"""Checkpoints as upstream's trainer saves them: read without running what is in them, and held against the network.
+"""Read checkpoints of upstream's trainer without running their code, and check them against the network.
 
-The trainer pickles its argparse arguments and its optimizer beside the weights. Only what tensors are made of is
-imported; everything else becomes an inert stand-in.
+The trainer pickles its arguments and optimizer beside the weights. Only the classes of tensors are imported; everything
+else becomes an inert stand-in.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 from orch_runner.contract import Fatal
 
 PREFIX = "module."
-SHOWN = 8
-"""Keys named in a message at most, of each kind."""
+MAX_NAMED = 8
+"""The most keys of each kind named in a message."""
 _SAFE = {
     ("collections", "OrderedDict"),
     ("_codecs", "encode"),
@@ -32,13 +32,13 @@ _SAFE = {
 }
 
 
-class Ignored:
-    """Stands for any object that is no tensor."""
+class InertObject:
+    """Stand-in for any object that is not a tensor."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         del arguments, named
 
-    def __call__(self, *arguments: Any, **named: Any) -> "Ignored":
+    def __call__(self, *arguments: Any, **named: Any) -> "InertObject":
         return self
 
     def __setstate__(self, state: Any) -> None:
@@ -48,22 +48,22 @@ class Ignored:
         del key, value
 
     def append(self, value: Any) -> None:
-        """A list's or set's item, dropped."""
+        """Drop a list's or set's item."""
         del value
 
     add = append
 
 
 class Unpickler(pickle.Unpickler):
-    """Imports what is needed to rebuild tensors, nothing else."""
+    """Import only what is needed to rebuild tensors."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """The object meant, or the stand-in."""
+        """Return the named object, or the stand-in."""
         storage = module in ("torch", "torch.storage") and name.endswith("Storage")
         dtype = module == "torch" and name.islower() and "." not in name and _is_dtype(name)
         if storage or dtype or (module, name) in _SAFE:
             return super().find_class(module, name)
-        return Ignored
+        return InertObject
 
 
 def _is_dtype(name: str) -> bool:
@@ -72,8 +72,8 @@ def _is_dtype(name: str) -> bool:
     return isinstance(getattr(torch, name, None), torch.dtype)
 
 
-class _Restricted:
-    """What torch.load takes for a pickle module."""
+class _RestrictedPickle:
+    """Replaces the module pickle in torch.load."""
 
     Unpickler = Unpickler
     load: Callable[..., Any] = staticmethod(lambda stream, **named: Unpickler(stream, **named).load())
@@ -81,21 +81,21 @@ class _Restricted:
 
 
 def read_state(path: str) -> Dict[str, Any]:
-    """The weights in a checkpoint by name. Raises Fatal("weights")."""
+    """Return the weights in a checkpoint by name. Raises Fatal("weights")."""
     import torch
 
     try:
-        content = torch.load(path, map_location="cpu", pickle_module=_Restricted, weights_only=False)
-    except Exception as error:  # a broken file can raise nearly anything
-        raise Fatal("weights", 3, f"{path} is no checkpoint that PyTorch can read: {error}", HINT) from error
-    return weights_of(content, torch.is_tensor)
+        content = torch.load(path, map_location="cpu", pickle_module=_RestrictedPickle, weights_only=False)
+    except Exception as error:  # a broken file can raise errors of nearly any class
+        raise Fatal("weights", 3, f"PyTorch cannot read {path}: {error}", HINT) from error
+    return extract_weights(content, torch.is_tensor)
 
 
-HINT = "a checkpoint of IMDL-BenCo's trainer is wanted: checkpoint-N.pth, a dict whose key 'model' has the weights"
+HINT = "use a checkpoint of IMDL-BenCo's trainer: checkpoint-N.pth, a dict whose key 'model' has the weights"
 
 
-def weights_of(content: Any, is_weight: Callable[[Any], bool]) -> Dict[str, Any]:
-    """The weights of a checkpoint's content, under "model" or bare, "module." prefixes off. Raises Fatal("weights")."""
+def extract_weights(content: Any, is_weight: Callable[[Any], bool]) -> Dict[str, Any]:
+    """Return the weights of a checkpoint, under "model" or at the top, without "module.". Raises Fatal("weights")."""
     if isinstance(content, dict) and isinstance(content.get("model"), dict):
         content = content["model"]
     if not isinstance(content, dict) or not content or not all(is_weight(value) for value in content.values()):
@@ -109,29 +109,29 @@ def weights_of(content: Any, is_weight: Callable[[Any], bool]) -> Dict[str, Any]
 Shapes = Mapping[str, Tuple[int, ...]]
 
 
-def problems(expected: Shapes, found: Shapes) -> List[str]:
-    """What is wrong with weights of these names and shapes; nothing where they fit."""
-    missing = [name for name in expected if name not in found]
-    unexpected = [name for name in found if name not in expected]
+def find_problems(expected: Shapes, given: Shapes) -> List[str]:
+    """Return the differences of weights' names and shapes; an empty list if they fit."""
+    missing = [name for name in expected if name not in given]
+    unexpected = [name for name in given if name not in expected]
     shapes = [
-        f"{name} {tuple(found[name])} for {tuple(shape)}"
+        f"{name} {tuple(given[name])} for {tuple(shape)}"
         for name, shape in expected.items()
-        if name in found and tuple(found[name]) != tuple(shape)
+        if name in given and tuple(given[name]) != tuple(shape)
     ]
     kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
-    return [f"{len(names)} {kind}: {_some(names)}" for kind, names in kinds if names]
+    return [f"{len(names)} {kind}: {_list_some(names)}" for kind, names in kinds if names]
 
 
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+def _list_some(names: Sequence[str]) -> str:
+    more = len(names) - MAX_NAMED
+    return ", ".join(names[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def load_state(network: Any, state: Dict[str, Any], model_name: str) -> None:
-    """Give the network its weights, all of them. Raises Fatal("weights") that names what does not fit."""
+    """Load all weights into the network. Raises Fatal("weights") that names the differences."""
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    wrong = problems(expected, {name: tuple(tensor.shape) for name, tensor in state.items()})
-    if wrong:
-        message = f"the checkpoint is not one of {model_name}: keys {'; '.join(wrong)}"
-        raise Fatal("weights", 3, message, "orch weights add takes another file")
+    differences = find_problems(expected, {name: tuple(tensor.shape) for name, tensor in state.items()})
+    if differences:
+        message = f"the checkpoint is not one of {model_name}: keys {'; '.join(differences)}"
+        raise Fatal("weights", 3, message, "orch weights add MODEL PATH, with another file")
     network.load_state_dict(state, strict=True)

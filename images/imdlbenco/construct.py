@@ -1,7 +1,7 @@
-"""Upstream's networks, built without fetching anything: the checkpoint brings all weights.
+"""Build upstream's networks without downloads: the checkpoint has all weights.
 
-Several constructors load a backbone, from the internet or from a file that must be named, and the checkpoint overwrites
-it at once. While one is built, loading gives nothing.
+Several constructors load a backbone, from the internet or a required file, which the checkpoint then overwrites. While
+a network is built, all such loading returns nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from zoo import Architecture
 
 
 def build_network(architecture: Architecture, device: str) -> Any:
-    """The network with weights that mean nothing yet."""
+    """Build the network, with meaningless weights."""
     import torch
     from IMDLBenCo import MODELS
 
@@ -24,12 +24,12 @@ def build_network(architecture: Architecture, device: str) -> Any:
         arguments["device"] = torch.device(device)
     if architecture.config:
         arguments[architecture.config] = package_file(architecture.config_file)
-    with _nothing_is_loaded(), cuda_only_where(device):
+    with _disable_loading(), ignore_cuda_calls(device):
         return MODELS.get(architecture.registry)(**arguments)
 
 
 def package_file(name: str) -> str:
-    """A file inside the installed package."""
+    """Return the path of a file inside the installed package. Raises FileNotFoundError."""
     import IMDLBenCo
 
     path = Path(IMDLBenCo.__file__).parent / name
@@ -39,7 +39,7 @@ def package_file(name: str) -> str:
 
 
 def post_function(architecture: Architecture) -> Any:
-    """What upstream's dataset does to an image's fields after the transform, or None."""
+    """Return upstream's function for an image's fields after the transform, or None."""
     if not architecture.jpeg:
         return None
     from IMDLBenCo import POSTFUNCS
@@ -49,25 +49,25 @@ def post_function(architecture: Architecture) -> Any:
 
 
 @contextlib.contextmanager
-def _nothing_is_loaded() -> Iterator[None]:
+def _disable_loading() -> Iterator[None]:
     import torch
     from torch.utils import model_zoo
 
-    places: List[Tuple[Any, str]] = [
+    functions: List[Tuple[Any, str]] = [
         (torch, "load"),
         (torch.hub, "load_state_dict_from_url"),
         (model_zoo, "load_url"),
     ]
     with contextlib.ExitStack() as undo:
-        for place, name in places:
-            _replace(undo, place, name, lambda *_, **__: {})
+        for owner, name in functions:
+            _replace(undo, owner, name, lambda *_, **__: {})
         _replace(undo, torch.nn.Module, "load_state_dict", lambda *_, **__: ([], []))
         yield
 
 
 @contextlib.contextmanager
-def cuda_only_where(device: str) -> Iterator[None]:
-    """Cat_Net calls .cuda() wherever it runs; on the CPU that does nothing here."""
+def ignore_cuda_calls(device: str) -> Iterator[None]:
+    """Make .cuda() do nothing on the CPU: Cat_Net calls it on every device."""
     import torch
 
     with contextlib.ExitStack() as undo:
@@ -77,6 +77,6 @@ def cuda_only_where(device: str) -> Iterator[None]:
         yield
 
 
-def _replace(undo: contextlib.ExitStack, place: Any, name: str, value: Any) -> None:
-    undo.callback(setattr, place, name, getattr(place, name))
-    setattr(place, name, value)
+def _replace(undo: contextlib.ExitStack, owner: Any, name: str, value: Any) -> None:
+    undo.callback(setattr, owner, name, getattr(owner, name))
+    setattr(owner, name, value)

@@ -1,6 +1,6 @@
-"""The few things upstream asks of jpegio, which has no wheels, done by jpeglib, which has.
+"""Replace jpegio, which has no wheels, with jpeglib for the few functions that upstream uses.
 
-Upstream (IMDLBenCo.datasets.utils) imports it where a JPEG is read; `install` must have been called before.
+Upstream (IMDLBenCo.datasets.utils) imports jpegio when it reads a JPEG; call `install` before.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Component:
 
 @dataclass(frozen=True)
 class Jpeg:
-    """Quantized DCT coefficients, each component's blocks side by side as an (8 rows, 8 columns) array, and tables."""
+    """Quantized DCT coefficients, an (8 rows, 8 columns) array of blocks for each component, and tables."""
 
     comp_info: List[Component]
     coef_arrays: List[np.ndarray]
@@ -32,26 +32,26 @@ class Jpeg:
 
 
 def read(path: str) -> Jpeg:
-    """The file's coefficients as they are stored."""
+    """Read the file's coefficients as stored."""
     import jpeglib
 
-    found = jpeglib.read_dct(path)
-    planes = [found.Y] if found.Cb is None else [found.Y, found.Cb, found.Cr]
+    image = jpeglib.read_dct(path)
+    planes = [image.Y] if image.Cb is None else [image.Y, image.Cb, image.Cr]
     components = [
         Component(int(vertical), int(horizontal), int(table))
-        for (vertical, horizontal), table in zip(found.samp_factor, found.quant_tbl_no)
+        for (vertical, horizontal), table in zip(image.samp_factor, image.quant_tbl_no)
     ]
-    return Jpeg(components, [side_by_side(plane) for plane in planes], list(found.qt))
+    return Jpeg(components, [join_blocks(plane) for plane in planes], list(image.qt))
 
 
-def side_by_side(blocks: np.ndarray) -> np.ndarray:
-    """(rows, columns, 8, 8) blocks as one (8 rows, 8 columns) array."""
+def join_blocks(blocks: np.ndarray) -> np.ndarray:
+    """Join (rows, columns, 8, 8) blocks into one (8 rows, 8 columns) array."""
     rows, columns = blocks.shape[:2]
     return np.ascontiguousarray(blocks.transpose(0, 2, 1, 3).reshape(rows * 8, columns * 8))
 
 
 def install() -> None:
-    """Make `import jpegio` find this module's `read`, unless the real one is there."""
+    """Make `import jpegio` return this module's `read`, unless the real jpegio is imported."""
     if "jpegio" not in sys.modules:
         module = types.ModuleType("jpegio")
         module.read = read  # type: ignore[attr-defined]

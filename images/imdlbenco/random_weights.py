@@ -1,61 +1,60 @@
-"""Random checkpoints of the published architectures, in the form upstream's trainer saves.
+"""Make random checkpoints of the published architectures, in the format of upstream's trainer.
 
-They let the whole way be tried where the published files cannot be had. What they find means nothing. Batch norms get
-statistics and the last layer is centred, by two made-up pictures: else a random network says the same everywhere, or is
-so touchy that the rounding of its sums decides.
+They are for tests without the published files; their masks mean nothing. Two synthetic pictures set the batch norms'
+statistics and centre the last layer: otherwise a random network gives the same value everywhere, or depends on the
+rounding of its sums.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, Dict
 
 import numpy as np
-from construct import build_network, cuda_only_where, post_function
+from construct import build_network, ignore_cuda_calls, post_function
+from orch_runner.files import open_replacement
 from sizing import Sizing
 from zoo import ARCHITECTURES, Architecture
 
 PICTURES, RECTANGLES = 2, 12
 SPREAD = 2.0
 """Standard deviation of a mask's logits after centring."""
-LEAST_VARIANCE = 0.1
-"""Least of a channel's variance that its batch norm keeps, in parts of the layer's mean. A channel that the made-up
-pictures hardly stir would else be blown up a hundredfold by a photograph that does, in layer after layer."""
+MIN_VARIANCE = 0.1
+"""Lower bound of a channel's variance in its batch norm, as a share of the layer's mean. Otherwise a channel that is
+almost constant on the synthetic pictures would be amplified a hundredfold on a photograph, in layer after layer."""
 GAINS: Dict[str, Dict[str, float]] = {
-    # Attention over thousands of places: with random weights a softmax of sums so large that it only ever picks one.
+    # Attention over thousands of positions: with random weights, the softmax would always pick a single one.
     "pscc-net": {f"SegNet.getmask{number}.theta": 1e-3 for number in (1, 2, 3, 4)},
-    # Its last layers are no weights, so nothing can be centred: they hear the picture above their own biases like this.
+    # Its last layers have no weights to centre; this factor makes the picture outweigh their biases.
     "span": {"outlier_trans": 1000.0},
 }
 """Factors for layers."""
 
 
 def write_random_weights(model_name: str, folder: str, seed: int = 0) -> str:
-    """Write the model's checkpoint into `folder`; the result is its path."""
+    """Write the model's checkpoint into `folder`; return its path."""
     import torch
 
     if model_name not in ARCHITECTURES:
-        raise ValueError(f"there is no model {model_name!r}, only {', '.join(ARCHITECTURES)}")
+        raise ValueError(f"unknown model {model_name!r}, known: {', '.join(ARCHITECTURES)}")
     architecture = ARCHITECTURES[model_name]
     torch.manual_seed(seed)
     network = build_network(architecture, "cpu")
     for layer, gain in GAINS.get(model_name, {}).items():
         network.get_submodule(layer).weight.data *= gain
-    with torch.no_grad(), cuda_only_where("cpu"):
-        fields = _fields(architecture, seed)
-        _settle_norms(network, fields)
+    with torch.no_grad(), ignore_cuda_calls("cpu"):
+        fields = _make_fields(architecture, seed)
+        _set_norm_statistics(network, fields)
         _centre(network, architecture, fields)
     path = Path(folder) / f"{model_name}.pth"
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    torch.save({"model": network.state_dict(), "epoch": 0}, aside)
-    os.replace(aside, path)
+    with open_replacement(path) as stream:
+        torch.save({"model": network.state_dict(), "epoch": 0}, stream)
     return str(path)
 
 
-def picture(size: int, random: np.random.Generator) -> np.ndarray:
-    """(size, size, 3) uint8 as varied as a photograph: noise with a 1/f spectrum, flat and sharp-edged rectangles."""
+def draw_picture(size: int, random: np.random.Generator) -> np.ndarray:
+    """Return a (size, size, 3) uint8 picture like a photograph: 1/f noise, and flat rectangles with sharp edges."""
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(size), np.fft.rfftfreq(size), indexing="ij"))
     spectrum = np.fft.rfft2(random.standard_normal((3, size, size))) / np.maximum(frequency, 1 / size)
     values = np.fft.irfft2(spectrum, (size, size))
@@ -66,15 +65,15 @@ def picture(size: int, random: np.random.Generator) -> np.ndarray:
     return np.ascontiguousarray(np.clip(values, 0, 255).astype(np.uint8).transpose(1, 2, 0))
 
 
-def _fields(architecture: Architecture, seed: int) -> Any:
-    """Two pictures as the network's fields, with zeros for the ground truth."""
+def _make_fields(architecture: Architecture, seed: int) -> Any:
+    """Return two pictures as the network's fields, with zeros for the ground truth."""
     import torch
 
     sizing, post = Sizing(architecture.size, architecture.sizing), post_function(architecture)
     transform, random = sizing.transform(), np.random.default_rng(seed)
     records = []
     for _ in range(PICTURES):
-        record = {"image": transform(image=picture(architecture.size, random))["image"]}
+        record = {"image": transform(image=draw_picture(architecture.size, random))["image"]}
         if post is not None:
             post(record)
         records.append(record)
@@ -84,8 +83,8 @@ def _fields(architecture: Architecture, seed: int) -> Any:
     return fields
 
 
-def _settle_norms(network: Any, fields: Any) -> None:
-    """One pass with the batch norms in training, which then keep these statistics; all else in eval mode."""
+def _set_norm_statistics(network: Any, fields: Any) -> None:
+    """Set the batch norms' statistics by one pass in training mode; all other modules stay in eval mode."""
     import torch
 
     network.eval()
@@ -99,12 +98,12 @@ def _settle_norms(network: Any, fields: Any) -> None:
     network(**fields)
     for norm, momentum in zip(norms, momenta):
         norm.momentum = momentum
-        norm.running_var.clamp_(min=LEAST_VARIANCE * float(norm.running_var.mean()))
+        norm.running_var.clamp_(min=MIN_VARIANCE * float(norm.running_var.mean()))
     network.eval()
 
 
 def _centre(network: Any, architecture: Architecture, fields: Any) -> None:
-    """Scale and shift the last layers so that the masks' logits have their median at 0."""
+    """Scale and shift the last layers so that the masks' logits have the median 0."""
     import torch
 
     if not architecture.last:

@@ -1,8 +1,8 @@
-"""From an image to a model's square canvas and from the canvas back to the image.
+"""Bring an image onto a model's square canvas, and a mask from the canvas back to the image.
 
-`resize` is upstream's: height and width are brought to the canvas's, whatever the proportions. `pad` is upstream's
-where the image fits: it lies in the upper left corner, with zeros to the right and below. Upstream crops larger ones
-and loses what is outside; here they are first made smaller, proportions kept, until they fit.
+`resize` is upstream's: the image is stretched to the canvas. `pad` is upstream's for images that fit: they lie in the
+upper left corner, with zeros to the right and below. Upstream crops larger images; here they are first scaled down to
+fit, with their aspect ratio.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from zoo import PAD, RESIZE
 
 
 def size_on_canvas(height: int, width: int, canvas: int, sizing: str) -> Tuple[int, int]:
-    """Height and width that an image takes on the canvas."""
+    """Return the height and width that an image has on the canvas."""
     if sizing == RESIZE:
         return canvas, canvas
     largest = max(height, width)
@@ -26,7 +26,7 @@ def size_on_canvas(height: int, width: int, canvas: int, sizing: str) -> Tuple[i
 
 @dataclass(frozen=True)
 class Sizing:
-    """The way there and back for one model; the steps themselves are upstream's transforms."""
+    """The canvas and method of one model; the steps are upstream's transforms."""
 
     canvas: int
     sizing: str
@@ -36,13 +36,13 @@ class Sizing:
             raise ValueError(f"sizing is {self.sizing!r}, must be {RESIZE} or {PAD}")
 
     def transform(self) -> Any:
-        """Upstream's own: resizing or padding, ImageNet normalization, a tensor."""
+        """Return upstream's transform: resizing or padding, ImageNet normalization, conversion to a tensor."""
         from IMDLBenCo.transforms import get_albu_transforms
 
         return get_albu_transforms(type_=self.sizing, output_size=(self.canvas, self.canvas))
 
     def prepare(self, transform: Any, pixels: np.ndarray) -> Any:
-        """(H, W, 3) uint8 as the (3, canvas, canvas) float32 tensor that the model is fed."""
+        """Turn (H, W, 3) uint8 pixels into the model's (3, canvas, canvas) float32 tensor."""
         height, width = pixels.shape[:2]
         if self.sizing == PAD and max(height, width) > self.canvas:
             import cv2
@@ -52,7 +52,7 @@ class Sizing:
         return transform(image=pixels)["image"]
 
     def restore(self, mask: np.ndarray, height: int, width: int) -> np.ndarray:
-        """The model's mask (h, w) float32 as (height, width) in [0, 1]: bilinear, as upstream's script does it."""
+        """Scale the model's mask (h, w) float32 to (height, width) in [0, 1], bilinear as in upstream's script."""
         import torch
 
         if self.sizing == PAD:
@@ -62,5 +62,5 @@ class Sizing:
             tensor = torch.from_numpy(np.ascontiguousarray(mask))[None, None]
             grown = torch.nn.functional.interpolate(tensor, (height, width), mode="bilinear", align_corners=False)
             mask = grown[0, 0].numpy()
-        # Cat_Net's own last step is bicubic and leaves [0, 1]; upstream clamps when it writes the picture.
+        # Cat_Net's last step is bicubic and can exceed [0, 1]; upstream clamps when it writes the picture.
         return np.clip(mask, 0.0, 1.0)

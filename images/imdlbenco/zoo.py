@@ -1,6 +1,6 @@
-"""What orch has to know of each of IMDL-BenCo's models: how it is built, what it is fed and what it gives.
+"""How each of IMDL-BenCo's models is built, its inputs and outputs.
 
-Sizes and the choice between resizing and padding are those of the package's own test scripts (statics/model_zoo/runs).
+Sizes and sizing methods are those of the package's own test scripts (statics/model_zoo/runs).
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ class Architecture:
     sizing: str = RESIZE
     """How upstream's test script brings an image onto the canvas."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    """Constructor arguments. File names of backbones are only there because they must be; nothing is read from them."""
+    """Constructor arguments. File names of backbones are required, but nothing is read from them."""
     config: str = ""
-    """The constructor's argument that takes a file of the package, if any."""
+    """The constructor's argument for a file of the package, if any."""
     config_file: str = ""
     """That file, inside the installed package."""
     takes_device: bool = False
     image_score: bool = False
     """Whether it has an image-level output."""
     jpeg: bool = False
-    """Whether it is fed DCT coefficients besides pixels, made by upstream's post function of the dataset."""
+    """Whether its inputs include DCT coefficients, made by the post function of upstream's dataset."""
     draws_at_random: bool = False
     """Whether a forward pass draws random numbers even in eval mode."""
     changed_by_forward: Tuple[str, ...] = ()
-    """Parameters that a forward pass overwrites (Bayar's constraint); they are put back before the next."""
+    """Parameters that a forward pass overwrites (Bayar's constraint); they are restored before the next one."""
     last: Tuple[str, ...] = ()
-    """The layers the mask's logits come from, which random weights need centred; the last channel is "manipulated"."""
+    """The layers that make the mask's logits, which random weights centre; the last channel is "manipulated"."""
 
 
 _CONFIGS = "statics/model_zoo/configs/"

@@ -1,4 +1,4 @@
-"""Connected components of a binary map in plain numpy, kept as row runs, which make areas, sums and growing cheap."""
+"""Find and dilate connected components of a binary map in numpy, as row runs: areas and sums of runs are cheap."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Runs(NamedTuple):
     end: np.ndarray
 
     def take(self, index: np.ndarray) -> "Runs":
-        """The runs chosen by `index`."""
+        """Return the runs at `index`."""
         return Runs(self.row[index], self.start[index], self.end[index])
 
 
@@ -29,7 +29,7 @@ class Crop(NamedTuple):
 
 
 def thicken(text: np.ndarray) -> np.ndarray:
-    """`text` (h, w) bool dilated by 2x2 pixels to the right and down, which closes hairline gaps."""
+    """Dilate `text` (h, w) bool by 2x2 pixels to the right and down, which closes hairline gaps."""
     wide: np.ndarray = text.copy()
     wide[:, 1:] |= text[:, :-1]
     wide[1:] |= wide[:-1].copy()
@@ -37,7 +37,7 @@ def thicken(text: np.ndarray) -> np.ndarray:
 
 
 def find_runs(mask: np.ndarray) -> Runs:
-    """The runs of true pixels of an (H, W) bool map."""
+    """Return the runs of true pixels of an (H, W) bool map."""
     padded = np.zeros((mask.shape[0], mask.shape[1] + 2), np.int8)
     padded[:, 1:-1] = mask
     steps = np.diff(padded, axis=1)
@@ -46,22 +46,22 @@ def find_runs(mask: np.ndarray) -> Runs:
 
 
 def label_runs(runs: Runs, width: int) -> np.ndarray:
-    """The component, 0…k-1 in order of first appearance, of each run of a map `width` wide; diagonals connect."""
+    """Return the component, 0…k-1 by first appearance, of each run of a map `width` wide; diagonals connect."""
     parent = np.arange(len(runs.row))
-    above, below = _touching(runs, width)
+    above, below = _find_touching(runs, width)
     while True:
-        one, other = parent[above], parent[below]
-        apart = one != other
+        upper, lower = parent[above], parent[below]
+        apart = upper != lower
         if not apart.any():
             break
-        low, high = np.minimum(one, other)[apart], np.maximum(one, other)[apart]
+        low, high = np.minimum(upper, lower)[apart], np.maximum(upper, lower)[apart]
         np.minimum.at(parent, high, low)
         parent = _flatten(parent)
     return np.asarray(np.unique(parent, return_inverse=True)[1]).reshape(-1)
 
 
-def _touching(runs: Runs, width: int) -> Tuple[np.ndarray, np.ndarray]:
-    """Index pairs of runs in neighbouring rows that touch, diagonally too."""
+def _find_touching(runs: Runs, width: int) -> Tuple[np.ndarray, np.ndarray]:
+    """Return index pairs of runs in neighbouring rows that touch, also diagonally."""
     stride = width + 2
     next_row = (runs.row + 1) * stride
     first = np.searchsorted(runs.row * stride + runs.end, next_row + runs.start, "left")
@@ -81,19 +81,19 @@ def _flatten(parent: np.ndarray) -> np.ndarray:
 
 
 def split(runs: Runs, labels: np.ndarray) -> List[Runs]:
-    """The runs of each component, by label."""
+    """Return the runs of each component, by label."""
     order = np.argsort(labels, kind="stable")
     cuts = np.flatnonzero(np.diff(labels[order])) + 1
     return [runs.take(part) for part in np.split(order, cuts)] if len(labels) else []
 
 
 def sum_under(values: np.ndarray, runs: Runs) -> float:
-    """Sum over the runs of a map given by its prefix sums along rows, (H, W + 1)."""
+    """Return the sum of a map under the runs; `values` are its prefix sums along rows, (H, W + 1)."""
     return float((values[runs.row, runs.end] - values[runs.row, runs.start]).sum())
 
 
 def oriented_sides(runs: Runs) -> Tuple[float, float]:
-    """The sides, longer first, of the rectangle around a component that lies along its principal axis."""
+    """Return the sides, longer first, of the rectangle around a component along its principal axis."""
     length = (runs.end - runs.start).astype(np.float64)
     area = length.sum()
     x, y = (runs.start + runs.end) / 2, runs.row + 0.5
@@ -110,11 +110,11 @@ def oriented_sides(runs: Runs) -> Tuple[float, float]:
 
 
 def grow(runs: Runs, radius: float, height: int, width: int) -> Crop:
-    """The component dilated by a disk of `radius` pixels, cut at the borders of the height x width map."""
+    """Dilate a component by a disk of `radius` pixels, inside the height x width map."""
     reach = int(radius)
     x0, x1 = max(int(runs.start.min()) - reach, 0), min(int(runs.end.max()) + reach, width)
     y0, y1 = max(int(runs.row.min()) - reach, 0), min(int(runs.row.max()) + 1 + reach, height)
-    # Each run, widened as the disk is wide at that distance, opens and closes once in every row it reaches.
+    # In each row within reach, a run is widened by the disk's half width at that distance.
     offset = np.arange(-reach, reach + 1)
     half = np.floor(np.sqrt(radius * radius - offset * offset)).astype(np.int64)
     row = runs.row[:, None] + offset

@@ -1,4 +1,4 @@
-"""Between an image and the map the network makes of it: the size it is shown at, and the way back for masks."""
+"""Compute the size of the network's input, and scale masks from the network's map to the image."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ MULTIPLE = 32
 
 
 def network_size(height: int, width: int, limit_side_len: float, max_side_len: float) -> Tuple[int, int]:
-    """Height and width an image is resized to: multiples of 32, near its own proportions."""
+    """Return the height and width to resize an image to: multiples of 32, close to its aspect ratio."""
     scale = max(1.0, limit_side_len / min(height, width))
     scale = min(scale, max_side_len / max(height, width))
-    return _multiple(height * scale), _multiple(width * scale)
+    return _round_to_multiple(height * scale), _round_to_multiple(width * scale)
 
 
-def _multiple(side: float) -> int:
+def _round_to_multiple(side: float) -> int:
     return max(MULTIPLE, round(int(side) / MULTIPLE) * MULTIPLE)
 
 
 def to_image(crop: Crop, map_shape: Tuple[int, ...], image_shape: Tuple[int, int]) -> Optional[Crop]:
-    """A mask on the map as one on the image, cut to its pixels; None where it falls between them."""
-    rows = _nearest(crop.y, crop.pixels.shape[0], map_shape[0], image_shape[0])
-    columns = _nearest(crop.x, crop.pixels.shape[1], map_shape[1], image_shape[1])
+    """Scale a mask on the map to the image, cropped to its true pixels; None if it covers no pixel centre."""
+    rows = _find_pixels(crop.y, crop.pixels.shape[0], map_shape[0], image_shape[0])
+    columns = _find_pixels(crop.x, crop.pixels.shape[1], map_shape[1], image_shape[1])
     pixels = crop.pixels[rows[1]][:, columns[1]]
     filled_rows, filled_columns = np.flatnonzero(pixels.any(axis=1)), np.flatnonzero(pixels.any(axis=0))
     if not len(filled_rows):
@@ -34,8 +34,8 @@ def to_image(crop: Crop, map_shape: Tuple[int, ...], image_shape: Tuple[int, int
     return Crop(columns[0] + left, rows[0] + top, pixels)
 
 
-def _nearest(start: int, length: int, map_side: int, image_side: int) -> Tuple[int, np.ndarray]:
-    """The first image pixel whose centre lies in [start, start + length) of the map, and the map index of each."""
-    at = ((np.arange(image_side) + 0.5) * map_side / image_side).astype(np.int64)
-    first, last = np.searchsorted(at, [start, start + length])
-    return int(first), at[first:last] - start
+def _find_pixels(start: int, length: int, map_side: int, image_side: int) -> Tuple[int, np.ndarray]:
+    """Return the first image pixel with its centre in [start, start + length) of the map, and each one's map index."""
+    cells = ((np.arange(image_side) + 0.5) * map_side / image_side).astype(np.int64)
+    first, last = np.searchsorted(cells, [start, start + length])
+    return int(first), cells[first:last] - start

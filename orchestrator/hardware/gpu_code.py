@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from orchestrator.catalog.spec import Variant
 
-MODULE = "orch_runner.binaries"
+MODULE = "orch_runner.gpu.binaries"
 FORMAT = "orch-binaries/1"
 LABEL = "org.orch"
 _CAPABILITY = re.compile(r"[0-9]{1,2}\.[0-9]")
@@ -51,7 +51,7 @@ class GpuCode:
 
 
 def parse_gpu_code(text: str) -> GpuCode:
-    """Parse what orch_runner.binaries prints. Raises ValueError."""
+    """Parse what orch_runner.gpu.binaries prints. Raises ValueError."""
     document = json.loads(text)
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise ValueError(f"not {FORMAT}")

@@ -39,7 +39,7 @@ from orchestrator.system.files import write_text
 from orchestrator.system.subprocesses import read_output
 
 GPU_CODE_NAME = "orch-binaries.json"
-"""In the folder of an environment: what orch_runner.binaries printed."""
+"""In the folder of an environment: what orch_runner.gpu.binaries printed."""
 
 
 class VenvRuntime(Runtime):
@@ -139,7 +139,7 @@ def _require_no_arguments(stack: StackEntry, variant: str, spec: Variant) -> Non
 
 
 def _record_gpu_code(folder: Path, report: Report) -> None:
-    """Run orch_runner.binaries in an environment and keep what it prints there."""
+    """Run orch_runner.gpu.binaries in an environment and keep what it prints there."""
     report("reading what its GPU code runs on")
     command = [str(folder / "bin" / "python"), "-m", MODULE]
     try:

@@ -56,7 +56,7 @@ def test_a_loop_that_pastes_otherwise_is_left_in_with_one_line(checked: tuple[st
 
 
 def test_cuda_where_there_is_none_is_an_error(checked: tuple[str, Any]) -> None:
-    assert checked[1]["cuda"].startswith("Fatal: ONNX Runtime chose ['CPUExecutionProvider']")
+    assert checked[1]["cuda"].startswith("Fatal: ONNX Runtime uses CPUExecutionProvider instead")
 
 
 def test_both_ways_of_pasting_give_the_same_bytes(checked: tuple[str, Any]) -> None:

@@ -53,7 +53,7 @@ def test_output_that_is_wrong_fails_its_image_with_the_reason(guest: Guest) -> N
         "boxes of another shape": "boxes of shape (4, 2), expected (2, 4)",
         "NaN in boxes": "boxes that are not finite",
         "a class outside": "class 4, which the stack does not map",
-        "classes that are fractions": "no whole numbers",
+        "classes that are fractions": "not whole numbers",
         "scores over one": "scores outside [0, 1]",
         "NaN in scores": "scores outside [0, 1]",
         "scores in two dimensions": "scores of shape (1, 2)",

@@ -140,7 +140,7 @@ def test_weights_are_found_in_their_folder_and_in_packages(guest: Guest) -> None
     assert found == {"one": str(guest.root / "weights" / "net.pth"), "two": str(package / "net.onnx")}
     bad = {
         "not the expected file": ("net.onnx", "0" * 64, "somebodys_model"),
-        "other.pth is not there": ("other.pth", None, None),
+        "missing file other.pth": ("other.pth", None, None),
         "nobodys.model is not installed": ("net.onnx", None, "nobodys.model"),
     }
     for sign, weight in bad.items():

@@ -227,7 +227,7 @@ def test_checkpoints_that_cannot_be_used(
         assert "is not one of amrcnn-r50-fpn" in failure()
         (tmp_path / "empty").mkdir()
         orch("weights", "add", R50, tmp_path / "empty")
-        assert "there is no checkpoint" in failure()
+        assert "no checkpoint in" in failure()
         cut = tmp_path / "cut"
         subprocess.run(["cp", "-r", weights[R50], cut], check=True)
         (data,) = cut.glob("*.data-*")
@@ -240,10 +240,10 @@ def test_checkpoints_that_cannot_be_used(
 
 KEPT = """
 import os
-from metagraph import kept_name, open_graph
+from metagraph import cached_name, open_graph
 source, cache = arguments
 folder = os.path.join(cache, "amrcnn")
-name = kept_name("amrcnn-r50-fpn", source, {})
+name = cached_name("amrcnn-r50-fpn", source, {})
 open_graph("amrcnn-r50-fpn", source, {}, cache)
 size = os.path.getsize(os.path.join(folder, name))
 os.truncate(os.path.join(folder, name), size // 2)
@@ -251,7 +251,7 @@ open_graph("amrcnn-r50-fpn", source, {}, cache)
 # Not the same bytes: seeds of initial values, which are never used, are in it.
 assert os.path.getsize(os.path.join(folder, name)) > 0.9 * size
 assert os.listdir(folder) == [name]
-assert name != kept_name("amrcnn-r50-fpn", source, {"image_size": 1024}) != kept_name("amrcnn-spine", source, {})
+assert name != cached_name("amrcnn-r50-fpn", source, {"image_size": 1024}) != cached_name("amrcnn-spine", source, {})
 print("kept")
 """
 
@@ -271,4 +271,4 @@ except Fatal as error:
 
 
 def test_without_a_gpu_cuda_is_an_error(python: Path) -> None:
-    assert script(python, DEVICE).startswith("device there is no GPU to run on")
+    assert script(python, DEVICE).startswith("device no usable GPU")

@@ -144,9 +144,9 @@ def test_objects_are_loaded_only_on_request(stack: StackEntry, python: Path, tmp
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        ("torch.jit.script(torch.nn.Linear(2, 2)).save(path)", "no checkpoint that training saved"),
+        ("torch.jit.script(torch.nn.Linear(2, 2)).save(path)", "not a checkpoint that training saved"),
         ("torch.save([1, 2], path)", "holds no state_dict"),
-        ("torch.save({'state_dict': {'model.x': torch.zeros(1)}}, path)", "no checkpoint of a torchvision Mask R-CNN"),
+        ("torch.save({'state_dict': {'model.x': torch.zeros(1)}}, path)", "not a checkpoint of a torchvision"),
         ("torch.save({'a': torch.zeros(9)}, path, _use_new_zipfile_serialization=False); "
          "import os; os.truncate(path, os.path.getsize(path) - 8)", "damaged"),
     ],

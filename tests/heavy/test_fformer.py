@@ -43,7 +43,7 @@ torch.save({"meta": {"epoch": 36}, "state_dict": state, "optimizer": optimizer},
 """
 ENLARGED = """
 import sys, types, torch
-from masks import Found, choose, encode, enlarge
+from masks import KeptInstances, encode, enlarge, select
 from orch_runner.predictor import Model
 from upstream import register
 register(sys.argv[1])
@@ -66,7 +66,7 @@ for height, width in ((1, 1), (1, 700), (700, 1), (3, 5), (427, 640), (640, 427)
         else:
             theirs = np.zeros((0, height, width), bool)
         none = np.zeros(amount)
-        full = enlarge(Found(logits, none, none, none, 0.5, padded, inside, (height, width)))
+        full = enlarge(KeptInstances(logits, none, none, none, 0.5, padded, inside, (height, width)))
         encoded, boxes = encode(full)
         for n, mask in enumerate(theirs):
             expected = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
@@ -181,7 +181,7 @@ def test_checkpoints_that_are_not_what_they_should_be(
     (tmp_path / "cut.pth").write_bytes(content[: int(len(content) * 0.95)])
     cut = predict(stack, "fformer-r50-fpn", tmp_path / "cut.pth", photographs, tmp_path / "cut")
     assert cut.returncode == 4, cut.stderr
-    assert "it is cut off or damaged" in cut.stderr
+    assert "it is truncated or damaged" in cut.stderr
 
     for number in range(2):
         right = predict(stack, "fformer-r50-fpn", trained, photographs, tmp_path / f"right-{number}")

@@ -3,9 +3,9 @@
 Contract: one JSON object on stdin,
 
     checkpoint  the file to read: what Lightning saved, or a plain state_dict
-    onnx        the file to write; the host gives it its final name when everything is right
-    model       name of the model that is wanted, or null: the one whose class count fits
-    models      {name: class count, background included} of all models there are
+    onnx        the file to write; the host renames it after all checks
+    model       name of the model, or null: the one whose class count fits
+    models      {name: class count, background included} of all models
     trust       whether pickled Python objects in the checkpoint may be loaded, which can run code
 
 and on stdout a line of plain text for each step, then, as the last line, one JSON object: the result (see `convert`)
@@ -34,33 +34,33 @@ SHOWN_KEYS = 3
 
 
 class ConversionError(Exception):
-    """A failure that is told, not a bug. `kind`: "usage", "machine" or "failed"."""
+    """An expected failure. `kind`: "usage", "machine" or "failed"."""
 
     def __init__(self, kind, message, why=None, hint=None):
         super().__init__(message)
         self.fields = {"kind": kind, "message": message, "why": why, "hint": hint}
 
 
-def say(text):
-    """One step, for people."""
+def report_step(text):
+    """Print the name of a step."""
     print(text, flush=True)
 
 
 def convert(job):
-    """Do the job and give the result. Raises ConversionError."""
+    """Convert the checkpoint; return the result. Raises ConversionError."""
     started = time.monotonic()
-    say("importing PyTorch")
+    report_step("importing PyTorch")
     import onnx
     import torch
     import torchvision
 
-    say("reading the checkpoint")
+    report_step("reading the checkpoint")
     weights = network_weights(read_checkpoint(job["checkpoint"], job["trust"]))
     model_name = choose_model(weights, job["model"], job["models"])
     network = build_network(job["models"][model_name])
     fill(network, weights)
     del weights
-    say(f"exporting {model_name} with {job['models'][model_name]} classes")
+    report_step(f"exporting {model_name} with {job['models'][model_name]} classes")
     export(network, job["onnx"])
     exported = onnx.load(job["onnx"])
     onnx.checker.check_model(exported)
@@ -80,27 +80,29 @@ def convert(job):
 
 
 def read_checkpoint(path, trust):
-    """What the file holds, on the CPU. Raises ConversionError for a damaged file and for one that is not trusted."""
+    """Load the file on the CPU. Raises ConversionError for a damaged or untrusted file."""
     import torch
 
     try:
         refuse_programs(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise ConversionError("usage", "the checkpoint cannot be read", str(error)) from error
+        raise ConversionError("usage", "cannot read the checkpoint", str(error)) from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
         if machine_problem(error) is not None:
             raise
         reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip()
         if isinstance(error, pickle.UnpicklingError) and "nsupported" in reason:
             return _read_trusted(path) if trust else _refuse(reason)
-        raise ConversionError("usage", "the checkpoint is damaged or no PyTorch file", _first_line(reason)) from error
+        raise ConversionError(
+            "usage", "the checkpoint is damaged or not a PyTorch file", _first_line(reason)
+        ) from error
 
 
 def refuse_programs(path):
-    """Raise ConversionError for kinds of files with which PyTorch before 2.6 can run code in spite of weights_only.
+    """Raise ConversionError for files with which PyTorch before 2.6 can run code despite weights_only.
 
-    CVE-2025-32434. The questions are those that torch.load itself asks, so that no file can answer them differently.
+    CVE-2025-32434. The checks are those of torch.load itself, so that no file can pass as another kind.
     """
     import tarfile
 
@@ -114,31 +116,31 @@ def refuse_programs(path):
     else:
         kind = "in PyTorch's first format, a tar file" if tarfile.is_tarfile(path) else None
     if kind is not None:
-        raise ConversionError("usage", "this is no checkpoint that training saved", f"it is {kind}")
+        raise ConversionError("usage", "this is not a checkpoint that training saved", f"it is {kind}")
 
 
 def _refuse(reason):
     raise ConversionError(
         "usage",
         "the checkpoint holds Python objects that are not plain tensors",
-        f"{reason.splitlines()[0]}; loading such objects can run code of whoever made the file",
-        "if you trust where the file is from, add --trust",
+        f"{reason.splitlines()[0]}; loading such objects can run code of the file's author",
+        "if you trust the file's origin, add --trust",
     )
 
 
 def _read_trusted(path):
     import torch
 
-    say("the checkpoint is trusted: loading its Python objects")
+    report_step("the checkpoint is trusted: loading its Python objects")
     module = types.SimpleNamespace(Unpickler=_Unpickler, load=pickle.load, __name__="pickle")
     try:
         return torch.load(path, map_location="cpu", pickle_module=module, weights_only=False)
     except Exception as error:  # whatever the objects' own code raises
-        raise ConversionError("usage", "the checkpoint cannot be loaded", _first_line(error)) from error
+        raise ConversionError("usage", "cannot load the checkpoint", _first_line(error)) from error
 
 
 class _StandIn(dict):
-    """In place of an object whose package is not installed here: training's own things, which nobody needs."""
+    """Stand-in for an object of training whose package is not installed here."""
 
     def __init__(self, *arguments, **named):
         super().__init__()
@@ -162,7 +164,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def network_weights(loaded):
-    """The network's own weights by torchvision's names. Raises ConversionError."""
+    """Return the network's own weights by torchvision's names. Raises ConversionError."""
     import torch
 
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
@@ -171,16 +173,16 @@ def network_weights(loaded):
     tensors = {str(key): value for key, value in state.items() if isinstance(value, torch.Tensor)}
     own = {key[len(PREFIX) :]: value for key, value in tensors.items() if key.startswith(PREFIX)}
     if not tensors:
-        found = ", ".join(map(str, list(state)[:8])) or "nothing"
-        raise ConversionError("usage", "the checkpoint holds no state_dict", f"it holds {found}")
+        keys = ", ".join(map(str, list(state)[:8])) or "nothing"
+        raise ConversionError("usage", "the checkpoint holds no state_dict", f"it holds {keys}")
     return own or tensors
 
 
 def choose_model(weights, wanted, models):
-    """The name of the model these weights are for. Raises ConversionError when they are for none or for another."""
+    """Return the model that these weights are for. Raises ConversionError if that is none, or not `wanted`."""
     if CLASS_KEY not in weights:
-        say("the checkpoint has no head of a Mask R-CNN")
-        return wanted or next(iter(models))  # `fill` will name all that is amiss
+        report_step("the checkpoint has no head of a Mask R-CNN")
+        return wanted or next(iter(models))  # `fill` names all differences
     classes = weights[CLASS_KEY].shape[0]
     fitting = [name for name, count in models.items() if count == classes]
     if wanted is None and len(fitting) == 1:
@@ -198,7 +200,7 @@ def choose_model(weights, wanted, models):
 
 
 def build_network(classes):
-    """Facere's network, without weights: nothing is downloaded."""
+    """Build Facere's network without weights or downloads."""
     from torchvision.models.detection import maskrcnn_resnet50_fpn_v2
     from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
     from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
@@ -211,7 +213,7 @@ def build_network(classes):
 
 
 def fill(network, weights):
-    """Put the weights into the network. Raises ConversionError that names keys which do not fit."""
+    """Load the weights into the network. Raises ConversionError that names keys which do not fit."""
     import torch
 
     expected = network.state_dict()
@@ -223,7 +225,7 @@ def fill(network, weights):
     }
     if any(problems.values()):
         why = "\n".join(f"{name}: {_some(keys)}" for name, keys in problems.items() if keys)
-        raise ConversionError("usage", "this is no checkpoint of a torchvision Mask R-CNN ResNet-50 FPN v2", why)
+        raise ConversionError("usage", "this is not a checkpoint of a torchvision Mask R-CNN ResNet-50 FPN v2", why)
     broken = [key for key, value in weights.items() if value.is_floating_point() and not torch.isfinite(value).all()]
     if broken:
         raise ConversionError("usage", "the checkpoint's weights are not all finite numbers", _some(broken))
@@ -253,25 +255,25 @@ def export(network, path):
 
 
 def count_nodes(graph):
-    """Nodes of a graph and of those inside its loops and branches."""
+    """Count the nodes of a graph, including those inside its loops and branches."""
     inner = [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
-    return len(graph.node) + sum(count_nodes(one) for one in inner)
+    return len(graph.node) + sum(count_nodes(part) for part in inner)
 
 
 def check(network, exported, floor_constant, size):
     """Compare PyTorch and ONNX Runtime on one drawn picture. Raises ConversionError when they differ.
 
-    A drawn picture may well have nothing in it that the network finds. So both predict with a score floor low enough
-    for some detections: there is always something to compare.
+    The network may detect nothing in a drawn picture. So both predict with a score floor that is low enough for some
+    detections to compare.
     """
     import torch
 
     height, width = size
-    say(f"comparing PyTorch and ONNX Runtime at {width}×{height}")
-    image = drawn_picture(height, width)
+    report_step(f"comparing PyTorch and ONNX Runtime at {width}×{height}")
+    image = draw_picture(height, width)
     floor = network.roi_heads.score_thresh
     try:
-        network.roi_heads.score_thresh = used = telling_floor(network, image)
+        network.roi_heads.score_thresh = used = choose_floor(network, image)
         with torch.no_grad():
             expected = network(torch.from_numpy(image))[0]
     finally:
@@ -282,17 +284,17 @@ def check(network, exported, floor_constant, size):
 
 
 def compare(wanted, found, size, floor, limit):
-    """The differences as a JSON object. Raises ConversionError where they are more than tolerated."""
+    """Return the differences as a JSON object. Raises ConversionError if they exceed the tolerance."""
     import numpy as np
 
     where = f"at {size[1]}×{size[0]}"
     if len(wanted[2]) != len(found[2]):
         why = f"{len(wanted[2])} detections and {len(found[2])} {where}"
-        raise ConversionError("failed", "PyTorch and ONNX Runtime do not find the same", why)
+        raise ConversionError("failed", "PyTorch and ONNX Runtime detect different numbers of objects", why)
     judged = np.arange(len(wanted[2]))
-    if len(judged) == limit:  # which ones of equally scored detections are the last to be kept is chance
+    if len(judged) == limit:  # of equally scored detections, either may be the last one kept
         judged = np.flatnonzero(wanted[2] > wanted[2].min() + SCORE_ATOL)
-    # Equal scores come in either order: a detection's partner is the nearest box of its label, wherever it stands.
+    # Equal scores have any order: a detection's partner is the nearest box of its label.
     apart = np.abs(wanted[0][judged, None] - found[0][None]).max(-1, initial=0)
     apart[wanted[1][judged, None] != found[1][None]] = max(size)
     partner = apart.argmin(1) if len(judged) else judged
@@ -308,8 +310,8 @@ def compare(wanted, found, size, floor, limit):
     return {"width": size[1], "height": size[0], **detections, "score_floor": floor, "differences": differences}
 
 
-def drawn_picture(height, width):
-    """Smooth shapes and a little noise, the same on every machine: (1, 3, height, width) in [0, 1]."""
+def draw_picture(height, width):
+    """Draw smooth shapes with some noise, equal on all machines: (1, 3, height, width) in [0, 1]."""
     import numpy as np
 
     y, x = np.mgrid[0:height, 0:width] / np.float32(max(height, width))
@@ -318,8 +320,8 @@ def drawn_picture(height, width):
     return (0.45 + 0.4 * np.stack(waves) + 0.1 * noise).astype(np.float32)[None]
 
 
-def telling_floor(network, image):
-    """A score floor that some, not very many, candidates pass; at most the network's own."""
+def choose_floor(network, image):
+    """Return a score floor that about 40 to 80 candidates pass; at most the network's own."""
     import torch
 
     scores = []
@@ -330,14 +332,14 @@ def telling_floor(network, image):
     finally:
         hook.remove()
     ranked = torch.softmax(scores[0], -1)[:, 1:].flatten().sort(descending=True).values[:80].tolist()
-    # In the widest gap: a candidate just at the floor could be above it in one and below it in the other.
+    # In the widest gap: a candidate near the floor could pass it in only one of the two.
     gap = max(range(40, len(ranked) - 1), key=lambda rank: ranked[rank] - ranked[rank + 1], default=None)
     chosen = 0.0 if gap is None else (ranked[gap] + ranked[gap + 1]) / 2
     return min(chosen, network.roi_heads.score_thresh)
 
 
 def run_onnx(exported, floor_constant, floor, image):
-    """What ONNX Runtime gives for an image, with another score floor inside the graph: the four outputs."""
+    """Return ONNX Runtime's four outputs for an image, with this score floor inside the graph."""
     import numpy as np
     import onnx
     import onnxruntime
@@ -351,7 +353,7 @@ def run_onnx(exported, floor_constant, floor, image):
 
 
 def find_floor(exported, floor):
-    """The constant in the graph that scores are compared with. Raises ConversionError."""
+    """Return the constant in the graph that scores are compared with. Raises ConversionError."""
     import numpy as np
     import onnx
 
@@ -359,10 +361,10 @@ def find_floor(exported, floor):
     constants = {tensor.name: tensor for tensor in exported.graph.initializer}
     constants |= {node.output[0]: node.attribute[0].t for node in nodes if node.op_type == "Constant"}
     names = [name for node in nodes if node.op_type == "Greater" for name in node.input if name in constants]
-    found = [name for name in names if onnx.numpy_helper.to_array(constants[name]).tolist() == np.float32(floor)]
-    if len(found) != 1:
-        raise ConversionError("failed", "the exported graph is not as expected", f"it has {len(found)} score floors")
-    return constants[found[0]]
+    floors = [name for name in names if onnx.numpy_helper.to_array(constants[name]).tolist() == np.float32(floor)]
+    if len(floors) != 1:
+        raise ConversionError("failed", "the exported graph is not as expected", f"it has {len(floors)} score floors")
+    return constants[floors[0]]
 
 
 def _first_line(error):
@@ -370,14 +372,14 @@ def _first_line(error):
 
 
 def machine_problem(error):
-    """What the machine has too little of, or None where the error is about something else."""
+    """Return the resource that the machine lacks, or None for an error of another cause."""
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return "memory"
     return "space on the disk" if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) else None
 
 
 def main():
-    """Read the job, do it, print the outcome."""
+    """Read the job, convert, print the outcome."""
     job = json.loads(sys.stdin.read())
     try:
         outcome = convert(job)

@@ -1,3 +1,3 @@
-"""The program inside every orch container: reads a job, predicts its shards, writes them down for the host."""
+"""The program inside every orch environment: read a job, predict its shards, write them for the host."""
 
 __version__ = "0.1.0"

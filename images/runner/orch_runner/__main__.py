@@ -1,43 +1,43 @@
-"""The guest contract of orch, version ``orch-job/1``. Host and guest meet only in the files described here.
+"""Run one job by the guest contract of orch, ``orch-job/1``. Host and guest meet only in these files.
 
     python -m orch_runner JOB.json
 
-JOB.json, written by the host before the runner starts, never changed afterwards:
+JOB.json, written by the host before the runner starts and never changed afterwards:
 
-    contract          "orch-job/1"; any other value is refused on the first line
-    run, worker       identifiers, for messages only
+    contract          "orch-job/1"; any other value is refused
+    run, worker       identifiers, only for messages
     plan              digest of the run's plan, written into every shard
     predictor         "predictor.py:Predictor": file inside paths.stack, and the class in it
     model             {"name", "task", "settings": {...}, "config": file in the sources or null,
                        "weights": {key: {"file", "sha256" or null, "package" or null}}}
-                      a file lies under paths.weights, or inside the installed package named
+                      a file lies under paths.weights, or inside the installed package
     native            {"box_order": "xyxy" | "yxyx", "class_base": int, "class_map": [category id, ...]}
                       the predictor's class c is category class_map[c - class_base]
-    device            "cpu" or "cuda"; which GPU is the host's choice, by showing one alone. With "cuda" a kernel of the
-                      stack's own framework runs before the model is loaded, or the worker fails (category device)
+    device            "cpu" or "cuda"; the host selects a GPU by making it the only visible one. With "cuda" the worker
+                      first runs a kernel of the stack's own framework, and fails (category device) if it cannot
     exif              "apply" or "ignore"
     score_threshold   instances below it are dropped; null keeps all
-    max_detections    at most so many instances per image, the best first; null keeps all
+    max_detections    the most instances kept per image, best first; null keeps all
     max_pixels        images with more pixels are refused (guards against decompression bombs)
-    batch_size        images per predict(); never more than the predictor's max_batch
+    batch_size        images per predict(), limited to the predictor's max_batch
     threads           compute threads the predictor may use
-    readers           decoding and encoding threads, each
+    readers           number of decoding threads, and of encoding threads
     attributes        number of attribute columns, 0 for none
-    image_scores      true where the task has an image-level score
-    alive_timeout     seconds; the runner leaves when paths.queue/alive was not touched for so long
-    part_every        seconds of work after which the shard at hand is kept as far as it is done
+    image_scores      true if the task has an image-level score
+    alive_timeout     seconds after the last change of paths.queue/alive until the runner exits
+    part_every        seconds between saves of the finished part of the current shard
     paths             {"data", "weights", "out", "cache", "queue", "stack",
                        "sources": {name: folder of upstream code}}
 
-The queue folder, written by the host (each file under another name, then renamed), read-only to the runner:
+The queue folder, written by the host (each file under another name, then renamed), read-only for the runner:
 
     NNNNN.json        a shard to predict: {"shard": n, "images": [{"index", "file", "path"}, ...],
                       "skip": {index: reason}, "careful": bool, "alone": [index, ...]}
-                      path is relative to paths.data; file is what the predictions call the image.
-                      skip: give up on these. careful: announce each batch before it is decoded and
-                      predicted, with nothing else under way, so that the host knows what a worker died of.
-                      alone: predict these in a batch of their own. Removed when the shard is done
-    end               nothing more will come: finish and exit 0
+                      path is relative to paths.data; file is the image's name in the predictions.
+                      skip: fail these. careful: announce each batch before it is decoded and predicted, with
+                      no other work in progress, so that the host knows what killed a worker.
+                      alone: predict each of these in a batch of its own. Removed when the shard is done
+    end               no more shards: finish and exit 0
     alive             touched by the host every few seconds
 
 The out folder, written by the runner:
@@ -47,11 +47,11 @@ The out folder, written by the runner:
                       Written under another name, fsynced, renamed.
     masks/NNNNN/IIIIIIII.png
                       task manipulation-localization: the probability per pixel of image I of shard N as 8-bit grey,
-                      round(255 p); the image's one instance is what is above the setting mask_threshold (0.5).
-                      There before the shard is.
-    NNNNN.part.npz    the first images of a shard that is not done: written every part_every seconds, and when
-                      the runner is stopped; the next runner goes on from it, in whole batches, unless it is of
-                      another plan. Removed when the shard is done
+                      round(255 p); the image's one instance is the pixels above the setting mask_threshold
+                      (0.5). Written before the shard
+    NNNNN.part.npz    the first images of an unfinished shard: written every part_every seconds and when the
+                      runner is stopped. The next runner of the same plan continues from it, in whole batches.
+                      Removed when the shard is done
 
 stdout carries one JSON object a line, each with "event", "seq" (1, 2, …) and "time" (seconds since the epoch):
 
@@ -61,18 +61,18 @@ stdout carries one JSON object a line, each with "event", "seq" (1, 2, …) and 
     shard_started     shard, images, reused (taken from a .part.npz)
     batch             shard, indices                     (careful shards only)
     image_failed      shard, index, file, error
-    progress          shard, done, total                 (a few per second at most)
-    notice            message                            (batch halved and the like)
+    progress          shard, done, total                 (at most a few per second)
+    notice            message                            (for example: batch size halved)
     shard_done        shard, images, failed, instances, seconds
-    heartbeat         rss_mb                             (every other second, from a thread of its own)
-    failure           category, message, hint or null    (the last event but bye); categories: contract,
-                      weights, load, device, output, bug, or one that the predictor's Fatal names
+    heartbeat         rss_mb                             (every two seconds, from a separate thread)
+    failure           category, message, hint or null    (followed only by bye); categories: contract,
+                      weights, load, device, output, bug, or the category of the predictor's Fatal
     bye               reason                             (always the last event)
 
-stderr is a log for people. Anything the predictor prints goes there too.
+stderr is a log; everything that the predictor prints goes there too.
 
 Exit status: 0 all shards done; 2 job refused; 3 model could not be loaded; 4 device unusable; 5 output could not
-be written; 70 a bug; 143 stopped by SIGTERM (batch finished, part written) or because the host went away.
+be written; 70 a bug; 143 stopped by SIGTERM (batch finished, part written) or because the host is gone.
 """
 
 import os
@@ -83,5 +83,5 @@ from orch_runner.worker import main
 if __name__ == "__main__":
     status = main(sys.argv[1:])
     sys.stderr.flush()
-    # All that matters is on disk. A library's own shutdown can hang, or crash and change the status.
+    # All results are on disk. A library's shutdown can hang, or crash and change the status.
     os._exit(status)

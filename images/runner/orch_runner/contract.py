@@ -1,4 +1,4 @@
-"""Reading job.json and shard files: the guest's side of the contract, checked before anything heavy is imported."""
+"""Read and check job.json and queued shards. Imports nothing heavy: a bad job is refused at once."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _Number = TypeVar("_Number", int, float)
 
 
 class JobRefused(Exception):
-    """The job cannot be understood; the message says which field is wrong."""
+    """The job is invalid; the message names the wrong field."""
 
 
 class Fatal(Exception):
-    """Ends the worker: `category` and `exit_code` as in the contract (see orch_runner.__main__)."""
+    """An error that ends the worker; `category` and `exit_code` are those of orch_runner.__main__."""
 
     def __init__(self, category: str, exit_code: int, message: str, hint: Optional[str] = None) -> None:
         super().__init__(message)
@@ -37,7 +37,7 @@ class WeightFile:
 
 
 @dataclass(frozen=True)
-class Native:
+class NativeFormat:
     """How the predictor's own output maps to the standard one."""
 
     box_order: str
@@ -46,8 +46,8 @@ class Native:
 
 
 @dataclass(frozen=True)
-class Job:
-    """job.json, checked. Field meanings are in the docstring of orch_runner.__main__."""
+class RunnerJob:
+    """The checked content of job.json; orch_runner.__main__ explains the fields."""
 
     run: str
     worker: str
@@ -58,7 +58,7 @@ class Job:
     settings: Mapping[str, Any]
     config: Optional[str]
     weights: Mapping[str, WeightFile]
-    native: Native
+    native: NativeFormat
     device: str
     exif: str
     score_threshold: Optional[float]
@@ -82,7 +82,7 @@ class Job:
 
 @dataclass(frozen=True)
 class ImageRef:
-    """One image to predict: its place in the run, its public name, and its path under paths.data."""
+    """One image to predict: its index in the run, its public name, and its path under paths.data."""
 
     index: int
     file: str
@@ -90,8 +90,8 @@ class ImageRef:
 
 
 @dataclass(frozen=True)
-class ShardOrder:
-    """A shard as the host handed it over."""
+class QueuedShard:
+    """A shard file of the queue folder."""
 
     number: int
     images: Tuple[ImageRef, ...]
@@ -100,7 +100,7 @@ class ShardOrder:
     alone: FrozenSet[int]
 
 
-def read_job(path: Path) -> Job:
+def read_job(path: Path) -> RunnerJob:
     """Read and check a job file. Raises JobRefused."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
@@ -108,18 +108,18 @@ def read_job(path: Path) -> Job:
         raise JobRefused(f"cannot read {path}: {error}") from error
     version = raw.get("contract") if isinstance(raw, dict) else None
     if version != CONTRACT:
-        raise JobRefused(f"contract {version!r} is not understood; this runner speaks {CONTRACT}")
+        raise JobRefused(f"unknown contract {version!r}; this runner reads {CONTRACT}")
     try:
-        return _job(raw)
+        return _make_job(raw)
     except KeyError as error:
-        raise JobRefused(f"{path} lacks the field {error}") from error
+        raise JobRefused(f"{path} has no field {error}") from error
     except (TypeError, ValueError, AttributeError) as error:
         raise JobRefused(f"{path} has a field of the wrong kind: {error}") from error
 
 
-def _job(raw: Dict[str, Any]) -> Job:
+def _make_job(raw: Dict[str, Any]) -> RunnerJob:
     model, paths = raw["model"], raw["paths"]
-    return Job(
+    return RunnerJob(
         run=str(raw["run"]),
         worker=str(raw["worker"]),
         plan=str(raw["plan"]),
@@ -128,20 +128,20 @@ def _job(raw: Dict[str, Any]) -> Job:
         task=str(model["task"]),
         settings=dict(model["settings"]),
         config=None if model.get("config") is None else str(model["config"]),
-        weights={key: _weight(value) for key, value in model["weights"].items()},
-        native=_native(raw["native"]),
+        weights={key: _make_weight(value) for key, value in model["weights"].items()},
+        native=_make_native(raw["native"]),
         device=str(raw["device"]),
-        exif=_choice(raw, "exif", ("apply", "ignore")),
-        score_threshold=_optional(raw, "score_threshold", float, 0.0),
-        max_detections=_optional(raw, "max_detections", int, 1),
-        max_pixels=_at_least(raw, "max_pixels", int, 1),
-        batch_size=_at_least(raw, "batch_size", int, 1),
-        threads=_at_least(raw, "threads", int, 1),
-        readers=_at_least(raw, "readers", int, 1),
-        attributes=_at_least(raw, "attributes", int, 0),
+        exif=_check_choice(raw, "exif", ("apply", "ignore")),
+        score_threshold=_check_optional(raw, "score_threshold", float, 0.0),
+        max_detections=_check_optional(raw, "max_detections", int, 1),
+        max_pixels=_check_minimum(raw, "max_pixels", int, 1),
+        batch_size=_check_minimum(raw, "batch_size", int, 1),
+        threads=_check_minimum(raw, "threads", int, 1),
+        readers=_check_minimum(raw, "readers", int, 1),
+        attributes=_check_minimum(raw, "attributes", int, 0),
         image_scores=bool(raw["image_scores"]),
-        alive_timeout=_at_least(raw, "alive_timeout", float, 0.0),
-        part_every=_at_least(raw, "part_every", float, 0.0),
+        alive_timeout=_check_minimum(raw, "alive_timeout", float, 0.0),
+        part_every=_check_minimum(raw, "part_every", float, 0.0),
         data=Path(paths["data"]),
         weights_dir=Path(paths["weights"]),
         out=Path(paths["out"]),
@@ -152,41 +152,43 @@ def _job(raw: Dict[str, Any]) -> Job:
     )
 
 
-def _weight(raw: Mapping[str, Any]) -> WeightFile:
+def _make_weight(raw: Mapping[str, Any]) -> WeightFile:
     return WeightFile(str(raw["file"]), raw["sha256"], raw["package"])
 
 
-def _native(raw: Mapping[str, Any]) -> Native:
-    order = _choice(raw, "box_order", ("xyxy", "yxyx"))
-    return Native(order, int(raw["class_base"]), tuple(int(value) for value in raw["class_map"]))
+def _make_native(raw: Mapping[str, Any]) -> NativeFormat:
+    order = _check_choice(raw, "box_order", ("xyxy", "yxyx"))
+    return NativeFormat(order, int(raw["class_base"]), tuple(int(value) for value in raw["class_map"]))
 
 
-def _choice(raw: Mapping[str, Any], name: str, allowed: Tuple[str, ...]) -> str:
+def _check_choice(raw: Mapping[str, Any], name: str, allowed: Tuple[str, ...]) -> str:
     value = raw[name]
     if value not in allowed:
         raise ValueError(f"{name} is {value!r}, not one of {', '.join(allowed)}")
     return str(value)
 
 
-def _at_least(raw: Mapping[str, Any], name: str, kind: Callable[[Any], _Number], least: _Number) -> _Number:
+def _check_minimum(raw: Mapping[str, Any], name: str, kind: Callable[[Any], _Number], minimum: _Number) -> _Number:
     value = kind(raw[name])
-    if not value >= least:
-        raise ValueError(f"{name} is {value}, must be at least {least}")
+    if not value >= minimum:
+        raise ValueError(f"{name} is {value}, must be at least {minimum}")
     return value
 
 
-def _optional(raw: Mapping[str, Any], name: str, kind: Callable[[Any], _Number], least: _Number) -> Optional[_Number]:
-    return None if raw[name] is None else _at_least(raw, name, kind, least)
+def _check_optional(
+    raw: Mapping[str, Any], name: str, kind: Callable[[Any], _Number], minimum: _Number
+) -> Optional[_Number]:
+    return None if raw[name] is None else _check_minimum(raw, name, kind, minimum)
 
 
-def read_shard_order(path: Path) -> ShardOrder:
-    """Read a shard from the queue. Raises JobRefused."""
+def read_queued_shard(path: Path) -> QueuedShard:
+    """Read and check a shard file of the queue. Raises JobRefused."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         images: List[ImageRef] = [
             ImageRef(int(image["index"]), str(image["file"]), str(image["path"])) for image in raw["images"]
         ]
-        return ShardOrder(
+        return QueuedShard(
             number=int(raw["shard"]),
             images=tuple(images),
             skip={int(index): str(reason) for index, reason in raw["skip"].items()},

@@ -1,8 +1,8 @@
-"""Reading image files into (H, W, 3) uint8 arrays by one set of rules, whatever the file's mode.
+"""Decode image files of any mode into (H, W, 3) uint8 arrays by one set of rules.
 
 Grey is repeated over three channels, alpha is dropped (not composited: cv2.imread and PIL's convert do the same),
-CMYK is converted, 16-bit grey is shifted to 8 bits, palettes are expanded, floating-point pixels are refused; of a file
-with several images the first is taken.
+CMYK is converted, 16-bit grey is shifted to 8 bits, palettes are expanded, floating-point pixels are refused; the first
+image of a file with several is used.
 """
 
 from __future__ import annotations
@@ -23,64 +23,65 @@ _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
 _Reader = Callable[[Path, PillowImage.Image], np.ndarray]
-"""Reads the pixels of an opened file, as they are stored, into (H, W, 3) uint8 RGB."""
+"""A function that reads the pixels of an opened file, as stored, into (H, W, 3) uint8 RGB."""
 
 
 class DecodeError(Exception):
-    """The file is no image that can be predicted; the message is the reason given to the user."""
+    """The file cannot be decoded; the message is the reason shown to users."""
 
 
 def decode_pillow(path: Path, exif: str, max_pixels: int) -> np.ndarray:
     """Decode `path` with Pillow into (H, W, 3) uint8 RGB. Raises DecodeError."""
-    return _decode(path, exif, max_pixels, _pillow_pixels)
+    return _decode(path, exif, max_pixels, _read_with_pillow)
 
 
 def decode_opencv(path: Path, exif: str, max_pixels: int) -> np.ndarray:
-    """Decode `path` into (H, W, 3) uint8 RGB with the pixels that cv2.imread gives of JPEGs. Raises DecodeError.
+    """Decode `path` into (H, W, 3) uint8 RGB, JPEGs with the pixels of cv2.imread. Raises DecodeError.
 
-    What can be predicted is as with Pillow, which checks the file, and reads all other kinds: there the two agree.
+    Pillow still checks each file, so both decoders accept the same files; it also reads the other formats, in which
+    both libraries give the same pixels.
     """
-    return _decode(path, exif, max_pixels, _opencv_pixels)
+    return _decode(path, exif, max_pixels, _read_with_opencv)
 
 
 def _decode(path: Path, exif: str, max_pixels: int, read: _Reader) -> np.ndarray:
-    # The runner has a limit of its own, stated to the user; Pillow's would fire first and differently.
+    # Disable Pillow's own limit: the runner checks the limit that the user has set.
     PillowImage.MAX_IMAGE_PIXELS = None
     try:
         with PillowImage.open(path) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise DecodeError(f"{width}x{height} pixels is more than the limit of {max_pixels}")
-            # Newer Pillows turn TIFFs upright while loading, whether asked or not.
-            stored = _orientation(image) if image.format == "TIFF" else 1
+            # Newer Pillow versions always apply the orientation of TIFFs while loading.
+            stored = _read_orientation(image) if image.format == "TIFF" else 1
             pixels = read(path, image)
-            left = _orientation(image)
+            remaining = _read_orientation(image)
     except DecodeError:
         raise
     except MemoryError as error:
         raise DecodeError("not enough memory to decode") from error
-    except Exception as error:  # Pillow's plugins raise nearly anything on a broken file
-        raise DecodeError(_reason(error)) from error
+    except Exception as error:  # Pillow's plugins raise errors of nearly any class on a broken file
+        raise DecodeError(_explain(error)) from error
     if not pixels.size:
         raise DecodeError("the image has no pixels")
     if exif == "apply":
-        return upright(pixels, left)
-    return pixels if left != 1 else upright(pixels, {6: 8, 8: 6}.get(stored, stored))
+        return apply_orientation(pixels, remaining)
+    return pixels if remaining != 1 else apply_orientation(pixels, {6: 8, 8: 6}.get(stored, stored))
 
 
-def _pillow_pixels(path: Path, image: PillowImage.Image) -> np.ndarray:
+def _read_with_pillow(path: Path, image: PillowImage.Image) -> np.ndarray:
     del path
     image.load()
     return _to_rgb(image)
 
 
-def _opencv_pixels(path: Path, image: PillowImage.Image) -> np.ndarray:
+def _read_with_opencv(path: Path, image: PillowImage.Image) -> np.ndarray:
     if image.format not in ("JPEG", "MPO") or image.mode not in ("L", "RGB"):
-        return _pillow_pixels(path, image)
+        return _read_with_pillow(path, image)
     import cv2
 
     width, height = image.size
-    # OpenCV fills up what is missing of a file, Pillow says so; at an eighth of the size that is quick to find out.
+    # OpenCV fills the missing part of a truncated file, Pillow raises; at an eighth of the size that check is quick.
     image.draft(image.mode, (1, 1))
     image.load()
     try:
@@ -89,13 +90,13 @@ def _opencv_pixels(path: Path, image: PillowImage.Image) -> np.ndarray:
     except cv2.error:
         pixels = None
     if pixels is None or pixels.shape != (height, width, 3):
-        with PillowImage.open(path) as again:
-            return _pillow_pixels(path, again)
+        with PillowImage.open(path) as reopened:
+            return _read_with_pillow(path, reopened)
     return np.asarray(pixels)[:, :, ::-1]
 
 
-def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Pixels (H, W, 3) turned as the EXIF orientation (1 to 8) says."""
+def apply_orientation(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Return pixels (H, W, 3) turned and mirrored by the EXIF orientation (1 to 8)."""
     if orientation >= 5:
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (3, 4, 7, 8):
@@ -105,15 +106,15 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def _orientation(image: PillowImage.Image) -> int:
+def _read_orientation(image: PillowImage.Image) -> int:
     try:
         value = int(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # broken metadata is no reason to refuse good pixels
+    except Exception:  # good pixels are usable with broken metadata
         return 1
     return value if 1 <= value <= 8 else 1
 
 
-def _reason(error: Exception) -> str:
+def _explain(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "the file does not exist (any more)"
     if isinstance(error, PermissionError):
@@ -127,29 +128,29 @@ def _to_rgb(image: PillowImage.Image) -> np.ndarray:
     if image.mode == "F":
         raise DecodeError("floating-point pixels have no defined range; convert the image to 8 bits first")
     if image.mode in _SIXTEEN_BIT:
-        return _grey(np.asarray(image).astype(np.uint16) >> 8)
+        return _repeat_grey(np.asarray(image).astype(np.uint16) >> 8)
     if image.mode == "I":
         values = np.asarray(image)
         if int(values.max(initial=0)) > 65535 or int(values.min(initial=0)) < 0:
             raise DecodeError("32-bit pixels have no defined range; convert the image to 8 bits first")
-        return _grey(values >> 8)
+        return _repeat_grey(values >> 8)
     return np.ascontiguousarray(np.asarray(image.convert("RGB")))
 
 
-def _grey(values: np.ndarray) -> np.ndarray:
+def _repeat_grey(values: np.ndarray) -> np.ndarray:
     return np.repeat(values.astype(np.uint8)[:, :, None], 3, axis=2)
 
 
 Decoder = Callable[[Path, str, int], np.ndarray]
 DECODERS: Dict[str, Decoder] = {"pillow": decode_pillow, "opencv": decode_opencv}
 MODULES = {"pillow": "PIL", "opencv": "cv2"}
-"""What each decoder imports."""
+"""The module that each decoder imports."""
 
 
 def decode(path: Path, decoder: str, color: str, exif: str, max_pixels: int) -> np.ndarray:
     """Decode `path` into a C-contiguous (H, W, 3) uint8 array in `color` order. Raises DecodeError."""
     if path.exists() and not path.is_file():
-        # Opening a pipe would wait for ever.
+        # Opening a pipe would block forever.
         raise DecodeError("not a regular file")
     pixels = DECODERS[decoder](path, exif, max_pixels)
     return np.ascontiguousarray(pixels[:, :, ::-1] if color == "BGR" else pixels)

@@ -1,4 +1,4 @@
-"""JSON events on stdout, one a line; everything else that is printed is sent to stderr."""
+"""Write JSON events to stdout, one a line; everything else that is printed goes to stderr."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _thread = threading.local()
 
 
 class Emitter:
-    """Writes events to a private copy of stdout, so that a library that prints cannot break the protocol."""
+    """Write events to a private copy of stdout, so that a library that prints cannot break the protocol."""
 
     def __init__(self, descriptor: Optional[int] = None, sequence: int = 0) -> None:
         if descriptor is None:
@@ -23,19 +23,22 @@ class Emitter:
         self._descriptor = descriptor
         self._lock = threading.Lock()
         self._sequence = sequence
-        self._over = False
+        self._is_closed = False
 
     @property
     def sequence(self) -> int:
-        """The number of the last event."""
+        """Return the number of the last event."""
         return self._sequence
 
     def emit(self, event: str, **fields: Any) -> None:
-        """Write one event; "bye" is the last. A host that no longer listens is no error: that is noticed elsewhere."""
+        """Write one event; nothing is written after "bye".
+
+        A host that no longer reads is no error here: it is detected by the file `alive`.
+        """
         with self._lock:
-            if self._over:
+            if self._is_closed:
                 return
-            self._over = event == "bye"
+            self._is_closed = event == "bye"
             self._sequence += 1
             record: Dict[str, Any] = {"event": event, "seq": self._sequence, "time": round(time.time(), 3)}
             record.update(fields)
@@ -46,24 +49,29 @@ class Emitter:
             except OSError:
                 pass
 
+    def close(self) -> None:
+        """Drop all further events."""
+        with self._lock:
+            self._is_closed = True
+
 
 def log(message: str) -> None:
-    """Write a line for people to stderr, and to the log its thread is bound to."""
+    """Write a line to stderr, and to the log that the calling thread is bound to."""
     line = f"{time.strftime('%H:%M:%S')} {message}"
     print(line, file=sys.stderr, flush=True)
     bound = bound_log()
     if bound is not None:
         try:
             print(line, file=bound, flush=True)
-        except (OSError, ValueError):  # the host took it away, or its job is over
+        except (OSError, ValueError):  # the host deleted the folder, or the job has ended
             pass
 
 
 def bind_log(stream: Optional[IO[str]]) -> None:
-    """From now on, what this thread logs goes to `stream` too: one process may serve several jobs."""
+    """Copy what the calling thread logs to `stream` from now on: one process may serve several jobs."""
     _thread.log = stream
 
 
 def bound_log() -> Optional[IO[str]]:
-    """The stream that this thread is bound to."""
+    """Return the stream that the calling thread is bound to."""
     return getattr(_thread, "log", None)

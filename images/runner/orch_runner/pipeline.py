@@ -1,4 +1,4 @@
-"""The runner's main loop: batches in, predictions finished and encoded by threads, whole shards out."""
+"""The runner's main loop: predict batches, finish predictions in threads, write whole shards."""
 
 from __future__ import annotations
 
@@ -10,188 +10,188 @@ from dataclasses import dataclass
 from typing import Any, Callable, Deque, List, Optional, Tuple
 
 from orch_runner import probability
-from orch_runner.contract import Fatal, ImageRef, Job
+from orch_runner.batches import Batch, BatchStream, Shard
+from orch_runner.contract import Fatal, ImageRef, RunnerJob
 from orch_runner.decode import DecodeError
 from orch_runner.events import Emitter, bind_log, bound_log, log
-from orch_runner.intake import Batch, Intake, Shard
 from orch_runner.predictor import Image, Predictor
-from orch_runner.rows import Row, failed_row, make_row
-from orch_runner.shardfile import remove_part, write_rows
+from orch_runner.shard_file import remove_part, write_rows
+from orch_runner.shard_rows import ShardRow, make_failed_row, make_row
 
 PROGRESS_SECONDS = 0.2
 
-# What a stack may raise on an image. Upstream code that calls sys.exit() is no reason to leave.
+# What a stack may raise on an image. Upstream code that calls sys.exit() must not end the worker.
 FAILURES = (Exception, SystemExit)
 
 
 @dataclass
 class _Failure:
-    """What is kept of an exception: holding on to the exception itself would keep its frames' tensors alive."""
+    """The facts of an exception; keeping the exception itself would keep its frames' tensors alive."""
 
     reason: str
-    out_of_memory: bool
+    is_out_of_memory: bool
 
 
-Ready = Tuple[int, ImageRef, Image]
+DecodedImage = Tuple[int, ImageRef, Image]
+"""The position of an image in its shard, the image, and its pixels."""
 
 
 class Pipeline:
-    """Predicts shard after shard; one image's failure costs that image alone."""
+    """Predict shard after shard; a failing image costs no other image."""
 
-    def __init__(self, job: Job, predictor: Predictor, emitter: Emitter, batch_size: int) -> None:
+    def __init__(self, job: RunnerJob, predictor: Predictor, emitter: Emitter, batch_size: int) -> None:
         self._job, self._predictor, self._emitter = job, predictor, emitter
-        self._limit = batch_size
+        self._batch_limit = batch_size
         self._finishers = ThreadPoolExecutor(job.readers, "finish", initializer=bind_log, initargs=(bound_log(),))
-        self._inflight: Deque[Tuple[Shard, int, ImageRef, "Future[Row]"]] = deque()
+        self._pending: Deque[Tuple[Shard, int, ImageRef, "Future[ShardRow]"]] = deque()
         self._open: List[Shard] = []
-        self._announced = 0.0
-        self._kept = time.monotonic()
+        self._progress_at = 0.0
+        self._parts_at = time.monotonic()
 
-    def run(self, intake: Intake, stopping: Callable[[], bool]) -> None:
-        """Work until the intake ends; however it ends, unfinished shards are left as parts."""
+    def run(self, batches: BatchStream, is_stopping: Callable[[], bool]) -> None:
+        """Work until the stream ends; however it ends, unfinished shards are saved as parts."""
         try:
-            for item in intake.stream(stopping):
+            for item in batches.read(is_stopping):
                 if item is None:
-                    self._settle(0)
+                    self._collect(0)
                 elif isinstance(item, Shard):
                     self._begin(item)
                 else:
                     self._predict(item)
-                    self._settle(2 * self._limit + self._job.readers)
-                    self._keep_parts_now_and_then()
-            self._settle(0)
+                    self._collect(2 * self._batch_limit + self._job.readers)
+                    self._save_parts_if_due()
+            self._collect(0)
         except BaseException:
-            self._rescue()
+            self._save_before_failing()
             raise
-        self._keep_parts()
+        self._save_parts()
 
     def close(self) -> None:
         """Release the threads."""
         self._finishers.shutdown(wait=False)
 
-    def _rescue(self) -> None:
-        """Keep what can be kept while a failure is on its way out."""
+    def _save_before_failing(self) -> None:
+        """Save what is finished while an exception propagates; log the errors of that."""
         try:
-            self._settle(0)
+            self._collect(0)
         except Exception as error:
-            log(f"lost the images under way: {error!r}")
+            log(f"lost the pending images: {error!r}")
         try:
-            self._keep_parts()
+            self._save_parts()
         except Exception as error:
-            log(f"could not keep the images done: {error!r}")
+            log(f"cannot save the finished images: {error!r}")
 
-    def _keep_parts(self) -> None:
+    def _save_parts(self) -> None:
         for shard in self._open:
-            rows = shard.prefix()
-            if len(rows) > shard.kept:
+            rows = shard.leading_rows()
+            if len(rows) > shard.saved:
                 write_rows(self._job, shard.number, rows, part=True)
-                shard.kept = len(rows)
-                log(f"shard {shard.number}: kept {len(rows)} of {len(shard.order.images)} images")
+                shard.saved = len(rows)
+                log(f"shard {shard.number}: saved {len(rows)} of {len(shard.queued.images)} images")
 
-    def _keep_parts_now_and_then(self) -> None:
-        """So that a worker which is killed costs the work of a minute, not that of a large shard."""
+    def _save_parts_if_due(self) -> None:
+        """Save parts every `part_every` seconds, so that a killed worker loses no more work than that."""
         now = time.monotonic()
-        if now - self._kept >= self._job.part_every:
-            self._kept = now
-            self._keep_parts()
+        if now - self._parts_at >= self._job.part_every:
+            self._parts_at = now
+            self._save_parts()
 
     def _begin(self, shard: Shard) -> None:
         shard.started = time.monotonic()
         self._open.append(shard)
-        self._emitter.emit("shard_started", shard=shard.number, images=len(shard.order.images), reused=shard.reused)
-        for position, ref in enumerate(shard.order.images):
-            if ref.index in shard.order.skip and position not in shard.rows:
-                self._fail(shard, position, ref, shard.order.skip[ref.index])
+        self._emitter.emit("shard_started", shard=shard.number, images=len(shard.queued.images), reused=shard.reused)
+        for position, ref in enumerate(shard.queued.images):
+            if ref.index in shard.queued.skip and position not in shard.rows:
+                self._fail(shard, position, ref, shard.queued.skip[ref.index])
         self._finish_shard_if_complete(shard)
 
     def _predict(self, batch: Batch) -> None:
         shard = batch.shard
-        if shard.order.careful:
-            # Earlier images must be out of the way before these are said to be the ones at work.
-            self._settle(0)
-            indices = [ref.index for _, ref in batch.places]
-            self._emitter.emit("batch", shard=shard.number, indices=indices)
-        ready: List[Ready] = []
-        for (position, ref), decoded in zip(batch.places, batch.decoded()):
+        if shard.queued.careful:
+            # Earlier images must be finished before this batch is announced as the only work in progress.
+            self._collect(0)
+            self._emitter.emit("batch", shard=shard.number, indices=[ref.index for _, ref in batch.images])
+        waiting: List[DecodedImage] = []
+        for (position, ref), decoded in zip(batch.images, batch.decoded()):
             if isinstance(decoded, DecodeError):
                 self._fail(shard, position, ref, str(decoded))
             else:
-                ready.append((position, ref, Image(ref.file, decoded)))
-        while ready:
-            some, ready = ready[: self._limit], ready[self._limit :]
-            failure = self._attempt(shard, some)
+                waiting.append((position, ref, Image(ref.file, decoded)))
+        while waiting:
+            images, waiting = waiting[: self._batch_limit], waiting[self._batch_limit :]
+            failure = self._try_predict(shard, images)
             if failure is None:
                 continue
-            if failure.out_of_memory and len(some) > 1:
-                self._limit = len(some) // 2
-                self._emitter.emit("notice", message=f"out of memory: batches of {self._limit} from now on")
-                ready = some + ready
+            if failure.is_out_of_memory and len(images) > 1:
+                self._batch_limit = len(images) // 2
+                self._emitter.emit("notice", message=f"out of memory: batches of {self._batch_limit} from now on")
+                waiting = images + waiting
             else:
-                self._isolate(shard, some, failure)
+                self._isolate_failure(shard, images, failure)
         self._finish_shard_if_complete(shard)
 
-    def _attempt(self, shard: Shard, some: List[Ready]) -> Optional[_Failure]:
-        """Predict images together; None if that went well. Raises Fatal when the device is lost."""
+    def _try_predict(self, shard: Shard, images: List[DecodedImage]) -> Optional[_Failure]:
+        """Predict images together; return the failure, if any. Raises Fatal when the device is lost."""
         try:
-            raws = self._predictor.predict([image for _, _, image in some])
-            if len(raws) != len(some):
-                raise ValueError(f"the predictor gave {len(raws)} results for {len(some)} images")
+            raws = self._predictor.predict([image for _, _, image in images])
+            if len(raws) != len(images):
+                raise ValueError(f"the predictor gave {len(raws)} results for {len(images)} images")
         except FAILURES as error:  # whatever a model raises on an image must not cost the other images
-            _check_device(error)
-            log(f"{', '.join(ref.file for _, ref, _ in some)}:\n{traceback.format_exc()}")
-            return _Failure(_describe(error), out_of_memory(error))
-        for (position, ref, image), raw in zip(some, raws):
+            _raise_if_device_lost(error)
+            log(f"{', '.join(ref.file for _, ref, _ in images)}:\n{traceback.format_exc()}")
+            return _Failure(_describe(error), is_out_of_memory(error))
+        for (position, ref, image), raw in zip(images, raws):
             future = self._finishers.submit(self._finish, shard.number, ref, image, raw)
-            self._inflight.append((shard, position, ref, future))
+            self._pending.append((shard, position, ref, future))
         return None
 
-    def _isolate(self, shard: Shard, some: List[Ready], failure: _Failure) -> None:
-        """Find out which images of a failed batch are to blame by predicting each alone."""
-        for item in some:
-            alone: Optional[_Failure] = failure if len(some) == 1 else self._attempt(shard, [item])
+    def _isolate_failure(self, shard: Shard, images: List[DecodedImage], failure: _Failure) -> None:
+        """Predict each image of a failed batch alone, so that only those that cause the failure fail."""
+        for item in images:
+            alone: Optional[_Failure] = failure if len(images) == 1 else self._try_predict(shard, [item])
             if alone is not None:
                 position, ref, image = item
                 self._fail(shard, position, ref, alone.reason, image)
 
-    def _finish(self, shard: int, ref: ImageRef, image: Image, raw: Any) -> Row:
+    def _finish(self, shard: int, ref: ImageRef, image: Image, raw: Any) -> ShardRow:
         size = _size(image)
         try:
             prediction = self._predictor.finish(raw, image)
             if self._job.task == probability.TASK:
-                pixels = probability.checked(prediction.probability, *size)
-                prediction = probability.as_instance(self._job, prediction, pixels)
+                pixels = probability.check_probability(prediction.probability, *size)
+                prediction = probability.make_instance(self._job, prediction, pixels)
                 probability.write_picture(self._job, shard, ref.index, pixels)
             return make_row(self._job, ref.file, size, prediction)
-        except FAILURES as error:  # as in _attempt
-            _check_device(error)
+        except FAILURES as error:  # as in _try_predict
+            _raise_if_device_lost(error)
             log(f"{ref.file}:\n{traceback.format_exc()}")
-            return failed_row(ref.file, _describe(error), size)
+            return make_failed_row(ref.file, _describe(error), size)
 
-    def _settle(self, most: int) -> None:
-        """Collect finished rows until at most `most` are under way."""
-        while len(self._inflight) > most or (self._inflight and self._inflight[0][3].done()):
-            shard, position, ref, future = self._inflight.popleft()
+    def _collect(self, limit: int) -> None:
+        """Store finished rows, in order; wait until at most `limit` are pending."""
+        while len(self._pending) > limit or (self._pending and self._pending[0][3].done()):
+            shard, position, ref, future = self._pending.popleft()
             self._store(shard, position, ref, future.result())
             self._finish_shard_if_complete(shard)
 
     def _fail(self, shard: Shard, position: int, ref: ImageRef, reason: str, image: Optional[Image] = None) -> None:
         size = (0, 0) if image is None else _size(image)
-        self._store(shard, position, ref, failed_row(ref.file, reason, size))
+        self._store(shard, position, ref, make_failed_row(ref.file, reason, size))
 
-    def _store(self, shard: Shard, position: int, ref: ImageRef, row: Row) -> None:
+    def _store(self, shard: Shard, position: int, ref: ImageRef, row: ShardRow) -> None:
         shard.rows[position] = row
         if row.error:
             self._emitter.emit("image_failed", shard=shard.number, index=ref.index, file=ref.file, error=row.error)
         now = time.monotonic()
-        if now - self._announced > PROGRESS_SECONDS:
-            self._announced = now
-            total = len(shard.order.images)
+        if now - self._progress_at > PROGRESS_SECONDS:
+            self._progress_at = now
+            total = len(shard.queued.images)
             self._emitter.emit("progress", shard=shard.number, done=len(shard.rows), total=total)
 
     def _finish_shard_if_complete(self, shard: Shard) -> None:
-        if not shard.complete or shard not in self._open:
+        if not shard.is_complete or shard not in self._open:
             return
-        rows = shard.prefix()
+        rows = shard.leading_rows()
         write_rows(self._job, shard.number, rows)
         remove_part(self._job, shard.number)
         self._open.remove(shard)
@@ -213,19 +213,19 @@ def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether a library says that the device's memory, or the machine's, is full."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error means that the memory of the device or machine is full."""
     name, text = type(error).__name__, str(error).lower()
     signs = ("out of memory", "oom when", "alloc_failed", "failed to allocate memory", "bad_alloc")
-    named = isinstance(error, MemoryError) or "OutOfMemory" in name or "ResourceExhausted" in name
-    return named or any(sign in text for sign in signs)
+    is_memory_error = isinstance(error, MemoryError) or "OutOfMemory" in name or "ResourceExhausted" in name
+    return is_memory_error or any(sign in text for sign in signs)
 
 
-def _check_device(error: BaseException) -> None:
-    """Raises Fatal for errors after which no further kernel runs in this process."""
+def _raise_if_device_lost(error: BaseException) -> None:
+    """Raise Fatal for errors after which no further kernel runs in this process."""
     text = str(error)
     sticky = ("CUDA error", "CUDA failure", "device-side assert", "cudaErrorIllegalAddress", "CUDNN_STATUS_EXECUTION")
     if isinstance(error, Fatal):
         raise error
-    if any(sign in text for sign in sticky) and not out_of_memory(error):
+    if any(sign in text for sign in sticky) and not is_out_of_memory(error):
         raise Fatal("device", 4, f"the device failed: {text}") from error

@@ -1,4 +1,4 @@
-"""What a stack writes: one Predictor class. Everything else (decoding, batching, encoding, files) is the runner's."""
+"""The base class and the values of a stack's predictor; the runner does everything else."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass
 class Image:
-    """A decoded image: `pixels` is (H, W, 3) uint8, C-contiguous, in the colour order the predictor asked for."""
+    """A decoded image: `pixels` is (H, W, 3) uint8, C-contiguous, in the predictor's `color` order."""
 
     file: str
     pixels: np.ndarray
@@ -21,7 +21,7 @@ class Model:
     """What to load: absolute paths of weights and sources by key, validated settings, threads.
 
     `digests` are the weights' sha256 where known; `config` is upstream's configuration file inside its sources.
-    The runner applies `score_threshold` itself: it is here for predictors that save work by knowing it.
+    The runner applies `score_threshold` itself; a predictor may use it to save work.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Model:
 
 @dataclass
 class CropMask:
-    """A mask given by its crop: `pixels` (h, w) bool with its upper left corner at column `x`, row `y` of the image."""
+    """A mask as a crop: `pixels` (h, w) bool, its upper left corner at column `x`, row `y` of the image."""
 
     x: int
     y: int
@@ -49,10 +49,10 @@ Masks = Union[np.ndarray, Sequence[Union[CropMask, Dict[str, Any]]]]
 
 @dataclass
 class Prediction:
-    """The instances of one image, in the stack's native box order and class numbering (stack.yaml maps both).
+    """The instances of one image, in the box order and class numbering that stack.yaml declares.
 
     A model that gives a probability per pixel (task manipulation-localization) sets `probability`, (H, W) in [0, 1] at
-    the given image's size, and leaves the instances to the runner. Else:
+    the given image's size, and the runner makes the instances. Otherwise:
     boxes (n, 4) float in pixels of the given image, exclusive right and lower edges; classes (n,) int; scores (n,)
     in [0, 1], any order; masks: (n, H, W) bool, or n CropMask, or n COCO compressed RLE dicts, or None;
     attributes (n, A) float; image_score in [0, 1].
@@ -68,37 +68,37 @@ class Prediction:
 
 
 class Predictor:
-    """Base class of every stack's predictor; `color`, `decoder` and `max_batch` say what it wants to be given."""
+    """Base class of every stack's predictor; its attributes define what predict() receives."""
 
     color: str = "RGB"
     """Channel order of Image.pixels: "RGB" or "BGR"."""
     decoder: str = "pillow"
-    """The library that decodes, where pixels would differ: a key of orch_runner.decode.DECODERS."""
+    """The library whose pixels the model expects: a key of orch_runner.decode.DECODERS."""
     max_batch: int = 1
-    """The most images one predict() takes."""
+    """The largest number of images per predict()."""
     framework: str = ""
-    """What runs on the GPU: "torch", "tensorflow" or "onnxruntime"; "": those of them that are installed."""
+    """The library that runs on the GPU: "torch", "tensorflow" or "onnxruntime"; "": all of them that are installed."""
 
     def probe(self) -> Any:
-        """Run a kernel on the GPU before anything is loaded onto it: its name. Raise Fatal where that fails.
+        """Run a kernel on the GPU before the model is loaded; return the GPU's name. Raises Fatal.
 
-        Called for the device "cuda" alone. A stack with a framework of another kind writes its own.
+        Called only for the device "cuda". Override it for a framework that is not listed above.
         """
-        from orch_runner.probe import probe
+        from orch_runner.gpu.probe import probe
 
         return probe(self.framework)
 
     @staticmethod
     def make_random_weights(model: Model, folder: str, seed: int = 0) -> None:
-        """Write files of the names stack.yaml gives `model`'s weights into `folder`: random, of the right architecture.
+        """Write random weights of `model`'s architecture into `folder`, under the file names of stack.yaml.
 
-        For `orch selftest`, where the published weights are not at hand; they should lead to a few detections.
-        `model` says name, settings and sources; it has no weights.
+        For `orch selftest` without the published weights; the weights should lead to a few detections.
+        `model` has name, settings and sources, but no weights.
         """
         raise NotImplementedError("this stack cannot make random weights")
 
     def load(self, model: Model, device: str) -> None:
-        """Load `model` on `device` ("cpu" or "cuda"); raise rather than fall back to another device."""
+        """Load `model` on `device` ("cpu" or "cuda"); raise an error instead of using another device."""
         raise NotImplementedError
 
     def predict(self, images: List[Image]) -> List[Any]:
@@ -106,6 +106,6 @@ class Predictor:
         raise NotImplementedError
 
     def finish(self, raw: Any, image: Image) -> Prediction:
-        """Turn a raw result into a Prediction; runs in the runner's threads while the next batch is predicted."""
+        """Turn a raw result into a Prediction; called in threads while the next batch is predicted."""
         del image
         return raw  # type: ignore[no-any-return]

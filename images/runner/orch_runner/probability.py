@@ -1,27 +1,27 @@
-"""What becomes of a probability per pixel: an 8-bit PNG, and the region above the threshold as one instance."""
+"""Turn a probability per pixel into an 8-bit PNG and one instance, the region above the threshold."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image as PillowImage
 
-from orch_runner.contract import Job
+from orch_runner.contract import RunnerJob
+from orch_runner.files import open_replacement
 from orch_runner.predictor import CropMask, Prediction
-from orch_runner.shardfile import output_refused
+from orch_runner.shard_file import output_error
 
 TASK = "manipulation-localization"
 THRESHOLD_SETTING = "mask_threshold"
 DEFAULT_THRESHOLD = 0.5
 FOLDER = "masks"
-# Level 6, Pillow's own, takes five times as long for files a tenth smaller.
+# Pillow's default, 6, takes five times as long for files a tenth smaller.
 _COMPRESSION = 1
 
 
-def checked(probability: object, height: int, width: int) -> np.ndarray:
-    """The probability as (height, width) float32. Raises ValueError where it is none of the image's pixels."""
+def check_probability(probability: object, height: int, width: int) -> np.ndarray:
+    """Return the probability as (height, width) float32. Raises ValueError for another shape or range."""
     values = np.asarray(probability, np.float32)
     if values.shape != (height, width):
         raise ValueError(f"the predictor gave a probability of shape {values.shape} for an image of {(height, width)}")
@@ -30,10 +30,10 @@ def checked(probability: object, height: int, width: int) -> np.ndarray:
     return values
 
 
-def as_instance(job: Job, prediction: Prediction, probability: np.ndarray) -> Prediction:
-    """The pixels above the threshold as the one instance of the image, none where there is no such pixel.
+def make_instance(job: RunnerJob, prediction: Prediction, probability: np.ndarray) -> Prediction:
+    """Return a Prediction whose only instance is the pixels above the threshold, if there are any.
 
-    Its score is the highest probability, its class the first of the stack's.
+    The instance's score is the highest probability, its class the first of the stack.
     """
     above = probability > float(job.settings.get(THRESHOLD_SETTING, DEFAULT_THRESHOLD))
     rows, columns = np.flatnonzero(above.any(axis=1)), np.flatnonzero(above.any(axis=0))
@@ -52,21 +52,17 @@ def as_instance(job: Job, prediction: Prediction, probability: np.ndarray) -> Pr
 
 
 def picture_path(out: Path, shard: int, index: int) -> Path:
-    """Where the picture of image `index` is written: by numbers, for names are the host's affair."""
+    """Return the path of the picture of image `index`; numbers, because only the host handles names."""
     return out / FOLDER / f"{shard:05d}" / f"{index:08d}.png"
 
 
-def write_picture(job: Job, shard: int, index: int, probability: np.ndarray) -> None:
-    """Write the probability as 8-bit grey, round(255 p). Raises Fatal("output") when the disk refuses."""
+def write_picture(job: RunnerJob, shard: int, index: int, probability: np.ndarray) -> None:
+    """Write the probability as 8-bit grey, round(255 p). Raises Fatal("output") when it cannot be written."""
     target = picture_path(job.out, shard, index)
-    aside = target.with_name(f".{target.stem}.{job.worker}.tmp")
     grey = np.rint(probability * np.float32(255)).astype(np.uint8)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as stream:
+        with open_replacement(target) as stream:
             PillowImage.fromarray(grey).save(stream, "PNG", compress_level=_COMPRESSION)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(aside, target)
     except OSError as error:
-        raise output_refused(str(target.relative_to(job.out)), error) from error
+        raise output_error(str(target.relative_to(job.out)), error) from error

@@ -1,4 +1,4 @@
-"""COCO run-length encoding of masks from their crops, without ever drawing the full-size mask.
+"""Encode masks as COCO run lengths from their crops, without drawing the full-size mask.
 
 Run lengths of the crop are computed with numpy and handed to pycocotools for compression: the bytes are those of
 `pycocotools.mask.encode` on the full mask, at a fraction of the work for small instances in large images.
@@ -15,7 +15,7 @@ from orch_runner.predictor import CropMask, Masks
 
 
 def crop_runs(crop: np.ndarray, x: int, y: int, height: int, width: int) -> np.ndarray:
-    """Uncompressed column-major run lengths (n,) uint32, background first, of a (h, w) bool crop of a larger mask."""
+    """Return column-major run lengths (n,) uint32, background first, of a (h, w) bool crop of a mask."""
     if crop.ndim != 2:
         raise ValueError(f"a mask of shape {crop.shape}, expected (h, w)")
     crop_height, crop_width = crop.shape
@@ -23,8 +23,8 @@ def crop_runs(crop: np.ndarray, x: int, y: int, height: int, width: int) -> np.n
         raise ValueError(f"a {crop_width}x{crop_height} mask at ({x}, {y}) leaves the {width}x{height} image")
     if not crop.size:
         return np.array([height * width], np.uint32)
-    # Where a pixel differs from the one above it; all of it in the crop's own row-major order, which is far quicker
-    # than to go through memory column by column.
+    # Find pixels that differ from the one above, in the crop's row-major order: much faster than reading memory
+    # column by column.
     steps = np.empty((crop_height + 1, crop_width), bool)
     steps[0], steps[-1] = crop[0], crop[-1]
     np.not_equal(crop[1:], crop[:-1], out=steps[1:-1])
@@ -32,14 +32,14 @@ def crop_runs(crop: np.ndarray, x: int, y: int, height: int, width: int) -> np.n
 
 
 def runs_of_steps(steps: np.ndarray, crop_width: int, x: int, y: int, height: int, width: int) -> np.ndarray:
-    """Run lengths as of `crop_runs` from where a crop's pixels differ from the ones above them.
+    """Return run lengths as `crop_runs` does, from the pixels that differ from the one above.
 
-    `steps` are row-major positions, ascending, in a (h + 1, w) grid; above the crop and below it is background.
+    `steps` are ascending row-major positions in a (h + 1, w) grid; above and below the crop is background.
     """
     rows, columns = np.divmod(steps, crop_width)
     edges = (columns + x) * height + (rows + y)
     edges.sort()
-    # A run that reaches the bottom of the image goes on at the top of the next column.
+    # A run that reaches the bottom of the image continues at the top of the next column.
     joints = np.flatnonzero(edges[1:] == edges[:-1])
     if len(joints):
         edges = np.delete(edges, np.concatenate((joints, joints + 1)))
@@ -50,17 +50,17 @@ def runs_of_steps(steps: np.ndarray, crop_width: int, x: int, y: int, height: in
 
 
 def encode_crop(mask: CropMask, height: int, width: int) -> bytes:
-    """COCO compressed RLE counts of a crop inside a height x width mask."""
-    return compress(crop_runs(_as_bool(mask.pixels), mask.x, mask.y, height, width), height, width)
+    """Return the COCO compressed RLE counts of a crop inside a height x width mask."""
+    return compress(crop_runs(_convert_to_bool(mask.pixels), mask.x, mask.y, height, width), height, width)
 
 
 def compress(runs: np.ndarray, height: int, width: int) -> bytes:
-    """COCO compressed RLE counts of run lengths."""
+    """Return the COCO compressed RLE counts of run lengths."""
     encoded = coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width)
     return bytes(encoded["counts"])
 
 
-def _as_bool(pixels: Any) -> np.ndarray:
+def _convert_to_bool(pixels: Any) -> np.ndarray:
     array = np.asarray(pixels)
     if array.dtype.kind not in "bui":
         raise ValueError(f"a mask of {array.dtype}, expected bool")
@@ -68,7 +68,7 @@ def _as_bool(pixels: Any) -> np.ndarray:
 
 
 def encode_full(mask: np.ndarray) -> bytes:
-    """COCO compressed RLE counts of a full (H, W) mask; only its bounding box is worked on."""
+    """Return the COCO compressed RLE counts of a full (H, W) mask, computed in its bounding box."""
     height, width = mask.shape
     rows = np.flatnonzero(mask.any(axis=1))
     columns = np.flatnonzero(mask.any(axis=0))
@@ -79,7 +79,7 @@ def encode_full(mask: np.ndarray) -> bytes:
 
 
 def encode_mask(mask: Union[np.ndarray, CropMask, Dict[str, Any]], height: int, width: int) -> bytes:
-    """Counts of one mask in any of the forms a Prediction may hold. Raises ValueError where sizes disagree."""
+    """Return the counts of a mask of any form in a Prediction. Raises ValueError if sizes differ."""
     if isinstance(mask, CropMask):
         return encode_crop(mask, height, width)
     if isinstance(mask, dict):
@@ -92,12 +92,12 @@ def encode_mask(mask: Union[np.ndarray, CropMask, Dict[str, Any]], height: int, 
         if sum(runs) != height * width or min(runs, default=0) < 0:
             raise ValueError(f"run lengths that do not add up to the image's {height * width} pixels")
         return compress(np.array(runs, np.uint32), height, width)
-    pixels = _as_bool(mask)
+    pixels = _convert_to_bool(mask)
     if pixels.shape != (height, width):
         raise ValueError(f"a mask of shape {pixels.shape} for an image of ({height}, {width})")
     return encode_full(pixels)
 
 
 def encode_masks(masks: Masks, order: np.ndarray, height: int, width: int) -> List[bytes]:
-    """Counts of `masks` in the given order of indices."""
+    """Return the counts of the masks with these indices, in their order."""
     return [encode_mask(masks[int(index)], height, width) for index in order]

@@ -116,7 +116,7 @@ def _add_labels(engine: Engine, tag: str, image: str, report: Report) -> str:
 
 
 def read_inside(engine: Engine, image: str) -> GpuCode:
-    """Run orch_runner.binaries in an image. Raises ValueError, or what the engine's SDK raises."""
+    """Run orch_runner.gpu.binaries in an image. Raises ValueError, or what the engine's SDK raises."""
     answer = engine.client.containers.run(
         image, ["python", "-m", MODULE], remove=True, network_mode="none", read_only=True, cap_drop=["ALL"],
         security_opt=["no-new-privileges"], environment={"NVIDIA_VISIBLE_DEVICES": "void"}, stderr=False,

@@ -21,7 +21,7 @@ sys.path[:0] = [STACK, RUNNER]
 
 from graphs import cut_graph  # type: ignore[import-not-found]  # noqa: E402
 from orch_runner import predictor as runner  # noqa: E402
-from orch_runner.onnx_session import open_session  # noqa: E402
+from orch_runner.helpers.onnx_session import open_session  # noqa: E402
 from orch_runner.rle import encode_masks  # noqa: E402
 from paste import THRESHOLD, Paster  # type: ignore[import-not-found]  # noqa: E402
 from predictor import Predictor  # type: ignore[import-not-found]  # noqa: E402

@@ -1,4 +1,4 @@
-"""Turning decoded pixels upright, by the EXIF standard's own words for each orientation; and OpenCV's pixels."""
+"""EXIF orientations by the standard's own words for each; and OpenCV's pixels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from orch_runner.decode import DecodeError, decode, decode_opencv, decode_pillow, upright
+from orch_runner.decode import DecodeError, apply_orientation, decode, decode_opencv, decode_pillow
 from PIL import Image, ImageOps
 
 LIMIT = 1_000_000
@@ -26,7 +26,7 @@ def test_every_orientation_is_turned_as_pillow_does(orientation: int) -> None:
     pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
     image = Image.fromarray(pixels)
     image.getexif()[0x0112] = orientation
-    turned = upright(pixels, orientation)
+    turned = apply_orientation(pixels, orientation)
     assert np.array_equal(turned, np.asarray(ImageOps.exif_transpose(image)))
     assert turned.flags.c_contiguous
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from orch_runner.fatbin import covered, read
+from orch_runner.gpu.fatbin import read_fatbins, summarize_architectures
 
 from tests.fatbins import NATIVE, PTX, Entry, elf, fatbin
 
@@ -31,9 +31,9 @@ def test_every_fat_binary_of_a_section_is_read(tmp_path: Path) -> None:
     both = [(NATIVE, 80), (PTX, 80), (NATIVE, 86)]
     padded = fatbin(*TORCH) + b"\0" * 8 + fatbin(*both, payload=4096) + b"\0" * 24
     file = write(tmp_path / "a.so", elf({".text": b"\x50\xed\x55\xba", ".nv_fatbin": padded, ".data": b"x" * 99}))
-    assert read(file) == [sets(*TORCH), sets(*both)]
+    assert read_fatbins(file) == [sets(*TORCH), sets(*both)]
     linked = write(tmp_path / "b.so", elf({"__nv_relfatbin": fatbin(*both), ".nv_fatbin": fatbin((NATIVE, 75))}))
-    assert read(linked) == [sets(*both), sets((NATIVE, 75))]
+    assert read_fatbins(linked) == [sets(*both), sets((NATIVE, 75))]
 
 
 @pytest.mark.parametrize(
@@ -45,31 +45,31 @@ def test_every_fat_binary_of_a_section_is_read(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_files_without_device_code_have_none(tmp_path: Path, content: bytes) -> None:
-    assert read(write(tmp_path / "a.so", content)) == []
+    assert read_fatbins(write(tmp_path / "a.so", content)) == []
 
 
 def test_a_fat_binary_that_lies_about_its_length_ends_where_its_section_does(tmp_path: Path) -> None:
     long = bytearray(fatbin(*TORCH))
     struct.pack_into("<Q", long, 8, 1 << 40)
-    assert read(write(tmp_path / "a.so", elf({".nv_fatbin": bytes(long)}))) == [sets(*TORCH)]
+    assert read_fatbins(write(tmp_path / "a.so", elf({".nv_fatbin": bytes(long)}))) == [sets(*TORCH)]
     endless = bytearray(fatbin(*TORCH))
     struct.pack_into("<I", endless, 16 + 4, 0)  # an entry whose header has no length
-    assert len(read(write(tmp_path / "b.so", elf({".nv_fatbin": bytes(endless)})))) == 1
+    assert len(read_fatbins(write(tmp_path / "b.so", elf({".nv_fatbin": bytes(endless)})))) == 1
 
 
 def test_what_most_of_the_code_runs_on_counts() -> None:
     own, linked_in = sets(*TORCH), sets((NATIVE, 35), (NATIVE, 50), (NATIVE, 75), (PTX, 75))
-    assert covered([own] * 3 + [linked_in] * 2) == ([37, 50, 70, 75], [])
-    assert covered([own] * 2 + [linked_in] * 3) == ([35, 37, 50, 75], [75])
-    assert covered([sets((NATIVE, 80), (PTX, 80))]) == ([80], [80])
-    assert covered([sets((PTX, 52))]) == ([], [52])
-    assert covered([]) == ([], [])
+    assert summarize_architectures([own] * 3 + [linked_in] * 2) == ([37, 50, 70, 75], [])
+    assert summarize_architectures([own] * 2 + [linked_in] * 3) == ([35, 37, 50, 75], [75])
+    assert summarize_architectures([sets((NATIVE, 80), (PTX, 80))]) == ([80], [80])
+    assert summarize_architectures([sets((PTX, 52))]) == ([], [52])
+    assert summarize_architectures([]) == ([], [])
 
 
 def describe(site: Path) -> dict[str, object]:
-    """What orch_runner.binaries prints where `site` has the packages."""
+    """What orch_runner.gpu.binaries prints where `site` has the packages."""
     code = f"import sys; sys.path[:0] = [{str(RUNNER)!r}, {str(site)!r}]; " \
-           "import runpy; runpy.run_module('orch_runner.binaries', run_name='__main__')"  # fmt: skip
+           "import runpy; runpy.run_module('orch_runner.gpu.binaries', run_name='__main__')"  # fmt: skip
     done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True, timeout=60)
     document: dict[str, object] = json.loads(done.stdout)
     return document

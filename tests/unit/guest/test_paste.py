@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
-from orch_runner.paste import paste_masks
+from orch_runner.helpers.paste import paste_masks
 from orch_runner.predictor import CropMask
 
 Pixels = NDArray[np.float32]

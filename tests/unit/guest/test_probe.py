@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from orch_runner import driver, probe
 from orch_runner.contract import Fatal
+from orch_runner.gpu import cuda_driver, probe
 
-H100 = driver.Shown("NVIDIA H100 80GB HBM3", "9.0", "12.2")
+H100 = cuda_driver.CudaGpu("NVIDIA H100 80GB HBM3", "9.0", "12.2")
 ON = "the GPU NVIDIA H100 80GB HBM3 (compute capability 9.0, driver for CUDA 12.2)"
 
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "find", lambda: H100)
+    monkeypatch.setattr(cuda_driver, "query_gpu", lambda: H100)
 
 
 class Cuda:
@@ -43,32 +43,32 @@ class Cuda:
 
 
 def test_the_driver_names_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver.ctypes, "CDLL", lambda _: Cuda())
-    assert driver.find() == H100
+    monkeypatch.setattr(cuda_driver.ctypes, "CDLL", lambda _: Cuda())
+    assert cuda_driver.query_gpu() == H100
     assert str(H100) in ON
 
 
 @pytest.mark.parametrize(
     ("codes", "said"),
     [
-        ({"cuInit": 100}, "cuInit ends with 100: no GPU is shown to this worker"),
-        ({"cuInit": 803}, "cuInit ends with 803: the driver's library and its kernel module are of different versions"),
-        ({"cuDeviceGet": 101}, "cuDeviceGet ends with 101: the GPU that was chosen does not exist"),
-        ({"cuDeviceGetName": 7}, "cuDeviceGetName ends with 7: see CUresult"),
+        ({"cuInit": 100}, "cuInit failed with 100: this worker sees no GPU"),
+        ({"cuInit": 803}, "cuInit failed with 803: the driver's library and its kernel module have different versions"),
+        ({"cuDeviceGet": 101}, "cuDeviceGet failed with 101: the selected GPU does not exist"),
+        ({"cuDeviceGetName": 7}, "cuDeviceGetName failed with 7: see CUresult"),
     ],
 )
 def test_a_driver_that_cannot_says_why(monkeypatch: pytest.MonkeyPatch, codes: dict[str, int], said: str) -> None:
-    monkeypatch.setattr(driver.ctypes, "CDLL", lambda _: Cuda(**codes))
+    monkeypatch.setattr(cuda_driver.ctypes, "CDLL", lambda _: Cuda(**codes))
     with pytest.raises(Fatal) as caught:
         probe.probe("torch")
     assert (caught.value.category, caught.value.exit_code) == ("device", 4)
-    assert str(caught.value).startswith(f"there is no GPU to run on: {said}")
+    assert str(caught.value).startswith(f"no usable GPU: {said}")
     assert "--device cpu" in str(caught.value.hint)
 
 
 def test_where_no_driver_is_shown_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "LIBRARY", "libcuda-that-is-nowhere.so.1")
-    with pytest.raises(Fatal, match="no driver is shown to this worker"):
+    monkeypatch.setattr(cuda_driver, "LIBRARY", "libcuda-that-is-nowhere.so.1")
+    with pytest.raises(Fatal, match="this worker has no GPU driver"):
         probe.probe("torch")
 
 
@@ -150,10 +150,10 @@ def test_onnx_runtime_has_to_have_chosen_cuda(gpu: None, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "onnxruntime", onnxruntime("CUDAExecutionProvider"))
     assert probe.probe("onnxruntime") == str(H100)
     monkeypatch.setitem(sys.modules, "onnxruntime", onnxruntime("AzureExecutionProvider"))
-    with pytest.raises(Fatal, match="went on with AzureExecutionProvider, CPUExecutionProvider: see the log"):
+    with pytest.raises(Fatal, match="uses AzureExecutionProvider, CPUExecutionProvider instead: see the log"):
         probe.probe("onnxruntime")
     monkeypatch.setitem(sys.modules, "onnxruntime", onnxruntime("x", "CPUExecutionProvider"))
-    with pytest.raises(Fatal, match=r"onnxruntime 1\.23 has CPUExecutionProvider alone"):
+    with pytest.raises(Fatal, match=r"onnxruntime 1\.23 has only CPUExecutionProvider"):
         probe.probe("onnxruntime")
 
 

@@ -45,7 +45,7 @@ def test_an_environment_is_read_once_and_then_decides(tmp_path: Path, monkeypatc
     make_environment(stack, monkeypatch, f"echo \"$@\" >>{tmp_path}/called; echo '{json.dumps(DOCUMENT)}'")
     for _ in range(2):
         VenvRuntime().prepare(stack, "cuda", BuildOptions(), lambda _: None)
-    assert (tmp_path / "called").read_text() == "-m orch_runner.binaries\n"
+    assert (tmp_path / "called").read_text() == "-m orch_runner.gpu.binaries\n"
     built = apply_gpu_code(stack)
     assert built.spec.variants["cuda"].native_capabilities == ("3.7", "7.0")
     assert select_variant(stack, None, None, (v100,)).variant == "cuda"

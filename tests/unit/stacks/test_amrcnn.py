@@ -43,7 +43,7 @@ def test_models_as_published(name: str) -> None:
 
 def test_settings_with_dots_are_checked_and_sorted_by_group() -> None:
     changed = model("amrcnn-spine").settings(["postprocess.score_threshold=0.01", "image_size=1280"])
-    assert settings.overrides(settings.with_defaults(changed)) == {
+    assert settings.make_overrides(settings.add_defaults(changed)) == {
         "postprocess": {
             "score_threshold": 0.01,
             "nms_iou_threshold": 0.5,
@@ -72,7 +72,7 @@ def test_settings_that_cannot_be(override: str, words: str) -> None:
 @pytest.mark.parametrize("wrong", [{"image_size": 0}, {"image_size": 641}, {"nms": "x"}, {"postprocess.x": 1}])
 def test_the_stack_checks_settings_itself(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"image_size|nms|unknown settings: postprocess\.x"):
-        settings.with_defaults(wrong)
+        settings.add_defaults(wrong)
 
 
 @pytest.mark.parametrize("variant", ["cpu", "cuda"])
@@ -135,8 +135,8 @@ def test_of_several_checkpoints_the_latest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        ([], "there is no checkpoint"),
-        (["saved_model.pb", "model.data-00000-of-00001"], "there is no checkpoint"),
+        ([], "no checkpoint in"),
+        (["saved_model.pb", "model.data-00000-of-00001"], "no checkpoint in"),
         (["model.ckpt.index"], "model.ckpt.data-00000-of-00001 is missing"),
         (["model.ckpt.index", "model.ckpt.data-00001-of-00002"], "model.ckpt.data-00000-of-00002 is missing"),
     ],

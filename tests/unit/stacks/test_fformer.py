@@ -156,11 +156,11 @@ def test_weights_of_the_other_model_are_named(guest: Callable[[str], Any]) -> No
 
 
 def test_weights_of_no_model_say_what_does_not_fit(guest: Callable[[str], Any]) -> None:
-    check, owner = guest("checkpoint").check, guest("checkpoint").owner
+    check, identify_model = guest("checkpoint").check, guest("checkpoint").identify_model
 
-    assert owner({"backbone.layer3.5.conv1.weight": (1,)}) is None
-    assert owner({**R50, "backbone.layer3.6.conv1.weight": (1,)}) is None
-    with pytest.raises(Fatal, match=r"these are no weights of fformer-swin: 1 keys of another shape \(roi_head"):
+    assert identify_model({"backbone.layer3.5.conv1.weight": (1,)}) is None
+    assert identify_model({**R50, "backbone.layer3.6.conv1.weight": (1,)}) is None
+    with pytest.raises(Fatal, match=r"these are not weights of fformer-swin: 1 keys of another shape \(roi_head"):
         check("fformer-swin", SWIN, {**SWIN, "roi_head.mask_head.0.attr_pred.weight": (15, 256)})
     with pytest.raises(Fatal, match=r"5 keys unknown \(k0, k1, k2, …\)"):
         check("fformer-swin", SWIN, {**SWIN, **{f"k{number}": (1,) for number in range(5)}})
@@ -175,7 +175,7 @@ class Trap:
 
 def test_nothing_in_a_checkpoint_is_run(guest: Callable[[str], Any]) -> None:
     content = {"state": {"a": 1}, "optimizer": [Trap(), Trap()], "meta": {"path": Path("x"), "set": {1, 2}}}
-    found = guest("checkpoint").Reader(io.BytesIO(pickle.dumps(content))).load()
+    found = guest("checkpoint").TensorUnpickler(io.BytesIO(pickle.dumps(content))).load()
     assert found["state"] == {"a": 1}
     assert type(found["optimizer"][0]).__name__ == "_Inert"
 
@@ -184,11 +184,11 @@ def test_stand_ins_import_and_say_what_they_lack(guest: Callable[[str], Any]) ->
     sys.modules["mmcv"] = ModuleType("mmcv")
     sys.modules["mmcv"].__path__ = []
     absent = guest("absent")
-    assert absent.stand_in() is False
-    assert absent.stand_in() is False
+    assert absent.install_stand_ins() is False
+    assert absent.install_stand_ins() is False
     extension = guest("mmcv._ext")
     assert hasattr(extension, "nms")
     with pytest.raises(RuntimeError, match=r"mmcv\._ext\.nms was called.*COMPILED_OPS=1"):
         extension.nms(1, 2)
-    with pytest.raises(RuntimeError, match="needed for training alone"):
+    with pytest.raises(RuntimeError, match="needed only for training"):
         guest("panopticapi.utils").id2rgb(1)

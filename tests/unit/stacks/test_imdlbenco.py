@@ -127,32 +127,32 @@ WEIGHT = np.zeros(3)
     ],
 )
 def test_weights_are_found_wherever_trainers_put_them(content: Any) -> None:
-    assert list(checkpoint.weights_of(content, is_array)) == ["a.b"]
+    assert list(checkpoint.extract_weights(content, is_array)) == ["a.b"]
 
 
 def test_a_prefix_that_not_all_have_is_part_of_the_names() -> None:
-    names = checkpoint.weights_of({"module.a": WEIGHT, "b": WEIGHT}, is_array)
+    names = checkpoint.extract_weights({"module.a": WEIGHT, "b": WEIGHT}, is_array)
     assert list(names) == ["module.a", "b"]
 
 
 @pytest.mark.parametrize("content", [[1], {}, {"model": {}}, {"model": {"a": 1}}, {"state_dict": {"a": WEIGHT}}, None])
 def test_what_has_no_weights_is_refused_with_what_is_wanted(content: Any) -> None:
     with pytest.raises(Fatal, match="no weights") as caught:
-        checkpoint.weights_of(content, is_array)
+        checkpoint.extract_weights(content, is_array)
     assert caught.value.category == "weights"
     assert "key 'model'" in (caught.value.hint or "")
 
 
 def test_problems_name_keys_and_shapes() -> None:
     expected = {"a": (1, 2), "b": (3,), "c": ()}
-    assert checkpoint.problems(expected, dict(expected)) == []
-    assert checkpoint.problems(expected, {"a": (2, 2), "c": (), "d": (1,)}) == [
+    assert checkpoint.find_problems(expected, dict(expected)) == []
+    assert checkpoint.find_problems(expected, {"a": (2, 2), "c": (), "d": (1,)}) == [
         "1 missing: b",
         "1 unexpected: d",
         "1 of another shape: a (2, 2) for (1, 2)",
     ]
     many = {f"k{number}": (1,) for number in range(20)}
-    assert checkpoint.problems(many, {}) == ["20 missing: k0, k1, k2, k3, k4, k5, k6, k7 and 12 more"]
+    assert checkpoint.find_problems(many, {}) == ["20 missing: k0, k1, k2, k3, k4, k5, k6, k7 and 12 more"]
 
 
 class Evil:
@@ -164,14 +164,14 @@ def test_nothing_in_a_checkpoint_is_run(monkeypatch: pytest.MonkeyPatch) -> None
     content = pickle.dumps({"model": OrderedDict(a=1), "args": Evil(), "paths": [Path("x"), {Path("y"): 2}]})
     ran: list[str] = []
     monkeypatch.setattr(os, "system", ran.append)
-    read = checkpoint._Restricted.loads(content)
+    read = checkpoint._RestrictedPickle.loads(content)
     assert ran == []
     assert read["model"] == {"a": 1}
-    assert isinstance(read["args"], checkpoint.Ignored)
+    assert isinstance(read["args"], checkpoint.InertObject)
     assert len(read["paths"]) == 2
 
 
 def test_blocks_of_coefficients_lie_side_by_side() -> None:
     plane = np.arange(16 * 24).reshape(16, 24)
     blocks = np.stack([[plane[8 * r : 8 * r + 8, 8 * c : 8 * c + 8] for c in range(3)] for r in range(2)])
-    assert np.array_equal(jpegio_stand_in.side_by_side(blocks), plane)
+    assert np.array_equal(jpegio_stand_in.join_blocks(blocks), plane)

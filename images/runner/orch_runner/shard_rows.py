@@ -1,4 +1,4 @@
-"""From a predictor's Prediction to one row of the standard predictions: checked, mapped, sorted, encoded."""
+"""Check, map, sort and encode a Prediction into one row of the standard predictions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import List, Optional, Tuple
 
 import numpy as np
 
-from orch_runner.contract import Job
+from orch_runner.contract import RunnerJob
 from orch_runner.predictor import CropMask, Prediction
 from orch_runner.rle import encode_mask, encode_masks
 
@@ -16,8 +16,8 @@ EDGE_TOLERANCE = 1e-3  # pixels
 
 
 @dataclass
-class Row:
-    """All that is known of one image: predicted (error empty) or failed with a reason."""
+class ShardRow:
+    """One image of a shard: its instances, or the error that made it fail (empty if none)."""
 
     file: str
     size: Tuple[int, int] = (0, 0)
@@ -30,37 +30,37 @@ class Row:
     image_score: float = float("nan")
 
 
-def failed_row(file: str, reason: str, size: Tuple[int, int] = (0, 0)) -> Row:
-    """A row for an image that could not be predicted; the reason is one line of bounded length."""
+def make_failed_row(file: str, reason: str, size: Tuple[int, int] = (0, 0)) -> ShardRow:
+    """Return the row of an image that failed; the reason becomes one line of at most MAX_ERROR_LENGTH."""
     line = " ".join(reason.split()) or "unknown error"
-    return Row(file, size, error=line[:MAX_ERROR_LENGTH])
+    return ShardRow(file, size, error=line[:MAX_ERROR_LENGTH])
 
 
-def make_row(job: Job, file: str, size: Tuple[int, int], prediction: Prediction) -> Row:
-    """The standard row of a native prediction on an image of `size` (height, width). Raises ValueError."""
+def make_row(job: RunnerJob, file: str, size: Tuple[int, int], prediction: Prediction) -> ShardRow:
+    """Return the standard row of a prediction on an image of `size` (height, width). Raises ValueError."""
     height, width = size
     scores = np.asarray(prediction.scores, np.float32)
     if scores.ndim != 1:
         raise ValueError(f"the predictor gave scores of shape {scores.shape}, expected (n,)")
     count = len(scores)
-    boxes = _boxes(np.asarray(prediction.boxes, np.float32), count, job.native.box_order, height, width)
-    classes = _classes(np.asarray(prediction.classes), count, job)
+    boxes = _check_boxes(np.asarray(prediction.boxes, np.float32), count, job.native.box_order, height, width)
+    classes = _map_classes(np.asarray(prediction.classes), count, job)
     if count and not (np.isfinite(scores).all() and scores.min() >= 0 and scores.max() <= 1):
         raise ValueError("the predictor gave scores outside [0, 1]")
-    order = _selection(scores, job.score_threshold, job.max_detections)
-    return Row(
+    order = _select(scores, job.score_threshold, job.max_detections)
+    return ShardRow(
         file,
         size,
         boxes=boxes[order],
         classes=classes[order],
         scores=scores[order],
-        masks=_masks(prediction, count, order, height, width),
-        attributes=_attributes(prediction, count, order, job.attributes),
-        image_score=_image_score(prediction, job.image_scores),
+        masks=_encode_masks(prediction, count, order, height, width),
+        attributes=_check_attributes(prediction, count, order, job.attributes),
+        image_score=_check_image_score(prediction, job.image_scores),
     )
 
 
-def _boxes(boxes: np.ndarray, count: int, order: str, height: int, width: int) -> np.ndarray:
+def _check_boxes(boxes: np.ndarray, count: int, order: str, height: int, width: int) -> np.ndarray:
     if boxes.shape != (count, 4) and (count or boxes.size):
         raise ValueError(f"the predictor gave boxes of shape {boxes.shape}, expected ({count}, 4)")
     boxes = boxes.reshape(count, 4)
@@ -69,18 +69,18 @@ def _boxes(boxes: np.ndarray, count: int, order: str, height: int, width: int) -
     if not np.isfinite(boxes).all():
         raise ValueError("the predictor gave boxes that are not finite")
     inside = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
-    # Less than this is the model's own rounding: left as it is, so that exports equal the model's own files.
+    # Smaller excesses are the model's own rounding; keeping them lets exports equal the model's own files.
     return np.where(np.abs(boxes - inside) > EDGE_TOLERANCE, inside, boxes)
 
 
-def _classes(classes: np.ndarray, count: int, job: Job) -> np.ndarray:
+def _map_classes(classes: np.ndarray, count: int, job: RunnerJob) -> np.ndarray:
     if classes.shape != (count,):
         raise ValueError(f"the predictor gave classes of shape {classes.shape}, expected ({count},)")
     table = np.array(job.native.class_map, np.int32)
     if not count:
         return np.zeros(0, np.int32)
     if not (np.isfinite(classes).all() and (classes == np.floor(classes)).all()):
-        raise ValueError("the predictor gave classes that are no whole numbers")
+        raise ValueError("the predictor gave classes that are not whole numbers")
     index = classes.astype(np.int64) - job.native.class_base
     unmapped = (index < 0) | (index >= len(table))
     if unmapped.any():
@@ -88,24 +88,24 @@ def _classes(classes: np.ndarray, count: int, job: Job) -> np.ndarray:
     return np.asarray(table[index])
 
 
-def _selection(scores: np.ndarray, floor: Optional[float], most: Optional[int]) -> np.ndarray:
-    """Indices of the instances kept, best first; equal scores stay in the predictor's order."""
+def _select(scores: np.ndarray, floor: Optional[float], limit: Optional[int]) -> np.ndarray:
+    """Return the indices of the kept instances, best first; equal scores keep the predictor's order."""
     order = np.argsort(-scores, kind="stable")
     if floor is not None:
         order = order[scores[order] >= np.float32(floor)]
-    return order if most is None else order[:most]
+    return order if limit is None else order[:limit]
 
 
-def _masks(prediction: Prediction, count: int, order: np.ndarray, height: int, width: int) -> List[bytes]:
+def _encode_masks(prediction: Prediction, count: int, order: np.ndarray, height: int, width: int) -> List[bytes]:
     if prediction.masks is None:
-        # Every instance has a mask in the standard format; a detector without masks gives empty ones.
+        # In the standard format every instance has a mask; those of a detector without masks are empty.
         return [encode_mask(CropMask(0, 0, np.zeros((1, 1), bool)), height, width)] * len(order)
     if len(prediction.masks) != count:
         raise ValueError(f"the predictor gave {len(prediction.masks)} masks for {count} scores")
     return encode_masks(prediction.masks, order, height, width)
 
 
-def _attributes(prediction: Prediction, count: int, order: np.ndarray, columns: int) -> Optional[np.ndarray]:
+def _check_attributes(prediction: Prediction, count: int, order: np.ndarray, columns: int) -> Optional[np.ndarray]:
     if not columns:
         return None
     if not count and prediction.attributes is None:
@@ -118,8 +118,8 @@ def _attributes(prediction: Prediction, count: int, order: np.ndarray, columns: 
     return np.asarray(values[order])
 
 
-def _image_score(prediction: Prediction, wanted: bool) -> float:
-    if not wanted or prediction.image_score is None:
+def _check_image_score(prediction: Prediction, is_expected: bool) -> float:
+    if not is_expected or prediction.image_score is None:
         return float("nan")
     score = float(prediction.image_score)
     if not 0 <= score <= 1:

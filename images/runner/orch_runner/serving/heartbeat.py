@@ -1,4 +1,4 @@
-"""What a warm worker says of itself every second. The fields: orch_runner.serve."""
+"""Make the heartbeat documents of a warm worker. Their fields: orch_runner.serve."""
 
 from __future__ import annotations
 
@@ -11,45 +11,45 @@ from typing import Any, Deque, Dict, Mapping, Optional, Tuple
 
 from orch_runner import __version__
 from orch_runner.memory import resident_mb
-from orch_runner.room import Room
-from orch_runner.spool import Me, digests_there, weights_there
+from orch_runner.serving.model_pool import ModelPool
+from orch_runner.serving.spool import WorkerIdentity, hash_small_weights, list_weights
 
 FORMAT = "orch-worker/1"
 RATE_SECONDS = 30.0
 _GPU_FILES = ("/dev/nvidia[0-9]*", "/dev/dxg", "/dev/nvhost*")
 
 
-class Heartbeat:
-    """Makes the documents, and remembers what their rates need."""
+class HeartbeatWriter:
+    """Make the documents, and keep the counts that their rates need."""
 
-    def __init__(self, me: Me, environment: Mapping[str, str]) -> None:
-        self._me = me
+    def __init__(self, identity: WorkerIdentity, environment: Mapping[str, str]) -> None:
+        self._identity = identity
         self._threads = int(environment.get("ORCH_THREADS") or len(os.sched_getaffinity(0)))
         self._data_host = environment.get("ORCH_DATA_HOST") or None
         self._started = time.time()
         self._beat = self._images = 0
         self._recent: Deque[Tuple[float, int]] = deque()
-        self.problem = _problem(me.device)
+        self.problem = _find_problem(identity.device)
 
-    def predicted(self, images: int) -> None:
-        """So many more images were predicted."""
+    def add_images(self, images: int) -> None:
+        """Count further predicted images."""
         if images > 0:
             self._images += images
             self._recent.append((time.monotonic(), images))
 
-    def document(self, room: Room, waiting: int, jobs: int) -> Dict[str, Any]:
-        """The next heartbeat."""
+    def make_document(self, pool: ModelPool, waiting: int, jobs: int) -> Dict[str, Any]:
+        """Return the next heartbeat."""
         self._beat += 1
-        me, paths = self._me, dict(self._me.paths)
-        loading = any(not keeper.loaded for keeper in room.keepers)
-        state = "unfit" if self.problem else "loading" if loading else "busy" if jobs else "idle"
+        identity, paths = self._identity, dict(self._identity.paths)
+        is_loading = any(not process.is_loaded for process in pool.processes)
+        state = "unfit" if self.problem else "loading" if is_loading else "busy" if jobs else "idle"
         return {
             "format": FORMAT,
-            "id": me.id,
-            "stack": me.stack,
-            "variant": me.variant,
-            "device": me.device,
-            "host": me.host,
+            "id": identity.id,
+            "stack": identity.stack,
+            "variant": identity.variant,
+            "device": identity.device,
+            "host": identity.host,
             "pid": os.getpid(),
             "uid": os.getuid(),
             "gid": os.getgid(),
@@ -59,35 +59,35 @@ class Heartbeat:
             "time": time.time(),
             "state": state,
             "problem": self.problem,
-            "models": [keeper.describe() for keeper in room.keepers],
-            "rss_mb": room.rss_mb + (resident_mb(os.getpid()) or 0),
-            "memory_limit_mb": room.limit_mb,
+            "models": [process.describe() for process in pool.processes],
+            "rss_mb": pool.rss_mb + (resident_mb(os.getpid()) or 0),
+            "memory_limit_mb": pool.limit_mb,
             "waiting": waiting,
             "jobs": jobs,
             "images": self._images,
-            "images_per_s": self._rate(),
+            "images_per_s": self._compute_rate(),
             "data_host": self._data_host,
-            "data_inode": _inode(Path(paths["data"])),
-            "weights": weights_there(Path(paths["weights"])),
-            "digests": digests_there(Path(paths["weights"])),
+            "data_inode": _read_inode(Path(paths["data"])),
+            "weights": list_weights(Path(paths["weights"])),
+            "digests": hash_small_weights(Path(paths["weights"])),
             "paths": paths,
             "runner": __version__,
         }
 
-    def _rate(self) -> float:
+    def _compute_rate(self) -> float:
         now = time.monotonic()
         while self._recent and now - self._recent[0][0] > RATE_SECONDS:
             self._recent.popleft()
         return round(sum(images for _, images in self._recent) / RATE_SECONDS, 2)
 
 
-def _problem(device: str) -> Optional[str]:
+def _find_problem(device: str) -> Optional[str]:
     if device == "cuda" and not any(glob.glob(pattern) for pattern in _GPU_FILES):
-        return "it is for a GPU, and there is none here"
+        return "this worker needs a GPU, but sees none"
     return None
 
 
-def _inode(folder: Path) -> Optional[int]:
+def _read_inode(folder: Path) -> Optional[int]:
     try:
         return folder.stat().st_ino
     except OSError:

@@ -1,0 +1,1 @@
+"""Check that a stack's framework runs on the GPU, and list the GPU code in its binaries."""

@@ -1,0 +1,1 @@
+"""Functions for predictors; the runner itself does not import them."""
