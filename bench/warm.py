@@ -37,7 +37,7 @@ from orchestrator.runtimes.build_inputs import build_inputs
 from orchestrator.runtimes.guest_contract import GuestPaths, job_document
 from orchestrator.runtimes.registry import get_runtime
 from orchestrator.runtimes.warm.select import select_warm
-from orchestrator.runtimes.warm.spool import SpoolPaths, workers_of
+from orchestrator.runtimes.warm.spool import SpoolPaths, list_worker_ids
 from orchestrator.system.container_engine import connect
 from orchestrator.system.display import SilentDisplay
 from orchestrator.workflows.demo.scenes import write_scenes
@@ -177,7 +177,7 @@ def worker(folder: Path, prepared: Prepared, entry: ModelEntry) -> Iterator[None
         start = [f"{prepared.location}/bin/python", "-m", "orch_runner.serve", str(folder / "spool")]
     process = subprocess.Popen(start, env={**os.environ, **own}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        while not workers_of(SpoolPaths(folder / "spool")):
+        while not list_worker_ids(SpoolPaths(folder / "spool")):
             assert process.poll() is None, "the warm worker did not start"
             time.sleep(0.05)
         yield

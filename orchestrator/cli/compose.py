@@ -1,4 +1,4 @@
-"""`orch compose`: the files that Compose starts warm workers with."""
+"""`orch compose`: write the files with which Compose starts warm workers."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from orchestrator.errors import MachineError, UsageError
 
 
 def compose(
-    gpu: Annotated[bool, typer.Option("--gpu", help="compose.gpu.yaml: what a GPU changes.")] = False,
-    env: Annotated[bool, typer.Option("--env", help=".env: who workers run as and what they see.")] = False,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Write compose.gpu.yaml: what a GPU changes.")] = False,
+    env: Annotated[bool, typer.Option("--env", help="Write .env: the workers' user, weights and images.")] = False,
     data: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="With --env: the folder of images that workers see.")
+        Path | None, typer.Option(metavar="DIR", help="With --env: folder of images that workers can read.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write this file, not to stdout.")
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write to this file instead of stdout.")
     ] = None,
     stacks: StacksOption = None,
 ) -> None:
     """Write compose.yaml: a warm worker for each stack, started with `docker compose up`."""
     if gpu and env:
-        raise UsageError("--gpu and --env are two files", hint="orch compose --env --out .env")
+        raise UsageError("--gpu and --env write two different files", hint="orch compose --env --out .env")
     if data is not None and not env:
-        raise UsageError("--data goes into .env", hint=f"orch compose --env --data {data} --out .env")
+        raise UsageError("--data needs --env", hint=f"orch compose --env --data {data} --out .env")
     if data is not None and not data.is_dir():
-        raise UsageError(f"there is no folder {data}")
+        raise UsageError(f"{data} is not a folder")
     if env:
         _write_env(data, out, stacks)
         return
@@ -60,7 +60,7 @@ def _write_env(data: Path | None, out: Path | None, stacks: list[Path] | None) -
 
 
 def _security() -> tuple[str, ...]:
-    """What the engine says of itself; nothing where none answers, as the file may be for another machine."""
+    """Return the engine's security options; none if no engine answers: .env may be for another host."""
     from orchestrator.system.container_engine import connect
 
     try:

@@ -26,11 +26,13 @@ from orchestrator.cli.tables import print_table
 from orchestrator.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
-    from orchestrator.runtimes.warm.listing import Shown
+    from orchestrator.runtimes.warm.listing import WarmWorkerStatus
 
 SpoolOption = Annotated[
     Path | None,
-    typer.Option("--spool", metavar="DIR", help="The spool. Default: $ORCH_SPOOL, else spool in orch's cache."),
+    typer.Option(
+        "--spool", metavar="DIR", help="Folder shared with workers. Default: $ORCH_SPOOL, else spool in orch's cache."
+    ),
 ]
 _COLUMNS = ["stack", "variant", "state", "models", "device", "memory", "queue", "images", "images/s", "spool", "worker"]
 
@@ -41,15 +43,16 @@ def up(
     device: DeviceOption = None,
     data: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="The folder of images that workers see; others are handed over by the spool."),
+        typer.Option(metavar="DIR", help="Images that workers can read; others are staged in the spool."),
     ] = None,
     spool: SpoolOption = None,
-    workers: Annotated[int, typer.Option("--workers", "-w", min=1, max=64, help="Workers of each stack.")] = 1,
+    workers: Annotated[int, typer.Option("--workers", "-w", min=1, max=64, help="Workers per stack.")] = 1,
     idle: Annotated[
-        int | None, typer.Option(min=1, metavar="SECONDS", help="Unload models unused for so long. Default: 900.")
+        int | None,
+        typer.Option(min=1, metavar="SECONDS", help="Unload models unused for this long. Default: 900."),
     ] = None,
     memory: Annotated[
-        int | None, typer.Option(min=1, metavar="MB", help="For all models of a worker together.")
+        int | None, typer.Option(min=1, metavar="MB", help="Memory limit for all models of a worker together.")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads per worker. Default: as each run asks.")] = None,
     offline: OfflineOption = False,
@@ -60,11 +63,10 @@ def up(
 ) -> int:
     """Start warm workers that keep models loaded; `orch run` then uses them."""
     if data is not None and not data.is_dir():
-        raise UsageError(f"there is no folder {data}")
+        raise UsageError(f"{data} is not a folder")
     from orchestrator.cli.progress import make_display
     from orchestrator.paths import spool_folder
-    from orchestrator.runtimes.warm.containers import UpOptions
-    from orchestrator.runtimes.warm.containers import up as start
+    from orchestrator.runtimes.warm.containers import UpOptions, start_workers
 
     known, display = catalog(stacks), make_display(json=json, quiet=False)
     options = UpOptions(
@@ -78,43 +80,43 @@ def up(
         threads=threads,
         build=make_build_options(base_image, build_arg, rebuild=False, offline=offline),
     )
-    started = []
+    serving = []
     for stack in dict.fromkeys(known.stack(name).name for name in names):
         models = [known.model(name) for name in names if name not in known.stacks]
         named = [] if stack in names else [model for model in models if model.stack.name == stack]
-        started += start(known.stacks[stack], named, options, display)
+        serving += start_workers(known.stacks[stack], named, options, display)
     if json:
-        print_json({"workers": [one.as_json() for one in started]})
+        print_json({"workers": [worker.as_json() for worker in serving]})
         return EXIT_OK
-    for one in started:
-        display.say(f"{one.container} {'serves' if one.fresh else 'serves already'}; spool {one.spool}")
+    for worker in serving:
+        display.say(f"{worker.container} {'serves' if worker.fresh else 'serves already'}; spool {worker.spool}")
     return EXIT_OK
 
 
 def down(
     names: Annotated[list[str] | None, typer.Argument(metavar="[STACK]...")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All that serve from this spool.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Stop all workers of this spool.")] = False,
     spool: SpoolOption = None,
     json: JsonOption = False,
 ) -> None:
-    """End warm workers that `orch up` started; what they were working on is kept for whoever goes on with it."""
+    """Stop warm workers that `orch up` started; their unfinished work is kept, and runs resume it."""
     if not names and not everything:
-        raise UsageError("say which stacks, or --all", hint="orch ps")
+        raise UsageError("name the stacks to stop, or give --all", hint="orch ps")
     from orchestrator.paths import spool_folder
-    from orchestrator.runtimes.warm.containers import down as end
+    from orchestrator.runtimes.warm.containers import stop_workers
 
-    ended = end(names or [], (spool or spool_folder()).resolve(), say)
+    stopped = stop_workers(names or [], (spool or spool_folder()).resolve(), say)
     if json:
-        print_json({"ended": ended})
+        print_json({"ended": stopped})
         return
-    for name in ended:
-        say(f"{name} ended")
-    if not ended:
-        say("none of them serves from this spool; see orch ps")
+    for name in stopped:
+        say(f"{name} stopped")
+    if not stopped:
+        say("no such worker uses this spool; see orch ps")
 
 
 def ps(spool: SpoolOption = None, json: JsonOption = False) -> None:
-    """List warm workers, Compose's too: what they have loaded, what they do, how fast."""
+    """List warm workers, those of Compose too: state, loaded models, memory, speed."""
     from orchestrator.paths import spool_folder
     from orchestrator.runtimes.warm.listing import list_workers
 
@@ -128,7 +130,7 @@ def ps(spool: SpoolOption = None, json: JsonOption = False) -> None:
             say(f"{worker.name}: {worker.problem}")
 
 
-def _row(worker: Shown) -> list[str]:
+def _row(worker: WarmWorkerStatus) -> list[str]:
     memory = "" if worker.memory_mb is None else f"{worker.memory_mb:.0f} MB"
     if worker.gpu_mb is not None:
         memory += f" + {worker.gpu_mb:.0f} MB GPU"
@@ -149,17 +151,17 @@ def _row(worker: Shown) -> list[str]:
 
 def logs(
     names: Annotated[list[str] | None, typer.Argument(metavar="[STACK]...")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as they write.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing new lines.")] = False,
     tail: Annotated[
-        int | None, typer.Option("--tail", "-n", min=0, metavar="LINES", help="The last lines alone.")
+        int | None, typer.Option("--tail", "-n", min=0, metavar="LINES", help="Print only the last lines.")
     ] = None,
 ) -> None:
-    """Show what warm workers say, Compose's too."""
-    from orchestrator.runtimes.warm.containers import log_lines, warm_containers
+    """Print the logs of warm workers, those of Compose too."""
+    from orchestrator.runtimes.warm.containers import list_containers, log_lines
 
-    containers = warm_containers(names or [])
+    containers = list_containers(names or [])
     if not containers:
-        raise UsageError("there is no such warm worker", hint="orch ps")
+        raise UsageError("no such warm worker", hint="orch ps")
 
     def show(container: object, prefix: str) -> None:
         with suppress(BrokenPipeError):  # `orch logs | head`
@@ -168,9 +170,10 @@ def logs(
 
     several = len(containers) > 1
     threads = [
-        threading.Thread(target=show, args=(one, f"{one.name}  " if several else ""), daemon=True) for one in containers
+        threading.Thread(target=show, args=(container, f"{container.name}  " if several else ""), daemon=True)
+        for container in containers
     ]
-    with suppress(KeyboardInterrupt):  # the way to end it
+    with suppress(KeyboardInterrupt):  # how users end --follow
         for thread in threads:
             thread.start()
             if not follow:

@@ -67,7 +67,7 @@ class _Replacement:
 
 @dataclass
 class _Running:
-    """A running worker: its process, its queue, and its state as its events describe it. Times are monotonic."""
+    """A running worker, its queue, and its state as its events describe it. Times are monotonic."""
 
     worker: Worker
     queue: JobQueue
@@ -271,7 +271,7 @@ class Dispatcher:
             running.end()
 
     def _queued_shards(self) -> list[tuple[float, int, _Running]]:
-        """Return shards that no worker has begun: since when they are queued, their number, and for which worker."""
+        """Return the assigned shards that are not begun: since when, their number, their worker."""
         return [
             (running.queued_at[number], number, running)
             for running in self._running.values()

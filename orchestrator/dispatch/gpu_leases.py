@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import time
-from contextlib import ExitStack
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from orchestrator.paths import leases_folder
-from orchestrator.system.locks import hold_lock
+from orchestrator.system.locks import acquire_lock
 
 
 @dataclass(frozen=True)
@@ -30,21 +31,27 @@ class LeaseHolder:
 class Lease:
     """The exclusive use of one GPU, until it is released or the process ends."""
 
-    def __init__(self, lock: ExitStack) -> None:
+    def __init__(self, lock: IO[str]) -> None:
         self._lock = lock
 
     def release(self) -> None:
         """Let others use the GPU. Releasing twice does no harm."""
+        if self._lock.closed:
+            return
+        with suppress(OSError):
+            self._lock.truncate(0)
         self._lock.close()
 
 
 def lease_gpu(gpu: str, what: str) -> Lease | LeaseHolder:
     """Lease a GPU by its UUID and record what for; return the holder if another run has it."""
-    path, lock = lease_file(gpu), ExitStack()
-    if not lock.enter_context(hold_lock(path, wait=False)):
+    path = lease_file(gpu)
+    lock = acquire_lock(path, wait=False)
+    if lock is None:
         return _read_holder(path)
-    path.write_text(json.dumps({"pid": os.getpid(), "what": what, "since": time.strftime("%Y-%m-%d %H:%M:%S")}))
-    lock.callback(path.write_text, "")
+    lock.truncate(0)
+    json.dump({"pid": os.getpid(), "what": what, "since": time.strftime("%Y-%m-%d %H:%M:%S")}, lock)
+    lock.flush()
     return Lease(lock)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.inputs.collect import InputImage
-from orchestrator.runtimes.guest_contract import QueuedShard
+from orchestrator.runtimes.guest_contract import ShardOrder
 
 QUEUED_PER_WORKER = 2
 """One shard being predicted and one waiting, so that a worker never idles between shards."""
@@ -24,7 +24,7 @@ ImagesOf = Callable[[int], Sequence[InputImage]]
 
 @dataclass
 class _History:
-    """Earlier attempts at a shard. The fields `skip`, `careful` and `alone` are those of the guest contract."""
+    """Earlier attempts at a shard; `skip`, `careful` and `alone` are those of the guest contract."""
 
     careful: bool = False
     deaths: int = 0
@@ -56,7 +56,7 @@ class Scheduler:
 
     @property
     def can_get_more(self) -> bool:
-        """Return whether shards may become pending without a worker being lost: where other machines share the run."""
+        """Return whether shards may become pending that other machines have now."""
         return False
 
     @property
@@ -76,7 +76,7 @@ class Scheduler:
         """Forget a worker that has no shards and has ended."""
         self._assigned.pop(worker, None)
 
-    def assign_next(self, worker: str) -> QueuedShard | None:
+    def assign_next(self, worker: str) -> ShardOrder | None:
         """Assign the next shard to a worker; None when its queue is full or no shard is pending."""
         self.add_worker(worker)
         assigned = self._assigned[worker]
@@ -87,7 +87,7 @@ class Scheduler:
             return None
         assigned.append(number)
         history = self._history.get(number, _History())
-        return QueuedShard(
+        return ShardOrder(
             number, self._images_of(number), dict(history.skip), history.careful, frozenset(history.alone)
         )
 

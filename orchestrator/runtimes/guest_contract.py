@@ -40,7 +40,7 @@ class GuestPaths:
 
 
 def job_document(settings: Mapping[str, Any], worker: str, paths: GuestPaths) -> dict[str, Any]:
-    """Return the content of job.json: `settings`, which all workers of a run share, and what is this worker's own."""
+    """Return the content of job.json: `settings`, which a run's workers share, and this worker's paths."""
     located: dict[str, Any] = {name: str(path) for name, path in asdict(paths).items() if name != "sources"}
     located["sources"] = {name: str(path) for name, path in paths.sources.items()}
     times = {"alive_timeout": ALIVE_TIMEOUT, "part_every": PART_EVERY}
@@ -48,7 +48,7 @@ def job_document(settings: Mapping[str, Any], worker: str, paths: GuestPaths) ->
 
 
 @dataclass(frozen=True)
-class QueuedShard:
+class ShardOrder:
     """A shard as a worker gets it; see the contract for skip, careful and alone."""
 
     number: int
@@ -70,7 +70,7 @@ class QueuedShard:
 
 
 class JobQueue:
-    """The queue in a worker's job folder: a file per shard, `alive` while the host is, `end` when no more will come."""
+    """The queue in a worker's job folder: a file per shard, and the signs `alive` and `end`."""
 
     def __init__(self, job: Path) -> None:
         self.folder = job / QUEUE_NAME
@@ -80,7 +80,7 @@ class JobQueue:
         self.folder.mkdir(parents=True)
         (self.folder / ALIVE_NAME).touch()
 
-    def put(self, shard: QueuedShard) -> None:
+    def put(self, shard: ShardOrder) -> None:
         """Write a shard's file."""
         write_json(self._file(shard.number), shard.document(), durable=False)
 

@@ -55,7 +55,7 @@ class Candidate:
             self.warm.close()
         if not isinstance(error, RuntimeUnsuitable | BaseImageError) or self.is_last:
             return False
-        if self.warm is not None and self.warm.started:  # workers have done part of the run
+        if self.warm is not None and self.warm.has_started:  # workers have done part of the run
             return False
         self.refusal = error
         name = self.runtime.name if self.warm is None else "a warm worker"

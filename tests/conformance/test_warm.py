@@ -327,7 +327,7 @@ def test_images_too_large_to_copy_name_the_mount_or_go_cold(orch: Orch, faulty: 
         assert f"ORCH_DATA={outside} docker compose up -d" in said
         cold = ("run", "--spool", faulty.spool, "-m", "faulty", "-i", outside, "-o", tmp_path / "cold", "--offline")
         said = orch(*cold, expect=None).stderr
-        assert f"not using a warm worker: the warm worker does not see {outside}" in said
+        assert f"not using a warm worker: the warm worker cannot read {outside}" in said
         assert faulty.log.count("begun") == 1
     finally:
         orch.environment.pop("ORCH_SPOOL_COPY_LIMIT", None)

@@ -1,4 +1,4 @@
-"""compose.yaml and compose.gpu.yaml out of the catalog: a service per stack, as hardened as one-shot workers are."""
+"""Make compose.yaml and compose.gpu.yaml from the catalog: a service per stack, hardened as one-shot workers are."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from orchestrator.catalog import bundled as resources
+from orchestrator.catalog import bundled
 from orchestrator.catalog.loader import Catalog, StackEntry
 from orchestrator.catalog.spec import Variant, Weights
 from orchestrator.runtimes.build_inputs import image_alias
 from orchestrator.runtimes.docker.runtime import isolation
 from orchestrator.runtimes.mounts import GUEST
-from orchestrator.runtimes.warm.compose_yaml import MERGE, Line, Shared, render
+from orchestrator.runtimes.warm.compose_yaml import MERGE, InlineMapping, SharedMapping, render
 from orchestrator.runtimes.warm.settings import (
     CHECK,
     CHECK_SECONDS,
@@ -28,7 +28,7 @@ from orchestrator.runtimes.warm.settings import (
 )
 
 DEMO_STACK = "garments"
-"""Its service is in no profile: it needs no GPU, and its weights come with it."""
+"""The stack whose service is in no profile: it needs no GPU and no weights to fetch."""
 PROJECT = "orch"
 USER = "${ORCH_UID:-1000}:${ORCH_GID:-1000}"
 SPOOL = "${ORCH_SPOOL:-./spool}"
@@ -40,16 +40,16 @@ CHOICES = {
     "ORCH_MEMORY_MB": "${ORCH_MEMORY_MB:-}",
     "ORCH_THREADS": "${ORCH_THREADS:-}",
 }
-"""What .env or the shell may set."""
+"""Settings that .env or the shell may change."""
 HEADER = """\
 # Warm workers, one service per stack. Made from the catalog: orch compose --out compose.yaml
 #
 #   docker compose up -d --build --wait                      the demo stack alone: no GPU, no weights to fetch
 #   docker compose --profile STACK up -d --build --wait      another one too; --profile all for all of them
-#   docker compose --profile all down                        end them
+#   docker compose --profile all down                        stop them
 #   docker compose -f compose.yaml -f compose.gpu.yaml …     on the GPU
 #
-# Who workers run as and which images they see is said in .env: orch compose --env --out .env
+# .env sets the user that workers run as and the images that they see: orch compose --env --out .env
 """
 GPU_HEADER = """\
 # The GPU settings of compose.yaml, and nothing else. Made from the catalog: orch compose --gpu --out compose.gpu.yaml
@@ -59,7 +59,7 @@ GPU_HEADER = """\
 
 
 def compose_text(catalog: Catalog, root: Path) -> str:
-    """The whole compose.yaml, to lie in `root`. Raises SpecError for a Dockerfile that is not there."""
+    """Return the text of a compose.yaml in the folder `root`. Raises SpecError for a missing Dockerfile."""
     comments = {
         stack.name: f"Its image is built first: orch build {stack.name} --runtime docker --variant {_cpu(stack)}"
         for stack in _stacks(catalog)
@@ -69,7 +69,7 @@ def compose_text(catalog: Catalog, root: Path) -> str:
 
 
 def gpu_text(catalog: Catalog, root: Path) -> str:
-    """The whole compose.gpu.yaml, to lie beside compose.yaml in `root`."""
+    """Return the text of a compose.gpu.yaml beside compose.yaml in the folder `root`."""
     comments = {
         stack.name: f"Its image is built first: orch build {stack.name} --runtime docker --variant {variant}"
         for stack, variant in _gpu_variants(catalog)
@@ -79,9 +79,9 @@ def gpu_text(catalog: Catalog, root: Path) -> str:
 
 
 def compose_document(catalog: Catalog, root: Path) -> dict[str, Any]:
-    """The services of all stacks, each with its variant for the CPU; what lies inside `root` is relative to it."""
-    worker = Shared("worker", _hardened())
-    environment = Shared("environment", {**common_environment(), **CHOICES})
+    """Return all stacks' services, with the CPU variants; paths inside `root` are relative to it."""
+    worker = SharedMapping("worker", _hardened())
+    environment = SharedMapping("environment", {**common_environment(), **CHOICES})
     stacks = _stacks(catalog)
     return {
         "name": PROJECT,
@@ -93,7 +93,7 @@ def compose_document(catalog: Catalog, root: Path) -> dict[str, Any]:
 
 
 def gpu_document(catalog: Catalog, root: Path) -> dict[str, Any]:
-    """What the GPU changes of services whose stack has a variant for one."""
+    """Return what a GPU changes in the services whose stack has a variant for GPUs."""
     chosen = _gpu_variants(catalog)
     return {
         "services": {stack.name: _on_the_gpu(stack, variant, root) for stack, variant in chosen},
@@ -102,9 +102,9 @@ def gpu_document(catalog: Catalog, root: Path) -> dict[str, Any]:
 
 
 def gpu_variant(variants: Mapping[str, Variant]) -> str | None:
-    """The variant that has code for the most generations of GPUs, the first of equals; None where there is none."""
-    fit = {name: one for name, one in variants.items() if one.device == "cuda" and not one.on_request}
-    return max(fit, key=lambda name: len(_generations(fit[name])), default=None)
+    """Return the variant with code for the most GPU generations, the first of equals; or None."""
+    usable = {name: spec for name, spec in variants.items() if spec.device == "cuda" and not spec.on_request}
+    return max(usable, key=lambda name: len(_generations(usable[name])), default=None)
 
 
 def _generations(variant: Variant) -> set[str]:
@@ -112,14 +112,14 @@ def _generations(variant: Variant) -> set[str]:
 
 
 def _stacks(catalog: Catalog) -> list[StackEntry]:
-    """Those with a variant for the CPU, the demo's first."""
-    fit = [stack for stack in catalog.stacks.values() if _cpu_variant(stack) is not None]
-    return sorted(fit, key=lambda stack: stack.name != DEMO_STACK)
+    """Return the stacks with a variant for the CPU, the demo's first."""
+    stacks = [stack for stack in catalog.stacks.values() if _cpu_variant(stack) is not None]
+    return sorted(stacks, key=lambda stack: stack.name != DEMO_STACK)
 
 
 def _cpu_variant(stack: StackEntry) -> str | None:
     variants = stack.spec.variants.items()
-    return next((name for name, one in variants if one.device == "cpu" and not one.on_request), None)
+    return next((name for name, spec in variants if spec.device == "cpu" and not spec.on_request), None)
 
 
 def _cpu(stack: StackEntry) -> str:
@@ -129,8 +129,8 @@ def _cpu(stack: StackEntry) -> str:
 
 
 def _gpu_variants(catalog: Catalog) -> list[tuple[StackEntry, str]]:
-    found = [(stack, gpu_variant(stack.spec.variants)) for stack in _stacks(catalog)]
-    return [(stack, variant) for stack, variant in found if variant is not None]
+    variants = [(stack, gpu_variant(stack.spec.variants)) for stack in _stacks(catalog)]
+    return [(stack, variant) for stack, variant in variants if variant is not None]
 
 
 def _cache(stack: StackEntry, variant: str) -> str:
@@ -138,11 +138,11 @@ def _cache(stack: StackEntry, variant: str) -> str:
 
 
 def _cache_mount(stack: StackEntry, variant: str) -> dict[str, Any]:
-    return Line({"type": "volume", "source": _cache(stack, variant), "target": str(GUEST["cache"])})
+    return InlineMapping({"type": "volume", "source": _cache(stack, variant), "target": str(GUEST["cache"])})
 
 
 def _hardened() -> dict[str, Any]:
-    """What all services share."""
+    """Return what all services share."""
     return {
         "command": COMMAND,
         **compose_isolation(isolation((), (0, 0)), USER),
@@ -155,25 +155,27 @@ def _hardened() -> dict[str, Any]:
             "retries": 3,
             "start_period": f"{START_SECONDS}s",
         },
-        "logging": {"driver": "json-file", "options": Line(LOG_OPTIONS)},
+        "logging": {"driver": "json-file", "options": InlineMapping(LOG_OPTIONS)},
     }
 
 
 def compose_isolation(settings: Mapping[str, Any], user: str) -> dict[str, Any]:
-    """The engine API's isolation in Compose's words, for another user."""
-    limits = {limit["Name"]: Line({"soft": limit["Soft"], "hard": limit["Hard"]}) for limit in settings["ulimits"]}
+    """Return the engine API's isolation settings with the names of Compose, for another user."""
+    limits = {
+        limit["Name"]: InlineMapping({"soft": limit["Soft"], "hard": limit["Hard"]}) for limit in settings["ulimits"]
+    }
     tmpfs = [f"{target}:{options}" for target, options in settings["tmpfs"].items()]
     return {**settings, "user": user, "ulimits": limits, "tmpfs": tmpfs}
 
 
-def _service(stack: StackEntry, worker: Shared, environment: Shared, root: Path) -> dict[str, Any]:
+def _service(stack: StackEntry, worker: SharedMapping, environment: SharedMapping, root: Path) -> dict[str, Any]:
     variant = _cpu(stack)
     return {
         MERGE: worker,
         **({} if stack.name == DEMO_STACK else {"profiles": [stack.name, "all"]}),
         "image": image_alias(stack.name, variant),
         **_build(stack, variant, root),
-        "labels": Line(warm_labels(stack.name, variant)),
+        "labels": InlineMapping(warm_labels(stack.name, variant)),
         "environment": {MERGE: environment, **own_environment(stack, variant)},
         "volumes": [
             _bind(SPOOL, GUEST_SPOOL, read_only=False),
@@ -185,21 +187,21 @@ def _service(stack: StackEntry, worker: Shared, environment: Shared, root: Path)
 
 
 def _on_the_gpu(stack: StackEntry, variant: str, root: Path) -> dict[str, Any]:
-    one = Line({"driver": "nvidia", "count": 1, "capabilities": ["gpu"]})
+    gpu = InlineMapping({"driver": "nvidia", "count": 1, "capabilities": ["gpu"]})
     return {
         "image": image_alias(stack.name, variant),
         **_build(stack, variant, root),
         "labels": {VARIANT_LABEL: variant},
         "environment": {"ORCH_VARIANT": variant, "ORCH_DEVICE": "cuda"},
         "volumes": [_cache_mount(stack, variant)],
-        "deploy": {"resources": {"reservations": {"devices": [one]}}},
+        "deploy": {"resources": {"reservations": {"devices": [gpu]}}},
     }
 
 
 def _is_built_here(stack: StackEntry, variant: str, root: Path) -> bool:
-    """Whether Compose can build a stack from `root` alone: no upstream code to fetch, nothing to be asked for."""
+    """Return whether Compose can build a stack from `root`: no upstream code, all arguments have defaults."""
     arguments = stack.spec.variants[variant].build_args.values()
-    parts = (stack.folder, stack.dockerfile, resources.RUNNER)
+    parts = (stack.folder, stack.dockerfile, bundled.RUNNER)
     return (
         not stack.spec.sources
         and all(argument.default is not None for argument in arguments)
@@ -208,7 +210,7 @@ def _is_built_here(stack: StackEntry, variant: str, root: Path) -> bool:
 
 
 def _build(stack: StackEntry, variant: str, root: Path) -> dict[str, Any]:
-    """How Compose gets the image: by building it from `root`, or not at all."""
+    """Return how Compose gets the image: it builds it from `root`, or expects it to exist."""
     if not _is_built_here(stack, variant, root):
         return {"pull_policy": "never"}
     spec = stack.spec.variants[variant]
@@ -217,7 +219,7 @@ def _build(stack: StackEntry, variant: str, root: Path) -> dict[str, Any]:
         "BASE_IMAGE": f"${{ORCH_BASE_IMAGE:-{spec.base_image}}}",
         "LOCK": f"{folder}/{spec.lock}",
         **({} if spec.build_lock is None else {"BUILD_LOCK": f"{folder}/{spec.build_lock}"}),
-        "RUNNER": _inside(resources.RUNNER, root),
+        "RUNNER": _inside(bundled.RUNNER, root),
         "STACK": folder,
         **{name: str(argument.default) for name, argument in spec.build_args.items()},
     }
@@ -229,30 +231,30 @@ def _inside(path: Path, root: Path) -> str:
 
 
 def _weights(stack: StackEntry, root: Path) -> list[dict[str, Any]]:
-    """Nothing where all weights are in the image, the stack's own folders where they come with it, else the cache."""
+    """Return the mounts of the weights: none if the image has them, the stack's own folders, or the cache."""
     models = [name for name, model in stack.spec.models.items() if model.weights]
-    weights = [(name, one) for name in models for one in stack.spec.models[name].weights.values()]
-    if all(one.package is not None for _, one in weights):
+    weights = [(name, file) for name in models for file in stack.spec.models[name].weights.values()]
+    if all(file.package is not None for _, file in weights):
         return []
-    own = {(name, _folder_it_comes_in(one)) for name, one in weights}
+    own = {(name, _bundled_folder(file)) for name, file in weights}
     if len(own) == len(models) and all(folder is not None for _, folder in own):
         return [
-            _bind(_place(stack.folder / str(folder), root), GUEST["weights"] / name) for name, folder in sorted(own)
+            _bind(_source(stack.folder / str(folder), root), GUEST["weights"] / name) for name, folder in sorted(own)
         ]
     return [_bind(f"{HOME}/weights/{stack.name}", GUEST["weights"])]
 
 
-def _folder_it_comes_in(weights: Weights) -> PurePosixPath | None:
-    """The folder inside the stack's own that holds the file under the name a worker expects."""
+def _bundled_folder(weights: Weights) -> PurePosixPath | None:
+    """Return the stack's folder that has the file under the name that workers expect; or None."""
     bundled = None if weights.bundled is None else PurePosixPath(weights.bundled)
     return bundled.parent if bundled is not None and bundled.name == weights.file else None
 
 
-def _place(path: Path, root: Path) -> str:
+def _source(path: Path, root: Path) -> str:
     return f"./{_inside(path, root)}" if path.is_relative_to(root) else str(path)
 
 
 def _bind(source: str, target: PurePosixPath, *, read_only: bool = True) -> dict[str, Any]:
-    """A bind mount; a source that is missing is an error, not a new folder of root's."""
+    """Return a bind mount; a missing source is an error instead of a new folder that belongs to root."""
     mount = {"type": "bind", "source": source, "target": str(target)}
-    return Line({**mount, **({"read_only": True} if read_only else {}), "bind": {"create_host_path": False}})
+    return InlineMapping({**mount, **({"read_only": True} if read_only else {}), "bind": {"create_host_path": False}})

@@ -1,4 +1,4 @@
-"""Warm workers through the engine's API, for people without Compose and for Podman: started, ended, their logs."""
+"""Start and stop warm workers through the engine's API, for Podman and for hosts without Compose; read their logs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from orchestrator.runtimes.docker.gpu_access import GpuSettings, detect_gpu_acce
 from orchestrator.runtimes.docker.runtime import calling_user, isolation, start_container
 from orchestrator.runtimes.mounts import GUEST
 from orchestrator.runtimes.registry import choose_runtime
-from orchestrator.runtimes.warm.compose_env import give_folder, give_spool
+from orchestrator.runtimes.warm.compose_env import make_folder_for, make_spool
 from orchestrator.runtimes.warm.discover import host_path
 from orchestrator.runtimes.warm.settings import (
     CHECK,
@@ -41,21 +41,21 @@ from orchestrator.runtimes.warm.settings import (
     warm_labels,
     worker_user,
 )
-from orchestrator.runtimes.warm.spool import Heartbeat, SpoolPaths, read_heartbeat, workers_of
+from orchestrator.runtimes.warm.spool import Heartbeat, SpoolPaths, list_worker_ids, read_heartbeat
 from orchestrator.system.container_engine import Engine, connect
 from orchestrator.system.display import Display
 from orchestrator.system.json_lines import split_lines
 
 UP_LABEL = f"{LABEL}.up"
-"""On what `orch up` started: a digest of all settings, so that the same command leaves a fitting worker alone."""
+"""Label with a digest of all settings: `orch up` leaves a worker alone that has the same ones."""
 COMPOSE_LABEL = "com.docker.compose.project"
 _NANOSECONDS = 1_000_000_000
-_LOOK_EVERY_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
 class UpOptions:
-    """What a user asks of warm workers. None: what fits, or the worker's own default."""
+    """Options of `orch up`. None: what fits, or the worker's own default."""
 
     spool: Path
     variant: str | None = None
@@ -70,14 +70,14 @@ class UpOptions:
 
 @dataclass(frozen=True)
 class WarmSpec:
-    """One warm worker to start: folders on the host, and what to tell it. A pure value."""
+    """One warm worker to start: its number, folders on the host and settings. A pure value."""
 
     number: int
     spool: Path
     weights: Path
     cache: Path
     data: Path | None = None
-    """The folder of images it sees; others are handed over in the spool."""
+    """The folder of images that it can read; other images are staged in the spool."""
     device: str = "cpu"
     idle_seconds: int | None = None
     memory_mb: int | None = None
@@ -85,8 +85,8 @@ class WarmSpec:
 
 
 @dataclass(frozen=True)
-class Started:
-    """A worker that `orch up` saw serving."""
+class ServingWorker:
+    """A worker that serves. `fresh`: it was started just now."""
 
     container: str
     stack: str
@@ -95,14 +95,13 @@ class Started:
     fresh: bool
 
     def as_json(self) -> dict[str, object]:
-        """For `--json`."""
         return {**vars(self), "spool": str(self.spool)}
 
 
 def warm_settings(
     prepared: Prepared, spec: WarmSpec, security: tuple[str, ...], user: tuple[int, int], gpu: GpuSettings
 ) -> dict[str, Any]:
-    """Everything the engine is asked for, as keyword arguments of containers.create. A pure value."""
+    """Return the keyword arguments of the engine's containers.create. A pure value."""
     stack, variant = prepared.stack, prepared.variant
     choices = {
         "ORCH_DATA_HOST": spec.data,
@@ -140,7 +139,7 @@ def warm_settings(
 
 
 def container_name(stack: str, variant: str, spec: WarmSpec) -> str:
-    """The worker's name: an engine may serve several people, each with a spool of their own."""
+    """Return the worker's name, which differs by spool: several users may share an engine."""
     spool = hashlib.sha256(os.fsencode(spec.spool)).hexdigest()[:6]
     return f"orch-{stack}-{variant}-{spool}-{spec.number}"
 
@@ -156,7 +155,10 @@ def _mounts(spec: WarmSpec) -> list[dict[str, Any]]:
 
 
 def fetch_weights(stack: StackEntry, models: Sequence[ModelEntry], display: Display, *, offline: bool) -> None:
-    """The weights of models that were named; where a stack was, of all those that can be had. Raises MachineError."""
+    """Fetch the weights of `models`; with none, those of the stack's models that can be fetched.
+
+    Raises MachineError.
+    """
     for entry in models or [ModelEntry(name, spec, stack) for name, spec in stack.spec.models.items()]:
         try:
             ensure_weights(entry, offline=offline, progress=display.transfer)
@@ -166,8 +168,10 @@ def fetch_weights(stack: StackEntry, models: Sequence[ModelEntry], display: Disp
             display.say(f"{entry.name}: {error.message}; {error.hint}")
 
 
-def up(stack: StackEntry, models: Sequence[ModelEntry], options: UpOptions, display: Display) -> list[Started]:
-    """Have workers of a stack serve; one that serves already as asked is left alone.
+def start_workers(
+    stack: StackEntry, models: Sequence[ModelEntry], options: UpOptions, display: Display
+) -> list[ServingWorker]:
+    """Start workers of a stack and wait until they serve; a worker with these settings is left alone.
 
     Raises UsageError, BuildError, MachineError.
     """
@@ -176,50 +180,52 @@ def up(stack: StackEntry, models: Sequence[ModelEntry], options: UpOptions, disp
     runtime.require(choice.devices)
     fetch_weights(stack, models, display, offline=options.build.offline)
     prepared = runtime.prepare(stack, choice.variant, options.build, display.detail)
-    started: list[Started] = []
+    serving: list[ServingWorker] = []
     for number in range(1, options.workers + 1):
         spec = WarmSpec(
             number=number,
             spool=options.spool,
             weights=home() / "weights" / stack.name,
-            cache=_cache(stack, choice.variant),
+            cache=_cache_folder(stack, choice.variant),
             data=options.data,
             device=choice.devices[(number - 1) % len(choice.devices)],
             idle_seconds=options.idle_seconds,
             memory_mb=options.memory_mb,
             threads=options.threads,
         )
-        started.append(_ensure_serving(connect(), prepared, spec, display))
-    return started
+        serving.append(_ensure_serving(connect(), prepared, spec, display))
+    return serving
 
 
-def _ensure_serving(engine: Engine, prepared: Prepared, spec: WarmSpec, display: Display) -> Started:
+def _ensure_serving(engine: Engine, prepared: Prepared, spec: WarmSpec, display: Display) -> ServingWorker:
     user = worker_user(calling_user())
     spec.weights.mkdir(parents=True, exist_ok=True)
-    # In a rootless engine, root inside is the caller outside.
+    # In a rootless engine, root in the container is the caller on the host.
     owner = calling_user() if "rootless" in engine.security else user
-    give_spool(spec.spool, owner)
-    give_folder(spec.cache, owner)
-    settings = warm_settings(
-        prepared, spec, engine.security, user, gpu_settings(detect_gpu_access(engine), spec.device)
-    )
-    earlier = _container(engine, settings["name"])
-    fits = earlier is not None and _is_as_asked(earlier, settings)
+    make_spool(spec.spool, owner)
+    make_folder_for(spec.cache, owner)
+    gpu = gpu_settings(detect_gpu_access(engine), spec.device)
+    settings = warm_settings(prepared, spec, engine.security, user, gpu)
+    earlier = _get_container(engine, settings["name"])
+    fits = earlier is not None and _runs_with(earlier, settings)
     if earlier is not None and not fits:
-        display.say(f"{settings['name']}: was started with other settings, or ended; replacing it")
-        _end(earlier)
+        display.say(f"{settings['name']}: has other settings, or has ended; replacing it")
+        _stop(earlier)
     container = earlier if fits else start_container(engine, settings)
-    _wait_until_it_serves(container, spec.spool)
-    return Started(settings["name"], prepared.stack.name, prepared.variant, spec.spool, not fits)
+    _wait_until_serving(container, spec.spool)
+    return ServingWorker(settings["name"], prepared.stack.name, prepared.variant, spec.spool, not fits)
 
 
-def _cache(stack: StackEntry, variant: str) -> Path:
-    """What workers keep. Root's warm workers are somebody else: what its one-shot workers wrote is not theirs."""
+def _cache_folder(stack: StackEntry, variant: str) -> Path:
+    """Return the workers' cache folder.
+
+    Root's warm workers run as nobody, who cannot use the cache of root's one-shot workers.
+    """
     folder, caller = worker_cache_folder(stack.name, variant), calling_user()
     return folder if worker_user(caller) == caller else folder.with_name(f"{folder.name}-nobody")
 
 
-def _container(engine: Engine, name: str) -> Any:
+def _get_container(engine: Engine, name: str) -> Any:
     import docker.errors
 
     try:
@@ -228,12 +234,12 @@ def _container(engine: Engine, name: str) -> Any:
         return None
 
 
-def _is_as_asked(container: Any, settings: dict[str, Any]) -> bool:
+def _runs_with(container: Any, settings: dict[str, Any]) -> bool:
     return bool(container.status == "running" and container.labels.get(UP_LABEL) == settings["labels"][UP_LABEL])
 
 
-def _wait_until_it_serves(container: Any, spool: Path) -> None:
-    """Until its heartbeat is there. Raises MachineError, with the end of its log, when it does not come up."""
+def _wait_until_serving(container: Any, spool: Path) -> None:
+    """Wait for the worker's heartbeat. Raises MachineError with the end of its log if none comes."""
     container.reload()
     hostname, deadline = container.attrs["Config"]["Hostname"], time.monotonic() + START_SECONDS
     while True:
@@ -241,62 +247,63 @@ def _wait_until_it_serves(container: Any, spool: Path) -> None:
         if beats and beats[-1].problem is None:
             return
         container.reload()
-        failed = container.status not in ("created", "running") or container.attrs["RestartCount"]
-        if beats or failed or time.monotonic() > deadline:
+        has_ended = container.status not in ("created", "running") or container.attrs["RestartCount"]
+        if beats or has_ended or time.monotonic() > deadline:
             log = container.logs(tail=15).decode(errors="replace").strip()
-            _end(container)
-            problem = "is unfit" if beats else "ended at once" if failed else f"does not serve after {START_SECONDS} s"
+            _stop(container)
+            late = f"does not serve after {START_SECONDS} s"
+            problem = "is unfit" if beats else "ended at once" if has_ended else late
             raise MachineError(f"the worker {container.name} {problem}", why=log or None, hint="orch doctor")
-        time.sleep(_LOOK_EVERY_SECONDS)
+        time.sleep(_POLL_SECONDS)
 
 
 def _heartbeats(spool: SpoolPaths) -> list[Heartbeat]:
-    read = [read_heartbeat(spool, worker) for worker in workers_of(spool)]
-    return [beat for beat in read if beat is not None]
+    beats = [read_heartbeat(spool, worker) for worker in list_worker_ids(spool)]
+    return [beat for beat in beats if beat is not None]
 
 
-def warm_containers(stacks: Sequence[str] = ()) -> list[Any]:
-    """The containers of all warm workers, Compose's and those of `orch up`, running or not. Raises MachineError."""
-    found = connect().client.containers.list(all=True, filters={"label": f"{WARM_LABEL}=1"}, ignore_removed=True)
-    chosen = [one for one in found if not stacks or one.labels.get(STACK_LABEL) in stacks]
-    return sorted(chosen, key=lambda one: str(one.name))
+def list_containers(stacks: Sequence[str] = ()) -> list[Any]:
+    """Return the containers of warm workers, also of Compose, running or not. Raises MachineError."""
+    listed = connect().client.containers.list(all=True, filters={"label": f"{WARM_LABEL}=1"}, ignore_removed=True)
+    chosen = [container for container in listed if not stacks or container.labels.get(STACK_LABEL) in stacks]
+    return sorted(chosen, key=lambda container: str(container.name))
 
 
 def mounted_at(container: Any, target: str) -> Path | None:
-    """The folder of this machine that a container has at `target`."""
+    """Return the folder of this host that a container sees as `target`; None where it has none."""
     for mount in container.attrs.get("Mounts", []):
         if mount.get("Destination") == target and mount.get("Type") == "bind":
             return host_path(mount["Source"])
     return None
 
 
-def down(stacks: Sequence[str], spool: Path, report: Callable[[str], None]) -> list[str]:
-    """End what `orch up` started on this spool, of these stacks or of all; their names. Compose's are Compose's."""
-    ended: list[Any] = []
-    for container in warm_containers(stacks):
+def stop_workers(stacks: Sequence[str], spool: Path, report: Callable[[str], None]) -> list[str]:
+    """Stop this spool's workers of these stacks, or of all, and return their names; Compose stops its own."""
+    chosen: list[Any] = []
+    for container in list_containers(stacks):
         project = container.labels.get(COMPOSE_LABEL)
         if project is not None and stacks:
-            report(f"{container.name} is Compose's: docker compose -p {project} --profile all down")
+            report(f"{container.name} belongs to Compose; to stop it: docker compose -p {project} --profile all down")
         if project is None and mounted_at(container, str(GUEST_SPOOL)) == spool:
-            ended.append(container)
-    threads = [threading.Thread(target=_end, args=(container,)) for container in ended]
+            chosen.append(container)
+    threads = [threading.Thread(target=_stop, args=(container,)) for container in chosen]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return [str(container.name) for container in ended]
+    return [str(container.name) for container in chosen]
 
 
-def _end(container: Any) -> None:
-    """SIGTERM, time for the images at hand, and the container is removed."""
-    with contextlib.suppress(Exception):  # it may have ended by itself
+def _stop(container: Any) -> None:
+    """Stop a worker, which may finish its images, and remove its container."""
+    with contextlib.suppress(Exception):  # it may have ended already
         container.stop(timeout=STOP_SECONDS)
     with contextlib.suppress(Exception):
         container.remove(force=True)
 
 
 def log_lines(container: Any, *, follow: bool, tail: int | None) -> Iterator[str]:
-    """A worker's log, line by line; with `follow` until it ends."""
+    """Yield the lines of a worker's log; with `follow` until the worker ends."""
     blocks = container.logs(stream=True, follow=follow, tail="all" if tail is None else tail)
     for line in split_lines(blocks, keep_unfinished=True):
         yield line.decode(errors="replace")

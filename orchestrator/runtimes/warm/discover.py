@@ -1,4 +1,4 @@
-"""Finding warm workers: where spools are, which workers are up in them, and which of those fit a run."""
+"""Discover warm workers: the spools there are, the workers that are up in them, and those that fit a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from typing import Any
 from orchestrator.paths import home
 from orchestrator.runtimes.build_inputs import LOCK_NAME, BuildInputs
 from orchestrator.runtimes.warm.settings import WARM_LABEL
-from orchestrator.runtimes.warm.spool import Heartbeat, SpoolPaths, alive_among, read_heartbeat, workers_of
+from orchestrator.runtimes.warm.spool import Heartbeat, SpoolPaths, find_alive, list_worker_ids, read_heartbeat
+from orchestrator.system.container_engine import connect
 
 LABEL_IDENTITY = "org.orch.identity"
 WATCH_SECONDS = 2.5
@@ -24,7 +25,7 @@ _COMPOSE_FILES = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-
 
 @dataclass(frozen=True)
 class Needs:
-    """What a worker must be made of to do a run's work as a cold worker would."""
+    """What a worker must be built from to predict as a cold worker of the run would."""
 
     stack: str
     variant: str
@@ -38,7 +39,7 @@ class Needs:
 
 @dataclass(frozen=True)
 class WarmContainer:
-    """A warm worker's container as the engine tells it."""
+    """A warm worker's container as the engine describes it."""
 
     hostname: str
     identity: str | None
@@ -46,30 +47,33 @@ class WarmContainer:
     data: Path | None
 
 
-Containers = Callable[[], list[WarmContainer]]
-"""Asks the engine for the warm workers' containers that run."""
+ListContainers = Callable[[], list[WarmContainer]]
+"""Returns the running containers of warm workers, by asking the engine."""
 
 
 @dataclass(frozen=True)
-class WarmWorkerFound:
-    """A worker that is up, and the host's folder that it sees as its folder of images, where that is known."""
+class DiscoveredWorker:
+    """A worker that is up. `data`: its folder of images on the host, where that is known."""
 
     heartbeat: Heartbeat
     data: Path | None
 
 
 def needs_of(inputs: BuildInputs, device: str) -> Needs:
-    """What the build inputs of a run ask of a worker."""
+    """Return what a worker must be built from, given the build inputs of a run."""
     named = {LOCK_NAME: inputs.lock, **inputs.files}
     files = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in named.items()}
     commits = {name: source.commit for name, source in inputs.sources.items()}
     return Needs(inputs.stack, inputs.variant, device, inputs.identity, files, commits)
 
 
-def why_unfit(
+def unfit_reason(
     worker: Heartbeat, made_of: Mapping[str, Any], needs: Needs, identity: str | None = None, caller: int | None = None
 ) -> str | None:
-    """Why a worker cannot stand in for a cold one; None if it can. `made_of` is what its files.json says."""
+    """Return why a worker cannot replace a cold one; None if it can.
+
+    `made_of` is the content of the worker's files.json.
+    """
     if (worker.stack, worker.variant) != (needs.stack, needs.variant):
         return f"it is for {worker.stack}, {worker.variant}"
     if worker.device != needs.device:
@@ -78,7 +82,7 @@ def why_unfit(
         return worker.problem
     caller = os.geteuid() if caller is None else caller
     if caller not in (0, worker.uid):
-        return f"it runs as uid {worker.uid}, you are uid {caller}: neither could write the other's files"
+        return f"it runs as uid {worker.uid}, you are uid {caller}: neither can write the other's files"
     files, sources = made_of.get("files", {}), made_of.get("sources", {})
     differing = sorted(name for name, digest in needs.files.items() if files.get(name) != digest)
     if differing:
@@ -92,45 +96,48 @@ def why_unfit(
     return None
 
 
-def spool_folders(asked: Path | None, containers: Containers) -> Iterator[Path]:
-    """Where spools may be, only the one asked for where one is. The engine, which takes a while, is asked last."""
-    chosen = asked or (Path(value) if (value := os.environ.get("ORCH_SPOOL")) else None)
+def discover_spools(spool: Path | None, containers: ListContainers) -> Iterator[Path]:
+    """Yield the folders that may be spools; only `spool` or $ORCH_SPOOL where one is given.
+
+    The engine, which takes a while to answer, comes last.
+    """
+    chosen = spool or (Path(value) if (value := os.environ.get("ORCH_SPOOL")) else None)
     if chosen is not None:
         yield chosen.expanduser().absolute()
         return
     beside = [Path("spool").absolute()] if any(Path(name).is_file() for name in _COMPOSE_FILES) else []
-    near = [place for place in [*beside, home() / "spool"] if place.is_dir()]
+    near = [folder for folder in [*beside, home() / "spool"] if folder.is_dir()]
     yield from near
-    mounted = dict.fromkeys(one.spool for one in containers() if one.spool is not None)
-    yield from (place for place in mounted if place not in near and place.is_dir())
+    mounted = dict.fromkeys(container.spool for container in containers() if container.spool is not None)
+    yield from (folder for folder in mounted if folder not in near and folder.is_dir())
 
 
-def fitting(
-    spool: SpoolPaths, needs: Needs, containers: Containers, patience: float = WATCH_SECONDS
-) -> tuple[list[WarmWorkerFound], list[str]]:
-    """The workers of a spool that are up and fit, and why others of the same stack do not."""
-    fit: dict[str, WarmWorkerFound] = {}
+def discover_workers(
+    spool: SpoolPaths, needs: Needs, containers: ListContainers, patience: float = WATCH_SECONDS
+) -> tuple[list[DiscoveredWorker], list[str]]:
+    """Return the workers of a spool that are up and fit, and why others of the same stack do not fit."""
+    fit: dict[str, DiscoveredWorker] = {}
     reasons: list[str] = []
-    for worker in workers_of(spool):
+    for worker in list_worker_ids(spool):
         beat = read_heartbeat(spool, worker)
         if beat is None or beat.stack != needs.stack:
             continue
-        data, container = data_folder(beat), None
+        data, container = locate_data_folder(beat), None
         if data is None:  # only the engine may know
-            container = next((one for one in containers() if one.hostname == beat.host), None)
+            container = next((running for running in containers() if running.hostname == beat.host), None)
         identity = None if container is None else container.identity
-        reason = why_unfit(beat, _made_of(spool, worker), needs, identity)
+        reason = unfit_reason(beat, _made_of(spool, worker), needs, identity)
         if reason is None:
-            fit[worker] = WarmWorkerFound(beat, data if container is None else container.data)
+            fit[worker] = DiscoveredWorker(beat, data if container is None else container.data)
         else:
             reasons.append(f"{worker}: {reason}")
-    alive = alive_among(spool, list(fit), patience)
-    reasons += [f"{worker}: it is not up any more" for worker in fit if worker not in alive]
-    return [found for worker, found in fit.items() if worker in alive], reasons
+    alive = find_alive(spool, list(fit), patience)
+    reasons += [f"{worker}: it is no longer up" for worker in fit if worker not in alive]
+    return [fitting for worker, fitting in fit.items() if worker in alive], reasons
 
 
-def data_folder(worker: Heartbeat) -> Path | None:
-    """The host's folder behind the worker's folder of images, as it says, if it really is the same folder."""
+def locate_data_folder(worker: Heartbeat) -> Path | None:
+    """Return the worker's folder of images on the host, as the worker reports it, if the inode is equal."""
     if not worker.data_host or not Path(worker.data_host).is_absolute():
         return None
     folder = Path(worker.data_host)
@@ -148,24 +155,22 @@ def _made_of(spool: SpoolPaths, worker: str) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def warm_containers() -> list[WarmContainer]:
-    """The warm workers' containers that run; none where no engine answers."""
-    from orchestrator.system.container_engine import connect
-
-    with contextlib.suppress(Exception):  # whatever is wrong with the engine, workers may be found without it
+def list_running_containers() -> list[WarmContainer]:
+    """Return the running containers of warm workers; none where no engine answers."""
+    with contextlib.suppress(Exception):  # whatever is wrong with the engine, workers may be up without it
         listed = connect().client.containers.list(filters={"label": f"{WARM_LABEL}=1", "status": "running"})
-        return [_container(one.attrs, one.image.labels) for one in listed]
+        return [_describe(container.attrs, container.image.labels) for container in listed]
     return []
 
 
-def _container(attrs: Mapping[str, Any], labels: Mapping[str, str]) -> WarmContainer:
+def _describe(attrs: Mapping[str, Any], labels: Mapping[str, str]) -> WarmContainer:
     sources = {mount.get("Destination"): host_path(mount.get("Source")) for mount in attrs.get("Mounts", [])}
     hostname = str(attrs["Config"]["Hostname"])
     return WarmContainer(hostname, labels.get(LABEL_IDENTITY), sources.get("/spool"), sources.get("/data"))
 
 
 def host_path(source: str | None) -> Path | None:
-    """Docker Desktop names host folders as its own machine sees them."""
+    """Return the host's name of a mounted folder: Docker Desktop uses that of its virtual machine."""
     if not source:
         return None
     path = PurePosixPath(source)

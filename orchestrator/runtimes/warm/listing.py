@@ -1,4 +1,4 @@
-"""All warm workers there are: containers of Compose and of `orch up`, and whoever else has a heartbeat in a spool."""
+"""List all warm workers: containers of Compose and of `orch up`, and other workers with a heartbeat in a spool."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import MachineError
-from orchestrator.runtimes.warm.containers import mounted_at, warm_containers
+from orchestrator.runtimes.warm.containers import list_containers, mounted_at
 from orchestrator.runtimes.warm.discover import WATCH_SECONDS
 from orchestrator.runtimes.warm.settings import GUEST_SPOOL, STACK_LABEL, VARIANT_LABEL
-from orchestrator.runtimes.warm.spool import SpoolPaths, is_alive, workers_of
+from orchestrator.runtimes.warm.spool import SpoolPaths, is_alive, list_worker_ids
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One warm worker; what only its heartbeat could say is None where there is none."""
+class WarmWorkerStatus:
+    """One line of `orch ps`. What only a heartbeat tells is None where there is none."""
 
     name: str
     """The container's name, or the worker's id where no container of this engine is known."""
@@ -37,33 +37,32 @@ class Shown:
     images_per_s: float | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """For `--json`."""
         return asdict(self)
 
 
-def list_workers(spools: Sequence[Path]) -> list[Shown]:
-    """The workers whose container this engine has, and those of `spools` that have none."""
+def list_workers(spools: Sequence[Path]) -> list[WarmWorkerStatus]:
+    """Return the workers whose container this engine has, and those of `spools` without a container."""
     try:
-        containers = warm_containers()
-    except MachineError:  # workers may serve without an engine, or out of reach of this one
+        containers = list_containers()
+    except MachineError:  # workers may run without an engine, or in another one
         containers = []
     spool_of = {container.id: mounted_at(container, str(GUEST_SPOOL)) for container in containers}
     folders = {folder.resolve() for folder in [*spools, *spool_of.values()] if folder is not None}
-    beats = {folder: beats_of(folder) for folder in sorted(folders)}
-    found: list[Shown] = []
+    beats = {folder: read_heartbeats(folder) for folder in sorted(folders)}
+    workers: list[WarmWorkerStatus] = []
     for container in containers:
         spool = spool_of[container.id]
-        beat = None if spool is None else _taken(beats[spool.resolve()], container)
+        beat = None if spool is None else _take_heartbeat(beats[spool.resolve()], container)
         if spool is None or beat is None:
-            found.append(_silent(container, spool))
+            workers.append(_describe_container(container, spool))
         else:
-            found.append(shown_by(beat, container.name, spool))
-    found += [shown_by(beat, str(beat["id"]), spool) for spool, left in beats.items() for beat in left]
-    return sorted(found, key=lambda worker: (worker.stack, worker.variant, worker.name))
+            workers.append(describe_worker(beat, container.name, spool))
+    workers += [describe_worker(beat, str(beat["id"]), spool) for spool, others in beats.items() for beat in others]
+    return sorted(workers, key=lambda worker: (worker.stack, worker.variant, worker.name))
 
 
-def _taken(beats: list[dict[str, Any]], container: Any) -> dict[str, Any] | None:
-    """The container's heartbeat, taken out of those that are left."""
+def _take_heartbeat(beats: list[dict[str, Any]], container: Any) -> dict[str, Any] | None:
+    """Return the container's heartbeat and remove it from `beats`; None where it has none."""
     if container.status != "running":
         return None
     hostname = container.attrs["Config"]["Hostname"]
@@ -74,23 +73,23 @@ def _taken(beats: list[dict[str, Any]], container: Any) -> dict[str, Any] | None
     return None
 
 
-def _silent(container: Any, spool: Path | None) -> Shown:
-    """A worker whose container alone is known."""
+def _describe_container(container: Any, spool: Path | None) -> WarmWorkerStatus:
+    """Return the status of a worker that has a container but no heartbeat."""
     labels, state = container.labels, container.attrs["State"]
-    shown = "starting" if container.status == "running" else str(container.status)
+    status = "starting" if container.status == "running" else str(container.status)
     problem = f"exit {state['ExitCode']}" if container.status in ("exited", "restarting") else None
-    where = None if spool is None else str(spool)
-    return Shown(container.name, str(labels.get(STACK_LABEL)), str(labels.get(VARIANT_LABEL)), shown, where, problem)
+    stack, variant = str(labels.get(STACK_LABEL)), str(labels.get(VARIANT_LABEL))
+    return WarmWorkerStatus(container.name, stack, variant, status, None if spool is None else str(spool), problem)
 
 
-def beats_of(spool: Path) -> list[dict[str, Any]]:
-    """The heartbeats of the workers that are up."""
+def read_heartbeats(spool: Path) -> list[dict[str, Any]]:
+    """Return the heartbeats of a spool's workers that are up."""
     paths = SpoolPaths(spool)
-    workers = workers_of(paths)
+    workers = list_worker_ids(paths)
     with ThreadPoolExecutor(max_workers=max(1, len(workers))) as pool:  # each may have to be watched for a while
         up = list(pool.map(lambda worker: is_alive(paths, worker, WATCH_SECONDS), workers))
-    found = [_read(paths, worker) for worker, alive in zip(workers, up, strict=True) if alive]
-    return [beat for beat in found if beat is not None]
+    beats = [_read(paths, worker) for worker, alive in zip(workers, up, strict=True) if alive]
+    return [beat for beat in beats if beat is not None]
 
 
 def _read(spool: SpoolPaths, worker: str) -> dict[str, Any] | None:
@@ -101,11 +100,11 @@ def _read(spool: SpoolPaths, worker: str) -> dict[str, Any] | None:
     return beat if isinstance(beat, dict) else None
 
 
-def shown_by(beat: dict[str, Any], name: str, spool: Path) -> Shown:
-    """A worker by its heartbeat."""
+def describe_worker(beat: dict[str, Any], name: str, spool: Path) -> WarmWorkerStatus:
+    """Return the status of a worker, by its heartbeat."""
     models = beat.get("models") or []
     gpu = [model["gpu_mb"] for model in models if model.get("gpu_mb") is not None]
-    return Shown(
+    return WarmWorkerStatus(
         name=name,
         stack=str(beat.get("stack")),
         variant=str(beat.get("variant")),

@@ -1,4 +1,4 @@
-"""Bringing a job's results from the spool into the run directory, whole at every moment."""
+"""Move a job's results from the spool into the run directory, where they are complete at every moment."""
 
 from __future__ import annotations
 
@@ -13,55 +13,55 @@ from pathlib import Path
 from orchestrator.system.files import replace_file
 
 _PART = re.compile(r"(\d{5})\.part\.npz")
-Given = Mapping[str, tuple[int, int]]
-"""Parts that a job was given: name, and (size, mtime in ns) that tell whether the job wrote it anew."""
+PartStamps = Mapping[str, tuple[int, int]]
+"""The parts that a job began with: by name, (size, mtime in ns), which tell whether the job wrote it again."""
 
 
-def give_parts(shards: Path, out: Path) -> Given:
-    """Make the job's out folder, with the parts that earlier workers left."""
+def copy_parts_to_job(shards: Path, out: Path) -> PartStamps:
+    """Make the job's out folder with the parts that earlier workers left, and return their stamps."""
     out.mkdir(parents=True, exist_ok=True)
-    given: dict[str, tuple[int, int]] = {}
+    stamps: dict[str, tuple[int, int]] = {}
     for part in shards.glob("*.part.npz"):
         target = out / part.name
         shutil.copy2(part, target)
-        given[part.name] = _stamp(target)
-    return given
+        stamps[part.name] = _stamp(target)
+    return stamps
 
 
-def bring_back(out: Path, shards: Path, given: Given, number: int | None = None) -> None:
-    """Move a finished shard with its pictures, or with no number all there is, parts too. Raises OSError."""
+def move_results(out: Path, shards: Path, stamps: PartStamps, number: int | None = None) -> None:
+    """Move a finished shard and its pictures; without `number`, all results, parts too. Raises OSError."""
     if number is not None:
-        _bring_shard(out, shards, number)
+        _move_shard(out, shards, number)
         return
     for file in sorted(out.glob("*.npz")):
         if _PART.fullmatch(file.name) is None and not file.name.startswith("."):
-            _bring_shard(out, shards, int(file.stem))
+            _move_shard(out, shards, int(file.stem))
     for file in sorted(out.glob("*.part.npz")):
         match = _PART.fullmatch(file.name)
-        if match is None or _stamp(file) == given.get(file.name) or (shards / f"{match[1]}.npz").exists():
+        if match is None or _stamp(file) == stamps.get(file.name) or (shards / f"{match[1]}.npz").exists():
             continue
-        _bring_pictures(out, shards, int(match[1]))
-        move(file, shards / file.name)
+        _move_pictures(out, shards, int(match[1]))
+        move_file(file, shards / file.name)
 
 
-def _bring_shard(out: Path, shards: Path, number: int) -> None:
-    """The pictures first: a shard that is there has all of them."""
-    _bring_pictures(out, shards, number)
-    move(out / f"{number:05d}.npz", shards / f"{number:05d}.npz")
+def _move_shard(out: Path, shards: Path, number: int) -> None:
+    """Move the pictures first, so that a shard in the run directory has all of them."""
+    _move_pictures(out, shards, number)
+    move_file(out / f"{number:05d}.npz", shards / f"{number:05d}.npz")
     (shards / f"{number:05d}.part.npz").unlink(missing_ok=True)
 
 
-def _bring_pictures(out: Path, shards: Path, number: int) -> None:
+def _move_pictures(out: Path, shards: Path, number: int) -> None:
     folder = out / "masks" / f"{number:05d}"
     if folder.is_dir():
         target = shards / "masks" / folder.name
         target.mkdir(parents=True, exist_ok=True)
         for picture in folder.glob("[!.]*.png"):
-            move(picture, target / picture.name)
+            move_file(picture, target / picture.name)
 
 
-def move(source: Path, target: Path) -> None:
-    """Rename; on another file system copy aside, fsync, rename. The file belongs to the caller then. Raises OSError."""
+def move_file(source: Path, target: Path) -> None:
+    """Rename a file, or copy it to another file system; the caller then owns it. Raises OSError."""
     try:
         if os.geteuid() == 0 and source.stat().st_uid != 0:
             os.chown(source, 0, os.getegid())

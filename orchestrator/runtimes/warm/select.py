@@ -13,12 +13,12 @@ from orchestrator.paths import RunPaths
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.build_inputs import image_inputs
 from orchestrator.runtimes.warm.discover import (
+    DiscoveredWorker,
     Needs,
-    WarmWorkerFound,
-    fitting,
+    discover_spools,
+    discover_workers,
+    list_running_containers,
     needs_of,
-    spool_folders,
-    warm_containers,
 )
 from orchestrator.runtimes.warm.runtime import WarmRuntime
 from orchestrator.runtimes.warm.spool import SpoolPaths
@@ -45,28 +45,28 @@ def select_warm(
 
     Raises NoWarmWorker where none of the stack is up, RuntimeUnsuitable where those that are do not fit.
     """
-    containers = cache(warm_containers)
+    containers = cache(list_running_containers)
     needs = needs_of(image_inputs(entry.stack, choice.variant, build), choice.device)
     searched: list[str] = []
     reasons: list[str] = []
-    for folder in spool_folders(spool, containers):
+    for folder in discover_spools(spool, containers):
         searched.append(str(folder))
         spool_paths = SpoolPaths(folder)
-        workers, why_not = fitting(spool_paths, needs, containers)
+        workers, why_not = discover_workers(spool_paths, needs, containers)
         reasons += why_not
         if workers:
-            runtime = WarmRuntime.of_run(spool_paths, needs, paths, partial(_look, spool_paths, needs), say)
+            runtime = WarmRuntime.of_run(spool_paths, needs, paths, partial(_discover, spool_paths, needs), say)
             heartbeat = workers[0].heartbeat
             return WarmSelection(runtime, f"warm worker {heartbeat.id} in {folder}", heartbeat.threads)
     kind = RuntimeUnsuitable if reasons else NoWarmWorker
-    places = f"searched {', '.join(searched)}" if searched else "there is no spool folder"
+    folders = f"searched {', '.join(searched)}" if searched else "there is no spool folder"
     raise kind(
         f"no warm worker fits {entry.name}",
-        why="; ".join(reasons) or f"none of {entry.stack.name} is up; {places}",
+        why="; ".join(reasons) or f"none of {entry.stack.name} is up; {folders}",
         hint=f"docker compose up -d --build; or: orch up {entry.stack.name}",
     )
 
 
-def _look(spool: SpoolPaths, needs: Needs) -> list[WarmWorkerFound]:
+def _discover(spool: SpoolPaths, needs: Needs) -> list[DiscoveredWorker]:
     """Return the workers that fit now. Containers are listed anew: a restarted one may have other mounts."""
-    return fitting(spool, needs, cache(warm_containers), patience=1.5)[0]
+    return discover_workers(spool, needs, cache(list_running_containers), patience=1.5)[0]

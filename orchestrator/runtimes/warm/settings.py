@@ -1,4 +1,4 @@
-"""What every warm worker is given, by Compose and by `orch up` alike: command, environment, labels. Pure values."""
+"""Command, environment and labels of every warm worker, for Compose and `orch up` alike. Pure values."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ GUEST_SPOOL = PurePosixPath("/spool")
 SERVE = ["python", "-m", "orch_runner.serve"]
 COMMAND = [*SERVE, str(GUEST_SPOOL)]
 CHECK = [*SERVE, "--check", str(GUEST_SPOOL)]
-"""Healthy, says its exit status, while the heartbeat is there."""
+"""The health check: exits with 0 while the heartbeat is fresh."""
 WARM_LABEL, STACK_LABEL, VARIANT_LABEL = f"{LABEL}.warm", f"{LABEL}.stack", f"{LABEL}.variant"
 CHECK_SECONDS = 5
 START_SECONDS = 60
-"""Within so long after a start, a check that fails means nothing yet."""
+"""A health check that fails within this time after the start does not count."""
 STOP_SECONDS = 30
-"""So long a worker that is told to stop may take to finish the images at hand."""
+"""Seconds for a worker to finish its images before it is killed."""
 LOG_OPTIONS = {"max-size": "10m", "max-file": "3"}
-"""A worker that serves for months must not fill the disk with its log."""
+"""Limits of the log: a worker may run for months."""
 NOBODY = 65534
-"""Who the workers of root run as: no warm worker is root."""
+"""The user and group of root's warm workers: none runs as root."""
 
 
 def warm_labels(stack: str, variant: str) -> dict[str, str]:
-    """What `orch ps` finds a container by."""
+    """Return the labels by which `orch ps` finds a container."""
     return {WARM_LABEL: "1", STACK_LABEL: stack, VARIANT_LABEL: variant}
 
 
 def common_environment() -> dict[str, str]:
-    """Environment variables that all warm workers share.
+    """Return the environment variables that all warm workers share.
 
-    How many threads are used is said by each run, so the counts that one-shot workers are given are left out.
+    Each run says how many threads its job uses, so the thread counts of one-shot workers are not among them.
     """
     own = worker_environment(1, str(GUEST["cache"]), GUEST_HOME)
     return {**{name: value for name, value in own.items() if not name.endswith("_NUM_THREADS")}, **NAMES}
 
 
 def own_environment(stack: StackEntry, variant: str) -> dict[str, str]:
-    """Environment variables that say what a warm worker serves."""
+    """Return the environment variables that tell a warm worker which stack and variant it serves."""
     sources = {name: source.commit for name, source in stack.spec.sources.items()}
     return {
         "ORCH_STACK": stack.name,
@@ -54,5 +54,5 @@ def own_environment(stack: StackEntry, variant: str) -> dict[str, str]:
 
 
 def worker_user(caller: tuple[int, int]) -> tuple[int, int]:
-    """Who a warm worker runs as: the caller, or nobody where that is root."""
+    """Return the user and group of a warm worker: the caller's, or nobody's where the caller is root."""
     return (NOBODY, NOBODY) if caller[0] == 0 else caller

@@ -1,4 +1,4 @@
-"""The spool as the host sees it: the names of its files, and what workers say of themselves (see orch_runner.serve)."""
+"""The spool, the folder that hosts and warm workers share: its files and heartbeats (see orch_runner.serve)."""
 
 from __future__ import annotations
 
@@ -13,45 +13,45 @@ from typing import Any
 TICKET_FORMAT = "orch-ticket/1"
 WORKER_FORMAT = "orch-worker/1"
 GONE_SECONDS = 10.0
-"""A worker whose heartbeat stands still for so long is taken for gone."""
+"""A worker whose heartbeat has not changed for this long counts as gone."""
 STALE_SECONDS = 120.0
-"""A heartbeat so old is not watched for signs of life; clocks that differ by more are not provided for."""
+"""A heartbeat older than this is not watched for changes; clocks may differ by less than that."""
 UNLOCKED_SECONDS = 4.0
-"""The same where its lock says so too. Alone the lock says nothing: machines between host and worker may hide it."""
+"""The same, where its lock is free as well. A free lock alone proves nothing: not all mounts pass locks on."""
 
 
 @dataclass(frozen=True)
 class SpoolPaths:
-    """Every file of a spool that the host names."""
+    """The files of a spool that the host uses."""
 
     root: Path
 
     def tickets(self, stack: str, variant: str) -> Path:
-        """Where jobs for a variant's workers wait."""
+        """Return the folder of the jobs that wait for a variant's workers."""
         return self.root / "tickets" / f"{stack}-{variant}"
 
     def claim(self, worker: str, job: str) -> Path:
-        """The ticket of a job that a worker took."""
+        """Return the file of a ticket that a worker claimed."""
         return self.root / "claimed" / worker / f"{job}.json"
 
     @property
     def jobs(self) -> Path:
-        """The job folders."""
+        """Return the folder of the job folders."""
         return self.root / "jobs"
 
     @property
     def workers(self) -> Path:
-        """Heartbeats, and what goes with them."""
+        """Return the folder of the heartbeats, locks and lists of files of workers."""
         return self.root / "workers"
 
     def staged(self, run: str) -> Path:
-        """Images of a run that no worker sees where they are."""
+        """Return the folder for a run's images that no worker can read where they are."""
         return self.root / "data" / run
 
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """What a worker said of itself last."""
+    """The last heartbeat of a worker."""
 
     id: str
     stack: str
@@ -72,25 +72,25 @@ class Heartbeat:
 
 
 def parse_heartbeat(raw: Mapping[str, Any]) -> Heartbeat:
-    """Raises ValueError, KeyError, TypeError for what is no heartbeat."""
+    """Parse a heartbeat's JSON. Raises ValueError, KeyError, TypeError."""
     if raw["format"] != WORKER_FORMAT:
         raise ValueError(f"a heartbeat of format {raw['format']!r}")
-    known = {one.name: raw[one.name] for one in fields(Heartbeat) if one.name != "digests"}
+    known = {field.name: raw[field.name] for field in fields(Heartbeat) if field.name != "digests"}
     weights = {name: (int(size), int(mtime)) for name, (size, mtime) in raw["weights"].items()}
-    # A worker of an earlier orch gives no digests; it is told apart by its files, with a reason.
+    # A worker of an earlier orch has no digests; it is refused later, for its files.
     return Heartbeat(**{**known, "weights": weights, "digests": dict(raw.get("digests") or {})})
 
 
 def read_heartbeat(spool: SpoolPaths, worker: str) -> Heartbeat | None:
-    """The heartbeat of a worker; None where there is none to be read."""
+    """Return a worker's heartbeat; None where none can be read."""
     try:
         return parse_heartbeat(json.loads((spool.workers / f"{worker}.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def workers_of(spool: SpoolPaths) -> list[str]:
-    """The ids of all workers that left a heartbeat there, dead ones too."""
+def list_worker_ids(spool: SpoolPaths) -> list[str]:
+    """Return the ids of all workers with a heartbeat in the spool, dead ones too."""
     try:
         names = [path.name for path in spool.workers.iterdir()]
     except OSError:
@@ -103,7 +103,7 @@ def workers_of(spool: SpoolPaths) -> list[str]:
 
 
 def is_locked(spool: SpoolPaths, worker: str) -> bool:
-    """Whether a process of this kernel holds the worker's lock."""
+    """Return whether a process of this kernel holds the worker's lock."""
     try:
         with (spool.workers / f"{worker}.lock").open("r") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -114,50 +114,49 @@ def is_locked(spool: SpoolPaths, worker: str) -> bool:
     return False
 
 
-class Pulse:
-    """Observes a worker's heartbeat by this process's own clock: clocks of host and worker may differ."""
+class HeartbeatWatch:
+    """Watches a worker's heartbeat by this process's own clock: the worker's clock may differ."""
 
     def __init__(self, spool: SpoolPaths, worker: str) -> None:
         self._spool, self.worker = spool, worker
         self._beat: int | None = None
         self._changed = time.monotonic()
 
-    def gone(self) -> bool:
-        """Whether it has stood still for too long, over the calls of this."""
-        now, seen = time.monotonic(), read_heartbeat(self._spool, self.worker)
-        beat = None if seen is None else seen.beat
+    def is_gone(self) -> bool:
+        """Return whether the heartbeat has not changed for too long. To be called again and again."""
+        now, beat = time.monotonic(), _read_beat(self._spool, self.worker)
         if beat is not None and beat != self._beat:
             self._beat, self._changed = beat, now
-        still = now - self._changed
-        return still > GONE_SECONDS or (still > UNLOCKED_SECONDS and not is_locked(self._spool, self.worker))
+        unchanged = now - self._changed
+        return unchanged > GONE_SECONDS or (unchanged > UNLOCKED_SECONDS and not is_locked(self._spool, self.worker))
 
 
-def alive_among(spool: SpoolPaths, workers: Sequence[str], patience: float) -> set[str]:
-    """Those workers that are up: at once those that hold their locks and beat lately.
+def find_alive(spool: SpoolPaths, workers: Sequence[str], patience: float) -> set[str]:
+    """Return the workers that are up: those with a held lock and a recent heartbeat, at once.
 
-    Only where there are none of these, the others are watched for `patience` seconds: whether their hearts beat.
+    Where there are none of these, the others' heartbeats are watched for up to `patience` seconds.
     """
     ages = {worker: _age(spool, worker) for worker in workers}
-    sure = {worker for worker, age in ages.items() if age < GONE_SECONDS and is_locked(spool, worker)}
-    doubtful = [worker for worker, age in ages.items() if age < STALE_SECONDS and worker not in sure]
-    if sure or not doubtful:
-        return sure
-    first = {worker: _beat(spool, worker) for worker in doubtful}
+    alive = {worker for worker, age in ages.items() if age < GONE_SECONDS and is_locked(spool, worker)}
+    doubtful = [worker for worker, age in ages.items() if age < STALE_SECONDS and worker not in alive]
+    if alive or not doubtful:
+        return alive
+    first = {worker: _read_beat(spool, worker) for worker in doubtful}
     until = time.monotonic() + patience
-    while not sure and time.monotonic() < until:
+    while not alive and time.monotonic() < until:
         time.sleep(0.1)
-        sure = {worker for worker in doubtful if _beat(spool, worker) not in (None, first[worker])}
-    return sure
+        alive = {worker for worker in doubtful if _read_beat(spool, worker) not in (None, first[worker])}
+    return alive
 
 
 def is_alive(spool: SpoolPaths, worker: str, patience: float) -> bool:
-    """Whether one worker is up."""
-    return bool(alive_among(spool, [worker], patience))
+    """Return whether a worker is up."""
+    return bool(find_alive(spool, [worker], patience))
 
 
-def _beat(spool: SpoolPaths, worker: str) -> int | None:
-    found = read_heartbeat(spool, worker)
-    return None if found is None else found.beat
+def _read_beat(spool: SpoolPaths, worker: str) -> int | None:
+    heartbeat = read_heartbeat(spool, worker)
+    return None if heartbeat is None else heartbeat.beat
 
 
 def _age(spool: SpoolPaths, worker: str) -> float:

@@ -1,4 +1,4 @@
-"""A job in the spool as the dispatcher sees it: a worker, whose lines are the job's events and whose end is its end."""
+"""A job in the spool, with the interface of a worker: its lines are the job's events, its exit the job's end."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from typing import Any
 
 from orchestrator.runtimes.base import Exit
 from orchestrator.runtimes.guest_contract import END_NAME, QUEUE_NAME
-from orchestrator.runtimes.warm.results import bring_back, give_parts
-from orchestrator.runtimes.warm.spool import TICKET_FORMAT, Pulse, SpoolPaths
+from orchestrator.runtimes.warm.results import copy_parts_to_job, move_results
+from orchestrator.runtimes.warm.spool import TICKET_FORMAT, HeartbeatWatch, SpoolPaths
 from orchestrator.system.files import write_json
 from orchestrator.system.json_lines import JsonLinesFile
 
-LOOK_SECONDS = 0.002
-"""How often events are looked for while they come, and for a moment after."""
-IDLE_LOOK_SECONDS = 0.02
-BRISK_SECONDS = 2.0
-PULSE_SECONDS = 0.5
-SIGN_SECONDS = 20.0
-"""A job that waits says nothing; so often this says for it that its worker lives."""
+POLL_SECONDS = 0.002
+"""Seconds between two looks for events while some arrived within the last ACTIVE_SECONDS."""
+IDLE_POLL_SECONDS = 0.02
+ACTIVE_SECONDS = 2.0
+HEARTBEAT_CHECK_SECONDS = 0.5
+"""Seconds between two checks whether the workers that may take the job are alive."""
+WAITING_SIGN_SECONDS = 20.0
+"""Seconds between two heartbeat events that are made here for a job that waits: no process writes events for it."""
 KILL_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class JobSpec:
-    """A job to be placed: its folder, the workers that may take it, and where its results and log go."""
+    """A job for warm workers: its folder, the workers that may take it, and where its results and log go."""
 
     name: str
     folder: Path
@@ -43,28 +44,28 @@ class JobSpec:
 
 
 class WarmWorker:
-    """One job. The ticket is placed when there is a shard to predict, so that nobody claims a job to wait with it."""
+    """One job. Its ticket is written with its first shard, so that no worker claims an empty job."""
 
     def __init__(self, spool: SpoolPaths, spec: JobSpec) -> None:
         self.name = spec.name
         self._spool, self._spec = spool, spec
         self._job = spec.folder.name
         self._ticket = spec.tickets / f"{self._job}.json"
-        self._pulses = {worker: Pulse(spool, worker) for worker in spec.workers}
-        self._given = give_parts(spec.shards, spec.folder / "out")
+        self._watches = {worker: HeartbeatWatch(spool, worker) for worker in spec.workers}
+        self._stamps = copy_parts_to_job(spec.shards, spec.folder / "out")
         self._exit: Exit | None = None
         self._over = threading.Event()
-        self._terminated = False
-        self._killed: float | None = None
+        self._is_terminated = False
+        self._killed_at: float | None = None
         self._sequence = 0
 
-    # --- the protocol
+    # --- the Worker protocol
 
     def lines(self) -> Iterator[bytes]:
-        """The job's events. A finished shard is in the run's folder before its event is handed on."""
+        """Yield the job's events. A finished shard is in the run directory before its event is yielded."""
         try:
             if self._has_work():
-                self._place()
+                self._write_ticket()
                 yield from self._follow()
         finally:
             self._over.set()
@@ -75,90 +76,91 @@ class WarmWorker:
         return self._exit or Exit(137, detail="lost touch with the warm worker")
 
     def terminate(self) -> None:
-        """Ask for the batch at hand to be finished."""
-        self._terminated = True
+        """Have the worker finish the batch that it predicts, and end the job."""
+        self._is_terminated = True
         with suppress(OSError):
             (self._spec.folder / "stop").touch()
 
     def kill(self) -> None:
-        """End it now; the model stays loaded."""
-        self._killed = self._killed or time.monotonic()
+        """End the job now; the model stays loaded."""
+        self._killed_at = self._killed_at or time.monotonic()
         with suppress(OSError):
             (self._spec.folder / "kill").touch()
 
     def close(self) -> None:
-        """Take the parts and the log, and remove the job."""
+        """Move the unfinished shards and the log into the run directory, and remove the job."""
         if self._exit is None:
             self.kill()
             if not self._withdraw():
                 self._over.wait(KILL_SECONDS)
         folder = self._spec.folder
         with suppress(OSError):
-            bring_back(folder / "out", self._spec.shards, self._given)
+            move_results(folder / "out", self._spec.shards, self._stamps)
         with suppress(OSError), (folder / "worker.log").open("rb") as text, self._spec.log.open("ab") as log:
             shutil.copyfileobj(text, log)
         shutil.rmtree(folder, ignore_errors=True)
 
-    # --- placing it
+    # --- the ticket
 
     def _has_work(self) -> bool:
-        """Wait for the first shard; False when there will be none."""
+        """Wait for the first shard; False when none will come."""
         queue = self._spec.folder / QUEUE_NAME
         while True:
-            ended = (queue / END_NAME).exists()
+            is_ended = (queue / END_NAME).exists()
             if any(path.suffix == ".json" and path.name[0] != "." for path in queue.iterdir()):
                 return True
-            if ended or self._terminated or self._killed is not None:
-                self._exit = Exit(0 if ended else 143)
+            if is_ended or self._is_terminated or self._killed_at is not None:
+                self._exit = Exit(0 if is_ended else 143)
                 return False
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
 
-    def _place(self) -> None:
+    def _write_ticket(self) -> None:
         document = {"format": TICKET_FORMAT, "job": self._job, "model": self._spec.model, "created": time.time()}
         write_json(self._ticket, {**document, "workers": list(self._spec.workers)}, durable=False)
 
     def _withdraw(self) -> bool:
-        """Take the ticket back; False if it was claimed."""
+        """Delete the ticket; False if a worker claimed it."""
         try:
             self._ticket.unlink()
         except OSError:
             return False
         return True
 
-    # --- following it
+    # --- the events and the end
 
     def _follow(self) -> Iterator[bytes]:
         events = JsonLinesFile(self._spec.folder / "events.jsonl")
-        active = looked = said = time.monotonic()
+        last_event = last_check = last_sent = time.monotonic()
         while True:
-            ended = self._read_exit()
+            job_exit = self._read_exit()  # before the events: they are complete once the file is there
             for event in events.read_new():
                 if "event" not in event:
                     continue
-                active = said = time.monotonic()
-                yield self._handed_on(event)
-            if ended is not None:
-                self._exit = ended
+                last_event = last_sent = time.monotonic()
+                yield self._process(event)
+            if job_exit is not None:
+                self._exit = job_exit
                 return
             now = time.monotonic()
-            if now - looked > PULSE_SECONDS or self._killed is not None:
-                looked = now
-                self._exit = self._given_up(now)
+            if now - last_check > HEARTBEAT_CHECK_SECONDS or self._killed_at is not None:
+                last_check = now
+                self._exit = self._exit_without_worker(now)
                 if self._exit is not None:
                     return
-            if now - said > SIGN_SECONDS and self._waits():
-                said = now
-                yield self._handed_on({"event": "heartbeat", "rss_mb": None})
-            time.sleep(LOOK_SECONDS if now - active < BRISK_SECONDS else IDLE_LOOK_SECONDS)
+            if now - last_sent > WAITING_SIGN_SECONDS and self._is_waiting():
+                last_sent = now
+                yield self._process({"event": "heartbeat", "rss_mb": None})
+            time.sleep(POLL_SECONDS if now - last_event < ACTIVE_SECONDS else IDLE_POLL_SECONDS)
 
-    def _handed_on(self, event: dict[str, Any]) -> bytes:
+    def _process(self, event: dict[str, Any]) -> bytes:
+        """Move the results that an event reports, and return its line with a number of this worker's own."""
         if event["event"] == "shard_done":
-            bring_back(self._spec.folder / "out", self._spec.shards, self._given, event["shard"])
+            move_results(self._spec.folder / "out", self._spec.shards, self._stamps, event["shard"])
         self._sequence += 1
         return json.dumps({**event, "seq": self._sequence}).encode()
 
-    def _waits(self) -> bool:
-        """Whether nobody works on the job yet, or at the moment: then nobody speaks for it either."""
+    def _is_waiting(self) -> bool:
+        """Return whether no process serves the job, not yet or not at the moment."""
         return self._ticket.exists() or (self._spec.folder / "waiting").exists()
 
     def _read_exit(self) -> Exit | None:
@@ -169,16 +171,16 @@ class WarmWorker:
         detail = raw.get("detail")
         return Exit(int(raw["code"]), detail == "out of memory", detail)
 
-    def _given_up(self, now: float) -> Exit | None:
-        """The end of a job of which nothing more is to be heard."""
-        if self._killed is not None and (now - self._killed > KILL_SECONDS or self._withdraw()):
+    def _exit_without_worker(self, now: float) -> Exit | None:
+        """Return how the job ended where no worker will write its exit.json; None while one may."""
+        if self._killed_at is not None and (now - self._killed_at > KILL_SECONDS or self._withdraw()):
             return Exit(137)
-        if self._terminated and self._withdraw():
+        if self._is_terminated and self._withdraw():
             return Exit(143)
-        claimed = [worker for worker in self._pulses if self._spool.claim(worker, self._job).exists()]
-        gone = [worker for worker, pulse in self._pulses.items() if pulse.gone()]
+        claimed = [worker for worker in self._watches if self._spool.claim(worker, self._job).exists()]
+        gone = [worker for worker, watch in self._watches.items() if watch.is_gone()]
         if claimed and claimed[0] in gone:
             return Exit(137, detail="the warm worker is gone")
-        if len(gone) == len(self._pulses) and not claimed and self._withdraw():
-            return Exit(137, detail="the warm worker went away before it took the job")
+        if len(gone) == len(self._watches) and not claimed and self._withdraw():
+            return Exit(137, detail="the warm worker left before it took the job")
         return None

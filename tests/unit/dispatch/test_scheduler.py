@@ -17,7 +17,7 @@ from orchestrator.dispatch.scheduler import (
     sort_largest_first,
 )
 from orchestrator.inputs.collect import InputImage
-from orchestrator.runtimes.guest_contract import QueuedShard
+from orchestrator.runtimes.guest_contract import ShardOrder
 
 SHARD_SIZE = 4
 
@@ -87,7 +87,7 @@ def test_shards_of_many_bytes_come_first() -> None:
 
 
 def test_a_first_order_says_nothing_special() -> None:
-    assert schedule(1).assign_next("a") == QueuedShard(0, images_of(0))
+    assert schedule(1).assign_next("a") == ShardOrder(0, images_of(0))
 
 
 def test_what_was_done_counts_once() -> None:
@@ -113,22 +113,22 @@ def test_after_a_death_all_of_a_workers_shards_are_careful_and_nobody_is_blamed(
     numbers(plan, "a")
     plan.record_loss("a", 0, [2], "killed")
     first, second = plan.assign_next("b"), plan.assign_next("b")
-    assert first == QueuedShard(0, images_of(0), {}, True)
-    assert second == QueuedShard(1, images_of(1), {}, True)
+    assert first == ShardOrder(0, images_of(0), {}, True)
+    assert second == ShardOrder(1, images_of(1), {}, True)
 
 
 def test_a_worker_that_died_before_it_began_blames_nothing() -> None:
     plan = schedule(1)
     plan.assign_next("a")
     plan.record_loss("a", None, [], "killed")
-    assert plan.assign_next("b") == QueuedShard(0, images_of(0))
+    assert plan.assign_next("b") == ShardOrder(0, images_of(0))
 
 
 def test_a_batch_that_died_together_is_tried_one_by_one() -> None:
     plan = schedule(1)
     plan.assign_next("a")
     plan.record_loss("a", 0, [1, 2], "killed")
-    assert plan.assign_next("b") == QueuedShard(0, images_of(0), {}, True, frozenset({1, 2}))
+    assert plan.assign_next("b") == ShardOrder(0, images_of(0), {}, True, frozenset({1, 2}))
 
 
 def test_an_image_that_killed_alone_often_enough_is_given_up_with_the_reason() -> None:
@@ -162,7 +162,7 @@ class World:
     plan: Scheduler = field(init=False)
     done: list[int] = field(default_factory=list)
     skipped: dict[int, str] = field(default_factory=dict)
-    queues: dict[str, list[QueuedShard]] = field(default_factory=dict)
+    queues: dict[str, list[ShardOrder]] = field(default_factory=dict)
     accidents: dict[int, int] = field(default_factory=dict)
     """How often chance killed a worker that had announced that image and no other."""
     crashes: int = 0
@@ -187,7 +187,7 @@ class World:
         queue = self.queues.pop(worker)
         return self.plan.record_loss(worker, queue[0].number if queue else None, batch, "killed")
 
-    def batches(self, order: QueuedShard) -> list[list[int]]:
+    def batches(self, order: ShardOrder) -> list[list[int]]:
         left = [image.index for image in order.images if image.index not in order.skip]
         together = [index for index in left if index not in order.alone]
         cut = [together[at : at + self.batch_size] for at in range(0, len(together), self.batch_size)]

@@ -17,7 +17,7 @@ from orchestrator.runtimes.guest_contract import (
     PART_EVERY,
     GuestPaths,
     JobQueue,
-    QueuedShard,
+    ShardOrder,
     job_document,
 )
 
@@ -39,8 +39,8 @@ def test_the_job_document() -> None:
 def test_a_queue_is_a_folder_of_files_as_the_contract_names_them(tmp_path: Path) -> None:
     queue = JobQueue(tmp_path / "job")
     queue.create()
-    queue.put(QueuedShard(3, []))
-    queue.put(QueuedShard(12, []))
+    queue.put(ShardOrder(3, []))
+    queue.put(ShardOrder(12, []))
     queue.remove(3)
     queue.remove(4)
     assert sorted(path.name for path in queue.folder.iterdir()) == ["00012.json", "alive"]
@@ -65,7 +65,7 @@ def test_a_shard_document_skips_what_is_known_to_be_unreadable() -> None:
         InputImage(5, "b.jpg", "", 6, 0, 0, "no such file"),
         InputImage(6, "c.jpg", "0/c.jpg", 7, 1, 1),
     ]
-    assert QueuedShard(2, images, {6: "died"}, True, frozenset({6, 4})).document() == {
+    assert ShardOrder(2, images, {6: "died"}, True, frozenset({6, 4})).document() == {
         "shard": 2,
         "images": [
             {"index": 4, "file": "a.jpg", "path": "0/a.jpg"},

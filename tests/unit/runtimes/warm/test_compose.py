@@ -16,7 +16,7 @@ from orchestrator.runtimes.base import Prepared, WorkerSpec
 from orchestrator.runtimes.docker.gpu_access import GpuSettings
 from orchestrator.runtimes.docker.runtime import container_settings
 from orchestrator.runtimes.warm.compose import USER, compose_document, compose_text, gpu_text, gpu_variant
-from orchestrator.runtimes.warm.compose_env import environment, environment_text, give_spool, write_environment
+from orchestrator.runtimes.warm.compose_env import environment, environment_text, make_spool, write_environment
 from tests.unit.stack_samples import MINIMAL, stack_entry
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -242,10 +242,10 @@ def test_root_gives_the_spool_to_who_the_workers_are(tmp_path: Path, monkeypatch
     (tmp_path / "spool" / "tickets" / "tiny-cpu").mkdir(parents=True)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "spool" / "link").symlink_to(tmp_path / "elsewhere")
-    give_spool(tmp_path / "spool", (65534, 65534))
+    make_spool(tmp_path / "spool", (65534, 65534))
     assert given == [(name, 65534, 65534) for name in ("spool", "spool/tickets", "spool/tickets/tiny-cpu")]
     given.clear()
     monkeypatch.setattr("os.geteuid", lambda: 1000)
-    give_spool(tmp_path / "other", (1000, 1000))
+    make_spool(tmp_path / "other", (1000, 1000))
     assert given == []
     assert (tmp_path / "other").is_dir()

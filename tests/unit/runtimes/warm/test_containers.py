@@ -21,8 +21,8 @@ from orchestrator.runtimes.base import Prepared, WorkerSpec
 from orchestrator.runtimes.docker.gpu_access import GpuSettings
 from orchestrator.runtimes.docker.runtime import container_settings
 from orchestrator.runtimes.warm import containers, listing
-from orchestrator.runtimes.warm.containers import WarmSpec, down, fetch_weights, warm_settings
-from orchestrator.runtimes.warm.listing import Shown, beats_of, list_workers, shown_by
+from orchestrator.runtimes.warm.containers import WarmSpec, fetch_weights, stop_workers, warm_settings
+from orchestrator.runtimes.warm.listing import WarmWorkerStatus, describe_worker, list_workers, read_heartbeats
 from orchestrator.system.display import SilentDisplay
 from tests.unit.stack_samples import MINIMAL, stack_entry
 
@@ -128,8 +128,8 @@ def engine_with(monkeypatch: pytest.MonkeyPatch, *there: Container) -> None:
     def listed(stacks: Any = ()) -> list[Container]:
         return [one for one in there if not stacks or one.labels["org.orch.stack"] in stacks]
 
-    monkeypatch.setattr(containers, "warm_containers", listed)
-    monkeypatch.setattr(listing, "warm_containers", listed)
+    monkeypatch.setattr(containers, "list_containers", listed)
+    monkeypatch.setattr(listing, "list_containers", listed)
 
 
 def test_down_ends_what_up_started_on_this_spool_and_nothing_else(
@@ -140,11 +140,11 @@ def test_down_ends_what_up_started_on_this_spool_and_nothing_else(
     composed = Container("composed", tmp_path, com_docker_compose_project="p")
     engine_with(monkeypatch, mine, other, elsewhere, composed)
     said: list[str] = []
-    assert down(["tiny"], tmp_path, said.append) == ["mine"]
-    assert said == ["composed is Compose's: docker compose -p p --profile all down"]
+    assert stop_workers(["tiny"], tmp_path, said.append) == ["mine"]
+    assert said == ["composed belongs to Compose; to stop it: docker compose -p p --profile all down"]
     assert mine.calls == ["stop 30", "remove"]
     assert (other.calls, elsewhere.calls, composed.calls) == ([], [], [])
-    assert down([], tmp_path, said.append) == ["mine", "other"]
+    assert stop_workers([], tmp_path, said.append) == ["mine", "other"]
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def test_containers_are_shown_with_their_heartbeats_and_workers_without_containe
         ("new", "starting", None),
         ("venv-worker", "idle", None),
     ]
-    assert shown[1] == Shown(
+    assert shown[1] == WarmWorkerStatus(
         name="busy", stack="tiny", variant="cpu", state="busy", spool=str(spool), device="cpu", models=["tiny-model"],
         memory_mb=310.5, queue=2, jobs=1, images=40, images_per_s=2.5,
     )  # fmt: skip
@@ -205,7 +205,7 @@ def test_workers_are_listed_where_no_engine_answers(
     def nothing(stacks: Any = ()) -> list[Any]:
         raise MachineError("no container engine answers")
 
-    monkeypatch.setattr(listing, "warm_containers", nothing)
+    monkeypatch.setattr(listing, "list_containers", nothing)
     beat(tmp_path, "far")
     assert [one.name for one in list_workers([tmp_path, tmp_path / "no-such-spool"])] == ["far"]
 
@@ -225,12 +225,12 @@ def test_a_heartbeat_that_does_not_go_on_is_no_worker(
 
     monkeypatch.setattr("orchestrator.runtimes.warm.spool.time.sleep", meanwhile)
     monkeypatch.setattr(listing, "WATCH_SECONDS", 1.0)
-    assert [one["id"] for one in beats_of(tmp_path)] == ["slow-clock"]
+    assert [one["id"] for one in read_heartbeats(tmp_path)] == ["slow-clock"]
 
 
 def test_gpu_memory_is_shown_where_it_is_known(tmp_path: Path, beat: Beat) -> None:
     models = [{"name": "a", "gpu_mb": 900}, {"name": "b", "gpu_mb": None}]
-    shown = shown_by(beat(tmp_path, "w", models=models), "w", tmp_path)
+    shown = describe_worker(beat(tmp_path, "w", models=models), "w", tmp_path)
     assert (shown.models, shown.gpu_mb) == (["a", "b"], 900)
 
 

@@ -19,13 +19,13 @@ from orchestrator.runtimes.warm import discover as find
 from orchestrator.runtimes.warm.discover import (
     Needs,
     WarmContainer,
-    data_folder,
-    fitting,
+    discover_spools,
+    discover_workers,
+    locate_data_folder,
     needs_of,
-    spool_folders,
-    why_unfit,
+    unfit_reason,
 )
-from orchestrator.runtimes.warm.spool import alive_among, parse_heartbeat, workers_of
+from orchestrator.runtimes.warm.spool import find_alive, list_worker_ids, parse_heartbeat
 from tests.unit.runtimes.warm.warm_samples import FakeWorker, heartbeat
 
 NEEDS = Needs(
@@ -53,7 +53,7 @@ def worker(tmp_path: Path) -> Iterator[FakeWorker]:
         ({"variant": "cu121"}, SAME, "it is for faulty, cu121"),
         ({"device": "cuda"}, SAME, "its device is cuda, not cpu"),
         ({"problem": "no GPU"}, SAME, "no GPU"),
-        ({"uid": 4321}, SAME, "it runs as uid 4321, you are uid 1000: neither could write the other's files"),
+        ({"uid": 4321}, SAME, "it runs as uid 4321, you are uid 1000: neither can write the other's files"),
         ({}, {}, "it was built from another requirements.lock and 1 more files: build and start it again"),
         ({}, {**SAME, "sources": {"upstream": "dead"}}, "it has another commit of upstream: build and start it again"),
     ],
@@ -62,13 +62,13 @@ def test_a_worker_fits_or_there_is_a_reason(
     changes: dict[str, Any], made_of: dict[str, Any], reason: str | None
 ) -> None:
     beat = parse_heartbeat(heartbeat(**{"uid": 1000, **changes}))
-    assert why_unfit(beat, made_of, NEEDS, caller=1000) == reason
+    assert unfit_reason(beat, made_of, NEEDS, caller=1000) == reason
 
 
 def test_root_may_use_anybodys_worker_and_an_image_of_other_arguments_does_not_fit() -> None:
     beat = parse_heartbeat(heartbeat(uid=1000))
-    assert why_unfit(beat, SAME, NEEDS, identity="abc", caller=0) is None
-    reason = why_unfit(beat, SAME, NEEDS, identity="def", caller=0)
+    assert unfit_reason(beat, SAME, NEEDS, identity="abc", caller=0) is None
+    reason = unfit_reason(beat, SAME, NEEDS, identity="def", caller=0)
     assert reason is not None
     assert "other arguments" in reason
 
@@ -82,11 +82,11 @@ def test_needs_are_the_digests_of_what_an_image_is_built_from() -> None:
 
 def test_a_live_worker_is_taken_at_once_and_a_dead_one_is_not(worker: FakeWorker) -> None:
     worker.lock()
-    found, reasons = fitting(worker.spool, NEEDS, no_containers, patience=60)
+    found, reasons = discover_workers(worker.spool, NEEDS, no_containers, patience=60)
     assert ([one.heartbeat.id for one in found], reasons) == (["box-1"], [])
     worker.close()
-    found, reasons = fitting(worker.spool, NEEDS, no_containers, patience=0.1)
-    assert (found, reasons) == ([], ["box-1: it is not up any more"])
+    found, reasons = discover_workers(worker.spool, NEEDS, no_containers, patience=0.1)
+    assert (found, reasons) == ([], ["box-1: it is no longer up"])
 
 
 def test_a_worker_whose_lock_cannot_be_seen_is_watched(worker: FakeWorker) -> None:
@@ -99,7 +99,7 @@ def test_a_worker_whose_lock_cannot_be_seen_is_watched(worker: FakeWorker) -> No
     thread = threading.Thread(target=beat)
     thread.start()
     try:
-        assert alive_among(worker.spool, ["box-1"], patience=60) == {"box-1"}
+        assert find_alive(worker.spool, ["box-1"], patience=60) == {"box-1"}
     finally:
         beating.set()
         thread.join()
@@ -108,15 +108,15 @@ def test_a_worker_whose_lock_cannot_be_seen_is_watched(worker: FakeWorker) -> No
 def test_an_old_heartbeat_is_not_even_watched(worker: FakeWorker) -> None:
     file = worker.spool.workers / "box-1.json"
     os.utime(file, (time.time() - 3600,) * 2)
-    assert alive_among(worker.spool, ["box-1"], patience=3600) == set()
+    assert find_alive(worker.spool, ["box-1"], patience=3600) == set()
 
 
 def test_what_is_no_heartbeat_is_passed_over(worker: FakeWorker) -> None:
     (worker.spool.workers / "odd.json").write_text("[1")
     (worker.spool.workers / "old.json").write_text('{"format": "orch-worker/0"}')
-    assert workers_of(worker.spool) == ["box-1", "odd", "old"]
+    assert list_worker_ids(worker.spool) == ["box-1", "odd", "old"]
     worker.lock()
-    assert len(fitting(worker.spool, NEEDS, no_containers)[0]) == 1
+    assert len(discover_workers(worker.spool, NEEDS, no_containers)[0]) == 1
 
 
 def test_the_folder_of_images_is_believed_where_it_is_the_same_folder(tmp_path: Path) -> None:
@@ -128,15 +128,15 @@ def test_the_folder_of_images_is_believed_where_it_is_the_same_folder(tmp_path: 
         ("photos", inode, None),
         (None, inode, None),
     ):
-        assert data_folder(parse_heartbeat(heartbeat(data_host=host, data_inode=number))) == expected
+        assert locate_data_folder(parse_heartbeat(heartbeat(data_host=host, data_inode=number))) == expected
 
 
 def test_the_engine_is_asked_where_the_worker_does_not_know(worker: FakeWorker) -> None:
     worker.lock()
     container = WarmContainer("box", None, worker.spool.root, Path("/photos"))
-    found, _ = fitting(worker.spool, NEEDS, lambda: [container])
+    found, _ = discover_workers(worker.spool, NEEDS, lambda: [container])
     assert [one.data for one in found] == [Path("/photos")]
-    found, reasons = fitting(worker.spool, NEEDS, lambda: [replace(container, identity="other")])
+    found, reasons = discover_workers(worker.spool, NEEDS, lambda: [replace(container, identity="other")])
     assert found == []
     assert "other arguments" in reasons[0]
 
@@ -150,7 +150,7 @@ def test_a_container_is_read_from_what_the_engine_says() -> None:
             {"Destination": "/cache", "Source": "/var/lib/docker/volumes/cache/_data"},
         ],
     }
-    made = find._container(attrs, {"org.orch.identity": "abc"})
+    made = find._describe(attrs, {"org.orch.identity": "abc"})
     assert made == WarmContainer("box", "abc", Path("/home/me/spool"), Path("/photos"))
 
 
@@ -161,9 +161,9 @@ def test_spools_are_looked_for_near_first(tmp_path: Path, monkeypatch: pytest.Mo
     for folder in (mounted, beside, own):
         folder.mkdir()
     containers = [WarmContainer("box", None, mounted, None), WarmContainer("other", None, beside, None)]
-    assert list(spool_folders(None, lambda: containers)) == [own, mounted, beside]
+    assert list(discover_spools(None, lambda: containers)) == [own, mounted, beside]
     (tmp_path / "compose.yaml").touch()
-    assert list(spool_folders(None, lambda: containers)) == [beside, own, mounted]
+    assert list(discover_spools(None, lambda: containers)) == [beside, own, mounted]
     monkeypatch.setenv("ORCH_SPOOL", str(tmp_path / "chosen"))
-    assert list(spool_folders(None, no_containers)) == [tmp_path / "chosen"]
-    assert list(spool_folders(Path("asked"), no_containers)) == [tmp_path / "asked"]
+    assert list(discover_spools(None, no_containers)) == [tmp_path / "chosen"]
+    assert list(discover_spools(Path("asked"), no_containers)) == [tmp_path / "asked"]

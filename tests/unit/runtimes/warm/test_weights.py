@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.catalog.weights import Stored
-from orchestrator.runtimes.warm.runtime import missing_weights
+from orchestrator.runtimes.warm.runtime import find_missing_weights
 from orchestrator.runtimes.warm.spool import Heartbeat
 
 
@@ -42,14 +42,14 @@ def stored(tmp_path: Path) -> Stored:
 def test_a_copy_with_another_time_counts_by_its_content(
     stored: Stored, there: dict[str, Any], missing: str | None
 ) -> None:
-    assert missing_weights(heartbeat(**there), {"onnx": stored}) == missing
+    assert find_missing_weights(heartbeat(**there), {"onnx": stored}) == missing
 
 
 def test_a_file_of_unknown_content_counts_by_size_and_time_alone(stored: Stored) -> None:
     unknown = Stored("onnx", "net.onnx", stored.path, None)
-    assert missing_weights(heartbeat(weights={"m/net.onnx": (5, 999)}), {"onnx": unknown}) == "net.onnx"
-    assert missing_weights(heartbeat(weights={"m/net.onnx": (5, 100)}), {"onnx": unknown}) is None
+    assert find_missing_weights(heartbeat(weights={"m/net.onnx": (5, 999)}), {"onnx": unknown}) == "net.onnx"
+    assert find_missing_weights(heartbeat(weights={"m/net.onnx": (5, 100)}), {"onnx": unknown}) is None
 
 
 def test_weights_in_the_image_are_never_missing() -> None:
-    assert missing_weights(heartbeat(), {"onnx": Stored("onnx", "net.onnx", None, None, "package")}) is None
+    assert find_missing_weights(heartbeat(), {"onnx": Stored("onnx", "net.onnx", None, None, "package")}) is None

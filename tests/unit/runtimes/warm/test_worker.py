@@ -15,7 +15,7 @@ import pytest
 from orchestrator.runtimes.base import Exit
 from orchestrator.runtimes.warm import spool
 from orchestrator.runtimes.warm import worker as warm_worker
-from orchestrator.runtimes.warm.results import bring_back, give_parts, move
+from orchestrator.runtimes.warm.results import copy_parts_to_job, move_file, move_results
 from orchestrator.runtimes.warm.worker import JobSpec, WarmWorker
 from tests.unit.runtimes.warm.warm_samples import FakeWorker
 
@@ -131,7 +131,7 @@ def test_without_a_shard_there_is_no_ticket(worker: FakeWorker, tmp_path: Path) 
 def test_stopping_an_unclaimed_job_takes_its_ticket_back(
     worker: FakeWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(warm_worker, "PULSE_SECONDS", 0.01)
+    monkeypatch.setattr(warm_worker, "HEARTBEAT_CHECK_SECONDS", 0.01)
     case = Case(worker, tmp_path)
     case.order()
     until(lambda: list(case.spec.tickets.glob("*.json")))
@@ -156,7 +156,7 @@ def test_a_killed_job_is_over_soon_whatever_the_worker_does(
 def test_a_worker_that_goes_away_is_noticed(
     worker: FakeWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, claims: bool
 ) -> None:
-    monkeypatch.setattr(warm_worker, "PULSE_SECONDS", 0.01)
+    monkeypatch.setattr(warm_worker, "HEARTBEAT_CHECK_SECONDS", 0.01)
     monkeypatch.setattr(spool, "UNLOCKED_SECONDS", 0.2)
     case = Case(worker, tmp_path)
     case.order()
@@ -165,14 +165,14 @@ def test_a_worker_that_goes_away_is_noticed(
         case.claimed()
     worker.close()
     ended = case.ended()
-    expected = "the warm worker is gone" if claims else "the warm worker went away before it took the job"
+    expected = "the warm worker is gone" if claims else "the warm worker left before it took the job"
     assert ended == Exit(137, False, expected)
 
 
 def test_a_job_that_waits_long_is_said_to_be_alive(
     worker: FakeWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(warm_worker, "SIGN_SECONDS", 0.05)
+    monkeypatch.setattr(warm_worker, "WAITING_SIGN_SECONDS", 0.05)
     case = Case(worker, tmp_path)
     case.order()
     until(lambda: len(case.lines) >= 2)
@@ -216,9 +216,9 @@ def test_a_finished_shard_ends_its_part(tmp_path: Path) -> None:
     shards, out = tmp_path / "shards", tmp_path / "out"
     shards.mkdir()
     (shards / "00000.part.npz").write_bytes(b"part")
-    given = give_parts(shards, out)
+    given = copy_parts_to_job(shards, out)
     (out / "00000.npz").write_bytes(b"shard")
-    bring_back(out, shards, given, 0)
+    move_results(out, shards, given, 0)
     assert [path.name for path in shards.iterdir()] == ["00000.npz"]
 
 
@@ -233,11 +233,11 @@ def test_on_another_file_system_a_shard_is_copied_aside(tmp_path: Path, monkeypa
         rename(old, new)
 
     monkeypatch.setattr(os, "replace", refuse)
-    move(source, target)
+    move_file(source, target)
     assert target.read_bytes() == b"shard"
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
 
 
 def test_a_shard_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        bring_back(tmp_path, tmp_path, {}, 7)
+        move_results(tmp_path, tmp_path, {}, 7)
