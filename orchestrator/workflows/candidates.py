@@ -13,7 +13,7 @@ from orchestrator.hardware import Choice
 from orchestrator.inputs.collect import InputSet
 from orchestrator.paths import RunPaths
 from orchestrator.plan.options import RunOptions
-from orchestrator.plan.run_directory import begun_with
+from orchestrator.plan.run_directory import read_request_field
 from orchestrator.runtimes.base import AUTO_ORDER, Runtime, choose_runtime, make_runtime
 from orchestrator.runtimes.warm.runtime import WarmRuntime
 from orchestrator.runtimes.warm.select import NoWarmWorker, select_warm
@@ -22,7 +22,7 @@ from orchestrator.system.display import Report
 
 @dataclass
 class Candidate:
-    """A runtime that may suit a run. As a context it suppresses the error that it does not, if another may."""
+    """A runtime that may suit a run. In a `with` block, the error that it does not is suppressed if another may."""
 
     runtime: Runtime
     why: str
@@ -69,7 +69,7 @@ def runtime_candidates(
     warm = _warm_candidate(entry, options, choice, paths, say)
     if warm is not None:
         yield warm
-    yield from cold_candidates(options.runtime, begun_with(paths), say)
+    yield from cold_candidates(options.runtime, read_request_field(paths), say)
 
 
 def cold_candidates(name: str, begun: str | None, say: Report) -> Iterator[Candidate]:
@@ -112,7 +112,7 @@ def _warm_candidate(
 
 def why_not_warm(options: RunOptions, paths: RunPaths) -> str | None:
     """Return why a run cannot use warm workers, whichever are up; None if it may."""
-    begun = begun_with(paths)
+    begun = read_request_field(paths)
     if options.warm is False:
         return "--no-warm was given"
     if options.executor != "local":
