@@ -40,7 +40,10 @@ def build(
     stacks: StacksOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Build a stack's image or environment, unless it is up to date."""
+    """Build a stack's image or environment.
+
+    Does nothing if it is up to date.
+    """
     stack = catalog(stacks).stack(name)
     from orchestrator.cli.progress import make_display
     from orchestrator.plan.disk_space import build_needs

@@ -24,7 +24,7 @@ from orchestrator.plan.disk_space import build_needs, output_need, weights_needs
 from orchestrator.plan.options import RunOptions
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.request import AUTO, Request, make_request
-from orchestrator.plan.run_directory import begun_with, open_run, record_plan
+from orchestrator.plan.run_directory import open_run, read_request_field, record_plan
 from orchestrator.plan.shards import default_shard_size
 from orchestrator.runtimes.base import Prepared, Runtime
 from orchestrator.system.display import Display
@@ -78,7 +78,7 @@ def _run_folder(request: Request, options: RunOptions) -> Path:
 
 def _resume_choice(choice: Selection, paths: RunPaths) -> Selection:
     """Return what the first machine of a cluster chose, if this run was begun and left the choice to it."""
-    variant, device = begun_with(paths, "variant"), begun_with(paths, "device")
+    variant, device = read_request_field(paths, "variant"), read_request_field(paths, "device")
     if choice.variant != AUTO or variant is None or device is None or variant == AUTO:
         return choice
     return Selection(variant, device, "as the run was begun")

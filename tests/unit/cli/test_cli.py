@@ -144,7 +144,7 @@ def test_weights_are_added_and_verified(capsys: Captured, stacks: Path, tmp_path
     wrong = as_json(capsys, "weights", "verify", "--stacks", stacks, code=4)["weights"][-1]
     assert (wrong["model"], wrong["right"]) == ("tiny-model", False)
     assert main(["weights", "verify", "--stacks", str(stacks)]) == 4
-    assert "the weights of tiny-model are not right" in capsys.readouterr().err
+    assert "wrong weights: tiny-model" in capsys.readouterr().err
     listed = as_json(capsys, "models", "--stacks", stacks)["models"]
     assert {one["name"]: one["weights_state"] for one in listed}["tiny-model"] == {"pth": "changed"}
 
