@@ -13,7 +13,7 @@ from orchestrator.hardware import Selection
 from orchestrator.inputs.collect import InputSet
 from orchestrator.paths import RunPaths
 from orchestrator.plan.options import RunOptions
-from orchestrator.plan.run_directory import begun_with
+from orchestrator.plan.run_directory import read_request_field
 from orchestrator.runtimes.base import Runtime
 from orchestrator.runtimes.registry import AUTO_ORDER, choose_runtime, get_runtime
 from orchestrator.runtimes.warm.runtime import WarmRuntime
@@ -70,7 +70,7 @@ def runtime_candidates(
     warm = _warm_candidate(entry, options, choice, paths, say)
     if warm is not None:
         yield warm
-    yield from cold_candidates(options.runtime, begun_with(paths), say)
+    yield from cold_candidates(options.runtime, read_request_field(paths), say)
 
 
 def cold_candidates(name: str, begun: str | None, say: Report) -> Iterator[Candidate]:
@@ -113,7 +113,7 @@ def _warm_candidate(
 
 def why_not_warm(options: RunOptions, paths: RunPaths) -> str | None:
     """Return why a run cannot use warm workers, whichever are up; None if it may."""
-    begun = begun_with(paths)
+    begun = read_request_field(paths)
     if options.warm is False:
         return "--no-warm was given"
     if options.executor != "local":
