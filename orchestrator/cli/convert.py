@@ -1,4 +1,4 @@
-"""`orch convert`: a checkpoint of one's own to the weights a stack runs."""
+"""`orch convert`: convert a checkpoint to the weights of a stack."""
 
 from __future__ import annotations
 
@@ -17,22 +17,26 @@ if TYPE_CHECKING:
 
 
 def convert(
-    stack: Annotated[str, typer.Argument(metavar="STACK", help="The stack, e.g. facere.")],
+    stack: Annotated[str, typer.Argument(metavar="STACK", help="A stack, e.g. facere.")],
     checkpoint: Annotated[Path, typer.Option("--ckpt", metavar="FILE", help="The checkpoint that training saved.")],
     onnx: Annotated[Path, typer.Option("--onnx", metavar="FILE", help="The file to write.")],
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="The model. Default: the one whose class count fits.")
+        str | None,
+        typer.Option("--model", "-m", metavar="MODEL", help="Default: the model whose number of classes fits."),
     ] = None,
-    add: Annotated[bool, typer.Option("--add", help="Put the result into the cache as the model's weights.")] = False,
+    add: Annotated[bool, typer.Option("--add", help="Add the result to the cache as the model's weights.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     trust: Annotated[
-        bool, typer.Option("--trust", help="Load Python objects in the checkpoint, which can run code.")
+        bool, typer.Option("--trust", help="Also load Python objects in the checkpoint; they can run code.")
     ] = False,
     offline: OfflineOption = False,
     stacks: StacksOption = None,
     json: JsonOption = False,
 ) -> int:
-    """Convert a checkpoint to ONNX, in an environment of its own, and check that it gives the same scores."""
+    """Convert a checkpoint to ONNX weights.
+
+    Runs in an environment of its own and checks that both give the same scores.
+    """
     known = catalog(stacks)
     entry = known.stack(stack)
     wanted = None if model is None else _model_of(known, entry, model)

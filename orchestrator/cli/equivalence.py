@@ -1,4 +1,4 @@
-"""`orch equivalence`."""
+"""`orch equivalence`: compare two variants of a stack."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli.common import (
+    BuildArgOption,
     JsonOption,
     OfflineOption,
     RuntimeOption,
@@ -25,34 +26,42 @@ if TYPE_CHECKING:
 
 
 def equivalence(
-    model: Annotated[str, typer.Argument(metavar="MODEL")],
-    variants: Annotated[str, typer.Option(metavar="A,B", help="The two variants.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="See orch models.")],
+    variants: Annotated[str, typer.Option(metavar="A,B", help="The two variants to compare.")],
     images: Annotated[
-        list[str] | None, typer.Option("--images", "-i", metavar="SOURCE", help="As in orch run. Default: photographs.")
+        list[str] | None,
+        typer.Option("--images", "-i", metavar="SOURCE", help="As in orch run. Default: three photographs."),
     ] = None,
     random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="Random ones instead of the model's.")
+        bool, typer.Option("--random-weights", help="Use random weights instead of the model's.")
     ] = False,
     score_threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Score floor. Default: as published.")
+        float | None, typer.Option(metavar="SCORE", min=0, max=1, help="Lowest score to keep. Default: the model's.")
     ] = None,
-    score_tolerance: Annotated[float, typer.Option(min=0, help="Largest difference of scores.")] = 1e-4,
-    mask_iou: Annotated[float, typer.Option(min=0, max=1, help="Least overlap of masks.")] = 0.999,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Keep both runs in this folder.")] = None,
+    score_tolerance: Annotated[
+        float, typer.Option(metavar="X", min=0, help="Largest accepted difference of scores.")
+    ] = 1e-4,
+    mask_iou: Annotated[
+        float, typer.Option(metavar="IOU", min=0, max=1, help="Lowest accepted overlap of masks.")
+    ] = 0.999,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Keep both runs in this folder.")
+    ] = None,
     runtime: RuntimeOption = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads per worker.")] = None,
+    threads: Annotated[int | None, typer.Option(metavar="N", min=1, help="Threads per worker.")] = None,
     base_image: Annotated[
         list[str] | None,
-        typer.Option("--base-image", metavar="[VARIANT=]IMAGE", help="Build on this image; repeatable."),
+        typer.Option("--base-image", metavar="[VARIANT=]IMAGE", help="Build on this base image; repeatable."),
     ] = None,
-    build_arg: Annotated[
-        list[str] | None, typer.Option("--build-arg", metavar="NAME=VALUE", help="For the Dockerfile; repeatable.")
-    ] = None,
+    build_arg: BuildArgOption = None,
     offline: OfflineOption = False,
     stacks: StacksOption = None,
     json: JsonOption = False,
 ) -> int:
-    """Run a model through two variants of its stack and say whether they give the same; the outcome is recorded."""
+    """Compare the predictions of two variants.
+
+    Runs a model through both and records whether labels, scores and masks agree.
+    """
     entry = catalog(stacks).model(model)
     from orchestrator.cli.progress import make_display
     from orchestrator.evaluation.agreement import Tolerances
@@ -84,7 +93,7 @@ def equivalence(
 
 
 def _base_images(given: list[str], variants: list[str]) -> tuple[str | None, dict[str, str]]:
-    """The base image of all variants, and those of single ones."""
+    """Return the base image of all variants, and those of single variants. Raises UsageError."""
     of_variant: dict[str, str] = {}
     for_all = None
     for text in given:
@@ -116,10 +125,8 @@ def _print(result: Equivalence) -> None:
     ]
     print_table(["image", "pairs", "unpaired", "scores apart", "least mask IoU", "attributes apart", "equal"], rows)
     first, second = result.variants
-    words = "are equivalent" if result.agreement.equal else "are NOT equivalent"
-    meaning = " (random weights)" if result.random_weights else ""
-    say(f"{result.model}: {first} and {second} {words}{meaning}: labels equal, scores within {tolerances.score:g}, "
-        f"mask IoU at least {tolerances.mask_iou:g}" if result.agreement.equal else
-        f"{result.model}: {first} and {second} {words}{meaning}: wanted were equal labels, scores within "
-        f"{tolerances.score:g}, mask IoU of at least {tolerances.mask_iou:g}")  # fmt: skip
+    verdict = "are equivalent" if result.agreement.equal else "are NOT equivalent"
+    weights = " (random weights)" if result.random_weights else ""
+    required = f"equal labels, scores within {tolerances.score:g}, mask IoU of at least {tolerances.mask_iou:g}"
+    say(f"{result.model}: {first} and {second} {verdict}{weights}; required: {required}")
     say(f"recorded: {result.record}")

@@ -1,8 +1,8 @@
-"""`orch models`: what there is to run."""
+"""`orch models`: list models, show one."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,7 +17,7 @@ app = typer.Typer(help="List the models, or show one.", invoke_without_command=T
 
 @app.callback()
 def models(context: typer.Context, stacks: StacksOption = None, json: JsonOption = False) -> None:
-    """List all models of the catalog."""
+    """List all models, or show one."""
     context.obj = (stacks, json)
     if context.invoked_subcommand is not None:
         return
@@ -40,9 +40,14 @@ def models(context: typer.Context, stacks: StacksOption = None, json: JsonOption
 
 
 @app.command("show")
-def show(context: typer.Context, name: str, stacks: StacksOption = None, json: JsonOption = False) -> None:
+def show(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="A model or an alias of it.")],
+    stacks: StacksOption = None,
+    json: JsonOption = False,
+) -> None:
     """Show one model: weights, categories, defaults, settings."""
-    earlier_stacks, earlier_json = context.obj  # `orch models --json show NAME` means the same
+    earlier_stacks, earlier_json = context.obj  # of `orch models --json show MODEL`
     entry = catalog([*(earlier_stacks or []), *(stacks or [])]).model(name)
     if json or earlier_json:
         print_json(_as_json(entry))
@@ -64,7 +69,7 @@ def show(context: typer.Context, name: str, stacks: StacksOption = None, json: J
             for name, variant in entry.stack.spec.variants.items()
         ),
         *((f"weights {key}", _origin(entry, key)) for key in spec.weights),
-        ("categories", ", ".join(f"{one.id} {one.name}" for one in entry.categories)),
+        ("categories", ", ".join(f"{category.id} {category.name}" for category in entry.categories)),
         ("score floor", "none" if floor is None else f"{floor:g}"),
         ("max detections", str(most_detections(entry, entry.settings(()), None) or "none")),
         ("batch size", str(defaults.batch_size)),
@@ -97,8 +102,8 @@ def _as_json(entry: ModelEntry) -> dict[str, Any]:
     return {
         "name": entry.name,
         "stack": entry.stack.name,
-        "variants": {name: one.model_dump(mode="json") for name, one in entry.stack.spec.variants.items()},
+        "variants": {name: variant.model_dump(mode="json") for name, variant in entry.stack.spec.variants.items()},
         "weights_state": {key: weights_state(entry, key) for key in entry.spec.weights},
-        "categories": [one.model_dump() for one in entry.categories],
+        "categories": [category.model_dump() for category in entry.categories],
         **entry.spec.model_dump(mode="json"),
     }

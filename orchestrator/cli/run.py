@@ -208,7 +208,10 @@ def run(
     all_models: AllOption = False,
     file: FileOption = None,
 ) -> int:
-    """Predict images with one or more models. The same command resumes a run that was interrupted."""
+    """Predict images with one or more models.
+
+    The same command resumes a run that was interrupted.
+    """
     checked_by = partial(
         checking, fail_on=fail_on, baseline=baseline, annotations=annotations, junit=junit, summary=job_summary
     )

@@ -39,7 +39,10 @@ def selftest(
     stacks: StacksOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Run three photographs through a model in its real environment; weights it does not come with are random."""
+    """Test a model in its real environment.
+
+    Runs three photographs through it. Weights that are not part of the stack are random: the numbers then mean nothing.
+    """
     entry = catalog(stacks).model(model)
     from orchestrator.cli.progress import make_display
     from orchestrator.plan.options import RunOptions

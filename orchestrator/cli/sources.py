@@ -1,4 +1,4 @@
-"""`orch sources`: upstream code that builds need, fetched ahead for machines without a network."""
+"""`orch sources`: upstream code that builds need; fetched in advance for machines without a network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ app = typer.Typer(help="List and fetch the upstream code of stacks.", no_args_is
 
 @app.command("list")
 def list_sources(stacks: StacksOption = None, json: JsonOption = False) -> None:
-    """All sources of all stacks, and whether they are here."""
+    """List the upstream code of all stacks, and whether it is cached."""
     from orchestrator.catalog.upstream_code import source_state
 
     rows = [
@@ -31,11 +31,11 @@ def list_sources(stacks: StacksOption = None, json: JsonOption = False) -> None:
 
 @app.command("fetch")
 def fetch(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[STACK]...", help="All stacks by default.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="STACK", help="Default: all stacks.")] = None,
     stacks: StacksOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Fetch upstream code into the cache, so that `orch build --offline` finds it."""
+    """Fetch upstream code into the cache for `orch build --offline`."""
     from orchestrator.catalog.upstream_code import ensure_sources
     from orchestrator.cli.progress import make_display
 

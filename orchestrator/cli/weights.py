@@ -1,4 +1,4 @@
-"""`orch weights`: fetch them, add what one has, check what is there."""
+"""`orch weights`: list, fetch, add and verify weights."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from orchestrator.cli.tables import print_table
 from orchestrator.errors import EXIT_OK, MachineError
 
 app = typer.Typer(help="List, fetch, add and verify weights.", no_args_is_help=True, rich_markup_mode=None)
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL")]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="See orch models.")]
 
 
 @app.command("list")
 def list_weights(stacks: StacksOption = None, json: JsonOption = False) -> None:
-    """All weights of all models, and whether they are here."""
+    """List the weights of all models, and whether they are cached."""
     from orchestrator.catalog.weights import weights_state
 
     rows = [
@@ -43,7 +43,10 @@ def list_weights(stacks: StacksOption = None, json: JsonOption = False) -> None:
 def fetch(
     model: ModelArgument, offline: OfflineOption = False, stacks: StacksOption = None, json: JsonOption = False
 ) -> None:
-    """Fetch a model's weights into the cache; a broken download goes on where it stopped."""
+    """Fetch a model's weights into the cache.
+
+    A download that was interrupted is resumed.
+    """
     from orchestrator.catalog.weights import ensure_weights
     from orchestrator.cli.progress import make_display
 
@@ -62,12 +65,12 @@ def fetch(
 @app.command("add")
 def add(
     model: ModelArgument,
-    path: Annotated[Path, typer.Argument(help="File, folder or archive.")],
-    key: Annotated[str | None, typer.Option(help="Which of the model's weights, if it has several.")] = None,
+    path: Annotated[Path, typer.Argument(help="File, folder or archive with the weights.")],
+    key: Annotated[str | None, typer.Option(metavar="KEY", help="Which weights of a model that has several.")] = None,
     stacks: StacksOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Put weights you have into the cache."""
+    """Add weights that you have to the cache."""
     from orchestrator.catalog.weights import add_weights
 
     entry = catalog(stacks).model(model)
@@ -80,11 +83,14 @@ def add(
 
 @app.command("verify")
 def verify(
-    model: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None,
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="Default: all models.")] = None,
     stacks: StacksOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Read weights again and compare their digests; all that are present, or one model's."""
+    """Compare cached weights with their digests.
+
+    Reads all weights that are cached, or those of one model.
+    """
     from orchestrator.catalog.weights import verify_weights, weights_state
 
     known = catalog(stacks)
@@ -106,4 +112,4 @@ def verify(
     print_table(["model", "key", "", "finding"],
                 [[name, key, "ok" if right else "WRONG", text] for name, key, text, right in findings])  # fmt: skip
     if wrong:
-        raise MachineError(f"the weights of {', '.join(wrong)} are not right", hint=f"orch weights fetch {wrong[0]}")
+        raise MachineError(f"wrong weights: {', '.join(wrong)}", hint=f"orch weights fetch {wrong[0]}")

@@ -1,4 +1,4 @@
-"""Disk preflight: what a build or a run will write, against what is free, before anything is fetched."""
+"""What a build or a run will write to disks, to be compared with their free space before it begins."""
 
 from __future__ import annotations
 
@@ -14,26 +14,24 @@ from orchestrator.system.free_space import GB, Need
 
 UNDECLARED_GB = {"cpu": 1.0, "cuda": 6.0}
 """Size of a variant whose stack.yaml has no size_gb: CUDA's libraries alone are 3 to 4 GB."""
-BUILD_FACTOR = {"docker": 1.5}
-"""An estimate: beside an image's layers, a build leaves the downloaded packages in its cache."""
 OUTPUT_BYTES = 32_000
 """Per image, shards and predictions together: 13 kB were measured with 20 instances an image."""
 
 
 def build_needs(stack: StackEntry, variant: str, runtime: Runtime, options: BuildOptions) -> Iterator[Need]:
-    """What building a variant takes; nothing where it is built, or is built where this machine cannot look."""
-    place = runtime.build_place(stack, variant, options)
-    if place is None:
+    """Yield what building a variant writes on this machine; nothing where it is built."""
+    location = runtime.locate(stack, variant, options)
+    if location.fill_folder is None:
         return
     spec = find_variant(stack, variant)
     size = spec.size_gb or UNDECLARED_GB[spec.device]
     known = "" if spec.size_gb else ", a guess: its stack.yaml has no size_gb"
-    needed = int(size * GB * BUILD_FACTOR.get(runtime.name, 1.0))
-    yield Need(place, needed, f"building {stack.name}/{variant}{known}")
+    needed = int(size * GB * location.fill_factor)
+    yield Need(location.fill_folder, needed, f"building {stack.name}/{variant}{known}")
 
 
 def weights_needs(entry: ModelEntry) -> Iterator[Need]:
-    """What fetching a model's weights takes, as far as their sizes are known; archives lie there twice for a moment."""
+    """Yield what fetching a model's weights writes, if known; an archive needs its size twice."""
     for key, spec in entry.spec.weights.items():
         size = spec.size or (spec.size_range[1] if spec.size_range else 0)
         if size and spec.url is not None and weights_state(entry, key) == "missing":
@@ -42,5 +40,5 @@ def weights_needs(entry: ModelEntry) -> Iterator[Need]:
 
 
 def output_need(folder: Path, images: int) -> Need:
-    """What a run's shards and predictions take, by experience."""
+    """Return what a run's shards and predictions write, by measurement."""
     return Need(folder, images * OUTPUT_BYTES, f"predictions of {images} images")

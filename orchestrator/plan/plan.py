@@ -1,4 +1,4 @@
-"""Plan: everything of a run resolved. Pure."""
+"""Plan: everything of a run, resolved. A pure value."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from orchestrator.runtimes.base import Prepared
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything resolved: what the workers are told, and how the images are cut into shards."""
+    """A request with its build, weights and images, which are divided into shards."""
 
     request: Request
     entry: ModelEntry
@@ -30,23 +30,23 @@ class Plan:
 
     @property
     def shards(self) -> range:
-        """The shards' numbers."""
+        """Return the numbers of all shards."""
         return range(math.ceil(len(self.inputs.images) / self.shard_size))
 
     def images_of(self, shard: int) -> Sequence[InputImage]:
-        """A shard's images."""
+        """Return the images of a shard."""
         return self.inputs.images[shard * self.shard_size : (shard + 1) * self.shard_size]
 
     def size_of(self, shard: int) -> int:
-        """How many images a shard has."""
+        """Return the number of images in a shard."""
         return min(self.shard_size, len(self.inputs.images) - shard * self.shard_size)
 
     def bytes_of(self, shard: int) -> int:
-        """The sizes of a shard's images, added up."""
+        """Return the bytes of all images of a shard."""
         return self.inputs.images.bytes_in(shard * self.shard_size, (shard + 1) * self.shard_size)
 
     def digest(self) -> str:
-        """Digest of all that the predictions depend on; shards of another plan are never collected."""
+        """Return a digest of all that the predictions depend on; only shards that carry it are collected."""
         parts = {
             "request": {**self.request.as_json(), "images": None, "image_root": None},
             "build": self.prepared.identity,
@@ -57,11 +57,14 @@ class Plan:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def run_id(self) -> str:
-        """Short name of the run, for containers and messages."""
+        """Return a short name of the run, for containers and messages."""
         return self.digest()[:12]
 
     def predictions_meta(self) -> dict[str, Any]:
-        """The meta of predictions.npz: what was run, and the settings that matter for fairness. No times, no hosts."""
+        """Return the meta of predictions.npz: what was run, and all settings that matter for a fair comparison.
+
+        No times and no host names: equal runs give equal bytes.
+        """
         request, spec = self.request, self.entry.spec
         native = spec.native
         return {
@@ -70,7 +73,7 @@ class Plan:
             "variant": request.variant,
             "task": spec.task,
             "taxonomy": spec.taxonomy,
-            "categories": [{"id": one.id, "name": one.name} for one in self.entry.categories],
+            "categories": [{"id": category.id, "name": category.name} for category in self.entry.categories],
             "attribute_names": list(self.entry.taxonomy.attributes) if spec.defaults.attributes else [],
             "settings": dict(request.settings),
             "score_threshold": request.score_threshold,
@@ -81,7 +84,7 @@ class Plan:
             "runtime": self.prepared.runtime,
             "build": self.prepared.identity,
             "image_digest": self.prepared.digest,
-            "weights": {key: {"file": one.file, "sha256": one.sha256} for key, one in self.weights.items()},
+            "weights": {key: {"file": stored.file, "sha256": stored.sha256} for key, stored in self.weights.items()},
             "sources": {name: source.commit for name, source in self.entry.stack.spec.sources.items()},
             "native": {
                 **self.native(),
@@ -94,7 +97,7 @@ class Plan:
         }
 
     def native(self) -> dict[str, Any]:
-        """The mapping from the predictor's output to ours."""
+        """Return how the predictor's output maps to ours."""
         native = self.entry.spec.native
         return {
             "box_order": native.box_order,

@@ -1,4 +1,4 @@
-"""The run directory: open it, record a plan in it, refuse another run's."""
+"""The run directory: open and lock it, record a plan in it, refuse a folder of another run."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from orchestrator.system.locks import hold_lock
 RUN_FORMAT = "orch-run/1"
 
 _States = dict[str, tuple[int, int]]
-"""Size and time of files."""
+"""Size and modification time of files, by name."""
 
 
-def begun_with(paths: RunPaths, field: str = "runtime") -> str | None:
-    """The runtime, or what else of its request, of a run that was begun here; None where none was."""
+def read_request_field(paths: RunPaths, field: str = "runtime") -> str | None:
+    """Return a field of the recorded request, the runtime by default; None where no run was begun."""
     try:
         return str(json.loads(paths.run_json.read_text(encoding="utf-8"))["request"][field])
     except (OSError, ValueError, KeyError, TypeError):
@@ -36,11 +36,14 @@ def begun_with(paths: RunPaths, field: str = "runtime") -> str | None:
 
 @contextmanager
 def open_run(paths: RunPaths, request: Request) -> Iterator[dict[str, Any] | None]:
-    """Hold a run directory: yields its run.json if it was begun before. Raises UsageError if it is not ours to use."""
+    """Lock a run directory and yield its run.json, None for a new run.
+
+    Raises UsageError for a folder that belongs to another request or program, or cannot be written.
+    """
     if paths.root.exists() and not paths.root.is_dir():
         raise UsageError(f"{paths.root} is a file, not a folder to write a run into")
-    if paths.root.is_dir() and not paths.run_json.exists() and _foreign(paths):
-        raise UsageError(f"{paths.root} is not empty and no run directory", hint="choose another folder with --out")
+    if paths.root.is_dir() and not paths.run_json.exists() and _has_foreign_files(paths):
+        raise UsageError(f"{paths.root} is not empty and not a run directory", hint="choose another folder with --out")
     missing = [folder for folder in (paths.root, *paths.root.parents) if not folder.exists()]
     with ExitStack() as stack:
         try:
@@ -54,17 +57,17 @@ def open_run(paths: RunPaths, request: Request) -> Iterator[dict[str, Any] | Non
         try:
             yield _earlier(paths, request)
         finally:
-            if not paths.run_json.exists():  # it failed before it began: leave no trace
+            if not paths.run_json.exists():  # it failed before it began
                 _remove_traces(paths, missing)
 
 
-def _foreign(paths: RunPaths) -> bool:
+def _has_foreign_files(paths: RunPaths) -> bool:
     known = {paths.lock.name, paths.unpacked.name}
     return any(path.name not in known for path in paths.root.iterdir())
 
 
 def _remove_traces(paths: RunPaths, folders: Sequence[Path]) -> None:
-    """Remove what `open_run` and the listing of archives made, and those `folders` that are empty then."""
+    """Remove what `open_run` and unpacked archives left, and those of `folders` that are then empty."""
     shutil.rmtree(paths.unpacked, ignore_errors=True)
     paths.lock.unlink(missing_ok=True)
     with suppress(OSError):
@@ -79,16 +82,16 @@ def _earlier(paths: RunPaths, request: Request) -> dict[str, Any] | None:
         earlier: dict[str, Any] = json.loads(paths.run_json.read_text(encoding="utf-8"))
         before, written_as = earlier["request"], earlier["format"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{paths.run_json} cannot be read", why=f"{type(error).__name__}: {error}") from None
+        raise UsageError(f"cannot read {paths.run_json}", why=f"{type(error).__name__}: {error}") from None
     if written_as != RUN_FORMAT:
-        why = f"its format is {written_as}, this orch writes {RUN_FORMAT}"
+        why = f"its format is {written_as}; this version writes {RUN_FORMAT}"
         raise UsageError(f"{paths.root} was begun by another version of orch", why=why, hint="choose another --out")
     now = request.as_json()
     differing = [name for name in now if before.get(name) != now[name]]
     if differing:
         first = differing[0]
         raise UsageError(
-            f"{paths.root} is the run of another request",
+            f"{paths.root} belongs to another request",
             why="; ".join(f"{name} was {before.get(name)}, now {now[name]}" for name in differing),
             hint=f"choose another folder with --out, or give the same {first} to resume",
         )
@@ -96,7 +99,7 @@ def _earlier(paths: RunPaths, request: Request) -> dict[str, Any] | None:
 
 
 def record_plan(paths: RunPaths, plan: Plan, earlier: dict[str, Any] | None, notes: Mapping[str, Any]) -> None:
-    """Write run.json and inputs.jsonl, or check that a resumed run still is the same. Raises UsageError."""
+    """Write run.json and inputs.jsonl, or check that a resumed run is still the same. Raises UsageError."""
     if earlier is not None:
         _refuse_changes(paths, plan, earlier)
         return
@@ -107,7 +110,7 @@ def record_plan(paths: RunPaths, plan: Plan, earlier: dict[str, Any] | None, not
 
 
 def run_document(plan: Plan, notes: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of run.json."""
+    """Return the content of run.json."""
     return {
         "format": RUN_FORMAT,
         "request": plan.request.as_json(),
@@ -123,7 +126,7 @@ def run_document(plan: Plan, notes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _refuse_changes(paths: RunPaths, plan: Plan, earlier: Mapping[str, Any]) -> None:
     same = plan.inputs.images.is_saved_as(paths.inputs)
-    count, first = (0, []) if same else _counted(_changes(read_inputs(paths.inputs), plan.inputs.images))
+    count, first = (0, []) if same else _count(_changes(read_inputs(paths.inputs), plan.inputs.images))
     if count:
         more = f" and {count - len(first)} more" if count > len(first) else ""
         raise UsageError(
@@ -146,20 +149,20 @@ def _refuse_changes(paths: RunPaths, plan: Plan, earlier: Mapping[str, Any]) -> 
         )
 
 
-def _counted(changes: Iterable[str]) -> tuple[int, list[str]]:
-    """How many there are, and the first five in order."""
+def _count(changes: Iterable[str]) -> tuple[int, list[str]]:
+    """Return the number of changes, and the first five in order."""
     count, first = 0, list[str]()
-    for count, change in enumerate(changes, 1):  # noqa: B007  # the last one counts
+    for count, change in enumerate(changes, 1):  # noqa: B007  # its last value is used
         insort(first, change)
         del first[5:]
     return count, first
 
 
 def _changes(before: Iterable[InputImage], now: Iterable[InputImage]) -> Iterator[str]:
-    """What became of the images. Both lists are gone through side by side: only what is out of step is remembered."""
+    """Return the differences of two lists of images, read side by side: memory holds only what is out of step."""
     gone: _States = {}
     new: _States = {}
-    for image, waiting, others in _in_turn(before, now, gone, new):
+    for image, waiting, others in _pair_up(before, now, gone, new):
         state = (image.size, image.mtime_ns)
         other = others.pop(image.file, None)
         if other is None:
@@ -170,10 +173,10 @@ def _changes(before: Iterable[InputImage], now: Iterable[InputImage]) -> Iterato
     yield from (f"new: {file}" for file in new)
 
 
-def _in_turn(
+def _pair_up(
     before: Iterable[InputImage], now: Iterable[InputImage], gone: _States, new: _States
 ) -> Iterator[tuple[InputImage, _States, _States]]:
-    """Each image with where it waits for its like, and where that may wait already."""
+    """Return each image of both lists in turn, with the unmatched images of its own list and of the other one."""
     for earlier, later in zip_longest(before, now):
         if earlier is not None:
             yield earlier, gone, new

@@ -1,4 +1,4 @@
-"""Shards of a run: their size, and which of them are missing."""
+"""Shards of a run: how large they are, and which are missing."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from orchestrator.plan.plan import Plan
 
 USUAL_SHARD = 64
 MANY_SHARDS = 128
-"""So many that the last ones keep eight workers busy to the end, whatever the images cost: see bench/many_gpus.py."""
+"""Shards of a usual run: enough to keep eight workers busy until the end; see bench/many_gpus.py."""
 FEW_IMAGES, FEW_SHARDS = 4, 16
-"""Of so few images a shard's own cost is felt, so there are no smaller shards unless there would be too few of them."""
+"""A shard has its own cost: shards are not smaller than FEW_IMAGES unless there would be fewer than FEW_SHARDS."""
 MOST_SHARDS = 4096
-"""Folders with many more entries make a network file system crawl."""
+"""Most shards of a run: network file systems are slow with more files in a folder."""
 
 
 def default_shard_size(images: int, batch_size: int = 1) -> int:
-    """Images per shard, in whole batches: never by the workers, so that results do not depend on them."""
+    """Return the images per shard, in whole batches. Results must not depend on the number of workers."""
     least = min(FEW_IMAGES, math.ceil(images / FEW_SHARDS))
     most = USUAL_SHARD * math.ceil(images / (MOST_SHARDS * USUAL_SHARD))
     wanted = max(1, least, min(most, math.ceil(images / MANY_SHARDS)))
@@ -28,7 +28,7 @@ def default_shard_size(images: int, batch_size: int = 1) -> int:
 
 
 def missing_shards(plan: Plan, paths: RunPaths) -> list[int]:
-    """Shards without a whole file of this plan; leftovers of writes that were cut off are deleted."""
+    """Return the shards that have no complete file of this plan; remove what interrupted writes left."""
     for leftover in paths.shards.glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
     digest = plan.digest()
@@ -36,7 +36,7 @@ def missing_shards(plan: Plan, paths: RunPaths) -> list[int]:
 
 
 def is_done(path: Path, plan: str, images: int) -> bool:
-    """Whether the file is a whole shard of the plan of that digest, with so many images."""
+    """Return whether a file is a complete shard of `images` images; `plan` is the digest of its plan."""
     if not path.exists():
         return False
     import numpy as np

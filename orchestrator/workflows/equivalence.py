@@ -1,6 +1,6 @@
-"""`orch equivalence`: one model through two variants of its stack, and a record of whether they give the same.
+"""`orch equivalence`: run a model through two variants of its stack, and record whether the results agree.
 
-Moving a model to newer dependencies changes results a little or a lot; this says which, and `proven` tells others.
+Newer dependencies change results a little or a lot. `orch compare` reads the record before it compares two variants.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FORMAT = "orch-equivalence/1"
 
 @dataclass(frozen=True)
 class Equivalence:
-    """The outcome of a comparison, and where it was recorded."""
+    """The result of a comparison, and the file that records it."""
 
     model: str
     variants: tuple[str, str]
@@ -43,7 +43,7 @@ class Equivalence:
     record: Path
 
     def as_json(self) -> dict[str, Any]:
-        """For --json."""
+        """Return what --json prints."""
         return {
             "model": self.model,
             "variants": list(self.variants),
@@ -68,10 +68,10 @@ def check_equivalence(
 ) -> Equivalence:
     """Run the same images and weights through two variants and record how far they agree.
 
-    Without images, three photographs are taken. `folder` is kept, None takes one of orch's own anew. `base_images` has
-    base images by variant. Raises UsageError, PredictionsError, and whatever a run raises.
+    Without images, three photographs are used. `folder` is kept; None empties and uses a folder in orch's cache.
+    `base_images` has base images by variant. Raises UsageError, PredictionsError, and all that a run raises.
     """
-    first, second = _two(entry, variants)
+    first, second = _check_variants(entry, variants)
     work = folder or home() / "equivalence" / "runs" / f"{entry.name}-{first}-{second}"
     if folder is None:
         shutil.rmtree(work, ignore_errors=True)
@@ -95,8 +95,8 @@ def check_equivalence(
     return Equivalence(entry.name, (first, second), outcomes, found, random_weights, record)
 
 
-def _two(entry: ModelEntry, variants: Sequence[str]) -> tuple[str, str]:
-    """The two variants. Raises UsageError."""
+def _check_variants(entry: ModelEntry, variants: Sequence[str]) -> tuple[str, str]:
+    """Return the two variants. Raises UsageError."""
     if len(variants) != 2 or variants[0] == variants[1]:
         known = ", ".join(entry.stack.spec.variants)
         raise UsageError("give two variants to compare", why=f"{entry.stack.name} has {known}", hint="--variants A,B")

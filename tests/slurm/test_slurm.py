@@ -67,7 +67,7 @@ def limited(orch: Orch, photographs: Path, tmp_path_factory: pytest.TempPathFact
 def doubted(orch: Orch, cluster: Cluster, photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose node's daemon is killed: Slurm takes the task for lost, which goes on."""
     run = tmp_path_factory.mktemp("doubted") / "run"
-    orch(*FAULTY, "-i", photographs, "-o", run, *SLURM, "--slurm", "tasks=1", *DOUBTED, "--no-wait")
+    orch(*FAULTY, "-i", photographs, "-o", run, *SLURM, "--slurm", "tasks=1", *DOUBTED, "--slurm", "wait=false")
     wait_for(lambda: list((run / "events").glob("*.jsonl")))
     record = next(iter((run / "tasks").glob("*.json")))
     cluster.kill_daemon(int(json.loads(record.read_text())["node"].removeprefix("n")))
@@ -138,7 +138,7 @@ def test_a_task_run_twice_at_the_same_time_changes_nothing(
 ) -> None:
     run = tmp_path / "run"
     common = (*FAULTY, "-i", few, "-o", run, *SLURM, "--slurm", "tasks=1", *REST)
-    orch(*common, "--no-wait")
+    orch(*common, "--slurm", "wait=false")
     command = [sys.executable, "-m", "orchestrator.dispatch.shared.task", str(run)]
     twins = []
     for number in range(2):

@@ -25,7 +25,7 @@ import orchestrator
 from orchestrator.catalog.bundled import RUNNER
 from orchestrator.catalog.loader import load_catalog
 from orchestrator.catalog.scaffold import create_stack
-from orchestrator.runtimes import venv
+from orchestrator.runtimes import environments
 from orchestrator.workflows.convert import LOCK_NAME as CONVERT_LOCK
 from orchestrator.workflows.demo import photographs
 
@@ -117,8 +117,8 @@ def oldest_pip() -> Path:
     folder = cache / f"pip-{hashlib.sha256(OLDEST_PIP.read_bytes() + sys.version.encode()).hexdigest()[:12]}"
     if not folder.exists():
         aside = folder.with_name(f".{folder.name}.{os.getpid()}")
-        uv = [venv.find_uv() or "uv", "pip", "install", "--compile-bytecode", "--python", sys.executable]
-        command = [*uv, "--target", str(aside), *venv.LOCKED, *venv.WHEELS, "-r", str(OLDEST_PIP)]
+        uv = [environments.find_uv() or "uv", "pip", "install", "--compile-bytecode", "--python", sys.executable]
+        command = [*uv, "--target", str(aside), *environments.LOCKED, *environments.WHEELS, "-r", str(OLDEST_PIP)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         aside.rename(folder)
@@ -219,9 +219,9 @@ def test_stacks_get_what_is_locked(
         versions |= built_with
     environment = tmp_path / "env"
     if installation.dockerfile is None:
-        monkeypatch.setattr(venv, "find_uv", lambda: None)
-        monkeypatch.setattr(venv, "find_python", lambda versions: make_python)
-        venv.make_environment(environment, lock, (), False, print, build_lock, installation.is_partial)
+        monkeypatch.setattr(environments, "find_uv", lambda: None)
+        monkeypatch.setattr(environments, "find_python", lambda versions: make_python)
+        environments.make_environment(environment, lock, (), False, print, build_lock, installation.is_partial)
     else:
         subprocess.run([make_python, "-m", "venv", environment], check=True)
         build_in(environment, installation.dockerfile, lock, build_lock)
@@ -249,8 +249,8 @@ def test_new_stacks_get_what_is_locked(tmp_path: Path, index: Index, environment
 
 def test_uv_installs_what_is_locked(tmp_path: Path, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     lock, versions = index.add(RUNNER / "base.lock", is_partial=True)
-    monkeypatch.setattr(venv, "find_python", lambda versions: Path(sys.executable))
-    venv.make_environment(tmp_path / "env", lock, (), False, print, partial=True)
+    monkeypatch.setattr(environments, "find_python", lambda versions: Path(sys.executable))
+    environments.make_environment(tmp_path / "env", lock, (), False, print, partial=True)
     assert installed(tmp_path / "env") == versions
 
 
@@ -308,4 +308,4 @@ def test_documents_install_locks_as_they_stand() -> None:
     lines = [line for one in documents for line in one.read_text().splitlines() if re.search(r"install .*\.lock", line)]
     assert len(lines) >= 2
     for line in lines:
-        assert " ".join(venv.LOCKED) in line, line
+        assert " ".join(environments.LOCKED) in line, line

@@ -16,13 +16,14 @@ from typing import Any
 from orchestrator.catalog.loader import ModelEntry, StackEntry
 from orchestrator.catalog.weights import ensure_weights
 from orchestrator.errors import MachineError
-from orchestrator.hardware import choose_variant, gpus_for
+from orchestrator.hardware.gpu_code import LABEL
 from orchestrator.paths import home, worker_cache_folder
-from orchestrator.runtimes.base import BuildOptions, Prepared, choose_runtime
-from orchestrator.runtimes.docker.build import LABEL
-from orchestrator.runtimes.docker.gpu_access import GpuSettings, gpu_settings, wiring_of
+from orchestrator.runtimes.base import BuildOptions, Prepared
+from orchestrator.runtimes.built import select_variant
+from orchestrator.runtimes.docker.gpu_access import GpuSettings, detect_gpu_access, gpu_settings
 from orchestrator.runtimes.docker.runtime import calling_user, isolation, start_container
 from orchestrator.runtimes.mounts import GUEST
+from orchestrator.runtimes.registry import choose_runtime
 from orchestrator.runtimes.warm.compose_env import make_folder_for, make_spool
 from orchestrator.runtimes.warm.discover import host_path
 from orchestrator.runtimes.warm.settings import (
@@ -175,8 +176,7 @@ def start_workers(
     Raises UsageError, BuildError, MachineError.
     """
     runtime, _ = choose_runtime("docker")
-    present = gpus_for(stack, options.device, options.variant)
-    choice = choose_variant(stack, options.variant, options.device, present)
+    choice = select_variant(stack, options.variant, options.device)
     runtime.require(choice.devices)
     fetch_weights(stack, models, display, offline=options.build.offline)
     prepared = runtime.prepare(stack, choice.variant, options.build, display.detail)
@@ -204,7 +204,8 @@ def _ensure_serving(engine: Engine, prepared: Prepared, spec: WarmSpec, display:
     owner = calling_user() if "rootless" in engine.security else user
     make_spool(spec.spool, owner)
     make_folder_for(spec.cache, owner)
-    settings = warm_settings(prepared, spec, engine.security, user, gpu_settings(wiring_of(engine), spec.device))
+    gpu = gpu_settings(detect_gpu_access(engine), spec.device)
+    settings = warm_settings(prepared, spec, engine.security, user, gpu)
     earlier = _get_container(engine, settings["name"])
     fits = earlier is not None and _runs_with(earlier, settings)
     if earlier is not None and not fits:

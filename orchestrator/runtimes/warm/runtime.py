@@ -17,7 +17,7 @@ from orchestrator.catalog.weights import Stored
 from orchestrator.errors import RuntimeUnsuitable
 from orchestrator.inputs.collect import InputSet
 from orchestrator.paths import RunPaths
-from orchestrator.runtimes.base import BuildOptions, Prepared, WorkerSpec
+from orchestrator.runtimes.base import BuildOptions, Location, Prepared, Runtime, WorkerSpec
 from orchestrator.runtimes.guest_contract import ALIVE_NAME, ALIVE_TIMEOUT, QUEUE_NAME, GuestPaths
 from orchestrator.runtimes.warm.discover import DiscoveredWorker, Needs
 from orchestrator.runtimes.warm.results import move_results
@@ -43,7 +43,7 @@ def run_key(root: Path) -> str:
 
 
 @dataclass
-class WarmRuntime:
+class WarmRuntime(Runtime):
     """Starts jobs in a spool. Its name is docker's: results are those of containers of the same build."""
 
     spool: SpoolPaths
@@ -65,21 +65,12 @@ class WarmRuntime:
         """Return the runtime of one run, with the run's job folders in the spool."""
         return cls(spool, needs, replace(paths, spooled=spool.jobs / run_key(paths.root)), discover, say)
 
-    def available(self) -> str | None:
-        """Return None: it is made for workers that are up."""
-        return None
-
-    def build_place(self, stack: StackEntry, variant: str, options: BuildOptions) -> None:
-        """Return None: nothing is built."""
-        del stack, variant, options
-
-    def require(self, devices: Sequence[str]) -> None:
-        """Accept any devices: warm workers have theirs already."""
-        del devices
+    def locate(self, stack: StackEntry, variant: str, options: BuildOptions) -> Location:
+        """Return the spool of the workers: nothing is built."""
+        return Location(str(self.spool.root), self.needs.identity, is_built=True)
 
     def prepare(self, stack: StackEntry, variant: str, options: BuildOptions, report: Report) -> Prepared:
         """Build nothing: the workers were built from the same files."""
-        del options, report
         return Prepared(stack, variant, self.name, self.needs.identity, str(self.spool.root))
 
     def accept(self, inputs: InputSet, weights: Mapping[str, Stored]) -> None:
@@ -102,7 +93,6 @@ class WarmRuntime:
 
     def start(self, prepared: Prepared, spec: WorkerSpec) -> WarmWorker:
         """Write a job for the workers that are up. Raises RuntimeUnsuitable while none is."""
-        del prepared
         worker = self._worker()
         data = spec.job / "data"
         data.mkdir(exist_ok=True)
@@ -126,7 +116,6 @@ class WarmRuntime:
 
         What they finished is kept. Abandoned jobs of other runs are removed.
         """
-        del run, jobs
         key, count = run_key(self.paths.root), 0
         for folder in self._job_folders():
             if folder.name.startswith(f"{key}-"):

@@ -152,7 +152,7 @@ def test_another_request_is_refused(
 ) -> None:
     begin(paths, make_plan())
     error = refused(paths, replace(REQUEST, **{field: value}))
-    assert error.message == f"{paths.root} is the run of another request"
+    assert error.message == f"{paths.root} belongs to another request"
     assert error.why == why
     assert error.hint == f"choose another folder with --out, or give the same {field} to resume"
 
@@ -189,20 +189,20 @@ def test_a_changed_stack_or_weights_are_refused(paths: RunPaths, make_plan: Call
 def test_a_run_json_that_cannot_be_read_is_refused(paths: RunPaths, text: str) -> None:
     paths.root.mkdir(parents=True)
     paths.run_json.write_text(text)
-    assert refused(paths).message == f"{paths.run_json} cannot be read"
+    assert refused(paths).message == f"cannot read {paths.run_json}"
     assert paths.run_json.read_text() == text
 
 
 def test_a_run_of_another_format_is_refused(paths: RunPaths, make_plan: Callable[..., Plan]) -> None:
     begin(paths, make_plan())
     paths.run_json.write_text(paths.run_json.read_text().replace("orch-run/1", "orch-run/9"))
-    assert refused(paths).why == "its format is orch-run/9, this orch writes orch-run/1"
+    assert refused(paths).why == "its format is orch-run/9; this version writes orch-run/1"
 
 
 def test_a_folder_of_something_else_is_refused_and_left_alone(paths: RunPaths) -> None:
     paths.root.mkdir(parents=True)
     (paths.root / "thesis.tex").write_text("x")
-    assert refused(paths).message == f"{paths.root} is not empty and no run directory"
+    assert refused(paths).message == f"{paths.root} is not empty and not a run directory"
     assert [path.name for path in paths.root.iterdir()] == ["thesis.tex"]
 
 

@@ -43,11 +43,11 @@ def test_most(tmp_path: Path, limit: Any, default: int | None, asked: int | None
 
 def test_what_the_network_cannot_do_is_refused(tmp_path: Path) -> None:
     one = entry(tmp_path, {"score_threshold": "floor", "max_detections": 100})
-    with pytest.raises(UsageError, match=r"gives nothing that scores less than 0\.2") as low:
+    with pytest.raises(UsageError, match=r"returns nothing that scores less than 0\.2") as low:
         score_floor(one, one.settings(()), 0.1)
     assert low.value.hint == "--set floor=0.1"
     assert score_floor(one, one.settings(["floor=0.1"]), 0.1) == 0.1
-    with pytest.raises(UsageError, match="gives at most 100 instances") as many:
+    with pytest.raises(UsageError, match="returns at most 100 instances") as many:
         most_detections(one, one.settings(()), 101)
     assert many.value.hint is None
 
