@@ -61,8 +61,9 @@ class Work:
     weights: Path
     """Folder of the model's weights."""
     devices: Sequence[str]
-    """Worker i gets device i modulo their number, written as in WorkerSpec.device."""
-    workers: int = 1
+    """Devices that workers may use, written as in WorkerSpec.device."""
+    workers: int | None = None
+    """None: one on the CPU, `workers_per_gpu` on each GPU."""
     threads: int | None = None
     """Threads per worker; None: all cores, divided by the workers."""
     wait: bool = True
@@ -70,9 +71,10 @@ class Work:
     leases: bool = True
     """Lease GPUs for this run; false where its workers already have theirs."""
     sharing: Sharing = field(default_factory=NoSharing)
-    asked_workers: int | None = None
     workers_per_gpu: int | Literal["auto"] | None = None
-    """The user's own words, for machines whose GPUs cannot be seen from here."""
+    """None: one; "auto": as many as fit into the GPU's free memory."""
+    gpus: Sequence[Gpu] = ()
+    """This machine's GPUs, with their memory."""
     build: BuildOptions = field(default_factory=BuildOptions)
     """How the variant was prepared, for machines that prepare it again."""
     settings: object = None
