@@ -21,7 +21,7 @@ from typing import Any
 from PIL import Image
 
 from orchestrator.catalog.loader import load_catalog
-from orchestrator.catalog.spec import Source
+from orchestrator.catalog.spec import UpstreamSource
 from orchestrator.catalog.upstream_code import ensure_sources
 from orchestrator.paths import environments_folder
 from orchestrator.workflows.demo.photographs import fetch_photographs
@@ -90,7 +90,7 @@ def environment_python() -> Path:
 def sources() -> tuple[Path, Path]:
     """Upstream's modules, as the stack has them, and its inference script, which the stack does not need."""
     spec = load_catalog([]).stack("amrcnn").spec.sources["tpu"]
-    alone = Source(url=spec.url, commit=spec.commit, folders=(SCRIPT,))
+    alone = UpstreamSource(url=spec.url, commit=spec.commit, folders=(SCRIPT,))
     found = ensure_sources("amrcnn", {"tpu": spec, "tpu-script": alone}, lambda line: None)
     return found["tpu"], found["tpu-script"] / SCRIPT
 

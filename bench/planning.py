@@ -20,7 +20,7 @@ from pathlib import Path
 
 from orchestrator.catalog.loader import load_catalog
 from orchestrator.inputs.collect import InputSet, collect_inputs, open_inputs
-from orchestrator.inputs.folders import Found
+from orchestrator.inputs.folders import SourceImage
 from orchestrator.inputs.listing import Listing
 from orchestrator.paths import RunPaths
 from orchestrator.plan.plan import Plan
@@ -109,12 +109,12 @@ def _plan_listing(folder: Path) -> None:
     _report(wall, cpu, len(plan.shards))
 
 
-def made_up(root: str, count: int) -> Iterator[Found]:
+def made_up(root: str, count: int) -> Iterator[SourceImage]:
     """So many images of different names, with the state of one file."""
     state = os.lstat(__file__)
     for number in range(count):
         name = f"shoots/{number // FILES_PER_NAME:04d}/IMG_{number % FILES_PER_NAME:05d}.jpg"
-        yield Found(root, name, root, state=state)
+        yield SourceImage(root, name, root, state=state)
 
 
 def _plan_list(folder: Path) -> None:

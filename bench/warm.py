@@ -25,16 +25,17 @@ from orchestrator.catalog.weights import ensure_weights
 from orchestrator.dispatch.executors import Work
 from orchestrator.dispatch.launcher import job_settings
 from orchestrator.dispatch.local import predict_missing
-from orchestrator.hardware import Choice, cores
+from orchestrator.hardware import Selection, cores
 from orchestrator.inputs.collect import collect_inputs
 from orchestrator.paths import RunPaths, weights_folder
 from orchestrator.plan.options import RunOptions
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.request import make_request
 from orchestrator.plan.run_directory import record_plan
-from orchestrator.runtimes.base import BuildOptions, Prepared, make_runtime
+from orchestrator.runtimes.base import BuildOptions, Prepared
 from orchestrator.runtimes.build_inputs import build_inputs
 from orchestrator.runtimes.guest_contract import GuestPaths, job_document
+from orchestrator.runtimes.registry import get_runtime
 from orchestrator.runtimes.warm.select import select_warm
 from orchestrator.runtimes.warm.spool import SpoolPaths, workers_of
 from orchestrator.system.container_engine import connect
@@ -99,7 +100,7 @@ def measure(folder: Path, runtime: str, repeat: int, commands: int) -> None:
 
 def made(entry: ModelEntry, runtime: str) -> Prepared:
     """The model's variant for CPUs, made real."""
-    return make_runtime(runtime).prepare(entry.stack, "cpu", BuildOptions(), lambda line: None)
+    return get_runtime(runtime).prepare(entry.stack, "cpu", BuildOptions(), lambda line: None)
 
 
 class Watching(SilentDisplay):
@@ -117,7 +118,7 @@ class Watching(SilentDisplay):
 def request(folder: Path, entry: ModelEntry, number: int) -> tuple[float, float]:
     """Seconds from handing over the image until its shard is there, and until all is over."""
     paths = RunPaths(folder / f"request-{number}")
-    choice = Choice("cpu", "cpu", "")
+    choice = Selection("cpu", "cpu", "")
     warm = select_warm(entry, choice, paths, BuildOptions(), folder / "spool", print)
     with closing(warm.runtime) as runtime:
         prepared = runtime.prepare(entry.stack, "cpu", BuildOptions(), print)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import MachineError
-from orchestrator.hardware import gpus
+from orchestrator.hardware import detect_machine
 from orchestrator.system.container_engine import connect
 
 
@@ -32,7 +32,7 @@ def pytest_configure() -> None:
 def gpu_problem() -> str | None:
     """Why no GPU is there; None if one is."""
     try:
-        found = gpus()
+        found = detect_machine().usable_gpus()
     except MachineError as error:
         return f"{error.message} ({error.why})"
     return None if found else "no GPU is found on this machine"

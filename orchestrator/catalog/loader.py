@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from orchestrator.catalog.bundled import DOCKERFILES, STACKS, TAXONOMIES
-from orchestrator.catalog.spec import Category, Model, SettingValue, Stack, Taxonomy
+from orchestrator.catalog.spec import Category, ModelDescription, SettingValue, Stack, Taxonomy
 from orchestrator.errors import SpecError, UsageError
 from orchestrator.paths import user_stacks_folder
 from orchestrator.system.suggestions import did_you_mean, unknown_name
@@ -48,7 +48,7 @@ class ModelEntry:
     """A model together with its stack."""
 
     name: str
-    spec: Model
+    spec: ModelDescription
     stack: StackEntry
 
     @property

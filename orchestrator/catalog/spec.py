@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -27,7 +27,7 @@ def _stays_inside(path: str) -> str:
 
 RelativePath = Annotated[str, AfterValidator(_stays_inside)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Predictor = Annotated[
+PredictorPath = Annotated[
     str,
     StringConstraints(pattern=r"^[A-Za-z0-9_./-]+\.py:[A-Za-z_][A-Za-z0-9_]*$"),
     AfterValidator(_stays_inside),
@@ -48,7 +48,7 @@ class Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Source(Spec):
+class UpstreamSource(Spec):
     """Upstream code, cloned at one commit when the image is built."""
 
     url: str
@@ -146,7 +146,7 @@ class Taxonomy(Spec):
         return self
 
 
-class Native(Spec):
+class NativeOutput(Spec):
     """How the predictor's own output maps to the standard one."""
 
     box_order: Literal["xyxy", "yxyx"] = "xyxy"
@@ -167,11 +167,20 @@ class Defaults(Spec):
     score_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
     max_detections: Annotated[int, Field(ge=1)] | None = None
     batch_size: Annotated[int, Field(ge=1)] = 1
-    image_size: int | None = None
     attributes: bool = False
 
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_image_size(cls, values: Any) -> Any:
+        """Accept the field that earlier versions had and never read; the setting `image_size` has the effect."""
+        return (
+            {name: value for name, value in values.items() if name != "image_size"}
+            if isinstance(values, dict)
+            else values
+        )
 
-class Limits(Spec):
+
+class NetworkLimits(Spec):
     """What the network itself keeps to, whatever a run asks for: a number, or the name of the setting that has it."""
 
     score_threshold: Annotated[float, Field(ge=0, le=1)] | str | None = None
@@ -227,7 +236,7 @@ def _as_type(text: str, kind: type) -> SettingValue:
     return text
 
 
-class Model(Spec):
+class ModelDescription(Spec):
     """What a user asks for by name: weights and settings on top of a stack."""
 
     title: str
@@ -241,9 +250,9 @@ class Model(Spec):
     gpu_memory: Annotated[int, Field(ge=1)] | None = None
     """MiB of GPU memory that one worker needs with the defaults, where somebody measured it."""
     taxonomy: str
-    native: Native = Native()
+    native: NativeOutput = NativeOutput()
     defaults: Defaults = Defaults()
-    limits: Limits = Limits()
+    limits: NetworkLimits = NetworkLimits()
     settings: Mapping[str, Setting] = {}
     notes: str | None = None
 
@@ -254,12 +263,12 @@ class Stack(Spec):
     stack: Name
     title: str
     dockerfile: RelativePath
-    predictor: Predictor
+    predictor: PredictorPath
     """File inside the stack's folder, and the class in it."""
-    sources: Mapping[Name, Source] = {}
+    sources: Mapping[Name, UpstreamSource] = {}
     variants: Mapping[Name, Variant] = Field(min_length=1)
     taxonomies: Mapping[str, Taxonomy] = Field(min_length=1)
-    models: Mapping[ModelName, Model] = Field(min_length=1)
+    models: Mapping[ModelName, ModelDescription] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _references_hold(self) -> Stack:

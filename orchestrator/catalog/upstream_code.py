@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.catalog.spec import Source
+from orchestrator.catalog.spec import UpstreamSource
 from orchestrator.errors import MachineError, SpecError
 from orchestrator.paths import build_logs_folder, home
 from orchestrator.system.display import Report
@@ -37,12 +37,12 @@ _OTHERS = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
 """Variables that would make git work on the repository orch happens to be called from."""
 
 
-def tree_folder(name: str, source: Source) -> Path:
+def tree_folder(name: str, source: UpstreamSource) -> Path:
     """Where a source's files are, or would be once fetched."""
     return _folder(name, source) / TREE
 
 
-def source_state(name: str, source: Source) -> str:
+def source_state(name: str, source: UpstreamSource) -> str:
     """For people: "here", "damaged" or "missing"."""
     folder = _folder(name, source)
     if not (folder / MANIFEST).is_file():
@@ -51,19 +51,19 @@ def source_state(name: str, source: Source) -> str:
 
 
 def ensure_sources(
-    stack: str, sources: Mapping[str, Source], report: Report, *, offline: bool = False
+    stack: str, sources: Mapping[str, UpstreamSource], report: Report, *, offline: bool = False
 ) -> Mapping[str, Path]:
     """The folder of each of a stack's sources, fetched unless it is there. Raises MachineError, SpecError."""
     return {name: _ensure(stack, name, source, report, offline) for name, source in sources.items()}
 
 
-def _folder(name: str, source: Source) -> Path:
+def _folder(name: str, source: UpstreamSource) -> Path:
     """Another commit or other folders, another place; where it came from does not matter."""
     wanted = hashlib.sha256(repr((source.commit, sorted(source.folders))).encode()).hexdigest()[:8]
     return home() / "sources" / f"{name}-{source.commit[:12]}-{wanted}"
 
 
-def _ensure(stack: str, name: str, source: Source, report: Report, offline: bool) -> Path:
+def _ensure(stack: str, name: str, source: UpstreamSource, report: Report, offline: bool) -> Path:
     folder = _folder(name, source)
     with hold_lock(home() / "locks" / f"source-{folder.name}.lock", wait=True):
         if _is_intact(folder):
@@ -82,7 +82,7 @@ def _ensure(stack: str, name: str, source: Source, report: Report, offline: bool
     return folder / TREE
 
 
-def _put_in_place(tree: Path, folder: Path, name: str, source: Source) -> None:
+def _put_in_place(tree: Path, folder: Path, name: str, source: UpstreamSource) -> None:
     whole = tree.parent / "whole"
     whole.mkdir()
     tree.rename(whole / TREE)
@@ -128,7 +128,7 @@ class _Git:
         return code == 0
 
 
-def _fetch(stack: str, name: str, source: Source, work: Path, report: Report) -> Path:
+def _fetch(stack: str, name: str, source: UpstreamSource, work: Path, report: Report) -> Path:
     """Check out the wanted folders of the commit in `work`. Raises MachineError, SpecError."""
     log = build_logs_folder() / f"source-{name}-{source.commit[:12]}.log"
     log.unlink(missing_ok=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from orchestrator.catalog.loader import SPEC_NAME, ModelEntry
@@ -19,8 +19,8 @@ from orchestrator.system.archives import is_archive, unpack
 from orchestrator.system.files import remove, replace_path, sha256_of, write_json
 from orchestrator.system.locks import hold_lock
 
-Progress = Callable[[int, int | None], None]
-"""Called with the bytes there and the bytes expected, if known."""
+if TYPE_CHECKING:
+    from orchestrator.system.download import TransferProgress
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Stored:
         return {"file": self.file, "sha256": self.sha256, "package": self.package}
 
 
-def ensure_weights(entry: ModelEntry, *, offline: bool, progress: Progress) -> dict[str, Stored]:
+def ensure_weights(entry: ModelEntry, *, offline: bool, progress: TransferProgress) -> dict[str, Stored]:
     """All weights of a model, fetched where missing. Raises MachineError with the way to get them."""
     return {key: _ensure(entry, key, spec, offline, progress) for key, spec in entry.spec.weights.items()}
 
@@ -118,7 +118,7 @@ def verify_weights(entry: ModelEntry) -> list[tuple[str, str, bool]]:
     return findings
 
 
-def _ensure(entry: ModelEntry, key: str, spec: Weights, offline: bool, progress: Progress) -> Stored:
+def _ensure(entry: ModelEntry, key: str, spec: Weights, offline: bool, progress: TransferProgress) -> Stored:
     if spec.package is not None:
         return Stored(key, spec.file, None, spec.sha256, spec.package)
     folder = weights_folder(entry.stack.name, entry.name)
@@ -148,7 +148,7 @@ def _ensure_bundled(entry: ModelEntry, key: str, spec: Weights) -> Stored:
     return Stored(key, spec.file, weights_folder(entry.stack.name, entry.name) / spec.file, record["sha256"])
 
 
-def _download(entry: ModelEntry, key: str, spec: Weights, url: str, progress: Progress) -> Stored:
+def _download(entry: ModelEntry, key: str, spec: Weights, url: str, progress: TransferProgress) -> Stored:
     from orchestrator.system.download import fetch
 
     folder = weights_folder(entry.stack.name, entry.name)

@@ -43,23 +43,22 @@ def build(
     """Build a stack's image or environment, unless it is up to date."""
     stack = catalog(stacks).stack(name)
     from orchestrator.cli.progress import make_display
-    from orchestrator.hardware import choose_variant, gpus_for
-    from orchestrator.plan.disk_space import build_needs, require_space
-    from orchestrator.runtimes.base import choose_runtime
+    from orchestrator.plan.disk_space import build_needs
+    from orchestrator.runtimes.built import select_variant
+    from orchestrator.runtimes.registry import choose_runtime
+    from orchestrator.system.free_space import require_space
 
     display = make_display(json=json, quiet=False)
     chosen, _ = choose_runtime(runtime)
     # A variant that is named may be for another machine: it is not checked against this one.
     if variant is None or device is not None:
-        variant = choose_variant(stack, variant, device, gpus_for(stack, device, variant)).variant
+        variant = select_variant(stack, variant, device).variant
     options = make_build_options(base_image, build_arg, rebuild=rebuild, offline=offline)
     require_space([*build_needs(stack, variant, chosen, options)], f"building {stack.name}")
     prepared = chosen.prepare(stack, variant, options, display.detail)
     written: Path | None = None
     if archive or archive_to is not None:
-        from orchestrator.runtimes.docker.archive import archived
-
-        written = archived(prepared, options, display.detail, archive_to)
+        written = chosen.archive(prepared, options, display.detail, archive_to)
     if json:
         document = {
             "stack": stack.name,

@@ -1,4 +1,4 @@
-"""`orch plan`: will it run here, on what, and how; before anything is downloaded or built."""
+"""`orch plan`: whether a model runs here, on which device and how, without fetching or building."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from orchestrator.errors import EXIT_OK, UsageError
 if TYPE_CHECKING:
     from orchestrator.catalog.loader import ModelEntry
     from orchestrator.hardware import Machine
-    from orchestrator.workflows.preview import Prospect
+    from orchestrator.workflows.preview import RunPreview
 
 RUNS = {"native": "yes", "unknown": "perhaps", "jit": "slow first start", "impossible": "no"}
-"""What the table says of each way of running."""
+"""The table's word for each value of `How`."""
 
 
 def plan(
@@ -45,67 +45,63 @@ def plan(
     stacks: StacksOption = None,
     json: JsonOption = False,
 ) -> int:
-    """Say on which GPUs which variants of a model run, natively or not, and what orch run would choose."""
-    from orchestrator.hardware import look, read_machine, write_machine
+    """Show on which GPUs each variant of a model runs, and which variant orch run would select."""
+    from orchestrator.hardware import detect_machine, read_machine, write_machine
 
-    found = look() if machine is None else read_machine(machine)
+    on = detect_machine() if machine is None else read_machine(machine)
     if save_machine is not None:
-        save_machine.write_text(write_machine(found), encoding="utf-8")
+        save_machine.write_text(write_machine(on), encoding="utf-8")
         say(f"wrote {save_machine}")
         if model is None:
             return EXIT_OK
     if model is None:
         raise UsageError("no model was given", hint="orch plan MODEL; orch models lists them")
-    prospect = prospect_of(catalog(stacks).model(model), found, runtime, variant, device, here=machine is None)
+    preview = preview_model(catalog(stacks).model(model), on, runtime if machine is None else None, variant, device)
     if json:
-        print_json(prospect.as_json())
+        print_json(preview.as_json())
     else:
-        show(prospect)
-    return prospect.exit_code
+        show(preview)
+    return preview.exit_code
 
 
-def prospect_of(
+def preview_model(
     entry: ModelEntry,
     machine: Machine | None = None,
-    runtime: str = "auto",
+    runtime: str | None = "auto",
     variant: str | None = None,
     device: str | None = None,
-    *,
-    here: bool = True,
-) -> Prospect:
-    """What a model would run on, and what a run would fetch and build; `here`: the machine is this one."""
-    from dataclasses import replace
+) -> RunPreview:
+    """Return what a run would select, fetch and build; `runtime` None: the machine is only described."""
+    from orchestrator.hardware import detect_machine
+    from orchestrator.workflows.preview import preview_run
 
-    from orchestrator.hardware import look
-    from orchestrator.hardware.gpu_code import as_built
-    from orchestrator.workflows.preview import outlook, prospect
-
-    entry = replace(entry, stack=as_built(entry.stack))
-    return prospect(entry, outlook(entry, machine or look(), variant, device), runtime if here else None)
+    return preview_run(entry, machine or detect_machine(), runtime, variant, device)
 
 
-def show(prospect: Prospect) -> None:
-    """Print it for people."""
-    from orchestrator.workflows.preview import gpu_names
+def show(preview: RunPreview) -> None:
+    """Print a preview as a table and sentences."""
+    from orchestrator.workflows.preview import name_gpus
 
-    ahead = prospect.outlook
+    variants = preview.variants
     rows = [
-        [row.variant, row.device, row.name, RUNS[row.runs], row.why + ("; on request alone" if row.on_request else "")]
-        for row in ahead.rows
+        [row.variant, row.device, row.name, RUNS[row.runs], row.why + ("; only on request" if row.on_request else "")]
+        for row in variants.rows
     ]
     print_table(["variant", "device", "name", "runs", "why"], rows)
     sys.stdout.flush()
-    for note in ahead.machine.notes:
+    for note in variants.machine.notes:
         say(note)
-    if prospect.error is not None:
-        print_error(prospect.error)
-    elif ahead.choice is not None:
-        on_cpu = ahead.choice.device == "cpu"
-        on = "the CPU" if on_cpu else f"GPU {', '.join(gpu_names(ahead.machine.gpus, ahead.choice.devices))}"
-        say(f"orch run takes the variant {ahead.choice.variant} on {on}: {ahead.choice.why}")
-    for one in prospect.downloads:
-        say(f"weights {one.text()}")
-    if prospect.runtime is not None:
-        built = prospect.environment
-        state = "" if built is None else f": {built.location}, {'built' if built.built else 'to be built'}"
-        say(f"runtime {prospect.runtime} ({prospect.why_runtime}){state}")
+    selection = variants.selection
+    if preview.error is not None:
+        print_error(preview.error)
+    elif selection is not None:
+        on_cpu = selection.device == "cpu"
+        on = "the CPU" if on_cpu else f"GPU {', '.join(name_gpus(variants.machine.gpus, selection.devices))}"
+        say(f"orch run selects the variant {selection.variant} on {on}: {selection.why}")
+    for weights in preview.downloads:
+        say(f"weights {weights.text()}")
+    if preview.runtime is not None:
+        environment = preview.environment
+        state = "" if environment is None else f": {environment.location}, "
+        state += "" if environment is None else "built" if environment.built else "to be built"
+        say(f"runtime {preview.runtime} ({preview.why_runtime}){state}")

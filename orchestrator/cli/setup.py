@@ -15,41 +15,41 @@ from orchestrator.cli.common import (
     print_json,
     say,
 )
-from orchestrator.cli.plan import prospect_of, show
+from orchestrator.cli.plan import preview_model, show
 from orchestrator.cli.tables import print_table
 from orchestrator.errors import EXIT_OK, MachineError
 
-new = typer.Typer(help="Begin something of your own.", no_args_is_help=True, rich_markup_mode=None)
+new = typer.Typer(help="Create a stack or a comparison.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @new.callback()
 def _new() -> None:
-    """Begin something of your own."""
+    """Create a stack or a comparison."""
 
 
 def doctor(
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Say, too, where this model would run.")] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Also show where this model would run.")] = None,
     stacks: StacksOption = None,
     json: JsonOption = False,
 ) -> int:
-    """Examine this machine: engine, GPUs, Python, disk; with the next step for each thing amiss."""
+    """Examine this machine: engine, GPUs, Python, disk; with the next step where something is missing."""
     entry = None if model is None else catalog(stacks).model(model)
-    from orchestrator.workflows.doctor import examine
+    from orchestrator.workflows.doctor import examine_machine
 
-    findings = examine()
-    amiss = any(finding.status == "problem" for finding in findings)
-    code = MachineError.exit_code if amiss else EXIT_OK
+    findings = examine_machine()
+    has_problem = any(finding.status == "problem" for finding in findings)
+    code = MachineError.exit_code if has_problem else EXIT_OK
     document: dict[str, Any] = {"findings": [finding.as_json() for finding in findings]}
     if not json:
         rows = [[one.what, one.status, one.found, one.step] for one in findings]
         print_table(["", "status", "found", "next step"], rows)
     if entry is not None:
-        prospect = prospect_of(entry)
-        document["plan"] = prospect.as_json()
-        code = code or prospect.exit_code
+        preview = preview_model(entry)
+        document["plan"] = preview.as_json()
+        code = code or preview.exit_code
         if not json:
             print()
-            show(prospect)
+            show(preview)
     if json:
         print_json(document)
     return code

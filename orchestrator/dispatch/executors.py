@@ -14,7 +14,7 @@ from orchestrator.dispatch.outcome import Outcome
 from orchestrator.dispatch.shared.submitter import Submission, Submitter, TaskAttempt
 from orchestrator.dispatch.sharing import NoSharing, Sharing
 from orchestrator.errors import UsageError
-from orchestrator.hardware import Choice, Gpu
+from orchestrator.hardware import Gpu, Selection
 from orchestrator.paths import RunPaths
 from orchestrator.plan.plan import Plan
 from orchestrator.runtimes.base import BuildOptions, Runtime
@@ -92,7 +92,7 @@ class Executor(Protocol):
     def submitter(self) -> Submitter | None:
         """The cluster that workers run on; None where they run on this machine."""
 
-    def select(self, entry: ModelEntry, variant: str | None, device: str | None) -> tuple[Choice, tuple[Gpu, ...]]:
+    def select(self, entry: ModelEntry, variant: str | None, device: str | None) -> tuple[Selection, tuple[Gpu, ...]]:
         """Select variant and device for the workers' machines; also return the local GPUs that decided it.
 
         AUTO stands for what only the workers' machines can decide. Raises UsageError, MachineError.

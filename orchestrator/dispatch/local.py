@@ -1,4 +1,4 @@
-"""The local executor: workers on this machine, started and watched by the process of `orch run` itself."""
+"""The local executor: the process of `orch run` starts and watches workers on this machine."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from orchestrator.dispatch.outcome import Outcome, finish
 from orchestrator.dispatch.scheduler import sort_largest_first
 from orchestrator.dispatch.shared.submitter import Submission
 from orchestrator.dispatch.slots import LeasedSlots, OwnedSlots, Slots, assign_devices, describe_busy_gpus
-from orchestrator.hardware import Choice, Gpu, choose_variant, cores, gpus_for
-from orchestrator.hardware.gpu_code import as_built
+from orchestrator.hardware import Gpu, Selection, cores, gpus_for
 from orchestrator.plan.shards import missing_shards
+from orchestrator.runtimes.built import select_variant
 from orchestrator.system.display import Display
 from orchestrator.system.signals import call_on_signal
 
@@ -28,11 +28,10 @@ class LocalExecutor:
     settings_type = NoSettings
     submitter = None
 
-    def select(self, entry: ModelEntry, variant: str | None, device: str | None) -> tuple[Choice, tuple[Gpu, ...]]:
+    def select(self, entry: ModelEntry, variant: str | None, device: str | None) -> tuple[Selection, tuple[Gpu, ...]]:
         """Select the variant that fits this machine; also return its GPUs. Raises UsageError, MachineError."""
         present = gpus_for(entry.stack, device, variant)
-        stack = as_built(entry.stack) if present else entry.stack
-        return choose_variant(stack, variant, device, present, entry.spec.gpu_memory), present
+        return select_variant(entry.stack, variant, device, present, entry.spec.gpu_memory), present
 
     def execute(self, work: Work, display: Display) -> Outcome:
         """Predict the missing shards, then collect all. Raises UsageError, Interrupted, RunError, MachineError."""

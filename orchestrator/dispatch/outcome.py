@@ -60,7 +60,7 @@ def finish(plan: Plan, paths: RunPaths, result: DispatchResult) -> Outcome:
         "failed": collected.failed,
         "instances": collected.instances,
         "failures": read_failures(paths.predictions) if collected.failed else [],
-        "ignored": len(plan.inputs.ignored),
+        "ignored": len(plan.inputs.skipped),
         "predictions": str(paths.predictions),
         **pictures,
         "runtime": plan.prepared.runtime,

@@ -1,26 +1,24 @@
-"""What this machine has, and which variant of a stack fits it: detection at the edge, pure values in the middle."""
+"""The machine and its GPUs, and which variant of a stack fits them."""
 
 from __future__ import annotations
 
-from orchestrator.hardware.compatibility import Fit, covers, fit
-from orchestrator.hardware.detection import cores, gpus, gpus_for, gpus_of, look
-from orchestrator.hardware.machine import Gpu, Machine, Process, read_machine, write_machine
-from orchestrator.hardware.selection import Choice, choose_variant
+from orchestrator.hardware.compatibility import Compatibility, check_compatibility
+from orchestrator.hardware.detection import cores, detect_machine, gpus_for, gpus_of
+from orchestrator.hardware.machine import Gpu, GpuProcess, Machine, read_machine, write_machine
+from orchestrator.hardware.selection import Selection, choose_variant
 
 __all__ = [
-    "Choice",
-    "Fit",
+    "Compatibility",
     "Gpu",
+    "GpuProcess",
     "Machine",
-    "Process",
+    "Selection",
+    "check_compatibility",
     "choose_variant",
     "cores",
-    "covers",
-    "fit",
-    "gpus",
+    "detect_machine",
     "gpus_for",
     "gpus_of",
-    "look",
     "read_machine",
     "write_machine",
 ]

@@ -1,4 +1,4 @@
-"""Looking at this machine: NVML, else nvidia-smi, else what the container engine knows of."""
+"""Detect this machine's GPUs and cores, by NVML, else nvidia-smi, else the container engine."""
 
 from __future__ import annotations
 
@@ -11,32 +11,29 @@ from orchestrator.catalog.loader import StackEntry
 from orchestrator.errors import MachineError
 from orchestrator.hardware.machine import Gpu, Machine
 from orchestrator.hardware.nvml import read_nvml
-from orchestrator.hardware.platforms import in_container, jetson, platform_of
+from orchestrator.hardware.platforms import is_in_container, read_jetson, read_platform
 from orchestrator.hardware.smi import read_smi
-from orchestrator.hardware.visible import visible
+from orchestrator.hardware.visible import keep_visible
+from orchestrator.system.container_engine import connect
 
-NO_DRIVER = "there is no NVIDIA driver: neither libnvidia-ml.so.1 nor nvidia-smi is here"
-
-
-def look() -> Machine:
-    """This machine, as far as GPUs go, with what the environment's variables leave of them. Raises nothing."""
-    return visible(_whole(), os.environ, in_container=in_container())
+NO_DRIVER = "no NVIDIA driver: neither libnvidia-ml.so.1 nor nvidia-smi is installed"
 
 
-def _whole() -> Machine:
-    platform = platform_of()
+def detect_machine() -> Machine:
+    """Return this machine with the GPUs that the environment's variables leave visible. Raises nothing."""
+    return keep_visible(_detect_all(), os.environ, in_container=is_in_container())
+
+
+def _detect_all() -> Machine:
+    platform = read_platform()
     if platform == "jetson":
-        return jetson()
-    found = read_nvml() or read_smi()
-    if found is not None:
-        return replace(found, platform=platform)
-    return replace(_by_engine(), platform=platform)
+        return read_jetson()
+    machine = read_nvml() or read_smi() or _read_engine()
+    return replace(machine, platform=platform)
 
 
-def _by_engine() -> Machine:
-    """What the engine knows of, where the host has no driver: orch in a container of its own, an engine elsewhere."""
-    from orchestrator.system.container_engine import connect
-
+def _read_engine() -> Machine:
+    """Return the GPUs that the engine lists, for hosts without a driver (orch in a container)."""
     try:
         info = connect().info
     except MachineError:
@@ -45,52 +42,44 @@ def _by_engine() -> Machine:
 
 
 def engine_machine(info: Mapping[str, Any]) -> Machine:
-    """GPUs that an engine lists as CDI devices: their names alone are known. A pure function."""
-    names = [str(one.get("ID", "")) for one in info.get("DiscoveredDevices") or [] if one.get("Source") == "cdi"]
-    ids = [name.partition("=")[2] for name in names if name.startswith("nvidia.com/gpu=")]
+    """Return the GPUs that an engine lists as CDI devices; only their names are known. A pure function."""
+    listed = [str(one.get("ID", "")) for one in info.get("DiscoveredDevices") or [] if one.get("Source") == "cdi"]
+    ids = [name.partition("=")[2] for name in listed if name.startswith("nvidia.com/gpu=")]
     by_uuid = [one for one in ids if one.startswith(("GPU-", "MIG-"))]
-    chosen = by_uuid or [one for one in ids if one.isdigit()]
-    found = tuple(Gpu(number, name, "GPU of the engine's", 0, "", "") for number, name in enumerate(chosen))
-    if found:
-        return Machine(found, source="the container engine")
+    names = by_uuid or [one for one in ids if one.isdigit()]
+    gpus = tuple(Gpu(number, name, "GPU of the container engine", 0, "", "") for number, name in enumerate(names))
+    if gpus:
+        return Machine(gpus, source="the container engine")
     also = ""
     if "nvidia" in (info.get("Runtimes") or {}):
-        also = "; the engine has the runtime nvidia, but what GPUs it reaches cannot be seen from here"
+        also = "; the engine has the runtime nvidia, but it does not list the GPUs that it reaches"
     return Machine(lacks=NO_DRIVER + also)
 
 
-def gpus() -> tuple[Gpu, ...]:
-    """The GPUs of this machine; none where there is no driver.
-
-    Raises MachineError where the driver is there and broken: going on with the CPU would hide it.
-    """
-    return look().usable()
-
-
 def gpus_for(stack: StackEntry, device: str | None, variant: str | None = None) -> tuple[Gpu, ...]:
-    """The GPUs that matter for a run: none are looked for where none would be used.
+    """Return the GPUs of this machine that a run may use; it is not examined where that is none.
 
     Raises MachineError where the driver is broken, or where a GPU was asked for and there is none.
     """
-    return gpus_of(look(), stack, device, variant) if _looks(stack, device, variant) else ()
+    return gpus_of(detect_machine(), stack, device, variant) if _may_use_gpus(stack, device, variant) else ()
 
 
 def gpus_of(machine: Machine, stack: StackEntry, device: str | None, variant: str | None) -> tuple[Gpu, ...]:
-    """`gpus_for` on a given machine. A pure function."""
-    if not _looks(stack, device, variant):
+    """Return the same for a given machine. A pure function."""
+    if not _may_use_gpus(stack, device, variant):
         return ()
     if device is None and variant is None:
-        return machine.usable()
+        return machine.usable_gpus()
     on_cpu = any(one.device == "cpu" for one in stack.spec.variants.values())
-    return machine.required("orch doctor" + ("; or ask for the CPU: --device cpu" if on_cpu else ""))
+    return machine.require_gpus("orch doctor" + ("; or ask for the CPU: --device cpu" if on_cpu else ""))
 
 
-def _looks(stack: StackEntry, device: str | None, variant: str | None) -> bool:
+def _may_use_gpus(stack: StackEntry, device: str | None, variant: str | None) -> bool:
     variants = stack.spec.variants
-    concerned = variants.values() if variant is None else [variants[variant]] if variant in variants else []
-    return device != "cpu" and any(one.device == "cuda" for one in concerned)
+    candidates = variants.values() if variant is None else [variants[variant]] if variant in variants else []
+    return device != "cpu" and any(one.device == "cuda" for one in candidates)
 
 
 def cores() -> int:
-    """The processor cores this process may use."""
+    """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""`--device`: what a user writes, and the GPUs it means on this machine."""
+"""Parse `--device`, and find the GPUs of this machine that it names."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from orchestrator.errors import MachineError, UsageError
 from orchestrator.hardware.machine import Gpu
 
 _PART = re.compile(r"(cuda:)?([0-9]{1,3}|(GPU|MIG)-[0-9A-Za-z./-]+)")
-THERE_IS = "there is cpu, cuda (any), a GPU's number (0), several (0,1), or a UUID (GPU-…, MIG-…)"
+DEVICES = "a device is cpu, cuda (any GPU), a GPU's number (0), several (0,1), or a UUID (GPU-…, MIG-…)"
 
 
-def kind(device: str) -> str:
-    """ "cpu" or "cuda". Raises UsageError for what is no device at all."""
+def device_kind(device: str) -> str:
+    """Return "cpu" or "cuda". Raises UsageError for an unknown device."""
     if device in ("cpu", "cuda"):
         return device
     if all(_PART.fullmatch(part.strip()) for part in device.split(",")):
         return "cuda"
-    raise UsageError(f"there is no device {device!r}", why=THERE_IS)
+    raise UsageError(f"unknown device {device!r}", why=DEVICES)
 
 
-def named(device: str, present: Sequence[Gpu]) -> tuple[Gpu, ...]:
-    """The GPUs that `device` names one by one, in that order; none for "cpu" and "cuda", which name none.
+def find_gpus(device: str, present: Sequence[Gpu]) -> tuple[Gpu, ...]:
+    """Return the GPUs that `device` names one by one, in that order; none for "cpu" and "cuda".
 
-    Raises UsageError for what is no device, MachineError for a GPU that is not there.
+    Raises UsageError for an unknown device, MachineError for a GPU that this machine does not have.
     """
-    if kind(device) == "cpu" or device == "cuda":
+    if device_kind(device) == "cpu" or device == "cuda":
         return ()
-    found = [_one(part.strip().removeprefix("cuda:"), present) for part in device.split(",")]
-    if len(set(found)) < len(found):
+    gpus = [_find_gpu(part.strip().removeprefix("cuda:"), present) for part in device.split(",")]
+    if len(set(gpus)) < len(gpus):
         raise UsageError(f"--device {device} names a GPU twice")
-    return tuple(found)
+    return tuple(gpus)
 
 
-def _one(name: str, present: Sequence[Gpu]) -> Gpu:
+def _find_gpu(name: str, present: Sequence[Gpu]) -> Gpu:
     if name.isdigit():
         matching = list(present[int(name) : int(name) + 1])
     else:

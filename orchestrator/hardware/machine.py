@@ -1,4 +1,4 @@
-"""A machine as a pure value: its GPUs, their driver, and what keeps GPUs from being used. Read, written, made up."""
+"""A machine as a pure value: its GPUs, their driver, and why GPUs cannot be used."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
+
+from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.system.yaml_source import describe_errors
@@ -16,8 +18,8 @@ Platform = Literal["linux", "wsl2", "jetson"]
 
 
 @dataclass(frozen=True)
-class Process:
-    """A process that uses a GPU; MiB where the driver says it."""
+class GpuProcess:
+    """A process that uses a GPU; `memory` in MiB where the driver reports it."""
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
@@ -40,74 +42,72 @@ class Gpu:
     capability: str
     driver: str
     free: int | None = None
-    """MiB of memory that nobody uses."""
+    """MiB of memory that is not in use."""
     mig: str | None = None
     """The profile of a MIG slice: "3g.20gb"."""
     parent: str | None = None
     """The UUID of the GPU that a slice is part of."""
-    processes: tuple[Process, ...] = ()
+    processes: tuple[GpuProcess, ...] = ()
 
     @property
     def device(self) -> str:
-        """As WorkerSpec.device names it."""
+        """The GPU as WorkerSpec.device names it."""
         return f"cuda:{self.uuid}"
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What of a machine decides where a model can run."""
+    """What decides where a model can run on a machine."""
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     gpus: tuple[Gpu, ...] = ()
-    """Those that may be used, in order; a GPU cut into MIG slices is its slices."""
+    """The GPUs that may be used, in order; a GPU cut into MIG slices is listed as its slices."""
     driver: str | None = None
     cuda: str | None = None
     """The newest CUDA that the driver knows."""
     platform: Platform = "linux"
     model: str | None = None
-    """What the maker calls the board, where that matters: a Jetson."""
+    """The maker's name of the board, where that matters: a Jetson."""
     lacks: str | None = None
     """Why there is no GPU, where there is none."""
     broken: str | None = None
-    """What is wrong with the driver, where it does not answer."""
+    """The driver's error, where it does not answer."""
     notes: tuple[str, ...] = ()
-    """GPUs that are there and cannot be used."""
+    """One sentence for each GPU that is present but cannot be used."""
     source: str = "nothing"
-    """What told: NVML, nvidia-smi, the container engine, a file."""
+    """Where this was read: NVML, nvidia-smi, the container engine, a file."""
 
-    def usable(self) -> tuple[Gpu, ...]:
-        """The GPUs. Raises MachineError where the driver is broken: going on with the CPU would hide it."""
+    def usable_gpus(self) -> tuple[Gpu, ...]:
+        """Return the GPUs. Raises MachineError where the driver is broken: using the CPU would hide that."""
         if self.broken is not None:
             raise MachineError("the GPU driver does not answer", why=self.broken, hint=BROKEN_HINT)
         return self.gpus
 
-    def required(self, hint: str = "orch doctor") -> tuple[Gpu, ...]:
-        """The GPUs, at least one. Raises MachineError that says what is missing."""
-        present = self.usable()
+    def require_gpus(self, hint: str = "orch doctor") -> tuple[Gpu, ...]:
+        """Return the GPUs, at least one. Raises MachineError that says what is missing."""
+        present = self.usable_gpus()
         if not present:
-            why = "; ".join([self.lacks or "none was found", *self.notes])
+            why = "; ".join([self.lacks or "no GPU was detected", *self.notes])
             raise MachineError("this machine has no GPU that can be used", why=why, hint=hint)
         return present
 
 
 def write_machine(machine: Machine) -> str:
-    """A machine as the text of a file that `read_machine` reads."""
+    """Return the text of a file that `read_machine` reads."""
     return json.dumps({"format": FORMAT, **asdict(machine)}, indent=2) + "\n"
 
 
 def read_machine(path: Path) -> Machine:
-    """A machine that was written down, or made up. Raises UsageError."""
-    from pydantic import TypeAdapter, ValidationError
-
+    """Read a description of a machine, written by orch or by hand. Raises UsageError."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read", why=str(error)) from error
+        raise UsageError(f"cannot read {path}", why=str(error)) from error
     if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
-        raise UsageError(f"{path} is no description of a machine", why=f'it must say "format": "{FORMAT}"')
+        raise UsageError(f"{path} does not describe a machine", why=f'it must say "format": "{FORMAT}"')
     try:
         return TypeAdapter(Machine).validate_python(document)
     except ValidationError as error:
         why = "\n".join(describe_errors(error, path.name, Machine)[:3])
-        raise UsageError(f"{path} is no description of a machine", why=why) from None
+        raise UsageError(f"{path} does not describe a machine", why=why) from None

@@ -1,4 +1,4 @@
-"""WSL2 and Jetson, whose GPUs are not as other GPUs are: how they are known, and what a Jetson's GPU is."""
+"""Recognise WSL2 and Jetson, whose GPUs need their own rules, and read a Jetson's GPU."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ TEGRA = frozenset(_BOARDS.values())
 _RELEASE = re.compile(r"# R(\d+) \(release\), REVISION: ([0-9.]+)")
 
 
-def platform_of(root: Path = Path("/")) -> Platform:
-    """What kind of Linux this is."""
+def read_platform(root: Path = Path("/")) -> Platform:
+    """Return the kind of Linux this is."""
     if (root / "etc/nv_tegra_release").exists():
         return "jetson"
     kernel = _text(root / "proc/version").lower()
     return "wsl2" if "microsoft" in kernel and (root / "usr/lib/wsl").exists() else "linux"
 
 
-def jetson(root: Path = Path("/")) -> Machine:
-    """A Jetson by its device tree: its GPU shares the board's memory, and older ones have no NVML."""
+def read_jetson(root: Path = Path("/")) -> Machine:
+    """Read a Jetson from its device tree: its GPU shares the board's memory, and older ones have no NVML."""
     model = _text(root / "proc/device-tree/model").strip("\0\n ") or "NVIDIA Jetson"
     release = _RELEASE.match(_text(root / "etc/nv_tegra_release"))
     driver = f"{release[1]}.{release[2]}" if release else "unknown"
@@ -33,8 +33,8 @@ def jetson(root: Path = Path("/")) -> Machine:
     return Machine((gpu,), driver, platform="jetson", model=model, source="device tree")
 
 
-def in_container(root: Path = Path("/")) -> bool:
-    """Whether this process is in a container."""
+def is_in_container(root: Path = Path("/")) -> bool:
+    """Return whether this process is in a container."""
     return any((root / mark).exists() for mark in (".dockerenv", "run/.containerenv", "run/systemd/container"))
 
 

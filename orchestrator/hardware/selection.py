@@ -1,4 +1,4 @@
-"""Which variant of a stack runs here, and on which GPUs: what was asked for, else the best fit, said plainly."""
+"""Select the variant of a stack and its GPUs: what was asked for, else what fits best."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from orchestrator.catalog.loader import StackEntry
 from orchestrator.catalog.spec import Variant
 from orchestrator.errors import MachineError, UsageError
-from orchestrator.hardware.compatibility import Fit, fit
-from orchestrator.hardware.devices import kind, named
+from orchestrator.hardware.compatibility import Compatibility, check_compatibility
+from orchestrator.hardware.devices import device_kind, find_gpus
 from orchestrator.hardware.machine import Gpu
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The variant chosen and why; `device` is "cpu" or "cuda"."""
+class Selection:
+    """The variant selected and why; `device` is "cpu" or "cuda"."""
 
     variant: str
     device: str
@@ -25,113 +25,114 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class _Rated:
-    """A variant for GPUs, and how it fits each of those in question."""
+class _Candidate:
+    """A variant for GPUs, and its compatibility with each GPU considered."""
 
     name: str
     variant: Variant
-    fits: tuple[tuple[Gpu, Fit], ...]
+    compatibilities: tuple[tuple[Gpu, Compatibility], ...]
 
-    def on(self, *how: str) -> tuple[Gpu, ...]:
-        return tuple(gpu for gpu, found in self.fits if found.how in how)
+    def gpus_with(self, *how: str) -> tuple[Gpu, ...]:
+        return tuple(gpu for gpu, compatibility in self.compatibilities if compatibility.how in how)
 
     @property
-    def best(self) -> tuple[Gpu, ...]:
-        """The GPUs that it runs on without JIT; those with JIT where there are no others."""
-        return self.on("native", "unknown") or self.on("jit")
+    def best_gpus(self) -> tuple[Gpu, ...]:
+        """The GPUs that need no JIT; those that need it where there are no others."""
+        return self.gpus_with("native", "unknown") or self.gpus_with("jit")
 
     @property
     def rank(self) -> tuple[int, int, int]:
-        return len(self.on("native")), len(self.on("unknown")), len(self.on("jit"))
+        return len(self.gpus_with("native")), len(self.gpus_with("unknown")), len(self.gpus_with("jit"))
 
-    def problem(self) -> str:
-        """Why it is not taken."""
-        if not self.fits:
-            return f"{self.name}: this machine has no GPU"
-        whys = dict.fromkeys(found.why for _, found in self.fits)
-        return f"{self.name}: {'; '.join(whys)}"
+    def is_usable(self, on_all: bool) -> bool:
+        """Whether it runs on every GPU considered, or, without `on_all`, on any of them."""
+        possible = [compatibility.is_possible for _, compatibility in self.compatibilities]
+        return bool(possible) and (all(possible) if on_all else any(possible))
+
+    def reasons(self) -> str:
+        """Return how it runs on each GPU, or why it does not."""
+        return "; ".join(dict.fromkeys(compatibility.why for _, compatibility in self.compatibilities))
 
 
 def choose_variant(
     stack: StackEntry, wanted: str | None, device: str | None, present: Sequence[Gpu], memory: int | None = None
-) -> Choice:
-    """The variant to run: the one asked for, else the best for the GPUs that are here, else the CPU's, said plainly.
+) -> Selection:
+    """Return the variant asked for, else the best one for the GPUs `present`, else the one for the CPU.
 
-    Native code comes before JIT, then the order of stack.yaml decides. `memory`: MiB of GPU memory that the model
-    needs. Raises UsageError for a name that the stack does not have, MachineError where nothing fits.
+    Native code comes before JIT; among equals the order of stack.yaml decides. `memory`: MiB of GPU memory that the
+    model needs. Raises UsageError for a name that the stack does not have, MachineError where nothing fits.
     """
     variants = stack.spec.variants
-    asked = None if device is None else kind(device)
+    kind = None if device is None else device_kind(device)
     if wanted is not None:
         if wanted not in variants:
             raise UsageError(f"{stack.name} has no variant {wanted!r}", why=f"it has {', '.join(variants)}")
-        if asked is not None and asked != variants[wanted].device:
+        if kind is not None and kind != variants[wanted].device:
             raise UsageError(f"the variant {wanted} is for {variants[wanted].device}, not for --device {device}")
         if variants[wanted].device == "cpu":
-            return Choice(wanted, "cpu", "asked for")
-    elif asked == "cpu" or not (asked or present):
-        return _on_cpu(stack, f"--device {device}" if asked else _why_no_gpu(stack))
-    each = () if device is None else named(device, present)
-    rated = [
-        _Rated(name, variant, tuple((gpu, fit(variant, gpu, memory)) for gpu in each or present))
+            return Selection(wanted, "cpu", "asked for")
+    elif kind == "cpu" or not (kind or present):
+        return _select_cpu(stack, f"--device {device}" if kind else _why_no_gpu(stack))
+    named = () if device is None else find_gpus(device, present)
+    candidates = [
+        _Candidate(name, variant, tuple((gpu, check_compatibility(variant, gpu, memory)) for gpu in named or present))
         for name, variant in variants.items()
         if variant.device == "cuda" and wanted in (None, name)
     ]
     if wanted is not None:
-        return _asked_for(rated[0], bool(each))
-    return _best(stack, rated, device, bool(each))
+        return _select_wanted(candidates[0], on_all=bool(named))
+    return _select_best(stack, candidates, device, on_all=bool(named))
 
 
-def _asked_for(rated: _Rated, each: bool) -> Choice:
-    if not rated.fits:
-        why = "this machine has none"
-        raise MachineError(f"the variant {rated.name} needs a GPU", why=why, hint="orch doctor")
-    if not _usable(rated, each):
-        why = rated.problem().removeprefix(f"{rated.name}: ")
-        raise MachineError(f"the variant {rated.name} does not fit this machine", why=why, hint="orch doctor")
-    return _on_gpus(rated, each, "asked for")
+def _select_wanted(candidate: _Candidate, *, on_all: bool) -> Selection:
+    name = candidate.name
+    if not candidate.compatibilities:
+        raise MachineError(f"the variant {name} needs a GPU", why="this machine has none", hint="orch doctor")
+    if not candidate.is_usable(on_all):
+        raise MachineError(f"the variant {name} does not fit this machine", why=candidate.reasons(), hint="orch doctor")
+    return _select_gpus(candidate, on_all, "asked for")
 
 
-def _best(stack: StackEntry, rated: Sequence[_Rated], device: str | None, each: bool) -> Choice:
-    usable = [one for one in rated if not one.variant.on_request and _usable(one, each)]
+def _select_best(stack: StackEntry, candidates: Sequence[_Candidate], device: str | None, *, on_all: bool) -> Selection:
+    usable = [one for one in candidates if not one.variant.on_request and one.is_usable(on_all)]
     if usable:
-        taken = max(usable, key=lambda one: one.rank)  # the first of equals
-        first = taken.best[0]
+        best = max(usable, key=lambda one: one.rank)  # the first of equals
+        first = best.best_gpus[0]
         why = f"--device {device}" if device else f"fits {first.name}, compute capability {first.capability}"
-        return _on_gpus(taken, each, "; ".join([why, *_passed_over(rated[: rated.index(taken)])]))
-    problems = "; ".join(_passed_over(rated))
+        rejected = _explain_rejected(candidates[: candidates.index(best)])
+        return _select_gpus(best, on_all, "; ".join([why, *rejected]))
+    problems = "; ".join(_explain_rejected(candidates))
     if device is None and any(variant.device == "cpu" for variant in stack.spec.variants.values()):
-        return _on_cpu(stack, f"no variant fits the GPU: {problems}" if rated else _why_no_gpu(stack))
+        return _select_cpu(stack, f"no variant fits the GPU: {problems}" if candidates else _why_no_gpu(stack))
     raise _nothing_fits(stack, problems)
 
 
-def _usable(rated: _Rated, each: bool) -> bool:
-    """Whether it runs where it has to: on each GPU that was named, else on any."""
-    runs = [found.runs for _, found in rated.fits]
-    return bool(runs) and (all(runs) if each else any(runs))
+def _explain_rejected(candidates: Sequence[_Candidate]) -> Iterator[str]:
+    for one in candidates:
+        if one.variant.on_request:
+            yield _on_request(one.name)
+        else:
+            yield f"{one.name}: {one.reasons() or 'this machine has no GPU'}"
 
 
-def _passed_over(rated: Sequence[_Rated]) -> Iterator[str]:
-    for one in rated:
-        on_request = f"{one.name}: taken on request alone: --variant {one.name}"
-        yield on_request if one.variant.on_request else one.problem()
+def _on_request(name: str) -> str:
+    return f"{name}: only on request: --variant {name}"
 
 
-def _on_gpus(rated: _Rated, each: bool, why: str) -> Choice:
-    taken = tuple(gpu for gpu, _ in rated.fits) if each else rated.best
-    jit = [found.why for gpu, found in rated.fits if gpu in taken and found.how == "jit"]
-    left = [f"{gpu.name} is left out: {found.why}" for gpu, found in rated.fits if gpu not in taken]
-    why = "; ".join(dict.fromkeys([why, *jit, *left]))
-    return Choice(rated.name, "cuda", why, tuple(gpu.device for gpu in taken))
+def _select_gpus(candidate: _Candidate, on_all: bool, why: str) -> Selection:
+    gpus = tuple(gpu for gpu, _ in candidate.compatibilities) if on_all else candidate.best_gpus
+    jit = [one.why for gpu, one in candidate.compatibilities if gpu in gpus and one.how == "jit"]
+    skipped = [f"{gpu.name} is skipped: {one.why}" for gpu, one in candidate.compatibilities if gpu not in gpus]
+    why = "; ".join(dict.fromkeys([why, *jit, *skipped]))
+    return Selection(candidate.name, "cuda", why, tuple(gpu.device for gpu in gpus))
 
 
-def _on_cpu(stack: StackEntry, why: str) -> Choice:
-    variants = stack.spec.variants.items()
-    for name, variant in variants:
-        if variant.device == "cpu" and not variant.on_request:
-            return Choice(name, "cpu", why)
-    asked_for = [name for name, variant in variants if variant.device == "cpu"]
-    raise _nothing_fits(stack, "; ".join(f"{name}: taken on request alone: --variant {name}" for name in asked_for))
+def _select_cpu(stack: StackEntry, why: str) -> Selection:
+    for_cpu = {name: variant for name, variant in stack.spec.variants.items() if variant.device == "cpu"}
+    for name, variant in for_cpu.items():
+        if not variant.on_request:
+            return Selection(name, "cpu", why)
+    raise _nothing_fits(stack, "; ".join(map(_on_request, for_cpu)))
 
 
 def _why_no_gpu(stack: StackEntry) -> str:

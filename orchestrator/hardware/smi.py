@@ -1,4 +1,4 @@
-"""GPUs by nvidia-smi, where NVML's library cannot be loaded and the command is there all the same."""
+"""Read GPUs with nvidia-smi, for machines where NVML's library cannot be loaded."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ _WSL = "/usr/lib/wsl/lib/nvidia-smi"
 
 
 def read_smi() -> Machine | None:
-    """The machine as nvidia-smi tells it; None where there is no such command."""
+    """Return the machine as nvidia-smi reports it; None where the command is missing."""
     command = shutil.which("nvidia-smi") or (_WSL if Path(_WSL).exists() else None)
     if command is None:
         return None
     try:
-        answer = _ask(command, f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits")
+        answer = _run(command, f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits")
         if answer.returncode == _NO_DEVICES:
-            return Machine(lacks="the driver finds no GPU", source="nvidia-smi")
+            return Machine(lacks="the driver reports no GPU", source="nvidia-smi")
         if answer.returncode != 0:
             why = (answer.stdout or answer.stderr).strip() or f"exit {answer.returncode}"
             return Machine(broken=f"nvidia-smi: {why}", source="nvidia-smi")
-        listed, header = _ask(command, "-L").stdout, _ask(command).stdout
+        listed, header = _run(command, "-L").stdout, _run(command).stdout
     except (OSError, subprocess.TimeoutExpired) as error:
         return Machine(broken=str(error), source="nvidia-smi")
-    found = with_slices(parse_gpus(answer.stdout), listed)
+    gpus = split_slices(parse_gpus(answer.stdout), listed)
     cuda = re.search(r"CUDA Version: *([0-9.]+)", header)
-    driver = found[0].driver if found else None
-    lacks = None if found else "the driver finds no GPU"
-    return Machine(found, driver, cuda[1] if cuda else None, lacks=lacks, source="nvidia-smi")
+    driver = gpus[0].driver if gpus else None
+    lacks = None if gpus else "the driver reports no GPU"
+    return Machine(gpus, driver, cuda[1] if cuda else None, lacks=lacks, source="nvidia-smi")
 
 
 def parse_gpus(text: str) -> tuple[Gpu, ...]:
-    """GPUs from nvidia-smi's CSV; lines that are none are left out."""
-    found: list[Gpu] = []
+    """Return the GPUs in nvidia-smi's CSV; other lines are skipped."""
+    gpus: list[Gpu] = []
     for line in text.splitlines():
         parts = [part.strip() for part in line.split(",")]
         if len(parts) == 7 and parts[0].isdigit():
             memory = int(parts[3]) if parts[3].isdigit() else 0
             free = int(parts[4]) if parts[4].isdigit() else None
-            found.append(Gpu(int(parts[0]), parts[1], parts[2], memory, parts[5], parts[6], free))
-    return tuple(found)
+            gpus.append(Gpu(int(parts[0]), parts[1], parts[2], memory, parts[5], parts[6], free))
+    return tuple(gpus)
 
 
-def with_slices(gpus: tuple[Gpu, ...], listed: str) -> tuple[Gpu, ...]:
-    """GPUs that `nvidia-smi -L` shows MIG slices under, as those slices; their memory is in the profile's name."""
+def split_slices(gpus: tuple[Gpu, ...], listed: str) -> tuple[Gpu, ...]:
+    """Replace GPUs by the MIG slices that `nvidia-smi -L` lists; the profile's name gives the memory."""
     slices: dict[int, list[Gpu]] = {}
     by_index = {gpu.index: gpu for gpu in gpus}
     whole: Gpu | None = None
@@ -67,5 +67,5 @@ def with_slices(gpus: tuple[Gpu, ...], listed: str) -> tuple[Gpu, ...]:
     return tuple(one for gpu in gpus for one in slices.get(gpu.index, [gpu]))
 
 
-def _ask(command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def _run(command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([command, *arguments], capture_output=True, text=True, timeout=30, check=False)

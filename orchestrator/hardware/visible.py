@@ -1,4 +1,4 @@
-"""CUDA_VISIBLE_DEVICES and NVIDIA_VISIBLE_DEVICES: which GPUs whoever started orch left it, in which order."""
+"""Apply CUDA_VISIBLE_DEVICES and NVIDIA_VISIBLE_DEVICES: the GPUs that orch may use, and their order."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ CUDA, NVIDIA = "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"
 _NONE = ("", "void", "none", "nodevfiles", "-1")
 
 
-def visible(machine: Machine, environment: Mapping[str, str], *, in_container: bool = False) -> Machine:
-    """The machine with the GPUs alone that the variables leave, in their order.
+def keep_visible(machine: Machine, environment: Mapping[str, str], *, in_container: bool = False) -> Machine:
+    """Return the machine with only the GPUs that the variables name, in their order.
 
-    In a container NVIDIA_VISIBLE_DEVICES was the engine's affair: what the driver lists there is what it gave.
+    In a container the engine has applied NVIDIA_VISIBLE_DEVICES already: the driver lists only what it gave.
     """
     for name in (NVIDIA, CUDA):
         value = environment.get(name)
         if value is None or not machine.gpus or (name == NVIDIA and (in_container or value == "all")):
             continue
-        left = _left(machine.gpus, value)
-        lacks = None if left else f"{name}={value!r} leaves none of the {len(machine.gpus)} GPUs"
-        machine = replace(machine, gpus=left, lacks=lacks)
+        visible = _select(machine.gpus, value)
+        lacks = None if visible else f"{name}={value!r} leaves none of the {len(machine.gpus)} GPUs"
+        machine = replace(machine, gpus=visible, lacks=lacks)
     return machine
 
 
-def _left(present: Sequence[Gpu], value: str) -> tuple[Gpu, ...]:
-    """Those named, up to the first name that nobody has: so CUDA reads it."""
-    left: list[Gpu] = []
+def _select(present: Sequence[Gpu], value: str) -> tuple[Gpu, ...]:
+    """Return the GPUs named, up to the first name that no GPU has, as CUDA does."""
+    selected: list[Gpu] = []
     if value.strip().lower() in _NONE:
         return ()
     for name in value.split(","):
-        found = _named(present, name.strip())
-        if not found:
+        matching = _match(present, name.strip())
+        if not matching:
             break
-        left += [gpu for gpu in found if gpu not in left]
-    return tuple(left)
+        selected += [gpu for gpu in matching if gpu not in selected]
+    return tuple(selected)
 
 
-def _named(present: Sequence[Gpu], name: str) -> list[Gpu]:
-    """A GPU by index or by the beginning of its UUID, with all its slices; GPU:SLICE is one slice."""
+def _match(present: Sequence[Gpu], name: str) -> list[Gpu]:
+    """Return the GPU of that index or beginning of a UUID, with all its slices; GPU:SLICE is one slice."""
     number, _, part = name.partition(":")
     if number.isdigit():
-        found = [gpu for gpu in present if gpu.index == int(number)]
+        slices = [gpu for gpu in present if gpu.index == int(number)]
         if part:
-            return found[int(part) : int(part) + 1] if part.isdigit() else []
-        return found
+            return slices[int(part) : int(part) + 1] if part.isdigit() else []
+        return slices
     if not name.lower().startswith(("gpu-", "mig-")):
         return []
     return [

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import MachineError, UsageError
-from orchestrator.inputs.folders import EXTENSIONS, Found, Ignored
+from orchestrator.inputs.folders import EXTENSIONS, SkippedFile, SourceImage
 from orchestrator.inputs.listing import Listing
 from orchestrator.inputs.manifest import Images, InputImage, open_inputs, read_inputs
 from orchestrator.inputs.sources import from_source
@@ -21,7 +21,7 @@ class InputSet:
 
     images: Images
     roots: tuple[Path, ...]
-    ignored: tuple[Ignored, ...]
+    skipped: tuple[SkippedFile, ...]
     notes: tuple[str, ...] = ()
     """What a user should know about how the sources were read."""
 
@@ -42,31 +42,31 @@ def collect_inputs(sources: Sequence[str], unpack_to: Path, image_root: Path | N
     cannot be kept on disk. Memory hardly grows with the number of images: what is known of them goes through files
     that have no name, beside `unpack_to`.
     """
-    ignored: list[Ignored] = []
+    skipped: list[SkippedFile] = []
     notes: list[str] = []
     beside = unpack_to.parent if unpack_to.parent.is_dir() else None
     try:
         listing = Listing(beside)
         for number, source in enumerate(sources):
-            listing.take(_found(source, unpack_to / str(number), image_root, ignored, notes))
+            listing.take(_found(source, unpack_to / str(number), image_root, skipped, notes))
         if not listing.count:
-            met = f"{len(ignored)} other files were met: {_examples(ignored)}" if ignored else "nothing was found there"
+            met = f"{len(skipped)} other files were met: {_examples(skipped)}" if skipped else "nothing was found there"
             raise UsageError(f"no images in {' '.join(sources)}", why=f"{met}; images end in {' '.join(EXTENSIONS)}")
-        images, roots = listing.images(beside, ignored)
+        images, roots = listing.images(beside, skipped)
     except OSError as error:
         raise MachineError("the list of images cannot be kept", why=error.strerror or str(error)) from error
-    return InputSet(images, roots, tuple(ignored), tuple(notes))
+    return InputSet(images, roots, tuple(skipped), tuple(notes))
 
 
 def _found(
-    source: str, unpack_to: Path, image_root: Path | None, ignored: list[Ignored], notes: list[str]
-) -> Iterator[Found]:
+    source: str, unpack_to: Path, image_root: Path | None, skipped: list[SkippedFile], notes: list[str]
+) -> Iterator[SourceImage]:
     try:
-        yield from from_source(source, unpack_to, image_root, ignored, notes)
+        yield from from_source(source, unpack_to, image_root, skipped, notes)
     except OSError as error:
         raise UsageError(f"cannot read {source}", why=error.strerror or str(error)) from error
 
 
-def _examples(ignored: Sequence[Ignored]) -> str:
-    names = [item.file for item in ignored[:3]]
-    return ", ".join(names) + (", …" if len(ignored) > 3 else "")
+def _examples(skipped: Sequence[SkippedFile]) -> str:
+    names = [item.file for item in skipped[:3]]
+    return ", ".join(names) + (", …" if len(skipped) > 3 else "")

@@ -12,14 +12,14 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
-class Ignored:
+class SkippedFile:
     """A file that was met and left out, and why."""
 
     file: str
     reason: str
 
 
-class Found(NamedTuple):
+class SourceImage(NamedTuple):
     """An image as its source gave it: its name below a root, and the folder that has the bytes under that name."""
 
     root: str
@@ -39,11 +39,11 @@ _Segment = tuple[str, str]
 unless it is the root itself, and their names, joined by /. Packed so because there may be ten millions."""
 
 
-def from_folder(root: str, ignored: list[Ignored]) -> Iterator[Found]:
-    """The images below a folder, as if sorted by the parts of their names; adds to `ignored` what is left out."""
-    for folder, names in _segments(root, ignored):
+def from_folder(root: str, skipped: list[SkippedFile]) -> Iterator[SourceImage]:
+    """The images below a folder, as if sorted by the parts of their names; adds to `skipped` what is left out."""
+    for folder, names in _segments(root, skipped):
         for name in names.split("/"):
-            yield Found(root, folder + name, root)
+            yield SourceImage(root, folder + name, root)
 
 
 def refusal(name: str) -> str | None:
@@ -65,7 +65,7 @@ def public_name(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace").replace(os.sep, "/")
 
 
-def _segments(root: str, ignored: list[Ignored]) -> list[_Segment]:
+def _segments(root: str, skipped: list[SkippedFile]) -> list[_Segment]:
     visited: set[str] = set()
     segments: list[_Segment] = []
     pending = [""]
@@ -73,9 +73,9 @@ def _segments(root: str, ignored: list[Ignored]) -> list[_Segment]:
     while pending:  # links wait until all real folders were seen, so that images keep their real names
         start = pending.pop(0)
         if os.path.realpath(os.path.join(root, start)) in visited:
-            ignored.append(Ignored(public_name(start.rstrip("/")), "a link to a folder that is listed"))
+            skipped.append(SkippedFile(public_name(start.rstrip("/")), "a link to a folder that is listed"))
             continue
-        segments += _below(root, start, pending, visited, ignored)
+        segments += _below(root, start, pending, visited, skipped)
         linked = linked or bool(start)
     if linked:
         # No folder, linked or not, sorts into the middle of a segment: their first images tell their order.
@@ -83,7 +83,9 @@ def _segments(root: str, ignored: list[Ignored]) -> list[_Segment]:
     return segments
 
 
-def _below(root: str, start: str, pending: list[str], visited: set[str], ignored: list[Ignored]) -> Iterator[_Segment]:
+def _below(
+    root: str, start: str, pending: list[str], visited: set[str], skipped: list[SkippedFile]
+) -> Iterator[_Segment]:
     """Segments of `start` and the real folders below it, in order; adds links to folders to `pending`."""
     waiting: list[_Segment] = [(start, "")]
     while waiting:
@@ -97,11 +99,11 @@ def _below(root: str, start: str, pending: list[str], visited: set[str], ignored
                 listed = sorted((entry.name, _kind(entry)) for entry in entries)
         except OSError as error:
             name = public_name(os.path.relpath(place, root))
-            ignored.append(Ignored(name, f"cannot be read: {error.strerror}"))
+            skipped.append(SkippedFile(name, f"cannot be read: {error.strerror}"))
             continue
         visited.add(os.path.realpath(place))
         pending += [f"{folder}{name}/" for name, kind in listed if kind == _LINK]
-        waiting += reversed(list(_cut(folder, listed, ignored)))
+        waiting += reversed(list(_cut(folder, listed, skipped)))
 
 
 _FILE, _FOLDER, _LINK = range(3)
@@ -116,7 +118,7 @@ def _kind(entry: os.DirEntry[str]) -> int:
     return _LINK if entry.is_symlink() else _FOLDER
 
 
-def _cut(folder: str, listed: list[tuple[str, int]], ignored: list[Ignored]) -> Iterator[_Segment]:
+def _cut(folder: str, listed: list[tuple[str, int]], skipped: list[SkippedFile]) -> Iterator[_Segment]:
     """A folder's images as segments, and between them its folders, each as a segment without names."""
     names: list[str] = []
     for name, kind in listed:
@@ -125,7 +127,7 @@ def _cut(folder: str, listed: list[tuple[str, int]], ignored: list[Ignored]) -> 
             if reason is None:
                 names.append(name)
             else:
-                ignored.append(Ignored(public_name(folder + name), reason))
+                skipped.append(SkippedFile(public_name(folder + name), reason))
             continue
         if names:
             yield folder, "/".join(names)

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from orchestrator.errors import UsageError
-from orchestrator.inputs.folders import Found, Ignored, public_name
-from orchestrator.inputs.manifest import Images, Row, write_images
-from orchestrator.inputs.record_buffer import Examined, Spool, repeated
+from orchestrator.inputs.folders import SkippedFile, SourceImage, public_name
+from orchestrator.inputs.manifest import Images, InputRow, write_images
+from orchestrator.inputs.record_buffer import ExaminedImage, RecordBuffer, repeated
 
 MOST_ROOTS = 32
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
@@ -37,7 +37,7 @@ class Listing:
     """What all sources gave. Names and ids depend on all of it, so that it is gone through twice."""
 
     def __init__(self, folder: Path | None) -> None:
-        self._spool = Spool(folder)
+        self._records = RecordBuffer(folder)
         self._hashes = array("q")
         self._roots: dict[str, str] = {}
         """Real paths of the roots that are folders, "" for the others."""
@@ -52,11 +52,11 @@ class Listing:
         return len(self._hashes)
 
     @_uncollected()
-    def take(self, items: Iterable[Found]) -> None:
+    def take(self, items: Iterable[SourceImage]) -> None:
         """Take the next images, each with its size and time, or the reason why it cannot be read."""
-        self._spool.extend(self._examined(items))
+        self._records.extend(self._examined(items))
 
-    def _examined(self, items: Iterable[Found]) -> Iterator[Examined]:
+    def _examined(self, items: Iterable[SourceImage]) -> Iterator[ExaminedImage]:
         roots, append, examine = self._roots, self._hashes.append, self._examine
         for root, name, place, image_id, error, truth, missing, state in items:
             full = f"{root}/{name}" if root != "/" else f"/{name}"
@@ -111,7 +111,7 @@ class Listing:
         self._folders.add(inside if inside and _lies_in(folder, inside) else folder)
 
     @_uncollected()
-    def images(self, folder: Path | None, ignored: list[Ignored]) -> tuple[Images, tuple[Path, ...]]:
+    def images(self, folder: Path | None, skipped: list[SkippedFile]) -> tuple[Images, tuple[Path, ...]]:
         """All images in order, each once, by their names relative to what all sources have in common."""
         roots = _mount_roots(self._folders)
         suspects: Collection[int] = repeated(self._hashes)
@@ -120,18 +120,18 @@ class Listing:
         base = os.path.commonpath(list(self._roots)).rstrip("/") + "/"
         given = self._given_ids(suspects, base) if self._numbered else {}
         self._hashes = array("q")
-        return write_images(self._rows(suspects, base, ignored, given, roots), folder), tuple(map(Path, roots))
+        return write_images(self._rows(suspects, base, skipped, given, roots), folder), tuple(map(Path, roots))
 
     def _rows(
         self,
         suspects: Collection[int],
         base: str,
-        ignored: list[Ignored],
+        skipped: list[SkippedFile],
         given: Mapping[int, str],
         roots: Sequence[str],
-    ) -> Iterator[Row]:
+    ) -> Iterator[InputRow]:
         free, last, mounted = 0, None, ""
-        for position, (file, item) in enumerate(self._named(suspects, base, ignored), 1):
+        for position, (file, item) in enumerate(self._named(suspects, base, skipped), 1):
             full, real, size, mtime_ns, error, image_id, truth = item
             free = max(free + 1, position)
             if image_id is None:
@@ -160,11 +160,13 @@ class Listing:
             given[image_id] = file
         return given
 
-    def _named(self, suspects: Collection[int], base: str, ignored: list[Ignored]) -> Iterator[tuple[str, Examined]]:
+    def _named(
+        self, suspects: Collection[int], base: str, skipped: list[SkippedFile]
+    ) -> Iterator[tuple[str, ExaminedImage]]:
         """The images by their public names, each once. Only names with a suspect hash can be there already."""
         met: dict[str, str] = {}
         skip = len(public_name(base))
-        for item in self._spool:
+        for item in self._records:
             full = item[0]
             public = full if full.isascii() else public_name(full)
             file = public[skip:]
@@ -174,7 +176,7 @@ class Listing:
                     # Another file whose name, with odd bytes written as escapes, reads the same.
                     file, copy = str(name.with_stem(f"{name.stem}~{copy}")), copy + 1
                 if file in met:
-                    ignored.append(Ignored(file, "named twice"))
+                    skipped.append(SkippedFile(file, "named twice"))
                     continue
                 met[file] = full
             yield file, item

@@ -127,11 +127,11 @@ class Images(Sequence[InputImage]):
         return tuple(InputImage(**entry) for entry in json.loads(b"[" + b",".join(lines) + b"]"))
 
 
-Row = tuple[str, str, int, int, int, str | None, str | None]
+InputRow = tuple[str, str, int, int, int, str | None, str | None]
 """The fields of an InputImage behind its index."""
 
 
-def write_images(rows: Iterable[Row], folder: Path | None) -> Images:
+def write_images(rows: Iterable[InputRow], folder: Path | None) -> Images:
     """The images of these rows. A long list is kept in `folder` until it is saved; None: where temporary files go."""
     stream, starts, at, count, unreadable = UnnamedFile(folder), array("Q", [0]), 0, 0, 0
     digest, rest, bytes_until = hashlib.sha256(), iter(rows), array("Q", [0])
@@ -147,7 +147,7 @@ def write_images(rows: Iterable[Row], folder: Path | None) -> Images:
     return Images(stream, starts, count, unreadable, digest.hexdigest(), bytes_until)
 
 
-def _line(index: int, row: Row) -> str:
+def _line(index: int, row: InputRow) -> str:
     """As json.dumps would have it, in a third of the time."""
     file, path, image_id, size, mtime_ns, error, truth = row
     return (

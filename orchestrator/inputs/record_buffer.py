@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
-Examined = tuple[str, str | None, int, int, str | None, int | None, str | None]
+ExaminedImage = tuple[str, str | None, int, int, str | None, int | None, str | None]
 """Name with its root, real path where that is another, size, mtime in ns, error, COCO's id, truth."""
 
 _AT_ONCE = 4096
@@ -28,20 +28,20 @@ class UnnamedFile(tempfile.SpooledTemporaryFile[bytes]):
         self.close()
 
 
-class Spool:
+class RecordBuffer:
     """Takes records one after another and gives them back in that order, any number of times."""
 
     def __init__(self, folder: Path | None) -> None:
         self._stream = UnnamedFile(folder)
 
-    def extend(self, records: Iterable[Examined]) -> None:
+    def extend(self, records: Iterable[ExaminedImage]) -> None:
         """Take the next records."""
         rest = iter(records)
         while some := list(islice(rest, _AT_ONCE)):
             block = marshal.dumps(some)
             self._stream.write(len(block).to_bytes(8, "little") + block)
 
-    def __iter__(self) -> Iterator[Examined]:
+    def __iter__(self) -> Iterator[ExaminedImage]:
         self._stream.seek(0)
         while length := self._stream.read(8):
             yield from marshal.loads(self._stream.read(int.from_bytes(length, "little")))

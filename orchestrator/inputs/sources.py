@@ -13,7 +13,7 @@ from typing import Any
 
 from orchestrator.errors import UsageError
 from orchestrator.inputs.benco_datasets import IMAGES, MASKS, Samples, is_tp_gt, read_json, read_tp_gt
-from orchestrator.inputs.folders import Found, Ignored, from_folder, public_name, refusal
+from orchestrator.inputs.folders import SkippedFile, SourceImage, from_folder, public_name, refusal
 from orchestrator.system.archives import is_archive, unpack
 from orchestrator.system.files import write_json
 
@@ -21,9 +21,9 @@ _DONE = "unpacked.json"
 
 
 def from_source(
-    source: str, unpack_to: Path, image_root: Path | None, ignored: list[Ignored], notes: list[str]
-) -> Iterator[Found]:
-    """The images of one source in order; adds to `ignored` what it left out and to `notes` what a user should know.
+    source: str, unpack_to: Path, image_root: Path | None, skipped: list[SkippedFile], notes: list[str]
+) -> Iterator[SourceImage]:
+    """The images of one source in order; adds to `skipped` what it left out and to `notes` what a user should know.
 
     Raises UsageError where there is no such source or it cannot be understood, OSError where it cannot be read.
     """
@@ -32,14 +32,14 @@ def from_source(
         notes.append(f"{path} is a data set: its images are those in {IMAGES}, their masks those in {MASKS}")
         return _from_samples(path / IMAGES, read_tp_gt(_absolute(path)), notes)
     if path.is_dir():
-        return from_folder(str(_absolute(path)), ignored)
+        return from_folder(str(_absolute(path)), skipped)
     if not path.exists() and not path.is_symlink():
         if glob.has_magic(source):
-            return _from_glob(path, ignored)
+            return _from_glob(path, skipped)
         raise UsageError(f"there is no file or folder {source}")
     path = _absolute(path)
     if is_archive(path):
-        return _from_archive(path, unpack_to, ignored)
+        return _from_archive(path, unpack_to, skipped)
     if path.suffix.lower() == ".txt":
         return _from_list(path)
     if path.suffix.lower() == ".json":
@@ -60,13 +60,13 @@ def _absolute(path: Path) -> Path:
     return path.resolve() if ".." in path.parts else path.absolute()
 
 
-def _named(path: Path, missing: str | None = None, truth: str | None = None) -> Found:
+def _named(path: Path, missing: str | None = None, truth: str | None = None) -> SourceImage:
     """A file that was named itself: its root is its folder."""
     folder = str(path.parent)
-    return Found(folder, path.name, folder, None, None, truth, missing)
+    return SourceImage(folder, path.name, folder, None, None, truth, missing)
 
 
-def _from_glob(pattern: Path, ignored: list[Ignored]) -> Iterator[Found]:
+def _from_glob(pattern: Path, skipped: list[SkippedFile]) -> Iterator[SourceImage]:
     fixed = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts))
     root = str(_absolute(fixed))
     matches = sorted(glob.glob(str(pattern), recursive=True))
@@ -76,16 +76,16 @@ def _from_glob(pattern: Path, ignored: list[Ignored]) -> Iterator[Found]:
         name = Path(match).relative_to(fixed).as_posix()
         if Path(match).is_dir():
             if "**" not in pattern.parts:
-                ignored.append(Ignored(public_name(name), "a folder: name it itself, or use **"))
+                skipped.append(SkippedFile(public_name(name), "a folder: name it itself, or use **"))
             continue
         reason = refusal(name)
         if reason is None:
-            yield Found(root, name, root)
+            yield SourceImage(root, name, root)
         else:
-            ignored.append(Ignored(public_name(name), reason))
+            skipped.append(SkippedFile(public_name(name), reason))
 
 
-def _from_list(path: Path) -> Iterator[Found]:
+def _from_list(path: Path) -> Iterator[SourceImage]:
     """A text file with a path a line, relative to the list's own folder, else to the current one; # comments."""
     beside, here = str(path.parent), str(Path.cwd())
     missing = f"listed in {path.name}, but there is no such file"
@@ -103,7 +103,7 @@ def _from_list(path: Path) -> Iterator[Found]:
                 if ".." in location:
                     location = str(_absolute(Path(location)))
                 folder, _, name = location.rpartition("/")
-                yield Found(folder or "/", name, folder or "/", None, None, None, missing, state)
+                yield SourceImage(folder or "/", name, folder or "/", None, None, None, missing, state)
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not a list of files", why=f"not UTF-8 text: {error}") from None
 
@@ -120,7 +120,7 @@ def _beside_or_here(first: str, second: str) -> tuple[str, os.stat_result | None
     return first, None
 
 
-def _from_archive(path: Path, folder: Path, ignored: list[Ignored]) -> Iterator[Found]:
+def _from_archive(path: Path, folder: Path, skipped: list[SkippedFile]) -> Iterator[SourceImage]:
     """Unpack once; a marker beside the files remembers what came out, for the same command typed again."""
     marker = folder / _DONE
     state = path.stat()
@@ -135,17 +135,17 @@ def _from_archive(path: Path, folder: Path, ignored: list[Ignored]) -> Iterator[
             "left": [[member.name, member.error] for member in left],
         }
         write_json(marker, record)
-    ignored += [Ignored(public_name(name), reason) for name, reason in record["left"]]
+    skipped += [SkippedFile(public_name(name), reason) for name, reason in record["left"]]
     # Times of unpacked files would differ each time; the archive's own stands for them.
     for name, error in record["taken"]:
         if error is None:
             os.utime(folder / name, ns=(state.st_mtime_ns, state.st_mtime_ns))
     taken_names = sorted(record["taken"], key=lambda item: PurePosixPath(item[0]).parts)
     for name, error in taken_names:
-        yield Found(str(path), name, str(folder), None, error)
+        yield SourceImage(str(path), name, str(folder), None, error)
 
 
-def _from_json(path: Path, image_root: Path | None, notes: list[str]) -> Iterator[Found]:
+def _from_json(path: Path, image_root: Path | None, notes: list[str]) -> Iterator[SourceImage]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:  # UnicodeDecodeError is one
@@ -155,7 +155,7 @@ def _from_json(path: Path, image_root: Path | None, notes: list[str]) -> Iterato
     return _from_samples(path, read_json(path, content), notes)
 
 
-def _from_samples(source: Path, read: Samples, notes: list[str]) -> Iterator[Found]:
+def _from_samples(source: Path, read: Samples, notes: list[str]) -> Iterator[SourceImage]:
     notes += read.notes
     for sample in read.samples:
         location = _absolute(sample.image)
@@ -164,7 +164,7 @@ def _from_samples(source: Path, read: Samples, notes: list[str]) -> Iterator[Fou
         yield _named(location, missing, truth)
 
 
-def _from_coco(path: Path, images: Any, image_root: Path | None) -> Iterator[Found]:
+def _from_coco(path: Path, images: Any, image_root: Path | None) -> Iterator[SourceImage]:
     try:
         entries = [(str(image["file_name"]), int(image["id"])) for image in images]
     except (ValueError, KeyError, TypeError) as error:
@@ -178,7 +178,7 @@ def _from_coco(path: Path, images: Any, image_root: Path | None) -> Iterator[Fou
         if location != root and not location.startswith(below):
             raise UsageError(f"{path}: the file name {name!r} leaves the image folder {root}")
         missing = f"listed in {path.name}, but not in {root}"
-        yield Found(root, location[len(below) :] or ".", root, image_id, None, None, missing)
+        yield SourceImage(root, location[len(below) :] or ".", root, image_id, None, None, missing)
 
 
 def _guess_image_root(path: Path, names: Sequence[str]) -> Path:

@@ -116,7 +116,7 @@ def run_document(plan: Plan, notes: Mapping[str, Any]) -> dict[str, Any]:
         "shard_size": plan.shard_size,
         "shards": len(plan.shards),
         "roots": [str(root) for root in plan.inputs.roots],
-        "ignored": [asdict(one) for one in plan.inputs.ignored],
+        "ignored": [asdict(one) for one in plan.inputs.skipped],
         **notes,
     }
 

@@ -1,4 +1,4 @@
-"""The apptainer runtime, for clusters without Docker: SIF files made from image archives. Singularity does as well."""
+"""The apptainer runtime, for clusters without Docker: SIF files made from image archives. Singularity works too."""
 
 from __future__ import annotations
 
@@ -16,11 +16,9 @@ from pathlib import Path
 from orchestrator.catalog.loader import StackEntry
 from orchestrator.errors import BuildError, MachineError, UsageError
 from orchestrator.paths import build_logs_folder, images_folder
-from orchestrator.runtimes.base import BuildOptions, Prepared, WorkerSpec, worker_environment
-from orchestrator.runtimes.build_inputs import BuildInputs, build_inputs
-from orchestrator.runtimes.docker.archive import ensure_archive
-from orchestrator.runtimes.docker.build import with_default_base
-from orchestrator.runtimes.docker.image_archives import find_archive
+from orchestrator.runtimes.base import BuildOptions, Location, Prepared, Runtime, WorkerSpec, worker_environment
+from orchestrator.runtimes.build_inputs import BuildInputs, image_inputs
+from orchestrator.runtimes.docker.archive import ensure_archive, find_archive
 from orchestrator.runtimes.guest_contract import JOB_NAME, GuestPaths
 from orchestrator.runtimes.mounts import GUEST, GUEST_HOME, bound_folders, image_paths
 from orchestrator.runtimes.process import ProcessWorker, reap_processes, visible_gpus
@@ -38,58 +36,56 @@ _OWN_VARIABLES = ("APPTAINER_", "SINGULARITY_")
 
 
 @dataclass(frozen=True)
-class Installed:
-    """The command there is, and what it says of its version."""
+class InstalledCommand:
+    """The command of this machine, and what it prints as its version."""
 
     command: str
     version: str
 
 
-class ApptainerRuntime:
-    """Workers as contained processes of the caller: read-only root, own /tmp, no home; no network where it can."""
+class ApptainerRuntime(Runtime):
+    """Workers as contained processes of the caller: read-only root, own /tmp, no home, no network."""
 
     name = "apptainer"
 
-    def available(self) -> str | None:
-        """None if there is an Apptainer, or a Singularity new enough, else what is there instead."""
+    def unavailable_reason(self) -> str | None:
+        """Return why neither Apptainer nor a recent Singularity can be used; None where one can."""
         try:
-            installed()
+            find_command()
         except MachineError as error:
             return f"{error.message} ({error.why})" if error.why else error.message
         return None
 
     def prepare(self, stack: StackEntry, variant: str, options: BuildOptions, report: Report) -> Prepared:
         """Make the variant's SIF file from its archive unless it is there. Raises BuildError, MachineError."""
-        options = with_default_base(options)
-        inputs = build_inputs(stack, variant, options)
+        inputs = image_inputs(stack, variant, options)
         image = sif_path(inputs)
         started = time.monotonic()
         with hold_lock(image.with_name(f".{image.name}.lock"), wait=True):
             fresh = options.rebuild or not image.is_file()
             if fresh:
                 make_sif(inputs, options, image, report)
-        if not can_isolate_network(installed().command, str(image)):
-            report("Apptainer cannot take the network away from workers on this machine")
+        if not can_isolate_network(find_command().command, str(image)):
+            report("Apptainer cannot isolate workers from the network on this machine")
         seconds = time.monotonic() - started
         return Prepared(stack, variant, self.name, inputs.identity, str(image), None, fresh, seconds)
 
-    def build_place(self, stack: StackEntry, variant: str, options: BuildOptions) -> Path | None:
-        """The folder of images, unless the variant's SIF file is there."""
-        image = sif_path(build_inputs(stack, variant, with_default_base(options)))
-        return image.parent if options.rebuild or not image.is_file() else None
+    def locate(self, stack: StackEntry, variant: str, options: BuildOptions) -> Location:
+        """Return the variant's SIF file; a build fills the folder of images."""
+        inputs = image_inputs(stack, variant, options)
+        image = sif_path(inputs)
+        is_built = image.is_file()
+        return Location(
+            str(image), inputs.identity, is_built, image.parent if options.rebuild or not is_built else None
+        )
 
     def guest_paths(self, prepared: Prepared, spec: WorkerSpec) -> GuestPaths:
-        """The mount points: those of the docker runtime."""
-        del spec
+        """Return the mount points, the same in every image."""
         return image_paths(prepared)
-
-    def require(self, devices: Sequence[str]) -> None:
-        """Workers see what this machine has: --nv, and the environment's variables leave each its GPU."""
-        del devices
 
     def start(self, prepared: Prepared, spec: WorkerSpec) -> ProcessWorker:
         """Start a contained runner. Raises MachineError, UsageError for a folder that cannot be mounted."""
-        command = installed().command
+        command = find_command().command
         scratch = Path(tempfile.mkdtemp(prefix=f"orch-{spec.run}-{spec.name}-"))
         (scratch / "home").mkdir()
         try:
@@ -101,14 +97,13 @@ class ApptainerRuntime:
             raise
 
     def reap(self, run: str, jobs: Path) -> int:
-        """Kill the workers whose job folder is one of this run's; with them ends what they contain."""
-        del run
+        """Kill the workers whose job folder is one of this run's, and with them what they contain."""
         return reap_processes(jobs)
 
 
 @cache
-def installed() -> Installed:
-    """The command of this machine. Raises MachineError."""
+def find_command() -> InstalledCommand:
+    """Return the command of this machine. Raises MachineError."""
     hint = "module load apptainer, if this cluster has modules; or --runtime docker, or venv"
     for name in COMMANDS:
         path = shutil.which(name)
@@ -117,55 +112,55 @@ def installed() -> Installed:
         try:
             done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=30, check=True)
         except (OSError, subprocess.SubprocessError) as error:
-            raise MachineError(f"{path} does not run", why=str(error), hint=hint) from error
+            raise MachineError(f"cannot run {path}", why=str(error), hint=hint) from error
         version = done.stdout.strip()
-        if name == "singularity" and _too_old(version):
-            raise MachineError(f"{path} is too old", why=f"it is {version}; 3.8 is the oldest that does", hint=hint)
-        return Installed(path, version)
-    raise MachineError("there is no Apptainer here", why=f"neither {' nor '.join(COMMANDS)} is on the PATH", hint=hint)
+        if name == "singularity" and _is_too_old(version):
+            raise MachineError(f"{path} is too old", why=f"it is {version}; 3.8 is the oldest that works", hint=hint)
+        return InstalledCommand(path, version)
+    raise MachineError("cannot find Apptainer", why=f"neither {' nor '.join(COMMANDS)} is on the PATH", hint=hint)
 
 
-def _too_old(version: str) -> bool:
-    """By what `singularity --version` prints: "singularity version 3.8.7", "singularity-ce version 4.1.2-1.el9"."""
-    found = re.search(r"(\d+)\.(\d+)", version)
-    return found is None or tuple(map(int, found.groups())) < OLDEST_SINGULARITY
+def _is_too_old(version: str) -> bool:
+    """Judge what `singularity --version` prints, such as "singularity-ce version 4.1.2-1.el9"."""
+    numbers = re.search(r"(\d+)\.(\d+)", version)
+    return numbers is None or tuple(map(int, numbers.groups())) < OLDEST_SINGULARITY
 
 
 def sif_path(inputs: BuildInputs) -> Path:
-    """The SIF file of a variant; another content, another name."""
-    return images_folder() / f"{inputs.stack}-{inputs.variant}-{inputs.identity}.sif"
+    """Return the SIF file of a variant."""
+    return images_folder() / f"{inputs.file_stem}.sif"
 
 
 def build_command(command: str, archive: Path, target: Path) -> list[str]:
-    """The command line that makes a SIF file from an image archive. A pure value."""
+    """Return the command line that makes a SIF file from an image archive. A pure value."""
     return [command, "build", "--force", str(target), f"docker-archive://{archive}"]
 
 
 def make_sif(inputs: BuildInputs, options: BuildOptions, image: Path, report: Report) -> None:
     """Make a SIF file, in one step, from the variant's archive. Raises BuildError, MachineError."""
-    archive = _archive(inputs, options, report)
+    archive = _find_or_write_archive(inputs, options, report)
     log = build_logs_folder() / f"{image.stem}-sif.log"
     log.unlink(missing_ok=True)
     report(f"making {image} from {archive}")
     with replace_path(image) as aside:
-        line = build_command(installed().command, archive, aside)
+        line = build_command(find_command().command, archive, aside)
         code, tail = run_subprocess(line, log, report, environment=caller_environment())
         if code != 0:
-            raise BuildError(f"{image.name} could not be made (exit {code})", why="\n".join(tail), log=log)
+            raise BuildError(f"cannot make {image.name} (exit {code})", why="\n".join(tail), log=log)
 
 
-def _archive(inputs: BuildInputs, options: BuildOptions, report: Report) -> Path:
-    """The archive there is, else one written by an engine on this machine. Raises BuildError, MachineError."""
-    found = None if options.rebuild else find_archive(inputs)
-    if found is not None:
-        return found
+def _find_or_write_archive(inputs: BuildInputs, options: BuildOptions, report: Report) -> Path:
+    """Return the variant's archive, written by an engine where it is missing. Raises BuildError, MachineError."""
+    archive = None if options.rebuild else find_archive(inputs)
+    if archive is not None:
+        return archive
     try:
         engine = connect()
     except MachineError as error:
         raise MachineError(
-            f"there is no archive of the image {inputs.stack}-{inputs.variant}-{inputs.identity}",
-            why=f"Apptainer builds no Dockerfiles, and no engine is here to: {error.message}",
-            hint=f"where there is Docker: orch build {inputs.stack} --variant {inputs.variant} --archive; then copy "
+            f"no archive of the image {inputs.file_stem}",
+            why=f"Apptainer builds no Dockerfiles, and no engine can write the archive: {error.message}",
+            hint=f"on a machine with Docker: orch build {inputs.stack} --variant {inputs.variant} --archive; then copy "
             f"the file it names into {images_folder()}",
         ) from error
     return ensure_archive(engine, inputs, options, report)
@@ -174,21 +169,21 @@ def _archive(inputs: BuildInputs, options: BuildOptions, report: Report) -> Path
 def exec_command(
     command: str, prepared: Prepared, spec: WorkerSpec, scratch: Path, *, network: bool, root: bool
 ) -> list[str]:
-    """The whole command line of a worker. A pure value. Raises UsageError for a folder that cannot be mounted.
+    """Return the whole command line of a worker. A pure value. Raises UsageError for a folder that cannot be mounted.
 
-    `network`: whether it keeps the host's, where this Apptainer cannot take it away; `root`: whether root is calling.
+    `network`: whether it keeps the host's network, where Apptainer cannot isolate it; `root`: whether root is calling.
     """
     line = [command, "exec", "--containall", "--no-home", "--cleanenv", "--pwd", "/tmp"]
     line += [] if network else NO_NETWORK
     line += ["--no-privs"] if root else []
     line += ["--nv"] if spec.device != "cpu" else []
-    # The /tmp of --containall is in memory and as large as the administrator says: 64 MB, unless changed.
+    # The /tmp of --containall is in memory; its size is the administrator's setting, 64 MB by default.
     for source, target, read_only in [*bound_folders(spec), (scratch, "/tmp", False)]:
         if set(":,") & set(str(source)):
             raise UsageError(
-                f"{source} cannot be mounted by Apptainer",
-                why="it takes : and , in a path for its own",
-                hint="make a link to it whose path has neither, and name that",
+                f"Apptainer cannot mount {source}",
+                why="it gives : and , in a path a meaning of its own",
+                hint="make a link to it whose path has neither, and use the link",
             )
         line += ["--bind", f"{source}:{target}:{'ro' if read_only else 'rw'}"]
     runner = ["python", "-m", spec.module, str(GUEST["job"] / JOB_NAME)]
@@ -196,14 +191,14 @@ def exec_command(
 
 
 def _variables(spec: WorkerSpec) -> list[str]:
-    """For env(1) in the container: --env of Apptainer refuses to set HOME."""
+    """Return arguments of env(1) in the container: --env of Apptainer refuses to set HOME."""
     own = worker_environment(spec.threads, str(GUEST["cache"]), GUEST_HOME)
     gpus = visible_gpus(spec.device) if spec.device != "cpu" else {}
     return [f"{name}={value}" for name, value in {**own, "USER": "orch", "LOGNAME": "orch", **gpus}.items()]
 
 
 def caller_environment() -> dict[str, str]:
-    """The caller's environment without what would change the meaning of a command line: binds, variables, options."""
+    """Return the caller's environment without the variables that change Apptainer's options."""
     kept = ("APPTAINER_CACHEDIR", "APPTAINER_TMPDIR", "SINGULARITY_CACHEDIR", "SINGULARITY_TMPDIR")
     foreign = (*_OWN_VARIABLES, "APPTAINERENV_", "SINGULARITYENV_")
     return {name: value for name, value in os.environ.items() if name in kept or not name.startswith(foreign)}
@@ -211,7 +206,7 @@ def caller_environment() -> dict[str, str]:
 
 @cache
 def can_isolate_network(command: str, image: str) -> bool:
-    """Whether a container may be given no network: that takes user namespaces, or an installation with setuid."""
+    """Return whether a container can run without network: with user namespaces, or where it is setuid."""
     line: Sequence[str] = [command, "exec", "--containall", "--no-home", *NO_NETWORK, image, "true"]
     try:
         done = subprocess.run(

@@ -1,18 +1,17 @@
-"""What a runtime is: it makes a variant real, and starts workers in it."""
+"""The Runtime protocol, and the values that a runtime takes and gives."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Literal, Protocol
 
 from orchestrator.catalog.loader import StackEntry
-from orchestrator.errors import MachineError
+from orchestrator.errors import UsageError
+from orchestrator.hardware.gpu_code import GpuCode
 from orchestrator.runtimes.guest_contract import GuestPaths
 from orchestrator.system.display import Report
-from orchestrator.system.suggestions import unknown_name
 
 
 @dataclass(frozen=True)
@@ -26,25 +25,42 @@ class BuildOptions:
 
 
 @dataclass(frozen=True)
+class Location:
+    """Where a runtime keeps a variant, built or not."""
+
+    path: str
+    """Image tag, file, or folder of the environment."""
+    identity: str
+    """Content hash of the build's inputs."""
+    is_built: bool
+    fill_folder: Path | None = None
+    """A folder on the disk that a build fills; None: nothing to build, or not on a disk of this machine."""
+    fill_factor: float = 1.0
+    """Bytes that a build writes there, per byte of the variant's size."""
+    gpu_code: GpuCode | None = None
+    """What was read in the built variant; None where nothing was."""
+
+
+@dataclass(frozen=True)
 class Prepared:
-    """A variant made real: `identity` changes exactly when what goes into it changes."""
+    """A built variant. `identity` is the content hash of its build inputs."""
 
     stack: StackEntry
     variant: str
     runtime: str
     identity: str
     location: str
-    """Image tag, or folder of the environment."""
+    """Image tag, file, or folder of the environment."""
     digest: str | None = None
     """The image's own id, where there is an image."""
     fresh: bool = False
-    """Built just now."""
+    """Whether it was built just now."""
     seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """One worker to start: folders on the host, and what to tell it. A pure value."""
+    """One worker to start: its name, its folders on the host, threads and device. A pure value."""
 
     run: str
     name: str
@@ -60,10 +76,11 @@ class WorkerSpec:
     """File that the worker's stderr goes to."""
     threads: int
     device: str = "cpu"
-    """"cpu", "cuda" (the one GPU that the runtime shows, whichever), or "cuda:ID" with the index, the UUID or the MIG
-    UUID of the GPU that the runtime shows the worker alone, which calls it "cuda"."""
+    """"cpu", "cuda" (any GPU), or "cuda:ID" with the index, UUID or MIG UUID of the one GPU that the worker may use.
+
+    The runtime shows the worker only that GPU, which the worker itself always calls "cuda"."""
     module: str = "orch_runner"
-    """What is started: the runner, or one of its other programs."""
+    """The Python module to start: the runner, or another of its programs."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +92,7 @@ class Exit:
     detail: str | None = None
 
     def describe(self) -> str:
-        """For people."""
+        """Return it in words."""
         if self.out_of_memory:
             return "out of memory"
         signal_number = -self.code if self.code < 0 else self.code - 128
@@ -98,53 +115,92 @@ class Worker(Protocol):
     name: str
 
     def lines(self) -> Iterator[bytes]:
-        """The runner's stdout, line by line, until it ends. Blocks; lines may come twice (they are numbered)."""
+        """Yield the runner's stdout line by line until it ends. Blocks; lines may repeat (they are numbered)."""
 
     def wait(self) -> Exit:
-        """Block until the worker has ended. Raises nothing: what cannot be known is in the Exit."""
+        """Block until the worker has ended. Raises nothing: what is unknown is in the Exit."""
 
     def terminate(self) -> None:
-        """Ask it to finish the image at hand and leave (SIGTERM)."""
+        """Send SIGTERM: the worker finishes the current image and exits."""
 
     def kill(self) -> None:
-        """End it now."""
+        """Send SIGKILL."""
 
     def close(self) -> None:
         """Remove what is left of it."""
 
 
+@dataclass(frozen=True)
+class Finding:
+    """One line of `orch doctor`. A "problem" keeps some stacks from running; a "note" does not."""
+
+    what: str
+    status: Literal["ok", "note", "problem"]
+    found: str
+    step: str = ""
+    """The next step, where something is missing."""
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
 class Runtime(Protocol):
-    """One way of making variants real."""
+    """One way to build variants and to start workers in them.
+
+    A new runtime is a subclass in a module of its own and one line in registry.py. It has `name` and the six methods
+    without a body below; those with a body are the defaults.
+    """
 
     name: str
 
-    def available(self) -> str | None:
-        """None if this machine has it, else why not."""
+    def locate(self, stack: StackEntry, variant: str, options: BuildOptions) -> Location:
+        """Return where the variant is or would be. Builds nothing.
 
-    def prepare(self, stack: StackEntry, variant: str, options: BuildOptions, report: Report) -> Prepared:
-        """Build what is missing. Raises BuildError, MachineError."""
-
-    def build_place(self, stack: StackEntry, variant: str, options: BuildOptions) -> Path | None:
-        """The folder that `prepare` would fill; None where it has nothing to build or the disk is not this machine's.
-
-        Raises what `prepare` raises before it begins.
+        Folders in `environments_folder()` named STACK-VARIANT-DIGEST are removed by `orch prune` once no stack locates
+        them. Raises what `prepare` raises before it begins: UsageError, SpecError, MachineError.
         """
 
-    def guest_paths(self, prepared: Prepared, spec: WorkerSpec) -> GuestPaths:
-        """The names under which a worker of this runtime sees its folders."""
+    def prepare(self, stack: StackEntry, variant: str, options: BuildOptions, report: Report) -> Prepared:
+        """Build the variant unless it is built. Raises BuildError, MachineError, UsageError, SpecError."""
 
-    def require(self, devices: Sequence[str]) -> None:
-        """Whether workers can be shown these devices. Raises MachineError before anything is built."""
+    def guest_paths(self, prepared: Prepared, spec: WorkerSpec) -> GuestPaths:
+        """Return the names under which a worker sees its folders."""
 
     def start(self, prepared: Prepared, spec: WorkerSpec) -> Worker:
         """Start a worker whose job folder is written. Raises MachineError."""
 
     def reap(self, run: str, jobs: Path) -> int:
-        """End workers of this run, job folders under `jobs`, that an orch process left behind; how many there were."""
+        """End workers of this run that an orch process left behind, and return their number.
+
+        `jobs` has the run's job folders.
+        """
+
+    def unavailable_reason(self) -> str | None:
+        """Return why this machine cannot use the runtime; None where it can."""
+        return None
+
+    def require(self, devices: Sequence[str]) -> None:
+        """Raise MachineError, before anything is built, where workers cannot be given these devices."""
+        return
+
+    def findings(self, stacks: Sequence[StackEntry]) -> Iterator[Finding]:
+        """Yield what `orch doctor` says about the runtime and about building these stacks with it."""
+        reason = self.unavailable_reason()
+        if reason is None:
+            yield Finding(f"runtime {self.name}", "ok", "can be used")
+        else:
+            yield Finding(f"runtime {self.name}", "note", reason, "use another runtime: --runtime NAME")
+
+    def archive(self, prepared: Prepared, options: BuildOptions, report: Report, folder: Path | None) -> Path:
+        """Write the variant into a file for other machines and return its path.
+
+        `folder` None: where such files are looked for. Raises UsageError where the runtime has none.
+        """
+        raise UsageError(f"the runtime {self.name} has no images to archive", hint="--runtime docker")
 
 
 def worker_environment(threads: int, cache: str, home: str) -> dict[str, str]:
-    """Environment variables of every worker: threads are explicit, and nothing is written outside cache and home."""
+    """Return every worker's environment variables: explicit threads, and all writing in cache and home."""
     count = str(threads)
     return {
         "OMP_NUM_THREADS": count,
@@ -165,38 +221,3 @@ def worker_environment(threads: int, cache: str, home: str) -> dict[str, str]:
         "CUDA_CACHE_PATH": f"{cache}/cuda",
         "CUDA_CACHE_MAXSIZE": "4294967296",
     }
-
-
-RUNTIMES = {
-    "docker": "orchestrator.runtimes.docker.runtime:DockerRuntime",
-    "venv": "orchestrator.runtimes.venv:VenvRuntime",
-    "apptainer": "orchestrator.runtimes.apptainer:ApptainerRuntime",
-}
-AUTO_ORDER = ("docker", "venv")
-"""Apptainer is taken by name only: where it is, an image archive need not be, and a venv would have done."""
-
-
-def make_runtime(name: str) -> Runtime:
-    """The runtime of that name, whether or not this machine has it. Raises UsageError."""
-    if name not in RUNTIMES:
-        raise unknown_name("runtime", name, ["auto", *RUNTIMES])
-    module, _, attribute = RUNTIMES[name].partition(":")
-    return cast(Runtime, getattr(importlib.import_module(module), attribute)())
-
-
-def choose_runtime(name: str) -> tuple[Runtime, str]:
-    """The runtime asked for, or with "auto" the first this machine has; and why. Raises MachineError."""
-    if name != "auto":
-        runtime = make_runtime(name)
-        reason = runtime.available()
-        if reason is not None:
-            raise MachineError(f"the runtime {name} cannot be used here", why=reason, hint="orch doctor")
-        return runtime, "asked for"
-    reasons: list[str] = []
-    for candidate in AUTO_ORDER:
-        runtime = make_runtime(candidate)
-        reason = runtime.available()
-        if reason is None:
-            return runtime, "; ".join(reasons) or "an engine answers"
-        reasons.append(f"{candidate}: {reason}")
-    raise MachineError("no runtime can be used here", why="; ".join(reasons), hint="orch doctor")

@@ -1,17 +1,18 @@
-"""What goes into a variant, and the identity that follows from it: nothing is rebuilt while nothing changed."""
+"""The inputs of a variant's build, and their content hash: only what has changed is built again."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from orchestrator.catalog.bundled import RUNNER
 from orchestrator.catalog.loader import StackEntry
-from orchestrator.catalog.spec import Source, Variant
+from orchestrator.catalog.spec import UpstreamSource, Variant
 from orchestrator.errors import SpecError, UsageError
 from orchestrator.runtimes.base import BuildOptions
 
@@ -22,7 +23,7 @@ _SKIPPED = ("__pycache__", "weights", "convert")
 
 @dataclass(frozen=True)
 class BuildInputs:
-    """The content of one variant's build: files by their name in the build context, and arguments."""
+    """The inputs of one variant's build: files by their name in the build context, and arguments."""
 
     stack: str
     variant: str
@@ -30,25 +31,35 @@ class BuildInputs:
     lock: Path
     files: Mapping[str, Path]
     arguments: Mapping[str, str]
-    sources: Mapping[str, Source] = field(default_factory=dict)
-    """Upstream code: its commit stands for its content, so that nothing need be fetched to know the identity."""
+    sources: Mapping[str, UpstreamSource] = field(default_factory=dict)
+    """Upstream code; its commit stands for its content, so that the identity is known before anything is fetched."""
     for_gpus: bool = False
 
     @property
     def identity(self) -> str:
-        """Twelve hexadecimal digits that change exactly when anything of the content does."""
+        """Twelve hexadecimal digits of the content hash of all inputs."""
         return self._digest(json.dumps(self.arguments, sort_keys=True))
 
     @property
     def content(self) -> str:
-        """The same without the arguments: two bases of one stack are equally up to date."""
+        """The same without the arguments: builds on two base images are equally up to date."""
         return self._digest("")
+
+    @property
+    def file_stem(self) -> str:
+        """What the names of files made from the image begin with; other content, another name."""
+        return f"{self.stack}-{self.variant}-{self.identity}"
+
+    @property
+    def image_tag(self) -> str:
+        """The image's name; other content, another name."""
+        return f"{image_alias(self.stack, self.variant)}-{self.identity}"
 
     def _digest(self, arguments: str) -> str:
         digest = hashlib.sha256()
-        named = {"Dockerfile": self.dockerfile, LOCK_NAME: self.lock, **self.files}
-        for name in sorted(named):
-            content = hashlib.sha256(named[name].read_bytes()).hexdigest()
+        files = {"Dockerfile": self.dockerfile, LOCK_NAME: self.lock, **self.files}
+        for name in sorted(files):
+            content = hashlib.sha256(files[name].read_bytes()).hexdigest()
             digest.update(f"{name}\0{content}\n".encode())
         digest.update(arguments.encode())
         for name, source in sorted(self.sources.items()):
@@ -56,9 +67,9 @@ class BuildInputs:
         return digest.hexdigest()[:12]
 
     def write_context(self, folder: Path, sources: Mapping[str, Path]) -> None:
-        """Lay the files out as the Dockerfile's COPY lines expect them: requirements.lock, runner/, sources/, stack/.
+        """Copy the files to where the Dockerfile's COPY lines expect them.
 
-        `sources` has the folder of each source.
+        They are requirements.lock, runner/, sources/, stack/. `sources`: the folder of each source.
         """
         shutil.copyfile(self.dockerfile, folder / "Dockerfile")
         shutil.copyfile(self.lock, folder / LOCK_NAME)
@@ -70,8 +81,13 @@ class BuildInputs:
             shutil.copytree(tree, folder / "sources" / name, ignore=shutil.ignore_patterns("__pycache__"))
 
 
+def image_alias(stack: str, variant: str) -> str:
+    """Return the name of a variant's latest image, whatever its content."""
+    return f"orch/{stack}:{variant}"
+
+
 def find_variant(stack: StackEntry, name: str) -> Variant:
-    """The variant of that name. Raises UsageError."""
+    """Return the variant of that name. Raises UsageError."""
     if name not in stack.spec.variants:
         known = ", ".join(stack.spec.variants)
         raise UsageError(f"{stack.name} has no variant {name!r}", why=f"it has {known}")
@@ -79,11 +95,14 @@ def find_variant(stack: StackEntry, name: str) -> Variant:
 
 
 def build_inputs(stack: StackEntry, variant: str, options: BuildOptions) -> BuildInputs:
-    """Everything that goes into a variant. Raises SpecError for a file stack.yaml names that is not there."""
+    """Return everything that goes into a variant.
+
+    Raises SpecError for a missing file, UsageError for a missing build argument.
+    """
     spec = find_variant(stack, variant)
     lock = stack.folder / spec.lock
     if not lock.is_file():
-        raise SpecError(f"{stack.folder / 'stack.yaml'}: variants.{variant}.lock: there is no file {spec.lock}")
+        raise SpecError(f"{stack.folder / 'stack.yaml'}: variants.{variant}.lock: no file {spec.lock}")
     files = {f"runner/orch_runner/{name}": path for name, path in _tree(RUNNER / "orch_runner")}
     files |= {f"stack/{name}": path for name, path in _tree(stack.folder) if not _is_for_the_host(path)}
     build_lock = build_lock_of(stack, variant)
@@ -100,31 +119,41 @@ def build_inputs(stack: StackEntry, variant: str, options: BuildOptions) -> Buil
     )
 
 
+def image_inputs(stack: StackEntry, variant: str, options: BuildOptions) -> BuildInputs:
+    """Return everything that goes into a variant's image.
+
+    $ORCH_BASE_IMAGE replaces the base of every stack, for machines that reach no image registry.
+    Raises SpecError, UsageError.
+    """
+    base = options.base_image or os.environ.get("ORCH_BASE_IMAGE") or None
+    return build_inputs(stack, variant, replace(options, base_image=base))
+
+
 def build_lock_of(stack: StackEntry, variant: str) -> Path | None:
-    """The lock of what a variant's source distributions are built with, if it has any. Raises SpecError."""
+    """Return the lock of what a variant's source distributions are built with, if any. Raises SpecError."""
     name = find_variant(stack, variant).build_lock
     if name is None:
         return None
     if not (stack.folder / name).is_file():
-        raise SpecError(f"{stack.folder / 'stack.yaml'}: variants.{variant}.build_lock: there is no file {name}")
+        raise SpecError(f"{stack.folder / 'stack.yaml'}: variants.{variant}.build_lock: no file {name}")
     return stack.folder / name
 
 
 def _build_arguments(stack: StackEntry, variant: str, given: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """The values stack.yaml gives to arguments. Raises UsageError for one that it leaves to the user."""
+    """Yield the arguments that stack.yaml sets. Raises UsageError for a missing one that the user must set."""
     for name, argument in find_variant(stack, variant).build_args.items():
         if argument.default is not None:
             yield name, argument.default
         elif name not in given:
             raise UsageError(
-                f"the variant {variant} of {stack.name} cannot be built without {name}",
+                f"cannot build the variant {variant} of {stack.name} without {name}",
                 why=argument.help,
                 hint=f"orch build {stack.name} --variant {variant} --build-arg {name}=…",
             )
 
 
 def _is_for_the_host(path: Path) -> bool:
-    """Files of a stack's folder that the predictor does not need: editing them must not rebuild the image."""
+    """Return whether the predictor does not need a file: editing such a file must not rebuild the image."""
     return path.name == "stack.yaml" or path.suffix in (".lock", ".in", ".Dockerfile", ".md")
 
 

@@ -1,9 +1,10 @@
-"""What a worker in an image sees: the same folders under the same names, whichever runtime starts it."""
+"""The names under which workers see their folders: mounted in an image, or the host's own."""
 
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
+from orchestrator.catalog.upstream_code import tree_folder
 from orchestrator.runtimes.base import Prepared, WorkerSpec
 from orchestrator.runtimes.guest_contract import QUEUE_NAME, GuestPaths
 
@@ -14,15 +15,22 @@ GUEST_HOME = "/tmp/home"
 
 
 def image_paths(prepared: Prepared) -> GuestPaths:
-    """The mount points: the same in every image."""
+    """Return the mount points, the same in every image."""
     queue = GUEST["job"] / QUEUE_NAME
     sources = {name: GUEST_SOURCES / name for name in prepared.stack.spec.sources}
     data, weights, out, cache = (GUEST[name] for name in ("data", "weights", "out", "cache"))
     return GuestPaths(data, weights, out, cache, queue, GUEST_STACK, sources=sources)
 
 
+def host_paths(prepared: Prepared, spec: WorkerSpec) -> GuestPaths:
+    """Return the host's own paths, for workers that are processes of this machine."""
+    stack, queue = prepared.stack, spec.job / QUEUE_NAME
+    sources = {name: tree_folder(name, source) for name, source in stack.spec.sources.items()}
+    return GuestPaths(spec.data, spec.weights, spec.out, spec.cache, queue, stack.folder, sources=sources)
+
+
 def bound_folders(spec: WorkerSpec) -> list[tuple[Path, PurePosixPath, bool]]:
-    """The folders of the host that a worker sees, under which name, and whether it may only read them."""
+    """Return (folder on the host, name in the image, is read-only) of each folder of a worker."""
     folders: list[tuple[Path, PurePosixPath, bool]] = [
         (spec.job, GUEST["job"], True),
         (spec.weights, GUEST["weights"], True),

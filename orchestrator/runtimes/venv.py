@@ -1,233 +1,166 @@
-"""The venv runtime: one cached virtual environment per variant, made with uv where there is one, else venv and pip."""
+"""The venv runtime: workers are processes of this machine, in one virtual environment per variant."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
 import subprocess
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.catalog.bundled import RUNNER
 from orchestrator.catalog.loader import StackEntry
-from orchestrator.catalog.upstream_code import ensure_sources, tree_folder
-from orchestrator.errors import BuildError, MachineError
-from orchestrator.hardware.gpu_code import FILE_NAME, MODULE, parse
-from orchestrator.paths import build_logs_folder, environments_folder
-from orchestrator.runtimes.base import BuildOptions, Prepared, WorkerSpec, worker_environment
+from orchestrator.catalog.spec import Variant
+from orchestrator.catalog.upstream_code import ensure_sources
+from orchestrator.errors import MachineError
+from orchestrator.hardware.gpu_code import MODULE, GpuCode, parse_gpu_code
+from orchestrator.runtimes.base import (
+    BuildOptions,
+    Finding,
+    Location,
+    Prepared,
+    Runtime,
+    WorkerSpec,
+    worker_environment,
+)
 from orchestrator.runtimes.build_inputs import build_inputs, build_lock_of, find_variant
-from orchestrator.runtimes.guest_contract import JOB_NAME, QUEUE_NAME, GuestPaths
-from orchestrator.runtimes.process import ProcessWorker, passed_on, reap_processes, visible_gpus
+from orchestrator.runtimes.environments import (
+    ensure_environment,
+    environment_folder,
+    find_python,
+    find_uv,
+    is_complete,
+)
+from orchestrator.runtimes.guest_contract import JOB_NAME, GuestPaths
+from orchestrator.runtimes.mounts import host_paths
+from orchestrator.runtimes.process import ProcessWorker, inherited_variables, reap_processes, visible_gpus
 from orchestrator.system.display import Report
-from orchestrator.system.files import write_json, write_text
-from orchestrator.system.locks import hold_lock
-from orchestrator.system.subprocesses import run_subprocess
+from orchestrator.system.files import write_text
+from orchestrator.system.subprocesses import read_output
 
-_MARKER = "orch-environment.json"
+GPU_CODE_NAME = "orch-binaries.json"
+"""In the folder of an environment: what orch_runner.binaries printed."""
 
 
-class VenvRuntime:
+class VenvRuntime(Runtime):
     """Workers as processes of this machine. Isolated from other stacks, not from the machine."""
 
     name = "venv"
 
-    def available(self) -> str | None:
-        """Always: whether a fitting Python is there depends on the variant."""
-        return None
+    def locate(self, stack: StackEntry, variant: str, options: BuildOptions) -> Location:
+        """Return the variant's environment."""
+        inputs = build_inputs(stack, variant, options)
+        folder = environment_folder(
+            _environment_name(stack, variant), inputs.lock, _pythons(stack, variant), build_lock_of(stack, variant)
+        )
+        is_built = is_complete(folder)
+        fill_folder = folder.parent if options.rebuild or not is_built else None
+        return Location(str(folder), inputs.identity, is_built, fill_folder, gpu_code=_read_gpu_code(folder))
 
     def prepare(self, stack: StackEntry, variant: str, options: BuildOptions, report: Report) -> Prepared:
-        """Make the variant's environment unless it is there. Raises BuildError, MachineError."""
+        """Make the variant's environment unless it is complete. Raises BuildError, MachineError."""
         spec = find_variant(stack, variant)
         inputs = build_inputs(stack, variant, options)
-        asked = [name for name, argument in spec.build_args.items() if argument.default is None]
-        if asked:
-            raise MachineError(
-                f"the variant {variant} of {stack.name} can only be built as an image",
-                why=f"its Dockerfile needs {', '.join(asked)}: {spec.build_args[asked[0]].help}",
-                hint="--runtime docker, or another --variant",
-            )
-        pythons = (spec.python, *spec.also_python)
+        _require_no_arguments(stack, variant, spec)
         started = time.monotonic()
         ensure_sources(stack.name, inputs.sources, report, offline=options.offline)
-        folder, fresh = cached_environment(
-            f"{stack.name}-{variant}",
+        folder, fresh = ensure_environment(
+            _environment_name(stack, variant),
             inputs.lock,
-            pythons,
+            _pythons(stack, variant),
             report,
             build_lock=build_lock_of(stack, variant),
             offline=options.offline,
             rebuild=options.rebuild,
         )
-        if spec.device == "cuda" and not (folder / FILE_NAME).exists():
-            _read_binaries(folder, report)
+        if spec.device == "cuda" and not (folder / GPU_CODE_NAME).exists():
+            _record_gpu_code(folder, report)
         seconds = time.monotonic() - started
         return Prepared(stack, variant, self.name, inputs.identity, str(folder), None, fresh, seconds)
 
-    def build_place(self, stack: StackEntry, variant: str, options: BuildOptions) -> Path | None:
-        """The folder of environments, unless the variant's is there."""
-        spec, inputs = find_variant(stack, variant), build_inputs(stack, variant, options)
-        pythons, name = (spec.python, *spec.also_python), f"{stack.name}-{variant}"
-        folder = environment_folder(name, inputs.lock, pythons, build_lock_of(stack, variant))
-        return folder.parent if options.rebuild or not is_whole(folder) else None
-
     def guest_paths(self, prepared: Prepared, spec: WorkerSpec) -> GuestPaths:
-        """The host's own paths: nothing is mounted."""
-        stack, queue = prepared.stack, spec.job / QUEUE_NAME
-        sources = {name: tree_folder(name, source) for name, source in stack.spec.sources.items()}
-        return GuestPaths(spec.data, spec.weights, spec.out, spec.cache, queue, stack.folder, sources=sources)
+        """Return the host's own paths: nothing is mounted."""
+        return host_paths(prepared, spec)
 
     def start(self, prepared: Prepared, spec: WorkerSpec) -> ProcessWorker:
         """Start the runner with the environment's Python. Raises MachineError."""
         (spec.cache / "home").mkdir(parents=True, exist_ok=True)
         return ProcessWorker(spec, worker_command(prepared, spec), worker_process_environment(spec))
 
-    def require(self, devices: Sequence[str]) -> None:
-        """Workers see what this machine has: the environment's variables leave each its GPU."""
-        del devices
-
     def reap(self, run: str, jobs: Path) -> int:
-        """Kill runners whose job folder is one of this run's."""
-        del run
+        """Kill the runners whose job folder is one of this run's."""
         return reap_processes(jobs)
 
-
-def _read_binaries(folder: Path, report: Report) -> None:
-    """Have an environment say what its GPU code runs on, and keep that beside it."""
-    report("reading what its GPU code runs on")
-    command = [str(folder / "bin" / "python"), "-m", MODULE]
-    try:
-        environment = {**passed_on(), "PYTHONPATH": str(RUNNER), "PYTHONDONTWRITEBYTECODE": "1"}
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True, env=environment)
-        parse(answer.stdout)
-    except (OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
-        report(f"what its GPU code runs on could not be read; stack.yaml's lists stand: {error}")
-        return
-    write_text(folder / FILE_NAME, answer.stdout)
+    def findings(self, stacks: Sequence[StackEntry]) -> Iterator[Finding]:
+        """Yield whether uv, and for each variant for the CPU a Python, is installed."""
+        uv = find_uv()
+        if uv is None:
+            step = "pip install uv: it makes environments faster, and fetches missing Pythons"
+            yield Finding("uv", "note", "not found", step)
+        else:
+            yield Finding("uv", "ok", f"{read_output([uv, '--version']).strip()}, {uv}")
+        for stack in stacks:
+            for name, variant in stack.spec.variants.items():
+                if variant.device == "cpu":
+                    yield _python_finding(f"venv {stack.name}/{name}", _pythons(stack, name), has_uv=uv is not None)
 
 
 def worker_command(prepared: Prepared, spec: WorkerSpec) -> list[str]:
-    """The runner's command line."""
+    """Return the runner's command line."""
     python = Path(prepared.location) / "bin" / "python"
     return [str(python), "-m", spec.module, str(spec.job / JOB_NAME)]
 
 
 def worker_process_environment(spec: WorkerSpec) -> dict[str, str]:
-    """The runner's environment: the few variables passed on, and the runner's package."""
+    """Return the runner's variables: a few of the caller's, the worker's own, and the runner's package."""
     own = worker_environment(spec.threads, str(spec.cache), str(spec.cache / "home"))
-    return {**passed_on(), **visible_gpus(spec.device), **own, "PYTHONPATH": str(RUNNER)}
+    return {**inherited_variables(), **visible_gpus(spec.device), **own, "PYTHONPATH": str(RUNNER)}
 
 
-def cached_environment(
-    name: str,
-    lock: Path,
-    pythons: Sequence[str],
-    report: Report,
-    *,
-    build_lock: Path | None = None,
-    offline: bool = False,
-    rebuild: bool = False,
-) -> tuple[Path, bool]:
-    """The environment for a lock, made unless it is there, and whether it was. Raises BuildError, MachineError.
-
-    `build_lock` has what the lock's source distributions are built with.
-    """
-    folder = environment_folder(name, lock, pythons, build_lock)
-    with hold_lock(folder.with_name(f".{folder.name}.lock"), wait=True):
-        fresh = rebuild or not is_whole(folder)
-        if fresh:
-            make_environment(folder, lock, pythons, offline, report, build_lock)
-    return folder, fresh
+def _environment_name(stack: StackEntry, variant: str) -> str:
+    return f"{stack.name}-{variant}"
 
 
-def environment_folder(name: str, lock: Path, pythons: Sequence[str], build_lock: Path | None = None) -> Path:
-    """Where that environment is or would be: another lock, another folder."""
-    built_with = b"" if build_lock is None else build_lock.read_bytes()
-    digest = hashlib.sha256(lock.read_bytes() + built_with + repr(tuple(pythons)).encode()).hexdigest()[:12]
-    return environments_folder() / f"{name}-{digest}"
+def _pythons(stack: StackEntry, variant: str) -> tuple[str, ...]:
+    spec = find_variant(stack, variant)
+    return (spec.python, *spec.also_python)
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether an environment was made to the end."""
-    return (folder / _MARKER).is_file()
-
-
-def make_environment(
-    folder: Path, lock: Path, pythons: Sequence[str], offline: bool, report: Report, build_lock: Path | None = None
-) -> None:
-    """Make a virtual environment with exactly the locked packages. Raises BuildError, MachineError."""
-    log = build_logs_folder() / f"{folder.name}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    log.unlink(missing_ok=True)
-    if folder.exists():
-        shutil.rmtree(folder)
-    uv = find_uv()
-    python = find_python(pythons)
-    if python is None and (uv is None or offline):
-        wanted = " or ".join(pythons)
+def _require_no_arguments(stack: StackEntry, variant: str, spec: Variant) -> None:
+    """Raise MachineError for a variant whose build arguments only a Dockerfile can use."""
+    needed = [name for name, argument in spec.build_args.items() if argument.default is None]
+    if needed:
         raise MachineError(
-            f"there is no Python {wanted} on this machine",
-            why="this stack's packages exist for these versions only",
-            hint=f"install uv (pip install uv), which fetches a Python itself, or apt-get install python{pythons[0]}",
+            f"the variant {variant} of {stack.name} can only be built as an image",
+            why=f"its Dockerfile needs {', '.join(needed)}: {spec.build_args[needed[0]].help}",
+            hint="--runtime docker, or another --variant",
         )
-    if uv is not None:
-        chosen = str(python) if python else pythons[0]
-        report(f"making an environment with uv and Python {pythons[0] if python is None else python}")
-        _step([uv, "venv", "--quiet", "--python", chosen, str(folder)], log, report)
-        # Workers never write bytecode, and without any each start would compile all of TensorFlow anew. pip compiles.
-        install = [uv, "pip", "install", "--compile-bytecode", "--python", str(folder / "bin" / "python")]
-    else:
-        report(f"making an environment with {python} (venv and pip; it is quicker with uv)")
-        _step([str(python), "-m", "venv", str(folder)], log, report)
-        install = [str(folder / "bin" / "python"), "-m", "pip", "install", "--no-input"]
-    report("installing locked packages")
-    offline_flag = (["--offline"] if uv is not None else ["--no-index"]) if offline else []
-    locked = [*install, *offline_flag, "--no-deps", "--require-hashes"]
-    if build_lock is not None:
-        _step([*locked, "-r", str(build_lock)], log, report)
-        locked.append("--no-build-isolation")
-    _step([*locked, "-r", str(lock)], log, report)
-    write_json(folder / _MARKER, {"lock": lock.name, "python": str(python), "uv": uv is not None})
 
 
-def find_uv() -> str | None:
-    """uv beside the Python that runs orch, or on the PATH."""
-    beside = Path(sys.executable).parent / "uv"
-    return str(beside) if beside.is_file() else shutil.which("uv")
+def _record_gpu_code(folder: Path, report: Report) -> None:
+    """Run orch_runner.binaries in an environment and keep what it prints there."""
+    report("reading what its GPU code runs on")
+    command = [str(folder / "bin" / "python"), "-m", MODULE]
+    try:
+        environment = {**inherited_variables(), "PYTHONPATH": str(RUNNER), "PYTHONDONTWRITEBYTECODE": "1"}
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True, env=environment)
+        parse_gpu_code(answer.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        report(f"cannot read what its GPU code runs on; the lists in stack.yaml are used: {error}")
+        return
+    write_text(folder / GPU_CODE_NAME, answer.stdout)
 
 
-def find_python(versions: Sequence[str]) -> Path | None:
-    """An interpreter of one of the versions that really runs and can make environments; the first version wins."""
-    for version in versions:
-        candidates = [f"python{version}", sys.executable, "python3"]
-        pyenv = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions"
-        candidates += [str(path) for path in sorted(pyenv.glob(f"{version}.*/bin/python{version}"), reverse=True)]
-        for candidate in candidates:
-            path = shutil.which(candidate)
-            found = None if path is None else _real_interpreter(path, version)
-            if found is not None:
-                return found
+def _read_gpu_code(folder: Path) -> GpuCode | None:
+    with suppress(OSError, ValueError):
+        return parse_gpu_code((folder / GPU_CODE_NAME).read_text(encoding="utf-8"))
     return None
 
 
-def _real_interpreter(python: str, version: str) -> Path | None:
-    """The interpreter behind a name, which may be a version manager's shim; None if it is not of that version."""
-    code = (
-        "import sys, venv, ensurepip;"
-        "print('%d.%d' % sys.version_info[:2], getattr(sys, '_base_executable', '') or sys.executable)"
-    )
-    try:
-        answer = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    found, _, path = answer.stdout.strip().partition(" ")
-    return Path(path) if answer.returncode == 0 and found == version and path else None
-
-
-def _step(command: list[str], log: Path, report: Report) -> None:
-    code, tail = run_subprocess(command, log, report)
-    if code != 0:
-        message = f"the environment could not be made: {Path(command[0]).name} ended with {code}"
-        raise BuildError(message, why="\n".join(tail), log=log)
+def _python_finding(what: str, pythons: Sequence[str], *, has_uv: bool) -> Finding:
+    python = find_python(pythons)
+    if python is not None:
+        return Finding(what, "ok", str(python))
+    if has_uv:
+        return Finding(what, "ok", f"uv will fetch Python {pythons[0]}")
+    return Finding(what, "problem", f"no Python {' or '.join(pythons)}", "pip install uv")

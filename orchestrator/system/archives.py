@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import lzma
 import re
-import shutil
 import stat
 import tarfile
 import zipfile
@@ -17,8 +16,10 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from orchestrator.errors import MachineError, UsageError
+from orchestrator.system.free_space import Need, require_space
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+RESERVE_BYTES = 64 << 20
 _BLOCK = 1 << 20
 _READ_ERRORS = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError,
                 ValueError)  # fmt: skip
@@ -55,7 +56,7 @@ def unpack(archive: Path, folder: Path, wanted: Callable[[str], str | None]) -> 
             if reason is not None or safe is None:
                 left.append(Member(safe or name, reason))
                 continue
-            _require_space(folder, size)
+            require_space([Need(folder, size, safe)], f"unpacking {archive.name}", reserve=RESERVE_BYTES)
             taken.append(Member(safe, _extract(opened, folder / safe, size)))
     return taken, left
 
@@ -81,17 +82,13 @@ def _extract(opened: Callable[[], IO[bytes]], target: Path, size: int) -> str | 
                 copy.write(block)
     except _READ_ERRORS as error:
         if isinstance(error, OSError) and error.errno in _DISK_FULL:
-            raise MachineError(f"no room to unpack {target.name} into {target.parent}", why=error.strerror) from error
+            raise MachineError(
+                f"the disk is full: cannot unpack {target.name} into {target.parent}", why=error.strerror
+            ) from error
         with suppress(OSError):
             target.unlink()
         return f"cannot be taken out of the archive: {error}"
     return None
-
-
-def _require_space(folder: Path, size: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if size > free - (64 << 20):
-        raise MachineError(f"no room to unpack into {folder}", why=f"{size >> 20} MB needed, {free >> 20} MB free")
 
 
 _Entry = tuple[str, int, str | None, Callable[[], IO[bytes]]]

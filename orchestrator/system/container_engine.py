@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import MachineError
+from orchestrator.system.subprocesses import read_output
 
 TIMEOUT = 60
 HINT = "install Docker (https://docs.docker.com/engine/install), start it, then: orch doctor; or use --runtime venv"
@@ -142,21 +142,13 @@ def _clients() -> list[str]:
 
 def _cannot_build(client: str) -> str | None:
     """Why a docker command cannot build with BuildKit: from version 23 on that takes the buildx plugin."""
-    version = _output([client, "--version"])
+    version = read_output([client, "--version"])
     match = re.search(r"version (\d+)\.", version)
     if match is None:
         return "does not run"
-    if int(match.group(1)) < 23 or _output([client, "buildx", "version"]):
+    if int(match.group(1)) < 23 or read_output([client, "buildx", "version"]):
         return None
     return f"version {match.group(1)} without the buildx plugin"
-
-
-def _output(command: list[str]) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout if done.returncode == 0 else ""
 
 
 def _short(error: Exception) -> str:

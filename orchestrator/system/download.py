@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,18 +12,20 @@ import requests
 
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.system.files import sha256_of, write_text
+from orchestrator.system.free_space import Need, require_space
 
 ATTEMPTS = 4
 """So many failures without a new byte between them end a download."""
 TIMEOUT = (20, 60)  # seconds to connect, and between two blocks
+RESERVE_BYTES = 64 << 20
 _BLOCK = 1 << 16
 _TRY_LATER = (408, 429)
 
-Progress = Callable[[int, int | None], None]
+TransferProgress = Callable[[int, int | None], None]
 """Called with the bytes there and the bytes expected, if known."""
 
 
-def fetch(url: str, target: Path, *, sha256: str | None, size: int | None, progress: Progress) -> str:
+def fetch(url: str, target: Path, *, sha256: str | None, size: int | None, progress: TransferProgress) -> str:
     """Download `url` to `target` and give its sha256. A broken download goes on where it stopped, also next time.
 
     Raises UsageError for an insecure URL, MachineError when the server, the disk or the digest says no.
@@ -53,7 +54,7 @@ def fetch(url: str, target: Path, *, sha256: str | None, size: int | None, progr
     return digest
 
 
-def _transfer_patiently(url: str, part: Path, size: int | None, progress: Progress, *, trusting: bool) -> None:
+def _transfer_patiently(url: str, part: Path, size: int | None, progress: TransferProgress, *, trusting: bool) -> None:
     failures = 0
     while True:
         before = _length(part)
@@ -74,7 +75,7 @@ def _require_https(url: str) -> None:
     raise UsageError(f"{url}: weights are only fetched over https")
 
 
-def _transfer(url: str, part: Path, size: int | None, progress: Progress, *, trusting: bool) -> None:
+def _transfer(url: str, part: Path, size: int | None, progress: TransferProgress, *, trusting: bool) -> None:
     noted_url, version = _noted_version(part)
     there = _length(part)
     if noted_url != url or not (version or trusting):
@@ -95,7 +96,7 @@ def _transfer(url: str, part: Path, size: int | None, progress: Progress, *, tru
             _start_over(part)  # a server that knows no If-Range
         there = there if resumed else 0
         total = _total(response) or size
-        _require_space(part.parent, (total or 0) - there)
+        require_space([Need(part.parent, (total or 0) - there, url)], "a download", reserve=RESERVE_BYTES)
         if not resumed:
             part.unlink(missing_ok=True)
             write_text(_version_note(part), f"{url}\n{_version(response) or ''}")
@@ -151,12 +152,6 @@ def _total(response: requests.Response) -> int | None:
         return int(span.rpartition("/")[2])
     length = response.headers.get("Content-Length", "")
     return int(length) if length.isdigit() and response.status_code == requests.codes.ok else None
-
-
-def _require_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free - (64 << 20):
-        raise MachineError(f"no room in {folder}", why=f"{needed >> 20} MB needed, {free >> 20} MB free")
 
 
 def _short(error: Exception) -> str:

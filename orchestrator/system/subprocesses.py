@@ -63,3 +63,12 @@ def run_subprocess(
             code = process.wait()
             _RUNNING.discard(process)
     return code, list(tail)
+
+
+def read_output(command: Sequence[str]) -> str:
+    """Return a short command's stdout; empty where the command is missing, fails or takes over 30 seconds."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""

@@ -9,12 +9,13 @@ from types import TracebackType
 from orchestrator.catalog.loader import ModelEntry
 from orchestrator.catalog.weights import Stored
 from orchestrator.errors import BaseImageError, OrchError, RuntimeUnsuitable, UsageError
-from orchestrator.hardware import Choice
+from orchestrator.hardware import Selection
 from orchestrator.inputs.collect import InputSet
 from orchestrator.paths import RunPaths
 from orchestrator.plan.options import RunOptions
 from orchestrator.plan.run_directory import begun_with
-from orchestrator.runtimes.base import AUTO_ORDER, Runtime, choose_runtime, make_runtime
+from orchestrator.runtimes.base import Runtime
+from orchestrator.runtimes.registry import AUTO_ORDER, choose_runtime, get_runtime
 from orchestrator.runtimes.warm.runtime import WarmRuntime
 from orchestrator.runtimes.warm.select import NoWarmWorker, select_warm
 from orchestrator.system.display import Report
@@ -63,7 +64,7 @@ class Candidate:
 
 
 def runtime_candidates(
-    entry: ModelEntry, options: RunOptions, choice: Choice, paths: RunPaths, say: Report
+    entry: ModelEntry, options: RunOptions, choice: Selection, paths: RunPaths, say: Report
 ) -> Iterator[Candidate]:
     """Return the runtimes to try. Raises UsageError, MachineError where one was asked for that cannot be used."""
     warm = _warm_candidate(entry, options, choice, paths, say)
@@ -87,12 +88,12 @@ def cold_candidates(name: str, begun: str | None, say: Report) -> Iterator[Candi
     for number, other in enumerate(others, 1):
         refusal = candidate.refusal
         why = f"{candidate.runtime.name}: {refusal.message if refusal else 'unsuitable'}"
-        candidate = Candidate(make_runtime(other), why, say, is_last=number == len(others))
+        candidate = Candidate(get_runtime(other), why, say, is_last=number == len(others))
         yield candidate
 
 
 def _warm_candidate(
-    entry: ModelEntry, options: RunOptions, choice: Choice, paths: RunPaths, say: Report
+    entry: ModelEntry, options: RunOptions, choice: Selection, paths: RunPaths, say: Report
 ) -> Candidate | None:
     why_not = why_not_warm(options, paths)
     if why_not is not None:

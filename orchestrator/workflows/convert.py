@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import time
 import zipfile
@@ -23,10 +22,11 @@ from orchestrator.errors import Interrupted, MachineError, OrchError, RunError, 
 from orchestrator.hardware import cores
 from orchestrator.paths import build_logs_folder, worker_cache_folder
 from orchestrator.runtimes.base import Exit, worker_environment
-from orchestrator.runtimes.process import passed_on
-from orchestrator.runtimes.venv import cached_environment, environment_folder, is_whole
+from orchestrator.runtimes.environments import ensure_environment, environment_folder, is_complete
+from orchestrator.runtimes.process import inherited_variables
 from orchestrator.system.display import Display, Report
 from orchestrator.system.files import replace_path, sha256_of
+from orchestrator.system.free_space import Need, require_space
 from orchestrator.system.signals import raise_on_sigterm
 
 SCRIPT_NAME = "convert/convert.py"
@@ -88,7 +88,7 @@ def convert_checkpoint(stack: StackEntry, options: ConvertOptions, display: Disp
     script, lock = find_converter(stack)
     _require_usable(options)
     _require_space(environment_folder(f"{stack.name}-convert", lock, PYTHONS), options)
-    environment, fresh = cached_environment(
+    environment, fresh = ensure_environment(
         f"{stack.name}-convert", lock, PYTHONS, display.detail, offline=options.offline
     )
     if fresh:
@@ -174,16 +174,10 @@ def _exists(onnx: Path) -> UsageError:
 
 def _require_space(environment: Path, options: ConvertOptions) -> None:
     """Raises MachineError before anything is begun that would fill a disk."""
-    wanted = [(options.onnx.absolute().parent, ONNX_BYTES, "the ONNX file", "choose another --onnx")]
-    if not is_whole(environment):
-        environment.parent.mkdir(parents=True, exist_ok=True)
-        hint = "set ORCH_HOME to a folder on a larger disk"
-        wanted.append((environment.parent, ENVIRONMENT_BYTES, "an environment with PyTorch", hint))
-    for folder, needed, what, hint in wanted:
-        free = shutil.disk_usage(folder).free
-        if free < needed:
-            why = f"{needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free"
-            raise MachineError(f"no room in {folder} for {what}", why=why, hint=hint)
+    needs = [Need(options.onnx.absolute().parent, ONNX_BYTES, "the ONNX file")]
+    if not is_complete(environment):
+        needs.append(Need(environment.parent, ENVIRONMENT_BYTES, "an environment with PyTorch"))
+    require_space(needs, "the conversion")
 
 
 def _models(stack: StackEntry) -> dict[str, ModelEntry]:
@@ -205,7 +199,7 @@ def _script_environment(stack: StackEntry) -> dict[str, str]:
     cache = worker_cache_folder(stack.name, "convert")
     (cache / "home").mkdir(parents=True, exist_ok=True)
     own = worker_environment(cores(), str(cache), str(cache / "home"))
-    return {**passed_on(), **own, "CUDA_VISIBLE_DEVICES": ""}
+    return {**inherited_variables(), **own, "CUDA_VISIBLE_DEVICES": ""}
 
 
 def run_script(

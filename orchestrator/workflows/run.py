@@ -16,10 +16,10 @@ from orchestrator.dispatch.outcome import Outcome
 from orchestrator.dispatch.shared.follow import follow_run
 from orchestrator.dispatch.shared.work_file import make_placeholder
 from orchestrator.dispatch.sharing import NoSharing, Sharing
-from orchestrator.hardware import Choice, Gpu
+from orchestrator.hardware import Gpu, Selection
 from orchestrator.inputs.collect import InputSet, collect_inputs
 from orchestrator.paths import RunPaths, weights_folder
-from orchestrator.plan.disk_space import Need, build_needs, output_need, require_space, weights_needs
+from orchestrator.plan.disk_space import build_needs, output_need, weights_needs
 from orchestrator.plan.options import RunOptions
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.request import AUTO, Request, make_request
@@ -27,6 +27,7 @@ from orchestrator.plan.run_directory import begun_with, open_run, record_plan
 from orchestrator.plan.shards import default_shard_size
 from orchestrator.runtimes.base import Prepared, Runtime
 from orchestrator.system.display import Display
+from orchestrator.system.free_space import Need, require_space
 from orchestrator.workflows.candidates import Candidate, runtime_candidates
 
 
@@ -72,16 +73,16 @@ def _run_folder(request: Request, options: RunOptions) -> Path:
     return options.out or Path("runs") / f"{request.model}-{request.short_digest(options.runtime)}"
 
 
-def _resume_choice(choice: Choice, paths: RunPaths) -> Choice:
+def _resume_choice(choice: Selection, paths: RunPaths) -> Selection:
     """Return what the first machine of a cluster chose, if this run was begun and left the choice to it."""
     variant, device = begun_with(paths, "variant"), begun_with(paths, "device")
     if choice.variant != AUTO or variant is None or device is None or variant == AUTO:
         return choice
-    return Choice(variant, device, "as the run was begun")
+    return Selection(variant, device, "as the run was begun")
 
 
 def _space_needs(
-    entry: ModelEntry, options: RunOptions, choice: Choice, runtime: Runtime, paths: RunPaths, new_images: int
+    entry: ModelEntry, options: RunOptions, choice: Selection, runtime: Runtime, paths: RunPaths, new_images: int
 ) -> Iterator[Need]:
     """Return what a run will write to disks, so that a full one is reported before anything is fetched or built."""
     yield output_need(paths.root, new_images)
@@ -95,10 +96,10 @@ def _say_inputs(display: Display, inputs: InputSet) -> None:
     parts = [f"{len(inputs.images)} images"]
     if inputs.images.unreadable:
         parts.append(f"{inputs.images.unreadable} of them cannot be read")
-    if inputs.ignored:
-        reasons = Counter(ignored.reason for ignored in inputs.ignored)
+    if inputs.skipped:
+        reasons = Counter(skipped.reason for skipped in inputs.skipped)
         listed = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
-        parts.append(f"{len(inputs.ignored)} other files skipped ({listed})")
+        parts.append(f"{len(inputs.skipped)} other files skipped ({listed})")
     display.say("; ".join(parts))
     for note in inputs.notes:
         display.say(note)
@@ -111,7 +112,7 @@ def _get_weights(entry: ModelEntry, options: RunOptions, display: Display) -> di
 
 
 def _build(
-    entry: ModelEntry, options: RunOptions, choice: Choice, runtime: Runtime, sharing: Sharing, display: Display
+    entry: ModelEntry, options: RunOptions, choice: Selection, runtime: Runtime, sharing: Sharing, display: Display
 ) -> Prepared:
     """Build the variant unless another machine chooses it later. Raises BuildError, MachineError."""
     if choice.variant == AUTO:
@@ -133,7 +134,7 @@ def _shard_size(earlier: Mapping[str, Any] | None, options: RunOptions, request:
     return default_shard_size(len(inputs.images), request.batch_size)
 
 
-def _notes(candidate: Candidate, choice: Choice, gpus: tuple[Gpu, ...]) -> dict[str, Any]:
+def _notes(candidate: Candidate, choice: Selection, gpus: tuple[Gpu, ...]) -> dict[str, Any]:
     """Return what run.json records beside the plan: why this runtime and variant, and on which GPUs."""
     return {
         "why_runtime": candidate.why,
@@ -148,7 +149,7 @@ def _make_work(
     paths: RunPaths,
     candidate: Candidate,
     options: RunOptions,
-    choice: Choice,
+    choice: Selection,
     gpus: tuple[Gpu, ...],
     sharing: Sharing,
     settings: ExecutorSettings,

@@ -16,17 +16,18 @@ from orchestrator.catalog.loader import ModelEntry
 from orchestrator.dispatch.launcher import Launcher
 from orchestrator.dispatch.outcome import Outcome
 from orchestrator.errors import MachineError, PredictionsError, RunError
-from orchestrator.hardware import choose_variant, cores, gpus_for
-from orchestrator.hardware.gpu_code import as_built
+from orchestrator.hardware import cores
 from orchestrator.inputs.collect import collect_inputs
 from orchestrator.paths import RunPaths, home
-from orchestrator.plan.disk_space import build_needs, require_space
+from orchestrator.plan.disk_space import build_needs
 from orchestrator.plan.options import RunOptions
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.request import make_request
 from orchestrator.predictions.predictions import Predictions
+from orchestrator.runtimes.built import select_variant
 from orchestrator.runtimes.guest_contract import QUEUE_NAME
 from orchestrator.system.display import Display
+from orchestrator.system.free_space import require_space
 from orchestrator.system.json_lines import parse_object
 from orchestrator.workflows.candidates import cold_candidates
 from orchestrator.workflows.demo.photographs import fetch_photographs
@@ -96,9 +97,7 @@ def make_random_weights(entry: ModelEntry, options: RunOptions, work: Path, disp
     target = work / "weights"
     if all((target / weights.file).exists() for weights in entry.spec.weights.values()):
         return
-    present = gpus_for(entry.stack, options.device, options.variant)
-    stack = as_built(entry.stack) if present else entry.stack
-    choice = choose_variant(stack, options.variant, options.device, present, entry.spec.gpu_memory)
+    choice = select_variant(entry.stack, options.variant, options.device, memory=entry.spec.gpu_memory)
     for candidate in cold_candidates(options.runtime, None, display.say):
         with candidate:
             runtime = candidate.runtime

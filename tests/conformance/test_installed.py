@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from orchestrator.runtimes.venv import find_uv
+from orchestrator.runtimes.environments import find_uv
 from tests.conformance.pictures import photograph
 
 ROOT = Path(__file__).parent.parent.parent

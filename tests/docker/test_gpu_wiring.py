@@ -21,7 +21,7 @@ import pytest
 from orchestrator.catalog.loader import load_catalog
 from orchestrator.errors import MachineError
 from orchestrator.runtimes.base import Prepared, WorkerSpec
-from orchestrator.runtimes.docker.gpu_access import HOOK, Wiring, gpu_settings, wiring_of
+from orchestrator.runtimes.docker.gpu_access import HOOK, GpuAccess, detect_gpu_access, gpu_settings
 from orchestrator.runtimes.docker.runtime import DockerWorker, container_settings
 from orchestrator.system.container_engine import Engine
 from tests.docker.private_engine import private_engine, why_not
@@ -67,7 +67,7 @@ def shown(engine: Engine, image: bytes, folder: Path, device: str) -> dict[str, 
     spec = WorkerSpec("run1", "w0", folder / "job", folder / "data", [], folder / "weights", folder / "out",
                       folder / "cache", folder / "w0.log", 1, device)  # fmt: skip
     prepared = Prepared(load_catalog().stack("facere"), "cuda", "docker", "0", IMAGE)
-    gpu = gpu_settings(wiring_of(engine), device)
+    gpu = gpu_settings(detect_gpu_access(engine), device)
     settings = container_settings(prepared, spec, engine.security, (os.getuid(), os.getgid()), gpu)
     worker = DockerWorker(engine, spec, {**settings, "command": ["/bin/sh", "-c", LOOK]})
     try:
@@ -91,14 +91,14 @@ def test_by_gpus_and_by_the_nvidia_runtime(image: bytes, folder: Path, monkeypat
     runtime = script(folder / "nvidia", f'echo called >>{log}\nexec {shutil.which("runc")} "$@"')
     settings = {"runtimes": {"nvidia": {"path": str(runtime)}}}
     with private_engine(folder, settings, (hook.parent,)) as engine:
-        assert wiring_of(engine) == Wiring(hook=False, runtime=True)
+        assert detect_gpu_access(engine) == GpuAccess(hook=False, runtime=True)
         assert shown(engine, image, folder, "cpu") == {"NVIDIA_VISIBLE_DEVICES": "void"}
         assert not log.exists()
         assert shown(engine, image, folder, f"cuda:{UUID}") == {"NVIDIA_VISIBLE_DEVICES": UUID}
         assert log.exists()
         log.unlink()
         monkeypatch.setenv("PATH", str(hook.parent), prepend=":")
-        assert wiring_of(engine).way() == "--gpus"
+        assert detect_gpu_access(engine).method() == "--gpus"
         assert shown(engine, image, folder, f"cuda:{UUID}") == {"NVIDIA_VISIBLE_DEVICES": UUID}
         assert shown(engine, image, folder, "cpu") == {"NVIDIA_VISIBLE_DEVICES": "void"}
         assert not log.exists()
@@ -107,7 +107,7 @@ def test_by_gpus_and_by_the_nvidia_runtime(image: bytes, folder: Path, monkeypat
 def test_an_engine_with_no_way_is_refused_before_it_is_asked(folder: Path) -> None:
     with private_engine(folder) as engine:
         with pytest.raises(MachineError, match="the engine gives its containers no GPU") as caught:
-            gpu_settings(wiring_of(engine), f"cuda:{UUID}")
+            gpu_settings(detect_gpu_access(engine), f"cuda:{UUID}")
         assert caught.value.exit_code == 4
         assert "no runtime called nvidia" in str(caught.value.why)
 
@@ -137,7 +137,7 @@ def test_by_cdi_where_the_engine_knows_devices(image: bytes, folder: Path) -> No
     settings = {"features": {"cdi": True}, "cdi-spec-dirs": [str(specifications)]}
     programs = Path(str(CDI_ENGINE))
     with private_engine(folder, settings, (programs / "usr/sbin", programs / "usr/bin")) as engine:
-        assert wiring_of(engine).cdi == ("0", UUID, "all")
+        assert detect_gpu_access(engine).cdi == ("0", UUID, "all")
         void = {"NVIDIA_VISIBLE_DEVICES": "void"}
         assert shown(engine, image, folder, f"cuda:{UUID}") == {**void, "FAKE_GPU": UUID, "device": ""}
         other = "GPU-of-no-specification"

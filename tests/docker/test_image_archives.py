@@ -19,10 +19,9 @@ from orchestrator.errors import MachineError, UsageError
 from orchestrator.paths import home, images_folder
 from orchestrator.plan.options import RunOptions
 from orchestrator.runtimes import apptainer
-from orchestrator.runtimes.base import BuildOptions, Prepared, make_runtime
-from orchestrator.runtimes.build_inputs import BuildInputs, build_inputs
-from orchestrator.runtimes.docker.archive import archived
-from orchestrator.runtimes.docker.build import image_tag, with_default_base
+from orchestrator.runtimes.base import BuildOptions, Prepared
+from orchestrator.runtimes.build_inputs import BuildInputs, image_inputs
+from orchestrator.runtimes.registry import get_runtime
 from orchestrator.system.container_engine import connect
 from orchestrator.system.display import SilentDisplay
 from orchestrator.workflows.run import run_model
@@ -49,52 +48,52 @@ def faulty() -> Any:
 
 @pytest.fixture
 def inputs() -> BuildInputs:
-    return build_inputs(faulty().stack, "cpu", with_default_base(BuildOptions(build_args=OWN)))
+    return image_inputs(faulty().stack, "cpu", BuildOptions(build_args=OWN))
 
 
 @pytest.fixture
 def prepared(inputs: BuildInputs) -> Iterator[Prepared]:
     """The stack's image, of this file alone; removed in the end."""
-    yield make_runtime("docker").prepare(faulty().stack, "cpu", BuildOptions(build_args=OWN), lambda line: None)
-    connect().client.images.remove(image_tag(inputs), force=True)
+    yield get_runtime("docker").prepare(faulty().stack, "cpu", BuildOptions(build_args=OWN), lambda line: None)
+    connect().client.images.remove(inputs.image_tag, force=True)
 
 
 def test_an_image_comes_back_from_its_archive_without_being_built(prepared: Prepared, inputs: BuildInputs) -> None:
     options, said = BuildOptions(build_args=OWN, offline=True), list[str]()
-    path = archived(prepared, options, said.append, None)
+    path = get_runtime("docker").archive(prepared, options, said.append, None)
     assert path == images_folder() / f"faulty-cpu-{inputs.identity}.tar.gz"
     assert path.read_bytes()[:2] == b"\x1f\x8b"
     assert said == [f"writing {path}"]
-    assert archived(prepared, options, said.append, None) == path
+    assert get_runtime("docker").archive(prepared, options, said.append, None) == path
     assert said == [f"writing {path}"], "an archive that is there is left alone"
-    connect().client.images.remove(image_tag(inputs), force=True)
-    again = make_runtime("docker").prepare(faulty().stack, "cpu", options, said.append)
+    connect().client.images.remove(inputs.image_tag, force=True)
+    again = get_runtime("docker").prepare(faulty().stack, "cpu", options, said.append)
     assert (again.digest, again.fresh) == (prepared.digest, False)
     assert said[1:] == [f"loading {path}"]
-    assert make_runtime("docker").prepare(faulty().stack, "cpu", options, said.append).digest == prepared.digest
+    assert get_runtime("docker").prepare(faulty().stack, "cpu", options, said.append).digest == prepared.digest
     assert said[2:] == []
 
 
 def test_an_archive_goes_where_it_is_wanted_and_only_for_images(prepared: Prepared, tmp_path: Path) -> None:
-    path = archived(prepared, BuildOptions(build_args=OWN), lambda line: None, tmp_path / "share")
+    path = get_runtime("docker").archive(prepared, BuildOptions(build_args=OWN), lambda line: None, tmp_path / "share")
     assert [one.name for one in (tmp_path / "share").iterdir()] == [path.name]
     other = Prepared(prepared.stack, "cpu", "venv", prepared.identity, "/envs/e")
-    with pytest.raises(UsageError, match="makes no images to archive"):
-        archived(other, BuildOptions(), lambda line: None, None)
+    with pytest.raises(UsageError, match="has no images to archive"):
+        get_runtime("venv").archive(other, BuildOptions(), lambda line: None, None)
 
 
 def test_an_archive_of_something_else_is_refused(prepared: Prepared, inputs: BuildInputs) -> None:
-    path = archived(prepared, BuildOptions(build_args=OWN), lambda line: None, None)
-    other = build_inputs(faulty().stack, "cpu", with_default_base(BuildOptions(build_args={"IMAGE_OF": "nobody"})))
+    path = get_runtime("docker").archive(prepared, BuildOptions(build_args=OWN), lambda line: None, None)
+    other = image_inputs(faulty().stack, "cpu", BuildOptions(build_args={"IMAGE_OF": "nobody"}))
     forged = path.rename(images_folder() / f"faulty-cpu-{other.identity}.tar.gz")
     with pytest.raises(MachineError, match="does not hold the image orch/faulty:cpu-") as caught:
-        make_runtime("docker").prepare(
+        get_runtime("docker").prepare(
             faulty().stack, "cpu", BuildOptions(build_args={"IMAGE_OF": "nobody"}), lambda line: None
         )
-    assert caught.value.why == "no image of that name came out"
+    assert caught.value.why == "it holds no image of that name"
     forged.write_bytes(gzip.compress(b"not an archive"))
-    with pytest.raises(MachineError, match="cannot be loaded"):
-        make_runtime("docker").prepare(
+    with pytest.raises(MachineError, match="cannot load the archive"):
+        get_runtime("docker").prepare(
             faulty().stack, "cpu", BuildOptions(build_args={"IMAGE_OF": "nobody"}), lambda line: None
         )
 
@@ -107,7 +106,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(__file__).with_name("apptainer_stand_in.py")} "$@"\n')
     command.chmod(stat.S_IRWXU)
     monkeypatch.setenv("PATH", f"{command.parent}:{os.environ['PATH']}")
-    for remembered in (apptainer.installed, apptainer.can_isolate_network):
+    for remembered in (apptainer.find_command, apptainer.can_isolate_network):
         remembered.cache_clear()
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.catalog.loader import StackEntry
-from orchestrator.hardware.gpu_code import as_built
 from orchestrator.runtimes.base import BuildOptions
+from orchestrator.runtimes.built import apply_gpu_code
 from orchestrator.runtimes.docker.runtime import DockerRuntime
 from orchestrator.system.container_engine import connect
 from tests.fatbins import NATIVE, PTX, elf, fatbin
@@ -53,7 +53,7 @@ def test_an_image_for_gpus_says_what_it_runs_on(tmp_path: Path) -> None:
         assert {name: labels[f"org.orch.{name}"] for name in ("stack", "frameworks", "cuda", "native", "ptx")} == {
             "stack": entry.name, "frameworks": "torch=unknown", "cuda": "10.2", "native": "7.0 7.5", "ptx": "7.5",
         }  # fmt: skip
-        built = as_built(entry).spec.variants["cuda"]
+        built = apply_gpu_code(entry).spec.variants["cuda"]
         assert (built.native_capabilities, built.ptx_capabilities) == (("7.0", "7.5"), ("7.5",))
         again = runtime.prepare(entry, "cuda", BuildOptions(), said.append)
         assert (again.digest, again.fresh) == (prepared.digest, False)
@@ -70,8 +70,8 @@ def test_an_image_whose_code_cannot_be_read_is_built_all_the_same(tmp_path: Path
     said: list[str] = []
     prepared = DockerRuntime().prepare(entry, "cuda", BuildOptions(), said.append)
     try:
-        assert said[-1].startswith("what its GPU code runs on could not be read; stack.yaml's lists stand")
+        assert said[-1].startswith("cannot read what its GPU code runs on; the lists in stack.yaml are used")
         assert "org.orch.native" not in engine.client.images.get(prepared.location).labels
-        assert as_built(entry) is entry
+        assert apply_gpu_code(entry) is entry
     finally:
         engine.client.images.remove(prepared.location)

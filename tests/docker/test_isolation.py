@@ -18,12 +18,13 @@ from PIL import Image
 from orchestrator import Predictions
 from orchestrator.catalog.loader import load_catalog
 from orchestrator.errors import BuildError
+from orchestrator.hardware.gpu_code import LABEL
 from orchestrator.paths import RunPaths, worker_cache_folder
 from orchestrator.plan.options import RunOptions
-from orchestrator.runtimes.base import BuildOptions, make_runtime
+from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.docker import runtime as docker_runtime
-from orchestrator.runtimes.docker.build import LABEL
 from orchestrator.runtimes.mounts import GUEST_SOURCES
+from orchestrator.runtimes.registry import get_runtime
 from orchestrator.system.container_engine import connect
 from orchestrator.system.display import SilentDisplay
 from orchestrator.workflows.run import run_model
@@ -177,7 +178,7 @@ def test_containers_an_orch_that_was_killed_left_behind_are_reaped(images: Path,
 
 def test_nothing_is_rebuilt_when_nothing_changed_and_an_edited_predictor_is(tmp_path: Path) -> None:
     shutil.copytree(STACKS / "faulty", tmp_path / "faulty")
-    runtime, lines = make_runtime("docker"), list[str]()
+    runtime, lines = get_runtime("docker"), list[str]()
 
     def build() -> Any:
         return runtime.prepare(load_catalog([tmp_path]).stacks["faulty"], "cpu", BuildOptions(), lines.append)
@@ -204,7 +205,7 @@ def test_upstream_code_is_in_the_image_where_the_predictor_is_told(
     with (tmp_path / "faulty" / "stack.yaml").open("a") as spec:
         source = {"url": upstream.url, "commit": upstream.commit, "folders": ["net"]}
         spec.write(f"sources: {json.dumps({'up': source})}\n")
-    stack, runtime = load_catalog([tmp_path]).stacks["faulty"], make_runtime("docker")
+    stack, runtime = load_catalog([tmp_path]).stacks["faulty"], get_runtime("docker")
     built = runtime.prepare(stack, "cpu", BuildOptions(), lambda line: None)
     seen = GUEST_SOURCES / "up" / "net" / "model.py"
     command = ["cat", str(seen)]
@@ -218,7 +219,7 @@ def test_a_build_that_fails_shows_the_logs_tail(tmp_path: Path) -> None:
         dockerfile.write("RUN echo the reason it failed && false\n")
     stack = load_catalog([tmp_path]).stacks["faulty"]
     with pytest.raises(BuildError) as caught:
-        make_runtime("docker").prepare(stack, "cpu", BuildOptions(), lambda line: None)
+        get_runtime("docker").prepare(stack, "cpu", BuildOptions(), lambda line: None)
     assert caught.value.why is not None
     assert "the reason it failed" in caught.value.why
     assert caught.value.log is not None

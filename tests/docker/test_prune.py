@@ -10,12 +10,14 @@ from uuid import uuid4
 import pytest
 
 from orchestrator.catalog.loader import load_catalog
-from orchestrator.runtimes.base import BuildOptions, Prepared, make_runtime
-from orchestrator.runtimes.docker.build import LABEL
+from orchestrator.hardware.gpu_code import LABEL
+from orchestrator.runtimes.base import BuildOptions, Prepared
+from orchestrator.runtimes.registry import get_runtime
 from orchestrator.system.container_engine import connect
 from orchestrator.system.display import SilentDisplay
 from orchestrator.workflows.prune.engine import engine_leftovers
-from orchestrator.workflows.prune.leftovers import Leftover, Scope, prune
+from orchestrator.workflows.prune.leftovers import Leftover, Scope
+from orchestrator.workflows.prune.prune import remove_leftovers
 from tests.unit.stack_samples import stack_document, write_stack
 
 pytestmark = [pytest.mark.docker, pytest.mark.usefixtures("orch_home")]
@@ -30,7 +32,7 @@ class Own:
 
     def build(self) -> Prepared:
         stack = load_catalog([self.folder]).stacks[self.name]
-        return make_runtime("docker").prepare(stack, "cpu", BuildOptions(), SilentDisplay().detail)
+        return get_runtime("docker").prepare(stack, "cpu", BuildOptions(), SilentDisplay().detail)
 
     def edit(self) -> None:
         with (self.folder / "predictor.py").open("a") as predictor:
@@ -74,10 +76,10 @@ def test_an_older_image_goes_once_nothing_uses_it_and_the_current_one_stays(own:
     finally:
         sleeper.remove(force=True)
     assert own.names() == {old.location}
-    assert [one.name for one in prune(own.leftovers()).removed] == [old.location]
+    assert [one.name for one in remove_leftovers(own.leftovers()).removed] == [old.location]
     assert own.names() == set()
     assert own.names(everything=True) == {new.location}
-    assert [one.name for one in prune(own.leftovers(everything=True)).removed] == [new.location]
+    assert [one.name for one in remove_leftovers(own.leftovers(everything=True)).removed] == [new.location]
     assert not connect().client.images.list(f"orch/{own.name}"), "a name of it is left"
 
 
@@ -87,7 +89,7 @@ def test_an_image_that_came_into_use_meanwhile_stays(own: Own) -> None:
     (leftover,) = own.leftovers()
     sleeper = container(old.location)
     try:
-        ((_, reason),) = prune([leftover]).kept
+        ((_, reason),) = remove_leftovers([leftover]).kept
         assert "container" in reason
     finally:
         sleeper.remove(force=True)
@@ -99,7 +101,7 @@ def test_images_built_on_another_base_are_current(own: Own) -> None:
     try:
         stack = load_catalog([own.folder]).stacks[own.name]
         options = BuildOptions(base_image=f"prune-test-base:{own.name}")
-        other = make_runtime("docker").prepare(stack, "cpu", options, SilentDisplay().detail)
+        other = get_runtime("docker").prepare(stack, "cpu", options, SilentDisplay().detail)
         assert other.location != base.location
         assert own.names() == set()
     finally:
@@ -130,7 +132,7 @@ def test_containers_of_runs_go_when_they_have_ended_for_a_while(own: Own, monkey
         assert own.names() == set(), "it ended just now: its run may still read it"
         monkeypatch.setattr("orchestrator.workflows.prune.engine.SETTLED_SECONDS", -60)
         assert own.names() == {ended.name}
-        assert len(prune(own.leftovers()).removed) == 1
+        assert len(remove_leftovers(own.leftovers()).removed) == 1
         assert own.names() == set()
         assert {one.id for one in connect().client.containers.list(all=True)} >= {running.id, foreign.id}
     finally:

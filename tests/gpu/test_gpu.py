@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import Predictions
-from orchestrator.hardware import gpus
+from orchestrator.hardware import detect_machine
 from orchestrator.workflows.demo.photographs import fetch_photographs
 from tests.conformance.conftest import RUNTIMES, Orch
 
@@ -47,7 +47,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_gpu_is_named_with_what_choosing_a_variant_needs() -> None:
-    for gpu in gpus():
+    for gpu in detect_machine().usable_gpus():
         print(gpu)
         assert gpu.uuid.startswith(("GPU-", "MIG-"))
         assert gpu.memory > 0
@@ -72,11 +72,12 @@ def test_a_model_runs_on_the_gpu(
     assert summary["images"] == len(list(photographs.iterdir()))
     assert Predictions.load(out / "predictions.npz").meta["device"] == "cuda"
     rate = summary["images"] / summary["seconds"]["dispatch"]
-    print(f"{name}, {where}, {gpus()[0].name}: {rate:.2f} images/s with the worker's start, {summary['versions']}")
+    gpu = detect_machine().gpus[0]
+    print(f"{name}, {where}, {gpu.name}: {rate:.2f} images/s with the worker's start, {summary['versions']}")
 
 
 def test_binaries_without_code_for_the_gpu_are_refused_before_anything_is_fetched(orch: Orch) -> None:
-    if float(gpus()[0].capability) < 8:
+    if float(detect_machine().gpus[0].capability) < 8:
         pytest.skip("cu102 has code for this GPU")
     refused = orch("build", "fformer", "--variant", "cu102", "--device", "cuda", expect=4)
     assert "compute capability" in refused.stderr

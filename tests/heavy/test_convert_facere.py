@@ -19,7 +19,7 @@ from orchestrator.catalog.loader import StackEntry, load_catalog
 from orchestrator.catalog.weights import weights_state
 from orchestrator.errors import UsageError
 from orchestrator.paths import weights_folder
-from orchestrator.runtimes.venv import cached_environment
+from orchestrator.runtimes.environments import ensure_environment
 from orchestrator.system.display import SilentDisplay
 from orchestrator.workflows.convert import LOCK_NAME, PYTHONS, ConvertOptions, convert_checkpoint
 
@@ -78,7 +78,7 @@ def stack(_home: None) -> StackEntry:
 def python(stack: StackEntry) -> Path:
     """The environment's interpreter."""
     name = f"{stack.name}-convert"
-    return cached_environment(name, stack.folder / LOCK_NAME, PYTHONS, lambda line: None)[0] / "bin" / "python"
+    return ensure_environment(name, stack.folder / LOCK_NAME, PYTHONS, lambda line: None)[0] / "bin" / "python"
 
 
 def run(python: Path, code: str, *arguments: object) -> str:

@@ -1,4 +1,4 @@
-"""`python -m orchestrator.dispatch.shared.task RUN`: one worker task of a run that several machines share.
+"""`python -m orchestrator.dispatch.shared.task RUN`: one of the tasks that share a run.
 
 A task may be stopped, started again, or run twice at the same time.
 
@@ -30,12 +30,13 @@ from orchestrator.dispatch.shared.task_records import TaskRecord, find_abandoned
 from orchestrator.dispatch.shared.work_file import RecordedWork, read_work_file, record_variant
 from orchestrator.dispatch.slots import OwnedSlots, assign_devices
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError
-from orchestrator.hardware import Gpu, choose_variant, cores, gpus_for
-from orchestrator.hardware.gpu_code import as_built
+from orchestrator.hardware import Gpu, cores, gpus_for
 from orchestrator.paths import RunPaths, TaskPaths
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.request import AUTO
-from orchestrator.runtimes.base import Runtime, choose_runtime
+from orchestrator.runtimes.base import Runtime
+from orchestrator.runtimes.built import select_variant
+from orchestrator.runtimes.registry import choose_runtime
 from orchestrator.system.display import Display, PlainDisplay
 from orchestrator.system.signals import call_on_signal, raise_on_sigterm
 
@@ -103,7 +104,7 @@ def _prepare(paths: TaskPaths, work: RecordedWork, claims: Claims, display: Disp
     request, stack = work.request, work.entry.stack
     present = gpus_for(stack, request.device, request.variant)
     for gpu in present:  # each one: the cluster gave all of them to this task
-        choose_variant(as_built(stack), request.variant, request.device, [gpu], work.entry.spec.gpu_memory)
+        select_variant(stack, request.variant, request.device, [gpu], work.entry.spec.gpu_memory)
     runtime = choose_runtime(request.runtime)[0]
     plan = work.make_plan(runtime.prepare(stack, request.variant, work.build, display.detail))
     if plan.digest() != work.plan:
@@ -123,8 +124,7 @@ def _select_for_all(paths: TaskPaths, display: Display) -> None:
         return
     stack, device = work.entry.stack, None if work.request.device == AUTO else work.request.device
     present = gpus_for(stack, device)
-    built = as_built(stack) if present else stack
-    choice = choose_variant(built, None, device, present[:1], work.entry.spec.gpu_memory)
+    choice = select_variant(stack, None, device, present[:1], work.entry.spec.gpu_memory)
     request = replace(work.request, variant=choice.variant, device=choice.device)
     prepared = choose_runtime(request.runtime)[0].prepare(stack, choice.variant, work.build, display.detail)
     plan = replace(work, request=request).make_plan(prepared)
@@ -168,7 +168,7 @@ def _devices_of_workers(ready: _ReadyTask) -> tuple[tuple[str, ...], int]:
 
 
 def _worker_label(plan: Plan, task: str) -> str:
-    """Return the label by which a runtime finds this attempt's workers: a node may have other tasks of the run."""
+    """Return the label of this attempt's workers. A node may have other tasks of the same run."""
     return f"{plan.run_id()}-{task}"
 
 

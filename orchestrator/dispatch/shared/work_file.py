@@ -12,9 +12,9 @@ from orchestrator import __version__
 from orchestrator.catalog.loader import ModelEntry, StackEntry, read_stack
 from orchestrator.catalog.weights import Stored
 from orchestrator.errors import RunError
-from orchestrator.hardware import Choice
+from orchestrator.hardware import Selection
 from orchestrator.inputs.collect import InputSet
-from orchestrator.inputs.folders import Ignored
+from orchestrator.inputs.folders import SkippedFile
 from orchestrator.inputs.manifest import open_inputs
 from orchestrator.paths import RunPaths
 from orchestrator.plan.plan import Plan
@@ -122,7 +122,7 @@ def _parse(paths: RunPaths, run: Mapping[str, Any], work: Mapping[str, Any]) -> 
     inputs = InputSet(
         open_inputs(paths.inputs, run["resolved"]["inputs"]["digest"]),
         tuple(Path(root) for root in run["roots"]),
-        tuple(Ignored(**ignored) for ignored in run["ignored"]),
+        tuple(SkippedFile(**skipped) for skipped in run["ignored"]),
     )
     return RecordedWork(
         ModelEntry(request.model, stack.spec.models[request.model], stack),
@@ -140,7 +140,7 @@ def _parse(paths: RunPaths, run: Mapping[str, Any], work: Mapping[str, Any]) -> 
     )
 
 
-def record_variant(paths: RunPaths, plan: Plan, choice: Choice, gpus: list[dict[str, Any]]) -> None:
+def record_variant(paths: RunPaths, plan: Plan, choice: Selection, gpus: list[dict[str, Any]]) -> None:
     """Complete run.json with the variant that was selected on a node."""
     earlier = json.loads(paths.run_json.read_text(encoding="utf-8"))
     notes = {key: value for key, value in earlier.items() if key not in run_document(plan, {})}

@@ -1,4 +1,4 @@
-"""The Slurm executor: one job array whose tasks take shards of the run directory on the shared file system."""
+"""The Slurm executor: a job array whose tasks share a run directory on a shared file system."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from orchestrator.dispatch.slurm import commands
 from orchestrator.dispatch.slurm.array_task import read_array_task
 from orchestrator.dispatch.slurm.settings import ArrayJob, SlurmSettings, make_job_script
 from orchestrator.errors import MachineError, UsageError
-from orchestrator.hardware import Choice, Gpu, choose_variant
-from orchestrator.hardware.devices import kind
+from orchestrator.hardware import Gpu, Selection, choose_variant
+from orchestrator.hardware.devices import device_kind
 from orchestrator.paths import RunPaths, home
 from orchestrator.plan.request import AUTO
 from orchestrator.plan.shards import missing_shards
@@ -41,16 +41,16 @@ class SlurmExecutor:
         """The cluster is reached through this object too."""
         return self
 
-    def select(self, entry: ModelEntry, variant: str | None, device: str | None) -> tuple[Choice, tuple[Gpu, ...]]:
+    def select(self, entry: ModelEntry, variant: str | None, device: str | None) -> tuple[Selection, tuple[Gpu, ...]]:
         """Select what a login node can: it does not see the nodes' GPUs. Raises UsageError, MachineError."""
-        if device is not None and device != kind(device):
+        if device is not None and device != device_kind(device):
             raise UsageError(f"--device {device}: Slurm assigns the GPUs", hint="--device cuda, or no --device")
         gpu_variants = [name for name, spec in entry.stack.spec.variants.items() if spec.device == "cuda"]
         if device in (None, "cuda"):
             if variant is not None and variant in gpu_variants:
-                return Choice(variant, "cuda", "asked for; checked on the nodes"), ()
+                return Selection(variant, "cuda", "asked for; checked on the nodes"), ()
             if variant is None and gpu_variants:
-                return Choice(AUTO, device or AUTO, "chosen by the first task, on its node"), ()
+                return Selection(AUTO, device or AUTO, "chosen by the first task, on its node"), ()
         return choose_variant(entry.stack, variant, device, ()), ()
 
     def execute(self, work: Work, display: Display) -> Outcome:

@@ -1,73 +1,103 @@
-"""Image archives of the docker runtime: written for other machines, loaded where there is one instead of building."""
+"""Images as `docker save` archives, named by their content, for machines that build nothing."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import gzip
+import os
+import tempfile
 from pathlib import Path
 
-from orchestrator.errors import MachineError, UsageError
+from orchestrator.errors import MachineError
 from orchestrator.hardware.gpu_code import LABEL
 from orchestrator.paths import images_folder
-from orchestrator.runtimes.base import BuildOptions, Prepared
-from orchestrator.runtimes.build_inputs import BuildInputs, build_inputs
-from orchestrator.runtimes.docker.build import ensure_image, image_id, image_tag, point_alias, with_default_base
-from orchestrator.runtimes.docker.image_archives import (
-    archive_in,
-    find_archive,
-    load_archive,
-    machine_lock,
-    write_archive,
-)
-from orchestrator.system.container_engine import Engine, connect
+from orchestrator.runtimes.base import BuildOptions
+from orchestrator.runtimes.build_inputs import BuildInputs
+from orchestrator.runtimes.docker.build import ensure_image, inspect_image, point_alias
+from orchestrator.system.container_engine import Engine
 from orchestrator.system.display import Report
+from orchestrator.system.files import replace_file
 from orchestrator.system.locks import hold_lock
 
+_GZIP_LEVEL = 1
+"""Higher levels take far longer for little. zstd is not in the standard library before Python 3.14."""
+_BLOCK_BYTES = 1 << 20
 
-def loaded_from_archive(engine: Engine, inputs: BuildInputs, report: Report) -> str | None:
-    """The id of the image, loaded from its archive if there is one: once per machine, however many workers ask.
+
+def find_archive(inputs: BuildInputs) -> Path | None:
+    """Return the archive of an image in the folder of images; None where it is missing."""
+    path = _archive_in(images_folder(), inputs)
+    return path if path.is_file() else None
+
+
+def ensure_archive(
+    engine: Engine, inputs: BuildInputs, options: BuildOptions, report: Report, folder: Path | None = None
+) -> Path:
+    """Return the archive of the image in `folder` (None: the folder of images), written unless it exists.
+
+    Raises BuildError, MachineError.
+    """
+    path = _archive_in(folder or images_folder(), inputs)
+    if not path.is_file() or options.rebuild:
+        image, _, _ = ensure_image(engine, inputs, options, report)
+        report(f"writing {path}")
+        _write_archive(engine, image, inputs.image_tag, path)
+    return path
+
+
+def ensure_loaded(engine: Engine, inputs: BuildInputs, report: Report) -> str | None:
+    """Return the id of the image, loaded from its archive once per machine; None without an archive.
 
     Raises MachineError for an archive that cannot be read or holds another image.
     """
     archive = find_archive(inputs)
     if archive is None:
         return None
-    tag = image_tag(inputs)
-    with hold_lock(machine_lock(f"load-{inputs.identity}"), wait=True):
-        if (found := image_id(engine, tag)) is not None:
-            return found
+    tag = inputs.image_tag
+    with hold_lock(_machine_lock(f"load-{inputs.identity}"), wait=True):
+        image = inspect_image(engine, tag)
+        if image is not None:
+            return image.id
         report(f"loading {archive}")
-        load_archive(engine, archive)
-        found = image_id(engine, tag)
-        labels = {} if found is None else engine.client.images.get(found).labels
-    if labels.get(f"{LABEL}.identity") != inputs.identity:
+        _load_archive(engine, archive)
+        image = inspect_image(engine, tag)
+    identity = None if image is None else image.labels.get(f"{LABEL}.identity")
+    if image is None or identity != inputs.identity:
         raise MachineError(
             f"{archive} does not hold the image {tag}",
-            why=f"it is labelled {labels.get(f'{LABEL}.identity')}" if labels else "no image of that name came out",
+            why="it holds no image of that name" if identity is None else f"it is labelled {identity}",
             hint=f"remove it, and write it again: orch build {inputs.stack} --variant {inputs.variant} --archive",
         )
-    assert found is not None
-    point_alias(engine, inputs, found)
-    return found
+    point_alias(engine, inputs, image.id)
+    return image.id
 
 
-def ensure_archive(
-    engine: Engine, inputs: BuildInputs, options: BuildOptions, report: Report, folder: Path | None = None
-) -> Path:
-    """The archive of the image in `folder` (None: where all are looked for), written unless it is there.
-
-    Raises BuildError, MachineError.
-    """
-    path = archive_in(folder or images_folder(), inputs)
-    if not path.is_file() or options.rebuild:
-        image, _, _ = ensure_image(engine, inputs, options, report)
-        report(f"writing {path}")
-        write_archive(engine, image, image_tag(inputs), path)
-    return path
+def _archive_in(folder: Path, inputs: BuildInputs) -> Path:
+    return folder / f"{inputs.file_stem}.tar.gz"
 
 
-def archived(prepared: Prepared, options: BuildOptions, report: Report, folder: Path | None) -> Path:
-    """The archive of what the docker runtime prepared. Raises UsageError for another runtime, MachineError."""
-    if prepared.runtime != "docker":
-        raise UsageError(f"the runtime {prepared.runtime} makes no images to archive", hint="--runtime docker")
-    inputs = build_inputs(prepared.stack, prepared.variant, with_default_base(options))
-    return ensure_archive(connect(), inputs, replace(options, rebuild=False), report, folder)
+def _machine_lock(name: str) -> Path:
+    """Return a lock of this user on this machine; the home folder may be shared with other machines."""
+    return Path(tempfile.gettempdir()) / f"orch-{os.getuid()}" / f"{name}.lock"
+
+
+def _write_archive(engine: Engine, image: str, tag: str, path: Path) -> None:
+    """Save an image under its name into the file `path`, in one step. Raises MachineError."""
+    import docker.errors
+
+    try:
+        with replace_file(path) as stream, gzip.GzipFile("", "wb", _GZIP_LEVEL, stream, mtime=0) as packed:
+            for block in engine.client.images.get(image).save(_BLOCK_BYTES, named=tag):
+                packed.write(block)
+    except (docker.errors.DockerException, OSError) as error:
+        raise MachineError(f"cannot write the archive {path}", why=str(error)) from error
+
+
+def _load_archive(engine: Engine, path: Path) -> None:
+    """Load an archive's image into the engine. Raises MachineError."""
+    import docker.errors
+
+    try:
+        with path.open("rb") as stream:
+            engine.client.images.load(stream)
+    except (docker.errors.DockerException, OSError) as error:
+        raise MachineError(f"cannot load the archive {path}", why=str(error), hint="remove it") from error

@@ -1,4 +1,4 @@
-"""How an engine gives a container one GPU: CDI, else --gpus, else the nvidia runtime; by what the engine reports."""
+"""How an engine gives a container one GPU: CDI, else --gpus, else the nvidia runtime."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import yaml
 
 from orchestrator.errors import MachineError
+from orchestrator.system.container_engine import Engine
 
-if TYPE_CHECKING:
-    from orchestrator.system.container_engine import Engine
-
-Way = Literal["CDI", "--gpus", "nvidia runtime"]
+Method = Literal["CDI", "--gpus", "nvidia runtime"]
 KIND = "nvidia.com/gpu"
 HOOK = "nvidia-container-runtime-hook"
-"""An engine that finds this command when it starts knows --gpus; it says so nowhere."""
+"""An engine that finds this command when it starts supports --gpus; it does not report that."""
 DOCKER_HINT = (
     "install nvidia-container-toolkit, then: sudo nvidia-ctk runtime configure --runtime=docker, and restart the "
     "engine; or --runtime venv"
@@ -26,26 +26,26 @@ PODMAN_HINT = "sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml; or --
 
 
 @dataclass(frozen=True)
-class Wiring:
-    """What is known of how GPUs get into an engine's containers. A pure value."""
+class GpuAccess:
+    """What is known of how an engine gives GPUs to containers. A pure value."""
 
     podman: bool = False
     cdi: tuple[str, ...] = ()
     """Names of its CDI devices of the kind nvidia.com/gpu: indices, UUIDs, "all"."""
     hook: bool | None = False
-    """Whether the engine finds NVIDIA's hook; None: it runs elsewhere, so nobody here can tell."""
+    """Whether the engine finds NVIDIA's hook; None: not known, as the engine runs elsewhere."""
     runtime: bool = False
     """Whether a runtime called nvidia is registered."""
     wsl2: bool = False
 
-    def way(self) -> Way:
-        """The way that is taken. Raises MachineError where there is none."""
+    def method(self) -> Method:
+        """Return the method to use. Raises MachineError where there is none."""
         if self.cdi:
             return "CDI"
         if self.podman:  # it ignores device requests silently: the worker would run without a GPU
             raise MachineError(
                 "Podman gives its containers no GPU",
-                why=f"it knows no CDI device {KIND}, and it ignores every other way silently",
+                why=f"it has no CDI device {KIND}, and it silently ignores every other method",
                 hint=PODMAN_HINT,
             )
         if self.hook or (self.hook is None and not self.runtime):
@@ -54,14 +54,14 @@ class Wiring:
             return "nvidia runtime"
         raise MachineError(
             "the engine gives its containers no GPU",
-            why=f"it knows no CDI device {KIND}, has no {HOOK} and no runtime called nvidia",
+            why=f"it has no CDI device {KIND}, no {HOOK} and no runtime called nvidia",
             hint=DOCKER_HINT,
         )
 
 
 @dataclass(frozen=True)
 class GpuSettings:
-    """What of a container's settings shows it one GPU, or none."""
+    """The settings of a container that give it one GPU, or none."""
 
     device_requests: tuple[Mapping[str, Any], ...] = ()
     runtime: str | None = None
@@ -72,30 +72,30 @@ class GpuSettings:
 NONE = {"NVIDIA_VISIBLE_DEVICES": "void"}
 
 
-def gpu_settings(wiring: Wiring, device: str) -> GpuSettings:
-    """The settings that show a container `device`, as WorkerSpec.device names it, and no other GPU.
+def gpu_settings(access: GpuAccess, device: str) -> GpuSettings:
+    """Return the settings that give a container `device`, as WorkerSpec names it, and no other GPU.
 
-    Raises MachineError where the engine has no way of doing so.
+    Raises MachineError where the engine cannot do that.
     """
     kind, _, name = device.partition(":")
     if kind == "cpu":
         return GpuSettings(environment=NONE)
-    way = wiring.way()
-    if way == "CDI":
-        shown, narrowed = _cdi_device(wiring.cdi, name)
+    method = access.method()
+    if method == "CDI":
+        shown, narrowed = _cdi_device(access.cdi, name)
         request = {"driver": "cdi", "device_ids": [f"{KIND}={shown}"]}
         return GpuSettings((request,), environment={**NONE, **narrowed})
     narrowed = {}
-    if wiring.wsl2:  # where only all GPUs can be had: CUDA itself leaves the others out
+    if access.wsl2:  # which gives containers all GPUs or none: CUDA itself hides the others
         name, narrowed = "all", {"CUDA_VISIBLE_DEVICES": name or "0"}
-    if way == "nvidia runtime":
+    if method == "nvidia runtime":
         return GpuSettings(runtime="nvidia", environment={"NVIDIA_VISIBLE_DEVICES": name or "0", **narrowed})
     chosen: dict[str, Any] = {"device_ids": [name]} if name and name != "all" else {"count": -1 if name else 1}
     return GpuSettings(({**chosen, "capabilities": [["gpu"]]},), environment=narrowed)
 
 
 def _cdi_device(names: tuple[str, ...], wanted: str) -> tuple[str, dict[str, str]]:
-    """The CDI device to ask for, and what keeps CUDA to the GPU wanted where only all can be asked for."""
+    """Return the CDI device to request, and variables that limit CUDA to one GPU where it means all."""
     single = [name for name in names if name != "all"]
     if not wanted:
         return (single or ["all"])[0], {}
@@ -110,10 +110,10 @@ def _cdi_device(names: tuple[str, ...], wanted: str) -> tuple[str, dict[str, str
     )
 
 
-def wiring_of(engine: Engine) -> Wiring:
-    """What an engine reports, and where it runs on this machine, what is installed here."""
+def detect_gpu_access(engine: Engine) -> GpuAccess:
+    """Return what the engine reports, and, where it runs on this machine, what is installed here."""
     info = engine.info
-    # Docker Desktop's engine has a machine of its own behind its socket.
+    # Docker Desktop's engine runs in a virtual machine behind its socket.
     local = engine.url.startswith("unix://") and info.get("OperatingSystem") != "Docker Desktop"
     listed = info.get("DiscoveredDevices")
     folders = info.get("CDISpecDirs") or (["/etc/cdi", "/var/run/cdi"] if engine.is_podman else [])
@@ -123,7 +123,7 @@ def wiring_of(engine: Engine) -> Wiring:
         names = tuple(one.removeprefix(f"{KIND}=") for one in ids if one.startswith(f"{KIND}="))
     elif local:
         names = tuple(dict.fromkeys(name for folder in folders for name in cdi_names(Path(folder))))
-    return Wiring(
+    return GpuAccess(
         podman=engine.is_podman,
         cdi=names,
         hook=shutil.which(HOOK) is not None if local else None,
@@ -133,9 +133,7 @@ def wiring_of(engine: Engine) -> Wiring:
 
 
 def cdi_names(folder: Path) -> Iterator[str]:
-    """The devices of kind nvidia.com/gpu that a folder of CDI specifications describes."""
-    import yaml
-
+    """Yield the devices of kind nvidia.com/gpu that a folder of CDI specifications describes."""
     for file in sorted((*folder.glob("*.yaml"), *folder.glob("*.yml"), *folder.glob("*.json"))):
         try:
             text = file.read_text(encoding="utf-8")

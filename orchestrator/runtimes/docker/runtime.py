@@ -1,4 +1,4 @@
-"""The docker runtime: hardened containers through the engine's API. Podman's service socket works as well."""
+"""The docker runtime: hardened containers through the engine's API, Docker's or Podman's."""
 
 from __future__ import annotations
 
@@ -6,18 +6,29 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from orchestrator.catalog.loader import StackEntry
 from orchestrator.errors import MachineError
-from orchestrator.hardware.gpu_code import LABEL
-from orchestrator.runtimes.base import BuildOptions, Exit, Prepared, WorkerSpec, worker_environment
-from orchestrator.runtimes.build_inputs import build_inputs
-from orchestrator.runtimes.docker.archive import loaded_from_archive
-from orchestrator.runtimes.docker.build import ensure_image, image_id, image_tag, with_default_base
-from orchestrator.runtimes.docker.gpu_access import GpuSettings, gpu_settings, wiring_of
+from orchestrator.hardware.gpu_code import LABEL, GpuCode, read_labels
+from orchestrator.runtimes.base import (
+    BuildOptions,
+    Exit,
+    Finding,
+    Location,
+    Prepared,
+    Runtime,
+    WorkerSpec,
+    worker_environment,
+)
+from orchestrator.runtimes.build_inputs import image_inputs
+from orchestrator.runtimes.docker.archive import ensure_archive, ensure_loaded
+from orchestrator.runtimes.docker.build import ensure_image, inspect_image
+from orchestrator.runtimes.docker.findings import examine_engine
+from orchestrator.runtimes.docker.gpu_access import GpuSettings, detect_gpu_access, gpu_settings
 from orchestrator.runtimes.guest_contract import JOB_NAME, GuestPaths
 from orchestrator.runtimes.mounts import GUEST, GUEST_HOME, bound_folders, image_paths
 from orchestrator.system.container_engine import Engine, connect
@@ -29,19 +40,21 @@ SHM_SIZE = "1g"
 TMP_SIZE = "2g"
 NOFILE = 16384
 NAMES = {"USER": "orch", "LOGNAME": "orch"}
-"""A user without an entry in /etc/passwd needs a name all the same: getpass and matplotlib ask for one."""
-_ATTACH_AGAIN_SECONDS = 0.5
-_GOING_ON = ("running", "created", "restarting", "paused", "unknown")
-"""States of a container that may still say something; "unknown": the engine does not answer at the moment."""
+"""A user without an entry in /etc/passwd needs a name too: getpass and matplotlib look for one."""
+BUILD_FACTOR = 1.5
+"""An estimate: beside an image's layers, a build leaves the downloaded packages in its cache."""
+_RETRY_SECONDS = 0.5
+_ALIVE = ("running", "created", "restarting", "paused", "unknown")
+"""States of a container that may still write; "unknown": the engine does not answer at the moment."""
 
 
-class DockerRuntime:
+class DockerRuntime(Runtime):
     """Workers as containers: no network, read-only root, no capabilities, the caller's user."""
 
     name = "docker"
 
-    def available(self) -> str | None:
-        """None if an engine answers, else the reason why none does."""
+    def unavailable_reason(self) -> str | None:
+        """Return why no engine answers; None where one does."""
         try:
             connect()
         except MachineError as error:
@@ -50,62 +63,81 @@ class DockerRuntime:
 
     def prepare(self, stack: StackEntry, variant: str, options: BuildOptions, report: Report) -> Prepared:
         """Build the variant's image unless the engine has it. Raises BuildError, MachineError."""
-        options = with_default_base(options)
-        inputs = build_inputs(stack, variant, options)
+        inputs = image_inputs(stack, variant, options)
         engine, started = connect(), time.monotonic()
-        digest = None if options.rebuild else loaded_from_archive(engine, inputs, report)
+        digest = None if options.rebuild else ensure_loaded(engine, inputs, report)
         fresh, seconds = False, time.monotonic() - started
         if digest is None:
             digest, fresh, seconds = ensure_image(engine, inputs, options, report)
-        return Prepared(stack, variant, self.name, inputs.identity, image_tag(inputs), digest, fresh, seconds)
+        return Prepared(stack, variant, self.name, inputs.identity, inputs.image_tag, digest, fresh, seconds)
 
-    def build_place(self, stack: StackEntry, variant: str, options: BuildOptions) -> Path | None:
-        """The engine's data root, where the engine runs on this machine and lacks the image."""
-        engine, inputs = connect(), build_inputs(stack, variant, with_default_base(options))
-        if not options.rebuild and image_id(engine, image_tag(inputs)) is not None:
-            return None
-        root = Path(engine.info.get("DockerRootDir") or "/nonexistent")
-        return root if engine.url.startswith("unix:") and root.is_dir() else None
+    def locate(self, stack: StackEntry, variant: str, options: BuildOptions) -> Location:
+        """Return the variant's image; a build fills the engine's data root, if that is on this machine."""
+        inputs = image_inputs(stack, variant, options)
+        engine, tag = connect(), inputs.image_tag
+        image = inspect_image(engine, tag)
+        fill_folder = _data_root(engine) if options.rebuild or image is None else None
+        gpu_code = None if image is None else _labelled_gpu_code(image.labels)
+        return Location(tag, inputs.identity, image is not None, fill_folder, BUILD_FACTOR, gpu_code)
 
     def guest_paths(self, prepared: Prepared, spec: WorkerSpec) -> GuestPaths:
-        """The mount points: the same in every image."""
-        del spec
+        """Return the mount points, the same in every image."""
         return image_paths(prepared)
 
     def start(self, prepared: Prepared, spec: WorkerSpec) -> DockerWorker:
         """Create and start a container. Raises MachineError."""
         engine = connect()
-        gpu = gpu_settings(wiring_of(engine), spec.device)
+        gpu = gpu_settings(detect_gpu_access(engine), spec.device)
         settings = container_settings(prepared, spec, engine.security, calling_user(), gpu)
         return DockerWorker(engine, spec, settings)
 
     def require(self, devices: Sequence[str]) -> None:
-        """Whether the engine can show workers these devices. Raises MachineError."""
+        """Raise MachineError where the engine cannot give workers these devices."""
         for device in devices:
             if device != "cpu":
-                gpu_settings(wiring_of(connect()), device)
+                gpu_settings(detect_gpu_access(connect()), device)
 
     def reap(self, run: str, jobs: Path) -> int:
-        """Remove this run's containers, found by their label."""
-        del jobs
+        """Remove this run's containers, known by their label."""
         filters = {"label": f"{LABEL}.run={run}"}
-        found: list[Any] = []
-        with contextlib.suppress(Exception):  # an engine that is away now has nothing to be reaped
-            found = connect().client.containers.list(all=True, filters=filters, ignore_removed=True)
-        for container in found:
-            _quietly(container.remove, force=True)
-        return len(found)
+        containers: list[Any] = []
+        with contextlib.suppress(Exception):  # an engine that does not answer has nothing to remove
+            containers = connect().client.containers.list(all=True, filters=filters, ignore_removed=True)
+        for container in containers:
+            _ignore_errors(container.remove, force=True)
+        return len(containers)
+
+    def findings(self, stacks: Sequence[StackEntry]) -> Iterator[Finding]:
+        """Yield what the engine is, and whether it can build images and give containers GPUs."""
+        return examine_engine()
+
+    def archive(self, prepared: Prepared, options: BuildOptions, report: Report, folder: Path | None) -> Path:
+        """Write the image into an archive unless it exists, and return its path. Raises BuildError, MachineError."""
+        inputs = image_inputs(prepared.stack, prepared.variant, options)
+        return ensure_archive(connect(), inputs, replace(options, rebuild=False), report, folder)
+
+
+def _data_root(engine: Engine) -> Path | None:
+    """Return the engine's data root; None where it is not on this machine."""
+    root = Path(engine.info.get("DockerRootDir") or "/nonexistent")
+    return root if engine.url.startswith("unix:") and root.is_dir() else None
+
+
+def _labelled_gpu_code(labels: Mapping[str, str]) -> GpuCode | None:
+    with contextlib.suppress(ValueError):
+        return read_labels(labels)
+    return None
 
 
 def calling_user() -> tuple[int, int]:
-    """User and group the files a worker leaves must belong to."""
+    """Return the user and group that the files of a worker must belong to."""
     return os.getuid(), os.getgid()
 
 
 def container_settings(
     prepared: Prepared, spec: WorkerSpec, security: tuple[str, ...], caller: tuple[int, int], gpu: GpuSettings
 ) -> dict[str, Any]:
-    """Everything the engine is asked for, as keyword arguments of containers.create. A pure value."""
+    """Return all settings of a worker's container, as keyword arguments of containers.create. A pure value."""
     environment = worker_environment(spec.threads, str(GUEST["cache"]), GUEST_HOME)
     return {
         "image": prepared.digest or prepared.location,
@@ -116,7 +148,7 @@ def container_settings(
         "mounts": mounts(spec),
         **isolation(security, caller),
         "detach": True,
-        # Events are read back through the engine's log, which other drivers may not give back.
+        # Events are read through the engine's log; other drivers may not return it.
         "log_config": {"Type": "json-file"},
         "device_requests": [dict(request) for request in gpu.device_requests],
         **({"runtime": gpu.runtime} if gpu.runtime else {}),
@@ -124,8 +156,8 @@ def container_settings(
 
 
 def isolation(security: tuple[str, ...], caller: tuple[int, int]) -> dict[str, Any]:
-    """What keeps a container from everything that is not its own, the same for all workers. A pure value."""
-    # In a rootless engine, root inside is the caller outside, and any other user is nobody's.
+    """Return the settings that isolate a container, the same for all workers. A pure value."""
+    # In a rootless engine, root inside is the caller outside; other users inside are subordinate ids outside.
     user, group = (0, 0) if "rootless" in security else caller
     return {
         "user": f"{user}:{group}",
@@ -144,7 +176,7 @@ def isolation(security: tuple[str, ...], caller: tuple[int, int]) -> dict[str, A
 
 
 def mounts(spec: WorkerSpec) -> list[dict[str, Any]]:
-    """The bind mounts of a worker; a source that is missing is an error, not a new folder of root's."""
+    """Return the bind mounts of a worker; a missing source is an error, not a new folder that root owns."""
     return [
         {"Type": "bind", "Source": str(source), "Target": str(target), "ReadOnly": read_only}
         for source, target, read_only in bound_folders(spec)
@@ -152,7 +184,7 @@ def mounts(spec: WorkerSpec) -> list[dict[str, Any]]:
 
 
 def start_container(engine: Engine, settings: dict[str, Any]) -> Any:
-    """Create and start a container. Raises MachineError; nothing is left of one that does not start."""
+    """Create and start a container. Raises MachineError after removing one that does not start."""
     import docker.errors
     from docker.types import DeviceRequest, Mount, Ulimit
 
@@ -171,13 +203,13 @@ def start_container(engine: Engine, settings: dict[str, Any]) -> Any:
         container.start()
     except (docker.errors.DockerException, OSError) as error:
         if container is not None:
-            _quietly(container.remove, force=True)
-        raise MachineError(f"the container {settings['name']} cannot be started", why=str(error)) from error
+            _ignore_errors(container.remove, force=True)
+        raise MachineError(f"cannot start the container {settings['name']}", why=str(error)) from error
     return container
 
 
 class DockerWorker:
-    """A runner in a container. Its end is what inspection says, never what a broken connection suggests."""
+    """A runner in a container. Inspection decides whether it has ended, never a broken connection."""
 
     def __init__(self, engine: Engine, spec: WorkerSpec, settings: dict[str, Any]) -> None:
         self.name = spec.name
@@ -187,40 +219,40 @@ class DockerWorker:
         self._stderr.start()
 
     def lines(self) -> Iterator[bytes]:
-        """Events; read again from the start when the connection broke while the container goes on."""
+        """Yield events; read again from the start where the connection broke while the container runs."""
         while True:
             yield from split_lines(self._stream(stdout=True, stderr=False), keep_unfinished=False)
-            if self._state() not in _GOING_ON:
+            if self._state() not in _ALIVE:
                 return
-            time.sleep(_ATTACH_AGAIN_SECONDS)
+            time.sleep(_RETRY_SECONDS)
 
     def wait(self) -> Exit:
-        """Block until inspection says that the container ended."""
+        """Block until inspection reports that the container has ended."""
         while True:
-            with contextlib.suppress(Exception):  # a connection that broke says nothing about the container
+            with contextlib.suppress(Exception):  # a broken connection says nothing about the container
                 self._container.wait(timeout=3600)
             state = self._state()
             if state == "gone":
                 return Exit(137, detail="its container was removed")
-            if state not in _GOING_ON:
+            if state not in _ALIVE:
                 self._stderr.join(timeout=5)
                 inspected = self._container.attrs["State"]
                 return Exit(
                     int(inspected["ExitCode"]), bool(inspected.get("OOMKilled")), inspected.get("Error") or None
                 )
-            time.sleep(_ATTACH_AGAIN_SECONDS)
+            time.sleep(_RETRY_SECONDS)
 
     def terminate(self) -> None:
-        """SIGTERM, passed on by the container's init."""
-        _quietly(self._container.kill, signal="SIGTERM")
+        """Send SIGTERM, which the container's init passes on."""
+        _ignore_errors(self._container.kill, signal="SIGTERM")
 
     def kill(self) -> None:
-        """SIGKILL."""
-        _quietly(self._container.kill)
+        """Send SIGKILL."""
+        _ignore_errors(self._container.kill)
 
     def close(self) -> None:
         """Remove the container."""
-        _quietly(self._container.remove, force=True)
+        _ignore_errors(self._container.remove, force=True)
 
     def _state(self) -> str:
         import docker.errors
@@ -234,10 +266,10 @@ class DockerWorker:
         return str(self._container.status)
 
     def _stream(self, *, stdout: bool, stderr: bool) -> Iterator[bytes]:
-        """One of the container's streams until it ends or breaks."""
+        """Yield blocks of one of the container's streams until it ends or breaks."""
         try:
             yield from self._container.logs(stream=True, follow=True, stdout=stdout, stderr=stderr)
-        except Exception:  # whatever broke, `wait` and inspection decide what it means
+        except Exception:  # inspection in `wait` decides what a broken stream means
             return
 
     def _copy_stderr(self) -> None:
@@ -247,7 +279,7 @@ class DockerWorker:
                 log.flush()
 
 
-def _quietly(action: Any, **arguments: Any) -> None:
-    """Do what can only fail because it is done already, or because the engine is gone."""
+def _ignore_errors(action: Any, **arguments: Any) -> None:
+    """Call what fails only where it has been done already, or where the engine does not answer."""
     with contextlib.suppress(Exception):
         action(**arguments)

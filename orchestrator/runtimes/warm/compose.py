@@ -9,7 +9,7 @@ from typing import Any
 from orchestrator.catalog import bundled as resources
 from orchestrator.catalog.loader import Catalog, StackEntry
 from orchestrator.catalog.spec import Variant, Weights
-from orchestrator.runtimes.docker.build import image_alias
+from orchestrator.runtimes.build_inputs import image_alias
 from orchestrator.runtimes.docker.runtime import isolation
 from orchestrator.runtimes.mounts import GUEST
 from orchestrator.runtimes.warm.compose_yaml import MERGE, Line, Shared, render

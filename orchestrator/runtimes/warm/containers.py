@@ -16,13 +16,14 @@ from typing import Any
 from orchestrator.catalog.loader import ModelEntry, StackEntry
 from orchestrator.catalog.weights import ensure_weights
 from orchestrator.errors import MachineError
-from orchestrator.hardware import choose_variant, gpus_for
+from orchestrator.hardware.gpu_code import LABEL
 from orchestrator.paths import home, worker_cache_folder
-from orchestrator.runtimes.base import BuildOptions, Prepared, choose_runtime
-from orchestrator.runtimes.docker.build import LABEL
-from orchestrator.runtimes.docker.gpu_access import GpuSettings, gpu_settings, wiring_of
+from orchestrator.runtimes.base import BuildOptions, Prepared
+from orchestrator.runtimes.built import select_variant
+from orchestrator.runtimes.docker.gpu_access import GpuSettings, detect_gpu_access, gpu_settings
 from orchestrator.runtimes.docker.runtime import calling_user, isolation, start_container
 from orchestrator.runtimes.mounts import GUEST
+from orchestrator.runtimes.registry import choose_runtime
 from orchestrator.runtimes.warm.compose_env import give_folder, give_spool
 from orchestrator.runtimes.warm.discover import host_path
 from orchestrator.runtimes.warm.settings import (
@@ -171,8 +172,7 @@ def up(stack: StackEntry, models: Sequence[ModelEntry], options: UpOptions, disp
     Raises UsageError, BuildError, MachineError.
     """
     runtime, _ = choose_runtime("docker")
-    present = gpus_for(stack, options.device, options.variant)
-    choice = choose_variant(stack, options.variant, options.device, present)
+    choice = select_variant(stack, options.variant, options.device)
     runtime.require(choice.devices)
     fetch_weights(stack, models, display, offline=options.build.offline)
     prepared = runtime.prepare(stack, choice.variant, options.build, display.detail)
@@ -200,7 +200,9 @@ def _ensure_serving(engine: Engine, prepared: Prepared, spec: WarmSpec, display:
     owner = calling_user() if "rootless" in engine.security else user
     give_spool(spec.spool, owner)
     give_folder(spec.cache, owner)
-    settings = warm_settings(prepared, spec, engine.security, user, gpu_settings(wiring_of(engine), spec.device))
+    settings = warm_settings(
+        prepared, spec, engine.security, user, gpu_settings(detect_gpu_access(engine), spec.device)
+    )
     earlier = _container(engine, settings["name"])
     fits = earlier is not None and _is_as_asked(earlier, settings)
     if earlier is not None and not fits:

@@ -17,7 +17,7 @@ from orchestrator.catalog.weights import Stored
 from orchestrator.errors import RuntimeUnsuitable
 from orchestrator.inputs.collect import InputSet
 from orchestrator.paths import RunPaths
-from orchestrator.runtimes.base import BuildOptions, Prepared, WorkerSpec
+from orchestrator.runtimes.base import BuildOptions, Location, Prepared, Runtime, WorkerSpec
 from orchestrator.runtimes.guest_contract import ALIVE_NAME, ALIVE_TIMEOUT, QUEUE_NAME, GuestPaths
 from orchestrator.runtimes.warm.discover import Needs, WarmWorkerFound
 from orchestrator.runtimes.warm.results import bring_back
@@ -43,7 +43,7 @@ def run_key(root: Path) -> str:
 
 
 @dataclass
-class WarmRuntime:
+class WarmRuntime(Runtime):
     """Jobs in a spool. Its name is docker's: what comes out is what containers of the same build would give."""
 
     spool: SpoolPaths
@@ -65,21 +65,12 @@ class WarmRuntime:
         """The runtime of one run, whose job folders are in the spool."""
         return cls(spool, needs, replace(paths, spooled=spool.jobs / run_key(paths.root)), look, say)
 
-    def available(self) -> str | None:
-        """Always: it is made for workers that were found."""
-        return None
-
-    def build_place(self, stack: StackEntry, variant: str, options: BuildOptions) -> None:
-        """Nothing is built."""
-        del stack, variant, options
-
-    def require(self, devices: Sequence[str]) -> None:
-        """Warm workers have theirs."""
-        del devices
+    def locate(self, stack: StackEntry, variant: str, options: BuildOptions) -> Location:
+        """Return the workers' spool: nothing is built."""
+        return Location(str(self.spool.root), self.needs.identity, is_built=True)
 
     def prepare(self, stack: StackEntry, variant: str, options: BuildOptions, report: Report) -> Prepared:
         """Nothing is built: the workers were found to be made of the same files."""
-        del options, report
         return Prepared(stack, variant, self.name, self.needs.identity, str(self.spool.root))
 
     def accept(self, inputs: InputSet, weights: Mapping[str, Stored]) -> None:
@@ -124,7 +115,6 @@ class WarmRuntime:
 
     def reap(self, run: str, jobs: Path) -> int:
         """End this run's jobs that an orch process left behind, keep what they finished; clear what nobody wants."""
-        del run, jobs
         key, found = run_key(self.paths.root), 0
         for folder in self._job_folders():
             if folder.name.startswith(f"{key}-"):

@@ -8,11 +8,10 @@ from pathlib import Path
 
 from orchestrator.catalog.loader import ModelEntry
 from orchestrator.errors import RuntimeUnsuitable
-from orchestrator.hardware import Choice
+from orchestrator.hardware import Selection
 from orchestrator.paths import RunPaths
 from orchestrator.runtimes.base import BuildOptions
-from orchestrator.runtimes.build_inputs import build_inputs
-from orchestrator.runtimes.docker.build import with_default_base
+from orchestrator.runtimes.build_inputs import image_inputs
 from orchestrator.runtimes.warm.discover import (
     Needs,
     WarmWorkerFound,
@@ -40,14 +39,14 @@ class WarmSelection:
 
 
 def select_warm(
-    entry: ModelEntry, choice: Choice, paths: RunPaths, build: BuildOptions, spool: Path | None, say: Report
+    entry: ModelEntry, choice: Selection, paths: RunPaths, build: BuildOptions, spool: Path | None, say: Report
 ) -> WarmSelection:
     """Return the warm workers for a run, from `spool` or else the first spool that has any.
 
     Raises NoWarmWorker where none of the stack is up, RuntimeUnsuitable where those that are do not fit.
     """
     containers = cache(warm_containers)
-    needs = needs_of(build_inputs(entry.stack, choice.variant, with_default_base(build)), choice.device)
+    needs = needs_of(image_inputs(entry.stack, choice.variant, build), choice.device)
     searched: list[str] = []
     reasons: list[str] = []
     for folder in spool_folders(spool, containers):

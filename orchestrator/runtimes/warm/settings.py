@@ -6,8 +6,8 @@ import json
 from pathlib import PurePosixPath
 
 from orchestrator.catalog.loader import StackEntry
+from orchestrator.hardware.gpu_code import LABEL
 from orchestrator.runtimes.base import worker_environment
-from orchestrator.runtimes.docker.build import LABEL
 from orchestrator.runtimes.docker.runtime import NAMES
 from orchestrator.runtimes.mounts import GUEST, GUEST_HOME
 

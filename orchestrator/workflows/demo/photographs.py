@@ -10,7 +10,7 @@ from pathlib import Path
 
 from orchestrator.errors import MachineError
 from orchestrator.paths import home
-from orchestrator.runtimes.venv import find_uv
+from orchestrator.runtimes.environments import find_uv
 
 LOCK = Path(__file__).parent / "pictures.lock"
 PICTURES = ("page.png", "text.png", "coffee.png", "rocket.jpg")

@@ -1,4 +1,4 @@
-"""Leftovers in the container engine, known by their labels: containers that ended, images that nothing needs now."""
+"""Leftovers in the container engine: containers that ended, images that no stack needs."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 
 from orchestrator.catalog.loader import Catalog, StackEntry
 from orchestrator.errors import MachineError, OrchError
+from orchestrator.hardware.gpu_code import LABEL
 from orchestrator.runtimes.base import BuildOptions
-from orchestrator.runtimes.build_inputs import build_inputs
-from orchestrator.runtimes.docker.build import LABEL, image_alias, with_default_base
+from orchestrator.runtimes.build_inputs import image_alias, image_inputs
 from orchestrator.system.container_engine import Engine, connect
 from orchestrator.workflows.prune.leftovers import Leftover, Scope
 
 SETTLED_SECONDS = 600
-"""A container that ended just now may still be read by the run that it belongs to."""
+"""A container that ended more recently may still be read by its run."""
 ENDED = ("exited", "dead", "created")
 
 
 @dataclass(frozen=True)
-class Image:
+class EngineImage:
     """An image as the engine lists it."""
 
     id: str
@@ -34,53 +34,53 @@ class Image:
     """Seconds since the epoch."""
 
     def label(self, name: str) -> str:
-        """Of orch's labels; empty where there is none."""
+        """Return the value of one of orch's labels; empty where it is missing."""
         return self.labels.get(f"{LABEL}.{name}", "")
 
     @property
     def names(self) -> tuple[str, str]:
-        """Those that orch gives it: the one that says its identity, and that of the variant's last."""
+        """The names that orch gives it: one with its identity, and that of the variant's latest image."""
         alias = image_alias(self.label("stack"), self.label("variant"))
         return f"{alias}-{self.label('identity')}", alias
 
     @property
     def is_ours(self) -> bool:
-        """Built by orch, and of no name but orch's: images derived from it inherit its labels, not its names."""
+        """Whether orch built it and it has no other names; derived images inherit labels, not names."""
         labelled = all(self.label(name) for name in ("stack", "variant", "identity"))
         return labelled and all(tag.removeprefix("localhost/") in self.names for tag in self.tags)
 
 
 @dataclass(frozen=True)
-class Current:
-    """A variant as it would be built now: `content` is all that goes into it but build arguments such as the base."""
+class CurrentVariant:
+    """A variant as it would be built now; `content` is the hash of its inputs without build arguments."""
 
     identity: str
     content: str
 
 
-def current_variants(catalog: Catalog) -> dict[tuple[str, str], Current]:
-    """By stack and variant; those that cannot be read are left out, and so never called old."""
-    found: dict[tuple[str, str], Current] = {}
+def current_variants(catalog: Catalog) -> dict[tuple[str, str], CurrentVariant]:
+    """Return them by stack and variant; those that cannot be read are skipped, and so never called old."""
+    current: dict[tuple[str, str], CurrentVariant] = {}
     for stack in catalog.stacks.values():
         for name in stack.spec.variants:
             try:
-                found[stack.name, name] = _current(stack, name)
+                current[stack.name, name] = _current_variant(stack, name)
             except (OrchError, OSError):
                 continue
-    return found
+    return current
 
 
-def _current(stack: StackEntry, variant: str) -> Current:
+def _current_variant(stack: StackEntry, variant: str) -> CurrentVariant:
     spec = stack.spec.variants[variant]
-    left_open = {name: "" for name, argument in spec.build_args.items() if argument.default is None}
-    inputs = build_inputs(stack, variant, with_default_base(BuildOptions(build_args=left_open)))
-    return Current(inputs.identity, inputs.content)
+    unset = {name: "" for name, argument in spec.build_args.items() if argument.default is None}
+    inputs = image_inputs(stack, variant, BuildOptions(build_args=unset))
+    return CurrentVariant(inputs.identity, inputs.content)
 
 
 def why_unneeded(
-    image: Image, catalog: Catalog, current: Mapping[tuple[str, str], Current], scope: Scope
+    image: EngineImage, catalog: Catalog, current: Mapping[tuple[str, str], CurrentVariant], scope: Scope
 ) -> str | None:
-    """Why an image of orch's can go; None where it is to stay."""
+    """Return why an image of orch can be removed; None where it must be kept."""
     stack, variant = image.label("stack"), image.label("variant")
     if not (image.is_ours and scope.covers(stack) and scope.is_old(image.made)):
         return None
@@ -92,29 +92,31 @@ def why_unneeded(
     if now is not None:
         same = now.content == image.label("content") or now.identity == image.label("identity")
         return None if same else f"an older {variant} of {stack}"
-    return f"{stack} has no variant {variant} any more" if _is_gone(catalog, stack, variant) else None
+    return f"{stack} has no variant {variant} any more" if _is_variant_removed(catalog, stack, variant) else None
 
 
-def _is_gone(catalog: Catalog, stack: str, variant: str) -> bool:
-    """Stacks that are not known here may be another --stacks folder's."""
+def _is_variant_removed(catalog: Catalog, stack: str, variant: str) -> bool:
+    """Return whether a known stack lacks the variant; unknown stacks may be in another --stacks folder."""
     return stack in catalog.stacks and variant not in catalog.stacks[stack].spec.variants
 
 
 def engine_leftovers(catalog: Catalog, scope: Scope) -> tuple[list[Leftover], list[str]]:
-    """Containers, then images; and a note where no engine answers."""
+    """Return containers, then images; and a note where no engine answers."""
     try:
         engine = connect()
     except MachineError as error:
-        return [], [f"{error.message}: images and containers were not looked for"]
+        return [], [f"{error.message}: images and containers were not searched"]
     listed = engine.client.api.containers(all=True)
-    ended = list(_ended(engine, listed, scope))
-    gone = {container["Id"] for container, _ in ended}
-    in_use = {container["ImageID"] for container in listed if container["Id"] not in gone}
+    ended = list(_ended_containers(engine, listed, scope))
+    removable = {container["Id"] for container, _ in ended}
+    in_use = {container["ImageID"] for container in listed if container["Id"] not in removable}
     images = [image for image in _images(engine) if image.id not in in_use]
     return [leftover for _, leftover in ended] + list(_old_images(engine, images, catalog, scope)), []
 
 
-def _ended(engine: Engine, listed: Sequence[Mapping[str, Any]], scope: Scope) -> Iterator[tuple[Any, Leftover]]:
+def _ended_containers(
+    engine: Engine, listed: Sequence[Mapping[str, Any]], scope: Scope
+) -> Iterator[tuple[Any, Leftover]]:
     for container in listed:
         labels = container.get("Labels") or {}
         if f"{LABEL}.run" not in labels or not scope.covers(labels.get(f"{LABEL}.stack")):
@@ -127,7 +129,7 @@ def _ended(engine: Engine, listed: Sequence[Mapping[str, Any]], scope: Scope) ->
 
 
 def _has_settled(engine: Engine, identifier: str) -> bool:
-    """Whether it ended long enough ago; False where it is gone meanwhile."""
+    """Return whether a container ended long enough ago; False where it no longer exists."""
     try:
         state = engine.client.api.inspect_container(identifier)
     except Exception:
@@ -137,13 +139,13 @@ def _has_settled(engine: Engine, identifier: str) -> bool:
     return time.time() - datetime.fromisoformat(moment[:19] + "+00:00").timestamp() > SETTLED_SECONDS
 
 
-def _images(engine: Engine) -> Iterator[Image]:
+def _images(engine: Engine) -> Iterator[EngineImage]:
     for one in engine.client.api.images(filters={"label": f"{LABEL}.identity"}):
         tags = tuple(tag for tag in one.get("RepoTags") or () if not tag.startswith("<none>"))
-        yield Image(one["Id"], tags, one.get("Labels") or {}, int(one.get("Size") or 0), float(one["Created"]))
+        yield EngineImage(one["Id"], tags, one.get("Labels") or {}, int(one.get("Size") or 0), float(one["Created"]))
 
 
-def _old_images(engine: Engine, images: Collection[Image], catalog: Catalog, scope: Scope) -> Iterator[Leftover]:
+def _old_images(engine: Engine, images: Collection[EngineImage], catalog: Catalog, scope: Scope) -> Iterator[Leftover]:
     current = current_variants(catalog)
     for image in images:
         why = why_unneeded(image, catalog, current, scope)
@@ -154,7 +156,7 @@ def _old_images(engine: Engine, images: Collection[Image], catalog: Catalog, sco
 
 
 def _remove(action: Any, *names: str) -> str | None:
-    """Never by force: what the engine says is in use stays."""
+    """Remove without force: what the engine reports as in use is kept."""
     from docker.errors import APIError, NotFound
 
     for name in names:

@@ -1,11 +1,11 @@
-"""Leftovers in orch's cache: environments and sources that no stack names now, logs, self-tests, worker caches."""
+"""Leftovers in orch's cache: environments and sources that no stack needs, logs, worker caches."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -14,8 +14,9 @@ from orchestrator.catalog.loader import Catalog, StackEntry
 from orchestrator.catalog.upstream_code import tree_folder
 from orchestrator.errors import OrchError
 from orchestrator.paths import RunPaths, build_logs_folder, environments_folder, home
-from orchestrator.runtimes.build_inputs import build_lock_of
-from orchestrator.runtimes.venv import environment_folder
+from orchestrator.runtimes.base import BuildOptions, Runtime
+from orchestrator.runtimes.environments import environment_folder
+from orchestrator.runtimes.registry import usable_runtimes
 from orchestrator.system.locks import hold_lock
 from orchestrator.workflows.convert import LOCK_NAME as CONVERT_LOCK
 from orchestrator.workflows.convert import PYTHONS as CONVERT_PYTHONS
@@ -27,7 +28,7 @@ _RUNNER = b"orch_runner"
 
 
 def file_leftovers(catalog: Catalog, scope: Scope) -> Iterator[Leftover]:
-    """All kinds, one after another."""
+    """Yield all kinds, one after another."""
     yield from _environments(catalog, scope)
     yield from _sources(catalog, scope)
     yield from _self_tests(catalog, scope)
@@ -38,14 +39,15 @@ def file_leftovers(catalog: Catalog, scope: Scope) -> Iterator[Leftover]:
 
 def _environments(catalog: Catalog, scope: Scope) -> Iterator[Leftover]:
     current, names = set[str](), dict[str, str]()
+    runtimes = usable_runtimes()
     for stack in catalog.stacks.values():
-        for name, made in _environments_of(stack):
-            names[name] = stack.name
-            current.add(made)
+        for folder in _current_environments(stack, runtimes):
+            names[folder.name.rpartition("-")[0]] = stack.name
+            current.add(folder.name)
     for folder in _children(environments_folder()):
         lock = folder.with_name(f".{folder.name.removeprefix(ASIDE)}.lock")
         if folder.name.startswith(ASIDE) and not scope.stacks:
-            yield _folder("environment", folder, "half removed", lock)
+            yield _folder("environment", folder, "partly removed", lock)
         if folder.name.startswith("."):
             continue
         name = folder.name.rpartition("-")[0]
@@ -57,16 +59,17 @@ def _environments(catalog: Catalog, scope: Scope) -> Iterator[Leftover]:
             yield _folder("environment", folder, why, lock)
 
 
-def _environments_of(stack: StackEntry) -> Iterator[tuple[str, str]]:
-    """The name without its digest, and the folder's name, of every environment that a stack may have."""
-    for variant, spec in stack.spec.variants.items():
-        name, pythons = f"{stack.name}-{variant}", (spec.python, *spec.also_python)
-        with suppress(OrchError, OSError):
-            yield name, environment_folder(name, stack.folder / spec.lock, pythons, build_lock_of(stack, variant)).name
+def _current_environments(stack: StackEntry, runtimes: Sequence[Runtime]) -> Iterator[Path]:
+    """Yield the folder of every environment that a stack may have, made or not."""
+    for variant in stack.spec.variants:
+        for runtime in runtimes:
+            with suppress(OrchError, OSError):
+                path = Path(runtime.locate(stack, variant, BuildOptions()).path)
+                if path.parent == environments_folder():
+                    yield path
     convert_lock = stack.folder / CONVERT_LOCK
     if convert_lock.is_file():
-        name = f"{stack.name}-convert"
-        yield name, environment_folder(name, convert_lock, CONVERT_PYTHONS).name
+        yield environment_folder(f"{stack.name}-convert", convert_lock, CONVERT_PYTHONS)
 
 
 def _sources(catalog: Catalog, scope: Scope) -> Iterator[Leftover]:
@@ -83,7 +86,7 @@ def _sources(catalog: Catalog, scope: Scope) -> Iterator[Leftover]:
         stack_name = next((stack for known, stack, _ in wanted if known == name), None)
         why = "--all" if scope.everything else None
         if why is None and stack_name is not None and folder.name not in current:
-            why = f"another commit of {name} than {stack_name} names"
+            why = f"another commit of {name} than the one of {stack_name}"
         if why is not None and scope.covers(stack_name) and scope.is_old(folder.stat().st_mtime):
             yield _folder("source", folder, why, home() / "locks" / f"source-{folder.name}.lock")
 
@@ -93,7 +96,7 @@ def _self_tests(catalog: Catalog, scope: Scope) -> Iterator[Leftover]:
     for folder in _children(home() / "selftest"):
         stack = next((stack for name, stack in models.items() if folder.name.startswith(name)), None)
         if scope.covers(stack) and (scope.everything or time.time() - folder.stat().st_mtime > DAY):
-            yield _folder("self-test", folder, "the next self-test makes it anew", RunPaths(folder / "run").lock)
+            yield _folder("self-test", folder, "the next self-test makes it again", RunPaths(folder / "run").lock)
 
 
 def _logs(catalog: Catalog, scope: Scope) -> Iterator[Leftover]:
@@ -114,9 +117,9 @@ def _worker_caches(catalog: Catalog, scope: Scope) -> Iterator[Leftover]:
 
 
 def _by_prefix(name: str, catalog: Catalog) -> str | None:
-    """The stack whose name, the longest that fits, a file's name begins with."""
-    fitting = [stack for stack in catalog.stacks if name.startswith(f"{stack}-")]
-    return max(fitting, key=len, default=None)
+    """Return the stack with the longest name that a file's name begins with."""
+    matching = [stack for stack in catalog.stacks if name.startswith(f"{stack}-")]
+    return max(matching, key=len, default=None)
 
 
 def _folder(kind: str, folder: Path, why: str, lock: Path) -> Leftover:
@@ -124,14 +127,14 @@ def _folder(kind: str, folder: Path, why: str, lock: Path) -> Leftover:
 
 
 def _remove_folder(folder: Path, lock: Path) -> str | None:
-    """Renamed first, so that half of it is never taken for the whole; not while somebody makes or uses it."""
+    """Rename, then remove, so that a part is never taken for the whole; return why it is kept."""
     if any(os.fsencode(f"{folder}/") in command for command in _commands()):
         return "a process uses it"
     aside = folder if folder.name.startswith(ASIDE) else folder.with_name(f"{ASIDE}{folder.name}")
     try:
-        with hold_lock(lock, wait=False) as ours:
-            if not ours:
-                return "another orch is at work on it"
+        with hold_lock(lock, wait=False) as acquired:
+            if not acquired:
+                return "another orch process is using it"
             if aside != folder:
                 shutil.rmtree(aside, ignore_errors=True)
                 folder.rename(aside)
@@ -144,7 +147,7 @@ def _remove_folder(folder: Path, lock: Path) -> str | None:
 
 
 def _remove_cache(folder: Path) -> str | None:
-    """Workers of a run that is going on write to it."""
+    """Remove a worker cache; return why not where workers are running that may write to it."""
     if any(_RUNNER in command for command in _commands()):
         return "workers are running on this machine"
     try:
@@ -163,7 +166,7 @@ def _remove_file(path: Path) -> str | None:
 
 
 def _commands() -> Iterator[bytes]:
-    """The command lines of all processes, those in containers too: on Linux they are this machine's."""
+    """Yield the command lines of all processes, on Linux those in containers too."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
             yield path.read_bytes()
@@ -174,11 +177,11 @@ def _children(folder: Path) -> list[Path]:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes on disk, each file once however many names it has."""
-    seen: dict[tuple[int, int], int] = {}
+    """Return the bytes on disk, counting a file with several names once."""
+    sizes: dict[tuple[int, int], int] = {}
     for parent, _, files in os.walk(folder):
         for name in files:
             with suppress(OSError):
                 state = os.lstat(os.path.join(parent, name))
-                seen[state.st_dev, state.st_ino] = state.st_blocks * 512
-    return sum(seen.values())
+                sizes[state.st_dev, state.st_ino] = state.st_blocks * 512
+    return sum(sizes.values())

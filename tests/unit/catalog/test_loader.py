@@ -11,6 +11,7 @@ import yaml
 
 from orchestrator.catalog.bundled import DOCKERFILES, STACKS
 from orchestrator.catalog.loader import Catalog, load_catalog, read_stack
+from orchestrator.catalog.spec import Defaults
 from orchestrator.errors import OrchError, SpecError, UsageError
 from tests.unit.stack_samples import MINIMAL, edited, model_entry, stack_document, stack_entry, write_stack
 
@@ -80,6 +81,11 @@ def test_lines_are_exact(tmp_path: Path) -> None:
     error = spec_error(tmp_path, text)
     assert error.message.startswith(f"{tmp_path}/stack.yaml:{line_of(text, 'nam: seven')}: ")
     assert f":{line_of(text, 'id: 7')}: taxonomies.two.categories.1.name: this field is missing" in str(error.why)
+
+
+def test_a_stack_that_still_has_defaults_image_size_is_read(tmp_path: Path) -> None:
+    text = edited(TEXT, WEIGHTS, "weights: {}\n    defaults: {image_size: 640, batch_size: 3}")
+    assert read_stack(write_stack(tmp_path, text)).spec.models["tiny-model"].defaults == Defaults(batch_size=3)
 
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:

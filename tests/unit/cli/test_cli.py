@@ -16,7 +16,7 @@ from orchestrator import __version__, cli
 from orchestrator.cli import main
 from orchestrator.errors import Interrupted
 from orchestrator.paths import weights_folder
-from orchestrator.workflows.doctor import Finding
+from orchestrator.runtimes.base import Finding
 from tests.unit.conftest import MakePhoto
 from tests.unit.stack_samples import MINIMAL, stack_document, write_stack
 
@@ -189,7 +189,7 @@ def test_help_and_version(capsys: Captured) -> None:
 
 def test_the_doctor_counts_problems(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     findings = [Finding("a", "ok", "b"), Finding("c", "note", "d", "e")]
-    monkeypatch.setattr("orchestrator.workflows.doctor.examine", lambda: findings)
+    monkeypatch.setattr("orchestrator.workflows.doctor.examine_machine", lambda: findings)
     assert as_json(capsys, "doctor") == {"findings": [finding.as_json() for finding in findings]}
     assert as_text(capsys, "doctor").splitlines()[2] == "c\tnote\td\te"
     findings.append(Finding("f", "problem", "g", "h"))

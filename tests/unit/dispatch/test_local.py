@@ -17,7 +17,7 @@ from orchestrator.dispatch.local import LocalExecutor, make_slots
 from orchestrator.dispatch.outcome import Outcome
 from orchestrator.dispatch.sharing import NoSharing
 from orchestrator.dispatch.slots import LeasedSlots, OwnedSlots
-from orchestrator.hardware import Gpu, Process
+from orchestrator.hardware import Gpu, GpuProcess
 from orchestrator.paths import RunPaths
 from orchestrator.plan.plan import Plan
 from orchestrator.system.display import SilentDisplay
@@ -87,7 +87,7 @@ def test_processes_on_the_gpus_are_reported_where_they_are_leased(
     monkeypatch.setattr(local, "missing_shards", lambda plan, paths: [])
     monkeypatch.setattr(local, "finish", lambda plan, paths, result: Outcome(paths, {"failed": 0}))
     begun(tmp_path, make_plan(tmp_path), job=None)
-    gpu = Gpu(0, "GPU-a", "Some GPU", 40960, "8.0", "550.54", free=1000, processes=(Process(7, 1000),))
+    gpu = Gpu(0, "GPU-a", "Some GPU", 40960, "8.0", "550.54", free=1000, processes=(GpuProcess(7, 1000),))
     display = Listening()
     LocalExecutor().execute(work(tmp_path, devices=("cuda:GPU-a",), gpus=(gpu,)), display)
     assert "process 7" in display.lines[0]

@@ -20,7 +20,7 @@ from orchestrator.dispatch.slots import (
     describe_busy_gpus,
 )
 from orchestrator.errors import MachineError
-from orchestrator.hardware import Gpu, Process
+from orchestrator.hardware import Gpu, GpuProcess
 from orchestrator.system.display import SilentDisplay
 
 GPUS = ("cuda:GPU-a", "cuda:GPU-b")
@@ -190,8 +190,8 @@ def test_workers_go_round_the_gpus(workers: int | None, per_gpu: object, expecte
 
 def test_gpus_that_other_programs_use_are_named() -> None:
     idle = Gpu(0, "GPU-a", "A100", 40960, "8.0", "550")
-    busy = Gpu(1, "GPU-b", "A100", 40960, "8.0", "550", 9000, processes=tuple(Process(pid) for pid in (7, 8, 9, 10)))
-    elsewhere = Gpu(2, "GPU-c", "A100", 40960, "8.0", "550", processes=(Process(11),))
+    busy = Gpu(1, "GPU-b", "A100", 40960, "8.0", "550", 9000, processes=tuple(GpuProcess(pid) for pid in (7, 8, 9, 10)))
+    elsewhere = Gpu(2, "GPU-c", "A100", 40960, "8.0", "550", processes=(GpuProcess(11),))
     assert describe_busy_gpus(GPUS, [idle, busy, elsewhere]) == [
         "note: cuda:GPU-b is in use by process 7, process 8, process 9 and others; 9000 of 40960 MiB are free"
     ]

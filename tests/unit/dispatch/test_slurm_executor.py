@@ -15,11 +15,12 @@ from orchestrator.dispatch.shared.work_file import WorkersPerTask, make_placehol
 from orchestrator.dispatch.slurm.executor import SlurmExecutor
 from orchestrator.dispatch.slurm.settings import SlurmSettings
 from orchestrator.errors import MachineError, UsageError
-from orchestrator.hardware import Choice
+from orchestrator.hardware import Selection
 from orchestrator.paths import RunPaths
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.request import AUTO
-from orchestrator.runtimes.base import BuildOptions, make_runtime
+from orchestrator.runtimes.base import BuildOptions
+from orchestrator.runtimes.registry import get_runtime
 from orchestrator.system.display import SilentDisplay
 from tests.unit.dispatch.slurm_samples import FakeSlurm, begun, document, make_plan
 from tests.unit.stack_samples import MINIMAL, model_entry, stack_entry
@@ -39,7 +40,7 @@ def plan(tmp_path: Path) -> Plan:
 
 def work(plan: Plan, paths: RunPaths, **options: object) -> Work:
     settings = SlurmSettings.model_validate(options)
-    return Work(plan, paths, make_runtime("venv"), paths.root / "weights", ("cpu",), settings=settings)
+    return Work(plan, paths, get_runtime("venv"), paths.root / "weights", ("cpu",), settings=settings)
 
 
 def execute(plan: Plan, paths: RunPaths, **options: object) -> bool:
@@ -126,15 +127,15 @@ def test_a_run_that_is_under_way_is_not_resumed_here(slurm: FakeSlurm, plan: Pla
 @pytest.mark.parametrize(
     ("variant", "device", "choice"),
     [
-        (None, None, Choice(AUTO, AUTO, "chosen by the first task, on its node")),
-        (None, "cuda", Choice(AUTO, "cuda", "chosen by the first task, on its node")),
-        ("gpu", None, Choice("gpu", "cuda", "asked for; checked on the nodes")),
-        ("cpu", None, Choice("cpu", "cpu", "asked for")),
-        (None, "cpu", Choice("cpu", "cpu", "--device cpu")),
+        (None, None, Selection(AUTO, AUTO, "chosen by the first task, on its node")),
+        (None, "cuda", Selection(AUTO, "cuda", "chosen by the first task, on its node")),
+        ("gpu", None, Selection("gpu", "cuda", "asked for; checked on the nodes")),
+        ("cpu", None, Selection("cpu", "cpu", "asked for")),
+        (None, "cpu", Selection("cpu", "cpu", "--device cpu")),
     ],
 )
 def test_what_only_a_node_can_tell_is_left_to_it(
-    variant: str | None, device: str | None, choice: Choice, tmp_path: Path
+    variant: str | None, device: str | None, choice: Selection, tmp_path: Path
 ) -> None:
     entry = picky_entry(tmp_path)
     assert SlurmExecutor().select(entry, variant, device) == (choice, ())

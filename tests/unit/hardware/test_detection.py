@@ -14,13 +14,13 @@ import pynvml
 import pytest
 
 from orchestrator.errors import MachineError, UsageError
-from orchestrator.hardware import Gpu, Machine, Process, cores, gpus, look, read_machine, write_machine
+from orchestrator.hardware import Gpu, GpuProcess, Machine, cores, detect_machine, read_machine, write_machine
 from orchestrator.hardware import detection as detect
 from orchestrator.hardware.detection import NO_DRIVER, engine_machine
 from orchestrator.hardware.nvml import read_nvml
-from orchestrator.hardware.platforms import in_container, jetson, platform_of
-from orchestrator.hardware.smi import parse_gpus, read_smi, with_slices
-from orchestrator.hardware.visible import visible
+from orchestrator.hardware.platforms import is_in_container, read_jetson, read_platform
+from orchestrator.hardware.smi import parse_gpus, read_smi, split_slices
+from orchestrator.hardware.visible import keep_visible
 
 A100 = Gpu(0, "GPU-a", "NVIDIA A100-SXM4-40GB", 40960, "8.0", "535.104.05", 40000)
 SLICES = tuple(
@@ -97,7 +97,7 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
 
 
 def test_nvml_tells_gpus_slices_and_processes(nvml: FakeNvml) -> None:
-    whole = replace(A100, processes=(Process(7, 3), Process(8, None)))
+    whole = replace(A100, processes=(GpuProcess(7, 3), GpuProcess(8, None)))
     assert read_nvml() == Machine((whole, *SLICES), "535.104.05", "12.2", source="NVML")
 
 
@@ -119,7 +119,7 @@ def test_mig_mode_without_slices_is_said(nvml: FakeNvml) -> None:
     assert found is not None
     assert (found.gpus, found.broken) == ((), None)
     with pytest.raises(MachineError, match="no GPU that can be used") as caught:
-        found.required()
+        found.require_gpus()
     assert "GPU 1 is in MIG mode and has no slices" in str(caught.value.why)
 
 
@@ -142,7 +142,7 @@ def test_a_driver_that_does_not_answer_is_broken_and_one_that_is_not_there_is_no
     assert (None if found is None else found.broken) == broken
     if found is not None:
         with pytest.raises(MachineError, match="the GPU driver does not answer"):
-            found.usable()
+            found.usable_gpus()
 
 
 # --- nvidia-smi
@@ -190,7 +190,7 @@ def test_nvidia_smi_without_gpus_or_a_driver_that_works(
 def test_lines_of_nvidia_smi_that_are_no_gpu_are_left_out() -> None:
     text = "1, GPU-2, Tesla K80, [N/A], [N/A], 3.7, 470.1\n\nwarning: x\n"
     assert parse_gpus(text) == (Gpu(1, "GPU-2", "Tesla K80", 0, "3.7", "470.1"),)
-    assert parse_gpus("") == with_slices((), "GPU 0: x\n  MIG 1g.5gb Device 0: (UUID: MIG-1)") == ()
+    assert parse_gpus("") == split_slices((), "GPU 0: x\n  MIG 1g.5gb Device 0: (UUID: MIG-1)") == ()
 
 
 # --- the whole machine
@@ -202,15 +202,15 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     info: dict[str, Any] = {}
     monkeypatch.setattr(detect, "read_nvml", lambda: None)
     monkeypatch.setattr(detect, "read_smi", lambda: None)
-    monkeypatch.setattr("orchestrator.system.container_engine.connect", lambda: SimpleNamespace(info=info))
+    monkeypatch.setattr("orchestrator.hardware.detection.connect", lambda: SimpleNamespace(info=info))
     for name in ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"):
         monkeypatch.delenv(name, raising=False)
     return info
 
 
 def test_a_machine_without_driver_has_no_gpus_and_says_why(bare: dict[str, Any]) -> None:
-    assert gpus() == ()
-    assert look().lacks == NO_DRIVER
+    assert detect_machine().gpus == ()
+    assert detect_machine().lacks == NO_DRIVER
     assert cores() >= 1
 
 
@@ -218,8 +218,8 @@ def test_without_a_driver_the_engines_gpus_are_taken(bare: dict[str, Any]) -> No
     bare["DiscoveredDevices"] = [
         {"Source": "cdi", "ID": f"nvidia.com/gpu={name}"} for name in ("0", "GPU-a", "GPU-b", "all")
     ] + [{"Source": "cdi", "ID": "vendor.com/other=0"}]
-    assert [gpu.device for gpu in gpus()] == ["cuda:GPU-a", "cuda:GPU-b"]
-    assert look().source == "the container engine"
+    assert [gpu.device for gpu in detect_machine().gpus] == ["cuda:GPU-a", "cuda:GPU-b"]
+    assert detect_machine().source == "the container engine"
 
 
 def test_a_runtime_alone_is_no_gpu(bare: dict[str, Any]) -> None:
@@ -230,7 +230,7 @@ def test_what_nvml_says_comes_first_and_the_variables_last(bare: Any, monkeypatc
     monkeypatch.setattr(detect, "read_nvml", lambda: Machine((A100, *SLICES), source="NVML"))
     monkeypatch.setattr(detect, "read_smi", lambda: pytest.fail("asked although NVML answered"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert gpus() == SLICES
+    assert detect_machine().gpus == SLICES
 
 
 # --- visible devices
@@ -248,7 +248,7 @@ EVERY = Machine((A100, *OTHERS))
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"])
 def test_visible_devices_leave_those_named_in_that_order(name: str, value: str, left: list[int]) -> None:
-    found = visible(EVERY, {name: value})
+    found = keep_visible(EVERY, {name: value})
     assert found.gpus == tuple(EVERY.gpus[index] for index in left)
     assert (found.lacks is None) == bool(left)
     if not left:
@@ -256,20 +256,20 @@ def test_visible_devices_leave_those_named_in_that_order(name: str, value: str, 
 
 
 def test_both_variables_are_honoured_and_all_means_all() -> None:
-    assert visible(EVERY, {}) == visible(EVERY, {"NVIDIA_VISIBLE_DEVICES": "all"}) == EVERY
-    both = visible(EVERY, {"NVIDIA_VISIBLE_DEVICES": "2,1", "CUDA_VISIBLE_DEVICES": "1"})
+    assert keep_visible(EVERY, {}) == keep_visible(EVERY, {"NVIDIA_VISIBLE_DEVICES": "all"}) == EVERY
+    both = keep_visible(EVERY, {"NVIDIA_VISIBLE_DEVICES": "2,1", "CUDA_VISIBLE_DEVICES": "1"})
     assert [gpu.index for gpu in both.gpus] == [1]
 
 
 def test_in_a_container_the_engine_has_seen_to_nvidias_variable() -> None:
     environment = {"NVIDIA_VISIBLE_DEVICES": "void", "CUDA_VISIBLE_DEVICES": "1"}
-    assert visible(EVERY, environment, in_container=True).gpus == (OTHERS[0],)
+    assert keep_visible(EVERY, environment, in_container=True).gpus == (OTHERS[0],)
 
 
 def test_slices_are_named_by_their_gpu_or_each() -> None:
     cut = Machine((A100, *SLICES))
     for value, left in [("1", SLICES), ("1:1", SLICES[1:]), ("MIG-x", SLICES[:1]), ("GPU-b", SLICES), ("1:z", ())]:
-        assert visible(cut, {"NVIDIA_VISIBLE_DEVICES": value}).gpus == left
+        assert keep_visible(cut, {"NVIDIA_VISIBLE_DEVICES": value}).gpus == left
 
 
 # --- platforms
@@ -285,9 +285,9 @@ def write(root: Path, **files: str) -> Path:
 
 def test_wsl2_is_known_by_its_kernel_and_driver_folder(tmp_path: Path) -> None:
     kernel = "Linux version 5.15.153.1-microsoft-standard-WSL2 (root@x)"
-    assert platform_of(write(tmp_path, proc__version=kernel)) == "linux"
-    assert platform_of(write(tmp_path, usr__lib__wsl__lib__libcuda="")) == "wsl2"
-    assert platform_of(write(tmp_path, proc__version="Linux version 6.1.0 (Debian)")) == "linux"
+    assert read_platform(write(tmp_path, proc__version=kernel)) == "linux"
+    assert read_platform(write(tmp_path, usr__lib__wsl__lib__libcuda="")) == "wsl2"
+    assert read_platform(write(tmp_path, proc__version="Linux version 6.1.0 (Debian)")) == "linux"
 
 
 @pytest.mark.parametrize(
@@ -301,21 +301,21 @@ def test_a_jetson_is_known_by_its_release_file(tmp_path: Path, model: str, capab
     )
     (tmp_path / "proc/device-tree").mkdir()
     (tmp_path / "proc/device-tree/model").write_text(f"{model}\0")
-    assert platform_of(tmp_path) == "jetson"
+    assert read_platform(tmp_path) == "jetson"
     gpu = Gpu(0, "0", model, 2, capability, "36.4.3")
-    assert jetson(tmp_path) == Machine((gpu,), "36.4.3", platform="jetson", model=model, source="device tree")
+    assert read_jetson(tmp_path) == Machine((gpu,), "36.4.3", platform="jetson", model=model, source="device tree")
 
 
 def test_containers_are_known_by_their_marks(tmp_path: Path) -> None:
-    assert not in_container(tmp_path)
-    assert in_container(write(tmp_path, **{"run__.containerenv": ""}))
+    assert not is_in_container(tmp_path)
+    assert is_in_container(write(tmp_path, **{"run__.containerenv": ""}))
 
 
 # --- machines in files
 
 
 def test_a_machine_is_read_as_it_was_written(tmp_path: Path) -> None:
-    machine = Machine((replace(A100, processes=(Process(1, None),)), *SLICES), "535.1", "12.2", notes=("x",))
+    machine = Machine((replace(A100, processes=(GpuProcess(1, None),)), *SLICES), "535.1", "12.2", notes=("x",))
     (tmp_path / "machine.json").write_text(write_machine(machine))
     assert read_machine(tmp_path / "machine.json") == machine
 

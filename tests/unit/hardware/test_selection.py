@@ -11,7 +11,7 @@ import pytest
 from orchestrator.catalog.loader import StackEntry
 from orchestrator.catalog.spec import Variant
 from orchestrator.errors import MachineError, UsageError
-from orchestrator.hardware import Choice, Gpu, Machine, choose_variant, covers, gpus_of
+from orchestrator.hardware import Gpu, Machine, Selection, check_compatibility, choose_variant, gpus_of
 from tests.unit.stack_samples import MINIMAL, stack_entry
 
 CPU: dict[str, Any] = MINIMAL["variants"]["cpu"]
@@ -33,12 +33,12 @@ def stack(folder: Path, **variants: Any) -> StackEntry:
 def test_a_variant_on_request_is_taken_by_name_alone(tmp_path: Path) -> None:
     both = stack(tmp_path, cu111={**CU111, "on_request": True}, cu121=CU121)
     chosen = choose_variant(both, None, "cuda", (gpu("8.6"),))
-    why = "--device cuda; cu111: taken on request alone: --variant cu111"
-    assert chosen == Choice("cu121", "cuda", why, ("cuda:GPU-0",))
+    why = "--device cuda; cu111: only on request: --variant cu111"
+    assert chosen == Selection("cu121", "cuda", why, ("cuda:GPU-0",))
     assert choose_variant(both, "cu111", None, (gpu("8.6"),)).variant == "cu111"
     with pytest.raises(MachineError) as caught:
         choose_variant(both, None, None, (gpu("7.5"),))
-    assert "cu111: taken on request alone: --variant cu111" in str(caught.value.why)
+    assert "cu111: only on request: --variant cu111" in str(caught.value.why)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_variant_on_request_is_taken_by_name_alone(tmp_path: Path) -> None:
 )
 def test_what_code_runs_on_what_gpu(capability: str, native: list[str], ptx: list[str], runs: bool) -> None:
     variant = Variant(**{**CU111, "native_capabilities": native, "ptx_capabilities": ptx})
-    assert covers(variant, capability) is runs
+    assert check_compatibility(variant, gpu(capability)).is_possible is runs
 
 
 @pytest.mark.parametrize(
@@ -87,13 +87,13 @@ def test_what_code_runs_on_what_gpu(capability: str, native: list[str], ptx: lis
 def test_the_variant_follows_from_the_machine(tmp_path: Path, present: tuple[Gpu, ...], variant: str, why: str) -> None:
     chosen = choose_variant(stack(tmp_path, cpu=CPU, cu111=CU111, cu121=CU121), None, None, present)
     on_cpu = variant == "cpu"
-    assert chosen == Choice(variant, "cpu" if on_cpu else "cuda", why, ("cpu",) if on_cpu else ("cuda:GPU-0",))
+    assert chosen == Selection(variant, "cpu" if on_cpu else "cuda", why, ("cpu",) if on_cpu else ("cuda:GPU-0",))
 
 
 def test_asked_for_a_gpu_it_is_a_gpu_or_an_error(tmp_path: Path) -> None:
     entry = stack(tmp_path, cpu=CPU, cu111=CU111)
-    assert choose_variant(entry, None, "cuda", (gpu(),)) == Choice("cu111", "cuda", "--device cuda", ("cuda:GPU-0",))
-    assert choose_variant(entry, None, "cpu", (gpu(),)) == Choice("cpu", "cpu", "--device cpu")
+    assert choose_variant(entry, None, "cuda", (gpu(),)) == Selection("cu111", "cuda", "--device cuda", ("cuda:GPU-0",))
+    assert choose_variant(entry, None, "cpu", (gpu(),)) == Selection("cpu", "cpu", "--device cpu")
     for present in ((), (gpu("9.0"),)):
         with pytest.raises(MachineError, match="no variant of tiny fits this machine") as caught:
             choose_variant(entry, None, "cuda", present)
@@ -103,7 +103,9 @@ def test_asked_for_a_gpu_it_is_a_gpu_or_an_error(tmp_path: Path) -> None:
 def test_the_device_that_was_asked_for_is_the_one_examined(tmp_path: Path) -> None:
     entry = stack(tmp_path, cu111=CU111)
     present = (gpu("9.0", name="H100"), replace(gpu("8.0", name="A100"), uuid="GPU-1"))
-    assert choose_variant(entry, None, "cuda:1", present) == Choice("cu111", "cuda", "--device cuda:1", ("cuda:GPU-1",))
+    assert choose_variant(entry, None, "cuda:1", present) == Selection(
+        "cu111", "cuda", "--device cuda:1", ("cuda:GPU-1",)
+    )
     with pytest.raises(MachineError):
         choose_variant(entry, None, "cuda:0", present)
     with pytest.raises(MachineError) as caught:
@@ -114,14 +116,14 @@ def test_the_device_that_was_asked_for_is_the_one_examined(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("device", ["gpu", "CUDA", "cuda:", "cuda:x", "cpu:0", "", "cuda:-1"])
 def test_there_are_no_other_devices(tmp_path: Path, device: str) -> None:
-    with pytest.raises(UsageError, match="there is no device"):
+    with pytest.raises(UsageError, match="unknown device"):
         choose_variant(stack(tmp_path, cpu=CPU, cu111=CU111), None, device, (gpu(),))
 
 
 def test_a_variant_asked_for_is_taken_or_refused(tmp_path: Path) -> None:
     entry = stack(tmp_path, cpu=CPU, cu111=CU111)
-    assert choose_variant(entry, "cu111", None, (gpu(),)) == Choice("cu111", "cuda", "asked for", ("cuda:GPU-0",))
-    assert choose_variant(entry, "cpu", None, (gpu(),)) == Choice("cpu", "cpu", "asked for")
+    assert choose_variant(entry, "cu111", None, (gpu(),)) == Selection("cu111", "cuda", "asked for", ("cuda:GPU-0",))
+    assert choose_variant(entry, "cpu", None, (gpu(),)) == Selection("cpu", "cpu", "asked for")
     with pytest.raises(UsageError, match="tiny has no variant 'cu999'") as usage:
         choose_variant(entry, "cu999", None, ())
     assert usage.value.why == "it has cpu, cu111"
@@ -155,7 +157,7 @@ def test_devices_may_be_several_and_by_uuid(tmp_path: Path) -> None:
         ("cuda", ("cuda:GPU-0a", "cuda:GPU-1a", "cuda:GPU-2a")),
     ]:
         if devices is None:
-            with pytest.raises(UsageError, match="there is no device"):
+            with pytest.raises(UsageError, match="unknown device"):
                 choose_variant(entry, None, device, present)
         else:
             assert choose_variant(entry, None, device, present).devices == devices
@@ -169,7 +171,7 @@ def test_every_gpu_that_is_named_has_to_fit(tmp_path: Path) -> None:
     entry = stack(tmp_path, cpu=CPU, cu111=CU111)
     present = (gpu("8.0", name="A100"), replace(gpu("9.0", name="H100"), uuid="GPU-1"))
     assert choose_variant(entry, None, "cuda", present).devices == ("cuda:GPU-0",)
-    assert "H100 is left out: its binaries have no code" in choose_variant(entry, None, "cuda", present).why
+    assert "H100 is skipped: its binaries have no code" in choose_variant(entry, None, "cuda", present).why
     with pytest.raises(MachineError, match="no variant of tiny fits this machine"):
         choose_variant(entry, None, "0,1", present)
     with pytest.raises(MachineError, match="the variant cu111 does not fit this machine") as caught:

@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.errors import UsageError
 from orchestrator.inputs.collect import InputSet, collect_inputs, read_inputs
-from orchestrator.inputs.folders import Ignored
+from orchestrator.inputs.folders import SkippedFile
 from orchestrator.system.files import write_json
 from tests.unit.conftest import MakePhoto
 
@@ -34,8 +34,8 @@ def errors(inputs: InputSet) -> dict[str, str | None]:
     return {image.file: image.error for image in inputs.images if image.error}
 
 
-def ignored(inputs: InputSet) -> dict[str, str]:
-    return {one.file: one.reason for one in inputs.ignored}
+def skipped(inputs: InputSet) -> dict[str, str]:
+    return {one.file: one.reason for one in inputs.skipped}
 
 
 def test_a_folder_is_listed_in_order_with_every_image_extension_in_any_case(tmp_path: Path, photo: MakePhoto) -> None:
@@ -48,7 +48,7 @@ def test_a_folder_is_listed_in_order_with_every_image_extension_in_any_case(tmp_
     assert [image.index for image in inputs.images] == list(range(len(names)))
     assert [image.image_id for image in inputs.images] == list(range(1, len(names) + 1))
     assert inputs.roots == (photos,)
-    assert inputs.ignored == ()
+    assert inputs.skipped == ()
     for image in inputs.images:
         state = inputs.locate(image).stat()
         assert inputs.locate(image) == photos / image.file
@@ -59,7 +59,7 @@ def test_what_is_no_image_is_accounted_for(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", "notes.md", "README", ".hidden.jpg", ".thumbs/a.jpg", "__MACOSX/b.jpg", "x.jpg.txt")
     inputs = collect(tmp_path, tmp_path)
     assert files(inputs) == ["a.jpg"]
-    assert ignored(inputs) == {
+    assert skipped(inputs) == {
         "notes.md": "not an image extension: .md",
         "README": "not an image extension: none",
         "x.jpg.txt": "not an image extension: .txt",
@@ -139,7 +139,7 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     inputs = collect(tmp_path, tmp_path / "in")
     assert files(inputs) == ["first/c.jpg", "out/b.jpg", "real/deep/a.jpg"], "the real folder gives the name"
     listed = "a link to a folder that is listed"
-    assert ignored(inputs) == {"also": listed, "first/link": listed, "real/loop": listed}
+    assert skipped(inputs) == {"also": listed, "first/link": listed, "real/loop": listed}
 
 
 def test_a_link_as_the_source_itself(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_an_unreadable_folder_is_accounted_for(tmp_path: Path) -> None:
     touch(tmp_path, "in/a.jpg", "in/secret/b.jpg")
     (tmp_path / "in" / "secret").chmod(0)
     try:
-        assert ignored(collect(tmp_path, tmp_path / "in")) == {"secret": "cannot be read: Permission denied"}
+        assert skipped(collect(tmp_path, tmp_path / "in")) == {"secret": "cannot be read: Permission denied"}
     finally:
         (tmp_path / "in" / "secret").chmod(0o700)
 
@@ -172,9 +172,9 @@ def test_globs(tmp_path: Path) -> None:
     assert files(collect(tmp_path, tmp_path / "in" / "**" / "*.jpg")) == ["[x]/e.jpg", "a.jpg", "sub/c.jpg"]
     everything = collect(tmp_path, tmp_path / "in" / "**")
     assert files(everything) == ["[x]/e.jpg", "a.jpg", "b.png", "sub/c.jpg"]
-    assert ignored(everything) == {"sub/d.txt": "not an image extension: .txt"}
+    assert skipped(everything) == {"sub/d.txt": "not an image extension: .txt"}
     flat = collect(tmp_path, tmp_path / "in" / "*")
-    assert ignored(flat) == dict.fromkeys(["[x]", "sub"], "a folder: name it itself, or use **")
+    assert skipped(flat) == dict.fromkeys(["[x]", "sub"], "a folder: name it itself, or use **")
     with pytest.raises(UsageError, match="no file matches"):
         collect(tmp_path, tmp_path / "in", tmp_path / "in" / "*.webp")
 
@@ -193,7 +193,7 @@ def test_several_sources_keep_their_order_and_equal_base_names_apart(tmp_path: P
     touch(tmp_path, "z/same.jpg", "a/same.jpg", "single.jpg")
     inputs = collect(tmp_path, tmp_path / "z", tmp_path / "a", tmp_path / "single.jpg", tmp_path / "z" / "same.jpg")
     assert files(inputs) == ["z/same.jpg", "a/same.jpg", "single.jpg"]
-    assert inputs.ignored == (Ignored("z/same.jpg", "named twice"),)
+    assert inputs.skipped == (SkippedFile("z/same.jpg", "named twice"),)
     assert inputs.roots == (tmp_path,)
 
 
@@ -218,7 +218,7 @@ def test_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, newline: str, ma
         "lists/near.jpg", "photos/a b.jpg", "here/from-here.jpg", "none.jpg", "photos", "photos/c\u2028d.jpg"
     ]  # fmt: skip
     assert errors(inputs) == dict.fromkeys(["none.jpg", "photos"], "listed in l.txt, but there is no such file")
-    assert ignored(inputs) == {"lists/near.jpg": "named twice"}
+    assert skipped(inputs) == {"lists/near.jpg": "named twice"}
 
 
 def test_a_list_of_missing_files_mounts_nothing(tmp_path: Path) -> None:

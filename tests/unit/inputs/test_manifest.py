@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.inputs.manifest import STRIDE, Images, InputImage, Row, open_inputs, read_inputs, write_images
-from orchestrator.inputs.record_buffer import Spool, repeated
+from orchestrator.inputs.manifest import STRIDE, Images, InputImage, InputRow, open_inputs, read_inputs, write_images
+from orchestrator.inputs.record_buffer import RecordBuffer, repeated
 
 
-def rows(count: int) -> list[Row]:
+def rows(count: int) -> list[InputRow]:
     """Odd names, errors and truths among them."""
     names = ["a b.jpg", 'quote"\\.png', "猫.png", "new\nline.jpg", '"error": "x.jpg', "caf\\xe9.jpg"]
     return [
@@ -100,7 +100,7 @@ def test_lines_are_compared_with_those_of_a_file(tmp_path: Path) -> None:
 
 def test_records_come_back_in_order_as_often_as_asked(tmp_path: Path) -> None:
     records = [(f"/in/{n}\udce9.jpg", None, n, 2**60 + n, None, n, None) for n in range(9_000)]
-    spool = Spool(tmp_path)
+    spool = RecordBuffer(tmp_path)
     spool.extend(records[:5_000])
     spool.extend(iter(records[5_000:]))
     assert list(spool) == records

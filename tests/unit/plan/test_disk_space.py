@@ -12,10 +12,13 @@ from orchestrator.catalog.loader import load_catalog
 from orchestrator.cli import main
 from orchestrator.errors import MachineError
 from orchestrator.paths import environments_folder, weights_folder
-from orchestrator.plan.disk_space import GB, RESERVE, Need, build_needs, output_need, require_space, weights_needs
-from orchestrator.runtimes.base import BuildOptions, make_runtime
+from orchestrator.plan.disk_space import build_needs, output_need, weights_needs
+from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.docker import runtime as docker_module
-from orchestrator.runtimes.venv import environment_folder, is_whole
+from orchestrator.runtimes.docker.build import InspectedImage
+from orchestrator.runtimes.environments import environment_folder, is_complete
+from orchestrator.runtimes.registry import get_runtime
+from orchestrator.system.free_space import GB, RESERVE, Need, require_space
 from tests.unit.conftest import MakePhoto
 from tests.unit.stack_samples import MINIMAL, stack_document, write_stack
 
@@ -27,7 +30,7 @@ def free(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """The free bytes that every disk is made to have."""
     there = {"bytes": 0}
     monkeypatch.setattr(
-        "orchestrator.plan.disk_space.shutil.disk_usage", lambda folder: SimpleNamespace(free=there["bytes"])
+        "orchestrator.system.free_space.shutil.disk_usage", lambda folder: SimpleNamespace(free=there["bytes"])
     )
     return there
 
@@ -71,7 +74,7 @@ def test_what_an_environment_takes_is_declared_or_guessed(tmp_path: Path) -> Non
     sizes = {"declared": {**variant, "size_gb": 2.5}, "small": variant}
     cuda = {**variant, "device": "cuda", "cuda": "12.1"}
     write_stack(tmp_path / "tiny", stack_document(variants={**sizes, "large": cuda}))
-    stack, venv = load_catalog([tmp_path]).stacks["tiny"], make_runtime("venv")
+    stack, venv = load_catalog([tmp_path]).stacks["tiny"], get_runtime("venv")
     (declared,) = build_needs(stack, "declared", venv, BuildOptions())
     assert declared == Need(environments_folder(), 2_500_000_000, "building tiny/declared")
     (small,) = build_needs(stack, "small", venv, BuildOptions())
@@ -81,12 +84,12 @@ def test_what_an_environment_takes_is_declared_or_guessed(tmp_path: Path) -> Non
 
 
 def test_an_environment_that_is_there_takes_nothing_unless_it_is_rebuilt() -> None:
-    stack, venv = load_catalog().stacks["garments"], make_runtime("venv")
+    stack, venv = load_catalog().stacks["garments"], get_runtime("venv")
     spec = stack.spec.variants["cpu"]
     folder = environment_folder("garments-cpu", stack.folder / spec.lock, (spec.python, *spec.also_python))
     folder.mkdir(parents=True)
     (folder / "orch-environment.json").write_text("{}")
-    assert is_whole(folder)
+    assert is_complete(folder)
     assert list(build_needs(stack, "cpu", venv, BuildOptions())) == []
     assert len(list(build_needs(stack, "cpu", venv, BuildOptions(rebuild=True)))) == 1
 
@@ -105,12 +108,13 @@ def test_images_go_to_the_engines_data_root_where_that_is_here(
 ) -> None:
     info = {"DockerRootDir": str(tmp_path) if root == "HERE" else root}
     monkeypatch.setattr(docker_module, "connect", lambda: SimpleNamespace(url=url, info=info))
-    monkeypatch.setattr(docker_module, "image_id", lambda engine, tag: "sha256:1" if has_image else None)
+    image = InspectedImage("sha256:1", {}) if has_image else None
+    monkeypatch.setattr(docker_module, "inspect_image", lambda engine, tag: image)
     stack = load_catalog().stacks["garments"]
-    place = make_runtime("docker").build_place(stack, "cpu", BuildOptions())
-    assert place == (tmp_path if expected else None)
+    location = get_runtime("docker").locate(stack, "cpu", BuildOptions())
+    assert (location.is_built, location.fill_folder) == (has_image, tmp_path if expected else None)
     if expected:
-        (need,) = build_needs(stack, "cpu", make_runtime("docker"), BuildOptions())
+        (need,) = build_needs(stack, "cpu", get_runtime("docker"), BuildOptions())
         assert need.bytes == 600_000_000, "the image's 0.4 GB and the build's cache"
 
 

@@ -15,7 +15,7 @@ import pytest
 from orchestrator.errors import BuildError, MachineError, UsageError
 from orchestrator.paths import build_logs_folder, images_folder
 from orchestrator.runtimes import apptainer
-from orchestrator.runtimes.apptainer import ApptainerRuntime, build_command, exec_command, installed, sif_path
+from orchestrator.runtimes.apptainer import ApptainerRuntime, build_command, exec_command, find_command, sif_path
 from orchestrator.runtimes.base import BuildOptions, Exit, Prepared, WorkerSpec
 from orchestrator.runtimes.build_inputs import build_inputs
 from orchestrator.runtimes.guest_contract import GuestPaths
@@ -45,7 +45,7 @@ def prepared(tmp_path: Path) -> Prepared:
 @pytest.fixture(autouse=True)
 def forgetful(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing is remembered of the machine from one test to the next, and no GPU is the caller's."""
-    for remembered in (apptainer.installed, apptainer.can_isolate_network):
+    for remembered in (apptainer.find_command, apptainer.can_isolate_network):
         remembered.cache_clear()
     for name in ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "ORCH_BASE_IMAGE"):
         monkeypatch.delenv(name, raising=False)
@@ -92,7 +92,7 @@ def test_root_gives_up_its_privileges_and_the_network_stays_where_it_must(prepar
 
 @pytest.mark.parametrize("folder", ["/a:b", "/a,b"])
 def test_a_folder_whose_name_apptainer_would_take_apart_is_refused(prepared: Prepared, folder: str) -> None:
-    with pytest.raises(UsageError, match="cannot be mounted by Apptainer"):
+    with pytest.raises(UsageError, match="Apptainer cannot mount"):
         command(prepared, WorkerSpec(**{**SPEC.__dict__, "roots": [Path(folder)]}))
 
 
@@ -151,17 +151,17 @@ def calls(file: Path) -> list[list[str]]:
         ("singularity", "singularity-ce version 4.1.2-1.el9", None),
         ("singularity", "singularity version 3.8.7", None),
         ("singularity", "singularity version 3.7.4", "is too old (it is singularity version 3.7.4; 3.8 is the oldest"),
-        ("podman", "", "there is no Apptainer here (neither apptainer nor singularity is on the PATH)"),
+        ("podman", "", "cannot find Apptainer (neither apptainer nor singularity is on the PATH)"),
     ],
 )  # fmt: skip
 def test_which_command_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, version: str, reason: str | None
 ) -> None:
     stand_in(tmp_path / "bin", monkeypatch, name, version)
-    found = ApptainerRuntime().available()
+    found = ApptainerRuntime().unavailable_reason()
     assert found is None if reason is None else reason in str(found)
     if reason is None:
-        assert installed().command == str(tmp_path / "bin" / name)
+        assert find_command().command == str(tmp_path / "bin" / name)
 
 
 def test_a_sif_file_is_made_once_and_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +187,7 @@ def test_a_sif_file_that_cannot_be_made_leaves_nothing(tmp_path: Path, monkeypat
     stack = stack_entry(tmp_path / "stack")
     images_folder().mkdir()
     (images_folder() / f"tiny-cpu-{build_inputs(stack, 'cpu', BuildOptions()).identity}.tar.gz").touch()
-    with pytest.raises(BuildError, match=r"could not be made \(exit 1\)") as caught:
+    with pytest.raises(BuildError, match=r"cannot make .* \(exit 1\)") as caught:
         ApptainerRuntime().prepare(stack, "cpu", BuildOptions(), lambda line: None)
     assert caught.value.why == "no space"
     assert "no space" in next(build_logs_folder().glob("*-sif.log")).read_text()
@@ -202,7 +202,7 @@ def test_without_an_archive_and_an_engine_it_is_said_where_to_get_one(
 
     stand_in(tmp_path / "bin", monkeypatch)
     monkeypatch.setattr(apptainer, "connect", connect)
-    with pytest.raises(MachineError, match="there is no archive of the image tiny-cpu-") as caught:
+    with pytest.raises(MachineError, match="no archive of the image tiny-cpu-") as caught:
         ApptainerRuntime().prepare(stack_entry(tmp_path / "stack"), "cpu", BuildOptions(), lambda line: None)
     assert "orch build tiny --variant cpu --archive; then copy the file" in str(caught.value.hint)
 

@@ -64,12 +64,12 @@ def test_what_source_distributions_are_built_with_is_part_of_the_build(tmp_path:
     (tmp_path / "build.lock").write_text("setuptools==2\n")
     assert build_inputs(stack, "cpu", options).identity != before
     (tmp_path / "build.lock").unlink()
-    with pytest.raises(SpecError, match=r"variants.cpu.build_lock: there is no file build.lock"):
+    with pytest.raises(SpecError, match=r"variants.cpu.build_lock: no file build.lock"):
         build_inputs(stack, "cpu", options)
 
 
 def test_an_argument_without_a_default_has_to_be_given(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot be built without INDEX") as caught:
+    with pytest.raises(UsageError, match=r"cannot build the variant .* without INDEX") as caught:
         build_inputs(built_with(tmp_path), "cpu", BuildOptions(build_args={"JOBS": "4"}))
     assert caught.value.why == "where from"
     assert caught.value.hint == "orch build tiny --variant cpu --build-arg INDEX=…"
@@ -117,5 +117,5 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
         build_inputs(stack, "cu1", BuildOptions())
     assert caught.value.why == "it has cpu"
     (tmp_path / "cpu.lock").unlink()
-    with pytest.raises(SpecError, match=r"stack\.yaml: variants\.cpu\.lock: there is no file cpu\.lock"):
+    with pytest.raises(SpecError, match=r"stack\.yaml: variants\.cpu\.lock: no file cpu\.lock"):
         identity(stack)

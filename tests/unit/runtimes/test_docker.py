@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
 from typing import Any
 
 import docker.errors
@@ -16,7 +17,7 @@ from orchestrator.runtimes.base import BuildOptions, Prepared, WorkerSpec
 from orchestrator.runtimes.build_inputs import BuildInputs, build_inputs
 from orchestrator.runtimes.docker import build as docker_build
 from orchestrator.runtimes.docker import runtime as docker_runtime
-from orchestrator.runtimes.docker.build import build_arguments, ensure_image, image_tag
+from orchestrator.runtimes.docker.build import build_arguments, ensure_image
 from orchestrator.runtimes.docker.gpu_access import GpuSettings
 from orchestrator.runtimes.docker.runtime import DockerRuntime, container_settings, mounts
 from orchestrator.runtimes.guest_contract import GuestPaths
@@ -109,7 +110,7 @@ def test_the_guest_sees_the_same_paths_in_every_image(prepared: Prepared) -> Non
 def test_the_build_command(tmp_path: Path) -> None:
     inputs = build_inputs(stack_entry(tmp_path), "cpu", BuildOptions(base_image="b", build_args={"JOBS": "2"}))
     tag = f"orch/tiny:cpu-{inputs.identity}"
-    assert image_tag(inputs) == tag
+    assert inputs.image_tag == tag
     expected = [
         "docker", "build", "--tag", tag, "--build-arg", "BASE_IMAGE=b", "--build-arg", "JOBS=2",
         "--label", "org.orch.stack=tiny", "--label", "org.orch.variant=cpu",
@@ -131,7 +132,7 @@ class Images:
         found = self._found.pop(0)
         if found is None:
             raise docker.errors.ImageNotFound(tag)
-        return type("Image", (), {"id": found})
+        return SimpleNamespace(id=found, labels={})
 
 
 class Client:
@@ -183,7 +184,7 @@ def test_an_image_is_built_from_the_whole_context(
     said: list[str] = []
     digest, fresh, seconds = ensure_image(engine(None, "sha256:2"), inputs, BuildOptions(), said.append)
     assert (digest, fresh, seconds > 0) == ("sha256:2", True, True)
-    assert said[0] == f"building {image_tag(inputs)}"
+    assert said[0] == f"building {inputs.image_tag}"
     assert {"Dockerfile", "requirements.lock", "runner", "stack", "predictor.py", "1"} <= set(said)
     assert "Dockerfile" in next(build_logs_folder().glob("orch-tiny-cpu-*.log")).read_text()
 
@@ -197,7 +198,7 @@ def test_a_build_that_fails_shows_its_end_and_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inputs: BuildInputs
 ) -> None:
     builder(tmp_path, monkeypatch, 'seq 100; printf "bad \\377 byte\\n"; exit 3')
-    with pytest.raises(BuildError, match=r"could not be built \(exit 3\)") as caught:
+    with pytest.raises(BuildError, match=r"cannot build the image .* \(exit 3\)") as caught:
         ensure_image(engine(None), inputs, BuildOptions(), lambda line: None)
     why = str(caught.value.why).splitlines()
     assert (len(why), why[-1]) == (25, "bad \ufffd byte")
@@ -241,6 +242,6 @@ def test_without_an_engine_the_reason_is_given(monkeypatch: pytest.MonkeyPatch) 
         raise MachineError("no container engine answers", why="unix:///x: no such socket")
 
     monkeypatch.setattr(docker_runtime, "connect", connect)
-    assert DockerRuntime().available() == "no container engine answers (unix:///x: no such socket)"
+    assert DockerRuntime().unavailable_reason() == "no container engine answers (unix:///x: no such socket)"
     monkeypatch.setattr(docker_runtime, "connect", engine)
-    assert DockerRuntime().available() is None
+    assert DockerRuntime().unavailable_reason() is None

@@ -9,13 +9,20 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import MachineError
-from orchestrator.runtimes.docker.gpu_access import HOOK, GpuSettings, Wiring, cdi_names, gpu_settings, wiring_of
+from orchestrator.runtimes.docker.gpu_access import (
+    HOOK,
+    GpuAccess,
+    GpuSettings,
+    cdi_names,
+    detect_gpu_access,
+    gpu_settings,
+)
 from orchestrator.system.container_engine import Engine
 
 VOID = {"NVIDIA_VISIBLE_DEVICES": "void"}
-CDI = Wiring(cdi=("0", "1", "GPU-a", "all"), hook=True, runtime=True)
-HOOKED = Wiring(hook=True, runtime=True)
-RUNTIME = Wiring(runtime=True)
+CDI = GpuAccess(cdi=("0", "1", "GPU-a", "all"), hook=True, runtime=True)
+HOOKED = GpuAccess(hook=True, runtime=True)
+RUNTIME = GpuAccess(runtime=True)
 
 
 def request(**fields: Any) -> tuple[dict[str, Any], ...]:
@@ -23,7 +30,7 @@ def request(**fields: Any) -> tuple[dict[str, Any], ...]:
 
 
 @pytest.mark.parametrize(
-    ("wiring", "device", "settings"),
+    ("access", "device", "settings"),
     [
         (CDI, "cuda:GPU-a", GpuSettings(request(driver="cdi", device_ids=["nvidia.com/gpu=GPU-a"]), None, VOID)),
         (CDI, "cuda:1", GpuSettings(request(driver="cdi", device_ids=["nvidia.com/gpu=1"]), None, VOID)),
@@ -35,31 +42,36 @@ def request(**fields: Any) -> tuple[dict[str, Any], ...]:
         (HOOKED, "cuda", GpuSettings(request(count=1, capabilities=[["gpu"]]))),
         (RUNTIME, "cuda:GPU-a", GpuSettings((), "nvidia", {"NVIDIA_VISIBLE_DEVICES": "GPU-a"})),
         (RUNTIME, "cuda", GpuSettings((), "nvidia", {"NVIDIA_VISIBLE_DEVICES": "0"})),
-        (Wiring(hook=None), "cuda:GPU-a", GpuSettings(request(device_ids=["GPU-a"], capabilities=[["gpu"]]))),
-        (Wiring(hook=True, wsl2=True), "cuda:GPU-a",
+        (GpuAccess(hook=None), "cuda:GPU-a", GpuSettings(request(device_ids=["GPU-a"], capabilities=[["gpu"]]))),
+        (GpuAccess(hook=True, wsl2=True), "cuda:GPU-a",
          GpuSettings(request(count=-1, capabilities=[["gpu"]]), None, {"CUDA_VISIBLE_DEVICES": "GPU-a"})),
-        (Wiring(runtime=True, wsl2=True), "cuda:GPU-a",
+        (GpuAccess(runtime=True, wsl2=True), "cuda:GPU-a",
          GpuSettings((), "nvidia", {"NVIDIA_VISIBLE_DEVICES": "all", "CUDA_VISIBLE_DEVICES": "GPU-a"})),
-        (Wiring(podman=True, cdi=("0",)), "cuda:0",
+        (GpuAccess(podman=True, cdi=("0",)), "cuda:0",
          GpuSettings(request(driver="cdi", device_ids=["nvidia.com/gpu=0"]), None, VOID)),
-        *((one, "cpu", GpuSettings((), None, VOID)) for one in (CDI, HOOKED, RUNTIME, Wiring(), Wiring(podman=True))),
+        *((one, "cpu", GpuSettings((), None, VOID))
+          for one in (CDI, HOOKED, RUNTIME, GpuAccess(), GpuAccess(podman=True))),
     ],
 )  # fmt: skip
-def test_a_container_is_shown_the_one_gpu(wiring: Wiring, device: str, settings: GpuSettings) -> None:
-    assert gpu_settings(wiring, device) == settings
+def test_a_container_is_shown_the_one_gpu(access: GpuAccess, device: str, settings: GpuSettings) -> None:
+    assert gpu_settings(access, device) == settings
 
 
 @pytest.mark.parametrize(
-    ("wiring", "message", "why"),
+    ("access", "message", "why"),
     [
-        (Wiring(podman=True, hook=True, runtime=True), "Podman gives its containers no GPU", "ignores every other way"),
-        (Wiring(), "the engine gives its containers no GPU", "no runtime called nvidia"),
-        (Wiring(cdi=("0", "1")), "no CDI device for the GPU GPU-a", "nvidia.com/gpu=0, nvidia.com/gpu=1"),
+        (
+            GpuAccess(podman=True, hook=True, runtime=True),
+            "Podman gives its containers no GPU",
+            "silently ignores every other method",
+        ),
+        (GpuAccess(), "the engine gives its containers no GPU", "no runtime called nvidia"),
+        (GpuAccess(cdi=("0", "1")), "no CDI device for the GPU GPU-a", "nvidia.com/gpu=0, nvidia.com/gpu=1"),
     ],
 )
-def test_where_there_is_no_way_it_is_refused(wiring: Wiring, message: str, why: str) -> None:
+def test_where_there_is_no_way_it_is_refused(access: GpuAccess, message: str, why: str) -> None:
     with pytest.raises(MachineError, match=message) as caught:
-        gpu_settings(wiring, "cuda:GPU-a")
+        gpu_settings(access, "cuda:GPU-a")
     assert why in str(caught.value.why)
     assert "nvidia-ctk" in str(caught.value.hint)
 
@@ -71,15 +83,17 @@ def engine(url: str = "unix:///run/e.sock", **info: Any) -> Engine:
 def test_wiring_is_what_the_engine_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     listed = [{"Source": "cdi", "ID": f"nvidia.com/gpu={name}"} for name in ("0", "all")]
-    assert wiring_of(engine(DiscoveredDevices=listed)) == Wiring(cdi=("0", "all"))
-    assert wiring_of(engine(Runtimes={"runc": {}, "nvidia": {}})) == Wiring(runtime=True)
-    assert wiring_of(engine("tcp://elsewhere:2376")) == Wiring(hook=None)
-    assert wiring_of(engine(OperatingSystem="Docker Desktop")) == Wiring(hook=None)
-    assert wiring_of(engine(KernelVersion="5.15.153.1-microsoft-standard-WSL2")) == Wiring(wsl2=True)
-    assert wiring_of(engine(ServerVersion="5.4.2-podman", CDISpecDirs=[str(tmp_path)])) == Wiring(podman=True)
+    assert detect_gpu_access(engine(DiscoveredDevices=listed)) == GpuAccess(cdi=("0", "all"))
+    assert detect_gpu_access(engine(Runtimes={"runc": {}, "nvidia": {}})) == GpuAccess(runtime=True)
+    assert detect_gpu_access(engine("tcp://elsewhere:2376")) == GpuAccess(hook=None)
+    assert detect_gpu_access(engine(OperatingSystem="Docker Desktop")) == GpuAccess(hook=None)
+    assert detect_gpu_access(engine(KernelVersion="5.15.153.1-microsoft-standard-WSL2")) == GpuAccess(wsl2=True)
+    assert detect_gpu_access(engine(ServerVersion="5.4.2-podman", CDISpecDirs=[str(tmp_path)])) == GpuAccess(
+        podman=True
+    )
     (tmp_path / HOOK).write_text("#!/bin/sh\n")
     (tmp_path / HOOK).chmod(0o755)
-    assert wiring_of(engine()) == Wiring(hook=True)
+    assert detect_gpu_access(engine()) == GpuAccess(hook=True)
 
 
 SPEC = """cdiVersion: 0.6.0
@@ -98,5 +112,5 @@ def test_an_engine_that_lists_no_devices_is_read_by_its_specifications(tmp_path:
     (tmp_path / "broken.json").write_text("nvidia.com/gpu: [")
     (tmp_path / "more.json").write_text('{"kind": "nvidia.com/gpu", "devices": [{"name": "all"}]}')
     assert list(cdi_names(tmp_path)) == ["all", "0", "GPU-a"]
-    assert wiring_of(engine(CDISpecDirs=[str(tmp_path), "/nowhere"])).cdi == ("all", "0", "GPU-a")
-    assert wiring_of(engine("tcp://elsewhere:2376", CDISpecDirs=[str(tmp_path)])).cdi == ()
+    assert detect_gpu_access(engine(CDISpecDirs=[str(tmp_path), "/nowhere"])).cdi == ("all", "0", "GPU-a")
+    assert detect_gpu_access(engine("tcp://elsewhere:2376", CDISpecDirs=[str(tmp_path)])).cdi == ()

@@ -28,7 +28,7 @@ def test_the_code_and_the_spec_agree(name: str) -> None:
     assert {key: one.default for key, one in spec.settings.items()} == settings.DEFAULTS
     assert settings.MODELS[name] == (spec.config, spec.weights[settings.WEIGHTS].file)
     assert list(model(name).stack.spec.sources) == [settings.SOURCE]
-    assert spec.defaults.image_size == settings.DEFAULTS["image_size"]
+    assert spec.settings["image_size"].default == settings.DEFAULTS["image_size"]
 
 
 @pytest.mark.parametrize("name", MODELS)

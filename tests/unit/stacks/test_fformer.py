@@ -62,11 +62,11 @@ def test_cu111_is_for_those_who_ask(stack: StackEntry) -> None:
     with pytest.raises(MachineError) as caught:
         choose_variant(stack, None, "cuda", (gpu("8.6", "470.57.02"),))
     assert "cu121: it needs driver 525.60.13" in str(caught.value.why)
-    assert "cu111: taken on request alone" in str(caught.value.why)
+    assert "cu111: only on request" in str(caught.value.why)
 
 
 def test_cu111_needs_the_address_of_its_wheels(stack: StackEntry, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot be built without TORCH_INDEX"):
+    with pytest.raises(UsageError, match="without TORCH_INDEX"):
         build_inputs(stack, "cu111", BuildOptions())
     options = BuildOptions(build_args={"TORCH_INDEX": "https://wheels.example.org/cu111"})
     command = build_arguments(["docker", "build"], build_inputs(stack, "cu111", options), options, tmp_path)
@@ -76,7 +76,7 @@ def test_cu111_needs_the_address_of_its_wheels(stack: StackEntry, tmp_path: Path
 
 def test_a_named_variant_is_built_for_other_machines(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["build", "fformer", "--variant", "cu111", "--runtime", "venv"]) == 2
-    assert "cannot be built without TORCH_INDEX" in capsys.readouterr().err
+    assert "without TORCH_INDEX" in capsys.readouterr().err
     assert cli.main(["build", "fformer", "--variant", "cu111", "--device", "cuda", "--runtime", "venv"]) == 4
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.inputs.collect import collect_inputs
-from orchestrator.system import archives
+from orchestrator.system import archives, free_space
 from orchestrator.system.archives import is_archive, safe_name, unpack
 from tests.unit.conftest import MakePhoto
 
@@ -195,8 +195,8 @@ def test_members_in_each_others_way_cost_only_themselves(tmp_path: Path, folder:
 def test_a_full_disk_is_the_machines_fault(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_zip(tmp_path / "a.zip", **{"a.jpg": b"x" * 100})
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: usage._replace(free=64 << 20))  # type: ignore[attr-defined]
-    with pytest.raises(MachineError, match="no room to unpack"):
+    monkeypatch.setattr(free_space.shutil, "disk_usage", lambda _: usage._replace(free=64 << 20))  # type: ignore[attr-defined]
+    with pytest.raises(MachineError, match=r"not enough disk space for unpacking a\.zip"):
         unpack(path, folder, everything)
 
 
@@ -209,7 +209,7 @@ def test_a_disk_that_fills_up_is_no_damaged_archive(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "mkdir", full)
-    with pytest.raises(MachineError, match=r"no room to unpack a\.jpg"):
+    with pytest.raises(MachineError, match=r"the disk is full: cannot unpack a\.jpg"):
         unpack(path, folder, everything)
 
 
@@ -225,7 +225,7 @@ def test_images_of_an_archive_are_unpacked_once(
     first = collect_inputs([str(path)], tmp_path / "unpacked")
     assert [image.file for image in first.images] == ["a.jpg", "x/b.jpg"]
     assert {image.mtime_ns for image in first.images} == {path.stat().st_mtime_ns}
-    assert {one.file: one.reason for one in first.ignored} == {
+    assert {one.file: one.reason for one in first.skipped} == {
         "notes.md": "not an image extension: .md", "__MACOSX/._a.jpg": "hidden"
     }  # fmt: skip
     assert all(first.locate(image).is_file() for image in first.images)
@@ -251,6 +251,6 @@ def test_an_archive_named_twice_and_one_without_images(tmp_path: Path, photo: Ma
     path = archive_of_photos(tmp_path / "photos.zip", photo)
     twice = collect_inputs([str(path), str(path)], tmp_path / "unpacked")
     assert [image.file for image in twice.images] == ["a.jpg", "x/b.jpg"]
-    assert [one.reason for one in twice.ignored].count("named twice") == 2
+    assert [one.reason for one in twice.skipped].count("named twice") == 2
     with pytest.raises(UsageError, match="no images in"):
         collect_inputs([str(write_zip(tmp_path / "empty.zip"))], tmp_path / "unpacked2")

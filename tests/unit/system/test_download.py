@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import MachineError, UsageError
-from orchestrator.system import download
+from orchestrator.system import download, free_space
 from orchestrator.system.download import ATTEMPTS, fetch
 from tests.unit.web import Site, serve
 
@@ -194,8 +194,8 @@ def test_a_server_that_is_not_there(tmp_path: Path, site: Site) -> None:
 
 def test_no_room_is_told_before_the_transfer(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=(64 << 20) + 1000)
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage)  # type: ignore[attr-defined]
-    with pytest.raises(MachineError, match="no room in"):
+    monkeypatch.setattr(free_space.shutil, "disk_usage", lambda _: usage)  # type: ignore[attr-defined]
+    with pytest.raises(MachineError, match="not enough disk space for a download"):
         get(site, tmp_path / "w.pth")
 
 

@@ -11,10 +11,10 @@ import pytest
 
 from orchestrator.catalog.loader import load_catalog
 from orchestrator.errors import BaseImageError, MachineError, RuntimeUnsuitable, UsageError
-from orchestrator.hardware import Choice
+from orchestrator.hardware import Selection
 from orchestrator.paths import RunPaths
 from orchestrator.plan.options import RunOptions
-from orchestrator.runtimes import base
+from orchestrator.runtimes import registry
 from orchestrator.runtimes.warm.select import NoWarmWorker, WarmSelection
 from orchestrator.workflows import candidates
 from orchestrator.workflows.candidates import Candidate, cold_candidates, runtime_candidates, why_not_warm
@@ -28,7 +28,7 @@ class FakeRuntime:
     def __init__(self, name: str, lacks: str | None = None) -> None:
         self.name, self._lacks = name, lacks
 
-    def available(self) -> str | None:
+    def unavailable_reason(self) -> str | None:
         return self._lacks
 
 
@@ -49,8 +49,8 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Install:
         def make(name: str) -> Any:
             return FakeRuntime(name, docker if name == "docker" else None)
 
-        monkeypatch.setattr(base, "make_runtime", make)
-        monkeypatch.setattr(candidates, "make_runtime", make)
+        monkeypatch.setattr(registry, "get_runtime", make)
+        monkeypatch.setattr(candidates, "get_runtime", make)
 
     install()
     return install
@@ -106,7 +106,7 @@ def test_the_next_runtime_is_tried_where_one_does_not_suit(install: Install) -> 
             if candidate.runtime.name == "docker":
                 raise BaseImageError("cannot pull python:3.11", why="no registry answers")
     assert lines == ["not using docker: cannot pull python:3.11 (no registry answers)"]
-    assert tried == [("docker", "an engine answers"), ("venv", "docker: cannot pull python:3.11")]
+    assert tried == [("docker", "the first that can be used"), ("venv", "docker: cannot pull python:3.11")]
 
 
 @pytest.mark.parametrize("error", [MachineError("no space"), RuntimeUnsuitable("no GPU")])
@@ -174,7 +174,7 @@ def test_without_fitting_warm_workers_a_run_starts_its_own(
 
 def all_of(options: RunOptions, paths: RunPaths, said: list[str]) -> list[Candidate]:
     entry = load_catalog().model("garments-tiny")
-    return list(runtime_candidates(entry, options, Choice("cpu", "cpu", ""), paths, said.append))
+    return list(runtime_candidates(entry, options, Selection("cpu", "cpu", ""), paths, said.append))
 
 
 def begun(folder: Path, runtime: str) -> RunPaths:

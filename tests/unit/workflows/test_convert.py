@@ -20,7 +20,7 @@ from orchestrator.catalog.loader import StackEntry, read_stack
 from orchestrator.cli import main
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError, UsageError
 from orchestrator.paths import build_logs_folder, environments_folder, weights_folder
-from orchestrator.runtimes import venv
+from orchestrator.runtimes import environments
 from orchestrator.system.display import SilentDisplay
 from orchestrator.workflows import convert as module
 from orchestrator.workflows.convert import (
@@ -78,7 +78,7 @@ def _no_real_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         (folder / "bin" / "python").symlink_to(sys.executable)
         (folder / "orch-environment.json").write_text("{}")
 
-    monkeypatch.setattr(venv, "make_environment", make)
+    monkeypatch.setattr(environments, "make_environment", make)
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_the_environment_is_made_once(
 ) -> None:
     stack = write_converter(tmp_path / "tiny", SUCCESS)
     first = convert_checkpoint(stack, ConvertOptions(checkpoint, target), SilentDisplay())
-    monkeypatch.setattr(venv, "make_environment", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(environments, "make_environment", lambda *_: pytest.fail("made again"))
     monkeypatch.setattr(module, "ENVIRONMENT_BYTES", 1 << 62)
     second = convert_checkpoint(stack, ConvertOptions(checkpoint, target, force=True), SilentDisplay())
     assert first.environment == second.environment
@@ -268,8 +268,8 @@ def test_without_room_nothing_is_begun(
         monkeypatch.setattr(module, name, 1 << 62)
         error = failure(stack, ConvertOptions(checkpoint, target))
         assert isinstance(error, MachineError)
-        assert what in error.message
-    assert list(environments_folder().iterdir()) == []
+        assert what in str(error.why)
+    assert not environments_folder().exists()
 
 
 def test_a_stack_without_a_converter(tmp_path: Path) -> None:
@@ -311,8 +311,8 @@ def test_being_stopped_leaves_nothing(tmp_path: Path, checkpoint: Path, target: 
         f"import os, pathlib, time; pathlib.Path({str(note)!r}).write_text(str(os.getpid()))\n{WRITES}time.sleep(60)"
     )
     stack = write_converter(tmp_path / "stacks" / "tiny", script)
-    convert_environment = venv.environment_folder("tiny-convert", stack.folder / "convert.lock", module.PYTHONS)
-    venv.make_environment(convert_environment, stack.folder / "convert.lock", (), False, print)
+    convert_environment = environments.environment_folder("tiny-convert", stack.folder / "convert.lock", module.PYTHONS)
+    environments.make_environment(convert_environment, stack.folder / "convert.lock", (), False, print)
     done = stopped_by(number, stack.folder, checkpoint, target)
     error = json.loads(done.stdout)
     assert (done.returncode, error["error"], error["message"]) == (130, "Interrupted", "stopped; nothing was written")

@@ -11,15 +11,16 @@ import pytest
 
 from orchestrator.catalog.loader import load_catalog
 from orchestrator.errors import MachineError, SpecError
-from orchestrator.hardware import Gpu, Machine, Process
+from orchestrator.hardware import Gpu, GpuProcess, Machine
 from orchestrator.hardware.detection import NO_DRIVER
 from orchestrator.hardware.machine import BROKEN_HINT
 from orchestrator.paths import home
-from orchestrator.runtimes import venv
-from orchestrator.system import container_engine as engine
+from orchestrator.runtimes import apptainer, venv
+from orchestrator.runtimes.base import Finding
+from orchestrator.runtimes.docker import findings as docker_findings
 from orchestrator.system.container_engine import Engine
 from orchestrator.workflows import doctor
-from orchestrator.workflows.doctor import Finding, examine
+from orchestrator.workflows.doctor import examine_machine
 
 GPU = Gpu(0, "GPU-0", "NVIDIA A10", 23028, "8.6", "535.104.05")
 
@@ -28,20 +29,23 @@ GPU = Gpu(0, "GPU-0", "NVIDIA A10", 23028, "8.6", "535.104.05")
 def _healthy(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with Docker and uv, without a GPU, with room."""
     set_engine(monkeypatch, {})
-    monkeypatch.setattr(engine, "build_command", lambda: ["/usr/bin/docker", "build"])
+    monkeypatch.setattr(docker_findings, "build_command", lambda: ["/usr/bin/docker", "build"])
     set_machine(monkeypatch, Machine(lacks=NO_DRIVER))
-    monkeypatch.setattr(doctor, "_output", lambda command: "1.2.3")
+    for module in (docker_findings, venv):
+        monkeypatch.setattr(module, "read_output", lambda command: "1.2.3\n")
+    apptainer.find_command.cache_clear()
     monkeypatch.setattr(venv, "find_uv", lambda: "/bin/uv")
     monkeypatch.setattr(venv, "find_python", lambda versions: Path(f"/bin/python{versions[0]}"))
     set_free(monkeypatch, 100)
 
 
 def set_engine(monkeypatch: pytest.MonkeyPatch, info: dict[str, Any]) -> None:
-    monkeypatch.setattr(engine, "connect", lambda: Engine(None, "unix:///e", "28.1", info))
+    monkeypatch.setattr(docker_findings, "connect", lambda: Engine(None, "unix:///e", "28.1", info))
 
 
 def set_machine(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> None:
-    monkeypatch.setattr(doctor, "look", lambda: machine)
+    for module in (doctor, docker_findings):
+        monkeypatch.setattr(module, "detect_machine", lambda: machine)
 
 
 def set_free(monkeypatch: pytest.MonkeyPatch, gigabytes: int) -> None:
@@ -50,11 +54,11 @@ def set_free(monkeypatch: pytest.MonkeyPatch, gigabytes: int) -> None:
 
 
 def found(what: str) -> Finding:
-    return next(finding for finding in examine() if finding.what == what)
+    return next(finding for finding in examine_machine() if finding.what == what)
 
 
 def test_a_healthy_machine_has_no_problems() -> None:
-    findings = examine()
+    findings = examine_machine()
     assert {finding.what for finding in findings} >= {
         "orch", "Python", "processor", "container engine", "image builds", "Compose", "GPUs in containers", "GPUs",
         "uv", "venv garments/cpu", "venv textlines/cpu", "disk", "cache: weights", "cache: envs",
@@ -73,10 +77,10 @@ def test_no_engine_is_a_note_because_venv_needs_none(monkeypatch: pytest.MonkeyP
     def connect() -> Engine:
         raise MachineError("no container engine answers", why="no such socket")
 
-    monkeypatch.setattr(engine, "connect", connect)
+    monkeypatch.setattr(docker_findings, "connect", connect)
     step = "install Docker Engine, or use --runtime venv"
     assert found("container engine") == Finding("container engine", "note", "no such socket", step)
-    assert not any(finding.what == "image builds" for finding in examine())
+    assert not any(finding.what == "image builds" for finding in examine_machine())
 
 
 def test_podman_and_rootless_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,17 +92,17 @@ def test_an_engine_nothing_can_build_on_is_a_problem(monkeypatch: pytest.MonkeyP
     def build_command() -> list[str]:
         raise MachineError("no docker command here can build", why="docker: no buildx", hint="install buildx")
 
-    monkeypatch.setattr(engine, "build_command", build_command)
+    monkeypatch.setattr(docker_findings, "build_command", build_command)
     assert found("image builds") == Finding("image builds", "problem", "docker: no buildx", "install buildx")
 
 
 def test_compose_is_a_convenience(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found("Compose").found == "1.2.3"
-    monkeypatch.setattr(doctor, "_output", lambda command: "")
+    monkeypatch.setattr(docker_findings, "read_output", lambda command: "")
     assert (found("Compose").status, found("Compose").found) == ("note", "no plugin")
 
 
-NO_WAY = "it knows no CDI device nvidia.com/gpu, has no nvidia-container-runtime-hook and no runtime called nvidia"
+NO_WAY = "it has no CDI device nvidia.com/gpu, no nvidia-container-runtime-hook and no runtime called nvidia"
 
 
 @pytest.mark.parametrize(
@@ -121,7 +125,7 @@ def test_gpus_in_containers(
 
 def test_gpus_are_described(monkeypatch: pytest.MonkeyPatch) -> None:
     part = Gpu(1, "MIG-1", "NVIDIA A30 MIG 1g.6gb", 5952, "8.0", "535.104.05", 5900, "1g.6gb", "GPU-1")
-    used = replace(GPU, processes=(Process(7, 300), Process(8)))
+    used = replace(GPU, processes=(GpuProcess(7, 300), GpuProcess(8)))
     notes = ("GPU 2 does not answer: GPU is lost",)
     set_machine(monkeypatch, Machine((used, part), "535.104.05", "12.2", notes=notes, source="NVML"))
     assert found("GPU driver").found == "535.104.05, CUDA up to 12.2 (by NVML)"
@@ -173,8 +177,8 @@ def test_a_check_that_breaks_is_a_finding_and_stops_no_other(monkeypatch: pytest
     def broken() -> Machine:
         raise ZeroDivisionError("odd")
 
-    monkeypatch.setattr(doctor, "look", broken)
-    assert found("gpus") == Finding("gpus", "problem", "could not be examined: odd", "please report it")
+    monkeypatch.setattr(doctor, "detect_machine", broken)
+    assert found("GPUs") == Finding("GPUs", "problem", "cannot be examined: odd", "please report it")
     assert found("disk").status == "ok"
 
 
@@ -183,8 +187,8 @@ def test_a_users_broken_stack_is_the_users_to_mend(monkeypatch: pytest.MonkeyPat
         raise SpecError("x/stack.yaml:3: titel: unknown field")
 
     assert load_catalog().stacks
-    monkeypatch.setattr("orchestrator.catalog.loader.load_catalog", broken)
-    assert found("environments") == Finding("environments", "problem", "x/stack.yaml:3: titel: unknown field")
+    monkeypatch.setattr(doctor, "load_catalog", broken)
+    assert found("runtime venv") == Finding("runtime venv", "problem", "x/stack.yaml:3: titel: unknown field")
 
 
 def test_findings_as_json() -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from docker.errors import ImageNotFound
 
 from orchestrator.cli import main
 from orchestrator.errors import MachineError
 from orchestrator.hardware import Gpu, Machine, write_machine
 from orchestrator.hardware.detection import NO_DRIVER
-from orchestrator.workflows.preview import Download
+from orchestrator.system.container_engine import Engine
+from orchestrator.workflows.preview import WeightsPreview
 
 H100 = Gpu(0, "GPU-1", "NVIDIA H100 80GB HBM3", 81559, "9.0", "535.104.05")
 
@@ -27,8 +30,8 @@ def node(tmp_path: Path) -> str:
 @pytest.fixture
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
     """This machine has no GPU and no engine."""
-    monkeypatch.setattr("orchestrator.hardware.look", lambda: Machine(lacks=NO_DRIVER))
-    monkeypatch.setattr("orchestrator.workflows.doctor.look", lambda: Machine(lacks=NO_DRIVER))
+    monkeypatch.setattr("orchestrator.hardware.detect_machine", lambda: Machine(lacks=NO_DRIVER))
+    monkeypatch.setattr("orchestrator.workflows.doctor.detect_machine", lambda: Machine(lacks=NO_DRIVER))
 
     def connect() -> None:
         raise MachineError("no container engine answers", why="no such socket")
@@ -48,8 +51,8 @@ def test_a_plan_for_another_machine(node: str, capsys: pytest.CaptureFixture[str
         ["cpu", "cpu", "processor", "yes"],
         ["cpu-modern", "cpu", "processor", "yes"],
     ]
-    assert err.startswith("orch run takes the variant cu121 on GPU 0 (NVIDIA H100 80GB HBM3): fits NVIDIA H100")
-    assert "by hand" in err
+    assert err.startswith("orch run selects the variant cu121 on GPU 0 (NVIDIA H100 80GB HBM3): fits NVIDIA H100")
+    assert "must be downloaded manually" in err
     assert "runtime" not in err  # of a machine that is only described nobody knows
 
 
@@ -104,10 +107,11 @@ def test_on_this_machine_the_runtime_and_what_is_built_are_said(bare: None, caps
 def test_an_engine_that_shows_no_gpus_is_refused_before_anything_is_built(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from orchestrator.system.container_engine import Engine
+    def get(tag: str) -> None:
+        raise ImageNotFound(tag)
 
-    nothing: Any = object()
-    monkeypatch.setattr("orchestrator.hardware.look", lambda: Machine((H100,), "535.104.05"))
+    nothing: Any = SimpleNamespace(images=SimpleNamespace(get=get))
+    monkeypatch.setattr("orchestrator.hardware.detect_machine", lambda: Machine((H100,), "535.104.05"))
     monkeypatch.setattr("orchestrator.runtimes.docker.runtime.connect", lambda: Engine(nothing, "unix:///e", "28", {}))
     monkeypatch.setenv("PATH", "/nowhere")
     assert main(["plan", "facere"]) == 4
@@ -124,13 +128,13 @@ def test_the_doctor_says_where_a_model_would_run(bare: None, capsys: pytest.Capt
     main(["doctor", "--model", "facere"])
     out, err = capsys.readouterr()
     assert "cuda\tcuda\tno GPU\tno" in out
-    assert "orch run takes the variant cpu on the CPU" in err
+    assert "orch run selects the variant cpu on the CPU" in err
 
 
 def test_orch_run_without_the_gpu_it_was_asked_for_ends_with_4(
     bare: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("orchestrator.hardware.detection.look", lambda: Machine(lacks=NO_DRIVER))
+    monkeypatch.setattr("orchestrator.hardware.detection.detect_machine", lambda: Machine(lacks=NO_DRIVER))
     out = tmp_path / "run"
     assert main(["run", "-m", "facere", "-i", "docs/images", "--device", "cuda", "--out", str(out)]) == 4
     assert f"why:  {NO_DRIVER}" in capsys.readouterr().err
@@ -140,12 +144,15 @@ def test_orch_run_without_the_gpu_it_was_asked_for_ends_with_4(
 @pytest.mark.parametrize(
     ("download", "text"),
     [
-        (Download("a", "a.pth", "present", 5), "a.pth: present"),
-        (Download("a", "a.pth", "missing", 5_000_000, 5_000_000), "a.pth: to be fetched, 5 MB"),
-        (Download("a", "a.pth", "missing", 5_000_000, 9_000_000), "a.pth: to be fetched, 5 to 9 MB"),
-        (Download("a", "a.pth", "missing"), "a.pth: to be fetched, size not known"),
-        (Download("a", "a.pth", "missing", by_hand=True), "a.pth: by hand (orch weights list says how)"),
+        (WeightsPreview("a", "a.pth", "present", 5), "a.pth: present"),
+        (WeightsPreview("a", "a.pth", "missing", 5_000_000, 5_000_000), "a.pth: to be fetched, 5 MB"),
+        (WeightsPreview("a", "a.pth", "missing", 5_000_000, 9_000_000), "a.pth: to be fetched, 5 to 9 MB"),
+        (WeightsPreview("a", "a.pth", "missing"), "a.pth: to be fetched, size not known"),
+        (
+            WeightsPreview("a", "a.pth", "missing", by_hand=True),
+            "a.pth: must be downloaded manually (orch weights list explains how)",
+        ),
     ],
 )
-def test_what_is_to_be_fetched(download: Download, text: str) -> None:
+def test_what_is_to_be_fetched(download: WeightsPreview, text: str) -> None:
     assert download.text() == text

@@ -21,11 +21,12 @@ from orchestrator.catalog.upstream_code import tree_folder
 from orchestrator.cli import main
 from orchestrator.errors import MachineError
 from orchestrator.paths import build_logs_folder, environments_folder, home, weights_folder, worker_cache_folder
-from orchestrator.runtimes.venv import environment_folder
+from orchestrator.runtimes.environments import environment_folder
 from orchestrator.system.locks import hold_lock
-from orchestrator.workflows.prune.engine import Image, current_variants, why_unneeded
+from orchestrator.workflows.prune.engine import EngineImage, current_variants, why_unneeded
 from orchestrator.workflows.prune.files import file_leftovers, size_of
-from orchestrator.workflows.prune.leftovers import Scope, find_leftovers, prune
+from orchestrator.workflows.prune.leftovers import Scope
+from orchestrator.workflows.prune.prune import find_leftovers, remove_leftovers
 from tests.unit.stack_samples import stack_document, write_stack
 
 Captured = pytest.CaptureFixture[str]
@@ -41,6 +42,7 @@ def _no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
         raise MachineError("no container engine answers")
 
     monkeypatch.setattr("orchestrator.workflows.prune.engine.connect", connect)
+    monkeypatch.setattr("orchestrator.runtimes.docker.runtime.connect", connect)
 
 
 @pytest.fixture
@@ -54,12 +56,14 @@ def catalog(tmp_path: Path) -> Catalog:
 # ---- images ----------------------------------------------------------------------------------------------------------
 
 
-def image(identity: str = "old", *tags: str, content: str = "old", stack: str = "tiny", variant: str = "cpu") -> Image:
+def image(
+    identity: str = "old", *tags: str, content: str = "old", stack: str = "tiny", variant: str = "cpu"
+) -> EngineImage:
     labels = {"stack": stack, "variant": variant, "identity": identity, "content": content}
-    return Image("sha256:1", tags, {f"org.orch.{name}": value for name, value in labels.items()}, 5)
+    return EngineImage("sha256:1", tags, {f"org.orch.{name}": value for name, value in labels.items()}, 5)
 
 
-def why(one: Image, catalog: Catalog, scope: Scope = NEEDLESS) -> str | None:
+def why(one: EngineImage, catalog: Catalog, scope: Scope = NEEDLESS) -> str | None:
     return why_unneeded(one, catalog, current_variants(catalog), scope)
 
 
@@ -88,8 +92,8 @@ def test_images_that_are_not_orchs_alone_are_never_touched(catalog: Catalog) -> 
     for scope in (Scope(), Scope(everything=True)):
         assert why(image("old", "mine:latest"), catalog, scope) is None, "derived: it inherits the labels"
         assert why(image("old", "orch/tiny:cpu-old", "mine:latest"), catalog, scope) is None
-        assert why(Image("sha256:1", ("orch/tiny:cpu-old",), {}, 5), catalog, scope) is None
-        assert why(Image("sha256:1", (), {"org.orch.stack": "tiny"}, 5), catalog, scope) is None
+        assert why(EngineImage("sha256:1", ("orch/tiny:cpu-old",), {}, 5), catalog, scope) is None
+        assert why(EngineImage("sha256:1", (), {"org.orch.stack": "tiny"}, 5), catalog, scope) is None
 
 
 def test_stacks_that_are_not_known_here_stay_unless_all_is_asked_for(catalog: Catalog) -> None:
@@ -169,11 +173,11 @@ def test_environments_of_older_locks_can_go(catalog: Catalog) -> None:
 def test_an_environment_goes_whole_and_weights_stay(catalog: Catalog) -> None:
     old, current = filled(environments_folder() / "tiny-cpu-0123456789ab", 3), filled(tiny_environment(catalog))
     kept = filled(weights_folder("tiny", "tiny-model"))
-    done = prune(list(file_leftovers(catalog, Scope())))
+    done = remove_leftovers(list(file_leftovers(catalog, Scope())))
     assert [(one.name, one.bytes) for one in done.removed] == [(str(old), 3 * 4096)]
     assert not old.exists()
     assert not list(environments_folder().glob(".pruned-*"))
-    prune(list(file_leftovers(catalog, Scope(everything=True))))
+    remove_leftovers(list(file_leftovers(catalog, Scope(everything=True))))
     assert not current.exists()
     assert kept.is_dir()
 
@@ -182,17 +186,17 @@ def test_what_a_process_uses_or_makes_stays(catalog: Catalog) -> None:
     old = filled(environments_folder() / "tiny-cpu-0123456789ab")
     (leftover,) = file_leftovers(catalog, Scope())
     with hold_lock(old.with_name(f".{old.name}.lock"), wait=False):
-        assert prune([leftover]).kept == ((leftover, "another orch is at work on it"),)
+        assert remove_leftovers([leftover]).kept == ((leftover, "another orch process is using it"),)
     with process(f"{old}/bin/python"):
-        assert prune([leftover]).kept == ((leftover, "a process uses it"),)
+        assert remove_leftovers([leftover]).kept == ((leftover, "a process uses it"),)
     assert old.is_dir()
-    assert prune([leftover]).removed == (leftover,)
+    assert remove_leftovers([leftover]).removed == (leftover,)
 
 
 def test_what_an_interrupted_removal_left_goes_the_next_time(catalog: Catalog) -> None:
     filled(environments_folder() / ".pruned-tiny-cpu-0123456789ab")
-    assert found(catalog) == {".pruned-tiny-cpu-0123456789ab": "half removed"}
-    prune(list(file_leftovers(catalog, Scope())))
+    assert found(catalog) == {".pruned-tiny-cpu-0123456789ab": "partly removed"}
+    remove_leftovers(list(file_leftovers(catalog, Scope())))
     assert found(catalog) == {}
 
 
@@ -201,8 +205,8 @@ def test_sources_of_other_commits_can_go(catalog: Catalog) -> None:
     current = filled(tree_folder("up", source)).parent
     old = filled(current.with_name(f"up-{'f' * 12}-00000000"))
     filled(current.with_name(f"strange-{'f' * 12}-00000000"))
-    assert found(catalog) == {old.name: "another commit of up than tiny names"}
-    prune(list(file_leftovers(catalog, Scope())))
+    assert found(catalog) == {old.name: "another commit of up than the one of tiny"}
+    remove_leftovers(list(file_leftovers(catalog, Scope())))
     assert (current.is_dir(), old.exists()) == (True, False)
 
 
@@ -211,7 +215,7 @@ def test_old_logs_and_self_tests_can_go(catalog: Catalog) -> None:
     os.utime(logs / "0", (month_ago, month_ago))
     old, new = (filled(home() / "selftest" / f"tiny-model-venv-{name}") for name in ("any", "cpu"))
     os.utime(old, (month_ago, month_ago))
-    assert found(catalog) == {"0": "30 days old", old.name: "the next self-test makes it anew"}
+    assert found(catalog) == {"0": "30 days old", old.name: "the next self-test makes it again"}
     assert {"0", "1", old.name, new.name} == set(found(catalog, Scope(everything=True)))
 
 
@@ -220,7 +224,7 @@ def test_worker_caches_go_with_all_and_not_while_workers_run(catalog: Catalog) -
     assert found(catalog) == {}
     (leftover,) = file_leftovers(catalog, Scope(everything=True, stacks=["tiny"]))
     with process("orch_runner"):
-        assert prune([leftover]).kept == ((leftover, "workers are running on this machine"),)
+        assert remove_leftovers([leftover]).kept == ((leftover, "workers are running on this machine"),)
     assert cache.is_dir()
 
 
@@ -252,12 +256,12 @@ def test_a_dry_run_removes_nothing_and_yes_removes_it(catalog: Catalog, capsys: 
         "why": "made from an older lock of garments-cpu",
     }
     assert (shown["found"], shown["bytes"], "removed" in shown) == ([expected], 4096, False)
-    assert shown["notes"] == ["no container engine answers: images and containers were not looked for"]
+    assert shown["notes"] == ["no container engine answers: images and containers were not searched"]
     assert old.is_dir()
     assert run(capsys, "--yes")["removed"] == [str(old)]
     assert not old.exists()
     assert main(["prune", "--yes"]) == 0
-    assert "there is nothing to remove" in capsys.readouterr().err
+    assert "nothing to remove" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [[], ["--json"]])
@@ -268,7 +272,7 @@ def test_without_anybody_to_ask_nothing_is_removed(
     filled(environments_folder() / "garments-cpu-0123456789ab")
     assert main(["prune", *arguments]) == 2
     out, err = capsys.readouterr()
-    assert "nobody is there to be asked" in out + err
+    assert "cannot ask for confirmation" in out + err
     assert (environments_folder() / "garments-cpu-0123456789ab").is_dir()
 
 
@@ -276,7 +280,7 @@ def test_what_could_not_be_removed_is_told(catalog: Catalog, capsys: Captured) -
     old = filled(environments_folder() / "garments-cpu-0123456789ab")
     with hold_lock(old.with_name(f".{old.name}.lock"), wait=False):
         kept = run(capsys, "--yes")["kept"]
-    assert kept == [{"name": str(old), "why": "another orch is at work on it"}]
+    assert kept == [{"name": str(old), "why": "another orch process is using it"}]
 
 
 def test_everything_is_found_by_the_one_function(catalog: Catalog) -> None:

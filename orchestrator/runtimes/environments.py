@@ -1,0 +1,132 @@
+"""Virtual environments, one folder for each lock, made with uv where it is installed, else with pip."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator.errors import BuildError, MachineError
+from orchestrator.paths import build_logs_folder, environments_folder
+from orchestrator.system.display import Report
+from orchestrator.system.files import write_json
+from orchestrator.system.locks import hold_lock
+from orchestrator.system.subprocesses import run_subprocess
+
+_MARKER = "orch-environment.json"
+
+
+def ensure_environment(
+    name: str,
+    lock: Path,
+    pythons: Sequence[str],
+    report: Report,
+    *,
+    build_lock: Path | None = None,
+    offline: bool = False,
+    rebuild: bool = False,
+) -> tuple[Path, bool]:
+    """Return the environment for a lock, made unless it is complete, and whether it was made now.
+
+    `build_lock` has what the lock's source distributions are built with. Raises BuildError, MachineError.
+    """
+    folder = environment_folder(name, lock, pythons, build_lock)
+    with hold_lock(folder.with_name(f".{folder.name}.lock"), wait=True):
+        fresh = rebuild or not is_complete(folder)
+        if fresh:
+            make_environment(folder, lock, pythons, offline, report, build_lock)
+    return folder, fresh
+
+
+def environment_folder(name: str, lock: Path, pythons: Sequence[str], build_lock: Path | None = None) -> Path:
+    """Return the folder of that environment, made or not; each lock has a folder of its own."""
+    built_with = b"" if build_lock is None else build_lock.read_bytes()
+    digest = hashlib.sha256(lock.read_bytes() + built_with + repr(tuple(pythons)).encode()).hexdigest()[:12]
+    return environments_folder() / f"{name}-{digest}"
+
+
+def is_complete(folder: Path) -> bool:
+    """Return whether the environment in `folder` was made to the end."""
+    return (folder / _MARKER).is_file()
+
+
+def make_environment(
+    folder: Path, lock: Path, pythons: Sequence[str], offline: bool, report: Report, build_lock: Path | None = None
+) -> None:
+    """Make a virtual environment with exactly the locked packages. Raises BuildError, MachineError."""
+    log = build_logs_folder() / f"{folder.name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.unlink(missing_ok=True)
+    if folder.exists():
+        shutil.rmtree(folder)
+    uv = find_uv()
+    python = find_python(pythons)
+    if python is None and (uv is None or offline):
+        raise MachineError(
+            f"no Python {' or '.join(pythons)} on this machine",
+            why="this stack's packages exist for these versions only",
+            hint=f"install uv (pip install uv), which fetches a Python itself, or apt-get install python{pythons[0]}",
+        )
+    if uv is not None:
+        chosen = str(python) if python else pythons[0]
+        report(f"making an environment with uv and Python {pythons[0] if python is None else python}")
+        _run([uv, "venv", "--quiet", "--python", chosen, str(folder)], log, report)
+        # Workers never write bytecode, and without any each start would compile all of TensorFlow anew. pip compiles.
+        install = [uv, "pip", "install", "--compile-bytecode", "--python", str(folder / "bin" / "python")]
+    else:
+        report(f"making an environment with {python} (venv and pip; uv is faster)")
+        _run([str(python), "-m", "venv", str(folder)], log, report)
+        install = [str(folder / "bin" / "python"), "-m", "pip", "install", "--no-input"]
+    report("installing locked packages")
+    offline_flag = (["--offline"] if uv is not None else ["--no-index"]) if offline else []
+    locked = [*install, *offline_flag, "--no-deps", "--require-hashes"]
+    if build_lock is not None:
+        _run([*locked, "-r", str(build_lock)], log, report)
+        locked.append("--no-build-isolation")
+    _run([*locked, "-r", str(lock)], log, report)
+    write_json(folder / _MARKER, {"lock": lock.name, "python": str(python), "uv": uv is not None})
+
+
+def find_uv() -> str | None:
+    """Return the path of uv beside the Python that runs orch, or on the PATH."""
+    beside = Path(sys.executable).parent / "uv"
+    return str(beside) if beside.is_file() else shutil.which("uv")
+
+
+def find_python(versions: Sequence[str]) -> Path | None:
+    """Return a working interpreter that can make environments; earlier versions are preferred."""
+    for version in versions:
+        candidates = [f"python{version}", sys.executable, "python3"]
+        pyenv = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions"
+        candidates += [str(path) for path in sorted(pyenv.glob(f"{version}.*/bin/python{version}"), reverse=True)]
+        for candidate in candidates:
+            path = shutil.which(candidate)
+            interpreter = None if path is None else _resolve_interpreter(path, version)
+            if interpreter is not None:
+                return interpreter
+    return None
+
+
+def _resolve_interpreter(python: str, version: str) -> Path | None:
+    """Return the interpreter behind a name, which may be a shim; None for another version."""
+    code = (
+        "import sys, venv, ensurepip;"
+        "print('%d.%d' % sys.version_info[:2], getattr(sys, '_base_executable', '') or sys.executable)"
+    )
+    try:
+        answer = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    actual, _, path = answer.stdout.strip().partition(" ")
+    return Path(path) if answer.returncode == 0 and actual == version and path else None
+
+
+def _run(command: list[str], log: Path, report: Report) -> None:
+    code, tail = run_subprocess(command, log, report)
+    if code != 0:
+        message = f"cannot make the environment: {Path(command[0]).name} ended with {code}"
+        raise BuildError(message, why="\n".join(tail), log=log)

@@ -1,0 +1,141 @@
+"""Environments made from locks: the commands that make them, and which Python and uv are used."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import BuildError, MachineError
+from orchestrator.paths import build_logs_folder
+from orchestrator.runtimes import environments
+from orchestrator.runtimes.environments import environment_folder, find_python, find_uv, make_environment
+
+VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+def fake_tool(folder: Path, name: str, script: str = "") -> str:
+    """A command that writes down how it was called."""
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f'#!/bin/sh\necho "{name} $*" >> "{folder}/calls"\n{script}\n')
+    (folder / name).chmod(0o755)
+    return str(folder / name)
+
+
+@pytest.fixture
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Let `uv` and `python` be these scripts, or absent; gives the file with the calls."""
+
+    def install(uv: str | None, python: str | None) -> Path:
+        folder = tmp_path / "tools"
+        found_uv = None if uv is None else fake_tool(folder, "uv", uv)
+        found_python = None if python is None else Path(fake_tool(folder, "python", python))
+        monkeypatch.setattr(environments, "find_uv", lambda: found_uv)
+        monkeypatch.setattr(environments, "find_python", lambda versions: found_python)
+        return folder / "calls"
+
+    return install
+
+
+def make(folder: Path, *, offline: bool = False) -> None:
+    (folder / "lock").write_text("")
+    make_environment(folder / "env", folder / "lock", ("3.11", "3.12"), offline, lambda line: None)
+
+
+UV_MAKES = '[ "$1" = venv ] && mkdir -p "$5/bin" || true'
+PYTHON_MAKES = '[ "$2" = venv ] || exit 0; mkdir -p "$3/bin"; cp "$0" "$3/bin/python"'
+
+
+def test_uv_makes_the_environment(tmp_path: Path, tools: Callable[..., Path]) -> None:
+    calls = tools(UV_MAKES, None)
+    make(tmp_path)
+    env, lock = tmp_path / "env", tmp_path / "lock"
+    assert calls.read_text().splitlines() == [
+        f"uv venv --quiet --python 3.11 {env}",
+        f"uv pip install --compile-bytecode --python {env}/bin/python --no-deps --require-hashes -r {lock}",
+    ]
+    assert json.loads((env / "orch-environment.json").read_text()) == {"lock": "lock", "python": "None", "uv": True}
+
+
+def test_source_distributions_are_built_with_locked_packages(tmp_path: Path, tools: Callable[..., Path]) -> None:
+    calls = tools(UV_MAKES, None)
+    env, lock, build_lock = tmp_path / "env", tmp_path / "lock", tmp_path / "build.lock"
+    lock.write_text("")
+    build_lock.write_text("")
+    make_environment(env, lock, ("3.11",), False, lambda line: None, build_lock)
+    install = f"uv pip install --compile-bytecode --python {env}/bin/python --no-deps --require-hashes"
+    assert calls.read_text().splitlines()[1:] == [
+        f"{install} -r {build_lock}",
+        f"{install} --no-build-isolation -r {lock}",
+    ]
+    other = environment_folder("x", lock, ("3.11",))
+    assert environment_folder("x", lock, ("3.11",), build_lock) == other  # empty, so nothing differs
+    build_lock.write_text("setuptools==1")
+    assert environment_folder("x", lock, ("3.11",), build_lock) != other
+
+
+def test_without_uv_it_takes_venv_and_pip(tmp_path: Path, tools: Callable[..., Path]) -> None:
+    calls = tools(None, PYTHON_MAKES)
+    make(tmp_path, offline=True)
+    env, lock = tmp_path / "env", tmp_path / "lock"
+    assert calls.read_text().splitlines() == [
+        f"python -m venv {env}",
+        f"python -m pip install --no-input --no-index --no-deps --require-hashes -r {lock}",
+    ]
+
+
+def test_offline_uv_fetches_nothing(tmp_path: Path, tools: Callable[..., Path]) -> None:
+    calls = tools(UV_MAKES, "")
+    make(tmp_path, offline=True)
+    assert calls.read_text().splitlines()[1].split()[6:7] == ["--offline"]
+    tools(UV_MAKES, None)
+    with pytest.raises(MachineError):
+        make(tmp_path, offline=True)
+
+
+def test_without_python_and_uv_the_way_out_is_told(tmp_path: Path, tools: Callable[..., Path]) -> None:
+    tools(None, None)
+    with pytest.raises(MachineError, match=r"no Python 3\.11 or 3\.12 on this machine") as caught:
+        make(tmp_path)
+    assert caught.value.hint is not None
+    assert caught.value.hint.endswith("or apt-get install python3.11")
+
+
+def test_an_environment_that_cannot_be_made(tmp_path: Path, tools: Callable[..., Path]) -> None:
+    tools('echo "no such package"; exit 1', None)
+    with pytest.raises(BuildError, match="uv ended with 1") as caught:
+        make(tmp_path)
+    assert caught.value.why == "no such package"
+    assert caught.value.log == str(build_logs_folder() / "env.log")
+
+
+def test_a_python_is_taken_only_if_it_runs_and_is_the_right_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path / "pyenv"))
+    monkeypatch.setenv("PATH", str(tmp_path / "tools"))
+    fake_tool(tmp_path / "tools", "python9.9", "echo 9.9 is not installed; exit 127")
+    assert find_python(["9.9"]) is None
+    own = find_python(["9.9", VERSION])
+    assert own is not None
+    assert own.resolve() == Path(sys.executable).resolve(), "the interpreter itself, not an environment of it"
+    fake_tool(tmp_path / "tools", "python9.9", 'echo "9.9 $0"')
+    assert find_python(["9.9", VERSION]) == tmp_path / "tools" / "python9.9"
+    (tmp_path / "pyenv" / "versions" / "9.8.1").mkdir(parents=True)
+    fake_tool(tmp_path / "pyenv" / "versions" / "9.8.1" / "bin", "python9.8", 'echo "9.8 $0"')
+    assert find_python(["9.8"]) == tmp_path / "pyenv" / "versions" / "9.8.1" / "bin" / "python9.8"
+
+
+def test_uv_is_looked_for_beside_python_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    assert find_uv() is None
+    on_path = fake_tool(tmp_path, "uv")
+    assert find_uv() == on_path
+    beside = fake_tool(tmp_path / "bin", "uv")
+    assert find_uv() == beside
+    assert subprocess.run([beside], check=False).returncode == 0
