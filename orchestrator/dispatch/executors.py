@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, cast
@@ -108,9 +108,18 @@ class Executor(Protocol):
         """Return whether the submitted run has tasks left; None while its cluster does not answer."""
 
 
-EXECUTORS = {
-    "local": "orchestrator.dispatch.local:LocalExecutor",
-    "slurm": "orchestrator.dispatch.slurm.executor:SlurmExecutor",
+def _import_when_called(module: str, class_name: str) -> Callable[[], Executor]:
+    """Return a factory of a class in a module that itself imports this one."""
+
+    def make() -> Executor:
+        return cast(Executor, getattr(importlib.import_module(module), class_name)())
+
+    return make
+
+
+EXECUTORS: dict[str, Callable[[], Executor]] = {
+    "local": _import_when_called("orchestrator.dispatch.local", "LocalExecutor"),
+    "slurm": _import_when_called("orchestrator.dispatch.slurm.executor", "SlurmExecutor"),
 }
 
 
@@ -118,8 +127,7 @@ def get_executor(name: str) -> Executor:
     """Return the executor of that name. Raises UsageError."""
     if name not in EXECUTORS:
         raise unknown_name("executor", name, EXECUTORS)
-    module, _, attribute = EXECUTORS[name].partition(":")
-    return cast(Executor, getattr(importlib.import_module(module), attribute)())
+    return EXECUTORS[name]()
 
 
 def get_submitter(submission: Submission) -> Submitter:
