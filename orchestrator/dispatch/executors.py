@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, cast
@@ -61,8 +61,9 @@ class Work:
     weights: Path
     """Folder of the model's weights."""
     devices: Sequence[str]
-    """Worker i gets device i modulo their number, written as in WorkerSpec.device."""
-    workers: int = 1
+    """Devices that workers may use, written as in WorkerSpec.device."""
+    workers: int | None = None
+    """None: one on the CPU, `workers_per_gpu` on each GPU."""
     threads: int | None = None
     """Threads per worker; None: all cores, divided by the workers."""
     wait: bool = True
@@ -70,9 +71,10 @@ class Work:
     leases: bool = True
     """Lease GPUs for this run; false where its workers already have theirs."""
     sharing: Sharing = field(default_factory=NoSharing)
-    asked_workers: int | None = None
     workers_per_gpu: int | Literal["auto"] | None = None
-    """The user's own words, for machines whose GPUs cannot be seen from here."""
+    """None: one; "auto": as many as fit into the GPU's free memory."""
+    gpus: Sequence[Gpu] = ()
+    """This machine's GPUs, with their memory."""
     build: BuildOptions = field(default_factory=BuildOptions)
     """How the variant was prepared, for machines that prepare it again."""
     settings: object = None
@@ -106,9 +108,18 @@ class Executor(Protocol):
         """Return whether the submitted run has tasks left; None while its cluster does not answer."""
 
 
-EXECUTORS = {
-    "local": "orchestrator.dispatch.local:LocalExecutor",
-    "slurm": "orchestrator.dispatch.slurm.executor:SlurmExecutor",
+def _import_when_called(module: str, class_name: str) -> Callable[[], Executor]:
+    """Return a factory of a class in a module that itself imports this one."""
+
+    def make() -> Executor:
+        return cast(Executor, getattr(importlib.import_module(module), class_name)())
+
+    return make
+
+
+EXECUTORS: dict[str, Callable[[], Executor]] = {
+    "local": _import_when_called("orchestrator.dispatch.local", "LocalExecutor"),
+    "slurm": _import_when_called("orchestrator.dispatch.slurm.executor", "SlurmExecutor"),
 }
 
 
@@ -116,8 +127,7 @@ def get_executor(name: str) -> Executor:
     """Return the executor of that name. Raises UsageError."""
     if name not in EXECUTORS:
         raise unknown_name("executor", name, EXECUTORS)
-    module, _, attribute = EXECUTORS[name].partition(":")
-    return cast(Executor, getattr(importlib.import_module(module), attribute)())
+    return EXECUTORS[name]()
 
 
 def get_submitter(submission: Submission) -> Submitter:

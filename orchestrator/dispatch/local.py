@@ -1,10 +1,11 @@
-"""The local executor: workers on this machine, started and watched by the process of `orch run` itself."""
+"""The local executor: the process of `orch run` starts and watches workers on this machine."""
 
 from __future__ import annotations
 
 import importlib
 import shutil
 import threading
+from collections.abc import Sequence
 
 from orchestrator.catalog.loader import ModelEntry
 from orchestrator.dispatch.dispatcher import Dispatcher, DispatchResult
@@ -13,7 +14,7 @@ from orchestrator.dispatch.launcher import Launcher
 from orchestrator.dispatch.outcome import Outcome, finish
 from orchestrator.dispatch.scheduler import sort_largest_first
 from orchestrator.dispatch.shared.submitter import Submission
-from orchestrator.dispatch.slots import LeasedSlots, OwnedSlots, Slots
+from orchestrator.dispatch.slots import LeasedSlots, OwnedSlots, Slots, assign_devices, describe_busy_gpus
 from orchestrator.hardware import Gpu, Selection, cores, gpus_for
 from orchestrator.plan.shards import missing_shards
 from orchestrator.runtimes.built import select_variant
@@ -35,6 +36,8 @@ class LocalExecutor:
     def execute(self, work: Work, display: Display) -> Outcome:
         """Predict the missing shards, then collect all. Raises UsageError, Interrupted, RunError, MachineError."""
         refuse_active_submission(work.paths)
+        for line in describe_busy_gpus(work.devices, work.gpus) if work.leases else ():
+            display.say(line)
         with work.sharing.predicting(work.plan.request.device):
             dispatched = predict_missing(work, display)
         return finish(work.plan, work.paths, dispatched)
@@ -59,21 +62,24 @@ def predict_missing(work: Work, display: Display) -> DispatchResult:
         return DispatchResult((), 0, 0.0)
     if already:
         display.say(f"resuming: {already} of {len(plan.inputs.images)} images are done")
-    threads = work.threads or max(1, cores() // min(work.workers, len(missing)))
-    launcher = Launcher(plan, paths, runtime, work.devices, threads, work.weights)
+    free = {gpu.device: gpu.memory if gpu.free is None else gpu.free for gpu in work.gpus}
+    needed = plan.entry.spec.gpu_memory
+    devices, workers = assign_devices(work.devices, work.workers, work.workers_per_gpu, free, needed)
+    threads = work.threads or max(1, cores() // min(workers, len(missing)))
+    launcher = Launcher(plan, paths, runtime, devices, threads, work.weights)
     dispatcher = Dispatcher(paths, launcher.start, display, sort_largest_first(missing, plan.bytes_of), plan.images_of)
     # Collecting needs numpy, whose import takes a while: it is imported while the workers start.
     threading.Thread(target=importlib.import_module, args=("numpy",), daemon=True).start()
     try:
         with call_on_signal(dispatcher.interrupt):
-            return dispatcher.run(make_slots(work, display), len(plan.inputs.images), already)
+            return dispatcher.run(make_slots(work, devices, workers, display), len(plan.inputs.images), already)
     finally:
         runtime.reap(plan.run_id(), paths.jobs)  # what could not be removed while the engine was away
 
 
-def make_slots(work: Work, display: Display) -> Slots:
+def make_slots(work: Work, devices: Sequence[str], workers: int, display: Display) -> Slots:
     """Return the slots for workers: leased ones on GPUs, unconditional ones on the CPU."""
-    if not work.leases or set(work.devices) == {"cpu"}:
-        return OwnedSlots(work.workers, work.devices)
+    if not work.leases or set(devices) == {"cpu"}:
+        return OwnedSlots(workers, devices)
     what = f"{work.plan.entry.name} into {work.paths.root}"
-    return LeasedSlots(work.workers, work.devices, what, display, wait=work.wait, most_gpus=work.sharing.most_gpus)
+    return LeasedSlots(workers, devices, what, display, wait=work.wait, most_gpus=work.sharing.most_gpus)

@@ -1,4 +1,4 @@
-"""The state of a run, read from its directory and, where it was submitted, from its cluster: `orch status`."""
+"""`orch status`: the state of a run, from its directory and, where it was submitted, its cluster."""
 
 from __future__ import annotations
 

@@ -16,7 +16,6 @@ from orchestrator.dispatch.outcome import Outcome
 from orchestrator.dispatch.shared.follow import follow_run
 from orchestrator.dispatch.shared.work_file import make_placeholder
 from orchestrator.dispatch.sharing import NoSharing, Sharing
-from orchestrator.dispatch.slots import assign_devices, describe_busy_gpus
 from orchestrator.hardware import Gpu, Selection
 from orchestrator.inputs.collect import InputSet, collect_inputs
 from orchestrator.paths import RunPaths, weights_folder
@@ -63,8 +62,6 @@ def run_model(entry: ModelEntry, options: RunOptions, display: Display, sharing:
             plan = Plan(request, entry, prepared, weights, inputs, _shard_size(earlier, options, request, inputs))
             record_plan(paths, plan, earlier, _notes(candidate, choice, gpus))
             work = _make_work(plan, paths, candidate, options, choice, gpus, sharing, settings)
-            for line in describe_busy_gpus(choice.devices, gpus) if work.leases else ():
-                display.say(line)
             outcome = executor.execute(work, display)
             if outcome.complete or not (options.wait and settings.wait):
                 return outcome
@@ -157,25 +154,21 @@ def _make_work(
     sharing: Sharing,
     settings: ExecutorSettings,
 ) -> Work:
-    """Return all that the executor needs: the plan, its devices, and the number of workers."""
+    """Return all that the executor needs."""
     entry = plan.entry
-    free = {gpu.device: gpu.memory if gpu.free is None else gpu.free for gpu in gpus}
-    devices, workers = assign_devices(
-        choice.devices, options.workers, options.workers_per_gpu, free, entry.spec.gpu_memory
-    )
     return Work(
         plan,
         paths,
         candidate.runtime,
         options.weights_folder or weights_folder(entry.stack.name, entry.name),
-        devices,
-        workers,
+        choice.devices,
+        options.workers,
         options.threads or candidate.threads,
         wait=options.wait,
         leases=candidate.warm is None,
         sharing=sharing,
-        asked_workers=options.workers,
         workers_per_gpu=options.workers_per_gpu,
+        gpus=gpus,
         build=options.build,
         settings=settings,
     )

@@ -1,4 +1,4 @@
-"""A scheduler for one of several tasks that share a run's shards: it hands out the shards that it can claim."""
+"""A scheduler for one of several tasks that share a run: it hands out the shards that it can claim."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Clock = Callable[[], float]
 
 
 class ClaimingScheduler(Scheduler):
-    """Hands out shards this task has claimed: its own share first, in order, then any shard that is not claimed.
+    """Hands out claimed shards: first those of the task's own share, in order, then any unclaimed ones.
 
     `share` is the task's index and the number of tasks. `remaining` counts the shards not known to be on disk: until
     there are none a task stays, because another one may be lost.

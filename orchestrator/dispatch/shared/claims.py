@@ -57,7 +57,7 @@ class Claims:
         return True
 
     def take_over(self, name: str) -> bool:
-        """Take another holder's claim whose lease ran out; False if it is renewed, or another holder is faster."""
+        """Take a claim whose lease ran out; False if it was renewed, or another holder was faster."""
         claim, aside = self._folder / name, self._folder / f".{name}.{self._holder}"
         with self._lock:
             if name in self._own:

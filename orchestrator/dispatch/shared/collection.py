@@ -1,4 +1,4 @@
-"""Collect a run that several tasks share: once, by whichever task sees first that all shards are on disk."""
+"""Collect a shared run once: by the first task that sees all shards on disk."""
 
 from __future__ import annotations
 

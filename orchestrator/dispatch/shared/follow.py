@@ -1,4 +1,4 @@
-"""Follow or cancel a run on a cluster, from any machine that sees its directory: `orch attach`, `orch cancel`."""
+"""`orch attach` and `orch cancel`: follow or end a run on a cluster, wherever its directory is visible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m orchestrator.dispatch.shared.task RUN`: one worker task of a run that several machines share.
+"""`python -m orchestrator.dispatch.shared.task RUN`: one of the tasks that share a run.
 
 A task may be stopped, started again, or run twice at the same time.
 
@@ -168,7 +168,7 @@ def _devices_of_workers(ready: _ReadyTask) -> tuple[tuple[str, ...], int]:
 
 
 def _worker_label(plan: Plan, task: str) -> str:
-    """Return the label by which a runtime finds this attempt's workers: a node may have other tasks of the run."""
+    """Return the label of this attempt's workers. A node may have other tasks of the same run."""
     return f"{plan.run_id()}-{task}"
 
 

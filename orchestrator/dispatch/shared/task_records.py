@@ -1,4 +1,4 @@
-"""Records that a cluster's tasks keep in the run directory: node, state, reason of their end; one file per attempt."""
+"""Records of a cluster's tasks, one file per attempt: node, state, and why it ended."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class TaskRecord:
 
 
 def find_abandoned(records: list[dict[str, Any]], attempt: TaskAttempt) -> list[dict[str, Any]]:
-    """Return earlier attempts of this task on this node that recorded no end: the cluster considers them dead."""
+    """Return this task's earlier attempts on this node that were killed: their records have no end."""
     return [
         record
         for record in records

@@ -1,4 +1,4 @@
-"""Settings of the Slurm executor, from `--slurm KEY=VALUE` and slurm.yaml, and the job script made from them."""
+"""Settings of the Slurm executor (`--slurm KEY=VALUE`, slurm.yaml), and the job script made from them."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class SlurmSettings(BaseModel):
 
 
 def _as_mapping(given: Sequence[str] | Mapping[str, Any], lists: set[str]) -> Mapping[str, Any]:
-    """Return KEY=VALUE texts as a mapping; of several values for one key all count for lists, else the last one."""
+    """Return KEY=VALUE texts as a mapping. A list keeps all values of a key, others the last one."""
     if isinstance(given, Mapping):
         return given
     values: dict[str, Any] = {}
@@ -128,7 +128,7 @@ class ArrayJob:
 
 
 def make_job_script(job: ArrayJob, settings: SlurmSettings) -> str:
-    """Return the script for sbatch: each task runs the same command on the run directory, and may run again."""
+    """Return the script for sbatch. Each task runs the same command on the run directory, once or again."""
     lines = [f"#SBATCH {option}" for option in _sbatch_options(job, settings)]
     exports = [f"export {name}={shlex.quote(value)}" for name, value in sorted(job.environment.items())]
     # exec: Slurm sends its signals to the script's process, which must be the task itself.

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.catalog.loader import ModelEntry
-from orchestrator.dispatch.executors import Work, get_executor
+from orchestrator.dispatch.executors import EXECUTORS, Work, get_executor
 from orchestrator.dispatch.local import LocalExecutor
+from orchestrator.dispatch.shared.submitter import Submission
 from orchestrator.dispatch.shared.work_file import WorkersPerTask, make_placeholder, read_work_file
 from orchestrator.dispatch.slurm.executor import SlurmExecutor
 from orchestrator.dispatch.slurm.settings import SlurmSettings
@@ -22,6 +23,7 @@ from orchestrator.plan.request import AUTO
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.registry import get_runtime
 from orchestrator.system.display import SilentDisplay
+from orchestrator.system.files import write_json
 from tests.unit.dispatch.slurm_samples import FakeSlurm, begun, document, make_plan
 from tests.unit.stack_samples import MINIMAL, model_entry, stack_entry
 
@@ -173,6 +175,23 @@ def test_an_unknown_executor_is_refused_with_suggestions() -> None:
     with pytest.raises(UsageError, match="unknown executor 'slrum'") as caught:
         get_executor("slrum")
     assert "slurm" in str(caught.value.why)
+
+
+def test_a_new_executor_is_a_class_and_a_line_in_the_registry(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Elsewhere(LocalExecutor):
+        """Says that it works on all that was submitted to it."""
+
+        def is_active(self, submission: Submission) -> bool:
+            return (submission.executor, submission.job) == ("elsewhere", "7")
+
+    monkeypatch.setitem(EXECUTORS, "elsewhere", Elsewhere)
+    assert isinstance(get_executor("elsewhere"), Elsewhere)
+    paths = begun(tmp_path, plan, job=None)
+    write_json(paths.submission("elsewhere"), {"job": 7})
+    with pytest.raises(UsageError, match="is running as job 7"):
+        LocalExecutor().execute(work(plan, paths), SilentDisplay())
 
 
 def test_an_executor_without_settings_refuses_any() -> None:
