@@ -1,4 +1,4 @@
-"""The error tree: each class has an exit code, and every error says what, why, where the log is and what to type."""
+"""The error tree: each class has an exit code; an error says what failed, why, the log and the next command."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class OrchError(Exception):
-    """Base of everything orch reports to its user without a traceback.
+    """Base of the errors that orch reports without a traceback.
 
     `message` says what failed, `why` the cause, `log` the file to read and `hint` the next command to type.
     """
@@ -28,35 +28,35 @@ class OrchError(Exception):
         self.hint = hint
 
     def as_json(self) -> dict[str, object]:
-        """The error as the JSON object that `--json` prints."""
+        """Return the error as the JSON object that `--json` prints."""
         fields = {"message": self.message, "why": self.why, "log": self.log, "hint": self.hint}
         return {"error": type(self).__name__, "exit_code": self.exit_code, **fields}
 
 
 class UsageError(OrchError):
-    """The command was wrong: unknown name, missing file, contradictory options."""
+    """A wrong command: unknown name, missing file, contradictory options."""
 
     exit_code = 2
 
 
 class SpecError(OrchError):
-    """A stack.yaml is wrong; the message names file, line and field."""
+    """A wrong stack.yaml or orch.yaml; the message names file, line and field."""
 
     exit_code = 2
 
 
 class BuildError(OrchError):
-    """An image or environment could not be built."""
+    """A failed build of an image or environment."""
 
     exit_code = 3
 
 
 class BaseImageError(BuildError):
-    """The base image of a build cannot be had: no registry is reached, or it was deleted there."""
+    """A base image that cannot be pulled: the registry does not answer or no longer has it."""
 
 
 class MachineError(OrchError):
-    """This machine cannot: no engine, no fitting Python or GPU, no space, missing weights."""
+    """Something this machine lacks: an engine, a fitting Python or GPU, disk space, weights."""
 
     exit_code = 4
 
@@ -66,19 +66,19 @@ class RuntimeUnsuitable(MachineError):
 
 
 class RunError(OrchError):
-    """The run failed; what was finished stays on disk."""
+    """A failed run; finished shards stay on disk."""
 
     exit_code = 5
 
 
 class PredictionsError(OrchError):
-    """A predictions file is invalid, or two are not comparable."""
+    """An invalid predictions file, or two that are not comparable."""
 
     exit_code = 6
 
 
 class Interrupted(OrchError):
-    """The user stopped the run; the same command resumes it."""
+    """A run that the user stopped; the same command resumes it."""
 
     exit_code = 130
 

@@ -1,4 +1,4 @@
-"""The names of all files: those of a run, and those orch keeps between runs."""
+"""Names of all files: those of a run, and those that orch keeps between runs."""
 
 from __future__ import annotations
 
@@ -10,69 +10,69 @@ from platformdirs import user_cache_path, user_config_path
 
 
 def home() -> Path:
-    """The cache that all runs share: $ORCH_HOME, else the platform's cache folder."""
+    """Return the cache that all runs share: $ORCH_HOME, else the platform's cache folder."""
     chosen = os.environ.get("ORCH_HOME")
     return Path(chosen).expanduser().resolve() if chosen else user_cache_path("orch")
 
 
 def weights_folder(stack: str, model: str) -> Path:
-    """Where a model's weights are kept."""
+    """Return the folder of a model's weights."""
     return home() / "weights" / stack / model
 
 
 def environments_folder() -> Path:
-    """Where the venv runtime keeps its environments."""
+    """Return the folder of the venv runtime's environments."""
     return home() / "envs"
 
 
 def worker_cache_folder(stack: str, variant: str) -> Path:
-    """What workers of a variant keep between runs: compiled kernels, optimised graphs."""
+    """Return the folder that workers of a variant keep between runs: compiled kernels, optimised graphs."""
     return home() / "worker-cache" / f"{stack}-{variant}"
 
 
 def images_folder() -> Path:
-    """Where image archives are looked for, and what Apptainer makes of them: $ORCH_IMAGES, else with all the rest."""
+    """Return the folder of image archives and Apptainer's SIF files: $ORCH_IMAGES, else in the cache."""
     chosen = os.environ.get("ORCH_IMAGES")
     return Path(chosen).expanduser().resolve() if chosen else home() / "images"
 
 
 def leases_folder() -> Path:
-    """Locks on GPUs, one file each."""
+    """Return the folder of lock files of GPUs."""
     return home() / "leases"
 
 
 def spool_folder() -> Path:
-    """Where hosts and the warm workers of `orch up` meet: $ORCH_SPOOL, else in the cache."""
+    """Return the folder shared with the warm workers of `orch up`: $ORCH_SPOOL, else in the cache."""
     chosen = os.environ.get("ORCH_SPOOL")
     return Path(chosen).expanduser().absolute() if chosen else home() / "spool"
 
 
 def build_logs_folder() -> Path:
-    """Where logs of builds go."""
+    """Return the folder of build logs."""
     return home() / "logs"
 
 
 def user_stacks_folder() -> Path:
-    """Where a user puts stacks of their own for good."""
+    """Return the folder of the user's own stacks."""
     return user_config_path("orch") / "stacks"
 
 
 def user_executor_settings(executor: str) -> Path:
-    """The user's settings of an executor, for all runs; need not exist."""
+    """Return the file with the user's settings of an executor, for all runs; it need not exist."""
     return user_config_path("orch") / f"{executor}.yaml"
 
 
 @dataclass(frozen=True)
 class RunPaths:
-    """Every file of one run directory."""
+    """Paths of all files of one run directory."""
 
     root: Path
     spooled: Path | None = field(default=None, kw_only=True)
-    """What the workers' job folders begin with where they lie in a spool, not in the run directory."""
+    """Prefix of the workers' job folders where they are in a warm worker's spool instead of the run directory."""
 
     @property
     def run_json(self) -> Path:
-        """What was asked and everything resolved."""
+        """The request and everything resolved."""
         return self.root / "run.json"
 
     @property
@@ -82,12 +82,12 @@ class RunPaths:
 
     @property
     def unpacked(self) -> Path:
-        """Images taken out of an archive; removed when the run is complete."""
+        """Images unpacked from archives; removed when the run is complete."""
         return self.root / "unpacked"
 
     @property
     def masks(self) -> Path:
-        """Probability pictures, one per image, where the task gives them."""
+        """Probability pictures, one per image, for tasks that have them."""
         return self.root / "masks"
 
     @property
@@ -122,31 +122,31 @@ class RunPaths:
 
     @property
     def lock(self) -> Path:
-        """Held by the one process that writes here."""
+        """Lock file of the one process that writes here."""
         return self.root / ".lock"
 
     @property
     def claims(self) -> Path:
-        """Who works on which shard, where tasks on several machines share the run."""
+        """Claims of shards, for runs that tasks on several machines share."""
         return self.root / "claims"
 
     @property
     def tasks(self) -> Path:
-        """One record per start of a task on a cluster: where, how far, why it ended."""
+        """One record per attempt of a cluster task: node, state, error."""
         return self.root / "tasks"
 
     @property
     def task_events(self) -> Path:
-        """The tasks' events, a file each: several machines never write one file."""
+        """Events of cluster tasks, one file per attempt: no file has writers on two machines."""
         return self.root / "events"
 
     @property
     def work(self) -> Path:
-        """What a task needs beyond run.json to carry the run out on another machine."""
+        """What a cluster task needs beyond run.json."""
         return self.root / "work.json"
 
     def submission(self, executor: str) -> Path:
-        """The job that an executor submitted to its cluster, and the settings of the job."""
+        """Return the file with the submitted job and its settings."""
         return self.root / f"{executor}.json"
 
     @property
@@ -156,29 +156,29 @@ class RunPaths:
 
     @property
     def cancelled(self) -> Path:
-        """Lies here while the run is cancelled: tasks do not have themselves requeued."""
+        """Marks a cancelled run: its tasks do not requeue themselves."""
         return self.root / "cancelled"
 
     def shard(self, number: int) -> Path:
-        """The finished shard of that number."""
+        """Return the path of the finished shard `number`."""
         return self.shards / f"{number:05d}.npz"
 
     def worker_log(self, worker: str) -> Path:
-        """A worker's stderr."""
+        """Return the log of a worker's stderr."""
         return self.logs / f"{worker}.log"
 
     def job(self, worker: str) -> Path:
-        """A worker's job folder, mounted read-only into it."""
+        """Return a worker's job folder, which is mounted read-only."""
         return self.jobs / worker if self.spooled is None else Path(f"{self.spooled}-{worker}")
 
 
 @dataclass(frozen=True)
 class TaskPaths(RunPaths):
-    """The run directory as one start of a task on a cluster uses it: nobody else writes its files."""
+    """Paths private to one attempt of a cluster task."""
 
     task: str
     scratch: Path
-    """Folder on the node's own disk: queues are looked through too often for a network file system."""
+    """Folder on the node's own disk: queues are listed too often for a network file system."""
 
     @property
     def jobs(self) -> Path:
@@ -192,9 +192,9 @@ class TaskPaths(RunPaths):
 
     @property
     def record(self) -> Path:
-        """Where, how far, why it ended."""
+        """The record of this attempt."""
         return self.tasks / f"{self.task}.json"
 
     def worker_log(self, worker: str) -> Path:
-        """A worker's stderr."""
+        """Return the log of a worker's stderr."""
         return self.logs / f"{self.task}-{worker}.log"

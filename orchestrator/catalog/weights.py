@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from orchestrator.catalog.loader import SPEC_NAME, ModelEntry
@@ -16,11 +16,9 @@ from orchestrator.catalog.spec import Weights
 from orchestrator.errors import MachineError, SpecError, UsageError
 from orchestrator.paths import weights_folder
 from orchestrator.system.archives import is_archive, unpack
+from orchestrator.system.download import TransferProgress, fetch
 from orchestrator.system.files import remove, replace_path, sha256_of, write_json
 from orchestrator.system.locks import hold_lock
-
-if TYPE_CHECKING:
-    from orchestrator.system.download import TransferProgress
 
 
 @dataclass(frozen=True)
@@ -149,8 +147,6 @@ def _ensure_bundled(entry: ModelEntry, key: str, spec: Weights) -> Stored:
 
 
 def _download(entry: ModelEntry, key: str, spec: Weights, url: str, progress: TransferProgress) -> Stored:
-    from orchestrator.system.download import fetch
-
     folder = weights_folder(entry.stack.name, entry.name)
     download = folder / "downloads" / f"{key}-{PurePosixPath(urlsplit(url).path).name}"
     earlier = _read_record(folder, spec)

@@ -1,1 +1,1 @@
-"""Files, locks, subprocesses, signals, downloads, archives, the container engine, the Display protocol."""
+"""Files, locks, JSON lines, free space, subprocesses, signals, downloads, archives, YAML, engine, Display."""

@@ -1,4 +1,4 @@
-"""Taking files out of .zip and .tar archives without letting a name, a link or a bomb do harm."""
+"""Unpack .zip and .tar archives safely: no name, link or archive bomb reaches beyond the folder."""
 
 from __future__ import annotations
 
@@ -28,53 +28,52 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @dataclass(frozen=True)
 class Member:
-    """One regular file of an archive, by its safe relative name; `error` where it could not be taken out."""
+    """One file of an archive by its safe relative name; `error` says why it was not unpacked."""
 
     name: str
     error: str | None = None
 
 
 def is_archive(path: Path) -> bool:
-    """Whether the name is that of an archive orch reads."""
+    """Return whether the name is that of an archive that orch reads."""
     return path.name.lower().endswith(SUFFIXES)
 
 
 def unpack(archive: Path, folder: Path, wanted: Callable[[str], str | None]) -> tuple[list[Member], list[Member]]:
-    """Take the wanted files of an archive out into `folder`.
+    """Unpack the wanted files of an archive into `folder`.
 
-    `wanted` gives None for a file that is wanted, else the reason why not. Returns the members that were wanted (a
-    damaged or encrypted one with its error) and those left out with the reason: links, devices and names that would
-    leave the folder are always left out. Raises UsageError for a file that is no archive, MachineError when the disk
-    is full.
+    `wanted` returns None for a wanted file, else the reason to skip it. Returns the wanted members (a damaged or
+    encrypted one with its error) and the skipped ones with the reason: links, devices and names that lead out of the
+    folder are always skipped. Raises UsageError for a file that is not an archive, MachineError when the disk is full.
     """
-    taken: list[Member] = []
-    left: list[Member] = []
+    unpacked: list[Member] = []
+    skipped: list[Member] = []
     with _members(archive) as members:
-        for name, size, refusal, opened in members:
+        for name, size, refusal, open_member in members:
             safe = safe_name(name)
-            reason = refusal or ("its name would leave the folder" if safe is None else wanted(safe))
+            reason = refusal or ("its name leads out of the folder" if safe is None else wanted(safe))
             if reason is not None or safe is None:
-                left.append(Member(safe or name, reason))
+                skipped.append(Member(safe or name, reason))
                 continue
             require_space([Need(folder, size, safe)], f"unpacking {archive.name}", reserve=RESERVE_BYTES)
-            taken.append(Member(safe, _extract(opened, folder / safe, size)))
-    return taken, left
+            unpacked.append(Member(safe, _extract(open_member, folder / safe, size)))
+    return unpacked, skipped
 
 
 def safe_name(name: str) -> str | None:
-    """The name as a relative POSIX path, or None when it is absolute, goes up, or is a Windows path."""
+    """Return the name as a relative POSIX path, or None where it is absolute, has "..", or is a Windows path."""
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or not path.parts or re.match("[A-Za-z]:", str(path)):
         return None
     return str(path)
 
 
-def _extract(opened: Callable[[], IO[bytes]], target: Path, size: int) -> str | None:
-    """Copy at most `size` bytes, the size the archive states, to `target`; the error if the member is damaged."""
+def _extract(open_member: Callable[[], IO[bytes]], target: Path, size: int) -> str | None:
+    """Copy at most `size` bytes, the size the archive states, to `target`; return the error of a damaged member."""
     written = 0
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with opened() as source, target.open("wb") as copy:
+        with open_member() as source, target.open("wb") as copy:
             while block := source.read(_BLOCK):
                 written += len(block)
                 if written > size:
@@ -87,7 +86,7 @@ def _extract(opened: Callable[[], IO[bytes]], target: Path, size: int) -> str | 
             ) from error
         with suppress(OSError):
             target.unlink()
-        return f"cannot be taken out of the archive: {error}"
+        return f"cannot be unpacked: {error}"
     return None
 
 
@@ -96,7 +95,7 @@ _Entry = tuple[str, int, str | None, Callable[[], IO[bytes]]]
 
 @contextmanager
 def _members(archive: Path) -> Iterator[Iterator[_Entry]]:
-    """The archive's files as (name, size, reason to refuse or None, how to open)."""
+    """Yield the archive's files as (name, size, reason to refuse or None, function that opens it)."""
     try:
         if archive.name.lower().endswith(".zip"):
             with zipfile.ZipFile(archive) as zipped:
@@ -130,10 +129,10 @@ def _tar_members(tarred: tarfile.TarFile) -> Iterator[_Entry]:
 
 
 def _tar_opener(tarred: tarfile.TarFile, member: tarfile.TarInfo) -> Callable[[], IO[bytes]]:
-    def opened() -> IO[bytes]:
+    def open_member() -> IO[bytes]:
         stream = tarred.extractfile(member)
         if stream is None:
             raise tarfile.TarError("not a regular file")
         return stream
 
-    return opened
+    return open_member

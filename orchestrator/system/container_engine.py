@@ -1,4 +1,4 @@
-"""Finding the container engine: the SDK's client and the command line that can build, both on the same engine."""
+"""Find the container engine: the SDK's client, and a command line that builds on the same engine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HINT = "install Docker (https://docs.docker.com/engine/install), start it, then:
 
 @dataclass(frozen=True)
 class Engine:
-    """A running engine: its API client, address and what it says of itself."""
+    """A running engine: its API client, address, version and `docker info`."""
 
     client: Any
     url: str
@@ -29,21 +29,21 @@ class Engine:
 
     @property
     def is_podman(self) -> bool:
-        """Podman's service socket answers like Docker, but ignores some requests silently."""
+        """Whether it is Podman's service, which answers like Docker but ignores some requests silently."""
         return "podman" in str(self.info.get("ServerVersion", "")).lower() or any(
             "podman" in str(part.get("Name", "")).lower() for part in self.info.get("Components", [])
         )
 
     @property
     def security(self) -> tuple[str, ...]:
-        """Names of the engine's security options: seccomp, rootless, selinux, …"""
+        """Names of the engine's security options: seccomp, rootless, selinux."""
         options = self.info.get("SecurityOptions") or []
         return tuple(option.removeprefix("name=").partition(",")[0] for option in options)
 
 
 @cache
 def connect() -> Engine:
-    """The engine of DOCKER_HOST, the current docker context, or the usual sockets. Raises MachineError."""
+    """Connect to the engine of DOCKER_HOST, the current context, or a usual socket. Raises MachineError."""
     import docker
     import docker.errors
 
@@ -68,9 +68,9 @@ def _candidates() -> list[str]:
     host = os.environ.get("DOCKER_HOST")
     if host:
         return [host]
-    found = [_context_host()]
+    urls = [_context_host()]
     runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}")
-    places = [
+    sockets = [
         Path("/var/run/docker.sock"),
         runtime / "docker.sock",
         Path.home() / ".docker/run/docker.sock",
@@ -78,8 +78,8 @@ def _candidates() -> list[str]:
         runtime / "podman/podman.sock",
         Path("/run/podman/podman.sock"),
     ]
-    found += [f"unix://{place}" for place in places if _exists(place)]
-    return list(dict.fromkeys(url for url in found if url)) or ["unix:///var/run/docker.sock"]
+    urls += [f"unix://{socket}" for socket in sockets if _exists(socket)]
+    return list(dict.fromkeys(url for url in urls if url)) or ["unix:///var/run/docker.sock"]
 
 
 def _exists(path: Path) -> bool:
@@ -90,7 +90,7 @@ def _exists(path: Path) -> bool:
 
 
 def _context_host() -> str | None:
-    """The address of the current docker context, unless it is the default one."""
+    """Return the address of the current docker context, or None for the default one."""
     from docker.context import ContextAPI
     from docker.errors import DockerException
 
@@ -102,7 +102,7 @@ def _context_host() -> str | None:
 
 
 def _tls(url: str) -> dict[str, Any]:
-    """TLS settings as the docker command line takes them from the environment."""
+    """Return the TLS settings that the docker command line takes from the environment."""
     if not os.environ.get("DOCKER_TLS_VERIFY") or url.startswith("unix:"):
         return {}
     from docker.tls import TLSConfig
@@ -113,12 +113,12 @@ def _tls(url: str) -> dict[str, Any]:
 
 
 def build_command() -> list[str]:
-    """The command line that builds with BuildKit on the connected engine. Raises MachineError."""
+    """Return the command line that builds with BuildKit on the connected engine. Raises MachineError."""
     engine = connect()
     if engine.is_podman:
         podman = shutil.which("podman")
         if podman is None:
-            raise MachineError("no podman command to build with", hint="install podman")
+            raise MachineError("cannot build: the PATH has no podman command", hint="install podman")
         return [podman, "build"]
     problems: list[str] = []
     for client in _clients():
@@ -127,8 +127,8 @@ def build_command() -> list[str]:
             return [client, "--host", engine.url, "build", "--progress=plain"]
         problems.append(f"{client}: {problem}")
     raise MachineError(
-        "no docker command here can build with BuildKit",
-        why="; ".join(problems) or "there is no docker command on the PATH",
+        "no docker command on this machine can build with BuildKit",
+        why="; ".join(problems) or "the PATH has no docker command",
         hint="install the docker-buildx-plugin package (Debian: docker.io, or docker-buildx)",
     )
 
@@ -136,12 +136,12 @@ def build_command() -> list[str]:
 def _clients() -> list[str]:
     chosen = os.environ.get("ORCH_DOCKER")
     folders = [*os.environ.get("PATH", "").split(os.pathsep), "/usr/bin", "/usr/local/bin"]
-    found = [chosen] if chosen else [shutil.which("docker", path=folder) for folder in folders]
-    return list(dict.fromkeys(path for path in found if path))
+    clients = [chosen] if chosen else [shutil.which("docker", path=folder) for folder in folders]
+    return list(dict.fromkeys(path for path in clients if path))
 
 
 def _cannot_build(client: str) -> str | None:
-    """Why a docker command cannot build with BuildKit: from version 23 on that takes the buildx plugin."""
+    """Return why a docker command cannot build with BuildKit; from version 23 on it needs the buildx plugin."""
     version = read_output([client, "--version"])
     match = re.search(r"version (\d+)\.", version)
     if match is None:

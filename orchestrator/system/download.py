@@ -1,4 +1,4 @@
-"""Fetching a file over HTTPS: resumed where it broke off, checked, and put in place in one step."""
+"""Fetch a file over HTTPS: a broken download resumes, the result is checked and replaces the target in one step."""
 
 from __future__ import annotations
 
@@ -6,38 +6,43 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-
-import requests
 
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.system.files import sha256_of, write_text
 from orchestrator.system.free_space import Need, require_space
 
+if TYPE_CHECKING:
+    import requests
+
 ATTEMPTS = 4
-"""So many failures without a new byte between them end a download."""
+"""Failures in a row, without a new byte between them, that end a download."""
 TIMEOUT = (20, 60)  # seconds to connect, and between two blocks
 RESERVE_BYTES = 64 << 20
+RESUME_HINT = "type the same command again: it resumes"
 _BLOCK = 1 << 16
-_TRY_LATER = (408, 429)
+_OK, _PARTIAL, _RANGE_NOT_SATISFIABLE = 200, 206, 416
+_RETRY_STATUSES = (408, 429)
 
 TransferProgress = Callable[[int, int | None], None]
-"""Called with the bytes there and the bytes expected, if known."""
+"""Called with the bytes received and the bytes expected, None where they are unknown."""
+
+
+class _TransferBroken(Exception):
+    """A transfer that failed and may be tried again."""
 
 
 def fetch(url: str, target: Path, *, sha256: str | None, size: int | None, progress: TransferProgress) -> str:
-    """Download `url` to `target` and give its sha256. A broken download goes on where it stopped, also next time.
+    """Download `url` to `target` and return its SHA-256. A broken download resumes, also with the next command.
 
-    Raises UsageError for an insecure URL, MachineError when the server, the disk or the digest says no.
+    Raises UsageError for an insecure URL, MachineError when the server, the disk or the digest refuses.
     """
     _require_https(url)
     part = target.with_name(f"{target.name}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _transfer_patiently(url, part, size, progress, trusting=sha256 is not None)
-    except requests.RequestException as error:
-        hint = "type the same command again: it resumes"
-        raise MachineError(f"cannot fetch {url}", why=_short(error), hint=hint) from error
+        _transfer_with_retries(url, part, size, progress, is_trusted=sha256 is not None)
     except OSError as error:
         raise MachineError(f"cannot store {target}", why=error.strerror or str(error)) from error
     digest = sha256_of(part)
@@ -54,17 +59,19 @@ def fetch(url: str, target: Path, *, sha256: str | None, size: int | None, progr
     return digest
 
 
-def _transfer_patiently(url: str, part: Path, size: int | None, progress: TransferProgress, *, trusting: bool) -> None:
+def _transfer_with_retries(
+    url: str, part: Path, size: int | None, progress: TransferProgress, *, is_trusted: bool
+) -> None:
     failures = 0
     while True:
         before = _length(part)
         try:
-            _transfer(url, part, size, progress, trusting=trusting)
+            _transfer(url, part, size, progress, is_trusted=is_trusted)
             return
-        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError):
+        except _TransferBroken as error:
             failures = 1 if _length(part) > before else failures + 1
             if failures == ATTEMPTS:
-                raise
+                raise MachineError(f"cannot fetch {url}", why=str(error), hint=RESUME_HINT) from error
             time.sleep(min(2**failures, 10) * 0.5)
 
 
@@ -75,51 +82,72 @@ def _require_https(url: str) -> None:
     raise UsageError(f"{url}: weights are only fetched over https")
 
 
-def _transfer(url: str, part: Path, size: int | None, progress: TransferProgress, *, trusting: bool) -> None:
+def _transfer(url: str, part: Path, size: int | None, progress: TransferProgress, *, is_trusted: bool) -> None:
+    """Fetch what `part` lacks. Raises _TransferBroken where another attempt may succeed, else MachineError."""
+    import requests
+
     noted_url, version = _noted_version(part)
-    there = _length(part)
-    if noted_url != url or not (version or trusting):
-        there = 0  # without version and digest nobody would notice that the rest is another file's
+    start = _length(part)
+    if noted_url != url or not (version or is_trusted):
+        start = 0  # without version and digest nothing would show that the rest belongs to another file
     headers = {"Accept-Encoding": "identity"}  # ranges count the bytes of the file, not of a compressed transfer
-    if there:
-        headers |= {"Range": f"bytes={there}-", **({"If-Range": version} if version else {})}
-    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-        for hop in (*response.history, response):
-            _require_https(hop.url)
-        if response.status_code == requests.codes.requested_range_not_satisfiable:
-            if _total(response) == there:
-                return  # it was complete, only not renamed
-            _start_over(part)
-        _require_success(url, response)
-        resumed = response.status_code == requests.codes.partial_content
-        if resumed and version and _version(response) not in (None, version):
-            _start_over(part)  # a server that knows no If-Range
-        there = there if resumed else 0
-        total = _total(response) or size
-        require_space([Need(part.parent, (total or 0) - there, url)], "a download", reserve=RESERVE_BYTES)
-        if not resumed:
-            part.unlink(missing_ok=True)
-            write_text(_version_note(part), f"{url}\n{_version(response) or ''}")
-        with part.open("ab" if resumed else "wb") as stream:
-            for block in response.iter_content(_BLOCK):
-                stream.write(block)
-                there += len(block)
-                progress(there, total)
-            stream.flush()
-            os.fsync(stream.fileno())
-    if total is not None and there != total:
-        raise requests.ConnectionError(f"the connection broke after {there} of {total} bytes")
+    if start:
+        headers |= {"Range": f"bytes={start}-", **({"If-Range": version} if version else {})}
+    try:
+        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+            _receive(url, response, part, start, version, size, progress)
+    except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+        raise _TransferBroken(_short(error)) from error
+    except requests.RequestException as error:
+        raise MachineError(f"cannot fetch {url}", why=_short(error), hint=RESUME_HINT) from error
+
+
+def _receive(
+    url: str,
+    response: requests.Response,
+    part: Path,
+    start: int,
+    version: str,
+    size: int | None,
+    progress: TransferProgress,
+) -> None:
+    """Append the response to `part`, which has `start` bytes of `version`, or write it anew."""
+    for hop in (*response.history, response):
+        _require_https(hop.url)
+    if response.status_code == _RANGE_NOT_SATISFIABLE:
+        if _total(response) == start:
+            return  # it was complete, only not renamed
+        _start_over(part)
+    _require_success(url, response)
+    resumed = response.status_code == _PARTIAL
+    if resumed and version and _version(response) not in (None, version):
+        _start_over(part)  # a server that does not know If-Range
+    received = start if resumed else 0
+    total = _total(response) or size
+    require_space([Need(part.parent, (total or 0) - received, url)], "a download", reserve=RESERVE_BYTES)
+    if not resumed:
+        part.unlink(missing_ok=True)
+        write_text(_version_note(part), f"{url}\n{_version(response) or ''}")
+    with part.open("ab" if resumed else "wb") as stream:
+        for block in response.iter_content(_BLOCK):
+            stream.write(block)
+            received += len(block)
+            progress(received, total)
+        stream.flush()
+        os.fsync(stream.fileno())
+    if total is not None and received != total:
+        raise _TransferBroken(f"the connection broke after {received} of {total} bytes")
 
 
 def _start_over(part: Path) -> None:
     part.unlink()
-    raise requests.ConnectionError("the file on the server changed; starting over")
+    raise _TransferBroken("the file on the server changed; starting over")
 
 
 def _require_success(url: str, response: requests.Response) -> None:
     answer = f"the server answered {response.status_code} {response.reason}"
-    if response.status_code >= 500 or response.status_code in _TRY_LATER:
-        raise requests.ConnectionError(answer)
+    if response.status_code >= 500 or response.status_code in _RETRY_STATUSES:
+        raise _TransferBroken(answer)
     if response.status_code >= 400:
         raise MachineError(f"cannot fetch {url}", why=answer)
 
@@ -129,7 +157,7 @@ def _version_note(part: Path) -> Path:
 
 
 def _noted_version(part: Path) -> tuple[str, str]:
-    """The URL that `part` is the beginning of, and what the server called its version, if anything."""
+    """Return the URL that `part` is the beginning of, and the server's version of it, empty where unknown."""
     try:
         url, _, version = _version_note(part).read_text(encoding="utf-8").partition("\n")
     except (OSError, ValueError):
@@ -151,7 +179,7 @@ def _total(response: requests.Response) -> int | None:
     if "/" in span and span.rpartition("/")[2].isdigit():
         return int(span.rpartition("/")[2])
     length = response.headers.get("Content-Length", "")
-    return int(length) if length.isdigit() and response.status_code == requests.codes.ok else None
+    return int(length) if length.isdigit() and response.status_code == _OK else None
 
 
 def _short(error: Exception) -> str:

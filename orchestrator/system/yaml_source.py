@@ -25,7 +25,7 @@ class FieldError(ValueError):
 
 
 class YamlSource:
-    """A YAML file, parsed by the safe loader; equal keys in one mapping are an error."""
+    """A YAML file, parsed by the safe loader. Raises SpecError, also for equal keys in one mapping."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -37,30 +37,30 @@ class YamlSource:
             loader = yaml.SafeLoader(text)
             self._root: yaml.Node | None = loader.get_single_node()
             self._refuse_double_keys(self._root, set())
-            # What safe_load does from here on: parsing twice would be felt with every command.
+            # As safe_load does from here on; parsing twice would slow every command down.
             self.value: Any = None if self._root is None else loader.construct_document(self._root)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark
             where = f"{path}:{mark.line + 1}" if mark else str(path)
             raise SpecError(f"{where}: not valid YAML", why=error.problem or str(error)) from error
-        except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or number that there is not
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date or number
             raise SpecError(f"{path}: not valid YAML", why=str(error)) from error
         except RecursionError:
             raise SpecError(f"{path}: not valid YAML", why="it is nested too deeply") from None
 
     def line(self, location: Sequence[str | int]) -> int:
-        """The 1-based line of the deepest part of `location` that the file has."""
+        """Return the 1-based line of the deepest part of `location` that the file has."""
         node: yaml.Node | None = self._root
         line = 1
         for part in location:
-            found = _child(node, part)
-            if found is None:
+            child = _child(node, part)
+            if child is None:
                 break
-            line, node = found
+            line, node = child
         return line
 
     def _refuse_double_keys(self, node: yaml.Node | None, visited: set[int]) -> None:
-        if node is None or id(node) in visited:  # an alias leads to a node a second time, or in circles
+        if node is None or id(node) in visited:  # an alias leads to a node again, or in circles
             return
         visited.add(id(node))
         if isinstance(node, yaml.SequenceNode):

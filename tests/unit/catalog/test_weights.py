@@ -234,7 +234,7 @@ def test_what_cannot_be_unpacked_leaves_nothing(site: Site, tmp_path: Path) -> N
         "/file": b"x",
         "/e.zip": b"PK\5\6" + b"\0" * 18,
     }
-    expected = {"/h.zip": "its name would leave the folder", "/d.zip": "not a zip file", "/e.zip": "it is empty",
+    expected = {"/h.zip": "its name leads out of the folder", "/d.zip": "not a zip file", "/e.zip": "it is empty",
                 "/file": "a .zip or .tar archive is expected, or the folder out of it"}  # fmt: skip
     for path, why in expected.items():
         assert why in str(failure(model(tmp_path, url=f"{site.url}{path}", unpack=True)).why)

@@ -138,7 +138,7 @@ def test_a_client_must_be_able_to_build(
     if problem is None:
         assert build_command() == [client, "--host", "unix:///e", "build", "--progress=plain"]
         return
-    with pytest.raises(MachineError, match="no docker command here can build") as caught:
+    with pytest.raises(MachineError, match="no docker command on this machine can build") as caught:
         build_command()
     assert caught.value.why == f"{client}: {problem}"
 
