@@ -128,7 +128,7 @@ def test_other_errors_and_those_of_the_last_runtime_end_the_run(install: Install
 )
 def test_warm_workers_give_way_until_they_have_started(started: bool, warm: bool | None, falls_back: bool) -> None:
     runtime: Any = FakeWarm("docker")
-    runtime.started = started
+    runtime.has_started = started
     lines: list[str] = []
     candidate = Candidate(runtime, "", lines.append, bool(warm), runtime)
     try:
