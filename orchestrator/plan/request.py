@@ -1,4 +1,4 @@
-"""The request of a run: its options with the model's defaults filled in. It identifies the run."""
+"""The request of a run: its options, completed with the model's defaults. It identifies the run."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from orchestrator.inputs.sources import expanded
 from orchestrator.plan.options import RunOptions
 
 AUTO = "auto"
-"""Variant and device of a request while a cluster's node has yet to choose them."""
+"""Variant and device of a request until a node of the cluster has chosen them."""
 MAX_PIXELS = 250_000_000
 """Larger images fail instead of being decoded."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What identifies a run: the same request on the same folder resumes, another one is refused."""
+    """What identifies a run: its folder resumes the same request and refuses any other."""
 
     model: str
     images: tuple[str, ...]
@@ -31,7 +31,7 @@ class Request:
     runtime: str
     variant: str
     device: str
-    """"cpu" or "cuda": which GPUs are used changes no result, and is noted beside the request."""
+    """"cpu" or "cuda". Which GPUs are used changes no result; run.json records them beside the request."""
     exif: str
     score_threshold: float | None
     max_detections: int | None
@@ -40,7 +40,7 @@ class Request:
     shard_size: int | None
 
     def as_json(self) -> dict[str, Any]:
-        """As written into run.json."""
+        """Return the request as run.json records it."""
         return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
 
     def for_worker(self) -> dict[str, Any]:
@@ -55,16 +55,14 @@ class Request:
         }
 
     def short_digest(self, runtime: str) -> str:
-        """Eight digits for the default name of the run directory, by the runtime asked for: "auto" stays "auto"."""
-        named = {**self.as_json(), "runtime": runtime}
-        return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:8]
+        """Return eight digits for the default name of the run directory; `runtime` as asked for, so "auto" is one."""
+        document = {**self.as_json(), "runtime": runtime}
+        return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def make_request(entry: ModelEntry, options: RunOptions, runtime: str, variant: str, device: str) -> Request:
-    """The request with the model's defaults filled in. Raises UsageError."""
+    """Return the options completed with the model's defaults. Raises UsageError."""
     defaults = entry.spec.defaults
-    if options.exif not in ("apply", "ignore"):
-        raise UsageError(f"--exif {options.exif}: must be apply or ignore")
     settings = entry.settings(options.settings)
     return Request(
         model=entry.name,
@@ -87,40 +85,46 @@ def _absolute(source: str) -> str:
 
 
 def score_floor(entry: ModelEntry, settings: Mapping[str, SettingValue], asked: float | None) -> float | None:
-    """The floor, the model's default unless `asked`. Raises UsageError for one the network does not go down to."""
-    own = _own_limit(entry, "score_threshold", settings)
+    """Return the lowest score to keep, the model's default unless `asked`.
+
+    Raises UsageError for one that is below the network's own limit.
+    """
+    own = _network_limit(entry, "score_threshold", settings)
     wanted = entry.spec.defaults.score_threshold if asked is None else asked
     if own is None:
         return wanted
     if asked is not None and asked < own:
         raise UsageError(
-            f"--score-threshold {asked:g}: {entry.name} gives nothing that scores less than {own:g}",
-            hint=_other_limit(entry, "score_threshold", asked),
+            f"--score-threshold {asked:g}: {entry.name} returns nothing that scores less than {own:g}",
+            hint=_suggest_setting(entry, "score_threshold", asked),
         )
     return max(own, wanted or 0.0)
 
 
 def most_detections(entry: ModelEntry, settings: Mapping[str, SettingValue], asked: int | None) -> int | None:
-    """The most instances of an image, the default unless `asked`. Raises UsageError for more than the network gives."""
-    own = _own_limit(entry, "max_detections", settings)
+    """Return the most instances of an image, the model's default unless `asked`.
+
+    Raises UsageError for more than the network can return.
+    """
+    own = _network_limit(entry, "max_detections", settings)
     wanted = asked or entry.spec.defaults.max_detections
     if own is None:
         return wanted
     if asked is not None and asked > own:
         raise UsageError(
-            f"--max-detections {asked}: {entry.name} gives at most {own:g} instances of an image",
-            hint=_other_limit(entry, "max_detections", asked),
+            f"--max-detections {asked}: {entry.name} returns at most {own:g} instances of an image",
+            hint=_suggest_setting(entry, "max_detections", asked),
         )
     return min(int(own), wanted or int(own))
 
 
-def _own_limit(entry: ModelEntry, name: str, settings: Mapping[str, SettingValue]) -> float | None:
+def _network_limit(entry: ModelEntry, name: str, settings: Mapping[str, SettingValue]) -> float | None:
     limit = getattr(entry.spec.limits, name)
     value = settings[limit] if isinstance(limit, str) else limit
     return None if value is None else float(value)
 
 
-def _other_limit(entry: ModelEntry, name: str, value: float) -> str | None:
-    """How a limit of the network's own is changed, if it is a setting."""
+def _suggest_setting(entry: ModelEntry, name: str, value: float) -> str | None:
+    """Return the option that changes the network's own limit, if it is a setting."""
     limit = getattr(entry.spec.limits, name)
     return f"--set {limit}={value:g}" if isinstance(limit, str) else None

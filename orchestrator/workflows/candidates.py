@@ -23,7 +23,7 @@ from orchestrator.system.display import Report
 
 @dataclass
 class Candidate:
-    """A runtime that may suit a run. As a context it suppresses the error that it does not, if another may."""
+    """A runtime that may suit a run. In a `with` block, the error that it does not is suppressed if another may."""
 
     runtime: Runtime
     why: str

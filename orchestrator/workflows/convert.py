@@ -1,6 +1,6 @@
-"""A checkpoint to the weights a stack runs, by the stack's own script in an environment of its own.
+"""`orch convert`: convert a checkpoint to the weights of a stack, by the stack's own script and environment.
 
-A stack that offers this has `convert/convert.py`, whose docstring is the contract, and `convert.lock`.
+A stack that supports this has `convert/convert.py`, whose docstring is the contract, and `convert.lock`.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from orchestrator.system.signals import raise_on_sigterm
 SCRIPT_NAME = "convert/convert.py"
 LOCK_NAME = "convert.lock"
 PYTHONS = ("3.11", "3.10", "3.12")
-"""What the wheels of PyTorch 2.2 and numpy 1.26 are there for."""
+"""Versions that PyTorch 2.2 and numpy 1.26 have wheels for."""
 ENVIRONMENT_BYTES = 5 << 30
-"""Measured: 4.3 GB, most of it CUDA libraries without which PyTorch's wheel does not import."""
+"""Measured: 4.3 GB, most of it CUDA libraries, without which PyTorch's wheel cannot be imported."""
 ONNX_BYTES = 256 << 20
 SUFFIX = ".onnx"
 _TAIL_LINES = 12
@@ -43,7 +43,7 @@ _ERRORS: Mapping[str, type[OrchError]] = {"usage": UsageError, "machine": Machin
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """What a user asks of a conversion. `model` None: the stack's model whose class count fits."""
+    """Options of a conversion. `model` None: the stack's model whose class count fits."""
 
     checkpoint: Path
     onnx: Path
@@ -56,7 +56,7 @@ class ConvertOptions:
 
 @dataclass(frozen=True)
 class Converted:
-    """A finished conversion: the file, what the script says of it, and the weights it was added as."""
+    """A finished conversion: the file, the details that the script reports, and the weights it was added as."""
 
     model: ModelEntry
     onnx: Path
@@ -67,7 +67,7 @@ class Converted:
     added: Stored | None
 
     def as_json(self) -> dict[str, Any]:
-        """For --json."""
+        """Return what --json prints."""
         return {
             "model": self.model.name,
             "onnx": str(self.onnx),
@@ -81,7 +81,7 @@ class Converted:
 
 
 def convert_checkpoint(stack: StackEntry, options: ConvertOptions, display: Display) -> Converted:
-    """Convert a checkpoint; the target is there whole or not at all.
+    """Convert a checkpoint. The target is written completely or not at all.
 
     Raises UsageError, BuildError, MachineError, RunError, Interrupted.
     """
@@ -101,37 +101,37 @@ def convert_checkpoint(stack: StackEntry, options: ConvertOptions, display: Disp
             job = _job(stack, options, aside)
             details = run_script(command, job, _script_environment(stack), log, display.detail)
             model = _models(stack)[details["model"]]
-            if target.exists() and not options.force:  # it came while the conversion ran
+            if target.exists() and not options.force:  # another program wrote it meanwhile
                 raise _exists(target)
     except KeyboardInterrupt:
-        raise Interrupted("stopped; nothing was written", hint="the same command starts over") from None
+        raise Interrupted("stopped; nothing was written", hint="the same command starts again") from None
     added = add_weights(model, target, weights_key(model)) if options.add else None
     return Converted(model, target, sha256_of(target), details, environment, log, added)
 
 
 def find_converter(stack: StackEntry) -> tuple[Path, Path]:
-    """The stack's script and its lock. Raises UsageError for a stack that has none."""
+    """Return the stack's script and lock. Raises UsageError for a stack that has none."""
     script, lock = stack.folder / SCRIPT_NAME, stack.folder / LOCK_NAME
     if not (script.is_file() and lock.is_file()):
-        why = f"its folder has no {SCRIPT_NAME} with a {LOCK_NAME}: its weights are used as they are published"
-        raise UsageError(f"there is nothing to convert for {stack.name}", why=why)
+        why = f"its folder has no {SCRIPT_NAME} with a {LOCK_NAME}: it uses weights as they are published"
+        raise UsageError(f"{stack.name} has no conversion", why=why)
     return script, lock
 
 
 def weights_key(entry: ModelEntry) -> str:
-    """Which of the model's weights a converted file is. Raises UsageError where none can be replaced by it."""
+    """Return which of the model's weights a converted file replaces. Raises UsageError where it can replace none."""
     keys = [key for key, spec in entry.spec.weights.items() if spec.file.endswith(SUFFIX)]
     if len(keys) != 1:
         raise UsageError(f"{entry.name} has {len(keys)} {SUFFIX} files among its weights; --add needs exactly one")
     spec = entry.spec.weights[keys[0]]
     if spec.sha256 is not None or spec.bundled is not None or spec.package is not None:
-        why = f"stack.yaml says exactly which file {spec.file} is, and a converted one is another"
-        raise UsageError(f"a converted file cannot be added to {entry.name}", why=why, hint="leave --add out")
+        why = f"stack.yaml states the digest or origin of {spec.file}, which a converted file does not have"
+        raise UsageError(f"cannot add a converted file to {entry.name}", why=why, hint="run it without --add")
     return keys[0]
 
 
 def checkpoint_problem(path: Path) -> str | None:
-    """Why a file cannot be one that torch.save wrote, as far as can be told without PyTorch."""
+    """Return why torch.save cannot have written a file, as far as it can be checked without PyTorch; else None."""
     with path.open("rb") as stream:
         start = stream.read(2)
     if not start:
@@ -140,23 +140,23 @@ def checkpoint_problem(path: Path) -> str | None:
         try:
             with zipfile.ZipFile(path) as archive:
                 if not any(name.endswith("/data.pkl") for name in archive.namelist()):
-                    return "it is a zip archive of something else"
-                damaged = archive.testzip()  # PyTorch itself takes tensors with flipped bits
+                    return "it is a zip archive, but not of PyTorch"
+                damaged = archive.testzip()  # PyTorch itself accepts tensors with flipped bits
         except zipfile.BadZipFile:
-            return "its end is missing: it was not copied or downloaded whole"
-        return None if damaged is None else f"it is damaged: the checksum of {damaged} is not right"
+            return "its end is missing: it was not copied or downloaded completely"
+        return None if damaged is None else f"it is damaged: the checksum of {damaged} is wrong"
     return None if start[:1] == b"\x80" else "it does not begin like a PyTorch file"
 
 
 def _require_usable(options: ConvertOptions) -> None:
-    """Refuse early what cannot succeed. Raises UsageError."""
+    """Check all that can be checked without the environment. Raises UsageError."""
     checkpoint, onnx = options.checkpoint, options.onnx
     if not checkpoint.is_file():
         why = "it is not a file" if checkpoint.exists() else None
-        raise UsageError(f"there is no checkpoint {checkpoint}", why=why)
+        raise UsageError(f"no checkpoint at {checkpoint}", why=why)
     problem = checkpoint_problem(checkpoint)
     if problem is not None:
-        raise UsageError(f"{checkpoint} is not a whole checkpoint", why=problem)
+        raise UsageError(f"{checkpoint} is not a complete checkpoint", why=problem)
     if not onnx.absolute().parent.is_dir():
         raise UsageError(f"there is no folder {onnx.parent}", hint=f"mkdir -p {onnx.parent}")
     if onnx.is_dir() or (onnx.exists() and onnx.samefile(checkpoint)):
@@ -173,7 +173,7 @@ def _exists(onnx: Path) -> UsageError:
 
 
 def _require_space(environment: Path, options: ConvertOptions) -> None:
-    """Raises MachineError before anything is begun that would fill a disk."""
+    """Raise MachineError where a disk has too little space, before anything is written."""
     needs = [Need(options.onnx.absolute().parent, ONNX_BYTES, "the ONNX file")]
     if not is_complete(environment):
         needs.append(Need(environment.parent, ENVIRONMENT_BYTES, "an environment with PyTorch"))
@@ -195,7 +195,7 @@ def _job(stack: StackEntry, options: ConvertOptions, aside: Path) -> dict[str, A
 
 
 def _script_environment(stack: StackEntry) -> dict[str, str]:
-    """As a worker's, and without GPUs: converting needs none, and is the same everywhere without."""
+    """Return a worker's environment variables, without GPUs: the conversion then gives the same bytes everywhere."""
     cache = worker_cache_folder(stack.name, "convert")
     (cache / "home").mkdir(parents=True, exist_ok=True)
     own = worker_environment(cores(), str(cache), str(cache / "home"))
@@ -205,9 +205,9 @@ def _script_environment(stack: StackEntry) -> dict[str, str]:
 def run_script(
     command: list[str], job: Mapping[str, Any], environment: Mapping[str, str], log: Path, report: Report
 ) -> dict[str, Any]:
-    """Run a convert script: its steps go to `report`, all it prints to the log; gives its result.
+    """Run a conversion script and return its result; its steps go to `report`, all that it prints to the log.
 
-    Raises the error that the script tells, or RunError when it ends without a result.
+    Raises the error that the script reports, or RunError when it ends without a result.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     last = ""
@@ -223,7 +223,7 @@ def run_script(
                 env=dict(environment),
             )
         except OSError as error:
-            raise MachineError("the conversion cannot be started", why=str(error), log=log) from error
+            raise MachineError("cannot start the conversion", why=str(error), log=log) from error
         try:
             for last in _conversation(process, json.dumps(job)):
                 stream.write(last)
@@ -239,7 +239,7 @@ def run_script(
 def _conversation(process: subprocess.Popen[str], job: str) -> Iterator[str]:
     assert process.stdin is not None
     assert process.stdout is not None
-    with suppress(BrokenPipeError):  # it ended before reading: how, its exit status says
+    with suppress(BrokenPipeError):  # it ended before it read; its exit status tells how
         process.stdin.write(job)
         process.stdin.close()
     yield from process.stdout
@@ -255,15 +255,15 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 def _result(code: int, last: str, log: Path) -> dict[str, Any]:
-    """The script's last line, understood. Raises OrchError."""
+    """Return the result in the script's last line. Raises OrchError."""
     result: object = None
     with suppress(ValueError):
         result = json.loads(last)
     if code != 0 or not isinstance(result, dict):
         tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL_LINES:]
-        how = Exit(code).describe() if code else "it gave no result"
+        how = Exit(code).describe() if code else "it printed no result"
         raise RunError(f"the conversion failed: {how}", why="\n".join(tail) or None, log=log)
     if "error" in result:
-        told = result["error"]
-        raise _ERRORS.get(told["kind"], RunError)(told["message"], why=told["why"], hint=told["hint"], log=log)
+        error = result["error"]
+        raise _ERRORS.get(error["kind"], RunError)(error["message"], why=error["why"], hint=error["hint"], log=log)
     return result

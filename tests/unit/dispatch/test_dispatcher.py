@@ -305,6 +305,27 @@ def test_an_interrupt_stops_cleanly_and_a_second_one_at_once(paths: RunPaths, pr
     assert len(fleet.workers) == 1
 
 
+def test_images_of_shards_under_way_and_failed_ones_are_shown(paths: RunPaths) -> None:
+    shown: list[tuple[int, int, dict[str, str]]] = []
+
+    class Display(SilentDisplay):
+        def progress(self, done: int, failed: int, workers: dict[str, str]) -> None:
+            shown.append((done, failed, workers))
+
+    def script(worker: FakeWorker, order: dict[str, Any]) -> Exit | None:
+        worker.emit("image_failed", shard=order["shard"], index=0, error="no image")
+        worker.emit("progress", shard=order["shard"], done=2, total=4)
+        deadline = time.monotonic() + 10
+        while (7, 1, {"w0": "shard 0"}) not in shown and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return None
+
+    fleet = Fleet(script)
+    Dispatcher(paths, fleet.start, Display(), range(2), images_of).run(OwnedSlots(1), 13, 5)
+    assert (7, 1, {"w0": "shard 0"}) in shown
+    assert shown[-1][:2] == (13, 2)
+
+
 def test_done_shards_leave_the_queue_and_progress_is_recorded_now_and_then(paths: RunPaths) -> None:
     def script(worker: FakeWorker, order: dict[str, Any]) -> Exit | None:
         for done in range(50):

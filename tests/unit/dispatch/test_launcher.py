@@ -1,4 +1,4 @@
-"""job.json, byte for byte, as workers of runs of different kinds were given it so far: images read it by the name."""
+"""job.json of four kinds of runs, byte for byte: built images read its fields by name."""
 
 from __future__ import annotations
 

@@ -166,8 +166,8 @@ def test_an_error_the_script_tells(
     [
         (WRITES + "print('one'); raise ZeroDivisionError('odd')", "exit 1"),
         (WRITES + "import os; os.kill(os.getpid(), 9)", "exit -9, killed"),
-        (WRITES + "print('no result')", "it gave no result"),
-        (WRITES + "print('[1]')", "it gave no result"),
+        (WRITES + "print('no result')", "it printed no result"),
+        (WRITES + "print('[1]')", "it printed no result"),
         (WRITES + "print('{}'); raise SystemExit(3)", "exit 3"),
         ("import os; os.close(0); os._exit(4)", "exit 4"),
     ],
@@ -181,7 +181,7 @@ def test_a_script_that_ends_badly(tmp_path: Path, checkpoint: Path, target: Path
 
 
 def test_a_script_that_cannot_be_started(tmp_path: Path) -> None:
-    with pytest.raises(MachineError, match="cannot be started"):
+    with pytest.raises(MachineError, match="cannot start the conversion"):
         run_script([str(tmp_path / "none")], {}, {}, tmp_path / "log", print)
 
 
@@ -235,7 +235,7 @@ def another_zip(path: Path) -> None:
         (lambda path: path.write_bytes(path.read_bytes()[:-30]), "its end is missing"),
         (lambda path: path.write_bytes(b"\x08\x08onnx"), "it does not begin like"),
         (flipped, "it is damaged: the checksum of archive/data.pkl"),
-        (another_zip, "it is a zip archive of something else"),
+        (another_zip, "it is a zip archive, but not of PyTorch"),
     ],
 )
 def test_files_that_are_no_checkpoints(
@@ -274,7 +274,7 @@ def test_without_room_nothing_is_begun(
 
 def test_a_stack_without_a_converter(tmp_path: Path) -> None:
     stack = read_stack(write_stack(tmp_path / "tiny"))
-    with pytest.raises(UsageError, match="there is nothing to convert for tiny"):
+    with pytest.raises(UsageError, match="tiny has no conversion"):
         find_converter(stack)
 
 
@@ -285,7 +285,7 @@ def test_which_weights_a_converted_file_can_be(tmp_path: Path) -> None:
     assert key(a={"file": "a.onnx", "manual": "x"}, b={"file": "b.txt", "manual": "x"}) == "a"
     with pytest.raises(UsageError, match=r"has 0 \.onnx files"):
         key(b={"file": "b.pth", "manual": "x"})
-    with pytest.raises(UsageError, match="cannot be added"):
+    with pytest.raises(UsageError, match="cannot add a converted file"):
         key(a={"file": "a.onnx", "manual": "x", "sha256": "0" * 64})
 
 
@@ -381,14 +381,14 @@ def test_mistakes_of_the_command(
     write_converter(tmp_path / "stacks" / "tiny", SUCCESS, sha)
     for more, words in (
         (("--model", "garments-tiny"), "garments-tiny is a model of the stack garments, not tiny"),
-        (("--model", "tiny", "--add"), "a converted file cannot be added to tiny"),
+        (("--model", "tiny", "--add"), "cannot add a converted file to tiny"),
         (("--model", "none"), "unknown model 'none'"),
     ):
         assert main(command(tmp_path, checkpoint, target, *more)) == 2
         assert words in capsys.readouterr().err
     shutil.rmtree(tmp_path / "stacks" / "tiny" / "convert")
     assert main(command(tmp_path, checkpoint, target)) == 2
-    assert "there is nothing to convert for tiny" in capsys.readouterr().err
+    assert "tiny has no conversion" in capsys.readouterr().err
 
 
 def test_the_published_stack_has_a_converter() -> None:
