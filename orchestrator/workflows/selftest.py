@@ -112,21 +112,25 @@ def make_random_weights(entry: ModelEntry, options: RunOptions, work: Path, disp
     shutil.rmtree(paths.root, ignore_errors=True)
     inputs = collect_inputs(options.images, paths.unpacked)
     plan = Plan(request, entry, prepared, {}, inputs, len(inputs.images))
+    _run_weights_program(Launcher(plan, paths, runtime, choice.devices, cores(), work / "no-weights"), paths, target)
+
+
+def _run_weights_program(launcher: Launcher, paths: RunPaths, target: Path) -> None:
+    """Run the guest program that writes random weights into `target`. Raises RunError."""
     job = paths.job("weights")
     (job / QUEUE_NAME).mkdir(parents=True)
-    launcher = Launcher(plan, paths, runtime, choice.devices, cores(), work / "no-weights")
     worker = launcher.start_program(RANDOM_WEIGHTS, "weights", job, target)
     try:
-        failures = [event for event in map(_event, worker.lines()) if event.get("event") == "failure"]
-        ended = worker.wait()
+        failures = [event for event in map(_parse_event, worker.lines()) if event.get("event") == "failure"]
+        end = worker.wait()
     finally:
         worker.close()
-    if ended.code != 0:
-        why = failures[-1]["message"] if failures else ended.describe()
-        raise RunError(f"cannot make random weights of {entry.name}", why=why, log=paths.worker_log("weights"))
+    if end.code != 0:
+        why = failures[-1]["message"] if failures else end.describe()
+        raise RunError("cannot make random weights", why=why, log=paths.worker_log("weights"))
 
 
-def _event(line: bytes) -> dict[str, Any]:
+def _parse_event(line: bytes) -> dict[str, Any]:
     with suppress(ValueError):
         event = json.loads(line)
         if isinstance(event, dict):
