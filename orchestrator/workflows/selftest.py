@@ -121,16 +121,16 @@ def _run_weights_program(launcher: Launcher, paths: RunPaths, target: Path) -> N
     (job / QUEUE_NAME).mkdir(parents=True)
     worker = launcher.start_program(RANDOM_WEIGHTS, "weights", job, target)
     try:
-        failures = [event for event in map(_parse_event, worker.lines()) if event.get("event") == "failure"]
-        end = worker.wait()
+        failures = [event for event in map(_event, worker.lines()) if event.get("event") == "failure"]
+        ended = worker.wait()
     finally:
         worker.close()
-    if end.code != 0:
-        why = failures[-1]["message"] if failures else end.describe()
+    if ended.code != 0:
+        why = failures[-1]["message"] if failures else ended.describe()
         raise RunError("cannot make random weights", why=why, log=paths.worker_log("weights"))
 
 
-def _parse_event(line: bytes) -> dict[str, Any]:
+def _event(line: bytes) -> dict[str, Any]:
     with suppress(ValueError):
         event = json.loads(line)
         if isinstance(event, dict):
