@@ -110,9 +110,13 @@ def make_random_weights(entry: ModelEntry, options: RunOptions, work: Path, disp
     shutil.rmtree(paths.root, ignore_errors=True)
     inputs = collect_inputs(options.images, paths.unpacked)
     plan = Plan(request, entry, prepared, {}, inputs, len(inputs.images))
+    _run_weights_program(Launcher(plan, paths, runtime, choice.devices, cores(), work / "no-weights"), paths, target)
+
+
+def _run_weights_program(launcher: Launcher, paths: RunPaths, target: Path) -> None:
+    """Run the guest program that writes random weights into `target`. Raises RunError."""
     job = paths.job("weights")
     (job / QUEUE_NAME).mkdir(parents=True)
-    launcher = Launcher(plan, paths, runtime, choice.devices, cores(), work / "no-weights")
     worker = launcher.start_program(RANDOM_WEIGHTS, "weights", job, target)
     try:
         events = filter(None, map(parse_object, worker.lines()))
@@ -122,7 +126,7 @@ def make_random_weights(entry: ModelEntry, options: RunOptions, work: Path, disp
         worker.close()
     if ended.code != 0:
         why = failures[-1]["message"] if failures else ended.describe()
-        raise RunError(f"cannot make random weights of {entry.name}", why=why, log=paths.worker_log("weights"))
+        raise RunError("cannot make random weights", why=why, log=paths.worker_log("weights"))
 
 
 def _check(outcome: Outcome) -> Iterator[tuple[str, int]]:

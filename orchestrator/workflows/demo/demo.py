@@ -1,4 +1,4 @@
-"""The demo: two stacks that cannot be installed together, run side by side, scored and drawn."""
+"""The demo: run two stacks that cannot be installed together, score one, and draw the predictions of both."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from orchestrator.workflows.demo.scenes import write_scenes
 from orchestrator.workflows.run import run_model
 
 FIRST_SEED = 1_000_000
-"""Training used smaller seeds: these scenes were never seen."""
+"""Training used smaller seeds: the model has not seen these scenes."""
 SHEET = 12
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo made."""
+    """The runs, the score and the pictures of a demo."""
 
     folder: Path
     garments: Outcome
@@ -40,7 +40,7 @@ class DemoResult:
     pictures: tuple[Path, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """For --json."""
+        """Return what --json prints."""
         runs = {"garments-tiny": self.garments.summary, "ppocr-det": self.textlines.summary}
         return {
             "folder": str(self.folder),
@@ -50,7 +50,7 @@ class DemoResult:
         }
 
     def text(self) -> str:
-        """For people."""
+        """Return the result as text."""
         lines = ["", "Two stacks, two environments, one format:"]
         for outcome in (self.garments, self.textlines):
             summary = outcome.summary
@@ -80,16 +80,16 @@ class DemoResult:
 
 
 def run_demo(folder: Path, runtime: str, scenes: int, display: Display) -> DemoResult:
-    """Run both stacks and draw what they found. The second time only what is missing is done."""
+    """Run both stacks, score and draw their predictions. Finished parts of an earlier demo are not repeated."""
     catalog = load_catalog()
     folder.mkdir(parents=True, exist_ok=True)
     display.say(f"1/4  drawing {scenes} held-out scenes with exact truth")
     annotations = _annotations(folder, scenes)
-    if not annotations.exists():  # written last; drawing again would look like changed inputs to a resumed run
+    if not annotations.exists():  # written last; scenes drawn again would be changed inputs
         write_scenes(annotations.parent, range(FIRST_SEED, FIRST_SEED + scenes))
     display.say("2/4  fetching photographs and printed pages")
     photographs = fetch_photographs(folder / "photographs")
-    display.say("3/4  running both models, each in an environment of its own")
+    display.say("3/4  running both models, each in its own environment")
     garments = _run(catalog.model("garments-tiny"), annotations, folder, runtime, display)
     textlines = _run(catalog.model("ppocr-det"), photographs, folder, runtime, display)
     display.say("4/4  scoring and drawing")
@@ -109,7 +109,7 @@ def _run(entry: ModelEntry, source: Path, folder: Path, runtime: str, display: D
 
 
 def _sheet(outcome: Outcome, folder: Path) -> Path:
-    """One picture with the first drawn images of a run."""
+    """Write one picture that shows the first images of a run with their predictions."""
     drawn = draw_run_directory(outcome.paths.root, outcome.paths.root / "pictures", min_score=0.3)[:SHEET]
     target = folder / f"{outcome.summary['model']}.png"
     contact_sheet([Image.open(path).convert("RGB") for path in drawn], columns=min(4, len(drawn))).save(target)
@@ -123,7 +123,7 @@ def _per_image(outcome: Outcome) -> str:
 
 
 def _orch() -> str:
-    """How to type the command here: an environment need not be on the PATH."""
+    """Return how to type the command here: its environment may not be on the PATH."""
     return "orch" if shutil.which("orch") else os.path.relpath(Path(sys.executable).parent / "orch")
 
 

@@ -1,4 +1,4 @@
-"""Real photographs and printed pages for the demo: out of the scikit-image package, fetched like any other package."""
+"""Photographs and printed pages for the demo, taken from the package scikit-image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PICTURES = ("page.png", "text.png", "coffee.png", "rocket.jpg")
 
 
 def fetch_photographs(folder: Path) -> Path:
-    """Put the pictures into `folder`. Raises MachineError when the package cannot be had."""
+    """Copy the pictures into `folder` and return it. Raises MachineError when the package cannot be downloaded."""
     if all((folder / name).is_file() for name in PICTURES):
         return folder
     cached = home() / "demo-pictures"
@@ -40,9 +40,10 @@ def _fetch(cached: Path) -> None:
         data = Path(scratch) / "skimage" / "data"
         if done.returncode != 0 or not all((data / name).is_file() for name in PICTURES):
             raise MachineError(
-                "the demo's photographs cannot be fetched",
-                why="\n".join((done.stderr or done.stdout).strip().splitlines()[-5:]) or "they are not in the package",
-                hint="they come out of the scikit-image package: is there a network?",
+                "cannot download the photographs of the demo",
+                why="\n".join((done.stderr or done.stdout).strip().splitlines()[-5:])
+                or "the package does not contain them",
+                hint="check the network: they are part of the package scikit-image",
             )
         cached.mkdir(parents=True, exist_ok=True)
         for name in PICTURES:

@@ -1,4 +1,4 @@
-"""Seeded drawn pictures of six garments with the exact mask of each, and their COCO annotation file."""
+"""Draw seeded pictures of six garments, and write the exact mask of each into a COCO annotation file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class _Garment:
-    """A shape put somewhere: `left`, `top` and the size of `mask` are its crop of the canvas."""
+    """A shape on the canvas: `left`, `top` and the size of `mask` are its crop."""
 
     category: str
     shape: Shape
@@ -54,7 +54,7 @@ class _Garment:
     mask: Image.Image
 
     def crop_points(self, points: Points) -> list[tuple[float, float]]:
-        """Points of the shape's unit box in pixels of the crop."""
+        """Return points of the shape's unit box in pixels of the crop."""
         placed = points @ self.matrix.T + self.centre - (self.left, self.top)
         return [(float(x), float(y)) for x, y in placed]
 
@@ -65,7 +65,7 @@ class _Garment:
 
 
 class _Canvas:
-    """The supersampled picture while it is drawn, and which garment owns each of its pixels (0: none)."""
+    """The supersampled picture while it is drawn, and the number of the garment of each pixel (0: none)."""
 
     def __init__(self, rng: np.random.Generator, side: int, backgrounds: Sequence[NDArray[np.uint8]]) -> None:
         self.rng = rng
@@ -76,11 +76,11 @@ class _Canvas:
         self.categories: list[str] = []
 
     def add(self) -> None:
-        """Draw one more garment, if a place is found that leaves enough of the earlier ones in sight."""
+        """Draw one more garment, unless it would hide too much of the earlier ones."""
         category = CATEGORIES[int(self.rng.integers(len(CATEGORIES)))]
         shape = SHAPES[category](self.rng)
         for _ in range(_PLACEMENT_TRIES):
-            garment = _place(self.rng, category, shape, self.side)
+            garment = _transform(self.rng, category, shape, self.side)
             if garment is not None and self._leaves_others_visible(garment):
                 self._paint(garment)
                 return
@@ -116,7 +116,7 @@ class _Canvas:
 
 
 def draw_scene(seed: int, size: int = 160, backgrounds: Sequence[NDArray[np.uint8]] = ()) -> Scene:
-    """One picture of up to six garments, `size` pixels square; without photographs its surface is drawn too."""
+    """Draw a picture of up to six garments, `size` pixels square; without photographs its surface is drawn too."""
     rng = np.random.default_rng(seed)
     canvas = _Canvas(rng, size * _SUPERSAMPLE, backgrounds)
     for _ in range(int(rng.integers(1, 7))):
@@ -132,7 +132,7 @@ def draw_scene(seed: int, size: int = 160, backgrounds: Sequence[NDArray[np.uint
 
 
 def write_scenes(folder: Path, seeds: Sequence[int], size: int = PICTURE_SIZE) -> Path:
-    """Write `scene-00000.png` … and `annotations.json` (COCO instances); returns the annotations' path."""
+    """Write `scene-00000.png` … and `annotations.json` (COCO instances); return the path of the annotations."""
     from pycocotools import mask as coco_mask
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -163,8 +163,8 @@ def write_scenes(folder: Path, seeds: Sequence[int], size: int = PICTURE_SIZE) -
     return path
 
 
-def _place(rng: np.random.Generator, category: str, shape: Shape, side: int) -> _Garment | None:
-    """The shape turned, sheared and scaled somewhere on the canvas; None if too much would stick out."""
+def _transform(rng: np.random.Generator, category: str, shape: Shape, side: int) -> _Garment | None:
+    """Turn, shear and scale a shape and put it on the canvas; None if too much of it would be outside."""
     scale = float(rng.uniform(0.28, 0.6)) * side
     width, height = scale * shape.aspect**0.5, scale / shape.aspect**0.5
     flip = -1 if rng.random() < 0.5 else 1
@@ -196,7 +196,7 @@ def _stroke(draw: ImageDraw.ImageDraw, garment: _Garment, stroke: Stroke, fill: 
 
 
 def _dressed(rng: np.random.Generator, garment: _Garment, side: int) -> Floats:
-    """The garment's crop in colour: cloth, panels, seams, folds, and darker towards its rim."""
+    """Return the garment's crop in colour: cloth, panels, seams, folds, and a darker rim."""
     width, height = garment.mask.size
     picture = cloth(rng, width, height, side)
     for panel in garment.shape.panels:
@@ -215,7 +215,7 @@ def _dressed(rng: np.random.Generator, garment: _Garment, side: int) -> Floats:
 
 
 def _clutter(rng: np.random.Generator, light: Floats) -> Floats:
-    """Up to four things that are no garments: sticks, rings, cards and shards."""
+    """Draw up to four things that are not garments: sticks, rings, cards and shards."""
     side = len(light)
     image = Image.fromarray(np.clip(light, 0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(image)

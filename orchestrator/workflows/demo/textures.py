@@ -128,9 +128,9 @@ def _tiles(rng: np.random.Generator, side: int) -> Floats:
     """Square tiles with darker or lighter joints."""
     count = int(rng.integers(3, 8))
     tones = rng.uniform(0.9, 1.08, (count, count)).astype(np.float32)
-    place = np.arange(side) * count / side
-    cell = place.astype(int)
-    joint = np.minimum(place % 1, 1 - place % 1) < 0.025
+    position = np.arange(side) * count / side
+    cell = position.astype(int)
+    joint = np.minimum(position % 1, 1 - position % 1) < 0.025
     relief = tones[cell[:, None], cell[None, :]]
     return np.where(joint[:, None] | joint[None, :], np.float32(rng.uniform(0.6, 1.2)), relief)
 
