@@ -159,12 +159,12 @@ class Orch:
         return subprocess.Popen(command, env=self.environment, stdout=pipe, stderr=pipe, text=True)
 
     def __call__(self, *arguments: object, expect: int = 0) -> str:
-        """Run it, check its exit code; what it said."""
+        """Run it, check its exit code, and return what it printed."""
         process = self.start(*arguments)
-        output, said = process.communicate(timeout=200)
-        assert "Traceback" not in said, said
-        assert process.returncode == expect, f"exit {process.returncode}\n{output}\n{said}"
-        return output + said
+        output, errors = process.communicate(timeout=200)
+        assert "Traceback" not in errors, errors
+        assert process.returncode == expect, f"exit {process.returncode}\n{output}\n{errors}"
+        return output + errors
 
     def status(self, run: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self("status", run, "--json"))
