@@ -69,8 +69,12 @@ class Variant(Spec):
 
     base_image: str
     lock: RelativePath
+    partial_lock: bool = False
+    """The lock leaves out dependencies that the stack never imports; `pip check` then accepts missing packages."""
     build_lock: RelativePath | None = None
-    """Lock of the tools that build the lock's source distributions; installed first, without build isolation."""
+    """What the lock's source distributions are built with: installed first, and nothing is built in isolation.
+
+    Without one the lock is installed from wheels alone."""
     build_args: Mapping[str, BuildArgument] = {}
     python: PythonVersion
     also_python: tuple[PythonVersion, ...] = ()

@@ -86,7 +86,9 @@ def test_podman_and_rootless_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_engine_nothing_can_build_on_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     def build_command() -> list[str]:
-        raise MachineError("no docker command can build", why="docker: no buildx", hint="install buildx")
+        raise MachineError(
+            "no docker command on this machine can build", why="docker: no buildx", hint="install buildx"
+        )
 
     monkeypatch.setattr(engine, "build_command", build_command)
     assert found("image builds") == Finding("image builds", "problem", "docker: no buildx", "install buildx")
