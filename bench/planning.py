@@ -100,7 +100,7 @@ def _plan_listing(folder: Path) -> None:
     wall, cpu = time.perf_counter(), time.process_time()
     with open_run(paths, _request(source)) as earlier:
         listing = Listing(paths.root)
-        listing.take(made_up(str(folder), count))
+        listing.add(made_up(str(folder), count))
         images, roots = listing.images(paths.root, [])
         plan = _plan_of(source, InputSet(images, roots, ()))
         record_plan(paths, plan, earlier, {})

@@ -1,4 +1,4 @@
-"""Where the files are that come with orch (stacks, Dockerfiles, the runner): in the wheel, or in the checkout."""
+"""Folders of the files that come with orch (stacks, Dockerfiles, the runner), in the wheel or in the checkout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The catalog: every stack.yaml there is, built-in and the user's, and the lookup of models by name."""
+"""The catalog: all stack.yaml files, built-in and the user's, and the lookup of models by name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SPEC_NAME = "stack.yaml"
 
 @dataclass(frozen=True)
 class StackEntry:
-    """A stack and the folder its files are in."""
+    """A stack and the folder of its files."""
 
     spec: Stack
     folder: Path
@@ -33,7 +33,7 @@ class StackEntry:
 
     @property
     def dockerfile(self) -> Path:
-        """The stack's Dockerfile: beside stack.yaml, or among the built-in ones. Raises SpecError."""
+        """The stack's Dockerfile, beside stack.yaml or among the built-in ones. Raises SpecError."""
         for folder in (self.folder, DOCKERFILES):
             if (folder / self.spec.dockerfile).is_file():
                 return folder / self.spec.dockerfile
@@ -58,16 +58,16 @@ class ModelEntry:
 
     @property
     def categories(self) -> tuple[Category, ...]:
-        """Those categories, in order."""
+        """The taxonomy's categories, in order."""
         return self.taxonomy.categories
 
     @property
     def class_map(self) -> tuple[int, ...]:
-        """Category id of each native class, from native.class_base up."""
+        """The category id of each native class, from native.class_base up."""
         return self.spec.native.class_map or tuple(category.id for category in self.categories)
 
     def settings(self, overrides: Sequence[str]) -> dict[str, SettingValue]:
-        """All settings with `name=value` overrides applied. Raises UsageError."""
+        """Return all settings with `name=value` overrides applied. Raises UsageError."""
         values = {name: setting.default for name, setting in self.spec.settings.items()}
         for override in overrides:
             name, equals, text = override.partition("=")
@@ -95,15 +95,15 @@ class Catalog:
     aliases: Mapping[str, str]
 
     def model(self, name: str) -> ModelEntry:
-        """The model of that name or alias. Raises UsageError with the nearest names."""
-        found = self.models.get(self.aliases.get(name, name))
-        if found is None:
+        """Return the model of that name or alias. Raises UsageError with the nearest names."""
+        entry = self.models.get(self.aliases.get(name, name))
+        if entry is None:
             known = [*self.models, *self.aliases]
             raise unknown_name("model", name, known, hint="orch models")
-        return found
+        return entry
 
     def stack(self, name: str) -> StackEntry:
-        """The stack of that name, or of the model of that name. Raises UsageError."""
+        """Return the stack of that name, or of the model of that name. Raises UsageError."""
         if name in self.stacks:
             return self.stacks[name]
         if self.aliases.get(name, name) in self.models:
@@ -136,22 +136,22 @@ def load_catalog(extra: Sequence[Path] = ()) -> Catalog:
 
 
 def _stack_folders(extra: Sequence[Path]) -> list[Path]:
-    from_variable = [Path(part) for part in os.environ.get("ORCH_STACKS", "").split(os.pathsep) if part]
-    named = [*extra, *from_variable]
+    from_environment = [Path(part) for part in os.environ.get("ORCH_STACKS", "").split(os.pathsep) if part]
+    named = [*extra, *from_environment]
     for parent in named:
         if not parent.is_dir():
-            raise UsageError(f"there is no folder of stacks at {parent}")
+            raise UsageError(f"the folder of stacks {parent} does not exist")
     folders: list[Path] = []
     for parent in [STACKS, *named, user_stacks_folder()]:
         if (parent / SPEC_NAME).is_file():
-            found = [parent.resolve()]
+            below = [parent.resolve()]
         else:
-            found = sorted(path.parent.resolve() for path in parent.glob(f"*/{SPEC_NAME}"))
-        if not found and parent in named:
+            below = sorted(path.parent.resolve() for path in parent.glob(f"*/{SPEC_NAME}"))
+        if not below and parent in named:
             raise UsageError(
-                f"there is no stack in {parent}", why=f"neither {SPEC_NAME} nor a folder with one is there"
+                f"{parent} contains no stack", why=f"it has no {SPEC_NAME} and no folder with a {SPEC_NAME}"
             )
-        folders += found
+        folders += below
     return list(dict.fromkeys(folders))
 
 
@@ -169,7 +169,7 @@ def read_stack(folder: Path) -> StackEntry:
 
 
 def _fill_in_categories(source: YamlSource) -> None:
-    """`categories: NAME` stands for a list that comes with orch, which stacks share. Raises SpecError."""
+    """Replace `categories: NAME` by the list of that name that comes with orch. Raises SpecError."""
     taxonomies = source.value.get("taxonomies")
     for name, taxonomy in taxonomies.items() if isinstance(taxonomies, dict) else ():
         shared = taxonomy.get("categories") if isinstance(taxonomy, dict) else None
@@ -179,7 +179,7 @@ def _fill_in_categories(source: YamlSource) -> None:
         if shared not in known:
             location = ("taxonomies", name, "categories")
             raise SpecError(
-                f"{source.path}:{source.line(location)}: {'.'.join(location)}: no categories {shared!r} come with orch",
+                f"{source.path}:{source.line(location)}: {'.'.join(location)}: unknown list of categories {shared!r}",
                 why=did_you_mean(shared, known),
             )
         taxonomy["categories"] = YamlSource(TAXONOMIES / f"{shared}.yaml").value

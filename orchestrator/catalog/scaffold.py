@@ -1,4 +1,4 @@
-"""`orch new stack`: a skeleton that runs as it is, to be changed piece by piece."""
+"""`orch new stack`: write a skeleton that runs, to be changed piece by piece."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ def create_stack(name: str, parent: Path) -> Path:
     """Write the skeleton of stack `name` into a new folder of `parent`. Raises UsageError."""
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name) or len(name) > LONGEST_NAME:
         why = f"at most {LONGEST_NAME} lower-case letters and digits, with single - between them"
-        raise UsageError(f"{name!r} cannot be a stack's name", why=why)
+        raise UsageError(f"{name!r} is not a valid stack name", why=why)
     if (STACKS / name).exists():
-        raise UsageError(f"orch comes with a stack {name}", hint="choose another name")
+        raise UsageError(f"orch already has a built-in stack {name}", hint="choose another name")
     folder = parent / name
     if folder.exists():
-        raise UsageError(f"{folder} exists already", hint="choose another name, or another --into")
+        raise UsageError(f"{folder} already exists", hint="choose another name, or another --into")
     try:
         folder.mkdir(parents=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise UsageError(f"{parent} is no folder", why=error.strerror) from None
+        raise UsageError(f"{parent} is not a folder", why=error.strerror) from None
     for template in sorted(TEMPLATE.iterdir()):
         if template.is_file():
             text = template.read_text(encoding="utf-8").replace("@NAME@", name)

@@ -1,4 +1,4 @@
-"""What a stack.yaml says, as frozen models: this file is the reference of the format."""
+"""The format of stack.yaml as frozen models; this file is its reference."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=64)]
 """Names of stacks and variants: they become file names, image names and tags, so an engine's rules hold."""
 MODEL_NAME_PATTERN = NAME_PATTERN[:-1] + r"\+*$"
 ModelName = Annotated[str, StringConstraints(pattern=MODEL_NAME_PATTERN, max_length=64)]
-"""Names of models: they become folders, never image names, so `facere+` may be called what everybody calls it."""
+"""Names of models: they become folders, never image names, so `facere+` keeps its usual name."""
 
 
 def _stays_inside(path: str) -> str:
@@ -43,7 +43,7 @@ MANIPULATION: Task = "manipulation-localization"
 
 
 class Spec(BaseModel):
-    """Base of all specs: frozen, and a field nobody knows is an error."""
+    """Base of all specs: frozen; an unknown field is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -57,11 +57,11 @@ class UpstreamSource(Spec):
 
 
 class BuildArgument(Spec):
-    """An argument of the Dockerfile that `--build-arg` sets."""
+    """A Dockerfile argument that `--build-arg` sets."""
 
     help: str
     default: str | None = None
-    """None: it has to be given, and the variant can only be built as an image."""
+    """None: the user must give it, and the variant can only be built as an image."""
 
 
 class Variant(Spec):
@@ -78,19 +78,19 @@ class Variant(Spec):
     build_args: Mapping[str, BuildArgument] = {}
     python: PythonVersion
     also_python: tuple[PythonVersion, ...] = ()
-    """Other Pythons the lock installs on: the venv runtime may use them."""
+    """Other Pythons that the lock installs on; the venv runtime may use them."""
     device: Literal["cpu", "cuda"] = "cpu"
     cuda: str | None = None
     min_driver: DriverVersion | None = None
     native_capabilities: tuple[Capability, ...] = ()
     ptx_capabilities: tuple[Capability, ...] = ()
-    """Both lists of compute capabilities stand until a build has read what the binaries really hold."""
+    """Both lists of compute capabilities apply until a build has read the capabilities of the binaries."""
     jit_minutes: Annotated[int, Field(ge=1)] | None = None
-    """So long the driver compiles PTX at the first start on a GPU without native code, where that is known."""
+    """Minutes for which the driver compiles PTX at the first start on a GPU without native code, where known."""
     on_request: bool = False
-    """Taken only when asked for by name."""
+    """Selected only by name."""
     size_gb: Annotated[float, Field(gt=0)] | None = None
-    """What the built image takes on disk, its base included; an environment takes about as much."""
+    """Disk space of the built image, its base included; an environment takes about as much."""
 
     @model_validator(mode="after")
     def _cuda_is_stated(self) -> Variant:
@@ -100,16 +100,16 @@ class Variant(Spec):
 
 
 class Weights(Spec):
-    """One weights file and the one place it comes from: bundled, url, package or manual steps."""
+    """One weights file and its only origin: bundled, url, package or manual steps."""
 
     file: RelativePath
     bundled: RelativePath | None = None
     """Path inside the stack's folder."""
     url: str | None = None
     package: str | None = None
-    """Importable package, installed by the lock, that has `file` inside."""
+    """Importable package, installed by the lock, that contains `file`."""
     manual: str | None = None
-    """What a person has to do to get the file."""
+    """Steps by which a person gets the file."""
     sha256: Sha256 | None = None
     size: int | None = None
     """Bytes."""
@@ -135,10 +135,10 @@ class Category(Spec):
 
 
 class Taxonomy(Spec):
-    """Category ids and names, and the names of the attribute columns."""
+    """Category ids and names, and names of the attribute columns."""
 
     categories: tuple[Category, ...] = Field(min_length=1)
-    """In a stack.yaml also the name of a list that comes with orch: a file of images/taxonomies."""
+    """In stack.yaml also the name of a list that comes with orch: a file in images/taxonomies."""
     attributes: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -151,22 +151,22 @@ class Taxonomy(Spec):
 
 
 class NativeOutput(Spec):
-    """How the predictor's own output maps to the standard one."""
+    """How the predictor's own output maps to the standard output."""
 
     box_order: Literal["xyxy", "yxyx"] = "xyxy"
     published_box_edges: Literal["exclusive", "inclusive"] = "exclusive"
-    """Whether right and lower edges are a box's last pixels where the model's own project writes them; for exports."""
+    """Whether the model's own project writes a box's last pixels as right and lower edges (inclusive); for exports."""
     published_class_type: Literal["int32", "int64"] = "int64"
-    """The type of the class numbers that the model's own project writes; for exports."""
+    """The type of class numbers that the model's own project writes; for exports."""
     published_box_order: Literal["xyxy", "yxyx"] | None = None
-    """The order in which the model's own project writes boxes to files, where its script turns them; for exports."""
+    """The box order in files of the model's own project, where its script changes the order; for exports."""
     class_base: int = 0
     class_map: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
     """Category id of each native class, from class_base up; None: the taxonomy's categories in order."""
 
 
 class Defaults(Spec):
-    """What a run uses unless told otherwise."""
+    """What a run uses unless its options say otherwise."""
 
     score_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
     max_detections: Annotated[int, Field(ge=1)] | None = None
@@ -185,16 +185,16 @@ class Defaults(Spec):
 
 
 class NetworkLimits(Spec):
-    """What the network itself keeps to, whatever a run asks for: a number, or the name of the setting that has it."""
+    """Limits of the network itself, whatever a run asks for: a number, or the name of the setting with the number."""
 
     score_threshold: Annotated[float, Field(ge=0, le=1)] | str | None = None
-    """It gives no instance that scores less."""
+    """The network returns no instance with a lower score."""
     max_detections: Annotated[int, Field(ge=1)] | str | None = None
-    """It gives no more instances of an image."""
+    """The network returns at most this many instances of an image."""
 
 
 class Setting(Spec):
-    """A knob of the predictor that `--set name=value` may turn."""
+    """A setting of the predictor that `--set name=value` changes."""
 
     default: SettingValue
     help: str
@@ -205,7 +205,7 @@ class Setting(Spec):
     choices: tuple[str, ...] | None = None
 
     def parse(self, text: str) -> SettingValue:
-        """The value a command line's text means. Raises ValueError with what would be right."""
+        """Return the value of a text from the command line. Raises ValueError with what would be valid."""
         value = _as_type(text, type(self.default))
         if self.choices is not None and value not in self.choices:
             raise ValueError(f"must be one of {', '.join(self.choices)}")
@@ -241,7 +241,7 @@ def _as_type(text: str, kind: type) -> SettingValue:
 
 
 class ModelDescription(Spec):
-    """What a user asks for by name: weights and settings on top of a stack."""
+    """A model as stack.yaml describes it: weights and settings on top of a stack."""
 
     title: str
     task: Task = "instance-segmentation"
@@ -252,7 +252,7 @@ class ModelDescription(Spec):
     config: RelativePath | None = None
     """Upstream's configuration file, inside its sources."""
     gpu_memory: Annotated[int, Field(ge=1)] | None = None
-    """MiB of GPU memory that one worker needs with the defaults, where somebody measured it."""
+    """MiB of GPU memory that one worker needs with the defaults, where measured."""
     taxonomy: str
     native: NativeOutput = NativeOutput()
     defaults: Defaults = Defaults()
@@ -283,7 +283,7 @@ class Stack(Spec):
                 raise FieldError(location, f"{model.taxonomy!r} is not one of taxonomies: {known}")
             for field, limit in model.limits:
                 if isinstance(limit, str) and limit not in model.settings:
-                    raise FieldError(("models", name, "limits", field), f"there is no setting {limit!r}")
+                    raise FieldError(("models", name, "limits", field), f"unknown setting {limit!r}")
             ids = {category.id for category in self.taxonomies[model.taxonomy].categories}
             stray = sorted(set(model.native.class_map or ()) - ids)
             if stray:

@@ -1,7 +1,7 @@
-"""Upstream code: fetched once by git at the commit a stack.yaml names, kept in the cache, handed to builds.
+"""Upstream code: fetched once by git at the commit that stack.yaml names, kept in the cache, copied into builds.
 
-Only the folders a stack needs are fetched where the server can do that (partial clone). git checks what it fetches
-against the commit's own digest; what the cache has is checked again against a list of digests made right then.
+Only the folders that a stack needs are fetched, where the server supports it (partial clone). git checks fetched
+files against the commit's digest; files in the cache are checked against digests recorded after the fetch.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ _SETTINGS = (
 )
 _QUIET = {"GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1"}
 _OTHERS = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
-"""Variables that would make git work on the repository orch happens to be called from."""
+"""Variables that would make git work on the repository that orch is called from."""
 
 
 def tree_folder(name: str, source: UpstreamSource) -> Path:
-    """Where a source's files are, or would be once fetched."""
+    """Return the folder of a source's files, which exists once they are fetched."""
     return _folder(name, source) / TREE
 
 
 def source_state(name: str, source: UpstreamSource) -> str:
-    """For people: "here", "damaged" or "missing"."""
+    """Return "here", "damaged" or "missing", for lists."""
     folder = _folder(name, source)
     if not (folder / MANIFEST).is_file():
         return "missing"
@@ -53,14 +53,14 @@ def source_state(name: str, source: UpstreamSource) -> str:
 def ensure_sources(
     stack: str, sources: Mapping[str, UpstreamSource], report: Report, *, offline: bool = False
 ) -> Mapping[str, Path]:
-    """The folder of each of a stack's sources, fetched unless it is there. Raises MachineError, SpecError."""
+    """Return the folder of each of a stack's sources, fetched where missing. Raises MachineError, SpecError."""
     return {name: _ensure(stack, name, source, report, offline) for name, source in sources.items()}
 
 
 def _folder(name: str, source: UpstreamSource) -> Path:
-    """Another commit or other folders, another place; where it came from does not matter."""
-    wanted = hashlib.sha256(repr((source.commit, sorted(source.folders))).encode()).hexdigest()[:8]
-    return home() / "sources" / f"{name}-{source.commit[:12]}-{wanted}"
+    """Return the cache folder of a commit and its wanted folders; the URL does not matter."""
+    folders = hashlib.sha256(repr((source.commit, sorted(source.folders))).encode()).hexdigest()[:8]
+    return home() / "sources" / f"{name}-{source.commit[:12]}-{folders}"
 
 
 def _ensure(stack: str, name: str, source: UpstreamSource, report: Report, offline: bool) -> Path:
@@ -72,17 +72,17 @@ def _ensure(stack: str, name: str, source: UpstreamSource, report: Report, offli
             raise MachineError(
                 f"the sources {name} of {stack} are not in the cache",
                 why=f"{source.url} at {source.commit[:12]} was never fetched, or was changed since",
-                hint=f"where there is a network: orch sources fetch {stack}",
+                hint=f"on a machine with a network: orch sources fetch {stack}",
             )
         report(f"fetching {source.url} at {source.commit[:12]}")
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder.parent) as work:
             tree = _fetch(stack, name, source, Path(work), report)
-            _put_in_place(tree, folder, name, source)
+            _store(tree, folder, name, source)
     return folder / TREE
 
 
-def _put_in_place(tree: Path, folder: Path, name: str, source: UpstreamSource) -> None:
+def _store(tree: Path, folder: Path, name: str, source: UpstreamSource) -> None:
     whole = tree.parent / "whole"
     whole.mkdir()
     tree.rename(whole / TREE)
@@ -94,7 +94,7 @@ def _put_in_place(tree: Path, folder: Path, name: str, source: UpstreamSource) -
 
 
 def _is_intact(folder: Path) -> bool:
-    """Whether a fetched tree is there, file for file as it was fetched."""
+    """Return whether all files are as they were fetched."""
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         return bool(manifest["files"] == dict(_digests(folder / TREE)))
@@ -104,17 +104,17 @@ def _is_intact(folder: Path) -> bool:
 
 def _digests(tree: Path) -> Iterator[tuple[str, str]]:
     for path in sorted(tree.rglob("*")):
-        # Python may have been run on the tree where it lies.
+        # Python may have been run on the tree in the cache.
         if path.is_file() and "__pycache__" not in path.parts:
             yield path.relative_to(tree).as_posix(), sha256_of(path)
 
 
 class _Git:
-    """git in one folder, its output in one log."""
+    """Run git in one folder with its output in one log."""
 
     def __init__(self, folder: Path, log: Path, report: Report) -> None:
         if shutil.which("git") is None:
-            raise MachineError("there is no git on this machine", hint="apt-get install git")
+            raise MachineError("this machine has no git", hint="apt-get install git")
         self._start = ["git", "-C", str(folder)]
         for setting in _SETTINGS:
             self._start += ["-c", setting]
@@ -148,7 +148,7 @@ def _fetch(stack: str, name: str, source: UpstreamSource, work: Path, report: Re
             f"cannot fetch {source.url}",
             why=_reason(git.tail),
             log=log,
-            hint=f"once the network is there: orch sources fetch {stack}",
+            hint=f"with a network: orch sources fetch {stack}",
         )
     if not git("rev-parse", "--quiet", "--verify", f"{source.commit}^{{commit}}"):
         raise SpecError(
@@ -161,5 +161,5 @@ def _fetch(stack: str, name: str, source: UpstreamSource, work: Path, report: Re
 
 
 def _reason(tail: list[str]) -> str:
-    told = [line for line in tail if line.startswith(("fatal:", "error:"))]
-    return "\n".join(told or tail[-3:]) or "git did not say"
+    errors = [line for line in tail if line.startswith(("fatal:", "error:"))]
+    return "\n".join(errors or tail[-3:]) or "git gave no reason"

@@ -1,4 +1,4 @@
-"""Weights: fetched once, verified, kept in one cache all runs share; the digest of a first use is trusted and kept."""
+"""Weights: fetched once, verified, kept in the cache; the digest of a first use is trusted and recorded."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from orchestrator.system.archives import is_archive, unpack
 from orchestrator.system.download import TransferProgress, fetch
 from orchestrator.system.files import remove, replace_path, sha256_of, write_json
 from orchestrator.system.locks import hold_lock
+from orchestrator.system.suggestions import did_you_mean
 
 
 @dataclass(frozen=True)
 class Stored:
-    """One weights file as a run uses it; `path` is None for one that lies in the stack's own image."""
+    """One weights file as a run uses it; `path` is None for a file inside the stack's image."""
 
     key: str
     file: str
@@ -32,17 +33,17 @@ class Stored:
     package: str | None = None
 
     def as_job(self) -> Mapping[str, str | None]:
-        """What job.json says of it."""
+        """Return its entry in job.json."""
         return {"file": self.file, "sha256": self.sha256, "package": self.package}
 
 
 def ensure_weights(entry: ModelEntry, *, offline: bool, progress: TransferProgress) -> dict[str, Stored]:
-    """All weights of a model, fetched where missing. Raises MachineError with the way to get them."""
+    """Return all weights of a model, fetched where missing. Raises MachineError that says how to get them."""
     return {key: _ensure(entry, key, spec, offline, progress) for key, spec in entry.spec.weights.items()}
 
 
 def weights_in(entry: ModelEntry, folder: Path) -> dict[str, Stored]:
-    """A model's weights as files of a folder, unchecked: for the self-test's random ones. Raises MachineError."""
+    """Return a model's weights as unchecked files of a folder, for random weights. Raises MachineError."""
     stored: dict[str, Stored] = {}
     for key, spec in entry.spec.weights.items():
         path = folder / spec.file
@@ -53,7 +54,7 @@ def weights_in(entry: ModelEntry, folder: Path) -> dict[str, Stored]:
 
 
 def weights_state(entry: ModelEntry, key: str) -> str:
-    """ "in the image", "present", "missing" or "changed", for lists."""
+    """Return "in the image", "present", "missing" or "changed", for lists."""
     spec = entry.spec.weights[key]
     if spec.package is not None:
         return "in the image"
@@ -66,16 +67,15 @@ def weights_state(entry: ModelEntry, key: str) -> str:
 
 
 def add_weights(entry: ModelEntry, path: Path, key: str | None = None) -> Stored:
-    """Put a file, folder or archive a person has into the cache as the weights `key`. Raises UsageError."""
+    """Copy a user's file, folder or archive into the cache as the weights `key`. Raises UsageError."""
     key = key or _only_key(entry)
     if key not in entry.spec.weights:
-        known = ", ".join(entry.spec.weights)
-        raise UsageError(f"{entry.name} has no weights {key!r}", why=f"it has {known}")
+        raise UsageError(f"{entry.name} has no weights {key!r}", why=did_you_mean(key, entry.spec.weights))
     spec = entry.spec.weights[key]
     if spec.package is not None or spec.bundled is not None:
-        raise UsageError(f"the weights {key!r} of {entry.name} come with orch; there is nothing to add")
+        raise UsageError(f"cannot add the weights {key!r} of {entry.name}: they come with orch")
     if not path.exists():
-        raise UsageError(f"there is no file {path}")
+        raise UsageError(f"{path} does not exist")
     problem = _kind_problem(spec, path) or (_problem(spec, path) if path.is_file() else None)
     if problem is not None:
         raise UsageError(f"{path} is not {spec.file} of {entry.name}", why=problem)
@@ -85,18 +85,18 @@ def add_weights(entry: ModelEntry, path: Path, key: str | None = None) -> Stored
 
 
 def _kind_problem(spec: Weights, path: Path) -> str | None:
-    """Why a path is not the kind of thing wanted: one file, or else an archive or the folder out of it."""
+    """Return why a path has the wrong kind: a file, or an archive or the folder unpacked from it, is expected."""
     if path.is_dir() and not spec.unpack:
-        return "it is a folder, one file is expected"
+        return "it is a folder; one file is expected"
     if path.is_dir() and spec.sha256 is not None:
         return "the archive's sha256 is published: add the archive itself, so that it can be checked"
     if path.is_file() and spec.unpack and not is_archive(path):
-        return "a .zip or .tar archive is expected" + ("" if spec.sha256 else ", or the folder out of it")
+        return "a .zip or .tar archive is expected" + ("" if spec.sha256 else ", or the folder unpacked from it")
     return None
 
 
 def verify_weights(entry: ModelEntry) -> list[tuple[str, str, bool]]:
-    """Read every file again: (key, finding, whether it is right)."""
+    """Read every file again; return (key, finding, whether it is right) of each."""
     findings: list[tuple[str, str, bool]] = []
     for key, spec in entry.spec.weights.items():
         if spec.package is not None:
@@ -132,11 +132,11 @@ def _ensure(entry: ModelEntry, key: str, spec: Weights, offline: bool, progress:
 
 
 def _ensure_bundled(entry: ModelEntry, key: str, spec: Weights) -> Stored:
-    """The stack's own file in the cache: workers see one weights folder, whatever the weights come from."""
+    """Copy the stack's own file into the cache: workers see one weights folder, whatever the origin."""
     bundled = entry.stack.folder / str(spec.bundled)
     field = f"{entry.stack.folder / SPEC_NAME}: models.{entry.name}.weights.{key}.bundled"
     if not bundled.is_file():
-        raise SpecError(f"{field}: there is no file {spec.bundled}")
+        raise SpecError(f"{field}: the file {spec.bundled} does not exist")
     problem = _problem(spec, bundled)
     if problem is not None:
         raise SpecError(f"{field}: {spec.bundled} is not the file described", why=problem)
@@ -173,12 +173,12 @@ def _missing(entry: ModelEntry, key: str, spec: Weights) -> MachineError:
     if spec.url is not None:
         why, hint = "--offline was given and they are not in the cache", f"orch weights fetch {entry.name}, or {add}"
     else:
-        why, hint = f"they can only be had by hand: {spec.manual} (file {_expected(spec)})", add
+        why, hint = f"they must be downloaded manually: {spec.manual} (file {_expected(spec)})", add
     return MachineError(f"the weights of {entry.name} are missing", why=why, hint=hint)
 
 
 def _expected(spec: Weights) -> str:
-    """A file's name and what is known of its size."""
+    """Return a file's name and its size, where known."""
     if spec.size is not None:
         return f"{spec.file}, {spec.size} bytes"
     if spec.size_range is not None:
@@ -188,13 +188,13 @@ def _expected(spec: Weights) -> str:
 
 
 def _install(entry: ModelEntry, key: str, spec: Weights, path: Path, *, source: str, move: bool) -> Stored:
-    """Move or copy into the cache, unpacking archives, and write down the digest."""
+    """Move or copy into the cache, unpack an archive, and record the digest."""
     folder = weights_folder(entry.stack.name, entry.name)
     target = folder / spec.file
     digest = sha256_of(path) if path.is_file() else None
     try:
         with replace_path(target) as aside:
-            _bring(path, aside, unpacking=spec.unpack, move=move)
+            _copy(path, aside, unpacking=spec.unpack, move=move)
             if target.is_dir():
                 shutil.rmtree(target)
         state = target.stat()
@@ -208,7 +208,7 @@ def _install(entry: ModelEntry, key: str, spec: Weights, path: Path, *, source: 
     return Stored(key, spec.file, target, digest)
 
 
-def _bring(path: Path, aside: Path, *, unpacking: bool, move: bool) -> None:
+def _copy(path: Path, aside: Path, *, unpacking: bool, move: bool) -> None:
     if path.is_dir():
         shutil.copytree(path, aside)
     elif unpacking:
@@ -221,15 +221,15 @@ def _bring(path: Path, aside: Path, *, unpacking: bool, move: bool) -> None:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    taken, left = unpack(archive, folder, lambda name: None)
-    damaged = [member for member in [*taken, *left] if member.error]
-    if damaged or not taken:
+    unpacked, skipped = unpack(archive, folder, lambda name: None)
+    damaged = [member for member in [*unpacked, *skipped] if member.error]
+    if damaged or not unpacked:
         why = f"{damaged[0].name}: {damaged[0].error}" if damaged else "it is empty"
         raise MachineError(f"the archive {archive} cannot be used", why=why)
 
 
 def _problem(spec: Weights, path: Path) -> str | None:
-    """Why a file cannot be the one described."""
+    """Return why a file is not the described one, or None."""
     digest, size = sha256_of(path), path.stat().st_size
     if spec.sha256 is not None and digest != spec.sha256:
         return f"sha256 {digest}, expected {spec.sha256}"
@@ -245,7 +245,7 @@ def _record_path(folder: Path, spec: Weights) -> Path:
 
 
 def _read_record(folder: Path, spec: Weights) -> dict[str, Any]:
-    """What was written down when the file was stored; empty if nothing was."""
+    """Return what was recorded when the file was stored; empty if nothing was."""
     try:
         record = json.loads(_record_path(folder, spec).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -254,7 +254,7 @@ def _read_record(folder: Path, spec: Weights) -> dict[str, Any]:
 
 
 def _record(entry: ModelEntry, spec: Weights) -> dict[str, Any] | None:
-    """What was written down of a file that is still there, unchanged and right; None where it is not."""
+    """Return the record of a file that exists unchanged and fits stack.yaml, else None. Raises MachineError."""
     folder = weights_folder(entry.stack.name, entry.name)
     target = folder / spec.file
     record = _read_record(folder, spec)
@@ -283,5 +283,5 @@ def _bundled_path(entry: ModelEntry, spec: Weights) -> Path | None:
 def _only_key(entry: ModelEntry) -> str:
     keys = list(entry.spec.weights)
     if len(keys) != 1:
-        raise UsageError(f"{entry.name} has several weights", why=", ".join(keys), hint="name one with --key")
+        raise UsageError(f"{entry.name} has several weights", why=", ".join(keys), hint="choose with --key")
     return keys[0]

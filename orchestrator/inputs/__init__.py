@@ -1,1 +1,1 @@
-"""What a user names as images, as an InputSet."""
+"""List the images that a user names (files, folders, lists, archives, data sets) as an InputSet."""

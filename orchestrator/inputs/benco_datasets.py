@@ -1,8 +1,8 @@
-"""The data sets of manipulation localization as IMDL-BenCo's users have them: images, and the masks that go with them.
+"""Read data sets of manipulation localization in IMDL-BenCo's layouts: images and their masks.
 
 A folder with Tp/ and Gt/ ("ManiDataset"); a JSON list [[image, mask or "Negative"], …] ("JsonDataset"); a JSON list
 [["ManiDataset" or "JsonDataset", path], …]; a JSON object {name: path} of such data sets. Upstream pairs Tp and Gt by
-their order when sorted, where one stray file shifts all that follow; here they are paired by stem.
+sorted order, where one stray file shifts all later pairs; here they are paired by stem.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from orchestrator.errors import UsageError
 
 IMAGES, MASKS = "Tp", "Gt"
 NEGATIVE = "Negative"
-"""Stands for the mask of an image that nobody manipulated."""
+"""Stands for the mask of an image that was not manipulated."""
 _KINDS = ("ManiDataset", "JsonDataset")
 _MASK_SUFFIXES = ("", "_gt", "_mask")
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -25,7 +25,7 @@ _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 @dataclass(frozen=True)
 class Sample:
-    """An image, and its mask: a file, NEGATIVE, or None where there is none. Neither need exist."""
+    """An image and its mask: a file, NEGATIVE, or None for no mask. The files may be missing."""
 
     image: Path
     mask: Path | str | None
@@ -33,22 +33,22 @@ class Sample:
 
 @dataclass(frozen=True)
 class Samples:
-    """A data set, and what a user should know about how it was read."""
+    """A data set, and notes for the user on how it was read."""
 
     samples: tuple[Sample, ...]
     notes: tuple[str, ...] = ()
 
 
 def is_tp_gt(folder: Path) -> bool:
-    """Whether a folder is laid out as Tp/ and Gt/."""
+    """Return whether a folder contains Tp/ and Gt/."""
     return (folder / IMAGES).is_dir() and (folder / MASKS).is_dir()
 
 
 def read_tp_gt(folder: Path) -> Samples:
-    """Images of `folder`/Tp with the masks of `folder`/Gt whose names are theirs, or theirs with _gt or _mask."""
-    images, masks = _pictures(folder / IMAGES), _pictures(folder / MASKS)
+    """Return the images of Tp/ with the masks of Gt/ that have the same stem, or the stem with _gt or _mask."""
+    images, masks = _list_pictures(folder / IMAGES), _list_pictures(folder / MASKS)
     by_stem = {mask.stem: mask for mask in masks}
-    samples = [Sample(image, _mask_of(image.stem, by_stem)) for image in images]
+    samples = [Sample(image, _find_mask(image.stem, by_stem)) for image in images]
     notes = []
     without = sum(sample.mask is None for sample in samples)
     if without:
@@ -56,41 +56,43 @@ def read_tp_gt(folder: Path) -> Samples:
     in_order = dict(zip(images, masks, strict=False))
     otherwise = sum(sample.mask is not None and in_order.get(sample.image) != sample.mask for sample in samples)
     if otherwise:
-        notes.append(f"{folder}: masks are paired by name; by sort order {otherwise} images would get another's")
+        notes.append(f"{folder}: masks are paired by name; by sort order {otherwise} images would get another mask")
     return Samples(tuple(samples), tuple(notes))
 
 
 def read_json(path: Path, content: Any) -> Samples:
-    """What a JSON file in one of the layouts lists. Raises UsageError where it is none of them."""
+    """Return the samples of a JSON file in one of the layouts. Raises UsageError for any other content."""
     if isinstance(content, Mapping) and content and all(isinstance(value, str) for value in content.values()):
-        return _joined(read_data_set(_near(path, value)) for value in content.values())
+        return _join(read_data_set(_locate(path, value)) for value in content.values())
     if not isinstance(content, Sequence) or not content or not all(_is_pair(entry) for entry in content):
         raise UsageError(
-            f"{path} lists no images that orch understands",
-            why="it is no COCO file, no [[image, mask], …], no [[kind, path], …] and no {name: path}",
+            f"cannot read {path} as a list of images",
+            why="expected a COCO file, [[image, mask], …], [[kind, path], …] or {name: path}",
         )
     if all(first in _KINDS for first, _ in content):
-        return _joined(read_data_set(_near(path, second)) for _, second in content)
+        return _join(read_data_set(_locate(path, second)) for _, second in content)
     samples = [
-        Sample(_near(path, image), mask if mask in (NEGATIVE, None) else _near(path, mask)) for image, mask in content
+        Sample(_locate(path, image), mask if mask in (NEGATIVE, None) else _locate(path, mask))
+        for image, mask in content
     ]
     return Samples(tuple(samples))
 
 
 def read_data_set(path: Path) -> Samples:
-    """A data set by its folder or its JSON file. Raises UsageError."""
+    """Read a data set from its folder or its JSON file. Raises UsageError."""
     if path.is_dir() and is_tp_gt(path):
         return read_tp_gt(path)
     if not path.is_file():
-        raise UsageError(f"{path} is no data set", why=f"no folder with {IMAGES}/ and {MASKS}/, and no JSON file")
+        why = f"expected a folder with {IMAGES}/ and {MASKS}/, or a JSON file"
+        raise UsageError(f"{path} is not a data set", why=why)
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, OSError) as error:
-        raise UsageError(f"{path} cannot be read", why=str(error)) from None
+        raise UsageError(f"cannot read {path}", why=str(error)) from None
     return read_json(path, content)
 
 
-def _joined(parts: Iterator[Samples]) -> Samples:
+def _join(parts: Iterator[Samples]) -> Samples:
     read = list(parts)
     return Samples(
         tuple(sample for part in read for sample in part.samples), tuple(note for part in read for note in part.notes)
@@ -106,15 +108,15 @@ def _is_pair(entry: Any) -> bool:
     )
 
 
-def _near(path: Path, name: str) -> Path:
-    """A path named in a file: beside that file, else below the current folder, as upstream takes it."""
+def _locate(path: Path, name: str) -> Path:
+    """Return a path named in a file: beside that file, else below the current folder, as upstream does."""
     beside, here = path.parent / name, Path.cwd() / name
     return here if not beside.exists() and here.exists() else beside
 
 
-def _pictures(folder: Path) -> list[Path]:
+def _list_pictures(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in _PICTURES and path.name[0] != ".")
 
 
-def _mask_of(stem: str, masks: Mapping[str, Path]) -> Path | None:
+def _find_mask(stem: str, masks: Mapping[str, Path]) -> Path | None:
     return next((masks[stem + suffix] for suffix in _MASK_SUFFIXES if stem + suffix in masks), None)

@@ -1,4 +1,4 @@
-"""What a user names as images (folders, files, globs, lists, archives, data sets) as one ordered, accounted list."""
+"""Collect what a user names as images (folders, files, globs, lists, archives, data sets) into one ordered list."""
 
 from __future__ import annotations
 
@@ -17,30 +17,29 @@ __all__ = ["Images", "InputImage", "InputSet", "collect_inputs", "open_inputs", 
 
 @dataclass(frozen=True)
 class InputSet:
-    """The images of a run in their order, the folders they lie in, and what was left out."""
+    """The images of a run in order, the folders that contain them, and the skipped files."""
 
     images: Images
     roots: tuple[Path, ...]
     skipped: tuple[SkippedFile, ...]
     notes: tuple[str, ...] = ()
-    """What a user should know about how the sources were read."""
+    """Notes for the user on how the sources were read."""
 
     def digest(self) -> str:
-        """Digest of the images' names and sizes."""
+        """Return the digest of the images' names and sizes."""
         return self.images.digest
 
     def locate(self, image: InputImage) -> Path:
-        """Where an image is on the host."""
+        """Return the path of an image on the host."""
         root, _, rest = image.path.partition("/")
         return self.roots[int(root)] / rest
 
 
 def collect_inputs(sources: Sequence[str], unpack_to: Path, image_root: Path | None = None) -> InputSet:
-    """List the images of all sources. Archives are taken out into `unpack_to`, once.
+    """List the images of all sources; archives are unpacked into `unpack_to` once.
 
-    Raises UsageError for a source that is not there, or when there is no image at all; MachineError when the list
-    cannot be kept on disk. Memory hardly grows with the number of images: what is known of them goes through files
-    that have no name, beside `unpack_to`.
+    Raises UsageError for a missing source, or when there is no image at all; MachineError when the list cannot be
+    stored. Memory hardly grows with the number of images: their records are kept in unnamed files beside `unpack_to`.
     """
     skipped: list[SkippedFile] = []
     notes: list[str] = []
@@ -48,17 +47,17 @@ def collect_inputs(sources: Sequence[str], unpack_to: Path, image_root: Path | N
     try:
         listing = Listing(beside)
         for number, source in enumerate(sources):
-            listing.take(_found(source, unpack_to / str(number), image_root, skipped, notes))
+            listing.add(_read_source(source, unpack_to / str(number), image_root, skipped, notes))
         if not listing.count:
-            met = f"{len(skipped)} other files were met: {_examples(skipped)}" if skipped else "nothing was found there"
-            raise UsageError(f"no images in {' '.join(sources)}", why=f"{met}; images end in {' '.join(EXTENSIONS)}")
+            others = f"{len(skipped)} files skipped: {_examples(skipped)}" if skipped else "no file was found"
+            raise UsageError(f"no images in {' '.join(sources)}", why=f"{others}; images end in {' '.join(EXTENSIONS)}")
         images, roots = listing.images(beside, skipped)
     except OSError as error:
-        raise MachineError("the list of images cannot be kept", why=error.strerror or str(error)) from error
+        raise MachineError("cannot store the list of images", why=error.strerror or str(error)) from error
     return InputSet(images, roots, tuple(skipped), tuple(notes))
 
 
-def _found(
+def _read_source(
     source: str, unpack_to: Path, image_root: Path | None, skipped: list[SkippedFile], notes: list[str]
 ) -> Iterator[SourceImage]:
     try:

@@ -1,4 +1,4 @@
-"""Folders as sources of images: listed in the order of their parts, links to folders followed once."""
+"""List the images of folders in the order of their path parts; links to folders are followed once."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 @dataclass(frozen=True)
 class SkippedFile:
-    """A file that was met and left out, and why."""
+    """A skipped file and the reason."""
 
     file: str
     reason: str
 
 
 class SourceImage(NamedTuple):
-    """An image as its source gave it: its name below a root, and the folder that has the bytes under that name."""
+    """An image of a source: its name below a root, and the folder that contains the file of that name."""
 
     root: str
     name: str
-    place: str
+    folder: str
     image_id: int | None = None
     error: str | None = None
     truth: str | None = None
     missing: str | None = None
-    """The error to give if there is no file of that name."""
+    """The error where no file of that name exists."""
     state: os.stat_result | None = None
-    """What os.lstat says of it, where that was asked already."""
+    """The result of os.lstat, where already known."""
 
 
 _Segment = tuple[str, str]
-"""Images of one folder with no other folder between them: the folder's name below the root, with a / behind it
-unless it is the root itself, and their names, joined by /. Packed so because there may be ten millions."""
+"""Images of one folder with no other folder between them: the folder's name below the root, which ends in / unless it
+is the root itself, and the images' names, joined by /. Packed because there may be ten million."""
 
 
 def from_folder(root: str, skipped: list[SkippedFile]) -> Iterator[SourceImage]:
-    """The images below a folder, as if sorted by the parts of their names; adds to `skipped` what is left out."""
+    """Yield the images below a folder, sorted by the parts of their names; append other files to `skipped`."""
     for folder, names in _segments(root, skipped):
         for name in names.split("/"):
             yield SourceImage(root, folder + name, root)
 
 
 def refusal(name: str) -> str | None:
-    """Why a file met in a folder or archive is not taken as an image; None if it is."""
+    """Return why a file of a folder or archive is not taken as an image, or None for an image."""
     if name.lower().endswith(EXTENSIONS) and not name.startswith(".") and "/." not in name and "__" not in name:
         return None
     path = PurePosixPath(name)
@@ -59,7 +59,7 @@ def refusal(name: str) -> str | None:
 
 
 def public_name(name: str) -> str:
-    """The name as valid text: bytes that are no UTF-8 are written as escapes."""
+    """Return the name as valid text; bytes that are not UTF-8 become escapes."""
     if name.isascii():
         return name
     return os.fsencode(name).decode("utf-8", "backslashreplace").replace(os.sep, "/")
@@ -70,7 +70,7 @@ def _segments(root: str, skipped: list[SkippedFile]) -> list[_Segment]:
     segments: list[_Segment] = []
     pending = [""]
     linked = False
-    while pending:  # links wait until all real folders were seen, so that images keep their real names
+    while pending:  # links come after all real folders, so that images keep their real names
         start = pending.pop(0)
         if os.path.realpath(os.path.join(root, start)) in visited:
             skipped.append(SkippedFile(public_name(start.rstrip("/")), "a link to a folder that is listed"))
@@ -78,30 +78,30 @@ def _segments(root: str, skipped: list[SkippedFile]) -> list[_Segment]:
         segments += _below(root, start, pending, visited, skipped)
         linked = linked or bool(start)
     if linked:
-        # No folder, linked or not, sorts into the middle of a segment: their first images tell their order.
-        segments.sort(key=lambda one: PurePosixPath(one[0] + one[1].partition("/")[0]).parts)
+        # No folder, linked or not, sorts into the middle of a segment, so their first images decide their order.
+        segments.sort(key=lambda segment: PurePosixPath(segment[0] + segment[1].partition("/")[0]).parts)
     return segments
 
 
 def _below(
     root: str, start: str, pending: list[str], visited: set[str], skipped: list[SkippedFile]
 ) -> Iterator[_Segment]:
-    """Segments of `start` and the real folders below it, in order; adds links to folders to `pending`."""
+    """Yield the segments of `start` and the real folders below it; append links to folders to `pending`."""
     waiting: list[_Segment] = [(start, "")]
     while waiting:
         folder, names = waiting.pop()
         if names:
             yield folder, names
             continue
-        place = os.path.join(root, folder)
+        path = os.path.join(root, folder)
         try:
-            with os.scandir(place) as entries:
+            with os.scandir(path) as entries:
                 listed = sorted((entry.name, _kind(entry)) for entry in entries)
         except OSError as error:
-            name = public_name(os.path.relpath(place, root))
+            name = public_name(os.path.relpath(path, root))
             skipped.append(SkippedFile(name, f"cannot be read: {error.strerror}"))
             continue
-        visited.add(os.path.realpath(place))
+        visited.add(os.path.realpath(path))
         pending += [f"{folder}{name}/" for name, kind in listed if kind == _LINK]
         waiting += reversed(list(_cut(folder, listed, skipped)))
 
@@ -119,7 +119,7 @@ def _kind(entry: os.DirEntry[str]) -> int:
 
 
 def _cut(folder: str, listed: list[tuple[str, int]], skipped: list[SkippedFile]) -> Iterator[_Segment]:
-    """A folder's images as segments, and between them its folders, each as a segment without names."""
+    """Yield a folder's images as segments, and between them its folders, each as a segment without names."""
     names: list[str] = []
     for name, kind in listed:
         if kind == _FILE:

@@ -1,4 +1,4 @@
-"""All images that the sources of a run gave: examined, named, numbered, each once, none of them kept in memory."""
+"""Examine, name and number all images of a run's sources, each once, without keeping them in memory."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from pathlib import Path, PurePosixPath
 from orchestrator.errors import UsageError
 from orchestrator.inputs.folders import SkippedFile, SourceImage, public_name
 from orchestrator.inputs.manifest import Images, InputRow, write_images
-from orchestrator.inputs.record_buffer import ExaminedImage, RecordBuffer, repeated
+from orchestrator.inputs.record_buffer import ExaminedImage, RecordBuffer, repeated_hashes
 
 MOST_ROOTS = 32
-_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+_MISSING_ERRNOS = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
-    """Millions of tuples come and go, no cycle among them: looking for cycles costs a sixth of the whole."""
+def _pause_garbage_collector() -> Iterator[None]:
+    """Pause the search for reference cycles: tuples form none, and it takes a sixth of the time."""
     if not gc.isenabled():
         yield
         return
@@ -34,43 +34,43 @@ def _uncollected() -> Iterator[None]:
 
 
 class Listing:
-    """What all sources gave. Names and ids depend on all of it, so that it is gone through twice."""
+    """The images of all sources. Names and ids depend on all of them, so their records are read twice."""
 
     def __init__(self, folder: Path | None) -> None:
         self._records = RecordBuffer(folder)
         self._hashes = array("q")
         self._roots: dict[str, str] = {}
-        """Real paths of the roots that are folders, "" for the others."""
+        """Real paths of the roots that are folders; "" for other roots."""
         self._folders: set[str] = set()
         self._root = self._folder = self._real = ""
-        """Of the last image: its root, its folder, and where that is really."""
-        self._odd = self._numbered = False
+        """The last image's root, folder, and real path of the folder."""
+        self._has_escapes = self._has_ids = False
 
     @property
     def count(self) -> int:
-        """Images so far, those named twice included."""
+        """Number of images so far, repeated ones included."""
         return len(self._hashes)
 
-    @_uncollected()
-    def take(self, items: Iterable[SourceImage]) -> None:
-        """Take the next images, each with its size and time, or the reason why it cannot be read."""
-        self._records.extend(self._examined(items))
+    @_pause_garbage_collector()
+    def add(self, images: Iterable[SourceImage]) -> None:
+        """Record the next images, each with its size and time, or the reason why it cannot be read."""
+        self._records.extend(self._examine_all(images))
 
-    def _examined(self, items: Iterable[SourceImage]) -> Iterator[ExaminedImage]:
+    def _examine_all(self, images: Iterable[SourceImage]) -> Iterator[ExaminedImage]:
         roots, append, examine = self._roots, self._hashes.append, self._examine
-        for root, name, place, image_id, error, truth, missing, state in items:
+        for root, name, folder, image_id, error, truth, missing, state in images:
             full = f"{root}/{name}" if root != "/" else f"/{name}"
-            location = full if place == root else f"{place}/{name}"
+            location = full if folder == root else f"{folder}/{name}"
             if ".." in full:
                 full = os.path.normpath(full)
             if full.isascii():
                 append(hash(full))
             else:
                 public = public_name(full)
-                self._odd = self._odd or public != full
+                self._has_escapes = self._has_escapes or public != full
                 append(hash(public))
             if image_id is not None:
-                self._numbered = True
+                self._has_ids = True
             if root not in roots:
                 roots[root] = os.path.realpath(root) if Path(root).is_dir() else ""
             if error is None:
@@ -82,43 +82,43 @@ class Listing:
     def _examine(
         self, root: str, location: str, full: str, missing: str | None, state: os.stat_result | None
     ) -> tuple[str | None, int, int, str | None]:
-        """Real path of a file where that is not its full name, size, time, error."""
+        """Return a file's real path where it differs from its full name, its size, time and error."""
         try:
             state = state or os.lstat(location)
             linked = stat.S_ISLNK(state.st_mode)
             if linked:
                 state = Path(location).stat()
         except (OSError, ValueError) as error:
-            there = missing is None or getattr(error, "errno", errno.ENOENT) not in _NOT_THERE
-            return None, 0, 0, getattr(error, "strerror", None) or str(error) if there else missing
+            is_unreadable = missing is None or getattr(error, "errno", errno.ENOENT) not in _MISSING_ERRNOS
+            return None, 0, 0, getattr(error, "strerror", None) or str(error) if is_unreadable else missing
         if not stat.S_ISREG(state.st_mode):
             return None, 0, 0, missing or "not a regular file"
         folder, _, name = location.rpartition("/")
         if linked:
             real = os.path.realpath(location)
-            self._hold(root, real.rpartition("/")[0])
+            self._add_folder(root, real.rpartition("/")[0])
         else:
             if folder != self._folder or root != self._root:
                 self._root, self._folder = root, folder
                 self._real = os.path.realpath(folder or "/").rstrip("/")
-                self._hold(root, self._real)
+                self._add_folder(root, self._real)
             real = full if self._real == folder and location == full else f"{self._real}/{name}"
         return None if real == full else real, state.st_size, state.st_mtime_ns, None
 
-    def _hold(self, root: str, folder: str) -> None:
-        """A readable image lies in the real folder: it must be mounted, as part of the root where it is in it."""
+    def _add_folder(self, root: str, folder: str) -> None:
+        """Note the real folder of a readable image for mounting; the root stands for folders inside it."""
         folder, inside = folder or "/", self._roots[root]
-        self._folders.add(inside if inside and _lies_in(folder, inside) else folder)
+        self._folders.add(inside if inside and _is_inside(folder, inside) else folder)
 
-    @_uncollected()
+    @_pause_garbage_collector()
     def images(self, folder: Path | None, skipped: list[SkippedFile]) -> tuple[Images, tuple[Path, ...]]:
-        """All images in order, each once, by their names relative to what all sources have in common."""
+        """Return all images in order, each once, named relative to the common folder of all sources, and the roots."""
         roots = _mount_roots(self._folders)
-        suspects: Collection[int] = repeated(self._hashes)
-        if suspects and self._odd:
-            suspects = _Everything()
+        suspects: Collection[int] = repeated_hashes(self._hashes)
+        if suspects and self._has_escapes:
+            suspects = _AllHashes()
         base = os.path.commonpath(list(self._roots)).rstrip("/") + "/"
-        given = self._given_ids(suspects, base) if self._numbered else {}
+        given = self._collect_ids(suspects, base) if self._has_ids else {}
         self._hashes = array("q")
         return write_images(self._rows(suspects, base, skipped, given, roots), folder), tuple(map(Path, roots))
 
@@ -131,7 +131,7 @@ class Listing:
         roots: Sequence[str],
     ) -> Iterator[InputRow]:
         free, last, mounted = 0, None, ""
-        for position, (file, item) in enumerate(self._named(suspects, base, skipped), 1):
+        for position, (file, item) in enumerate(self._with_names(suspects, base, skipped), 1):
             full, real, size, mtime_ns, error, image_id, truth = item
             free = max(free + 1, position)
             if image_id is None:
@@ -142,29 +142,29 @@ class Listing:
             if error is None:
                 inside, _, name = (real or full).rpartition("/")
                 if inside != last:
-                    last, mounted = inside, _mounted(inside, roots)
+                    last, mounted = inside, _guest_prefix(inside, roots)
                 path = mounted + name
             yield file, path, image_id, size, mtime_ns, error, truth
 
-    def _given_ids(self, suspects: Collection[int], base: str) -> dict[int, str]:
-        """COCO's own ids; the images of other sources get the numbers that are free, from their position up."""
+    def _collect_ids(self, suspects: Collection[int], base: str) -> dict[int, str]:
+        """Return the images by COCO's ids; images of other sources get free numbers, from their position up."""
         given: dict[int, str] = {}
-        for file, (_, _, _, _, _, image_id, _) in self._named(suspects, base, []):
+        for file, (_, _, _, _, _, image_id, _) in self._with_names(suspects, base, []):
             if image_id is None:
                 continue
             if image_id in given:
                 raise UsageError(
                     f"two images have the id {image_id}: {given[image_id]} and {file}",
-                    hint="give COCO files that number their images alike in runs of their own",
+                    hint="use a run of its own for each COCO file whose ids occur in another one",
                 )
             given[image_id] = file
         return given
 
-    def _named(
+    def _with_names(
         self, suspects: Collection[int], base: str, skipped: list[SkippedFile]
     ) -> Iterator[tuple[str, ExaminedImage]]:
-        """The images by their public names, each once. Only names with a suspect hash can be there already."""
-        met: dict[str, str] = {}
+        """Yield the images by their public names, each once. Only names with a suspect hash can repeat."""
+        seen: dict[str, str] = {}
         skip = len(public_name(base))
         for item in self._records:
             full = item[0]
@@ -172,18 +172,18 @@ class Listing:
             file = public[skip:]
             if suspects and hash(public) in suspects:
                 name, copy = PurePosixPath(file), 2
-                while met.get(file, full) != full:
-                    # Another file whose name, with odd bytes written as escapes, reads the same.
+                while seen.get(file, full) != full:
+                    # Another file whose name reads the same once its odd bytes are escapes.
                     file, copy = str(name.with_stem(f"{name.stem}~{copy}")), copy + 1
-                if file in met:
+                if file in seen:
                     skipped.append(SkippedFile(file, "named twice"))
                     continue
-                met[file] = full
+                seen[file] = full
             yield file, item
 
 
-class _Everything(Collection[int]):
-    """Has every hash in it: what is needed where made-up names might be met again."""
+class _AllHashes(Collection[int]):
+    """Contains every hash: for names with escapes, whose hashes were not counted under the final name."""
 
     def __contains__(self, value: object) -> bool:
         return True
@@ -195,26 +195,26 @@ class _Everything(Collection[int]):
         return 1
 
 
-def _lies_in(folder: str, other: str) -> bool:
+def _is_inside(folder: str, other: str) -> bool:
     return folder == other or folder.startswith(other.rstrip("/") + "/")
 
 
 def _mount_roots(folders: Collection[str]) -> tuple[str, ...]:
-    """The fewest folders that hold all readable files, where links point outside as well as where they stand."""
-    outermost = [one for one in map(Path, folders) if not any(str(above) in folders for above in one.parents)]
+    """Return the fewest folders that contain all readable files, targets of links included."""
+    outermost = [path for path in map(Path, folders) if not any(str(above) in folders for above in path.parents)]
     if len(outermost) > MOST_ROOTS:
         common = Path(os.path.commonpath(outermost))
         if common == common.parent:
             raise UsageError(
-                f"the images lie in {len(outermost)} folders with nothing in common",
-                hint="link or copy them into one folder, or run them in parts",
+                f"the images are in {len(outermost)} folders without a common parent folder",
+                hint="link or copy them into one folder, or use several runs",
             )
         outermost = [common]
     return tuple(map(str, sorted(outermost)))
 
 
-def _mounted(folder: str, roots: Sequence[str]) -> str:
-    """What paths of the files in a folder begin with: the number of its root, and the way from there."""
-    number = next(number for number, root in enumerate(roots) if _lies_in(folder or "/", root))
+def _guest_prefix(folder: str, roots: Sequence[str]) -> str:
+    """Return the prefix of guest paths of a folder's files: the number of its root and the path below it."""
+    number = next(number for number, root in enumerate(roots) if _is_inside(folder or "/", root))
     below = folder[len(roots[number].rstrip("/")) :]
     return f"{number}{below}/"

@@ -1,4 +1,4 @@
-"""The images of a run as lines of inputs.jsonl: written in one stream, read a slice at a time, never all in memory."""
+"""inputs.jsonl, a run's images as JSON lines: written as a stream, read by slices, never wholly in memory."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from orchestrator.inputs.record_buffer import UnnamedFile
 from orchestrator.system.files import replace_file
 
 STRIDE = 64
-"""The place of every so many-th line is remembered, so that a slice is found without reading what is before it."""
+"""The offset of every STRIDE-th line is kept, so that a slice is read without the lines before it."""
 _READ_AT_ONCE = 4096
 _AN_ERROR = b'"error": "'
-"""Inside a string the quotes would be escaped."""
+"""Marks a line with an error; inside a string the quotes would be escaped."""
 
 
 @dataclass(frozen=True, slots=True)
 class InputImage:
     """One image to predict.
 
-    `file` is its public name, relative and /-separated; `path` says where it is, as "ROOT/relative path" with ROOT an
-    index into InputSet.roots. Where it is known already that it cannot be read, `error` says why and `path` is empty.
+    `file` is its public name, relative and /-separated; `path` is "ROOT/relative path", with ROOT an index into
+    InputSet.roots. For an image that cannot be read, `error` says why and `path` is empty.
     """
 
     index: int
@@ -40,11 +40,11 @@ class InputImage:
     mtime_ns: int
     error: str | None = None
     truth: str | None = None
-    """Where its mask is, or "Negative", if the images are a data set of manipulation localization."""
+    """Path of its mask, or "Negative", in a data set of manipulation localization."""
 
 
 class Images(Sequence[InputImage]):
-    """The images of a run in their order. Each access reads from the lines on disk (of small runs: in memory)."""
+    """The images of a run in order. Each access reads lines from the disk (for small runs, from memory)."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Images(Sequence[InputImage]):
         digest: str,
         bytes_until: array[int] | None = None,
     ) -> None:
-        """`starts` has where every STRIDE-th line begins and, like `bytes_until`, one value more for the end."""
+        """`starts` has the offset of every STRIDE-th line and, like `bytes_until`, one more value for the end."""
         self._stream, self._starts, self._count, self._bytes_until = stream, starts, count, bytes_until
         self._close = weakref.finalize(self, stream.close)
         self.unreadable, self.digest = unreadable, digest
@@ -64,15 +64,15 @@ class Images(Sequence[InputImage]):
         return self._count
 
     @overload
-    def __getitem__(self, at: int) -> InputImage: ...
+    def __getitem__(self, key: int) -> InputImage: ...
     @overload
-    def __getitem__(self, at: slice) -> tuple[InputImage, ...]: ...
-    def __getitem__(self, at: int | slice) -> InputImage | tuple[InputImage, ...]:
-        if isinstance(at, int):
-            place = range(self._count)[at]
-            return self._read(place, place + 1)[0]
-        start, stop, step = at.indices(self._count)
-        return self._read(start, stop) if step == 1 else tuple(self[place] for place in range(start, stop, step))
+    def __getitem__(self, key: slice) -> tuple[InputImage, ...]: ...
+    def __getitem__(self, key: int | slice) -> InputImage | tuple[InputImage, ...]:
+        if isinstance(key, int):
+            index = range(self._count)[key]
+            return self._read(index, index + 1)[0]
+        start, stop, step = key.indices(self._count)
+        return self._read(start, stop) if step == 1 else tuple(self[index] for index in range(start, stop, step))
 
     def __iter__(self) -> Iterator[InputImage]:
         for start in range(0, self._count, _READ_AT_ONCE):
@@ -83,24 +83,24 @@ class Images(Sequence[InputImage]):
             return NotImplemented
         return len(self) == len(other) and all(mine == its for mine, its in zip(self, other, strict=True))
 
-    __hash__ = None  # type: ignore[assignment]  # as of other sequences that are compared by content
+    __hash__ = None  # type: ignore[assignment]  # like other sequences that are compared by content
 
     def bytes_in(self, start: int, stop: int) -> int:
-        """The sizes of the images from `start` up to `stop`, added up; of whole strides without reading them."""
+        """Return the total size of the images from `start` up to `stop`; whole strides are not read."""
         stop = min(stop, self._count)
         if self._bytes_until is not None and start % STRIDE == 0 and (stop % STRIDE == 0 or stop == self._count):
             return self._bytes_until[-(-stop // STRIDE)] - self._bytes_until[start // STRIDE]
         return sum(image.size for image in self[start:stop])
 
     def save(self, path: Path) -> None:
-        """Write the lines as the file `path`, in one step, and read them from there from now on."""
+        """Write the lines to the file `path` in one step, and read them from there afterwards."""
         with replace_file(path) as copy:
             self._stream.seek(0)
             shutil.copyfileobj(self._stream, copy, 1 << 20)
         self._use(path)
 
     def is_saved_as(self, path: Path) -> bool:
-        """Whether the file `path` has these very lines; if so, they are read from there from now on."""
+        """Return whether the file `path` has exactly these lines; if so, they are read from there afterwards."""
         self._stream.seek(0)
         with path.open("rb") as saved:
             while True:
@@ -128,27 +128,27 @@ class Images(Sequence[InputImage]):
 
 
 InputRow = tuple[str, str, int, int, int, str | None, str | None]
-"""The fields of an InputImage behind its index."""
+"""The fields of an InputImage after its index."""
 
 
 def write_images(rows: Iterable[InputRow], folder: Path | None) -> Images:
-    """The images of these rows. A long list is kept in `folder` until it is saved; None: where temporary files go."""
+    """Return the images of these rows. A long list is kept in `folder` until saved; None: the temporary folder."""
     stream, starts, at, count, unreadable = UnnamedFile(folder), array("Q", [0]), 0, 0, 0
     digest, rest, bytes_until = hashlib.sha256(), iter(rows), array("Q", [0])
-    while some := list(islice(rest, STRIDE)):
-        block = "".join(map(_line, range(count, count + len(some)), some)).encode("ascii")
+    while chunk := list(islice(rest, STRIDE)):
+        block = "".join(map(_line, range(count, count + len(chunk)), chunk)).encode("ascii")
         stream.write(block)
-        digest.update("".join([f"{row[0]}\0{row[3]}\n" for row in some]).encode("utf-8", "surrogateescape"))
+        digest.update("".join([f"{row[0]}\0{row[3]}\n" for row in chunk]).encode("utf-8", "surrogateescape"))
         at += len(block)
         starts.append(at)
-        bytes_until.append(bytes_until[-1] + sum([row[3] for row in some]))
-        count += len(some)
-        unreadable += sum([row[5] is not None for row in some])
+        bytes_until.append(bytes_until[-1] + sum([row[3] for row in chunk]))
+        count += len(chunk)
+        unreadable += sum([row[5] is not None for row in chunk])
     return Images(stream, starts, count, unreadable, digest.hexdigest(), bytes_until)
 
 
 def _line(index: int, row: InputRow) -> str:
-    """As json.dumps would have it, in a third of the time."""
+    """Return the line that json.dumps would write, in a third of the time."""
     file, path, image_id, size, mtime_ns, error, truth = row
     return (
         f'{{"index": {index}, "file": {quoted(file)}, "path": {quoted(path)}, "image_id": {image_id}, '
@@ -158,16 +158,16 @@ def _line(index: int, row: InputRow) -> str:
 
 
 def read_inputs(path: Path) -> Iterator[InputImage]:
-    """The images of a run's inputs.jsonl, one after another."""
+    """Yield the images of a run's inputs.jsonl."""
     with path.open(encoding="utf-8") as lines:
         for line in lines:
             yield InputImage(**json.loads(line))
 
 
 def open_inputs(path: Path, digest: str) -> Images:
-    """The images of a run's inputs.jsonl, any slice at any time; `digest` is what run.json has for them.
+    """Return the images of a run's inputs.jsonl, readable by slices; `digest` is the one in run.json.
 
-    The file is gone through once, to find its lines.
+    The file is read once, to find its lines.
     """
     starts, at, count, unreadable = array("Q", [0]), 0, 0, 0
     with path.open("rb") as lines:

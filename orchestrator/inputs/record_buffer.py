@@ -1,4 +1,4 @@
-"""What is known of images while they are listed, kept in blocks in a file without a name; and hashes met twice."""
+"""Records of images while they are listed, kept in an unnamed file; and hashes that occur twice."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from itertools import islice
 from pathlib import Path
 
 ExaminedImage = tuple[str, str | None, int, int, str | None, int | None, str | None]
-"""Name with its root, real path where that is another, size, mtime in ns, error, COCO's id, truth."""
+"""Name with its root, real path where it differs, size, mtime in ns, error, COCO's id, truth."""
 
-_AT_ONCE = 4096
+_BLOCK_RECORDS = 4096
 _KEPT_IN_MEMORY = 8 << 20
 _FEW = 100_000
 
 
 class UnnamedFile(tempfile.SpooledTemporaryFile[bytes]):
-    """In memory while it is small, then a file in a folder that goes away with the object, or with the process."""
+    """A file without a name, in memory while small; it is deleted with the object, or with the process."""
 
     def __init__(self, folder: Path | None) -> None:
-        """`folder` None: where temporary files go."""
+        """`folder`: where a large file is put; None: the temporary folder."""
         super().__init__(_KEPT_IN_MEMORY, dir=None if folder is None else str(folder))
 
     def __del__(self) -> None:
@@ -29,16 +29,16 @@ class UnnamedFile(tempfile.SpooledTemporaryFile[bytes]):
 
 
 class RecordBuffer:
-    """Takes records one after another and gives them back in that order, any number of times."""
+    """Keep records in order; iterating yields them any number of times."""
 
     def __init__(self, folder: Path | None) -> None:
         self._stream = UnnamedFile(folder)
 
     def extend(self, records: Iterable[ExaminedImage]) -> None:
-        """Take the next records."""
+        """Append records."""
         rest = iter(records)
-        while some := list(islice(rest, _AT_ONCE)):
-            block = marshal.dumps(some)
+        while chunk := list(islice(rest, _BLOCK_RECORDS)):
+            block = marshal.dumps(chunk)
             self._stream.write(len(block).to_bytes(8, "little") + block)
 
     def __iter__(self) -> Iterator[ExaminedImage]:
@@ -47,12 +47,12 @@ class RecordBuffer:
             yield from marshal.loads(self._stream.read(int.from_bytes(length, "little")))
 
 
-def repeated(hashes: array[int]) -> set[int]:
-    """The hashes that are there more than once."""
-    if len(hashes) < _FEW:  # done before numpy were imported
+def repeated_hashes(hashes: array[int]) -> set[int]:
+    """Return the hashes that occur more than once."""
+    if len(hashes) < _FEW:  # faster than importing numpy
         once: set[int] = set()
-        return {one for one in hashes if one in once or once.add(one)}  # type: ignore[func-returns-value]
+        return {value for value in hashes if value in once or once.add(value)}  # type: ignore[func-returns-value]
     import numpy as np
 
     ordered = np.sort(np.frombuffer(hashes, np.int64))
-    return {int(one) for one in np.unique(ordered[1:][ordered[1:] == ordered[:-1]])}
+    return {int(value) for value in np.unique(ordered[1:][ordered[1:] == ordered[:-1]])}

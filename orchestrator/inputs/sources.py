@@ -1,4 +1,4 @@
-"""The kinds of sources a user may name images by, each read into a list of what was found and what was left out."""
+"""Read each kind of source that names images: yield its images, note what was skipped."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _DONE = "unpacked.json"
 def from_source(
     source: str, unpack_to: Path, image_root: Path | None, skipped: list[SkippedFile], notes: list[str]
 ) -> Iterator[SourceImage]:
-    """The images of one source in order; adds to `skipped` what it left out and to `notes` what a user should know.
+    """Yield the images of one source in order; append skipped files to `skipped`, remarks for the user to `notes`.
 
-    Raises UsageError where there is no such source or it cannot be understood, OSError where it cannot be read.
+    Raises UsageError for a missing source or one in an unknown format, OSError for one that cannot be read.
     """
-    path = expanded(source)
+    path = expand_user(source)
     if path.is_dir() and is_tp_gt(path):
         notes.append(f"{path} is a data set: its images are those in {IMAGES}, their masks those in {MASKS}")
         return _from_samples(path / IMAGES, read_tp_gt(_absolute(path)), notes)
@@ -36,7 +36,7 @@ def from_source(
     if not path.exists() and not path.is_symlink():
         if glob.has_magic(source):
             return _from_glob(path, skipped)
-        raise UsageError(f"there is no file or folder {source}")
+        raise UsageError(f"the file or folder {source} does not exist")
     path = _absolute(path)
     if is_archive(path):
         return _from_archive(path, unpack_to, skipped)
@@ -44,24 +44,24 @@ def from_source(
         return _from_list(path)
     if path.suffix.lower() == ".json":
         return _from_json(path, image_root, notes)
-    return iter([_named(path)])
+    return iter([_single_file(path)])
 
 
-def expanded(name: str) -> Path:
-    """The path with ~ replaced by the home folder it stands for, if it stands for one."""
+def expand_user(name: str) -> Path:
+    """Return the path with a leading ~ replaced by the home folder it stands for, if any."""
     try:
         return Path(name).expanduser()
-    except RuntimeError:  # ~ begins the name of no user, but perhaps that of a file
+    except RuntimeError:  # no user has that name; a file may
         return Path(name)
 
 
 def _absolute(path: Path) -> Path:
-    """The absolute path without `..`, which would lead public names out of their folder."""
+    """Return the absolute path without `..`, which would lead public names out of their folder."""
     return path.resolve() if ".." in path.parts else path.absolute()
 
 
-def _named(path: Path, missing: str | None = None, truth: str | None = None) -> SourceImage:
-    """A file that was named itself: its root is its folder."""
+def _single_file(path: Path, missing: str | None = None, truth: str | None = None) -> SourceImage:
+    """Return a file that the user named; its root is its folder."""
     folder = str(path.parent)
     return SourceImage(folder, path.name, folder, None, None, truth, missing)
 
@@ -76,7 +76,7 @@ def _from_glob(pattern: Path, skipped: list[SkippedFile]) -> Iterator[SourceImag
         name = Path(match).relative_to(fixed).as_posix()
         if Path(match).is_dir():
             if "**" not in pattern.parts:
-                skipped.append(SkippedFile(public_name(name), "a folder: name it itself, or use **"))
+                skipped.append(SkippedFile(public_name(name), "a folder: give it as a source, or use **"))
             continue
         reason = refusal(name)
         if reason is None:
@@ -86,7 +86,7 @@ def _from_glob(pattern: Path, skipped: list[SkippedFile]) -> Iterator[SourceImag
 
 
 def _from_list(path: Path) -> Iterator[SourceImage]:
-    """A text file with a path a line, relative to the list's own folder, else to the current one; # comments."""
+    """Yield the files of a list: a path per line, relative to the list's folder, else the current one; # comments."""
     beside, here = str(path.parent), str(Path.cwd())
     missing = f"listed in {path.name}, but there is no such file"
     try:
@@ -95,7 +95,7 @@ def _from_list(path: Path) -> Iterator[SourceImage]:
                 if not text or text[0] == "#":
                     continue
                 if text[0] in "~." or text[-1] == "/" or "//" in text or "/." in text:
-                    text = str(expanded(text))
+                    text = str(expand_user(text))
                 if text[0] == "/":
                     location, state = text, None
                 else:
@@ -109,34 +109,34 @@ def _from_list(path: Path) -> Iterator[SourceImage]:
 
 
 def _beside_or_here(first: str, second: str) -> tuple[str, os.stat_result | None]:
-    """The one of two places where something is, the first if it is neither, and what is known of it."""
-    for place in (first, second):
+    """Return the first path that exists, else the first one, and its os.lstat where known."""
+    for path in (first, second):
         try:
-            state = os.lstat(place)
-            if not stat.S_ISLNK(state.st_mode) or Path(place).exists():
-                return place, state
+            state = os.lstat(path)
+            if not stat.S_ISLNK(state.st_mode) or Path(path).exists():
+                return path, state
         except (OSError, ValueError):
             continue
     return first, None
 
 
 def _from_archive(path: Path, folder: Path, skipped: list[SkippedFile]) -> Iterator[SourceImage]:
-    """Unpack once; a marker beside the files remembers what came out, for the same command typed again."""
+    """Unpack an archive once; a marker file records the result for the next run of the same command."""
     marker = folder / _DONE
     state = path.stat()
     stamp = [str(path), state.st_size, state.st_mtime_ns]
     record = json.loads(marker.read_text(encoding="utf-8")) if marker.is_file() else {}
     if record.get("archive") != stamp:
         folder.mkdir(parents=True, exist_ok=True)
-        taken, left = unpack(path, folder, refusal)
+        unpacked, left = unpack(path, folder, refusal)
         record = {
             "archive": stamp,
-            "taken": [[member.name, member.error] for member in taken],
+            "taken": [[member.name, member.error] for member in unpacked],
             "left": [[member.name, member.error] for member in left],
         }
         write_json(marker, record)
     skipped += [SkippedFile(public_name(name), reason) for name, reason in record["left"]]
-    # Times of unpacked files would differ each time; the archive's own stands for them.
+    # Unpacked files would have new times on each run; they get the archive's time.
     for name, error in record["taken"]:
         if error is None:
             os.utime(folder / name, ns=(state.st_mtime_ns, state.st_mtime_ns))
@@ -161,7 +161,7 @@ def _from_samples(source: Path, read: Samples, notes: list[str]) -> Iterator[Sou
         location = _absolute(sample.image)
         missing = f"listed in {source.name}, but there is no such file"
         truth = str(_absolute(sample.mask)) if isinstance(sample.mask, Path) else sample.mask
-        yield _named(location, missing, truth)
+        yield _single_file(location, missing, truth)
 
 
 def _from_coco(path: Path, images: Any, image_root: Path | None) -> Iterator[SourceImage]:
@@ -176,16 +176,16 @@ def _from_coco(path: Path, images: Any, image_root: Path | None) -> Iterator[Sou
     for name, image_id in entries:
         location = os.path.normpath(os.path.join(root, name))
         if location != root and not location.startswith(below):
-            raise UsageError(f"{path}: the file name {name!r} leaves the image folder {root}")
+            raise UsageError(f"{path}: the file name {name!r} leads out of the image folder {root}")
         missing = f"listed in {path.name}, but not in {root}"
         yield SourceImage(root, location[len(below) :] or ".", root, image_id, None, None, missing)
 
 
 def _guess_image_root(path: Path, names: Sequence[str]) -> Path:
-    """The folder near a COCO file that has its images: beside it, in images/, or under the dataset's root."""
+    """Return the folder near a COCO file that contains its images: beside it, in images/, or at the dataset's root."""
     stem = path.stem.removeprefix("instances_").removeprefix("annotations_")
     parent = path.parent
-    places = [
+    candidates = [
         parent,
         parent / "images",
         parent / stem,
@@ -194,11 +194,11 @@ def _guess_image_root(path: Path, names: Sequence[str]) -> Path:
         parent.parent / "images" / stem,
         parent.parent,
     ]
-    for place in places:
-        if any((place / name).is_file() for name in names):
-            return place.absolute()
+    for folder in candidates:
+        if any((folder / name).is_file() for name in names):
+            return folder.absolute()
     raise UsageError(
-        f"the images of {path} were not found",
-        why=f"{names[0]} is in none of {', '.join(str(place) for place in places)}",
+        f"cannot find the images of {path}",
+        why=f"{names[0]} is in none of {', '.join(map(str, candidates))}",
         hint=f"orch run --images {path} --image-root FOLDER",
     )

@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator.catalog.loader import ModelEntry
 from orchestrator.catalog.spec import SettingValue
 from orchestrator.errors import UsageError
-from orchestrator.inputs.sources import expanded
+from orchestrator.inputs.sources import expand_user
 from orchestrator.plan.options import RunOptions
 
 AUTO = "auto"
@@ -81,7 +81,7 @@ def make_request(entry: ModelEntry, options: RunOptions, runtime: str, variant: 
 
 
 def _absolute(source: str) -> str:
-    return os.path.abspath(expanded(source))
+    return os.path.abspath(expand_user(source))
 
 
 def score_floor(entry: ModelEntry, settings: Mapping[str, SettingValue], asked: float | None) -> float | None:

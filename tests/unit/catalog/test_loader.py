@@ -163,12 +163,12 @@ def test_stacks_come_from_the_option_the_variable_and_the_users_folder(
 
 
 def test_a_folder_without_stacks_is_a_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match="there is no stack in"):
+    with pytest.raises(UsageError, match="contains no stack"):
         load_catalog([tmp_path])
-    with pytest.raises(UsageError, match="there is no folder of stacks at"):
+    with pytest.raises(UsageError, match=r"the folder of stacks .* does not exist"):
         load_catalog([tmp_path / "none"])
     monkeypatch.setenv("ORCH_STACKS", str(tmp_path / "none"))
-    with pytest.raises(UsageError, match="there is no folder of stacks at"):
+    with pytest.raises(UsageError, match=r"the folder of stacks .* does not exist"):
         load_catalog()
 
 
@@ -236,7 +236,7 @@ def test_stacks_may_share_the_categories_that_come_with_orch(tmp_path: Path) -> 
     assert [one.id for one in taxonomy.categories] == list(range(46))
     assert (taxonomy.categories[23].name, taxonomy.attributes) == ("shoe", ("long",))
     with pytest.raises(
-        SpecError, match=r"stack\.yaml:\d+: taxonomies\.two\.categories: no categories 'fashion'"
+        SpecError, match=r"stack\.yaml:\d+: taxonomies\.two\.categories: unknown list of categories 'fashion'"
     ) as caught:
         stack_entry(tmp_path / "b", taxonomies={"two": {"categories": "fashion"}})
     assert "fashionpedia" in str(caught.value.why)

@@ -36,21 +36,21 @@ def test_its_predictor_is_python_3_8(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "My", "1a", "a_b", "a.b", "../a", "a/b", "a-", "a--b", "ä", "a" * 41])
 def test_names_that_cannot_be(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UsageError, match="cannot be a stack's name"):
+    with pytest.raises(UsageError, match="is not a valid stack name"):
         create_stack(name, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_is_written_over(tmp_path: Path) -> None:
     create_stack("mine", tmp_path)
-    with pytest.raises(UsageError, match="exists already"):
+    with pytest.raises(UsageError, match="already exists"):
         create_stack("mine", tmp_path)
-    with pytest.raises(UsageError, match="orch comes with a stack garments"):
+    with pytest.raises(UsageError, match="orch already has a built-in stack garments"):
         create_stack("garments", tmp_path)
 
 
 def test_a_file_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for parent in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(UsageError, match="is no folder"):
+        with pytest.raises(UsageError, match="is not a folder"):
             create_stack("mine", parent)

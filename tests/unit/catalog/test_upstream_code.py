@@ -100,7 +100,7 @@ def test_a_damaged_cache_is_noticed_and_fetched_again(upstream: Upstream, tmp_pa
     assert source_state("net", stack.spec.sources["net"]) == "damaged"
     with pytest.raises(MachineError, match="not in the cache") as caught:
         fetch(stack, offline=True)
-    assert caught.value.hint == "where there is a network: orch sources fetch tiny"
+    assert caught.value.hint == "on a machine with a network: orch sources fetch tiny"
     assert (fetch(stack) / "net" / "model.py").read_text() == "one"
     assert "net/more.py" not in files_of(tree)
 

@@ -125,7 +125,7 @@ def test_a_page_instead_of_a_file_is_noticed_by_its_size(site: Site, tmp_path: P
     [
         ({"url": "https://example.org/w.pth"}, "--offline was given and they are not in the cache",
          "orch weights fetch tiny-model, or orch weights add tiny-model PATH"),
-        ({"manual": "ask the authors"}, "they can only be had by hand: ask the authors (file w.pth)",
+        ({"manual": "ask the authors"}, "they must be downloaded manually: ask the authors (file w.pth)",
          "orch weights add tiny-model PATH"),
     ],
 )  # fmt: skip
@@ -162,7 +162,7 @@ def test_bundled_weights_follow_the_stack(tmp_path: Path) -> None:
     entry = model(tmp_path, bundled="weights/w.pth")
     error = failure(entry)
     assert isinstance(error, SpecError)
-    assert error.message.endswith("models.tiny-model.weights.pth.bundled: there is no file weights/w.pth")
+    assert error.message.endswith("models.tiny-model.weights.pth.bundled: the file weights/w.pth does not exist")
     bundled = tmp_path / "stack" / "weights" / "w.pth"
     bundled.parent.mkdir()
     bundled.write_bytes(b"old")
@@ -186,11 +186,11 @@ def test_weights_can_be_added_by_hand(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"is not w\.pth of tiny-model") as caught:
         add_weights(entry, tmp_path / "mine.pth")
     assert caught.value.why == "it has 5 bytes, expected 10 to 100000"
-    with pytest.raises(UsageError, match="there is no file"):
+    with pytest.raises(UsageError, match="does not exist"):
         add_weights(entry, tmp_path / "none.pth")
     with pytest.raises(UsageError) as caught:
         add_weights(entry, tmp_path)
-    assert caught.value.why == "it is a folder, one file is expected"
+    assert caught.value.why == "it is a folder; one file is expected"
     with pytest.raises(UsageError) as caught:
         add_weights(model(tmp_path, manual="ask", sha256="0" * 64), tmp_path / "mine.pth")
     assert "expected 000" in str(caught.value.why)
@@ -235,7 +235,7 @@ def test_what_cannot_be_unpacked_leaves_nothing(site: Site, tmp_path: Path) -> N
         "/e.zip": b"PK\5\6" + b"\0" * 18,
     }
     expected = {"/h.zip": "its name leads out of the folder", "/d.zip": "not a zip file", "/e.zip": "it is empty",
-                "/file": "a .zip or .tar archive is expected, or the folder out of it"}  # fmt: skip
+                "/file": "a .zip or .tar archive is expected, or the folder unpacked from it"}  # fmt: skip
     for path, why in expected.items():
         assert why in str(failure(model(tmp_path, url=f"{site.url}{path}", unpack=True)).why)
         assert {one.name for one in weights_folder(*FOLDER).iterdir()} <= {".lock", "downloads"}

@@ -40,7 +40,7 @@ def test_pairs_go_by_name(tp_gt: Path) -> None:
     }  # fmt: skip
     assert read.notes == (
         f"{tp_gt}: 1 of 5 images of Tp have no mask of their name in Gt",
-        f"{tp_gt}: masks are paired by name; by sort order 2 images would get another's",
+        f"{tp_gt}: masks are paired by name; by sort order 2 images would get another mask",
     )
 
 
@@ -75,14 +75,14 @@ def test_json_data_sets(tp_gt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_other_json_is_refused(tmp_path: Path, content: Any) -> None:
     path = tmp_path / "odd.json"
     path.write_text(json.dumps(content))
-    with pytest.raises(UsageError, match="lists no images that orch understands"):
+    with pytest.raises(UsageError, match="as a list of images"):
         collect_inputs([str(path)], tmp_path / "unpacked")
 
 
 def test_broken_and_missing_data_sets_are_named(tmp_path: Path) -> None:
     (tmp_path / "broken.json").write_text("{")
     (tmp_path / "wrong.json").write_text('{"CASIA": "nowhere"}')
-    for name, words in (("broken.json", "is not JSON"), ("wrong.json", "nowhere is no data set")):
+    for name, words in (("broken.json", "is not JSON"), ("wrong.json", "nowhere is not a data set")):
         with pytest.raises(UsageError, match=words):
             collect_inputs([str(tmp_path / name)], tmp_path / "unpacked")
 

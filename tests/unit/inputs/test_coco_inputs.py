@@ -59,7 +59,7 @@ def test_the_folder_of_the_images_is_found(tmp_path: Path, photo: MakePhoto, ann
 def test_images_that_are_nowhere_need_a_root(tmp_path: Path, photo: MakePhoto) -> None:
     photo(tmp_path / "far" / "away" / "a.jpg")
     source = coco(tmp_path / "val.json", (1, "a.jpg"))
-    with pytest.raises(UsageError, match="were not found") as caught:
+    with pytest.raises(UsageError, match="cannot find the images") as caught:
         collect(source)
     assert caught.value.hint == f"orch run --images {source} --image-root FOLDER"
     assert list(ids(collect(source, root=tmp_path / "far" / "away"))) == ["a.jpg"]
@@ -70,7 +70,7 @@ def test_images_that_are_nowhere_need_a_root(tmp_path: Path, photo: MakePhoto) -
 def test_names_that_leave_the_folder_are_refused(tmp_path: Path, photo: MakePhoto, name: str) -> None:
     photo(tmp_path / "secret.jpg")
     photo(tmp_path / "set" / "a.jpg")
-    with pytest.raises(UsageError, match="leaves the image folder"):
+    with pytest.raises(UsageError, match="leads out of the image folder"):
         collect(coco(tmp_path / "set" / "val.json", (1, "a.jpg"), (2, name)))
 
 

@@ -73,11 +73,11 @@ def test_no_images_is_an_error_that_says_what_was_met(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="no images in") as caught:
         collect(tmp_path, tmp_path / "empty")
-    assert "nothing was found there; images end in .jpg" in str(caught.value.why)
+    assert "no file was found; images end in .jpg" in str(caught.value.why)
     touch(tmp_path / "other", "1.md", "2.md", "3.md", "4.md")
     with pytest.raises(UsageError) as caught:
         collect(tmp_path, tmp_path / "other")
-    assert "4 other files were met: 1.md, 2.md, 3.md, …" in str(caught.value.why)
+    assert "4 files skipped: 1.md, 2.md, 3.md, …" in str(caught.value.why)
 
 
 def test_a_source_that_is_not_there_is_an_error(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_globs(tmp_path: Path) -> None:
     assert files(everything) == ["[x]/e.jpg", "a.jpg", "b.png", "sub/c.jpg"]
     assert skipped(everything) == {"sub/d.txt": "not an image extension: .txt"}
     flat = collect(tmp_path, tmp_path / "in" / "*")
-    assert skipped(flat) == dict.fromkeys(["[x]", "sub"], "a folder: name it itself, or use **")
+    assert skipped(flat) == dict.fromkeys(["[x]", "sub"], "a folder: give it as a source, or use **")
     with pytest.raises(UsageError, match="no file matches"):
         collect(tmp_path, tmp_path / "in", tmp_path / "in" / "*.webp")
 

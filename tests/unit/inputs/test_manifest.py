@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.inputs.manifest import STRIDE, Images, InputImage, InputRow, open_inputs, read_inputs, write_images
-from orchestrator.inputs.record_buffer import RecordBuffer, repeated
+from orchestrator.inputs.record_buffer import RecordBuffer, repeated_hashes
 
 
 def rows(count: int) -> list[InputRow]:
@@ -110,5 +110,5 @@ def test_records_come_back_in_order_as_often_as_asked(tmp_path: Path) -> None:
 @pytest.mark.parametrize("others", [3, 200_000])
 def test_hashes_met_twice_are_found_in_few_and_in_many(others: int) -> None:
     hashes = array("q", [-(2**63), 5, *range(10, 10 + others), 5, 2**63 - 1, -7, -(2**63), 5])
-    assert repeated(hashes) == {5, -(2**63)}
-    assert repeated(array("q", range(others))) == set()
+    assert repeated_hashes(hashes) == {5, -(2**63)}
+    assert repeated_hashes(array("q", range(others))) == set()

@@ -53,7 +53,7 @@ def test_what_the_network_cannot_do_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_limit_names_a_setting_that_there_is(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"limits\.max_detections: there is no setting 'mst'"):
+    with pytest.raises(SpecError, match=r"limits\.max_detections: unknown setting 'mst'"):
         entry(tmp_path, {"max_detections": "mst"})
 
 
