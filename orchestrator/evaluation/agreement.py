@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from orchestrator.errors import PredictionsError
-from orchestrator.predictions.predictions import STATUS_PREDICTED, Predictions
+from orchestrator.predictions.predictions import Predictions
+from orchestrator.predictions.schema import STATUS_PREDICTED
 
 
 @dataclass(frozen=True)

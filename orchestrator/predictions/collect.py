@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from orchestrator.errors import OrchError, RunError
 from orchestrator.predictions.npz import Arrays, ArrayWriter, NpzWriter, open_arrays
-from orchestrator.predictions.predictions import FORMAT, SCHEMA, SPECS, STATUS_FAILED, ArraySpec
+from orchestrator.predictions.schema import FORMAT, SCHEMA, SPECS, STATUS_FAILED, ArraySpec
 
 SHARD_FORMAT = "orch-shard/1"
 MAX_ERROR_LENGTH = 300  # characters; one long reason would widen the column for all images

@@ -17,7 +17,8 @@ from orchestrator.errors import PredictionsError, UsageError
 from orchestrator.predictions.annotations import match_images, read_annotations
 from orchestrator.predictions.export_imdlbenco import export_imdlbenco
 from orchestrator.predictions.npz import NpzWriter, replacing
-from orchestrator.predictions.predictions import STATUS_PREDICTED, Predictions
+from orchestrator.predictions.predictions import Predictions
+from orchestrator.predictions.schema import STATUS_PREDICTED
 
 Exporter = Callable[[Predictions, Path, Path | None], None]
 

@@ -15,7 +15,8 @@ from pathlib import Path, PurePosixPath
 from orchestrator.catalog.spec import MANIPULATION
 from orchestrator.errors import PredictionsError, UsageError
 from orchestrator.predictions.mask_files import picture_path
-from orchestrator.predictions.predictions import STATUS_PREDICTED, Predictions
+from orchestrator.predictions.predictions import Predictions
+from orchestrator.predictions.schema import STATUS_PREDICTED
 from orchestrator.system.files import write_json
 
 LABELS = "pred_label_combined.json"

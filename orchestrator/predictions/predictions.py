@@ -1,11 +1,10 @@
-"""The standard predictions file: its schema as one table, and `Predictions`, which reads it."""
+"""`Predictions`: the standard predictions file, read array by array and checked."""
 
 from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,102 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import PredictionsError
-from orchestrator.predictions import rle
+from orchestrator.predictions import interop, rle
 from orchestrator.predictions.npz import Arrays, Header, open_arrays
+from orchestrator.predictions.schema import FORMAT, SPECS, Problem, to_xywh
+from orchestrator.predictions.validation import find_problems
 
 if TYPE_CHECKING:
     import pandas as pd
     import supervision as sv
 
-FORMAT = "orch-predictions/1"
-STATUS_PREDICTED, STATUS_FAILED = 0, 1
-
-
-@dataclass(frozen=True)
-class ArraySpec:
-    """One row of the schema. `dtype` "str" is fixed-width unicode of any width; letters in `shape` are sizes
-    that must agree among arrays (I images, N instances, M bytes of masks, A attributes)."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
-    meaning: str
-    optional: bool = False
-
-    def fault(self, header: Header) -> str | None:
-        """What is wrong with an array's dtype or number of axes, if anything."""
-        right = header.dtype.kind == "U" if self.dtype == "str" else header.dtype == np.dtype(self.dtype)
-        if not right or header.dtype.names:
-            return f"its dtype is {header.dtype}, not {self.dtype}"
-        pairs = zip(header.shape, self.shape, strict=False)
-        fits = all(side == wanted for side, wanted in pairs if isinstance(wanted, int))
-        if len(header.shape) != len(self.shape) or not fits:
-            return f"its shape is {header.shape}, not ({', '.join(map(str, self.shape))})"
-        return None
-
-    @property
-    def rows_like(self) -> str | None:
-        """The array that has as many rows as this one must have, if there is one."""
-        return {"I": "image_file", "N": "scores"}.get(str(self.shape[0])) if self.shape else None
-
-
-# In the order they are written.
-SCHEMA = (
-    ArraySpec("image_file", "str", ("I",), "path relative to the input root, separated by /"),
-    ArraySpec("image_id", "int64", ("I",), "COCO's own id, or else the position, from 1", optional=True),
-    ArraySpec("image_size", "int32", ("I", 2), "height, width of the image the predictions refer to"),
-    ArraySpec("status", "uint8", ("I",), "0 predicted, 1 failed"),
-    ArraySpec("error", "str", ("I",), "why the image failed; empty for predicted ones"),
-    ArraySpec("offsets", "int64", ("I+1",), "instances of image i are rows offsets[i]:offsets[i+1]"),
-    ArraySpec("boxes", "float32", ("N", 4), "x1, y1, x2, y2 in pixels; right and lower edge exclusive"),
-    ArraySpec("classes", "int32", ("N",), "category ids of the taxonomy in meta"),
-    ArraySpec("scores", "float32", ("N",), "in [0, 1], descending within an image"),
-    ArraySpec("masks", "uint8", ("M",), "COCO compressed RLE counts, back to back"),
-    ArraySpec("mask_offsets", "int64", ("N+1",), "row n is masks[mask_offsets[n]:mask_offsets[n+1]]"),
-    ArraySpec("attributes", "float32", ("N", "A"), "score per attribute", optional=True),
-    ArraySpec("image_scores", "float32", ("I",), "probability of the whole image, or NaN", optional=True),
-    ArraySpec("meta", "str", (), "JSON object, see META"),
-)
-SPECS: Mapping[str, ArraySpec] = {spec.name: spec for spec in SCHEMA}
-
-META: Mapping[str, str] = {
-    "format": f"{FORMAT!r}",
-    "orch_version": "version of orch that wrote the file",
-    "model": "name of the model",
-    "stack": "its stack",
-    "variant": "the stack's variant that ran",
-    "task": "instance-segmentation or manipulation-localization",
-    "categories": "list of {id, name}",
-    "settings": "settings of the predictor",
-    "score_threshold": "score floor, null if none",
-    "max_detections": "most instances kept per image, null if no limit",
-    "exif": "apply or ignore",
-    "device": "cpu, or the GPU's name",
-    "taxonomy": "name of the taxonomy the categories are from",
-    "weights": "{key: {file, sha256}}",
-    "runtime": "how the variant was made real",
-    "image_digest": "digest of the container image or environment",
-    "inputs": "{count, digest} of the input images",
-    "native": "{box_order, box_edges, class_base, class_map} of the model's own output",
-}
-META_OPTIONAL: Mapping[str, str] = {"attribute_names": "names of the columns of attributes"}
+CHUNK = 1 << 20  # bytes of each array held while COCO results are made
 
 Record = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One way in which predictions break the format; the image and row where that applies."""
-
-    array: str
-    message: str
-    image: str | None = None
-    row: int | None = None
-
-    def __str__(self) -> str:
-        where = [] if self.image is None else [f"image {self.image!r}"]
-        where += [] if self.row is None else [f"row {self.row}"]
-        return f"{self.array}{' (' + ', '.join(where) + ')' if where else ''}: {self.message}"
 
 
 class Predictions:
@@ -167,69 +82,64 @@ class Predictions:
         return rle.decode(self.counts(row), self.image_size[image].tolist())
 
     def validate(self, limit: int = 20) -> list[Problem]:
-        """Everything in which the file breaks the format, at most `limit` problems of each kind."""
-        from orchestrator.predictions.validation import problems
-
-        return problems(self, limit)
+        """Return everything in which the file breaks the format, at most `limit` problems of each kind."""
+        return find_problems(self.arrays, limit)
 
     def to_coco(self, image_ids: NDArray[np.int64] | None = None) -> Iterator[dict[str, Any]]:
-        """COCO results (bbox as x, y, width, height; counts as str), one at a time.
+        """Yield COCO results (bbox as x, y, width, height; counts as str) in the order of the rows.
 
-        `image_ids` (I,) replaces the file's own image_id, or the position counted from 1 where it has none. From a
-        file nothing is held but the images' rows; masks that were read before are used.
+        `image_ids` (I,) replaces the file's own image_id, or the number from 1 where it has none. Arrays are read side
+        by side, CHUNK bytes at a time. PredictionsError when one ends too early or the masks are not where
+        `mask_offsets` says.
         """
-        if isinstance(self.arrays, Arrays) and "masks" not in self._kept:
-            yield from self._streamed(self.arrays, image_ids)
-            return
         ids = self.image_id if image_ids is None else image_ids
-        for i in range(len(self)):
-            rows = self.rows(i)
-            corners = self.boxes[rows].astype(np.float64)
-            boxes = np.concatenate((corners[:, :2], corners[:, 2:] - corners[:, :2]), axis=1).tolist()
-            size, image_id = self.image_size[i].tolist(), int(ids[i])
-            values = zip(boxes, self.classes[rows].tolist(), self.scores[rows].tolist(), strict=True)
-            for row, (box, category, score) in enumerate(values, rows.start):
+        rows = {name: self._reader(name) for name in ("boxes", "classes", "scores", "mask_offsets", "masks")}
+        counts = np.diff(self._offsets("offsets", len(self.image_size), rows["scores"].length)).tolist()
+        start = int(rows["mask_offsets"].take(1)[0])
+        if start != 0:
+            raise self._broken("mask_offsets do not start at 0")
+        for image_id, size, count in zip(ids.tolist(), self.image_size.tolist(), counts, strict=True):
+            boxes = to_xywh(rows["boxes"].take(count)).tolist()
+            columns = (rows[name].take(count).tolist() for name in ("classes", "scores", "mask_offsets"))
+            for box, category, score, stop in zip(boxes, *columns, strict=True):
+                if stop < start:
+                    raise self._broken("mask_offsets do not ascend")
+                mask = rows["masks"].take(stop - start).tobytes().decode("latin-1")
+                start = stop
                 yield {
                     "image_id": image_id,
                     "category_id": category,
                     "bbox": box,
                     "score": score,
-                    "segmentation": {"size": size, "counts": self.counts(row).decode("latin-1")},
+                    "segmentation": {"size": size, "counts": mask},
                 }
+        for name, reader in rows.items():
+            if not reader.is_at_end():
+                raise self._broken(f"{name} goes on after the last instance")
 
-    def _streamed(self, arrays: Arrays, ids: NDArray[np.int64] | None) -> Iterator[dict[str, Any]]:
-        from orchestrator.predictions.streaming import coco_results
-
-        if ids is None:
-            ids = self.image_id if "image_id" in arrays else np.arange(1, len(self.image_size) + 1)
-
-        headers = {}
-        for name in ("boxes", "classes", "scores", "masks", "mask_offsets"):
-            fault = SPECS[name].fault(arrays.header(name)) if name in arrays else "it is missing"
-            if fault:
-                raise self._broken(f"array {name!r}: {fault}")
-            headers[name] = arrays.header(name)
-        count = headers["scores"].shape[0]
-        offsets = self._array("offsets")
-        closed = len(offsets) == len(self.image_size) + 1 and offsets[0] == 0 and offsets[-1] == count
-        if not closed or (offsets[1:] < offsets[:-1]).any():
-            raise self._broken(f"offsets does not ascend from 0 to {count} in {len(self.image_size)} steps")
-        yield from coco_results(arrays, self.image_size, offsets, ids)
+    def _reader(self, name: str) -> _RowReader:
+        if name not in self.arrays:
+            raise self._broken(f"array {name!r}: it is missing")
+        if isinstance(self.arrays, Arrays):
+            header, chunks = self.arrays.header(name), self.arrays.chunks(name, CHUNK)
+        else:
+            array = self.arrays[name]
+            header, chunks = Header(array.shape, array.dtype, False), iter((array,))
+        fault = SPECS[name].fault(header)
+        if fault:
+            raise self._broken(f"array {name!r}: {fault}")
+        return _RowReader(header, chunks, lambda: self._broken(f"{name} ends too early"))
 
     def to_pandas(self) -> pd.DataFrame:
-        """A table with a row for each instance: image_file, image_id, category, name, score, x1, y1, x2, y2, area.
+        """Return a table of instances: image_file, image_id, category, name, score, x1, y1, x2, y2, area.
 
-        Failed images and images without instances have none. MachineError when pandas is not installed.
+        Failed images and images without instances have no row. MachineError when pandas is not installed.
         """
-        from orchestrator.predictions.interop import to_pandas
-
-        return to_pandas(self)
+        return interop.to_pandas(self)
 
     def to_supervision(self, image: int | str) -> sv.Detections:
-        """An image's instances as supervision.Detections, boxes and masks; MachineError when it is not installed."""
-        from orchestrator.predictions.interop import to_supervision
-
-        return to_supervision(self, image)
+        """Return an image's boxes and masks as supervision.Detections; MachineError when that is not installed."""
+        return interop.to_supervision(self, image)
 
     @cached_property
     def meta(self) -> dict[str, Any]:
@@ -363,3 +273,32 @@ class Predictions:
         what = self.path if self.path is not None else "these predictions"
         hint = f"orch validate {what}"
         return PredictionsError(f"{what} is not a valid predictions file", why=why, hint=hint)
+
+
+class _RowReader:
+    """An array read from its first row to its last, in portions of any length."""
+
+    def __init__(
+        self, header: Header, chunks: Iterator[NDArray[Any]], too_short: Callable[[], PredictionsError]
+    ) -> None:
+        self.length = header.shape[0]
+        self._chunks = chunks
+        self._too_short = too_short
+        self._kept: NDArray[Any] = np.zeros((0, *header.shape[1:]), header.dtype)
+        self._start = 0
+
+    def take(self, count: int) -> NDArray[Any]:
+        """Return the next `count` rows; PredictionsError when fewer are left."""
+        while len(self._kept) - self._start < count:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                raise self._too_short()
+            self._kept = np.concatenate((self._kept[self._start :], chunk))
+            self._start = 0
+        part = self._kept[self._start : self._start + count]
+        self._start += count
+        return part
+
+    def is_at_end(self) -> bool:
+        """Say whether all rows were taken. Reading to the end makes the checksum be compared."""
+        return len(self._kept) == self._start and not any(len(chunk) for chunk in self._chunks)

@@ -17,18 +17,6 @@ MAX_PIXELS = (1 << 32) - 1  # pycocotools counts pixels in 32 bits
 CHUNK = 1 << 16
 
 
-def parse_many(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Run lengths of many masks whose counts lie back to back: mask k is data[offsets[k]:offsets[k+1]].
-
-    Returns (runs, run_offsets), joined the same way. `offsets` must ascend from 0 to len(data).
-    Raises ValueError when any mask is malformed; `faults` says which.
-    """
-    fault = faults(data, offsets)
-    if fault.any():
-        raise ValueError(f"mask {int(np.argmax(fault))} is not COCO compressed RLE")
-    return _runs(data, offsets)
-
-
 def faults(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Which masks' bytes are not the code at all (a wrong character, an unfinished or endless number)."""
     bad = (data < 48) | (data > 111)

@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 from orchestrator.errors import OrchError
 from orchestrator.predictions import rle
 from orchestrator.predictions.npz import Arrays, Header
-from orchestrator.predictions.predictions import FORMAT, META, SCHEMA, SPECS, STATUS_FAILED, Predictions, Problem
+from orchestrator.predictions.schema import FORMAT, META, SCHEMA, SPECS, STATUS_FAILED, Problem
 
 BOX_TOLERANCE = 1e-3  # pixels a box may reach over the image's edge, by the models' float32 arithmetic
 
 Selection = NDArray[np.bool_]
 
 
-def problems(predictions: Predictions, limit: int) -> list[Problem]:
-    """All problems, at most `limit` of each kind; content is looked at only when the structure holds."""
-    arrays: dict[str, NDArray[Any]] = {}
-    return _structure(predictions.arrays, arrays) or _Content(arrays, limit).check()
+def find_problems(arrays: Arrays | Mapping[str, NDArray[Any]], limit: int) -> list[Problem]:
+    """Return all problems, at most `limit` of each kind; content is checked only when the structure holds."""
+    sound: dict[str, NDArray[Any]] = {}
+    return _structure(arrays, sound) or _Content(sound, limit).check()
 
 
 def _structure(arrays: Arrays | Mapping[str, NDArray[Any]], sound: dict[str, NDArray[Any]]) -> list[Problem]:

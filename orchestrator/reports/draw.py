@@ -15,7 +15,8 @@ from orchestrator.errors import PredictionsError
 from orchestrator.predictions import rle
 from orchestrator.predictions.mask_files import picture_path
 from orchestrator.predictions.npz import replacing
-from orchestrator.predictions.predictions import STATUS_PREDICTED, Predictions, Record
+from orchestrator.predictions.predictions import Predictions, Record
+from orchestrator.predictions.schema import STATUS_PREDICTED
 
 Colour = tuple[int, int, int]
 Box = tuple[float, float, float, float]

@@ -16,7 +16,8 @@ from orchestrator.evaluation.coco.engines import AUTO, THRESHOLDS, Curves, curve
 from orchestrator.evaluation.coco.ground_truth import Iou, Truth, read_truth
 from orchestrator.evaluation.coco.matching import counted, match
 from orchestrator.evaluation.coco.results import CategoryMetrics, Counts, Evaluation, Weighted
-from orchestrator.predictions.predictions import STATUS_FAILED, Predictions
+from orchestrator.predictions.predictions import Predictions
+from orchestrator.predictions.schema import STATUS_FAILED
 
 __all__ = [
     "CategoryMetrics",

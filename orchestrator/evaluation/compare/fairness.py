@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from orchestrator.errors import PredictionsError
 from orchestrator.evaluation.runs import Source
-from orchestrator.predictions.predictions import STATUS_FAILED, STATUS_PREDICTED, Predictions
+from orchestrator.predictions.predictions import Predictions
+from orchestrator.predictions.schema import STATUS_FAILED, STATUS_PREDICTED
 
 NAMED = 3
 

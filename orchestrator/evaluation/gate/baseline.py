@@ -16,7 +16,8 @@ from orchestrator.evaluation.coco.evaluate import Evaluation, evaluate
 from orchestrator.evaluation.coco.ground_truth import Iou
 from orchestrator.evaluation.gate.rules import Findings
 from orchestrator.evaluation.runs import predictions_file
-from orchestrator.predictions.predictions import STATUS_FAILED, Predictions
+from orchestrator.predictions.predictions import Predictions
+from orchestrator.predictions.schema import STATUS_FAILED
 from orchestrator.system.files import sha256_of, write_json
 
 FORMAT = "orch-baseline/1"

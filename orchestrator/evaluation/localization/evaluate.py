@@ -22,7 +22,8 @@ from orchestrator.evaluation.localization.metrics import (
 )
 from orchestrator.evaluation.runs import predictions_file
 from orchestrator.predictions.mask_files import picture_path
-from orchestrator.predictions.predictions import STATUS_PREDICTED, Predictions
+from orchestrator.predictions.predictions import Predictions
+from orchestrator.predictions.schema import STATUS_PREDICTED
 
 __all__ = ["ImageFigures", "Localization", "PixelFigures", "evaluate_masks"]
 

@@ -15,7 +15,8 @@ from orchestrator.evaluation.compare.agreement import overlaps, paired_levels
 from orchestrator.evaluation.compare.compare import Judged
 from orchestrator.evaluation.runs import Source
 from orchestrator.predictions.annotations import find_images
-from orchestrator.predictions.predictions import STATUS_FAILED, Predictions
+from orchestrator.predictions.predictions import Predictions
+from orchestrator.predictions.schema import STATUS_FAILED
 from orchestrator.reports.html.thumbnails import Thumbnail, fitted, small_mask, thumbnail
 
 Finder = Callable[[str], Path]

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from orchestrator.evaluation.compare.compare import Comparison, Judged
 from orchestrator.evaluation.runs import Source
-from orchestrator.predictions.predictions import STATUS_FAILED
+from orchestrator.predictions.schema import STATUS_FAILED
 from orchestrator.reports.draw import colour_of
 from orchestrator.reports.html.charts import histogram, precision_recall
 from orchestrator.reports.html.gallery import Gallery, Limits

@@ -16,7 +16,7 @@ from orchestrator.errors import OrchError, PredictionsError, UsageError
 from orchestrator.evaluation.localization.evaluate import evaluate_masks
 from orchestrator.evaluation.localization.ground_truth import read_truth
 from orchestrator.evaluation.localization.metrics import auc_of_levels, histogram, image_figures, pixel_figures
-from orchestrator.predictions.predictions import STATUS_FAILED
+from orchestrator.predictions.schema import STATUS_FAILED
 from tests.unit.predictions.predictions_samples import META, Arrays, save
 
 FILES = ["a.jpg", "sub/b.png", "sub/c.jpg", "d.jpg"]

@@ -14,8 +14,9 @@ import pytest
 
 from orchestrator.errors import PredictionsError, UsageError
 from orchestrator.predictions import rle
-from orchestrator.predictions.predictions import META as META_KEYS
-from orchestrator.predictions.predictions import SCHEMA, Predictions, Problem
+from orchestrator.predictions.predictions import Predictions
+from orchestrator.predictions.schema import META as META_KEYS
+from orchestrator.predictions.schema import SCHEMA, Problem
 from tests.unit.predictions.predictions_samples import COUNTS, FILES, META, SIZES, Arrays, box_mask, sample_arrays, save
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -59,10 +58,10 @@ def test_many_masks_at_once_equal_each_alone(many: list[list[int]]) -> None:
     coded = [counts_of(runs) for runs in many]
     data = np.frombuffer(b"".join(counts for counts, _ in coded), np.uint8)
     offsets = np.cumsum([0, *(len(counts) for counts, _ in coded)], dtype=np.int64)
-    runs, run_offsets = rle.parse_many(data, offsets)
-    assert [runs[a:b].tolist() for a, b in pairwise(run_offsets)] == many
     sizes = np.array([size for _, size in coded], np.int32).reshape(-1, 2)
     assert rle.check_many(data, offsets, sizes).all()
+    sizes[:, 0] += 1
+    assert not rle.check_many(data, offsets, sizes).any()
 
 
 @settings(max_examples=300, deadline=None)
@@ -123,8 +122,6 @@ def test_a_malformed_mask_among_many_is_the_one_reported() -> None:
     data = np.frombuffer(b"4" + b"\x00" + b"22", np.uint8)
     offsets = np.array([0, 1, 2, 4], np.int64)
     assert rle.check_many(data, offsets, np.full((3, 2), 2)).tolist() == [True, False, True]
-    with pytest.raises(ValueError, match="mask 1"):
-        rle.parse_many(data, offsets)
 
 
 def test_an_empty_mask_has_an_empty_box() -> None:
