@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from orchestrator.cli.common import catalog, print_error, print_json, print_table, say
+from orchestrator.cli.common import catalog, print_error, print_json, say
 from orchestrator.cli.gate import say_verdicts
+from orchestrator.cli.tables import print_figures, print_table
 from orchestrator.errors import MachineError, OrchError, UsageError
 
 if TYPE_CHECKING:
@@ -118,10 +119,10 @@ def run_file(
 
 
 def _run(asked: Sequence[Asked], *, json: bool, quiet: bool) -> dict[str, Ended]:
-    from orchestrator.cli.progress_table import make_board
-    from orchestrator.workflows.batch import run_several
+    from orchestrator.cli.progress import make_batch_display
+    from orchestrator.workflows.batch import run_batch
 
-    ended = run_several(asked, make_board([one.name for one in asked], json=json, quiet=quiet))
+    ended = run_batch(asked, make_batch_display([one.name for one in asked], json=json, quiet=quiet))
     if not json:
         _print_ended(ended, quiet)
     return ended
@@ -167,13 +168,12 @@ def _print_ended(ended: Mapping[str, Ended], quiet: bool) -> None:
 
 
 def _print_compared(compared: Compared, quiet: bool) -> None:
-    from orchestrator.cli.comparison import print_rich
     from orchestrator.reports.tables import caption, tables
 
     if compared.comparison is not None and not quiet:
         for line in (*compared.comparison.notes, *caption(compared.comparison)):
             say(line)
-        print_rich(tables(compared.comparison, per_category=False))
+        print_figures(tables(compared.comparison, per_category=False))
     for error in compared.errors:
         print_error(error)
     for path in compared.written:
@@ -181,7 +181,7 @@ def _print_compared(compared: Compared, quiet: bool) -> None:
 
 
 def _display(json: bool, quiet: bool) -> Any:
-    from orchestrator.system.display import make_display
+    from orchestrator.cli.progress import make_display
 
     return make_display(json=json, quiet=quiet)
 

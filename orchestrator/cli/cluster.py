@@ -35,9 +35,9 @@ def status(run: RunArgument, json: JsonOption = False) -> None:
 
 def attach(run: RunArgument, json: JsonOption = False, quiet: QuietOption = False) -> int:
     """Follow a run on a cluster until it is complete. Ctrl-C leaves it going."""
+    from orchestrator.cli.progress import make_display
     from orchestrator.dispatch.attach import attach as attach_to
     from orchestrator.paths import RunPaths
-    from orchestrator.system.display import make_display
 
     outcome = attach_to(RunPaths(run.absolute()), make_display(json=json, quiet=quiet))
     report_outcome(outcome, None, json=json, quiet=quiet)
@@ -46,9 +46,9 @@ def attach(run: RunArgument, json: JsonOption = False, quiet: QuietOption = Fals
 
 def cancel(run: RunArgument, json: JsonOption = False) -> None:
     """End a run on a cluster: no job, process or container is left. What is done is kept; orch run resumes."""
+    from orchestrator.cli.progress import make_display
     from orchestrator.dispatch.attach import cancel as cancel_run
     from orchestrator.paths import RunPaths
-    from orchestrator.system.display import make_display
 
     job = cancel_run(RunPaths(run.absolute()), make_display(json=json, quiet=False))
     if json:

@@ -53,22 +53,3 @@ def print_error(error: OrchError, about: str | None = None) -> None:
     if error.hint:
         lines.append(f"  next: {error.hint}")
     say("\n".join(lines))
-
-
-def print_table(columns: list[str], rows: list[list[str]]) -> None:
-    """A table on stdout; plain, tab-separated text where stdout is no terminal."""
-    if not sys.stdout.isatty():
-        print("\t".join(columns))
-        for row in rows:
-            print("\t".join(row))
-        return
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    Console(highlight=False, markup=False).print(table)

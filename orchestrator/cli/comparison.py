@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from orchestrator.cli.common import JsonOption, print_json, print_table, say
+from orchestrator.cli.common import JsonOption, print_json, say
 from orchestrator.cli.evaluation import AnnotationsOption, CategoriesOption, IouOption, iou_kind, no_collector
 from orchestrator.cli.gate import BaselineOption, FailOnOption
+from orchestrator.cli.tables import print_table
 from orchestrator.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
@@ -156,9 +157,9 @@ def report(
 ) -> None:
     """Write one HTML page on runs: figures, curves, pictures side by side, failures, provenance. Nothing is fetched."""
     kind = iou_kind(iou)
+    from orchestrator.cli.progress import make_display
     from orchestrator.evaluation.compare.compare import Options
     from orchestrator.reports.html.write import Limits, ReportOptions, write_report
-    from orchestrator.system.display import make_display
 
     compared = Options(kind, tuple(categories or ()), align, resamples, min_score=min_score)
     limits = Limits(images=max_images, megabytes=max_megabytes, min_score=min_score)

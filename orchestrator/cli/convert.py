@@ -36,13 +36,12 @@ def convert(
     known = catalog(stacks)
     entry = known.stack(stack)
     wanted = None if model is None else _model_of(known, entry, model)
-    from orchestrator.system.display import make_display
-    from orchestrator.workflows.convert import ConvertOptions
-    from orchestrator.workflows.convert import convert as run_conversion
+    from orchestrator.cli.progress import make_display
+    from orchestrator.workflows.convert import ConvertOptions, convert_checkpoint
 
     options = ConvertOptions(checkpoint, onnx, wanted, add, force, trust, offline)
     display = make_display(json=json, quiet=False)
-    converted = run_conversion(entry, options, display)
+    converted = convert_checkpoint(entry, options, display)
     if json:
         print_json({"stack": entry.name, **converted.as_json()})
     else:

@@ -14,9 +14,9 @@ from orchestrator.cli.common import (
     StacksOption,
     catalog,
     print_json,
-    print_table,
     say,
 )
+from orchestrator.cli.tables import print_table
 from orchestrator.errors import EXIT_OK, PredictionsError, UsageError
 
 if TYPE_CHECKING:
@@ -53,11 +53,11 @@ def equivalence(
 ) -> int:
     """Run a model through two variants of its stack and say whether they give the same; the outcome is recorded."""
     entry = catalog(stacks).model(model)
+    from orchestrator.cli.progress import make_display
     from orchestrator.cli.run import build_options
     from orchestrator.evaluation.agreement import Tolerances
     from orchestrator.plan.options import RunOptions
-    from orchestrator.system.display import make_display
-    from orchestrator.workflows.equivalence import equivalence as compare
+    from orchestrator.workflows.equivalence import check_equivalence
 
     names = [name.strip() for name in variants.split(",")]
     for_all, of_variant = _base_images(base_image or [], names)
@@ -69,7 +69,7 @@ def equivalence(
         offline=offline,
         build=build_options(for_all, build_arg, rebuild=False, offline=offline),
     )
-    result = compare(
+    result = check_equivalence(
         entry,
         names,
         options,

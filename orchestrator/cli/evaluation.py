@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from orchestrator.cli.common import JsonOption, print_json, print_table, say
+from orchestrator.cli.common import JsonOption, print_json, say
+from orchestrator.cli.tables import print_table
 from orchestrator.errors import UsageError
 
 if TYPE_CHECKING:

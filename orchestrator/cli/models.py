@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from orchestrator.cli.common import JsonOption, StacksOption, catalog, print_json, print_table
+from orchestrator.cli.common import JsonOption, StacksOption, catalog, print_json
+from orchestrator.cli.tables import print_table
 
 if TYPE_CHECKING:
     from orchestrator.catalog.loader import ModelEntry

@@ -16,10 +16,10 @@ from orchestrator.cli.common import (
     catalog,
     print_error,
     print_json,
-    print_table,
     say,
 )
 from orchestrator.cli.run import DeviceOption
+from orchestrator.cli.tables import print_table
 from orchestrator.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:

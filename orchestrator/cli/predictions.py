@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.common import JsonOption, print_json, print_table, say
+from orchestrator.cli.common import JsonOption, print_json, say
+from orchestrator.cli.tables import print_table
 from orchestrator.errors import PredictionsError, UsageError
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.common import JsonOption, StacksOption, catalog, print_json, print_table, say
+from orchestrator.cli.common import JsonOption, StacksOption, catalog, print_json, say
+from orchestrator.cli.tables import print_table
 from orchestrator.errors import UsageError
 
 if TYPE_CHECKING:

@@ -135,9 +135,9 @@ def run(
         return several.run_file(context, file, stacks, checked_by, json=json, quiet=quiet)
     sources = [*(images or []), *(more_images or [])]
     several.refuse_incomplete(model or [], sources, all_models)
+    from orchestrator.cli.progress import make_display
     from orchestrator.plan.options import RunOptions
-    from orchestrator.system.display import make_display
-    from orchestrator.workflows.run import run as run_model
+    from orchestrator.workflows.run import run_model
 
     options = RunOptions(
         images=sources,
@@ -244,10 +244,10 @@ def build(
 ) -> None:
     """Build a stack's image or environment; nothing happens if nothing changed."""
     stack = catalog(stacks).stack(name)
+    from orchestrator.cli.progress import make_display
     from orchestrator.hardware import choose_variant, gpus_for
     from orchestrator.plan.disk_space import build_needs, require_space
     from orchestrator.runtimes.base import choose_runtime
-    from orchestrator.system.display import make_display
 
     display = make_display(json=json, quiet=False)
     chosen, _ = choose_runtime(runtime)
@@ -300,15 +300,15 @@ def selftest(
 ) -> None:
     """Run three photographs through a model's real environment, with random weights where its own are not public."""
     entry = catalog(stacks).model(model)
+    from orchestrator.cli.progress import make_display
     from orchestrator.plan.options import RunOptions
-    from orchestrator.system.display import make_display
-    from orchestrator.workflows.selftest import selftest as test_model
+    from orchestrator.workflows.selftest import run_selftest
 
     chosen = build_options(base_image, build_arg, rebuild=False, offline=offline)
     options = RunOptions(
         images=[], runtime=runtime, variant=variant, device=device, settings=settings or (), build=chosen
     )
-    result = test_model(entry, options, out, make_display(json=json, quiet=False))
+    result = run_selftest(entry, options, out, make_display(json=json, quiet=False))
     if json:
         print_json(result.as_json())
         return

@@ -13,10 +13,10 @@ from orchestrator.cli.common import (
     StacksOption,
     catalog,
     print_json,
-    print_table,
     say,
 )
 from orchestrator.cli.plan import prospect_of, show
+from orchestrator.cli.tables import print_table
 from orchestrator.errors import EXIT_OK, MachineError
 
 new = typer.Typer(help="Begin something of your own.", no_args_is_help=True, rich_markup_mode=None)
@@ -96,7 +96,7 @@ def demo(
     json: JsonOption = False,
 ) -> int:
     """Run two stacks whose dependencies conflict on scenes and photographs, and draw the results."""
-    from orchestrator.system.display import make_display
+    from orchestrator.cli.progress import make_display
     from orchestrator.workflows.demo.demo import run_demo
 
     result = run_demo(out, runtime, scenes, make_display(json=json, quiet=False))

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.common import JsonOption, StacksOption, catalog, print_json, print_table
+from orchestrator.cli.common import JsonOption, StacksOption, catalog, print_json
+from orchestrator.cli.tables import print_table
 
 app = typer.Typer(help="List and fetch the upstream code of stacks.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -36,7 +37,7 @@ def fetch(
 ) -> None:
     """Fetch upstream code into the cache, so that `orch build --offline` finds it."""
     from orchestrator.catalog.upstream_code import ensure_sources
-    from orchestrator.system.display import make_display
+    from orchestrator.cli.progress import make_display
 
     known = catalog(stacks)
     chosen = [known.stack(name) for name in names] if names else list(known.stacks.values())

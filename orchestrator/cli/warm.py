@@ -16,10 +16,10 @@ from orchestrator.cli.common import (
     VariantOption,
     catalog,
     print_json,
-    print_table,
     say,
 )
 from orchestrator.cli.run import BaseImageOption, BuildArgOption, DeviceOption, build_options
+from orchestrator.cli.tables import print_table
 from orchestrator.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
@@ -58,10 +58,10 @@ def up(
     """Start warm workers that keep models loaded; `orch run` then uses them."""
     if data is not None and not data.is_dir():
         raise UsageError(f"there is no folder {data}")
+    from orchestrator.cli.progress import make_display
     from orchestrator.paths import spool_folder
     from orchestrator.runtimes.warm.containers import UpOptions
     from orchestrator.runtimes.warm.containers import up as start
-    from orchestrator.system.display import make_display
 
     known, display = catalog(stacks), make_display(json=json, quiet=False)
     options = UpOptions(

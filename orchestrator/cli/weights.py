@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.common import JsonOption, OfflineOption, StacksOption, catalog, print_json, print_table, say
+from orchestrator.cli.common import JsonOption, OfflineOption, StacksOption, catalog, print_json, say
+from orchestrator.cli.tables import print_table
 from orchestrator.errors import EXIT_OK, MachineError
 
 app = typer.Typer(help="List, fetch, add and verify weights.", no_args_is_help=True, rich_markup_mode=None)
@@ -44,7 +45,7 @@ def fetch(
 ) -> None:
     """Fetch a model's weights into the cache; a broken download goes on where it stopped."""
     from orchestrator.catalog.weights import ensure_weights
-    from orchestrator.system.display import make_display
+    from orchestrator.cli.progress import make_display
 
     entry = catalog(stacks).model(model)
     display = make_display(json=json, quiet=False)

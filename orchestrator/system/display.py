@@ -1,93 +1,110 @@
-"""How a run shows itself: bars in a terminal, plain lines in a log, nothing where JSON is wanted."""
+"""Show the progress of runs: the Display protocols, plain lines for logs, and silent displays for JSON."""
 
 from __future__ import annotations
 
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from dataclasses import dataclass
+from typing import Protocol
 
 PLAIN_EVERY_SECONDS = 10.0
 
 Report = Callable[[str], None]
-"""Take one line about what is being done at the moment; may be called often."""
+"""Take one line on the current step; may be called often."""
 
 
 class Display(Protocol):
-    """Told what happens; says it to people on stderr."""
+    """Show the progress of one run to people, on stderr."""
 
     def say(self, message: str) -> None:
-        """A line that stays."""
+        """Show a line that stays."""
 
     def detail(self, message: str) -> None:
-        """What is being done at the moment; replaces the detail before it, may be dropped."""
+        """Show the current step; it replaces the step before it and may be dropped."""
 
     def transfer(self, there: int, total: int | None) -> None:
-        """Bytes of a download."""
+        """Show how many bytes of a download have arrived."""
 
     def progress(self, done: int, failed: int, workers: dict[str, str]) -> None:
-        """Images done so far, and a few words on each worker."""
+        """Show the number of images done so far, and the state of each worker."""
 
     @contextmanager
     def images(self, total: int, already: int) -> Iterator[None]:
-        """Around the time in which images are predicted."""
+        """Enclose the time in which images are predicted."""
+        yield
+
+
+class BatchDisplay(Protocol):
+    """Show the progress of several runs, which report from several threads."""
+
+    def display(self, name: str, check: Callable[[], None]) -> Display:
+        """Return the display of one run; `check` is called while it builds or downloads, and may raise."""
+
+    def set_state(self, name: str, state: str) -> None:
+        """Show what a run is doing."""
+
+    def finish(self, name: str, result: str) -> None:
+        """Show how a run ended."""
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        """Enclose all runs."""
         yield
 
 
 class SilentDisplay:
-    """Says nothing: for --json and for tests."""
+    """Show nothing: for --json and for tests."""
 
     def say(self, message: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def detail(self, message: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def transfer(self, there: int, total: int | None) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def progress(self, done: int, failed: int, workers: dict[str, str]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     @contextmanager
     def images(self, total: int, already: int) -> Iterator[None]:
-        """Nothing."""
+        """Do nothing."""
         yield
 
 
 class PlainDisplay:
-    """Lines, one every ten seconds at most, for logs and CI."""
+    """Print lines for logs and CI; progress at most every ten seconds."""
 
     def __init__(self) -> None:
         self._total = self._already = 0
         self._started = self._spoken = time.monotonic()
 
     def say(self, message: str) -> None:
-        """A line."""
+        """Print a line."""
         print(message, file=sys.stderr, flush=True)
 
     def detail(self, message: str) -> None:
-        """A line now and then: a long build must not look dead."""
+        """Print the current step at most every ten seconds, so that a long build does not look stuck."""
         if message and self._due():
             print(f"  {message[:160]}", file=sys.stderr, flush=True)
 
     def transfer(self, there: int, total: int | None) -> None:
-        """A line now and then."""
+        """Print the bytes that arrived, at most every ten seconds."""
         if self._due():
             self.say(f"  {there >> 20} of {f'{total >> 20}' if total else '?'} MB")
 
     def progress(self, done: int, failed: int, workers: dict[str, str]) -> None:
-        """A line now and then."""
+        """Print counts and rate, at most every ten seconds."""
         if self._due():
             self.say(f"  {rate_line(done, self._total, failed, self._already, time.monotonic() - self._started)}")
 
     @contextmanager
     def images(self, total: int, already: int) -> Iterator[None]:
-        """Start counting."""
+        """Start the count and the clock of the rate."""
         self._total, self._already = total, already
         self._started = self._spoken = time.monotonic()
         yield
@@ -101,7 +118,10 @@ class PlainDisplay:
 
 
 def rate_line(done: int, total: int, failed: int, already: int, seconds: float) -> str:
-    """ "120 of 400 images, 2 failed, 14.1 images/s, 0:20 left"; the rate counts this session's images only."""
+    """Return "120 of 400 images, 2 failed, 14.1 images/s, 0:20 left".
+
+    The rate counts the images of this session alone: `already` of `done` are from earlier ones.
+    """
     rate = (done - already) / seconds if seconds > 0 else 0.0
     words = [f"{done} of {total} images"]
     if failed:
@@ -113,101 +133,139 @@ def rate_line(done: int, total: int, failed: int, already: int, seconds: float) 
 
 
 def clock(seconds: float) -> str:
-    """1:02:03 or 2:03."""
+    """Return a duration as 1:02:03 or 2:03."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-class RichDisplay:
-    """Live bars in a terminal."""
+@dataclass
+class RunStatus:
+    """The current state of one of several runs, as its display reports it."""
 
-    def __init__(self) -> None:
-        from rich.console import Console
+    name: str
+    state: str = "waiting"
+    total: int | None = None
+    already: int = 0
+    done: int = 0
+    failed: int = 0
+    workers: int = 0
+    since: float = 0.0
+    """When prediction began, on the monotonic clock."""
+    is_predicting: bool = False
+    is_over: bool = False
 
-        self._console = Console(stderr=True, highlight=False)
-        self._status = self._console.status("")
-        self._live = False
-        self._bar: _Bar | None = None
+    def rate(self) -> str:
+        """Return "120 of 400 images, 14.1 images/s, 0:20 left"."""
+        seconds = time.monotonic() - self.since
+        return rate_line(self.done, self.total or 0, self.failed, self.already, seconds)
+
+
+class StatusDisplay:
+    """The display of one of several runs: it keeps the run's status and passes its lines on."""
+
+    def __init__(self, status: RunStatus, say: Callable[[str, str], None], check: Callable[[], None]) -> None:
+        self._status, self._say, self._check = status, say, check
 
     def say(self, message: str) -> None:
-        """A line that stays above the moving part."""
-        self._rest()
-        self._console.print(message, markup=False)
+        """Pass on a line with the run's name."""
+        self._say(self._status.name, message)
 
     def detail(self, message: str) -> None:
-        """The moving line."""
-        if self._bar is not None or not message:
-            return
-        from rich.markup import escape
-
-        width = max(20, self._console.width - 4)
-        self._status.update(f"[dim]{escape(message[:width])}[/dim]")
-        if not self._live:
-            self._live = True
-            self._status.start()
+        """Keep the current step as the state."""
+        self._check()
+        if message:
+            self._status.state = message
 
     def transfer(self, there: int, total: int | None) -> None:
-        """As the moving line."""
-        share = f" ({100 * there / total:.0f}%)" if total else ""
-        self.detail(f"{there / 2**20:.1f} of {f'{total / 2**20:.1f}' if total else '?'} MB{share}")
+        """Keep the bytes that arrived as the state."""
+        self.detail(f"fetching {there >> 20} of {f'{total >> 20}' if total else '?'} MB")
 
     def progress(self, done: int, failed: int, workers: dict[str, str]) -> None:
-        """The bar and a line for each worker."""
-        if self._bar is not None:
-            self._bar.show(done, failed, workers)
+        """Keep counts, and whether any worker predicts yet."""
+        status = self._status
+        status.done, status.failed, status.workers = done, failed, len(workers)
+        if workers:
+            is_ready = any(state not in ("starting", "loading") for state in workers.values())
+            status.state = "predicting" if is_ready else "loading"
 
     @contextmanager
     def images(self, total: int, already: int) -> Iterator[None]:
-        """Show the bar."""
-        self._rest()
-        self._bar = _Bar(self._console, total, already)
+        """Mark the time in which images are predicted."""
+        status = self._status
+        status.total, status.already, status.done = total, already, already
+        status.since, status.is_predicting = time.monotonic(), True
         try:
-            with self._bar.live():
-                yield
+            yield
         finally:
-            self._bar = None
-
-    def _rest(self) -> None:
-        if self._live:
-            self._status.stop()
-            self._live = False
+            status.is_predicting = False
+            status.state = "collecting"
 
 
-class _Bar:
-    """The bar of images and the workers' lines."""
+class SilentBatchDisplay:
+    """Keep the status of each run and show nothing: for --json and --quiet."""
 
-    def __init__(self, console: Console, total: int, already: int) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    def __init__(self, names: Sequence[str]) -> None:
+        self.runs = {name: RunStatus(name) for name in names}
 
-        self._total, self._already, self._started = total, already, time.monotonic()
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=console,
-            transient=True,
-        )
-        self._images = self._progress.add_task("images", total=total, completed=already, note="starting")
+    def display(self, name: str, check: Callable[[], None]) -> Display:
+        """Return the display of one run, which calls `check` while it builds or downloads."""
+        return StatusDisplay(self.runs[name], self.say, check)
+
+    def say(self, name: str, message: str) -> None:
+        """Do nothing."""
+
+    def set_state(self, name: str, state: str) -> None:
+        """Keep what a run is doing."""
+        self.runs[name].state = state
+
+    def finish(self, name: str, result: str) -> None:
+        """Keep how a run ended."""
+        self.runs[name].state, self.runs[name].is_over = result, True
 
     @contextmanager
     def live(self) -> Iterator[None]:
-        """While images are predicted."""
-        with self._progress:
+        """Do nothing."""
+        yield
+
+
+class PlainBatchDisplay(SilentBatchDisplay):
+    """Print the lines of all runs, and every ten seconds the status of each active one."""
+
+    def say(self, name: str, message: str) -> None:
+        """Print a line with the run's name."""
+        print(with_name(name, message), file=sys.stderr, flush=True)
+
+    def finish(self, name: str, result: str) -> None:
+        """Print how a run ended."""
+        super().finish(name, result)
+        self.say(name, result)
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        """Print the status of active runs from a thread of its own."""
+        is_over = threading.Event()
+
+        def speak() -> None:
+            while not is_over.wait(PLAIN_EVERY_SECONDS):
+                self._say_status()
+
+        speaker = threading.Thread(target=speak, daemon=True)
+        speaker.start()
+        try:
             yield
+        finally:
+            is_over.set()
+            speaker.join()
 
-    def show(self, done: int, failed: int, workers: dict[str, str]) -> None:
-        """Bring the bar up to date."""
-        line = rate_line(done, self._total, failed, self._already, time.monotonic() - self._started)
-        note = ", ".join(line.split(", ")[1:])
-        for worker, state in workers.items():
-            note += f"\n  {worker}: {state}" if len(workers) > 1 else f"  {state}"
-        self._progress.update(self._images, completed=done, note=note)
+    def _say_status(self) -> None:
+        for run in self.runs.values():
+            if run.is_predicting:
+                self.say(run.name, f"  {run.rate()}")
+            elif not run.is_over and not run.state.startswith("waiting"):
+                self.say(run.name, f"  {run.state[:160]}")
 
 
-def make_display(*, json: bool, quiet: bool) -> Display:
-    """The display that fits: bars only where stderr is a terminal."""
-    if json or quiet:
-        return SilentDisplay()
-    return RichDisplay() if sys.stderr.isatty() else PlainDisplay()
+def with_name(name: str, message: str) -> str:
+    """Return a line that begins with the run's name."""
+    return message if message.startswith(f"{name}: ") else f"{name}: {message}"

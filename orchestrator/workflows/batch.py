@@ -5,21 +5,21 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.catalog.loader import Catalog, ModelEntry
 from orchestrator.catalog.weights import weights_state
-from orchestrator.cli.progress_table import Board
 from orchestrator.dispatch.executors import make_executor
 from orchestrator.dispatch.outcome import Outcome
 from orchestrator.errors import Interrupted, MachineError, OrchError, UsageError
 from orchestrator.plan.options import RunOptions
+from orchestrator.system.display import BatchDisplay
 from orchestrator.system.signals import Stop, passing_on
 from orchestrator.system.subprocesses import end_steps
-from orchestrator.workflows.run import run
+from orchestrator.workflows.run import run_model
 
 SOON_SECONDS = 5.0
 """A model that is ready within that time is left its share of the GPUs; one that is built for longer is not."""
@@ -36,22 +36,21 @@ class Asked:
 
 
 Ended = Outcome | OrchError
-Run = Callable[[Asked, Board, "SharedTurns"], Outcome]
 
 
-def run_several(asked: Sequence[Asked], board: Board) -> dict[str, Ended]:
+def run_batch(asked: Sequence[Asked], display: BatchDisplay) -> dict[str, Ended]:
     """Run all models; how each ended, by name. One that fails stops no other; the same call resumes.
 
     Raises only what is a bug in orch, and that when all have ended.
     """
     ended: dict[str, Ended] = {}
     bugs: list[BaseException] = []
-    with passing_on() as stop, stop.told(end_steps), board.live():
+    with passing_on() as stop, stop.told(end_steps), display.live():
         shared = Shared(stop)
 
         def work(one: Asked) -> None:
             try:
-                ended[one.name] = _run_one(one, board, shared)
+                ended[one.name] = _run_one(one, display, shared)
             except BaseException as error:
                 bugs.append(error)
 
@@ -67,27 +66,27 @@ def run_several(asked: Sequence[Asked], board: Board) -> dict[str, Ended]:
     return {one.name: ended[one.name] for one in asked}
 
 
-def _run_one(one: Asked, board: Board, shared: Shared) -> Ended:
-    turns = SharedTurns(one, board, shared)
+def _run_one(one: Asked, display: BatchDisplay, shared: Shared) -> Ended:
+    turns = SharedTurns(one, display, shared)
     try:
-        outcome = run(one.entry, one.options, board.display(one.name, shared.check), turns)
+        outcome = run_model(one.entry, one.options, display.display(one.name, shared.check), turns)
     except OrchError as error:
-        return _failed(one, board, shared, error)
+        return _failed(one, display, shared, error)
     except OSError as error:
-        return _failed(one, board, shared, MachineError("the machine refuses", why=str(error), hint="orch doctor"))
+        return _failed(one, display, shared, MachineError("the machine refuses", why=str(error), hint="orch doctor"))
     finally:
         shared.finished(one.name)
     words = f"done, {outcome.failed} failed" if outcome.failed else "done"
-    board.ended(one.name, words if outcome.complete else "submitted")
+    display.finish(one.name, words if outcome.complete else "submitted")
     return outcome
 
 
-def _failed(one: Asked, board: Board, shared: Shared, error: OrchError) -> OrchError:
+def _failed(one: Asked, display: BatchDisplay, shared: Shared, error: OrchError) -> OrchError:
     if shared.stop.presses and not isinstance(error, Interrupted):  # a build that was ended says that it failed
         error = Interrupted("stopped")
     if isinstance(error, Interrupted):
         error.hint = error.hint or "the same command goes on where it stopped"
-    board.ended(one.name, "stopped" if isinstance(error, Interrupted) else f"failed: {error.message}")
+    display.finish(one.name, "stopped" if isinstance(error, Interrupted) else f"failed: {error.message}")
     return error
 
 
@@ -149,13 +148,13 @@ class Shared:
 class SharedTurns:
     """The turns of one of several runs."""
 
-    def __init__(self, one: Asked, board: Board, shared: Shared) -> None:
-        self._one, self._board, self._shared = one, board, shared
+    def __init__(self, one: Asked, display: BatchDisplay, shared: Shared) -> None:
+        self._one, self._display, self._shared = one, display, shared
 
     @contextmanager
     def building(self) -> Iterator[None]:
         """Beside the other stacks' builds and all runs."""
-        self._board.state(self._one.name, "building")
+        self._display.set_state(self._one.name, "building")
         with self._shared.held(self._shared.stack(self._one.entry.stack.name)):
             yield
 
@@ -164,11 +163,11 @@ class SharedTurns:
         """On the CPU one after another, as each uses all cores; on GPUs side by side, as many as there are."""
         self._shared.predicts(self._one.name, device)
         if device == "cpu":
-            self._board.state(self._one.name, "waiting for its turn")
+            self._display.set_state(self._one.name, "waiting for its turn")
             with self._shared.held(self._shared.cpu):
                 yield
             return
-        self._board.state(self._one.name, "waiting for a GPU" if device == "cuda" else f"handed to {device}")
+        self._display.set_state(self._one.name, "waiting for a GPU" if device == "cuda" else f"handed to {device}")
         yield
         self._shared.finished(self._one.name)
 

@@ -82,7 +82,7 @@ class Converted:
         }
 
 
-def convert(stack: StackEntry, options: ConvertOptions, display: Display) -> Converted:
+def convert_checkpoint(stack: StackEntry, options: ConvertOptions, display: Display) -> Converted:
     """Convert a checkpoint; the target is there whole or not at all.
 
     Raises UsageError, BuildError, MachineError, RunError, Interrupted.

@@ -25,7 +25,7 @@ from orchestrator.predictions.predictions import Predictions
 from orchestrator.runtimes.build_inputs import find_variant
 from orchestrator.system.display import Display
 from orchestrator.system.files import write_json
-from orchestrator.workflows.run import run
+from orchestrator.workflows.run import run_model
 from orchestrator.workflows.selftest import make_random_weights, selftest_photographs
 
 FORMAT = "orch-equivalence/1"
@@ -55,7 +55,7 @@ class Equivalence:
         }
 
 
-def equivalence(
+def check_equivalence(
     entry: ModelEntry,
     variants: Sequence[str],
     options: RunOptions,
@@ -82,7 +82,7 @@ def equivalence(
         make_random_weights(entry, of_variant[first], work, display)
         of_variant = {name: replace(one, weights_folder=work / "weights") for name, one in of_variant.items()}
     try:
-        outcomes = (run(entry, of_variant[first], display), run(entry, of_variant[second], display))
+        outcomes = (run_model(entry, of_variant[first], display), run_model(entry, of_variant[second], display))
     except MachineError as error:
         if "weights" in error.message and error.hint is not None and not random_weights:
             error.hint += f"; or, to compare with random weights: orch equivalence {entry.name} --random-weights"

@@ -32,7 +32,7 @@ from orchestrator.runtimes.warm.select import Warm, Wish, check_wish, find_warm,
 from orchestrator.system.display import Display
 
 
-def run(entry: ModelEntry, options: RunOptions, display: Display, turns: Turns | None = None) -> Outcome:
+def run_model(entry: ModelEntry, options: RunOptions, display: Display, turns: Turns | None = None) -> Outcome:
     """Predict all images with a model. The same options on the same folder resume where it stopped.
 
     Raises UsageError, BuildError, MachineError, RunError, Interrupted; what was finished stays in the run directory.

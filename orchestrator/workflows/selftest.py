@@ -30,7 +30,7 @@ from orchestrator.runtimes.base import choose_runtime
 from orchestrator.runtimes.guest_contract import QUEUE_NAME
 from orchestrator.system.display import Display
 from orchestrator.workflows.demo.photographs import fetch_photographs
-from orchestrator.workflows.run import run
+from orchestrator.workflows.run import run_model
 
 RANDOM_WEIGHTS = "orch_runner.random_weights"
 PHOTOGRAPHS = ("coffee.png", "page.png", "rocket.jpg")
@@ -55,7 +55,7 @@ class SelfTest:
         }
 
 
-def selftest(entry: ModelEntry, options: RunOptions, folder: Path | None, display: Display) -> SelfTest:
+def run_selftest(entry: ModelEntry, options: RunOptions, folder: Path | None, display: Display) -> SelfTest:
     """Run three photographs through the model and check what comes out.
 
     `options` says runtime, variant and device; `folder` is kept, None takes one of orch's own anew. Raises
@@ -80,7 +80,7 @@ def _selftest(entry: ModelEntry, options: RunOptions, folder: Path | None, displ
     if made:
         make_random_weights(entry, options, work, display)
         options = replace(options, weights_folder=work / "weights")
-    outcome = run(entry, options, display)
+    outcome = run_model(entry, options, display)
     return SelfTest(outcome, made, tuple(_check(outcome)))
 
 

@@ -25,7 +25,7 @@ from orchestrator.runtimes.docker.archive import archived
 from orchestrator.runtimes.docker.build import image_tag, with_default_base
 from orchestrator.system.container_engine import connect
 from orchestrator.system.display import SilentDisplay
-from orchestrator.workflows.run import run
+from orchestrator.workflows.run import run_model
 from tests.conformance.pictures import photograph
 
 pytestmark = pytest.mark.docker
@@ -124,7 +124,7 @@ def test_a_run_by_apptainers_command_lines_predicts_what_docker_does(tmp_path: P
             images=[str(images)], out=tmp_path / runtime, runtime=runtime, settings=["report=facts.json"],
             shard_size=4, workers=2, threads=3,
         )  # fmt: skip
-        outcome = run(faulty(), options, SilentDisplay())
+        outcome = run_model(faulty(), options, SilentDisplay())
         assert (outcome.failed, outcome.summary["runtime"]) == (1, runtime)
         found[runtime] = Predictions.load(outcome.paths.predictions)
         facts = home() / "worker-cache" / "faulty-cpu" / "facts.json"
@@ -148,5 +148,5 @@ def test_a_killed_worker_is_replaced_and_a_run_goes_on_with_what_was_done(tmp_pa
     options = RunOptions(
         images=[str(images)], out=tmp_path / "out", runtime="apptainer", settings=["die_once=03.png"], shard_size=4
     )
-    outcome = run(faulty(), options, SilentDisplay())
+    outcome = run_model(faulty(), options, SilentDisplay())
     assert (outcome.failed, outcome.summary["lost_workers"]) == (0, 1)

@@ -26,7 +26,7 @@ from orchestrator.runtimes.docker.build import LABEL
 from orchestrator.runtimes.mounts import GUEST_SOURCES
 from orchestrator.system.container_engine import connect
 from orchestrator.system.display import SilentDisplay
-from orchestrator.workflows.run import run
+from orchestrator.workflows.run import run_model
 from tests.conformance.pictures import photograph
 from tests.upstream import Upstream
 
@@ -64,7 +64,7 @@ def faulty(images: Path, out: Path, *settings: str, **options: Any) -> RunOption
 
 
 def start(options: RunOptions) -> Any:
-    return run(load_catalog([STACKS]).model("faulty"), options, SilentDisplay())
+    return run_model(load_catalog([STACKS]).model("faulty"), options, SilentDisplay())
 
 
 def containers() -> list[Any]:

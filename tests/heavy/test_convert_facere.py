@@ -21,7 +21,7 @@ from orchestrator.errors import UsageError
 from orchestrator.paths import weights_folder
 from orchestrator.runtimes.venv import cached_environment
 from orchestrator.system.display import SilentDisplay
-from orchestrator.workflows.convert import LOCK_NAME, PYTHONS, ConvertOptions, convert
+from orchestrator.workflows.convert import LOCK_NAME, PYTHONS, ConvertOptions, convert_checkpoint
 
 pytestmark = pytest.mark.heavy
 
@@ -95,7 +95,9 @@ def save(python: Path, path: Path, classes: int, hyper_parameters: str = "{'opti
 @pytest.mark.parametrize("model", list(CLASSES))
 def test_a_random_checkpoint_is_converted(stack: StackEntry, python: Path, tmp_path: Path, model: str) -> None:
     checkpoint = save(python, tmp_path / "model.ckpt", CLASSES[model])
-    converted = convert(stack, ConvertOptions(checkpoint, tmp_path / "model.onnx", add=True), SilentDisplay())
+    converted = convert_checkpoint(
+        stack, ConvertOptions(checkpoint, tmp_path / "model.onnx", add=True), SilentDisplay()
+    )
     details = converted.details
     assert (converted.model.name, details["classes"], details["opset"]) == (model, CLASSES[model], 17)
     assert all(check["scores_compared"] > 20 for check in details["checks"])
@@ -119,20 +121,22 @@ def test_a_checkpoint_of_the_other_model(stack: StackEntry, python: Path, tmp_pa
     checkpoint = save(python, tmp_path / "model.ckpt", 23)
     options = ConvertOptions(checkpoint, tmp_path / "model.onnx", load_catalog([]).model("facere"))
     with pytest.raises(UsageError, match=r"this checkpoint has 23 classes: --model facere\+"):
-        convert(stack, options, SilentDisplay())
+        convert_checkpoint(stack, options, SilentDisplay())
     checkpoint = save(python, tmp_path / "model.ckpt", 30)
     with pytest.raises(UsageError, match="this checkpoint has 30 classes: no model has as many"):
-        convert(stack, ConvertOptions(checkpoint, tmp_path / "model.onnx"), SilentDisplay())
+        convert_checkpoint(stack, ConvertOptions(checkpoint, tmp_path / "model.onnx"), SilentDisplay())
     assert not (tmp_path / "model.onnx").exists()
 
 
 def test_objects_are_loaded_only_on_request(stack: StackEntry, python: Path, tmp_path: Path) -> None:
     checkpoint = save(python, tmp_path / "model.ckpt", 23, "__import__('pathlib').Path('x')")
     with pytest.raises(UsageError, match="Python objects") as caught:
-        convert(stack, ConvertOptions(checkpoint, tmp_path / "model.onnx"), SilentDisplay())
+        convert_checkpoint(stack, ConvertOptions(checkpoint, tmp_path / "model.onnx"), SilentDisplay())
     assert "pathlib.PosixPath" in str(caught.value.why)
     assert "--trust" in str(caught.value.hint)
-    converted = convert(stack, ConvertOptions(checkpoint, tmp_path / "model.onnx", trust=True), SilentDisplay())
+    converted = convert_checkpoint(
+        stack, ConvertOptions(checkpoint, tmp_path / "model.onnx", trust=True), SilentDisplay()
+    )
     assert converted.model.name == "facere+"
 
 
@@ -151,4 +155,4 @@ def test_what_is_no_checkpoint_of_facere(
 ) -> None:
     run(python, f"import sys, torch; path = sys.argv[1]; {code}", tmp_path / "model.ckpt")
     with pytest.raises(UsageError, match=words):
-        convert(stack, ConvertOptions(tmp_path / "model.ckpt", tmp_path / "model.onnx"), SilentDisplay())
+        convert_checkpoint(stack, ConvertOptions(tmp_path / "model.ckpt", tmp_path / "model.onnx"), SilentDisplay())

@@ -22,7 +22,7 @@ from orchestrator.reports.pictures import draw_run_directory
 from orchestrator.system.display import Display
 from orchestrator.workflows.demo.photographs import fetch_photographs
 from orchestrator.workflows.demo.scenes import write_scenes
-from orchestrator.workflows.run import run
+from orchestrator.workflows.run import run_model
 
 FIRST_SEED = 1_000_000
 """Training used smaller seeds: these scenes were never seen."""
@@ -105,7 +105,7 @@ def _annotations(folder: Path, scenes: int) -> Path:
 def _run(entry: ModelEntry, source: Path, folder: Path, runtime: str, display: Display) -> Outcome:
     name = source.parent.name if source.is_file() else source.name
     out = folder / f"{entry.name}-{name}-{runtime}"
-    return run(entry, RunOptions(images=[str(source)], runtime=runtime, out=out), display)
+    return run_model(entry, RunOptions(images=[str(source)], runtime=runtime, out=out), display)
 
 
 def _sheet(outcome: Outcome, folder: Path) -> Path:

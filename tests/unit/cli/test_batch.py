@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 
 from orchestrator.cli import main
-from orchestrator.cli.progress_table import Board
 from orchestrator.dispatch.outcome import Outcome
 from orchestrator.errors import Interrupted, MachineError, PredictionsError
 from orchestrator.evaluation.compare.compare import Comparison, Options
 from orchestrator.paths import RunPaths
-from orchestrator.system.display import Display
+from orchestrator.system.display import BatchDisplay, Display
 from orchestrator.workflows import batch as several_runs
 from orchestrator.workflows import comparison as comparison_run
 from orchestrator.workflows.batch import Asked, Ended
@@ -32,14 +31,14 @@ def outcome(one: Asked, failed: int = 0) -> Outcome:
 
 
 class Runs:
-    """Stands in for run_several: remembers what was asked, and ends as told."""
+    """Stands in for run_batch: remembers what was asked, and ends as told."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked: list[Asked] = []
         self.ends: dict[str, Ended] = {}
-        monkeypatch.setattr(several_runs, "run_several", self)
+        monkeypatch.setattr(several_runs, "run_batch", self)
 
-    def __call__(self, asked: Sequence[Asked], board: Board) -> dict[str, Ended]:
+    def __call__(self, asked: Sequence[Asked], display: BatchDisplay) -> dict[str, Ended]:
         self.asked = list(asked)
         return {one.name: self.ends.get(one.name) or outcome(one) for one in asked}
 

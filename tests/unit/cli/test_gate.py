@@ -57,13 +57,13 @@ def runs(tmp_path: Path) -> tuple[Path, Path, Path]:
 
 
 def orch_run(monkeypatch: pytest.MonkeyPatch, stage: Stage, *arguments: object) -> int:
-    monkeypatch.setattr("orchestrator.workflows.run.run", stage)
+    monkeypatch.setattr("orchestrator.workflows.run.run_model", stage)
     return main([*RUN, *map(str, arguments)])
 
 
-def orch_run_several(monkeypatch: pytest.MonkeyPatch, ended: dict[str, Outcome | OrchError], *arguments: object) -> int:
+def orch_run_batch(monkeypatch: pytest.MonkeyPatch, ended: dict[str, Outcome | OrchError], *arguments: object) -> int:
     """Two models, which end as told."""
-    monkeypatch.setattr("orchestrator.workflows.batch.run_several", lambda asked, board: ended)
+    monkeypatch.setattr("orchestrator.workflows.batch.run_batch", lambda asked, board: ended)
     models = [part for name in ended for part in ("-m", name)]
     return main(["run", *models, "-i", "x", *map(str, arguments)])
 
@@ -233,13 +233,13 @@ def test_each_of_several_models_is_judged_and_reported_for_itself(
         write_baseline(stored / f"{name}.json", make_baseline(good, truth))
     ended: dict[str, Outcome | OrchError] = {"garments-tiny": Stage(good)(), "ppocr-det": Stage(worse)()}
     options = ["--baseline", stored, "-a", truth, "--fail-on", "ap-drop:0.05", "--junit", report, "--summary", page]
-    assert orch_run_several(monkeypatch, ended, *options, "--json") == 1
+    assert orch_run_batch(monkeypatch, ended, *options, "--json") == 1
     told = json.loads(capsys.readouterr().out)["runs"]
     assert [one["broken_rules"] for one in told.values()] == [[], ["ap-drop:0.05"]]
     assert [one.get("failures") for one in suites(report).values()] == ["0", "1"]
 
     ended["facere"] = MachineError("no GPU")
-    assert orch_run_several(monkeypatch, ended, *options) == 4, "the worst of all"
+    assert orch_run_batch(monkeypatch, ended, *options) == 4, "the worst of all"
     assert [one.get("errors") for one in suites(report).values()] == ["0", "0", "1"]
     assert "ppocr-det: broken: ap-drop:0.05" in capsys.readouterr().err
     assert "| facere | – |" in page.read_text()
@@ -255,12 +255,12 @@ def test_one_model_that_cannot_be_compared_does_not_keep_the_others_from_it(
     report = tmp_path / "report.xml"
     ended: dict[str, Outcome | OrchError] = {"garments-tiny": Stage(other)(), "ppocr-det": Stage(good)()}
     options = ["--baseline", good, "-a", truth, "--junit", report]
-    assert orch_run_several(monkeypatch, ended, *options, "--json") == 6
+    assert orch_run_batch(monkeypatch, ended, *options, "--json") == 6
     told = json.loads(capsys.readouterr().out)["runs"]
     assert (told["garments-tiny"]["error"], told["garments-tiny"]["exit_code"]) == ("PredictionsError", 6)
     assert told["ppocr-det"]["baseline"]["AP"]["difference"] == 0
     assert [one.get("errors") for one in suites(report).values()] == ["1", "0"]
-    assert orch_run_several(monkeypatch, ended, *options) == 6
+    assert orch_run_batch(monkeypatch, ended, *options) == 6
     assert "they differ in image list" in capsys.readouterr().err
 
 
@@ -272,7 +272,7 @@ def test_a_comparisons_runs_are_checked_with_its_annotations(
     wanted = {"images": "images", "annotations": truth.name, "out": "out", "models": ["garments-tiny"], "report": False}
     (tmp_path / "orch.yaml").write_text(yaml.safe_dump(wanted))
     ended: dict[str, Outcome | OrchError] = {"garments-tiny": Stage(worse)()}
-    monkeypatch.setattr("orchestrator.workflows.batch.run_several", lambda asked, board: ended)
+    monkeypatch.setattr("orchestrator.workflows.batch.run_batch", lambda asked, board: ended)
     report = tmp_path / "report.xml"
     options = ["--baseline", str(good), "--fail-on", "ap-drop:0.05", "--junit", str(report)]
     assert main(["run", "-f", str(tmp_path / "orch.yaml"), *options, "--json"]) == 1
@@ -282,7 +282,7 @@ def test_a_comparisons_runs_are_checked_with_its_annotations(
 
 def test_a_run_that_was_handed_over_is_reported_as_going_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report = tmp_path / "report.xml"
-    monkeypatch.setattr("orchestrator.workflows.run.run", lambda *_: Outcome(RunPaths(tmp_path / "run"), {}))
+    monkeypatch.setattr("orchestrator.workflows.run.run_model", lambda *_: Outcome(RunPaths(tmp_path / "run"), {}))
     assert main([*RUN, "--junit", str(report)]) == 0
     (case,) = suite(report).findall("testcase")
     assert case[0].tag == "skipped"

@@ -24,7 +24,7 @@ from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.build_inputs import build_inputs
 from orchestrator.runtimes.docker.build import build_arguments
 from orchestrator.system.display import SilentDisplay
-from orchestrator.workflows.run import run
+from orchestrator.workflows.run import run_model
 
 STACK = Path(__file__).resolve().parents[3] / "images" / "fformer"
 MODELS = ("fformer-swin", "fformer-r50-fpn")
@@ -120,7 +120,7 @@ def test_a_run_without_weights_says_how_to_get_them(tmp_path: Path) -> None:
     (tmp_path / "x.jpg").write_bytes(b"")
     options = RunOptions(images=[str(tmp_path / "x.jpg")], out=tmp_path / "run", device="cpu", runtime="venv")
     with pytest.raises(MachineError, match="the weights of fformer-r50-fpn are missing") as caught:
-        run(model("fformer-r50-fpn"), options, SilentDisplay())
+        run_model(model("fformer-r50-fpn"), options, SilentDisplay())
     assert "https://1drv.ms/" in str(caught.value.why)
     assert "(file fashionformer_r50_3x.pth, 150 to 700 MB)" in str(caught.value.why)
     assert caught.value.hint == "orch weights add fformer-r50-fpn PATH"

@@ -1,19 +1,11 @@
-"""What a run shows: bars in a terminal, a line now and then elsewhere, nothing for programs."""
+"""Displays: a line now and then for logs, nothing for programs."""
 
 from __future__ import annotations
 
-import io
-import sys
-
 import pytest
 
-from orchestrator.system import display as progress
-from orchestrator.system.display import PlainDisplay, RichDisplay, SilentDisplay, clock, make_display, rate_line
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
+from orchestrator.system import display as display_module
+from orchestrator.system.display import PlainDisplay, SilentDisplay, clock, rate_line
 
 
 @pytest.mark.parametrize(
@@ -34,23 +26,7 @@ def test_times() -> None:
     assert [clock(seconds) for seconds in (0, 59.6, 61, 3723)] == ["0:00", "1:00", "1:01", "1:02:03"]
 
 
-@pytest.mark.parametrize(
-    ("json", "quiet", "terminal", "kind"),
-    [
-        (True, False, True, SilentDisplay),
-        (False, True, True, SilentDisplay),
-        (False, False, True, RichDisplay),
-        (False, False, False, PlainDisplay),
-    ],
-)
-def test_the_display_fits(
-    monkeypatch: pytest.MonkeyPatch, json: bool, quiet: bool, terminal: bool, kind: type[object]
-) -> None:
-    monkeypatch.setattr(sys, "stderr", Terminal() if terminal else io.StringIO())
-    assert type(make_display(json=json, quiet=quiet)) is kind
-
-
-def play(display: progress.Display) -> None:
+def play(display: display_module.Display) -> None:
     display.say("building [tiny]")
     display.detail("step 1")
     display.detail("")
@@ -71,25 +47,10 @@ def test_programs_see_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 def test_logs_get_a_line_now_and_then(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     play(PlainDisplay())
     assert capsys.readouterr() == ("", "building [tiny]\ndone\n")
-    monkeypatch.setattr(progress, "PLAIN_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(display_module, "PLAIN_EVERY_SECONDS", 0.0)
     play(PlainDisplay())
     out, err = capsys.readouterr()
     lines = err.splitlines()
     assert out == ""
     assert lines[:4] == ["building [tiny]", "  step 1", "  1 of 4 MB", "  1 of ? MB"]
     assert lines[4].startswith("  2 of 4 images, 1 failed, ")
-
-
-def test_terminals_get_bars_and_lines_that_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "100")
-    play(RichDisplay())
-    shown = terminal.getvalue()
-    assert "building [tiny]" in shown
-    assert "1.0 of ? MB" in shown
-    assert "3/4" in shown
-    assert "w1: starting" in shown
-    assert "not now" not in shown
-    assert shown.rstrip().endswith("done")

@@ -13,16 +13,15 @@ from typing import Any
 import pytest
 
 from orchestrator.catalog.loader import load_catalog
-from orchestrator.cli.progress_table import SilentBoard
 from orchestrator.dispatch.outcome import Outcome
 from orchestrator.dispatch.sharing import Turns
 from orchestrator.errors import Interrupted, MachineError, RunError, UsageError
 from orchestrator.paths import RunPaths
 from orchestrator.plan.options import RunOptions
-from orchestrator.system.display import Display
+from orchestrator.system.display import Display, SilentBatchDisplay
 from orchestrator.system.signals import Stop
 from orchestrator.workflows import batch as several_runs
-from orchestrator.workflows.batch import Asked, Shared, SharedTurns, all_that_run, exit_code, into_folders, run_several
+from orchestrator.workflows.batch import Asked, Shared, SharedTurns, all_that_run, exit_code, into_folders, run_batch
 from tests.unit.stack_samples import MINIMAL, stack_document, write_stack
 
 Behaviour = Callable[[str, Turns, Display], Outcome]
@@ -44,8 +43,8 @@ def go(monkeypatch: pytest.MonkeyPatch, behaviour: Behaviour, *names: str) -> di
     def made_up(entry: object, options: RunOptions, display: Display, turns: Turns) -> Outcome:
         return behaviour(options.images[0], turns, display)
 
-    monkeypatch.setattr(several_runs, "run", made_up)
-    return run_several(asked(*names), SilentBoard(names))
+    monkeypatch.setattr(several_runs, "run_model", made_up)
+    return run_batch(asked(*names), SilentBatchDisplay(names))
 
 
 def test_one_that_fails_stops_no_other_and_the_worst_exit_code_counts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +140,7 @@ def test_a_signal_stops_all_whatever_they_are_doing(monkeypatch: pytest.MonkeyPa
 
 def test_gpus_are_shared_by_those_that_predict_and_those_that_will_soon() -> None:
     shared, (first, second) = Shared(Stop()), asked("a", "b")
-    board = SilentBoard(["a", "b"])
+    board = SilentBatchDisplay(["a", "b"])
     one, other = SharedTurns(first, board, shared), SharedTurns(second, board, shared)
     now = time.monotonic()
     shared.begun.update({"a": now, "b": now})

@@ -26,7 +26,7 @@ from orchestrator.workflows import convert as module
 from orchestrator.workflows.convert import (
     ConvertOptions,
     checkpoint_problem,
-    convert,
+    convert_checkpoint,
     find_converter,
     run_script,
     weights_key,
@@ -98,13 +98,13 @@ def target(tmp_path: Path) -> Path:
 
 def failure(stack: StackEntry, options: ConvertOptions) -> OrchError:
     with pytest.raises(OrchError) as caught:
-        convert(stack, options, SilentDisplay())
+        convert_checkpoint(stack, options, SilentDisplay())
     return caught.value
 
 
 def test_a_checkpoint_is_converted(tmp_path: Path, checkpoint: Path, target: Path) -> None:
     stack, display = write_converter(tmp_path / "tiny", SUCCESS), Noted()
-    converted = convert(stack, ConvertOptions(checkpoint, target), display)
+    converted = convert_checkpoint(stack, ConvertOptions(checkpoint, target), display)
     assert (converted.model.name, converted.added, converted.onnx) == ("tiny+", None, target)
     assert [path.name for path in target.parent.iterdir()] == ["model.onnx"]
     assert target.read_bytes() == b"onnx of PK\x03\x04"
@@ -124,10 +124,10 @@ def test_the_environment_is_made_once(
     tmp_path: Path, checkpoint: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stack = write_converter(tmp_path / "tiny", SUCCESS)
-    first = convert(stack, ConvertOptions(checkpoint, target), SilentDisplay())
+    first = convert_checkpoint(stack, ConvertOptions(checkpoint, target), SilentDisplay())
     monkeypatch.setattr(venv, "make_environment", lambda *_: pytest.fail("made again"))
     monkeypatch.setattr(module, "ENVIRONMENT_BYTES", 1 << 62)
-    second = convert(stack, ConvertOptions(checkpoint, target, force=True), SilentDisplay())
+    second = convert_checkpoint(stack, ConvertOptions(checkpoint, target, force=True), SilentDisplay())
     assert first.environment == second.environment
 
 
@@ -137,7 +137,9 @@ def test_the_script_sees_few_variables_and_no_gpu(
     monkeypatch.setenv("SECRET", "x")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     script = SUCCESS.replace('"job": job', '"job": dict(__import__("os").environ)')
-    converted = convert(write_converter(tmp_path / "tiny", script), ConvertOptions(checkpoint, target), Noted())
+    converted = convert_checkpoint(
+        write_converter(tmp_path / "tiny", script), ConvertOptions(checkpoint, target), Noted()
+    )
     seen = converted.details["job"]
     assert seen["CUDA_VISIBLE_DEVICES"] == ""
     assert "SECRET" not in seen
@@ -193,7 +195,7 @@ def test_an_existing_file_is_kept_unless_told_otherwise(tmp_path: Path, checkpoi
     failure(stack, ConvertOptions(checkpoint, target, force=True))
     assert target.read_text() == "mine", "until the new one is right"
     write_converter(tmp_path / "tiny", SUCCESS)
-    convert(stack, ConvertOptions(checkpoint, target, force=True), SilentDisplay())
+    convert_checkpoint(stack, ConvertOptions(checkpoint, target, force=True), SilentDisplay())
     assert target.read_bytes().startswith(b"onnx of ")
 
 
@@ -326,7 +328,7 @@ def test_a_host_programs_thread_keeps_its_signals(
     monkeypatch.setattr(
         "orchestrator.workflows.convert.signal.signal", lambda *_: pytest.fail("signals are the main thread's")
     )
-    convert(write_converter(tmp_path / "tiny", SUCCESS), ConvertOptions(checkpoint, target), SilentDisplay())
+    convert_checkpoint(write_converter(tmp_path / "tiny", SUCCESS), ConvertOptions(checkpoint, target), SilentDisplay())
 
 
 def interrupted(*_: object, **__: object) -> dict[str, Any]:

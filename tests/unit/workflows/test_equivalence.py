@@ -55,7 +55,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[RunOptions]]:
             save(arrays, paths.predictions)
             return Outcome(paths, {"failed": 0, "versions": {"numpy": "2"}})
 
-        monkeypatch.setattr(equivalence, "run", run)
+        monkeypatch.setattr(equivalence, "run_model", run)
         return made
 
     return install
@@ -63,7 +63,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[RunOptions]]:
 
 def compared(entry: ModelEntry, *variants: str, **changes: Any) -> Equivalence:
     options = RunOptions(images=["photos"], **changes)
-    return equivalence.equivalence(entry, variants or ("old", "new"), options, SilentDisplay())
+    return equivalence.check_equivalence(entry, variants or ("old", "new"), options, SilentDisplay())
 
 
 def metas(result: Equivalence) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -110,7 +110,7 @@ def test_each_variant_is_built_on_its_own_base(entry: ModelEntry, runs: Callable
     made = runs()
     options = RunOptions(images=["photos"])
     bases = {"new": "debian:12"}
-    equivalence.equivalence(entry, ("old", "new"), options, SilentDisplay(), base_images=bases)
+    equivalence.check_equivalence(entry, ("old", "new"), options, SilentDisplay(), base_images=bases)
     assert [one.build.base_image for one in made] == [None, "debian:12"]
 
 
@@ -124,7 +124,7 @@ def test_missing_weights_point_to_random_ones(entry: ModelEntry, monkeypatch: py
     def run(*_: Any) -> Outcome:
         raise MachineError("the weights of tiny-model are missing", hint="orch weights add tiny-model PATH")
 
-    monkeypatch.setattr(equivalence, "run", run)
+    monkeypatch.setattr(equivalence, "run_model", run)
     with pytest.raises(MachineError) as caught:
         compared(entry)
     assert "orch equivalence tiny-model --random-weights" in str(caught.value.hint)
@@ -138,7 +138,7 @@ def test_random_weights_are_made_once_for_both(
         equivalence, "make_random_weights", lambda entry, options, work, display: asked.append(options.variant)
     )
     options = RunOptions(images=["photos"])
-    result = equivalence.equivalence(entry, ("old", "new"), options, SilentDisplay(), random_weights=True)
+    result = equivalence.check_equivalence(entry, ("old", "new"), options, SilentDisplay(), random_weights=True)
     assert asked == ["old"]
     assert len({one.weights_folder for one in made}) == 1
     assert made[0].weights_folder is not None

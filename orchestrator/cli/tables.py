@@ -1,0 +1,80 @@
+"""Print tables: drawn in a terminal, plain tab-separated text elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+    from orchestrator.reports.tables import Table
+
+SPACE_BETWEEN = 3  # characters between two columns
+LONGEST_NAME = 16  # characters of a text column that stay on one line
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of text on stdout, as wide as they are; long text is folded in a terminal."""
+    if not sys.stdout.isatty():
+        _print_plain(columns, rows)
+        return
+    from rich.console import Console
+
+    table = _empty_table()
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False, markup=False).print(table)
+
+
+def print_figures(tables: Sequence[Table]) -> None:
+    """Print tables of figures on stdout, the best in bold; one too wide for the terminal is transposed."""
+    if not sys.stdout.isatty():
+        for table in tables:
+            _print_plain(table.columns, [[cell.text for cell in row] for row in table.rows])
+        return
+    from rich.console import Console
+
+    from orchestrator.reports.tables import transposed
+
+    console = Console(highlight=False)
+    for table in tables:
+        width = sum(_minimum_widths(table)) + SPACE_BETWEEN * len(table.columns)
+        console.print(_draw_figures(transposed(table) if width > console.width else table))
+
+
+def _print_plain(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    for row in (columns, *rows):
+        print("\t".join(row))
+
+
+def _empty_table() -> RichTable:
+    from rich import box
+    from rich.table import Table as RichTable
+
+    return RichTable(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+
+
+def _minimum_widths(table: Table) -> list[int]:
+    """Return the width each column needs: figures are never folded, long names are."""
+    widths = []
+    for index, name in enumerate(table.columns):
+        longest = max((len(row[index].text) for row in table.rows), default=0)
+        is_text = index < table.words
+        widths.append(min(max(longest, len(name)), LONGEST_NAME) if is_text else max(longest, min(len(name), 10)))
+    return widths
+
+
+def _draw_figures(table: Table) -> RichTable:
+    from rich.text import Text
+
+    drawn = _empty_table()
+    for index, (name, width) in enumerate(zip(table.columns, _minimum_widths(table), strict=True)):
+        justify: Literal["left", "right"] = "left" if index < table.words else "right"
+        drawn.add_column(name, justify=justify, overflow="fold", min_width=width)
+    for row in table.rows:
+        drawn.add_row(*(Text(cell.text, style="bold" if cell.best else "") for cell in row))
+    return drawn
