@@ -49,9 +49,9 @@ def compare(
     With --baseline: one run against stored figures.
     """
     if format_name not in FORMATS:
-        from orchestrator.catalog.loader import did_you_mean
+        from orchestrator.system.suggestions import unknown_name
 
-        raise UsageError(f"there is no format {format_name!r}", why=did_you_mean(format_name, FORMATS))
+        raise unknown_name("format", format_name, FORMATS)
     kind = iou_kind(iou)
     if baseline is not None:
         from orchestrator.cli.against_baseline import asked, compare_to_baseline

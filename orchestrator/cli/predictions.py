@@ -91,10 +91,10 @@ def _inspect_image(predictions: Predictions, image: str, as_json: bool) -> None:
     try:
         record = predictions[int(image) if image.isdigit() and image not in predictions.files else image]
     except (KeyError, IndexError):
-        from orchestrator.catalog.loader import did_you_mean
+        from orchestrator.system.suggestions import did_you_mean
 
         why = did_you_mean(image, predictions.files[:5000])
-        raise UsageError(f"there is no image {image!r} in the file", why=why) from None
+        raise UsageError(f"the file has no image {image!r}", why=why) from None
     names = {int(one["id"]): str(one["name"]) for one in predictions.meta["categories"]}
     boxes = [[round(float(side), 1) for side in box] for box in record["boxes"]]
     instances = [
@@ -147,9 +147,9 @@ def export(
     from orchestrator.predictions.export import FORMATS
 
     if format_name not in FORMATS:
-        from orchestrator.catalog.loader import did_you_mean
+        from orchestrator.system.suggestions import unknown_name
 
-        raise UsageError(f"there is no format {format_name!r}", why=did_you_mean(format_name, FORMATS))
+        raise unknown_name("format", format_name, FORMATS)
     predictions = _load(file)
     suffix = {"coco": "-coco.json", "fashionfail": "-fashionfail.npz"}.get(format_name, f"-{format_name}")
     target = output or _file(file).with_name(_file(file).stem + suffix)

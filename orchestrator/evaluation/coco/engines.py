@@ -11,9 +11,10 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.errors import MachineError, UsageError
+from orchestrator.errors import MachineError
 from orchestrator.evaluation.coco.detections import Detections
 from orchestrator.evaluation.coco.ground_truth import Iou, Truth
+from orchestrator.system.suggestions import unknown_name
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
@@ -42,7 +43,7 @@ def curves(truth: Truth, found: Detections, iou: Iou, engine: str = AUTO) -> tup
     the one asked for is not installed.
     """
     if engine != AUTO and engine not in ENGINES:
-        raise UsageError(f"there is no engine {engine!r}", why=f"there is {AUTO}, {', '.join(ENGINES)}")
+        raise unknown_name("engine", engine, [AUTO, *ENGINES])
     if engine != AUTO:
         return _asked_for(engine, truth, found, iou), None
     try:

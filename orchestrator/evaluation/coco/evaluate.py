@@ -18,6 +18,7 @@ from orchestrator.evaluation.coco.matching import counted, match
 from orchestrator.evaluation.coco.results import CategoryMetrics, Counts, Evaluation, Weighted
 from orchestrator.predictions.predictions import Predictions
 from orchestrator.predictions.schema import STATUS_FAILED
+from orchestrator.system.suggestions import did_you_mean
 
 __all__ = [
     "CategoryMetrics",
@@ -121,9 +122,7 @@ def _category(one: str | int, known: dict[int, str]) -> list[int]:
         return [int(text)]
     if "," in text:
         return [number for part in text.split(",") for number in _category(part, known)]
-    from orchestrator.catalog.loader import did_you_mean
-
-    raise UsageError(f"there is no category {text!r} in the annotations", why=did_you_mean(text, known.values()))
+    raise UsageError(f"the annotations have no category {text!r}", why=did_you_mean(text, known.values()))
 
 
 def _counts_of_curves(truth: Truth, found: Detections, curves: Curves, at: CountsAt) -> list[Counts] | None:

@@ -60,7 +60,7 @@ def test_some_categories(files: tuple[str, str], capsys: Captured) -> None:
     found = json.loads(capsys.readouterr().out)
     assert [one["id"] for one in found["per_category"]] == [0, 3, 7]
     assert main(["eval", files[0], "-a", files[1], "--categories", "bga"]) == 2
-    assert "there is no category 'bga' in the annotations\n  why:  did you mean bag?" in capsys.readouterr().err
+    assert "the annotations have no category 'bga'\n  why:  did you mean bag?" in capsys.readouterr().err
 
 
 def test_names_with_commas_are_names_first() -> None:
@@ -78,7 +78,7 @@ MISTAKES: list[tuple[list[str], int, str]] = [
     (["GOOD", "-a", "twice.json"], 2, "2 images have the id 50"),
     (["GOOD", "-a", "others.json"], 6, "none of the 12 predicted images"),
     (["GOOD", "-a", "TRUTH", "--iou", "mask"], 2, "must be segm or bbox"),
-    (["GOOD", "-a", "TRUTH", "--engine", "fast"], 2, "there is no engine 'fast'"),
+    (["GOOD", "-a", "TRUTH", "--engine", "fast"], 2, "unknown engine 'fast'"),
     (["missing.npz", "-a", "TRUTH"], 2, "there is no file"),
     (["list.json", "-a", "TRUTH"], 6, "cannot read"),
     (["empty", "-a", "TRUTH"], 2, "has no predictions.npz"),
