@@ -17,12 +17,12 @@ from orchestrator.errors import MachineError, OrchError, UsageError
 
 if TYPE_CHECKING:
     from orchestrator.catalog.loader import Catalog
-    from orchestrator.evaluation.gate.gate import Checked, Checks
+    from orchestrator.evaluation.gate.gate import Gate, GateResult
     from orchestrator.plan.options import RunOptions
     from orchestrator.workflows.batch import Asked, Ended
     from orchestrator.workflows.comparison import Compared
 
-    Checking = AbstractContextManager[Checks]
+    Checking = AbstractContextManager[Gate]
 
 WITH_FILE = ("file", "stacks", "json", "quiet", "fail_on", "baseline", "junit", "job_summary")
 """What may stand beside --file: all else is in the file."""
@@ -73,7 +73,7 @@ def run_models(known: Catalog, wanted: Wanted, options: RunOptions, checked_by: 
         raise MachineError("no model can run on this machine as it is", why=_listed(unable), hint="orch doctor")
     with checked_by([entry.name for entry in entries]) as checks:
         ended = _run(into_folders(entries, options), json=wanted.json, quiet=wanted.quiet)
-        judged = {name: checks.ended(name, one) for name, one in _results(ended).items()}
+        judged = {name: checks.judge_end(name, one) for name, one in _results(ended).items()}
     if wanted.json:
         print_json({"runs": _told(ended, judged), **({"left_out": unable} if wanted.all_models else {})})
     else:
@@ -108,7 +108,7 @@ def run_file(
     comparison = read_comparison(file, catalog(stacks))
     with checked_by([one.name for one in comparison.asked], annotations=comparison.annotations) as checks:
         ended = _run(comparison.asked, json=json, quiet=quiet)
-        judged = {name: checks.ended(name, one) for name, one in _results(ended).items()}
+        judged = {name: checks.judge_end(name, one) for name, one in _results(ended).items()}
     compared = compare_and_report(comparison, ended, _display(json, quiet))
     if json:
         print_json({"runs": _told(ended, judged), **compared.as_json()})
@@ -128,13 +128,13 @@ def _run(asked: Sequence[Asked], *, json: bool, quiet: bool) -> dict[str, Ended]
     return ended
 
 
-def _told(ended: Mapping[str, Ended], judged: Mapping[str, Checked]) -> dict[str, Any]:
+def _told(ended: Mapping[str, Ended], judged: Mapping[str, GateResult]) -> dict[str, Any]:
     """What --json says of each run."""
     checked = {name: one.as_json() for name, one in judged.items()}
     return {name: {**told, **checked.get(name, {})} for name, told in as_json(ended).items()}
 
 
-def _say_judged(judged: Mapping[str, Checked], quiet: bool) -> None:
+def _say_judged(judged: Mapping[str, GateResult], quiet: bool) -> None:
     for name, one in judged.items():
         say_verdicts(one, name, quiet=quiet)
 
@@ -168,12 +168,12 @@ def _print_ended(ended: Mapping[str, Ended], quiet: bool) -> None:
 
 
 def _print_compared(compared: Compared, quiet: bool) -> None:
-    from orchestrator.reports.tables import caption, tables
+    from orchestrator.reports.tables import make_caption, make_tables
 
     if compared.comparison is not None and not quiet:
-        for line in (*compared.comparison.notes, *caption(compared.comparison)):
+        for line in (*compared.comparison.notes, *make_caption(compared.comparison)):
             say(line)
-        print_figures(tables(compared.comparison, per_category=False))
+        print_figures(make_tables(compared.comparison, per_category=False))
     for error in compared.errors:
         print_error(error)
     for path in compared.written:

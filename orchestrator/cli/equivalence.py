@@ -80,7 +80,7 @@ def equivalence(
         base_images=of_variant,
     )
     print_json(result.as_json()) if json else _print(result)
-    return EXIT_OK if result.agreement.equal else PredictionsError.exit_code
+    return EXIT_OK if result.agreement.is_equal else PredictionsError.exit_code
 
 
 def _base_images(given: list[str], variants: list[str]) -> tuple[str | None, dict[str, str]]:
@@ -116,10 +116,10 @@ def _print(result: Equivalence) -> None:
     ]
     print_table(["image", "pairs", "unpaired", "scores apart", "least mask IoU", "attributes apart", "equal"], rows)
     first, second = result.variants
-    words = "are equivalent" if result.agreement.equal else "are NOT equivalent"
+    words = "are equivalent" if result.agreement.is_equal else "are NOT equivalent"
     meaning = " (random weights)" if result.random_weights else ""
     say(f"{result.model}: {first} and {second} {words}{meaning}: labels equal, scores within {tolerances.score:g}, "
-        f"mask IoU at least {tolerances.mask_iou:g}" if result.agreement.equal else
+        f"mask IoU at least {tolerances.mask_iou:g}" if result.agreement.is_equal else
         f"{result.model}: {first} and {second} {words}{meaning}: wanted were equal labels, scores within "
         f"{tolerances.score:g}, mask IoU of at least {tolerances.mask_iou:g}")  # fmt: skip
     say(f"recorded: {result.record}")

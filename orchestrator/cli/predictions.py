@@ -26,9 +26,9 @@ def _load(path: Path) -> Predictions:
 
 
 def _file(path: Path) -> Path:
-    from orchestrator.evaluation.runs import predictions_file
+    from orchestrator.evaluation.runs import find_predictions
 
-    return predictions_file(path)
+    return find_predictions(path)
 
 
 def inspect(
@@ -167,7 +167,7 @@ def draw(
     json: JsonOption = False,
 ) -> None:
     """Draw boxes and masks into a run's images, as PNG files."""
-    from orchestrator.reports.pictures import draw_run_directory
+    from orchestrator.reports.draw import draw_run_directory
 
     folder = output or run / "pictures"
     pictures = draw_run_directory(run, folder, min_score)

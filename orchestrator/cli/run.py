@@ -19,13 +19,13 @@ from orchestrator.cli.common import (
     print_json,
     say,
 )
-from orchestrator.cli.gate import BaselineOption, FailOnOption, JunitOption, SummaryOption, checking, say_verdicts
+from orchestrator.cli.gate import BaselineOption, FailOnOption, JunitOption, SummaryOption, open_gate, say_verdicts
 from orchestrator.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
     from orchestrator.dispatch.outcome import Outcome
     from orchestrator.dispatch.slurm.settings import SlurmOptions
-    from orchestrator.evaluation.gate.gate import Checked
+    from orchestrator.evaluation.gate.gate import GateResult
     from orchestrator.runtimes.base import BuildOptions
 
 SHOWN_FAILURES = 20
@@ -129,7 +129,7 @@ def run(
     from orchestrator.cli import batch as several
 
     checked_by = partial(
-        checking, fail_on=fail_on, baseline=baseline, annotations=annotations, junit=junit, summary=job_summary
+        open_gate, fail_on=fail_on, baseline=baseline, annotations=annotations, junit=junit, summary=job_summary
     )
     if file is not None:
         return several.run_file(context, file, stacks, checked_by, json=json, quiet=quiet)
@@ -169,7 +169,7 @@ def run(
     entry = catalog(stacks).model((model or [""])[0])
     with checked_by([entry.name]) as checks:
         outcome = _interruptible(partial(run_model, entry, options, make_display(json=json, quiet=quiet)))
-        checked = checks.finished(entry.name, outcome.summary) if outcome.complete else None
+        checked = checks.judge(entry.name, outcome.summary) if outcome.complete else None
     report_outcome(outcome, checked, json=json, quiet=quiet)
     return checks.exit_code
 
@@ -195,7 +195,7 @@ def _slurm_options(executor: str, given: dict[str, Any], *, wait: bool) -> Slurm
     return SlurmOptions()
 
 
-def report_outcome(outcome: Outcome, checked: Checked | None, *, json: bool, quiet: bool) -> None:
+def report_outcome(outcome: Outcome, checked: GateResult | None, *, json: bool, quiet: bool) -> None:
     """Print what a run came to, and what was checked of it."""
     if not outcome.complete:
         if json:

@@ -23,7 +23,7 @@ def to_pandas(predictions: Predictions) -> pd.DataFrame:
     names = _names(predictions)
     counts = np.diff(predictions.offsets)
     boxes = predictions.boxes
-    areas = [rle.area(predictions.counts(row)) for row in range(len(predictions.scores))]
+    areas = [rle.count_pixels(predictions.counts(row)) for row in range(len(predictions.scores))]
     columns: dict[str, Any] = {
         "image_file": np.repeat(predictions.image_file, counts),
         "image_id": np.repeat(predictions.image_id, counts),

@@ -35,10 +35,10 @@ class Compared:
 
     def as_json(self) -> dict[str, Any]:
         """For --json."""
-        from orchestrator.reports.tables import as_document
+        from orchestrator.reports.tables import make_document
 
         return {
-            "comparison": None if self.comparison is None else as_document(self.comparison),
+            "comparison": None if self.comparison is None else make_document(self.comparison),
             "written": [str(path) for path in self.written],
             "errors": [error.as_json() for error in self.errors],
         }
@@ -70,13 +70,13 @@ def compare_and_report(file: ComparisonFile, ended: Mapping[str, Ended], display
 
 
 def _compare(file: ComparisonFile, complete: list[Path], written: list[Path], display: Display) -> Comparison:
-    from orchestrator.evaluation.compare.compare import Options, compare
-    from orchestrator.reports.tables import as_json, as_markdown, tables
+    from orchestrator.evaluation.compare.compare import CompareOptions, compare_runs
+    from orchestrator.reports.tables import format_json, format_markdown, make_tables
     from orchestrator.system.files import write_text
 
     display.detail("comparing")
-    found = compare(complete, file.annotations, Options(**file.compare.model_dump()))
-    texts = (as_json(found), as_markdown(tables(found, per_category=True)))
+    found = compare_runs(complete, file.annotations, CompareOptions(**file.compare.model_dump()))
+    texts = (format_json(found), format_markdown(make_tables(found, per_category=True)))
     for name, text in zip(COMPARISON, texts, strict=True):
         write_text(file.out / name, text)
         written.append(file.out / name)
@@ -84,10 +84,11 @@ def _compare(file: ComparisonFile, complete: list[Path], written: list[Path], di
 
 
 def _report(file: ComparisonFile, complete: list[Path], display: Display) -> Path:
-    from orchestrator.evaluation.compare.compare import Options
-    from orchestrator.reports.html.write import Limits, ReportOptions, write_report
+    from orchestrator.evaluation.compare.compare import CompareOptions
+    from orchestrator.reports.html.gallery import PageLimits
+    from orchestrator.reports.html.write import ReportOptions, write_report
 
     assert file.report is not None
-    limits = Limits(file.report.max_images, file.report.max_megabytes, min_score=file.report.min_score)
-    options = ReportOptions(Options(**file.compare.model_dump()), limits, None, file.report.title)
+    limits = PageLimits(file.report.max_images, file.report.max_megabytes, min_score=file.report.min_score)
+    options = ReportOptions(CompareOptions(**file.compare.model_dump()), limits, None, file.report.title)
     return write_report(complete, file.annotations, file.out / REPORT, options, display).path

@@ -39,8 +39,8 @@ def test_a_mask_survives(mask: NDArray[np.bool_]) -> None:
 def test_area_and_box_equal_pycocotools(mask: NDArray[np.bool_]) -> None:
     counts = rle.encode(mask)
     coded: Any = {"size": list(mask.shape), "counts": counts}
-    x1, y1, x2, y2 = rle.bbox(counts, mask.shape)
-    assert rle.area(counts) == coco_mask.area(coded)
+    x1, y1, x2, y2 = rle.find_box(counts, mask.shape)
+    assert rle.count_pixels(counts) == coco_mask.area(coded)
     assert [x1, y1, x2 - x1, y2 - y1] == coco_mask.toBbox(coded).tolist()
 
 
@@ -96,7 +96,7 @@ def test_check_many_agrees_with_check_on_any_bytes(many: list[bytes]) -> None:
     ],
 )
 def test_bad_counts_are_refused(counts: bytes, why: str) -> None:
-    for read in (rle.check, rle.decode, rle.bbox):
+    for read in (rle.check, rle.decode, rle.find_box):
         with pytest.raises(PredictionsError) as caught:
             read(counts, (2, 2))
         assert why in str(caught.value.why)
@@ -125,4 +125,4 @@ def test_a_malformed_mask_among_many_is_the_one_reported() -> None:
 
 
 def test_an_empty_mask_has_an_empty_box() -> None:
-    assert rle.bbox(rle.encode(np.zeros((4, 5), bool)), (4, 5)) == (0, 0, 0, 0)
+    assert rle.find_box(rle.encode(np.zeros((4, 5), bool)), (4, 5)) == (0, 0, 0, 0)
