@@ -50,7 +50,7 @@ def compare(
     fail_on: FailOnOption = None,
     json: JsonOption = False,
 ) -> int:
-    """Compare runs on equal terms: figures with intervals, or without annotations how far the models agree.
+    """Compare runs on equal terms: figures with intervals, or without annotations their agreement.
 
     With --baseline: compare one run with stored figures.
     """

@@ -60,7 +60,7 @@ def evaluate(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Evaluate predictions: COCO's AP and AR, FashionFail's mAP_w, counts; with --masks, manipulated pixels."""
+    """Evaluate predictions: COCO's AP and AR, FashionFail's mAP_w, counts; --masks: manipulated pixels."""
     kind = check_iou(iou)
     if annotations is not None and masks is not None:
         raise UsageError("--annotations and --masks were given", hint=f"orch eval {file} --annotations COCO.json")

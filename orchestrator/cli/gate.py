@@ -1,4 +1,4 @@
-"""--fail-on, --baseline, --junit and --summary of `orch run`, and `orch compare RUN --baseline FILE|RUN`."""
+"""--fail-on, --baseline, --junit, --summary of `orch run`; `orch compare RUN --baseline`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far two predictions of the same images agree: within tolerances (two variants), or by overlap (two models)."""
+"""How far two predictions agree: within tolerances (two variants) or by overlap (two models)."""
 
 from __future__ import annotations
 
@@ -99,9 +99,10 @@ class CategoryAgreement:
 
 @dataclass(frozen=True)
 class OverlapAgreement:
-    """Two models over all images: `pairs` at each of LEVELS are instances of one category that overlap that much.
+    """Two models over all images, by pairs of instances of one category that overlap.
 
-    `agreement` is 2 · pairs / (first + second): 1 when every instance has a partner, None when neither has any.
+    `pairs` has their number at each of LEVELS. `agreement` is 2 · pairs / (first + second): 1 when every instance has
+    a partner, None when neither has any.
     """
 
     first_label: str
@@ -217,7 +218,7 @@ def _compare_models(first: OpenedRun, second: OpenedRun, iou: Iou, min_score: fl
 
 
 def measure_agreement(first: Predictions, second: Predictions, file: str, iou: Iou, min_score: float) -> float:
-    """Return the share of an image's instances that have a partner in the other predictions; 1 without instances."""
+    """Return the share of an image's instances that have a partner; 1 if there are no instances."""
     counts = count_pairs(first, second, file, iou, min_score)
     return _share(sum(counts.values(), np.zeros(2 + len(LEVELS), np.int64)))
 
@@ -230,7 +231,7 @@ def _share(counts: NDArray[np.int64]) -> float:
 def count_pairs(
     first: Predictions, second: Predictions, file: str, iou: Iou, min_score: float
 ) -> dict[int, NDArray[np.int64]]:
-    """Return for each category in an image: instances of the first, of the second, and pairs at each of LEVELS."""
+    """Count by category the image's instances in the first, in the second, and pairs at LEVELS."""
     rows, others = (select_rows(one, one.index(file), min_score) for one in (first, second))
     classes, other_classes = first.classes[rows], second.classes[others]
     counts = {}

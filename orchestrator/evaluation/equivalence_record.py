@@ -1,4 +1,4 @@
-"""Recorded equivalence checks: whether two variants of a model gave the same predictions on this machine."""
+"""Recorded equivalence checks: did two variants of a model give the same predictions here?"""
 
 from __future__ import annotations
 

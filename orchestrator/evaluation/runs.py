@@ -1,4 +1,4 @@
-"""Run directories and predictions files as given on the command line, opened for comparing and reporting."""
+"""Open run directories and predictions files for comparing and reporting."""
 
 from __future__ import annotations
 

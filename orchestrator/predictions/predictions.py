@@ -28,11 +28,11 @@ Record = dict[str, Any]
 
 
 class Predictions:
-    """Predictions by image. Arrays are read when first used, checked, and kept.
+    """Predictions by image. Arrays are read at the first use, checked, and kept.
 
-    `predictions[i]`, by position or file name, is the record of an image: image_file, image_size, boxes,
+    `predictions[i]`, by index or file name, is the record of an image: image_file, image_size, boxes,
     classes, scores, masks, status, error, and image_id, attributes, image_score where the file has them.
-    PredictionsError when the file turns out to be broken.
+    PredictionsError at the first use of a broken array.
     """
 
     def __init__(self, arrays: Arrays | Mapping[str, NDArray[Any]], path: Path | None = None) -> None:
@@ -42,7 +42,7 @@ class Predictions:
 
     @classmethod
     def load(cls, path: Path | str) -> Predictions:
-        """Open a predictions file; UsageError when it is not there, PredictionsError when it is none."""
+        """Open a predictions file. UsageError when it does not exist, PredictionsError when it is not one."""
         arrays = open_arrays(Path(path))
         predictions = cls(arrays, Path(path))
         if predictions.meta.get("format") != FORMAT:
@@ -62,19 +62,19 @@ class Predictions:
         return map(self._record, range(len(self)))
 
     def index(self, file: str) -> int:
-        """The position of an image file; KeyError when it is not among the images."""
-        return self._positions[file]
+        """Return the index of an image file. Raises KeyError."""
+        return self._indices[file]
 
     def rows(self, image: int) -> slice:
-        """The rows of an image's instances."""
+        """Return the rows of an image's instances."""
         return slice(int(self.offsets[image]), int(self.offsets[image + 1]))
 
     def counts(self, row: int) -> bytes:
-        """The RLE counts of an instance's mask."""
+        """Return the RLE counts of an instance's mask."""
         return self.masks[int(self.mask_offsets[row]) : int(self.mask_offsets[row + 1])].tobytes()
 
     def mask(self, row: int) -> NDArray[np.bool_]:
-        """An instance's mask, (height, width) of its image; PredictionsError when its counts are broken."""
+        """Return an instance's mask (height, width); PredictionsError when its counts are broken."""
         row = operator.index(row)
         if not 0 <= row < len(self.scores):
             raise IndexError(f"row {row} of {len(self.scores)}")
@@ -125,7 +125,7 @@ class Predictions:
         else:
             array = self.arrays[name]
             header, chunks = Header(array.shape, array.dtype, False), iter((array,))
-        fault = SPECS[name].fault(header)
+        fault = SPECS[name].find_fault(header)
         if fault:
             raise self._broken(f"array {name!r}: {fault}")
         return _RowReader(header, chunks, lambda: self._broken(f"{name} ends too early"))
@@ -138,12 +138,12 @@ class Predictions:
         return interop.to_pandas(self)
 
     def to_supervision(self, image: int | str) -> sv.Detections:
-        """Return an image's boxes and masks as supervision.Detections; MachineError when that is not installed."""
+        """Return an image's instances as supervision.Detections; MachineError when it is not installed."""
         return interop.to_supervision(self, image)
 
     @cached_property
     def meta(self) -> dict[str, Any]:
-        """What the file says of its origin; keys as in META."""
+        """The origin and settings of the predictions; keys as in META."""
         try:
             meta = json.loads(str(self._array("meta")[()]))
         except ValueError as error:
@@ -154,23 +154,23 @@ class Predictions:
 
     @cached_property
     def files(self) -> list[str]:
-        """The image files in order."""
+        """The image files, in order."""
         names: list[str] = self.image_file.tolist()
         return names
 
     @cached_property
     def image_id(self) -> NDArray[np.int64]:
-        """(I,) ids of the images; counted from 1 when the file has none."""
+        """(I,) ids of the images; numbers from 1 when the file has none."""
         return self._array("image_id") if "image_id" in self.arrays else np.arange(1, len(self) + 1)
 
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
-        """(I+1,) see SCHEMA; sure to ascend from 0 to N."""
+        """(I+1,) see SCHEMA; checked to ascend from 0 to N."""
         return self._offsets("offsets", len(self), len(self.scores))
 
     @cached_property
     def mask_offsets(self) -> NDArray[np.int64]:
-        """(N+1,) see SCHEMA; sure to ascend from 0 to M."""
+        """(N+1,) see SCHEMA; checked to ascend from 0 to M."""
         return self._offsets("mask_offsets", len(self.scores), len(self.masks))
 
     @property
@@ -224,7 +224,7 @@ class Predictions:
         return self._array("image_scores") if "image_scores" in self.arrays else None
 
     @cached_property
-    def _positions(self) -> dict[str, int]:
+    def _indices(self) -> dict[str, int]:
         return {file: i for i, file in enumerate(self.files)}
 
     def _record(self, i: int) -> Record:
@@ -254,7 +254,7 @@ class Predictions:
                 raise self._broken(f"it has no array {name!r}")
             array = self.arrays[name]
             like = SPECS[name].rows_like
-            fault = SPECS[name].fault(Header(array.shape, array.dtype, False))
+            fault = SPECS[name].find_fault(Header(array.shape, array.dtype, False))
             if fault is None and like not in (None, name) and len(array) != len(self._array(str(like))):
                 fault = f"it has {len(array)} rows, {like} has {len(self._array(str(like)))}"
             if fault:
@@ -264,8 +264,8 @@ class Predictions:
 
     def _offsets(self, name: str, count: int, end: int) -> NDArray[np.int64]:
         offsets = self._array(name)
-        closed = len(offsets) == count + 1 and offsets[0] == 0 and offsets[-1] == end
-        if not closed or (offsets[1:] < offsets[:-1]).any():
+        has_ends = len(offsets) == count + 1 and offsets[0] == 0 and offsets[-1] == end
+        if not has_ends or (offsets[1:] < offsets[:-1]).any():
             raise self._broken(f"{name} does not ascend from 0 to {end} in {count} steps")
         return offsets
 

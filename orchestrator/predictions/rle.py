@@ -1,4 +1,4 @@
-"""Read COCO's compressed run lengths with numpy, so that pycocotools never gets unchecked bytes from outside."""
+"""Read COCO's compressed run lengths with numpy; pycocotools never gets unchecked bytes."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _undo_differences(value: NDArray[np.int64], offsets: NDArray[np.int64]) -> N
 
 
 def check_many(data: NDArray[np.uint8], offsets: NDArray[np.int64], sizes: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return which masks are sound: well-formed, no negative run, sum of runs height x width of `sizes` (K,2)."""
+    """Return which masks are well-formed, without negative runs, and of the size in `sizes` (K,2)."""
     pixels = sizes[:, 0].astype(np.int64) * sizes[:, 1].astype(np.int64)
     if _are_all_sound(data, offsets, sizes, pixels):
         return np.ones(len(sizes), np.bool_)
@@ -155,7 +155,10 @@ def parse_counts(counts: bytes) -> NDArray[np.int64]:
 
 
 def check(counts: bytes, size: Sequence[int]) -> NDArray[np.int64]:
-    """Return the runs of a mask of `size` (height, width); PredictionsError when their sum is another size."""
+    """Return the runs of a mask of `size` (height, width).
+
+    PredictionsError when they are malformed or have another sum.
+    """
     runs = parse_counts(counts)
     height, width = (int(side) for side in size)
     if min(height, width) < 0 or height * width > MAX_PIXELS:
@@ -179,7 +182,10 @@ def count_pixels(counts: bytes) -> int:
 
 
 def find_box(counts: bytes, size: Sequence[int]) -> tuple[int, int, int, int]:
-    """Return the smallest box around the mask: x1, y1, x2, y2, the last two exclusive; zeros for an empty mask."""
+    """Return the smallest box around the mask: x1, y1, x2, y2.
+
+    The right and lower edges are exclusive; the box of an empty mask is all zeros.
+    """
     runs = check(counts, size)
     height = int(size[0])
     ends = np.cumsum(runs)[1::2]

@@ -1,4 +1,4 @@
-"""The standard predictions file as one table: its arrays, the keys of `meta`, and what can be wrong with them."""
+"""The format of the predictions file as one table: its arrays and the keys of `meta`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ STATUS_PREDICTED, STATUS_FAILED = 0, 1
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """One row of the schema. `dtype` "str" is fixed-width unicode of any width; letters in `shape` are sizes
-    that must agree among arrays (I images, N instances, M bytes of masks, A attributes)."""
+    """One row of the schema.
+
+    `dtype` "str" is fixed-width unicode of any width; letters in `shape` are sizes that must agree among arrays
+    (I images, N instances, M bytes of masks, A attributes).
+    """
 
     name: str
     dtype: str
@@ -26,27 +29,27 @@ class ArraySpec:
     meaning: str
     optional: bool = False
 
-    def fault(self, header: Header) -> str | None:
-        """What is wrong with an array's dtype or number of axes, if anything."""
-        right = header.dtype.kind == "U" if self.dtype == "str" else header.dtype == np.dtype(self.dtype)
-        if not right or header.dtype.names:
+    def find_fault(self, header: Header) -> str | None:
+        """Return what is wrong with an array's dtype or axes, or None."""
+        has_dtype = header.dtype.kind == "U" if self.dtype == "str" else header.dtype == np.dtype(self.dtype)
+        if not has_dtype or header.dtype.names:
             return f"its dtype is {header.dtype}, not {self.dtype}"
         pairs = zip(header.shape, self.shape, strict=False)
-        fits = all(side == wanted for side, wanted in pairs if isinstance(wanted, int))
-        if len(header.shape) != len(self.shape) or not fits:
+        has_sides = all(side == wanted for side, wanted in pairs if isinstance(wanted, int))
+        if len(header.shape) != len(self.shape) or not has_sides:
             return f"its shape is {header.shape}, not ({', '.join(map(str, self.shape))})"
         return None
 
     @property
     def rows_like(self) -> str | None:
-        """The array that has as many rows as this one must have, if there is one."""
+        """The array that must have as many rows as this one, if there is one."""
         return {"I": "image_file", "N": "scores"}.get(str(self.shape[0])) if self.shape else None
 
 
-# In the order they are written.
+# In the order in which they are written.
 SCHEMA = (
     ArraySpec("image_file", "str", ("I",), "path relative to the input root, separated by /"),
-    ArraySpec("image_id", "int64", ("I",), "COCO's own id, or else the position, from 1", optional=True),
+    ArraySpec("image_id", "int64", ("I",), "COCO's own id, or else the number from 1", optional=True),
     ArraySpec("image_size", "int32", ("I", 2), "height, width of the image the predictions refer to"),
     ArraySpec("status", "uint8", ("I",), "0 predicted, 1 failed"),
     ArraySpec("error", "str", ("I",), "why the image failed; empty for predicted ones"),
@@ -77,7 +80,7 @@ META: Mapping[str, str] = {
     "device": "cpu, or the GPU's name",
     "taxonomy": "name of the taxonomy the categories are from",
     "weights": "{key: {file, sha256}}",
-    "runtime": "how the variant was made real",
+    "runtime": "docker, venv, …: how the variant was built and run",
     "image_digest": "digest of the container image or environment",
     "inputs": "{count, digest} of the input images",
     "native": "{box_order, box_edges, class_base, class_map} of the model's own output",
@@ -87,7 +90,7 @@ META_OPTIONAL: Mapping[str, str] = {"attribute_names": "names of the columns of 
 
 @dataclass(frozen=True)
 class Problem:
-    """One way in which predictions break the format; the image and row where that applies."""
+    """One way in which predictions break the format, with image and row if it is about one."""
 
     array: str
     message: str

@@ -144,7 +144,7 @@ def draw_run_directory(run: Path, folder: Path, min_score: float) -> list[Path]:
 
 
 def make_input_locator(paths: RunPaths, recorded: dict[str, Any]) -> Callable[[str], Path]:
-    """Return a function from an image's name in the predictions to its file; `recorded` is the run's run.json."""
+    """Return a function from an image's name to its file; `recorded` is the run's run.json."""
     roots = [Path(root) for root in recorded["roots"]]
     files = {image.file: image.path for image in read_inputs(paths.inputs)}
 

@@ -1,4 +1,4 @@
-"""The JUnit report: a suite per model, with cases for the run, each failed image, the other images, and each rule.
+"""The JUnit report: a suite per model; cases for the run, failed images, the others, and rules.
 
 Valid by the schemas of Jenkins' xUnit plugin and of Ant's JUnitReport, which are stricter than what CI systems read.
 """

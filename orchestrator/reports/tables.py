@@ -38,7 +38,7 @@ class Table:
 
 
 def make_tables(comparison: Comparison, per_category: bool, wide: bool = False) -> list[Table]:
-    """Return the table of runs (with annotations) or of pairs of runs, and with `per_category` that of categories.
+    """Return the table of runs, or without annotations of pairs; `per_category` adds one.
 
     The differences to the first run are a table of their own, or with `wide` more columns of the first table.
     """

@@ -16,7 +16,7 @@ FASHIONFAIL_CATEGORIES = tuple(number for number in range(27) if number not in F
 
 
 class Averages:
-    """COCO's averages over thresholds and categories, as in `COCOeval.summarize`; None where nothing is annotated."""
+    """COCO's averages, as in `COCOeval.summarize`; None where nothing is annotated."""
 
     def __init__(self, curves: Curves) -> None:
         self._precision, self._recall = curves.precision, curves.recall
@@ -26,7 +26,7 @@ class Averages:
         return _mean(self._precision[_levels(at), :, _columns(category), AREAS.index(area), -1])
 
     def recall(self, detections: int = 100, area: str = "all", category: int | None = None) -> float | None:
-        """Return average recall with at most that many detections per category and image: one of MAX_DETECTIONS."""
+        """Return average recall with at most `detections`, one of MAX_DETECTIONS, per image and category."""
         return _mean(self._recall[:, _columns(category), AREAS.index(area), MAX_DETECTIONS.index(detections)])
 
 
@@ -55,7 +55,7 @@ def compute_category_weights(truth: Truth, taxonomy: str | None) -> dict[int, fl
 
 
 def compute_weighted(averages: Averages, truth: Truth, weights: dict[int, float]) -> WeightedAverages:
-    """Compute mAP_w = Σ w_c · AP_c, also at .50 and .75, and the same of the recall at 1 and 100 detections."""
+    """Compute mAP_w = Σ w_c · AP_c, also at .50 and .75, and the same of the recall."""
     indices = {number: index for index, number in enumerate(truth.categories)}
 
     def total(values: dict[int, float | None]) -> float | None:

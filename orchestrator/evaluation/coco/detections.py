@@ -1,4 +1,4 @@
-"""Predictions joined with a truth: the image of the truth that each belongs to, and what has no counterpart."""
+"""Join predictions with a truth: find each image in the truth, and list those without a match."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Detections:
 
 @dataclass(frozen=True)
 class JoinedDetections:
-    """Detections, and the files without a counterpart: annotated without predictions, predicted without annotations.
+    """Detections, the annotated files that were not predicted, and the predicted ones not annotated.
 
     `predicted` (I,) says of the truth's images which have predictions.
     """

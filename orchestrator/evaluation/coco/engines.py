@@ -1,4 +1,4 @@
-"""The engines that compute COCO's precision and recall: hotcoco (fast) and pycocotools (the reference)."""
+"""The engines for COCO's precision and recall: hotcoco (fast) and pycocotools (the reference)."""
 
 from __future__ import annotations
 
@@ -125,7 +125,10 @@ def _dataset(truth: Truth) -> dict[str, Any]:
 
 
 def _results(detections: Detections, iou: Iou) -> list[dict[str, Any]]:
-    """Return COCO results with boxes or masks, never both: loadRes would use the boxes' areas for the masks."""
+    """Return COCO results with boxes or masks.
+
+    Never with both: loadRes would use the boxes' areas for the masks.
+    """
     columns = zip(detections.image.tolist(), detections.category.tolist(), detections.scores.tolist(), strict=True)
     key, shapes = ("segmentation", detections.masks()) if iou == "segm" else ("bbox", detections.boxes.tolist())
     return [

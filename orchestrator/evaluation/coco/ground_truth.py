@@ -23,7 +23,7 @@ MAX_AREA = 1e10  # COCO's own upper bound of an area
 
 @dataclass(frozen=True)
 class Truth:
-    """I images and N annotations of K categories; `image` (N,) are indices into `image_ids`, `files` and `sizes`.
+    """I images and N annotations of K categories; `image` (N,) are indices of images.
 
     `sizes` (I,2) are height and width, zeros where the file does not say. `boxes` (N,4) are x, y, width, height in
     pixels, `areas` (N,) square pixels. `masks` are COCO RLE dictionaries, or None when boxes are compared.
@@ -132,7 +132,7 @@ def _size(image: dict[str, Any]) -> tuple[int, int]:
 
 
 def _are_all_valid(annotations: list[dict[str, Any]], images: dict[int, int], categories: dict[int, str]) -> bool:
-    """Say whether all annotations are certainly valid, by whole columns; if not, each has to be checked alone."""
+    """Say whether all annotations are certainly valid, checking whole columns at once."""
     boxes = [side for entry in annotations for side in entry["bbox"]]
     areas = [entry.get("area", 0) for entry in annotations]
     if {type(value) for value in (*boxes, *areas)} - {int, float} or len(boxes) != 4 * len(annotations):
@@ -208,7 +208,7 @@ def _encode_run_lengths(given: Any, size: list[int]) -> dict[str, Any] | str:
 
 
 def _check_compressed(masks: list[dict[str, Any]], annotations: list[dict[str, Any]], path: Path) -> None:
-    """Check compressed run lengths: pycocotools does not, and reads and writes outside its memory for wrong ones."""
+    """Check compressed run lengths: wrong ones make pycocotools read and write outside its memory."""
     data = np.frombuffer(b"".join(mask["counts"] for mask in masks), np.uint8)
     offsets = np.cumsum([0, *(len(mask["counts"]) for mask in masks)], dtype=np.int64)
     sizes = np.array([mask["size"] for mask in masks], np.int64).reshape(-1, 2)

@@ -20,7 +20,7 @@ ALMOST_ONE = 1 - 1e-10  # as pycocotools bounds its thresholds
 
 @dataclass(frozen=True)
 class Matches:
-    """D detections that count, by image and category, best first, each with its annotation at T thresholds.
+    """D detections that count, by image and category, best first, and their annotations.
 
     `index` (D,) is the detection's index in the `Detections` matched. `partner` (T,D) is its annotation's index in
     the truth, -1 for none. `ignored` (T,D): it lies in a crowd region, so it counts neither as right nor as wrong.
@@ -78,7 +78,10 @@ def find_counted(detections: Detections) -> NDArray[np.int64]:
 
 
 def _order(detections: Detections) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return indices by image, category and falling score, at most a hundred of each group, and the groups' starts."""
+    """Return indices by image, category and falling score, and the starts of these groups.
+
+    At most MAX_PER_CATEGORY of each group are kept.
+    """
     order = np.lexsort((-detections.scores, detections.category, detections.image))
     new = np.ones(len(order), bool)
     same_image = np.diff(detections.image[order]) == 0
@@ -90,7 +93,10 @@ def _order(detections: Detections) -> tuple[NDArray[np.int64], NDArray[np.int64]
 
 
 def _group(truth: Truth, detections: Detections, starts: NDArray[np.int64]) -> Iterator[_Groups]:
-    """Yield groups with similar numbers of annotations together: they are matched at once, padded to one width."""
+    """Yield groups with similar numbers of annotations together.
+
+    They are matched at once, padded to one width.
+    """
     if not len(truth.image) or not len(detections):
         return
     annotated = np.lexsort((truth.crowd, truth.category, truth.image))
@@ -112,7 +118,10 @@ Overlaps = Callable[[_Groups], NDArray[np.float64]]
 
 
 def _prepare_boxes(truth: Truth, detections: Detections) -> Overlaps:
-    """Compute overlaps as pycocotools' bbIou: for a crowd region, the share of the detection that lies in it."""
+    """Return a function of overlaps as by pycocotools' bbIou.
+
+    With a crowd region it is the share of the detection that lies in it.
+    """
     theirs = np.concatenate((truth.boxes[:, :2], truth.boxes[:, :2] + truth.boxes[:, 2:]), axis=1)
     ours = np.concatenate((detections.boxes[:, :2], detections.boxes[:, :2] + detections.boxes[:, 2:]), axis=1)
     their_area, our_area = (boxes[:, 2] * boxes[:, 3] for boxes in (truth.boxes, detections.boxes))

@@ -1,4 +1,4 @@
-"""Average precision of resampled images from matches made once: confidence intervals need it a thousand times."""
+"""Average precision of resampled images, from matches made once."""
 
 from __future__ import annotations
 
@@ -88,7 +88,10 @@ class _Level:
 
 
 def _count_needed(annotated: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return (K,R) the fewest right detections that reach each of RECALLS, compared in floats as COCO does."""
+    """Return (K,R) the fewest right detections that reach each of RECALLS.
+
+    Recalls are compared as floats, as COCO does.
+    """
     total = np.maximum(annotated, 1)[:, None].astype(np.float64)
     needed = np.ceil(RECALLS * total)
     needed -= (needed > 0) & ((needed - 1) / total >= RECALLS)

@@ -1,4 +1,4 @@
-"""Confidence intervals of differences, by resampling the images (Efron's percentile bootstrap, paired)."""
+"""Confidence intervals of differences by resampling images (paired percentile bootstrap)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """A difference to the first run's figure, and the bounds that hold CONFIDENCE of the resampled differences."""
+    """A difference to the first run's figure; CONFIDENCE of resampled ones are from `low` to `high`."""
 
     difference: float
     low: float
@@ -36,7 +36,7 @@ def compute_intervals(
     resamples: int,
     seed: int,
 ) -> list[dict[str, Interval]]:
-    """Return for each run but the first the intervals of the differences of RESAMPLED; empty without annotations.
+    """Return for each run but the first the intervals of RESAMPLED; empty without annotations.
 
     Each resample draws `images` images with replacement, the same ones for all runs. `weights` (K,) are the shares of
     categories in mAP_w; those of all images are used in every resample.
@@ -62,7 +62,7 @@ def _average(precision: NDArray[np.float64], weights: NDArray[np.float64]) -> li
 
 
 def _bound(difference: NDArray[np.float64], drawn: NDArray[np.float64]) -> dict[str, Interval]:
-    """Return the intervals of the known figures, given differences (F,) and resampled differences (resamples, F)."""
+    """Return the intervals of differences (F,), given resampled differences (resamples, F)."""
     tail = (1 - CONFIDENCE) / 2
     intervals = {}
     for index, name in enumerate(RESAMPLED):

@@ -1,4 +1,4 @@
-"""Several models on the same images: their figures side by side, and confidence intervals of the differences."""
+"""Compare models on the same images: figures, and confidence intervals of their differences."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class JudgedRun:
-    """One run compared with the truth: its figures, COCO's curves, and the match of each detection at THRESHOLDS."""
+    """One run compared with the truth: figures, COCO's curves, and matches at THRESHOLDS."""
 
     joined: JoinedDetections
     curves: Curves
@@ -83,7 +83,7 @@ def compare_runs(paths: Sequence[Path], annotations: Path | None, options: Compa
 
 
 def make_comparable(runs: Sequence[OpenedRun], with_align: bool) -> tuple[list[OpenedRun], list[str], bool]:
-    """Return the runs, cut down to what they share if `with_align`; notes; and whether images were dropped.
+    """Return the runs, `with_align` cut to what they share; notes; and whether images were dropped.
 
     PredictionsError when they are not comparable.
     """

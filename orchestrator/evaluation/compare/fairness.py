@@ -21,7 +21,7 @@ SHOWN_NAMES = 3
 
 @dataclass(frozen=True)
 class Difference:
-    """A setting in which runs differ: a phrase for each run, and what aligning keeps; None: nothing can align it."""
+    """A setting in which runs differ: a phrase per run, and what aligning keeps (None: impossible)."""
 
     setting: str
     values: tuple[str, ...]
@@ -29,7 +29,7 @@ class Difference:
 
 
 def find_differences(runs: Sequence[OpenedRun]) -> list[Difference]:
-    """Return what makes a comparison unfair: image list, taxonomy, score floor, max detections, image sizes."""
+    """Return differences in image list, taxonomy, score floor, max detections and image sizes."""
     checks = (_check_images, _check_taxonomy, _check_floor, _check_limit, _check_sizes)
     return [difference for check in checks if (difference := check(runs)) is not None]
 
@@ -220,7 +220,7 @@ def note_failures(runs: Sequence[OpenedRun]) -> list[str]:
 
 
 def note_variants(runs: Sequence[OpenedRun]) -> list[str]:
-    """Return a note on every two variants of one model: whether they are recorded to give the same predictions."""
+    """Return a note on every two variants of one model: is their equivalence recorded?"""
     notes = []
     for index, first in enumerate(runs):
         for second in runs[index + 1 :]:

@@ -1,4 +1,4 @@
-"""Baselines: a run's figures in a small JSON file, with every setting that a comparable run must share."""
+"""Baselines: a run's figures as JSON, with the settings that a comparable run must share."""
 
 from __future__ import annotations
 

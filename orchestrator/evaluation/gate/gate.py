@@ -34,7 +34,7 @@ Measure = Callable[[str, Path], Measurement]
 
 @dataclass(frozen=True)
 class GateResult:
-    """One model's run and its verdicts: `summary` is that of a finished run, `error` the reason there is none.
+    """One model's run and its verdicts; `summary` of a finished run, or the `error` that ended it.
 
     A run that continues on a cluster has neither. `figures` need annotations, `changes` a baseline too.
     """

@@ -32,7 +32,7 @@ HALF = 127  # of 255; a pixel of the truth above this is manipulated
 
 
 def evaluate_masks(run: Path, source: Path | None = None) -> Localization:
-    """Compare a run's masks/ with the true masks of `source` (see `read_masks`), or those recorded with its images.
+    """Compare a run's masks/ with the true masks of `source`, or those recorded with its images.
 
     Images that failed or were not predicted count as predicted genuine. UsageError when `run` is not a run directory
     or a true mask cannot be read; PredictionsError when masks are missing, broken or of another size.

@@ -1,4 +1,4 @@
-"""Find the true masks of manipulated images: a folder of masks, or a data set in one of IMDL-BenCo's layouts."""
+"""Find the true masks of manipulated images, in a folder or in one of IMDL-BenCo's data sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures of probability masks, from the histogram of their 256 levels inside and outside the true mask."""
+"""Figures of probability masks, from histograms of their levels inside and outside the truth."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FIXED = 128  # the first level above 0.5: 128/255
 
 @dataclass(frozen=True)
 class PixelFigures:
-    """Means of F1 and IoU over manipulated images; pixels of at least `threshold` are predicted manipulated."""
+    """Means of F1 and IoU over manipulated images; pixels from `threshold` on count as manipulated."""
 
     threshold: float
     f1: float
@@ -62,7 +62,10 @@ def count_levels(levels: NDArray[np.uint8], truth: NDArray[np.bool_]) -> NDArray
 def compute_pixel_figures(
     histograms: Sequence[NDArray[np.int64]],
 ) -> tuple[PixelFigures | None, PixelFigures | None, float | None]:
-    """Return figures at 0.5, at the best threshold, and the AUC, of (2,256) histograms; genuine images have none."""
+    """Return figures at 0.5, at the best threshold, and the AUC, of (2,256) histograms.
+
+    Genuine images have no pixel figures.
+    """
     manipulated = [histogram for histogram in histograms if histogram[1].any()]
     if not manipulated:
         return None, None, None

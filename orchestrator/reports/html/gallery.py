@@ -25,7 +25,7 @@ NEVER_DECODED = (400, 120)  # size on the page, in pixels, of an image that no r
 
 @dataclass(frozen=True)
 class PageLimits:
-    """Most images, megabytes of pictures and overlays, and instances per panel; least score of an instance."""
+    """Limits of the gallery: images, megabytes, instances per panel, and their least score."""
 
     images: int = 240
     megabytes: float = 16.0

@@ -71,7 +71,7 @@ def shrink_mask(counts: bytes, size: list[int], width: int, height: int) -> list
 
 
 def _measure_runs(inside: NDArray[np.bool_]) -> list[int]:
-    """Return the lengths of runs of equal values, first one of False, of length 0 if the first value is True."""
+    """Return the lengths of runs of equal values; the first is of False and can be 0."""
     padded = np.concatenate(([False], inside))
     changes = np.flatnonzero(padded[1:] != padded[:-1])
     lengths: list[int] = np.diff(np.concatenate(([0], changes, [len(inside)]))).tolist()

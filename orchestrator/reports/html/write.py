@@ -68,7 +68,7 @@ def write_report(
 
 
 def _make_finder(run: OpenedRun, root: Path | None) -> Finder | None:
-    """Return a function from an image's name to its file: under `root` if given, else as the run recorded it."""
+    """Return a function from an image's name to its file, under `root` or as the run recorded it."""
     if root is not None:
         return lambda file: root / file
     if run.paths is None or not run.run or not run.paths.inputs.is_file():

@@ -39,9 +39,7 @@ def test_the_table_and_what_is_said(files: tuple[str, str], capsys: Captured) ->
     assert rows["mAP_w"] == f"{expected.weighted.map_w:.3f}"
     assert rows["shoe"] == "0"  # annotated images of a category nobody has
     assert "by hotcoco" in err
-    assert (
-        "note: 2 annotated images have no predictions; their instances count as missed: elsewhere.jpg, unseen" in err
-    )
+    assert "note: 2 annotated images have no predictions; their instances count as missed: elsewhere.jpg, unseen" in err
     assert "note: 1 predicted images are not in the annotations and do not count: p/003.jpg" in err
 
 

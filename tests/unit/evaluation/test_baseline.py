@@ -127,7 +127,10 @@ GOOD = {"settings": {"iou": "segm", "evaluated categories": [1]}, "figures": {"A
         (json.dumps({"format": "orch-baseline/1"}), "missing or of the wrong type"),
         (json.dumps({"format": "orch-baseline/1", **GOOD, "figures": {"AP": "high"}}), "missing or of the wrong type"),
         (json.dumps({"format": "orch-baseline/1", **GOOD, "categories": [1]}), "missing or of the wrong type"),
-        (json.dumps({"format": "orch-baseline/1", **GOOD, "settings": {"iou": "mask"}}), "missing or of the wrong type"),
+        (
+            json.dumps({"format": "orch-baseline/1", **GOOD, "settings": {"iou": "mask"}}),
+            "missing or of the wrong type",
+        ),
     ],
 )
 def test_a_file_that_is_not_a_baseline_is_a_usage_error(tmp_path: Path, text: str, why: str) -> None:

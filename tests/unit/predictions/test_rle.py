@@ -83,12 +83,12 @@ def test_check_many_agrees_with_check_on_any_bytes(many: list[bytes]) -> None:
 @pytest.mark.parametrize(
     ("counts", "why"),
     [
-        (b"0 ", "not this code"),
-        (b"0\xff", "not this code"),
-        (b"0p", "not this code"),
-        (b"P", "not this code"),  # announces another character
-        (b"o" * 20, "not this code"),
-        (b"ooooooo0", "not this code"),
+        (b"0 ", "not this encoding"),
+        (b"0\xff", "not this encoding"),
+        (b"0p", "not this encoding"),
+        (b"P", "not this encoding"),  # announces another character
+        (b"o" * 20, "not this encoding"),
+        (b"ooooooo0", "not this encoding"),
         (b"O", "negative"),
         (b"11", "do not add up"),
         (b"", "do not add up"),
