@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -15,7 +15,6 @@ from orchestrator.catalog.bundled import DOCKERFILES, STACKS, TAXONOMIES
 from orchestrator.catalog.spec import Category, Model, ReferenceFault, SettingValue, Spec, Stack, Taxonomy
 from orchestrator.errors import SpecError, UsageError
 from orchestrator.paths import user_stacks_folder
-from orchestrator.system.suggestions import did_you_mean, unknown_name
 from orchestrator.system.yaml_source import YamlSource
 
 SPEC_NAME = "stack.yaml"
@@ -101,7 +100,7 @@ class Catalog:
         found = self.models.get(self.aliases.get(name, name))
         if found is None:
             known = [*self.models, *self.aliases]
-            raise unknown_name("model", name, known, hint="orch models")
+            raise UsageError(f"there is no model {name!r}", why=did_you_mean(name, known), hint="orch models")
         return found
 
     def stack(self, name: str) -> StackEntry:
@@ -111,7 +110,16 @@ class Catalog:
         if self.aliases.get(name, name) in self.models:
             return self.model(name).stack
         known = [*self.stacks, *self.models, *self.aliases]
-        raise unknown_name("stack or model", name, known, hint="orch models")
+        raise UsageError(f"there is no stack or model {name!r}", why=did_you_mean(name, known), hint="orch models")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence with the names nearest to `name`, or with all of them."""
+    names = sorted(set(known))
+    near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    return f"there is {', '.join(names)}" if names else "there is none"
 
 
 def load_catalog(extra: Sequence[Path] = ()) -> Catalog:

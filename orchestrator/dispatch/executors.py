@@ -11,12 +11,12 @@ from typing import Literal, Protocol, cast
 from orchestrator.catalog.loader import ModelEntry
 from orchestrator.dispatch.dispatcher import Dispatched
 from orchestrator.dispatch.slurm.settings import SlurmOptions
+from orchestrator.errors import UsageError
 from orchestrator.hardware import Choice, Gpu
 from orchestrator.paths import RunPaths
 from orchestrator.plan.plan import Plan
 from orchestrator.runtimes.base import BuildOptions, Runtime
 from orchestrator.system.display import Display
-from orchestrator.system.suggestions import unknown_name
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,6 @@ EXECUTORS = {
 def make_executor(name: str) -> Executor:
     """The executor of that name. Raises UsageError."""
     if name not in EXECUTORS:
-        raise unknown_name("executor", name, EXECUTORS)
+        raise UsageError(f"there is no executor {name!r}", why=f"there is {', '.join(EXECUTORS)}")
     module, _, attribute = EXECUTORS[name].partition(":")
     return cast(Executor, getattr(importlib.import_module(module), attribute)())

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from orchestrator.catalog.loader import StackEntry
-from orchestrator.errors import MachineError
+from orchestrator.errors import MachineError, UsageError
 from orchestrator.runtimes.guest_contract import GuestPaths
 from orchestrator.system.display import Report
-from orchestrator.system.suggestions import unknown_name
 
 
 @dataclass(frozen=True)
@@ -179,7 +178,7 @@ AUTO_ORDER = ("docker", "venv")
 def make_runtime(name: str) -> Runtime:
     """The runtime of that name, whether or not this machine has it. Raises UsageError."""
     if name not in RUNTIMES:
-        raise unknown_name("runtime", name, ["auto", *RUNTIMES])
+        raise UsageError(f"there is no runtime {name!r}", why=f"there is auto, {', '.join(RUNTIMES)}")
     module, _, attribute = RUNTIMES[name].partition(":")
     return cast(Runtime, getattr(importlib.import_module(module), attribute)())
 

@@ -19,7 +19,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     """Return a sentence with the nearest known names, else with all of a few, or None where there are many."""
     names = sorted(set(known))
     by_lower_case = {candidate.lower(): candidate for candidate in names}
-    near = difflib.get_close_matches(name.lower(), by_lower_case, n=MAX_SUGGESTIONS, cutoff=0.5)
+    near = difflib.get_close_matches(name.lower(), by_lower_case, n=MAX_SUGGESTIONS, cutoff=0.6)
     if near:
         *others, last = [by_lower_case[candidate] for candidate in near]
         return f"did you mean {', '.join(others)} or {last}?" if others else f"did you mean {last}?"

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from orchestrator.catalog.bundled import DOCKERFILES, STACKS
-from orchestrator.catalog.loader import Catalog, load_catalog, read_stack
+from orchestrator.catalog.loader import Catalog, did_you_mean, load_catalog, read_stack
 from orchestrator.errors import OrchError, SpecError, UsageError
 from tests.unit.stack_samples import MINIMAL, edited, model_entry, stack_document, stack_entry, write_stack
 
@@ -112,12 +112,14 @@ def test_models_are_found_by_name_and_alias(tmp_path: Path) -> None:
 def test_an_unknown_name_brings_the_nearest(tmp_path: Path) -> None:
     write_stack(tmp_path / "tiny")
     known = load_catalog([tmp_path])
-    with pytest.raises(UsageError, match="unknown model 'Tiny-modell'") as caught:
+    with pytest.raises(UsageError, match="there is no model 'Tiny-modell'") as caught:
         known.model("Tiny-modell")
     assert caught.value.why == "did you mean tiny-model?"
-    with pytest.raises(UsageError, match="unknown stack or model 'garment'") as caught:
+    with pytest.raises(UsageError, match="there is no stack or model 'garment'") as caught:
         known.stack("garment")
     assert "garments" in str(caught.value.why)
+    assert did_you_mean("xxxxxxx", ["b", "a"]) == "there is a, b"
+    assert did_you_mean("x", []) == "there is none"
 
 
 def models(**aliases: list[str]) -> dict[str, Any]:

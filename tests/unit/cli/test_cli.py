@@ -103,7 +103,9 @@ def test_a_command_that_is_not_complete_shows_its_help(capsys: Captured, argumen
 
 def test_the_nearest_name_is_offered(capsys: Captured) -> None:
     error = as_text(capsys, "models", "show", "garments-tny", code=2)
-    assert error == ("error: unknown model 'garments-tny'\n  why:  did you mean garments-tiny?\n  next: orch models\n")
+    assert error == (
+        "error: there is no model 'garments-tny'\n  why:  did you mean garments-tiny?\n  next: orch models\n"
+    )
     assert "'run'" in as_text(capsys, "rnu", code=2)
 
 
@@ -258,7 +260,7 @@ def test_no_terminals_encoding_can_end_a_command(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert b"models.\\xfc" in done.stderr
     done = orch("models", "show", "--json", os.fsdecode(b"caf\xe9"), PYTHONIOENCODING="latin-1")
-    assert json.loads(done.stdout)["message"] == "unknown model 'caf\\udce9'"
+    assert json.loads(done.stdout)["message"] == "there is no model 'caf\\udce9'"
 
 
 def test_an_unwritable_home_does_not_hide_a_bug(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:

@@ -47,6 +47,6 @@ def test_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_unknown_runtime() -> None:
-    with pytest.raises(UsageError, match="unknown runtime 'podman'") as caught:
+    with pytest.raises(UsageError, match="there is no runtime 'podman'") as caught:
         choose_runtime("podman")
-    assert caught.value.why == "known: apptainer, auto, docker, venv"
+    assert caught.value.why == "there is auto, docker, venv, apptainer"

@@ -91,7 +91,7 @@ def test_every_option_of_a_run_can_be_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "where", "what"),
     [
-        ("models: [garments-tny]\nimages: x\n", ":1: models.0.model", "unknown model 'garments-tny'"),
+        ("models: [garments-tny]\nimages: x\n", ":1: models.0.model", "there is no model 'garments-tny'"),
         ("models: []\nimages: x\n", ":1: models", "give at least one"),
         ("models: [garments-tiny]\n", ":1: images", "this field is missing"),
         ("models: [garments-tiny]\nimages: []\n", ":2: images", "give at least one"),

@@ -382,7 +382,7 @@ def test_mistakes_of_the_command(
     for more, words in (
         (("--model", "garments-tiny"), "garments-tiny is a model of the stack garments, not tiny"),
         (("--model", "tiny", "--add"), "a converted file cannot be added to tiny"),
-        (("--model", "none"), "unknown model 'none'"),
+        (("--model", "none"), "there is no model 'none'"),
     ):
         assert main(command(tmp_path, checkpoint, target, *more)) == 2
         assert words in capsys.readouterr().err
