@@ -77,7 +77,7 @@ MISTAKES: list[tuple[list[str], int, str]] = [
     (["GOOD", "-a", "others.json"], 6, "none of the 12 predicted images"),
     (["GOOD", "-a", "TRUTH", "--iou", "mask"], 2, "must be segm or bbox"),
     (["GOOD", "-a", "TRUTH", "--engine", "fast"], 2, "unknown engine 'fast'"),
-    (["missing.npz", "-a", "TRUTH"], 2, "there is no file"),
+    (["missing.npz", "-a", "TRUTH"], 2, "no such file"),
     (["list.json", "-a", "TRUTH"], 6, "cannot read"),
     (["empty", "-a", "TRUTH"], 2, "has no predictions.npz"),
     (["broken.npz", "-a", "TRUTH"], 6, "cannot be evaluated"),
