@@ -133,7 +133,7 @@ def _mask(rng: np.random.Generator, size: tuple[int, int]) -> Mask:
     angle = np.arctan2(y, x)
     edge = 1 + sum(rng.normal(0, 0.08) * np.cos(k * angle + rng.uniform(0, 6.28)) for k in range(2, 9))
     counts = rle.encode(np.hypot(x, y) < edge)
-    return Mask(rle.bbox(counts, size), counts)
+    return Mask(rle.find_box(counts, size), counts)
 
 
 def _shard(

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from orchestrator.predictions.npz import NpzWriter
-from orchestrator.predictions.predictions import FORMAT, META, Predictions
+from orchestrator.predictions.predictions import Predictions
+from orchestrator.predictions.schema import FORMAT, META
 
 SEED = 20240501
 SIZE = (600, 800)

@@ -15,7 +15,7 @@ import numpy as np
 
 from bench.evaluate import CATEGORIES, SEED, SIZE, categories, ellipse
 from orchestrator.predictions.npz import NpzWriter
-from orchestrator.predictions.predictions import FORMAT, META
+from orchestrator.predictions.schema import FORMAT, META
 
 POOL = 2000  # different masks
 

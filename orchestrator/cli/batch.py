@@ -17,12 +17,12 @@ from orchestrator.errors import MachineError, OrchError, UsageError
 
 if TYPE_CHECKING:
     from orchestrator.catalog.loader import Catalog
-    from orchestrator.evaluation.gate.gate import Checked, Checks
+    from orchestrator.evaluation.gate.gate import Gate, GateResult
     from orchestrator.plan.options import RunOptions
     from orchestrator.workflows.batch import RunRequest, RunResult
     from orchestrator.workflows.comparison import Compared
 
-    Checking = AbstractContextManager[Checks]
+    Checking = AbstractContextManager[Gate]
 
 WITH_FILE = ("file", "stacks", "json", "quiet", "fail_on", "baseline", "junit", "job_summary")
 """Options that may be given with --file; the file contains all others."""
@@ -115,16 +115,16 @@ def _run(requests: Sequence[RunRequest], *, json: bool, quiet: bool) -> dict[str
     return results
 
 
-def _judge(checks: Checks, results: Mapping[str, RunResult]) -> dict[str, Checked]:
+def _judge(checks: Gate, results: Mapping[str, RunResult]) -> dict[str, GateResult]:
     """Judge each run that ended; one that continues on a cluster is not judged."""
     judged = {}
     for name, result in results.items():
         if isinstance(result, OrchError) or result.complete:
-            judged[name] = checks.ended(name, result if isinstance(result, OrchError) else result.summary)
+            judged[name] = checks.judge_end(name, result if isinstance(result, OrchError) else result.summary)
     return judged
 
 
-def _as_json(results: Mapping[str, RunResult], judged: Mapping[str, Checked]) -> dict[str, Any]:
+def _as_json(results: Mapping[str, RunResult], judged: Mapping[str, GateResult]) -> dict[str, Any]:
     """Return what --json prints of each run: its summary or error, and its verdicts."""
     document: dict[str, dict[str, Any]] = {}
     for name, result in results.items():
@@ -139,9 +139,9 @@ def _as_json(results: Mapping[str, RunResult], judged: Mapping[str, Checked]) ->
     return document
 
 
-def _say_judged(judged: Mapping[str, Checked], quiet: bool) -> None:
-    for name, checked in judged.items():
-        say_verdicts(checked, name, quiet=quiet)
+def _say_judged(judged: Mapping[str, GateResult], quiet: bool) -> None:
+    for name, result in judged.items():
+        say_verdicts(result, name, quiet=quiet)
 
 
 def _print_results(results: Mapping[str, RunResult], quiet: bool) -> None:
@@ -162,12 +162,12 @@ def _print_results(results: Mapping[str, RunResult], quiet: bool) -> None:
 
 
 def _print_compared(compared: Compared, quiet: bool) -> None:
-    from orchestrator.reports.tables import caption, tables
+    from orchestrator.reports.tables import make_caption, make_tables
 
     if compared.comparison is not None and not quiet:
-        for line in (*compared.comparison.notes, *caption(compared.comparison)):
+        for line in (*compared.comparison.notes, *make_caption(compared.comparison)):
             say(line)
-        print_figures(tables(compared.comparison, per_category=False))
+        print_figures(make_tables(compared.comparison, per_category=False))
     for error in compared.errors:
         print_error(error)
     for path in compared.written:

@@ -89,7 +89,7 @@ def equivalence(
         base_images=of_variant,
     )
     print_json(result.as_json()) if json else _print(result)
-    return EXIT_OK if result.agreement.equal else PredictionsError.exit_code
+    return EXIT_OK if result.agreement.is_equal else PredictionsError.exit_code
 
 
 def _base_images(given: list[str], variants: list[str]) -> tuple[str | None, dict[str, str]]:
@@ -125,7 +125,7 @@ def _print(result: Equivalence) -> None:
     ]
     print_table(["image", "pairs", "unpaired", "scores apart", "least mask IoU", "attributes apart", "equal"], rows)
     first, second = result.variants
-    verdict = "are equivalent" if result.agreement.equal else "are NOT equivalent"
+    verdict = "are equivalent" if result.agreement.is_equal else "are NOT equivalent"
     weights = " (random weights)" if result.random_weights else ""
     required = f"equal labels, scores within {tolerances.score:g}, mask IoU of at least {tolerances.mask_iou:g}"
     say(f"{result.model}: {first} and {second} {verdict}{weights}; required: {required}")

@@ -25,13 +25,14 @@ AnnotationsOption = Annotated[
 ]
 IouOption = Annotated[str, typer.Option("--iou", help="Compare masks (segm) or boxes (bbox).")]
 CategoriesOption = Annotated[
-    list[str] | None, typer.Option("--categories", metavar="NAME|ID", help="These only; repeatable, or with commas.")
+    list[str] | None,
+    typer.Option("--categories", metavar="NAME|ID", help="Only these categories; repeatable, or separated by commas."),
 ]
-AlignOption = Annotated[bool, typer.Option("--align", help="Compare only what all runs have, and say what that is.")]
+AlignOption = Annotated[bool, typer.Option("--align", help="Compare only what all runs have, and print what that is.")]
 
 
-def iou_kind(text: str) -> Literal["segm", "bbox"]:
-    """The checked value of --iou."""
+def check_iou(text: str) -> Literal["segm", "bbox"]:
+    """Return the value of --iou. Raises UsageError."""
     if text not in ("segm", "bbox"):
         raise UsageError(f"--iou {text}: must be segm or bbox")
     return cast(Literal["segm", "bbox"], text)
@@ -46,43 +47,45 @@ def evaluate(
         Path | None,
         typer.Option(
             "--masks",
-            help="True masks of manipulated images: a folder, Tp/ and Gt/, or IMDL-BenCo's .json. By default those "
-            "that the run's images came with, if they are such a data set.",
+            help="True masks of manipulated images: a folder, Tp/ and Gt/, or IMDL-BenCo's .json. Default: those of "
+            "the run's images, if they are such a data set.",
         ),
     ] = None,
-    count_iou: Annotated[float, typer.Option(min=0.01, max=1, help="IoU at which right and wrong is counted.")] = 0.5,
-    count_score: Annotated[float, typer.Option(min=0, max=1, help="Least score of what is counted.")] = 0.0,
+    count_iou: Annotated[float, typer.Option(min=0.01, max=1, help="IoU at which TP, FP and FN are counted.")] = 0.5,
+    count_score: Annotated[float, typer.Option(min=0, max=1, help="Least score of a detection that is counted.")] = 0.0,
     engine: Annotated[str, typer.Option(help="hotcoco (fast), pycocotools (the reference), or auto.")] = "auto",
     save_baseline: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.json", help="Store the figures for orch run and orch compare --baseline."),
+        typer.Option(metavar="FILE.json", help="Store the figures for --baseline of orch run and orch compare."),
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Score predictions: COCO's AP and AR, FashionFail's mAP_w, counts; or with --masks, manipulated pixels."""
-    kind = iou_kind(iou)
+    """Evaluate predictions: COCO's AP and AR, FashionFail's mAP_w, counts; --masks: manipulated pixels."""
+    kind = check_iou(iou)
     if annotations is not None and masks is not None:
-        raise UsageError("two kinds of truth were given", hint=f"orch eval {file} --annotations COCO.json")
+        raise UsageError("--annotations and --masks were given", hint=f"orch eval {file} --annotations COCO.json")
     if annotations is None:
         if save_baseline is not None:
             raise UsageError("a baseline needs COCO annotations", hint=f"orch eval {file} --annotations COCO.json …")
-        if masks is None and not _has_recorded_truth(file):
-            raise UsageError("no truth was given", hint=f"orch eval {file} --annotations COCO.json, or --masks FOLDER")
+        if masks is None and not _has_recorded_masks(file):
+            raise UsageError(
+                "no annotations were given", hint=f"orch eval {file} --annotations COCO.json, or --masks FOLDER"
+            )
         _evaluate_masks(file, masks, json)
         return
-    from orchestrator.evaluation.coco.evaluate import CountsAt
+    from orchestrator.evaluation.coco.evaluate import CountLevel
     from orchestrator.evaluation.coco.evaluate import evaluate as evaluate_predictions
-    from orchestrator.evaluation.runs import predictions_file
+    from orchestrator.evaluation.runs import find_predictions
     from orchestrator.predictions.predictions import Predictions
 
-    predictions = Predictions.load(predictions_file(file))
-    counts_at = CountsAt(count_iou, count_score)
-    with no_collector():
+    predictions = Predictions.load(find_predictions(file))
+    counts_at = CountLevel(count_iou, count_score)
+    with disabled_collector():
         result = evaluate_predictions(predictions, annotations, kind, categories or (), counts_at, engine)
     if save_baseline is not None:
-        from orchestrator.evaluation.gate.baseline import baseline_of, write_baseline
+        from orchestrator.evaluation.gate.baseline import to_baseline, write_baseline
 
-        write_baseline(save_baseline, baseline_of(predictions, result, annotations))
+        write_baseline(save_baseline, to_baseline(predictions, result, annotations))
         if not json:
             say(f"wrote {save_baseline}")
     if json:
@@ -94,22 +97,24 @@ def evaluate(
 
 
 @contextmanager
-def no_collector() -> Iterator[None]:
-    """Python's collector walks all objects again and again while annotations and masks become dictionaries, none of
-    which it could free: a tenth of the time of a large evaluation."""
-    enabled = gc.isenabled()
+def disabled_collector() -> Iterator[None]:
+    """Disable Python's garbage collector: a tenth of the time of a large evaluation.
+
+    It would visit all objects again and again while annotations and masks become dictionaries that cannot be freed.
+    """
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if enabled:
+        if was_enabled:
             gc.enable()
 
 
-def _has_recorded_truth(run: Path) -> bool:
-    from orchestrator.evaluation.localization.ground_truth import recorded_truth
+def _has_recorded_masks(run: Path) -> bool:
+    from orchestrator.evaluation.localization.ground_truth import read_recorded_masks
 
-    return run.is_dir() and bool(recorded_truth(run))
+    return run.is_dir() and bool(read_recorded_masks(run))
 
 
 def _evaluate_masks(run: Path, masks: Path | None, json: bool) -> None:
@@ -121,10 +126,10 @@ def _evaluate_masks(run: Path, masks: Path | None, json: bool) -> None:
         return
     say(
         f"{result.images} images, {result.manipulated} of them manipulated; "
-        f"image scores are those of {result.image_scores_from}"
+        f"image scores are from {result.image_scores_from}"
     )
-    _say_names(result.missing_images, "annotated images were not predicted; they count as called genuine")
-    _say_names(result.failed_images, "images failed; they count as called genuine")
+    _say_names(result.missing_images, "annotated images were not predicted; they count as predicted genuine")
+    _say_names(result.failed_images, "images failed; they count as predicted genuine")
     _say_names(result.unknown_images, "predicted images have no true mask and do not count")
     rows = []
     for words, pixel, image in (
@@ -133,11 +138,11 @@ def _evaluate_masks(run: Path, masks: Path | None, json: bool) -> None:
     ):
         if pixel is not None:
             at = f"{words} ({pixel.threshold:.3f})" if pixel is result.pixel_best else words
-            rows += [[f"pixel F1 {at}", share(pixel.f1)], [f"pixel IoU {at}", share(pixel.iou)]]
+            rows += [[f"pixel F1 {at}", format_share(pixel.f1)], [f"pixel IoU {at}", format_share(pixel.iou)]]
         if image is not None:
             at = f"{words} ({image.threshold:.3f})" if image is result.image_best else words
-            rows += [[f"image F1 {at}", share(image.f1)], [f"image accuracy {at}", share(image.accuracy)]]
-    rows += [["pixel AUC", share(result.pixel_auc)], ["image AUC", share(result.image_auc)]]
+            rows += [[f"image F1 {at}", format_share(image.f1)], [f"image accuracy {at}", format_share(image.accuracy)]]
+    rows += [["pixel AUC", format_share(result.pixel_auc)], ["image AUC", format_share(result.image_auc)]]
     print_table(["", "localization"], rows)
 
 
@@ -150,9 +155,9 @@ def _say_images(result: Evaluation) -> None:
     what = "masks" if result.iou == "segm" else "boxes"
     say(f"{what} of {result.images} annotated images, {result.detections} instances, by {result.engine}")
     for names, meaning in (
-        (result.missing_images, "annotated images have no predictions; what is in them counts as missed"),
+        (result.missing_images, "annotated images have no predictions; their instances count as missed"),
         (result.unknown_images, "predicted images are not in the annotations and do not count"),
-        (result.failed_images, "images failed when they were predicted; what is in them counts as missed"),
+        (result.failed_images, "images failed when they were predicted; their instances count as missed"),
     ):
         _say_names(names, meaning)
     for note in result.notes:
@@ -180,10 +185,10 @@ def _print_figures(result: Evaluation) -> None:
         "mAR_w(1)": weighted.mar_w1,
         "mAR_w(100)": weighted.mar_w100,
     }
-    rows = [[name, share(value)] for name, value in figures.items()]
+    rows = [[name, format_share(value)] for name, value in figures.items()]
     at = f"IoU {result.counts_iou:g}" + (f", score {result.counts_score:g}" if result.counts_score else "")
     rows += [[f"TP, FP, FN ({at})", f"{counts.tp}, {counts.fp}, {counts.fn}"]]
-    rows += [["precision, recall", f"{share(counts.precision)}, {share(counts.recall)}"]]
+    rows += [["precision, recall", f"{format_share(counts.precision)}, {format_share(counts.recall)}"]]
     print_table(["", result.iou], rows)
 
 
@@ -191,18 +196,18 @@ def _print_categories(result: Evaluation) -> None:
     columns = ["category", "images", "instances", "AP", "AP50", "AP75", "AR100", "TP", "FP", "FN", "weight"]
     rows = [
         [
-            one.name,
-            str(one.annotated_images),
-            str(one.annotations),
-            *(share(value) for value in (one.ap, one.ap50, one.ap75, one.ar100)),
-            *(str(count) for count in (one.counts.tp, one.counts.fp, one.counts.fn)),
-            share(one.weight),
+            category.name,
+            str(category.annotated_images),
+            str(category.annotations),
+            *(format_share(value) for value in (category.ap, category.ap50, category.ap75, category.ar100)),
+            *(str(count) for count in (category.counts.tp, category.counts.fp, category.counts.fn)),
+            format_share(category.weight),
         ]
-        for one in result.per_category
+        for category in result.per_category
     ]
     print_table(columns, rows)
 
 
-def share(value: float | None) -> str:
-    """A figure in [0, 1] for people."""
+def format_share(value: float | None) -> str:
+    """Return a figure in [0, 1] as text."""
     return "–" if value is None else f"{value:.3f}"

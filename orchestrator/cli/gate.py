@@ -1,29 +1,35 @@
-"""What CI jobs add to `orch run`: --fail-on, --baseline, --annotations, --junit, --summary."""
+"""--fail-on, --baseline, --junit, --summary of `orch run`; `orch compare RUN --baseline`."""
 
 from __future__ import annotations
 
+import json as json_module
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from orchestrator.cli.common import print_error, say
-from orchestrator.errors import MachineError
+from orchestrator.cli.common import print_error, print_json, say
+from orchestrator.cli.tables import print_figures, write_or_print
+from orchestrator.errors import EXIT_OK, EXIT_SOME_FAILED, MachineError, UsageError
 
 if TYPE_CHECKING:
-    from orchestrator.evaluation.gate.gate import Checked, Checks
+    from orchestrator.evaluation.gate.gate import Gate, GateResult
+    from orchestrator.evaluation.gate.rules import FigureChange
+    from orchestrator.reports.tables import Table
 
 GITHUB_SUMMARY = "GITHUB_STEP_SUMMARY"
+IMPLIED_RULE = "failed-images"  # of every run without another rule on failed images: none may fail
 FailOnOption = Annotated[
     list[str] | None,
     typer.Option(
         "--fail-on",
         metavar="RULE",
-        help="End with 1 where it is broken: failed-images (the default), failed-images:5, failed-images:1%, "
-        "ap-drop:0.01; repeatable.",
+        help="End with exit code 1 if the run breaks this rule: failed-images (the default), failed-images:5, "
+        "failed-images:1%, ap-drop:0.01; repeatable.",
     ),
 ]
 BaselineOption = Annotated[
@@ -31,7 +37,7 @@ BaselineOption = Annotated[
     typer.Option(
         "--baseline",
         metavar="FILE|RUN",
-        help="Figures to hold the run against: of orch eval --save-baseline, or a run.",
+        help="Figures to compare the run with: a file of orch eval --save-baseline, or a run.",
     ),
 ]
 JunitOption = Annotated[
@@ -42,17 +48,13 @@ SummaryOption = Annotated[
     typer.Option(
         "--summary",
         metavar="FILE.md",
-        help=f"Append a summary in Markdown. Default: ${GITHUB_SUMMARY}, where it is set.",
+        help=f"Append a summary in Markdown. Default: ${GITHUB_SUMMARY}, if it is set.",
     ),
 ]
 
 
-PLAIN_RULE = "failed-images"
-"""The rule of every run that was given none for failed images: none may fail."""
-
-
 @contextmanager
-def checking(
+def open_gate(
     models: Sequence[str],
     *,
     fail_on: Sequence[str] | None,
@@ -60,40 +62,151 @@ def checking(
     annotations: Path | None,
     junit: Path | None,
     summary: Path | None,
-) -> Iterator[Checks]:
-    """Around the runs of `models`: yields what is to be told of each finished run, and writes the reports however it
-    ends. Raises UsageError, PredictionsError before anything runs, MachineError where a report cannot be written."""
-    from orchestrator.evaluation.gate.gate import Checks, Request
+) -> Iterator[Gate]:
+    """Yield the gate that judges the runs of `models`; write both reports at the end, also after an error.
 
-    given = os.environ.get(GITHUB_SUMMARY)
-    summary = summary or (Path(given) if given else None)
-    checks = Checks(Request(fail_on or (), baseline, annotations, junit, summary), models)
+    Raises UsageError, PredictionsError before anything runs, MachineError when a report cannot be written.
+    """
+    from orchestrator.evaluation.gate.gate import Gate, check_gate_options
+    from orchestrator.evaluation.gate.rules import parse_rules
+
+    rules = parse_rules(fail_on or ())
+    check_gate_options(rules, annotations, baseline)
+    measure = None
+    if annotations is not None:  # a run without annotations needs neither numpy nor an evaluation engine
+        from orchestrator.evaluation.gate.baseline import Baselines
+
+        measure = Baselines(models, annotations, baseline).measure
+    default = os.environ.get(GITHUB_SUMMARY)
+    summary = summary or (Path(default) if default else None)
+    gate = Gate(rules, models, measure)
     try:
-        yield checks
+        yield gate
     except BaseException as error:
-        checks.failed(error)
+        gate.record_failure(error)
         try:
-            checks.write()
-        except OSError as unwritten:  # the run's own end is what counts
-            say(f"the reports could not be written: {unwritten}")
+            _write_reports(gate, junit, summary)
+        except OSError as unwritten:  # the error that ended the run is the one to report
+            say(f"cannot write the reports: {unwritten}")
         raise
     try:
-        checks.write()
+        _write_reports(gate, junit, summary)
     except OSError as error:
-        raise MachineError("the reports could not be written", why=str(error)) from error
+        raise MachineError("cannot write the reports", why=str(error)) from error
 
 
-def say_verdicts(checked: Checked, model: str | None = None, *, quiet: bool = False) -> None:
-    """For people: AP beside the baseline's, and every rule that is broken; of which model, where there are several."""
-    which = "" if model is None else f"{model}: "
-    ap = next((change for change in checked.changes if change.name == "AP"), None)
+def _write_reports(gate: Gate, junit: Path | None, summary: Path | None) -> None:
+    """Write the JUnit report and the job summary, if wanted. Raises OSError."""
+    results = gate.finish()
+    if junit is not None:
+        from orchestrator.reports.junit import write_junit
+
+        write_junit(junit, results)
+    if summary is not None:
+        from orchestrator.reports.job_summary import append_summary
+
+        append_summary(summary, results)
+
+
+def say_verdicts(result: GateResult, model: str | None = None, *, quiet: bool = False) -> None:
+    """Print AP, its difference to the baseline, and every broken rule; `model` if there are several."""
+    prefix = "" if model is None else f"{model}: "
+    ap = next((change for change in result.changes if change.name == "AP"), None)
     if not quiet and ap is not None and ap.difference is not None:
-        say(f"{which}AP {ap.now:.4f}, baseline {ap.baseline:.4f}, difference {ap.difference:+.4f}")
-    elif not quiet and checked.figures.get("AP") is not None:
-        say(f"{which}AP {checked.figures['AP']:.4f}")
-    if checked.error is not None and checked.summary is not None:  # it ran, and could not be judged
-        print_error(checked.error, model)
-    for verdict in checked.broken:
-        if verdict.rule == PLAIN_RULE:
-            continue  # the failed images were told of already
-        say(f"{which}broken: {verdict.rule}: {verdict.message}")
+        say(f"{prefix}AP {ap.now:.4f}, baseline {ap.baseline:.4f}, difference {ap.difference:+.4f}")
+    elif not quiet and result.figures.get("AP") is not None:
+        say(f"{prefix}AP {result.figures['AP']:.4f}")
+    if result.error is not None and result.summary is not None:  # the run finished, but could not be judged
+        print_error(result.error, model)
+    for verdict in result.broken:
+        if verdict.rule != IMPLIED_RULE:  # the failed images are listed already
+            say(f"{prefix}broken: {verdict.rule}: {verdict.message}")
+
+
+@dataclass(frozen=True)
+class BaselineComparison:
+    """The options of `orch compare RUN --baseline`: what to evaluate, and the rules to judge it by."""
+
+    run: Path
+    baseline: Path
+    annotations: Path
+    iou: Literal["segm", "bbox"]
+    categories: Sequence[str | int]
+    engine: str
+    fail_on: Sequence[str]
+    per_category: bool
+
+
+def check_comparison(
+    files: Sequence[Path], baseline: Path, annotations: Path | None, fail_on: Sequence[str] | None, **options: Any
+) -> BaselineComparison:
+    """Check the options that depend on each other. Raises UsageError."""
+    if len(files) != 1:
+        raise UsageError("--baseline compares one run", why=f"{len(files)} were given")
+    if annotations is None:
+        hint = f"orch compare {files[0]} --baseline {baseline} --annotations COCO.json"
+        raise UsageError("--baseline needs annotations", hint=hint)
+    return BaselineComparison(files[0], baseline, annotations, fail_on=fail_on or (), **options)
+
+
+def compare_to_baseline(comparison: BaselineComparison, format_name: str, output: Path | None, json: bool) -> int:
+    """Print the baseline's and the run's figures; return 1 if a rule is broken. Raises UsageError, PredictionsError."""
+    from orchestrator.evaluation.gate.baseline import compare_categories, compare_figures, evaluate_with_baseline
+    from orchestrator.evaluation.gate.rules import format_verdicts, judge_rules, parse_rules
+
+    rules = parse_rules(comparison.fail_on, implied=False)
+    baseline, now, findings = evaluate_with_baseline(
+        comparison.run,
+        comparison.baseline,
+        comparison.annotations,
+        comparison.iou,
+        comparison.categories,
+        comparison.engine,
+    )
+    figures, categories = compare_figures(baseline, now), compare_categories(baseline, now)
+    verdicts = judge_rules(rules, findings.with_ap(now.figures.get("AP"), baseline.figures.get("AP")))
+    code = EXIT_SOME_FAILED if any(verdict.is_broken for verdict in verdicts) else EXIT_OK
+    document = {
+        "run": str(comparison.run),
+        "model": now.model,
+        "variant": now.variant,
+        "baseline": {"path": str(comparison.baseline), "model": baseline.model, "variant": baseline.variant},
+        "figures": {change.name: change.as_json() for change in figures},
+        "categories": {change.name: change.as_json() for change in categories},
+        **format_verdicts(verdicts),
+    }
+    if json:
+        print_json(document)
+        return code
+    if (baseline.model, baseline.variant) != (now.model, now.variant):
+        say(f"note: the baseline is of {baseline.model} {baseline.variant}, the run of {now.model} {now.variant}")
+    tables = [_make_table("baseline", "", figures)]
+    tables += [_make_table("AP per category", "category", categories)] if comparison.per_category else []
+    if format_name == "rich" and output is None:
+        print_figures(tables)
+    else:
+        write_or_print(_format(document, tables, format_name), output)
+    for verdict in verdicts:
+        say(f"{'broken' if verdict.is_broken else 'kept'}: {verdict.rule}: {verdict.message}")
+    return code
+
+
+def _make_table(title: str, first_column: str, changes: Sequence[FigureChange]) -> Table:
+    from orchestrator.reports.tables import Cell, Table
+
+    def cell(value: float | None, sign: str = "") -> Cell:
+        return Cell("–" if value is None else format(value, f"{sign}.4f").replace("-", "−"), value)
+
+    rows = [
+        (Cell(change.name, change.name), cell(change.baseline), cell(change.now), cell(change.difference, "+"))
+        for change in changes
+    ]
+    return Table(title, (first_column, "baseline", "now", "difference"), tuple(rows))
+
+
+def _format(document: dict[str, Any], tables: Sequence[Table], format_name: str) -> str:
+    from orchestrator.reports.tables import format_csv, format_latex, format_markdown
+
+    if format_name == "json":
+        return json_module.dumps(document, indent=2) + "\n"
+    return {"csv": format_csv, "latex": format_latex}.get(format_name, format_markdown)(tables)

@@ -1,4 +1,4 @@
-"""`orch inspect`, `validate`, `export` and `draw`: what one does with a predictions file."""
+"""`orch inspect`, `validate`, `export` and `draw`: commands on a predictions file."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def _load(path: Path) -> Predictions:
 
 
 def _file(path: Path) -> Path:
-    from orchestrator.evaluation.runs import predictions_file
+    from orchestrator.evaluation.runs import find_predictions
 
-    return predictions_file(path)
+    return find_predictions(path)
 
 
 def inspect(
@@ -36,7 +36,7 @@ def inspect(
     image: Annotated[str | None, typer.Option(help="Show one image's instances, by file name or number.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Say what is in a predictions file."""
+    """Print what a predictions file contains."""
     import numpy as np
 
     predictions = _load(file)
@@ -44,7 +44,7 @@ def inspect(
         _inspect_image(predictions, image, json)
         return
     counts = np.bincount(predictions.classes - min(0, int(predictions.classes.min(initial=0))))
-    names = {int(one["id"]): str(one["name"]) for one in predictions.meta["categories"]}
+    names = {int(entry["id"]): str(entry["name"]) for entry in predictions.meta["categories"]}
     by_category = {name: int(counts[key]) for key, name in names.items() if 0 <= key < len(counts) and counts[key]}
     failed = int((predictions.status != 0).sum())
     facts: dict[str, Any] = {
@@ -95,7 +95,7 @@ def _inspect_image(predictions: Predictions, image: str, as_json: bool) -> None:
 
         why = did_you_mean(image, predictions.files[:5000])
         raise UsageError(f"the file has no image {image!r}", why=why) from None
-    names = {int(one["id"]): str(one["name"]) for one in predictions.meta["categories"]}
+    names = {int(entry["id"]): str(entry["name"]) for entry in predictions.meta["categories"]}
     boxes = [[round(float(side), 1) for side in box] for box in record["boxes"]]
     instances = [
         {"category": names.get(int(category), str(category)), "score": round(float(score), 4), "box": box}
@@ -115,12 +115,12 @@ def _inspect_image(predictions: Predictions, image: str, as_json: bool) -> None:
     say(f"{record['image_file']}: {record['error'] or f'{len(instances)} instances'}")
     print_table(
         ["category", "score", "x1, y1, x2, y2"],
-        [[str(one["category"]), str(one["score"]), json_module.dumps(one["box"])[1:-1]] for one in instances],
+        [[str(entry["category"]), str(entry["score"]), json_module.dumps(entry["box"])[1:-1]] for entry in instances],
     )
 
 
 def validate(file: FileArgument, json: JsonOption = False) -> None:
-    """Check a predictions file against the format; exit 6 if it breaks it."""
+    """Check a predictions file against the format; end with exit code 6 if it breaks it."""
     predictions = _load(file)
     problems = [str(problem) for problem in predictions.validate()]
     if problems:
@@ -143,17 +143,14 @@ def export(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Write predictions as other tools read them."""
-    from orchestrator.predictions.export import FORMATS
+    """Write predictions in the format of another tool."""
+    from orchestrator.predictions.export import get_exporter
 
-    if format_name not in FORMATS:
-        from orchestrator.system.suggestions import unknown_name
-
-        raise unknown_name("format", format_name, FORMATS)
+    write = get_exporter(format_name)
     predictions = _load(file)
     suffix = {"coco": "-coco.json", "fashionfail": "-fashionfail.npz"}.get(format_name, f"-{format_name}")
     target = output or _file(file).with_name(_file(file).stem + suffix)
-    FORMATS[format_name](predictions, target, annotations)
+    write(predictions, target, annotations)
     if json:
         print_json({"format": format_name, "output": str(target)})
     else:
@@ -163,11 +160,11 @@ def export(
 def draw(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder. Default: RUN/pictures.")] = None,
-    min_score: Annotated[float, typer.Option(min=0, max=1, help="Leave weaker instances out.")] = 0.3,
+    min_score: Annotated[float, typer.Option(min=0, max=1, help="Least score of an instance that is drawn.")] = 0.3,
     json: JsonOption = False,
 ) -> None:
     """Draw boxes and masks into a run's images, as PNG files."""
-    from orchestrator.reports.pictures import draw_run_directory
+    from orchestrator.reports.draw import draw_run_directory
 
     folder = output or run / "pictures"
     pictures = draw_run_directory(run, folder, min_score)

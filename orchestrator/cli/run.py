@@ -26,13 +26,13 @@ from orchestrator.cli.common import (
     print_json,
     say,
 )
-from orchestrator.cli.gate import BaselineOption, FailOnOption, JunitOption, SummaryOption, checking, say_verdicts
+from orchestrator.cli.gate import BaselineOption, FailOnOption, JunitOption, SummaryOption, open_gate, say_verdicts
 from orchestrator.cli.help import PanelCommand
 from orchestrator.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
     from orchestrator.dispatch.outcome import Outcome
-    from orchestrator.evaluation.gate.gate import Checked
+    from orchestrator.evaluation.gate.gate import GateResult
     from orchestrator.plan.options import RunOptions
 
 SHOWN_FAILURES = 20
@@ -213,7 +213,7 @@ def run(
     The same command resumes a run that was interrupted.
     """
     checked_by = partial(
-        checking, fail_on=fail_on, baseline=baseline, annotations=annotations, junit=junit, summary=job_summary
+        open_gate, fail_on=fail_on, baseline=baseline, annotations=annotations, junit=junit, summary=job_summary
     )
     if file is not None:
         return batch.run_file(context, file, stacks, checked_by, json=json, quiet=quiet)
@@ -287,12 +287,12 @@ def _run_one(
             if stopped.hint:
                 raise
             raise Interrupted("stopped; finished shards are kept", hint=RESUME_HINT) from stopped
-        checked = checks.finished(entry.name, outcome.summary) if outcome.complete else None
+        checked = checks.judge(entry.name, outcome.summary) if outcome.complete else None
     report_outcome(outcome, checked, json=json, quiet=quiet)
     return checks.exit_code
 
 
-def report_outcome(outcome: Outcome, checked: Checked | None, *, json: bool, quiet: bool) -> None:
+def report_outcome(outcome: Outcome, checked: GateResult | None, *, json: bool, quiet: bool) -> None:
     """Print the summary of a run, and the verdicts of its checks."""
     if not outcome.complete:
         if json:

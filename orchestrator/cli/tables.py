@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from orchestrator.cli.common import say
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -38,12 +41,23 @@ def print_figures(tables: Sequence[Table]) -> None:
         return
     from rich.console import Console
 
-    from orchestrator.reports.tables import transposed
+    from orchestrator.reports.tables import transpose
 
     console = Console(highlight=False)
     for table in tables:
         width = sum(_minimum_widths(table)) + SPACE_BETWEEN * len(table.columns)
-        console.print(_draw_figures(transposed(table) if width > console.width else table))
+        console.print(_draw_figures(transpose(table) if width > console.width else table))
+
+
+def write_or_print(text: str, output: Path | None) -> None:
+    """Write text to the file `output` and say so, or print it on stdout."""
+    if output is None:
+        print(text, end="")
+        return
+    from orchestrator.system.files import write_text
+
+    write_text(output, text)
+    say(f"wrote {output}")
 
 
 def _print_plain(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -1,8 +1,8 @@
-"""How far two predictions of the same images agree: labels, scores and masks, instance by instance."""
+"""How far two predictions agree: within tolerances (two variants) or by overlap (two models)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,12 +11,18 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from orchestrator.errors import PredictionsError
-from orchestrator.predictions.predictions import STATUS_PREDICTED, Predictions
+from orchestrator.evaluation.coco.ground_truth import Iou
+from orchestrator.evaluation.runs import OpenedRun
+from orchestrator.predictions.predictions import Predictions, Record
+from orchestrator.predictions.schema import STATUS_PREDICTED, to_xywh
+
+LEVELS = (0.5, 0.75, 0.9)  # IoU from which instances of two models are a pair
+MOST_DIFFERENT_IMAGES = 5
 
 
 @dataclass(frozen=True)
 class Tolerances:
-    """What still counts as equal: difference of scores at most, intersection over union of masks at least."""
+    """What counts as equal: the largest difference of scores, the smallest IoU of masks."""
 
     score: float = 1e-4
     mask_iou: float = 0.999
@@ -24,9 +30,9 @@ class Tolerances:
 
 @dataclass(frozen=True)
 class ImageAgreement:
-    """One image: `instances` are pairs; `alone` has found no partner in the other predictions.
+    """One image in two predictions: `instances` are pairs, `alone` instances without a partner.
 
-    `at_floor` of them have none because their score is within the tolerance of the score floor.
+    `at_floor` of those have none because their score is within the tolerance of the score floor.
     """
 
     image_file: str
@@ -41,7 +47,7 @@ class ImageAgreement:
     fault: str | None = None
 
     def is_equal(self, tolerances: Tolerances) -> bool:
-        """Whether everything is within the tolerances."""
+        """Say whether everything is within the tolerances."""
         return (
             self.fault is None
             and self.alone == self.at_floor
@@ -51,109 +57,230 @@ class ImageAgreement:
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """All images, and the tolerances they are held against."""
+class ToleranceAgreement:
+    """All images of two predictions, and the tolerances that decide whether they are equal."""
 
     tolerances: Tolerances
     images: tuple[ImageAgreement, ...]
 
     @property
-    def equal(self) -> bool:
-        """Whether all images agree, and there was something to agree on."""
-        found = any(image.instances or image.image_score_difference == 0 for image in self.images)
-        return found and all(image.is_equal(self.tolerances) for image in self.images)
+    def is_equal(self) -> bool:
+        """Whether all images agree and at least one has something to compare."""
+        has_content = any(image.instances or image.image_score_difference == 0 for image in self.images)
+        return has_content and all(image.is_equal(self.tolerances) for image in self.images)
 
     def as_json(self) -> dict[str, Any]:
-        """For files and --json; boxes and attributes are for information, nothing is held against them."""
-        worst = {
-            "score_difference": max((one.score_difference for one in self.images), default=0.0),
-            "least_iou": min((one.least_iou for one in self.images), default=1.0),
-            "attribute_difference": max((one.attribute_difference for one in self.images), default=0.0),
-            "box_difference": max((one.box_difference for one in self.images), default=0.0),
-            "image_score_difference": max((one.image_score_difference for one in self.images), default=0.0),
-        }
+        """Return what files and --json hold. Differences of boxes and attributes are information, never a verdict."""
+        images = self.images
+        largest = ("attribute_difference", "box_difference", "image_score_difference")
         return {
-            "equivalent": self.equal,
+            "equivalent": self.is_equal,
             "tolerances": asdict(self.tolerances),
-            "instances": sum(one.instances for one in self.images),
-            "without_partner": sum(one.alone for one in self.images),
-            "at_score_floor": sum(one.at_floor for one in self.images),
-            **worst,
-            "images": [{**asdict(one), "equal": one.is_equal(self.tolerances)} for one in self.images],
+            "instances": sum(image.instances for image in images),
+            "without_partner": sum(image.alone for image in images),
+            "at_score_floor": sum(image.at_floor for image in images),
+            "score_difference": max((image.score_difference for image in images), default=0.0),
+            "least_iou": min((image.least_iou for image in images), default=1.0),
+            **{name: max((getattr(image, name) for image in images), default=0.0) for name in largest},
+            "images": [{**asdict(image), "equal": image.is_equal(self.tolerances)} for image in images],
         }
 
 
-def agreement(first: Predictions, second: Predictions, tolerances: Tolerances) -> Agreement:
-    """Hold two predictions of the same images against each other. PredictionsError when the images are not the same."""
+@dataclass(frozen=True)
+class CategoryAgreement:
+    """Instances of two models in one category, and how many of them are pairs at each of LEVELS."""
+
+    id: int
+    name: str
+    first: int
+    second: int
+    pairs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class OverlapAgreement:
+    """Two models over all images, by pairs of instances of one category that overlap.
+
+    `pairs` has their number at each of LEVELS. `agreement` is 2 · pairs / (first + second): 1 when every instance has
+    a partner, None when neither has any.
+    """
+
+    first_label: str
+    second_label: str
+    first: int
+    second: int
+    pairs: tuple[int, ...]
+    agreement: tuple[float | None, ...]
+    per_category: tuple[CategoryAgreement, ...]
+    images_apart: tuple[str, ...]
+
+
+def compare_within_tolerances(first: Predictions, second: Predictions, tolerances: Tolerances) -> ToleranceAgreement:
+    """Compare two predictions instance by instance. PredictionsError when they are of other images."""
     if first.files != second.files:
         raise PredictionsError("the two runs do not have the same images")
     floor = first.meta.get("score_threshold")
-    compared = (_compare(first, second, index, floor, tolerances) for index in range(len(first)))
-    return Agreement(tolerances, tuple(compared))
+    records = zip(first, second, strict=True)
+    return ToleranceAgreement(tolerances, tuple(_compare_records(*pair, floor, tolerances) for pair in records))
 
 
-def _compare(
-    first: Predictions, second: Predictions, index: int, floor: float | None, tolerances: Tolerances
-) -> ImageAgreement:
-    one, other = first[index], second[index]
+def _compare_records(first: Record, second: Record, floor: float | None, tolerances: Tolerances) -> ImageAgreement:
     fault = None
-    if one["status"] != other["status"]:
-        failed = one if one["status"] != STATUS_PREDICTED else other
+    if first["status"] != second["status"]:
+        failed = first if first["status"] != STATUS_PREDICTED else second
         fault = f"failed in one of the two: {failed['error']}"
-    elif one["image_size"] != other["image_size"]:
-        fault = f"of size {one['image_size']} and {other['image_size']}"
+    elif first["image_size"] != second["image_size"]:
+        fault = f"of size {first['image_size']} and {second['image_size']}"
     if fault is not None:
-        return ImageAgreement(one["image_file"], 0, 0, 0, 0.0, 1.0, 0.0, 0.0, 0.0, fault)
-    pairs = list(_pairs(one, other, tolerances))
+        return ImageAgreement(first["image_file"], 0, 0, 0, 0.0, 1.0, 0.0, 0.0, 0.0, fault)
+    pairs = list(_pair_records(first, second, tolerances))
     left, right = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    lonely = np.concatenate([np.delete(one["scores"], left), np.delete(other["scores"], right)])
+    alone = np.concatenate([np.delete(first["scores"], left), np.delete(second["scores"], right)])
     return ImageAgreement(
-        image_file=one["image_file"],
+        image_file=first["image_file"],
         instances=len(pairs),
-        alone=len(lonely),
-        at_floor=0 if not floor else int((np.abs(lonely - floor) <= tolerances.score).sum()),
-        score_difference=_largest(one["scores"][left], other["scores"][right]),
+        alone=len(alone),
+        at_floor=0 if not floor else int((np.abs(alone - floor) <= tolerances.score).sum()),
+        score_difference=_largest_difference(first["scores"][left], second["scores"][right]),
         least_iou=min((pair[2] for pair in pairs), default=1.0),
-        attribute_difference=_largest(one.get("attributes"), other.get("attributes"), left, right),
-        box_difference=_largest(one["boxes"][left], other["boxes"][right]),
-        image_score_difference=_largest(
-            np.array([one.get("image_score", np.nan)]), np.array([other.get("image_score", np.nan)])
+        attribute_difference=_largest_difference(first.get("attributes"), second.get("attributes"), left, right),
+        box_difference=_largest_difference(first["boxes"][left], second["boxes"][right]),
+        image_score_difference=_largest_difference(
+            np.array([first.get("image_score", np.nan)]), np.array([second.get("image_score", np.nan)])
         ),
     )
 
 
-def _pairs(one: dict[str, Any], other: dict[str, Any], tolerances: Tolerances) -> Iterator[tuple[int, int, float]]:
-    """(row, row, IoU) of instances of the same class, the likest first; each row in one pair at most."""
-    if not len(one["scores"]) or not len(other["scores"]):
+def _pair_records(first: Record, second: Record, tolerances: Tolerances) -> Iterator[tuple[int, int, float]]:
+    """Yield (row, row, IoU) of instances of the same class, the most similar first, each row at most once."""
+    if not len(first["scores"]) or not len(second["scores"]):
         return
-    overlap = np.asarray(coco_mask.iou(one["masks"], other["masks"], [0] * len(other["masks"])))
-    apart = np.abs(one["scores"][:, None] - other["scores"][None])
-    both_empty = _areas(one)[:, None] + _areas(other)[None] == 0
-    overlap = np.where(both_empty, 1.0, overlap)
-    rows, columns = np.nonzero(one["classes"][:, None] == other["classes"][None])
-    ious, differences = overlap[rows, columns], apart[rows, columns]
+    iou = np.asarray(coco_mask.iou(first["masks"], second["masks"], [0] * len(second["masks"])))
+    areas, other_areas = (np.asarray(coco_mask.area(one["masks"]), np.float64) for one in (first, second))
+    iou = np.where(areas[:, None] + other_areas[None] == 0, 1.0, iou)  # two empty masks are equal
+    rows, columns = np.nonzero(first["classes"][:, None] == second["classes"][None])
+    ious, differences = iou[rows, columns], np.abs(first["scores"][rows] - second["scores"][columns])
     outside = (ious < tolerances.mask_iou).astype(int) + (differences > tolerances.score)
-    used: tuple[set[int], set[int]] = set(), set()
-    for place in np.lexsort((differences, -ious, outside)).tolist():
-        row, column = int(rows[place]), int(columns[place])
-        if row not in used[0] and column not in used[1]:
-            used[0].add(row)
-            used[1].add(column)
-            yield row, column, float(ious[place])
+    for index in _pair_greedily(rows, columns, np.lexsort((differences, -ious, outside))):
+        yield int(rows[index]), int(columns[index]), float(ious[index])
 
 
-def _areas(record: dict[str, Any]) -> NDArray[np.float64]:
-    return np.asarray(coco_mask.area(record["masks"]), np.float64)
-
-
-def _largest(
-    one: NDArray[Any] | None, other: NDArray[Any] | None, left: list[int] | None = None, right: list[int] | None = None
+def _largest_difference(
+    first: NDArray[Any] | None,
+    second: NDArray[Any] | None,
+    left: list[int] | None = None,
+    right: list[int] | None = None,
 ) -> float:
-    """The largest difference between two arrays, or rows of them; 0 where either is not there."""
-    if one is None or other is None:
+    """Return the largest difference between two arrays, or rows of them; 0 when one of them is missing."""
+    if first is None or second is None:
         return 0.0
-    apart = np.abs(
-        (one if left is None else one[left]).astype(np.float64)
-        - (other if right is None else other[right]).astype(np.float64)
+    difference = np.abs(
+        (first if left is None else first[left]).astype(np.float64)
+        - (second if right is None else second[right]).astype(np.float64)
     )
-    return float(np.nanmax(apart)) if apart.size and not np.isnan(apart).all() else 0.0
+    return float(np.nanmax(difference)) if difference.size and not np.isnan(difference).all() else 0.0
+
+
+def compare_by_overlap(runs: Sequence[OpenedRun], iou: Iou, min_score: float) -> list[OverlapAgreement]:
+    """Compare every two runs of the same images, by instances that score at least `min_score`."""
+    return [
+        _compare_models(first, second, iou, min_score)
+        for index, first in enumerate(runs)
+        for second in runs[index + 1 :]
+    ]
+
+
+def _compare_models(first: OpenedRun, second: OpenedRun, iou: Iou, min_score: float) -> OverlapAgreement:
+    files = first.predictions.files
+    names = {int(entry["id"]): str(entry["name"]) for entry in first.predictions.meta.get("categories", [])}
+    counts = {number: np.zeros(2 + len(LEVELS), np.int64) for number in names}
+    shares = np.ones(len(files))
+    for index, file in enumerate(files):
+        of_image = count_pairs(first.predictions, second.predictions, file, iou, min_score)
+        for number, values in of_image.items():
+            counts[number] += values
+        shares[index] = _share(sum(of_image.values(), np.zeros(2 + len(LEVELS), np.int64)))
+    total = sum(counts.values(), np.zeros(2 + len(LEVELS), np.int64)).tolist()
+    most_different = np.argsort(shares, kind="stable")[:MOST_DIFFERENT_IMAGES]
+    return OverlapAgreement(
+        first_label=first.label,
+        second_label=second.label,
+        first=total[0],
+        second=total[1],
+        pairs=tuple(total[2:]),
+        agreement=tuple(2 * pairs / (total[0] + total[1]) if total[0] + total[1] else None for pairs in total[2:]),
+        per_category=tuple(
+            CategoryAgreement(number, names[number], int(values[0]), int(values[1]), tuple(values[2:].tolist()))
+            for number, values in counts.items()
+        ),
+        images_apart=tuple(files[image] for image in most_different.tolist() if shares[image] < 1),
+    )
+
+
+def measure_agreement(first: Predictions, second: Predictions, file: str, iou: Iou, min_score: float) -> float:
+    """Return the share of an image's instances that have a partner; 1 if there are no instances."""
+    counts = count_pairs(first, second, file, iou, min_score)
+    return _share(sum(counts.values(), np.zeros(2 + len(LEVELS), np.int64)))
+
+
+def _share(counts: NDArray[np.int64]) -> float:
+    instances = int(counts[0] + counts[1])
+    return 2 * int(counts[2]) / instances if instances else 1.0
+
+
+def count_pairs(
+    first: Predictions, second: Predictions, file: str, iou: Iou, min_score: float
+) -> dict[int, NDArray[np.int64]]:
+    """Count by category the image's instances in the first, in the second, and pairs at LEVELS."""
+    rows, others = (select_rows(one, one.index(file), min_score) for one in (first, second))
+    classes, other_classes = first.classes[rows], second.classes[others]
+    counts = {}
+    for number in np.union1d(classes, other_classes).tolist():
+        ours, theirs = rows[classes == number], others[other_classes == number]
+        pairs = _count_levels(_compute_overlaps(first, ours, second, theirs, iou))
+        counts[number] = np.array([len(ours), len(theirs), *pairs], np.int64)
+    return counts
+
+
+def select_rows(predictions: Predictions, image: int, min_score: float) -> NDArray[np.int64]:
+    """Return the rows of an image's instances that score at least `min_score`."""
+    part = predictions.rows(image)
+    rows: NDArray[np.int64] = part.start + np.flatnonzero(predictions.scores[part] >= min_score)
+    return rows
+
+
+def _compute_overlaps(
+    first: Predictions, rows: NDArray[np.int64], second: Predictions, others: NDArray[np.int64], iou: Iou
+) -> NDArray[np.float64]:
+    """Return the (A,B) IoU of rows of one file with rows of another, all of one image."""
+    if not len(rows) or not len(others):
+        return np.zeros((len(rows), len(others)))
+    shapes, other_shapes = _shapes(first, rows, iou), _shapes(second, others, iou)
+    return np.asarray(coco_mask.iou(shapes, other_shapes, [0] * len(others)), np.float64)
+
+
+def _shapes(predictions: Predictions, rows: NDArray[np.int64], iou: Iou) -> object:
+    if iou == "bbox":
+        return to_xywh(predictions.boxes[rows])
+    image = int(np.searchsorted(predictions.offsets, rows[0], side="right")) - 1
+    size = predictions.image_size[image].tolist()
+    return [{"size": size, "counts": predictions.counts(row)} for row in rows.tolist()]
+
+
+def _count_levels(iou: NDArray[np.float64]) -> list[int]:
+    """Count the pairs at each of LEVELS, given (A,B) overlaps: the most overlapping two are paired first."""
+    rows, columns = np.nonzero(iou >= LEVELS[0])
+    ious = iou[rows, columns]
+    pairs = ious[list(_pair_greedily(rows, columns, np.argsort(-ious, kind="stable")))]
+    # Pairs are made from the highest overlap down, so those above a level are the same for every level.
+    return [int((pairs >= level).sum()) for level in LEVELS]
+
+
+def _pair_greedily(rows: NDArray[np.int64], columns: NDArray[np.int64], order: NDArray[np.int64]) -> Iterator[int]:
+    """Yield those candidates (row, column), in the given order, whose row and column are both still free."""
+    used_rows, used_columns = set[int](), set[int]()
+    for index, row, column in zip(order.tolist(), rows[order].tolist(), columns[order].tolist(), strict=True):
+        if row not in used_rows and column not in used_columns:
+            used_rows.add(row)
+            used_columns.add(column)
+            yield index

@@ -1,4 +1,4 @@
-"""Runs and predictions files as given on the command line, opened: what comparing and reporting start from."""
+"""Open run directories and predictions files for comparing and reporting."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from orchestrator.predictions.predictions import Predictions
 
 
 @dataclass(frozen=True)
-class Source:
-    """One set of predictions, and the run directory it lies in if it was given as one.
+class OpenedRun:
+    """One set of predictions, and the run directory that holds it if one was given.
 
-    `label` tells it from the others: the model's name, with the variant or the folder where that is not enough.
-    `run` and `summary` are the contents of run.json and summary.json, empty for a lone file.
+    `label` is the model's name, with the variant or the folder where the name alone is not unique. `run` and `summary`
+    are the contents of run.json and summary.json, empty for a predictions file.
     """
 
     label: str
@@ -41,14 +41,14 @@ class Source:
 
     @property
     def images_per_second(self) -> float | None:
-        """Images of the run over the seconds its workers took, their start included; None where not recorded."""
+        """Images divided by the seconds that workers took, their start included; None where not recorded."""
         seconds = self.summary.get("seconds", {}).get("dispatch")
         images = self.summary.get("images")
         return images / seconds if seconds and images else None
 
 
-def predictions_file(path: Path) -> Path:
-    """The predictions file of a run directory, or the file itself. UsageError for a run without one."""
+def find_predictions(path: Path) -> Path:
+    """Return the predictions file of a run directory, or the file itself. UsageError for a run without one."""
     if not path.is_dir():
         return path
     if not (path / "predictions.npz").is_file():
@@ -56,26 +56,26 @@ def predictions_file(path: Path) -> Path:
     return path / "predictions.npz"
 
 
-def open_sources(paths: Sequence[Path]) -> list[Source]:
-    """Open run directories or predictions files. UsageError, PredictionsError as for each alone, or if one is twice."""
-    files = [predictions_file(path) for path in paths]
-    twice = [str(path) for path, count in Counter(file.resolve() for file in files).items() if count > 1]
-    if twice:
-        raise UsageError(f"{twice[0]} was given twice")
+def open_runs(paths: Sequence[Path]) -> list[OpenedRun]:
+    """Open run directories or predictions files. UsageError when one is given twice, PredictionsError when broken."""
+    files = [find_predictions(path) for path in paths]
+    repeated = [str(path) for path, count in Counter(file.resolve() for file in files).items() if count > 1]
+    if repeated:
+        raise UsageError(f"{repeated[0]} was given twice")
     opened = [Predictions.load(file) for file in files]
-    labels = _labels(opened, paths)
-    return [_source(*one) for one in zip(labels, paths, opened, strict=True)]
+    labels = _make_labels(opened, paths)
+    return [_open_run(*parts) for parts in zip(labels, paths, opened, strict=True)]
 
 
-def _source(label: str, path: Path, predictions: Predictions) -> Source:
+def _open_run(label: str, path: Path, predictions: Predictions) -> OpenedRun:
     if not path.is_dir():
-        return Source(label, path, predictions, None, {}, {})
+        return OpenedRun(label, path, predictions, None, {}, {})
     paths = RunPaths(path)
-    return Source(label, path, predictions, paths, _document(paths.run_json), _document(paths.summary))
+    return OpenedRun(label, path, predictions, paths, _read_document(paths.run_json), _read_document(paths.summary))
 
 
-def _document(path: Path) -> dict[str, Any]:
-    """A JSON object beside the predictions; empty where there is none: the predictions are what matters."""
+def _read_document(path: Path) -> dict[str, Any]:
+    """Read a JSON object; return {} where it is missing or broken, as only the predictions are required."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -83,18 +83,19 @@ def _document(path: Path) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def _labels(opened: Sequence[Predictions], paths: Sequence[Path]) -> list[str]:
+def _make_labels(opened: Sequence[Predictions], paths: Sequence[Path]) -> list[str]:
+    """Return for each run the shortest of several labels that no other run shares."""
     models = [str(one.meta.get("model", path.stem)) for one, path in zip(opened, paths, strict=True)]
     variants = [f"{model} {one.meta.get('variant', '')}".strip() for one, model in zip(opened, models, strict=True)]
-    folders = [f"{model} ({_folder(path)})" for model, path in zip(models, paths, strict=True)]
+    folders = [f"{model} ({_folder_name(path)})" for model, path in zip(models, paths, strict=True)]
     whole = [f"{model} ({path})" for model, path in zip(models, paths, strict=True)]
-    return [_first_unique((models, variants, folders, whole), place) for place in range(len(paths))]
+    return [_first_unique((models, variants, folders, whole), index) for index in range(len(paths))]
 
 
-def _folder(path: Path) -> str:
+def _folder_name(path: Path) -> str:
     return path.name if path.is_dir() or path.name != "predictions.npz" else path.absolute().parent.name
 
 
-def _first_unique(choices: Sequence[Sequence[str]], place: int) -> str:
-    unique = (names[place] for names in choices if names.count(names[place]) == 1)
-    return next(unique, f"{choices[-1][place]} #{place + 1}")
+def _first_unique(choices: Sequence[Sequence[str]], index: int) -> str:
+    unique = (names[index] for names in choices if names.count(names[index]) == 1)
+    return next(unique, f"{choices[-1][index]} #{index + 1}")

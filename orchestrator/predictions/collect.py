@@ -1,4 +1,4 @@
-"""Shards into one predictions file: first sizes and the image list, then array after array as a stream."""
+"""Join shards into one predictions file, array after array as a stream."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 
 from orchestrator.errors import OrchError, RunError
 from orchestrator.predictions.npz import Arrays, ArrayWriter, NpzWriter, open_arrays
-from orchestrator.predictions.predictions import FORMAT, SCHEMA, SPECS, STATUS_FAILED, ArraySpec
+from orchestrator.predictions.schema import FORMAT, SCHEMA, SPECS, STATUS_FAILED, ArraySpec
 
 SHARD_FORMAT = "orch-shard/1"
-MAX_ERROR_LENGTH = 300  # characters; one long reason would widen the column for all images
+MAX_ERROR_LENGTH = 300  # characters; one long reason would widen the column of all images
 
 _WRITTEN_HERE = ("image_id", "meta")  # the arrays that do not come from the shards
 
 
 @dataclass(frozen=True)
 class Collected:
-    """How much a predictions file holds."""
+    """Counts of a predictions file."""
 
     images: int
     failed: int
@@ -34,7 +34,7 @@ class Collected:
 
 @dataclass
 class _Totals:
-    """What has to be known before arrays are written; adds up while the image list is checked."""
+    """What must be known before arrays are written; collected while the image list is checked."""
 
     image_file_width: int = 1
     error_width: int = 1
@@ -47,21 +47,21 @@ def collect(
     meta: Mapping[str, Any],
     target: Path,
 ) -> Collected:
-    """Join `shards` into the predictions file `target`, in `inputs`' order (image file, image id).
+    """Join `shards` into the predictions file `target`, in the order of `inputs` (image file, image id).
 
-    The bytes depend on the content alone, not on how the images were cut into shards. Memory does not grow
+    The bytes depend only on the content, not on how the images were divided into shards. Memory does not grow
     with the number of images, only a little with that of shards. RunError, naming the shard, when one is
-    damaged or its images are not the next of `inputs`; then `target` is left as it was.
+    damaged or its images are not the next of `inputs`; `target` is then unchanged.
     """
     opened = [_open(shard) for shard in shards]
-    _check_alike(opened)
-    images, instances = _total(opened, "image_file"), _total(opened, "scores")
+    _check_same_plan(opened)
+    images, instances = _count_rows(opened, "image_file"), _count_rows(opened, "scores")
     with NpzWriter(target, compress=True) as writer:
         with writer.array("image_id", (images,), np.int64) as ids:
             totals = _check_images(opened, inputs, ids)
         for spec in SCHEMA:
-            given = not spec.optional or (opened and spec.name in opened[0])
-            if given and spec.name not in _WRITTEN_HERE:
+            is_present = not spec.optional or (opened and spec.name in opened[0])
+            if is_present and spec.name not in _WRITTEN_HERE:
                 _join(writer, spec, opened, totals)
         text = json.dumps({**meta, "format": FORMAT}, sort_keys=True, separators=(",", ":"))
         writer.write_array("meta", np.array(text))
@@ -69,13 +69,13 @@ def collect(
 
 
 def _open(path: Path) -> Arrays:
-    """A shard, its arrays' headers checked against the schema and each other."""
-    with _naming(path):
+    """Open a shard; check its arrays' headers against the schema and each other."""
+    with _name_shard(path):
         shard = open_arrays(path)
         headers = {name: shard.header(name) for name in shard}
     for spec in SCHEMA:
         if spec.name in headers:
-            fault = spec.fault(headers[spec.name])
+            fault = spec.find_fault(headers[spec.name])
             if fault:
                 raise _broken(path, f"array {spec.name!r}: {fault}")
         elif not spec.optional:
@@ -89,46 +89,46 @@ def _open(path: Path) -> Arrays:
     return shard
 
 
-def _total(shards: Sequence[Arrays], name: str) -> int:
+def _count_rows(shards: Sequence[Arrays], name: str) -> int:
     return sum(shard.header(name).shape[0] for shard in shards)
 
 
-def _check_alike(shards: Sequence[Arrays]) -> None:
-    """All shards are of one plan and have the same optional arrays, attributes of one width."""
-    plans = [_plan(shard) for shard in shards]
+def _check_same_plan(shards: Sequence[Arrays]) -> None:
+    """Check that all shards are of one plan and have the same optional arrays, attributes of one width."""
+    plans = [_read_plan(shard) for shard in shards]
     for shard, plan in zip(shards, plans, strict=True):
         if plan != plans[0]:
             raise _broken(shard.path, f"it belongs to plan {plan}, {shards[0].path.name} to {plans[0]}")
         for name in ("attributes", "image_scores"):
-            here, first = (s.header(name).shape[1:] if name in s else None for s in (shard, shards[0]))
-            if here != first:
-                raise _broken(shard.path, f"its {name} are unlike those of {shards[0].path.name}")
+            shape, first = (s.header(name).shape[1:] if name in s else None for s in (shard, shards[0]))
+            if shape != first:
+                raise _broken(shard.path, f"its {name} differ in shape from those of {shards[0].path.name}")
 
 
-def _plan(shard: Arrays) -> str:
-    with _naming(shard.path):
+def _read_plan(shard: Arrays) -> str:
+    with _name_shard(shard.path):
         text = str(shard["meta"][()])
     try:
         meta = json.loads(text)
         kind, plan = meta["format"], str(meta["plan"])
     except (ValueError, TypeError, KeyError) as error:
-        raise _broken(shard.path, "its meta is not that of a shard") from error
+        raise _broken(shard.path, "its meta has no format and plan") from error
     if kind != SHARD_FORMAT:
         raise _broken(shard.path, f"its format is {kind!r}, not {SHARD_FORMAT!r}")
     return plan
 
 
 def _check_images(shards: Sequence[Arrays], inputs: Iterable[tuple[str, int]], ids: ArrayWriter) -> _Totals:
-    """Compare the shards' images with `inputs`, write the ids, and measure."""
+    """Compare the shards' images with `inputs`, write the ids, and return the totals."""
     totals, rest = _Totals(), iter(inputs)
     for shard in shards:
         for files in _chunks(shard, "image_file"):
             expected = list(islice(rest, len(files)))
             _check_order(shard.path, files.tolist(), [file for file, _ in expected])
             ids.write(np.array([number for _, number in expected], np.int64))
-            totals.image_file_width = max(totals.image_file_width, _width(files))
+            totals.image_file_width = max(totals.image_file_width, _longest(files))
         for errors in _chunks(shard, "error"):
-            totals.error_width = max(totals.error_width, min(_width(errors), MAX_ERROR_LENGTH))
+            totals.error_width = max(totals.error_width, min(_longest(errors), MAX_ERROR_LENGTH))
         for status in _chunks(shard, "status"):
             totals.failed += int((status == STATUS_FAILED).sum())
     missing = sum(1 for _ in rest)
@@ -141,21 +141,21 @@ def _check_images(shards: Sequence[Arrays], inputs: Iterable[tuple[str, int]], i
     return totals
 
 
-def _check_order(shard: Path, found: list[str], expected: list[str]) -> None:
-    for file, wanted in zip_longest(found, expected):
+def _check_order(shard: Path, files: list[str], expected: list[str]) -> None:
+    for file, wanted in zip_longest(files, expected):
         if wanted is None:
             raise _broken(shard, f"it holds {file!r}, after the last input image")
         if file != wanted:
             raise _broken(shard, f"it holds {file!r} where the input is {wanted!r}")
 
 
-def _width(texts: NDArray[np.str_]) -> int:
+def _longest(texts: NDArray[np.str_]) -> int:
     return int(np.char.str_len(texts).max(initial=0))
 
 
 def _join(writer: NpzWriter, spec: ArraySpec, shards: Sequence[Arrays], totals: _Totals) -> None:
-    """Write one array: the shards' one after another."""
-    starts = str(spec.shape[0]).endswith("+1")
+    """Write one array: those of the shards, one after another."""
+    is_offsets = str(spec.shape[0]).endswith("+1")
     if shards:
         rest = shards[0].header(spec.name).shape[1:]
     else:
@@ -163,28 +163,31 @@ def _join(writer: NpzWriter, spec: ArraySpec, shards: Sequence[Arrays], totals: 
     dtype = np.dtype(spec.dtype)
     if spec.dtype == "str":
         dtype = np.dtype(("U", getattr(totals, f"{spec.name}_width")))
-    rows = _total(shards, spec.name) - starts * len(shards) + starts
+    rows = _count_rows(shards, spec.name) - is_offsets * len(shards) + is_offsets
     with writer.array(spec.name, (rows, *rest), dtype) as array:
-        if starts:
+        if is_offsets:
             array.write(np.zeros(1, np.int64))
-        for chunk in _shifted(spec.name, shards) if starts else _plain(spec.name, shards):
+        for chunk in _shift(spec.name, shards) if is_offsets else _read(spec.name, shards):
             array.write(chunk.astype(dtype, copy=False))
 
 
-def _plain(name: str, shards: Sequence[Arrays]) -> Iterator[NDArray[Any]]:
+def _read(name: str, shards: Sequence[Arrays]) -> Iterator[NDArray[Any]]:
     for shard in shards:
         yield from _chunks(shard, name)
 
 
-def _shifted(name: str, shards: Sequence[Arrays]) -> Iterator[NDArray[np.int64]]:
-    """All shards' offsets as one sequence without the leading zero; each shard's must ascend to its total."""
+def _shift(name: str, shards: Sequence[Arrays]) -> Iterator[NDArray[np.int64]]:
+    """Yield all shards' offsets as one sequence without the leading zero.
+
+    RunError when a shard's offsets do not ascend from 0 to its total.
+    """
     base = 0
-    closes = {"offsets": "scores", "mask_offsets": "masks"}[name]
+    pointed_to = {"offsets": "scores", "mask_offsets": "masks"}[name]
     for shard in shards:
-        total, last, first = shard.header(closes).shape[0], 0, True
+        total, last, first = shard.header(pointed_to).shape[0], 0, True
         for chunk in _chunks(shard, name):
-            steps = np.diff(chunk, prepend=last)
-            if (steps < 0).any() or (first and chunk[0] != 0):
+            lengths = np.diff(chunk, prepend=last)
+            if (lengths < 0).any() or (first and chunk[0] != 0):
                 raise _broken(shard.path, f"{name} does not ascend from 0")
             last = int(chunk[-1])
             yield chunk[int(first) :] + base
@@ -195,13 +198,13 @@ def _shifted(name: str, shards: Sequence[Arrays]) -> Iterator[NDArray[np.int64]]
 
 
 def _chunks(shard: Arrays, name: str) -> Iterator[NDArray[Any]]:
-    with _naming(shard.path):
+    with _name_shard(shard.path):
         yield from shard.chunks(name)
 
 
 @contextmanager
-def _naming(shard: Path) -> Iterator[None]:
-    """Turns a reading error into a RunError that names the shard."""
+def _name_shard(shard: Path) -> Iterator[None]:
+    """Turn a reading error into a RunError that names the shard."""
     try:
         yield
     except OrchError as error:
@@ -210,7 +213,7 @@ def _naming(shard: Path) -> Iterator[None]:
 
 def _broken(shard: Path, why: str) -> RunError:
     return RunError(
-        f"shard {shard} cannot be used",
+        f"cannot use shard {shard}",
         why=why,
-        hint=f"remove {shard.name} and run the same command again: it resumes there",
+        hint=f"remove {shard.name} and run the same command again: it predicts that shard anew",
     )

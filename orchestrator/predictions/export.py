@@ -1,4 +1,4 @@
-"""Predictions in the formats that other programs read."""
+"""Write predictions in the formats that other programs read."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from orchestrator.errors import PredictionsError, UsageError
 from orchestrator.predictions.annotations import match_images, read_annotations
 from orchestrator.predictions.export_imdlbenco import export_imdlbenco
 from orchestrator.predictions.npz import NpzWriter
-from orchestrator.predictions.predictions import STATUS_PREDICTED, Predictions
+from orchestrator.predictions.predictions import Predictions
+from orchestrator.predictions.schema import STATUS_PREDICTED
 from orchestrator.system.files import replace_file
+from orchestrator.system.suggestions import unknown_name
 
 Exporter = Callable[[Predictions, Path, Path | None], None]
 
@@ -26,7 +28,7 @@ UPSTREAM_LEVEL = 6  # zlib's default, as numpy.savez_compressed uses
 
 
 def export_coco(predictions: Predictions, target: Path, annotations: Path | None = None) -> None:
-    """COCO results JSON: a list with one object per instance, in the order of the file.
+    """Write COCO results JSON: a list with one object per instance, in the order of the file.
 
     With `annotations`, image ids are those of that COCO file; else the file's own image_id. PredictionsError
     when an image is not in the annotations.
@@ -37,25 +39,25 @@ def export_coco(predictions: Predictions, target: Path, annotations: Path | None
     with replace_file(target) as stream:
         separator = b"[\n"
         for result in predictions.to_coco(ids):
-            stream.write(separator + _json(predictions, result))
+            stream.write(separator + _encode(predictions, result))
             separator = b",\n"
         stream.write(b"[]\n" if separator == b"[\n" else b"\n]\n")
 
 
 def export_fashionfail(predictions: Predictions, target: Path, annotations: Path | None = None) -> None:
-    """FashionFail's layout: an npz whose one array `data` is a pickled list of dictionaries, one per image.
+    """Write FashionFail's layout: an npz with one array `data`, a pickled list of one dict per image.
 
     Boxes and classes are the model's own (order of coordinates, edges, numbering), as that project's evaluation
     expects of each model. `image_file` is the base name where that is unique, else the relative path. Failed
-    images are left out, as upstream's files hold only images that were predicted. All records are in memory
-    at once, as they are for whoever loads the file. numpy 1 and 2 read it alike. UsageError when
-    `annotations` are given: the format has no image ids.
+    images are skipped, as upstream's files hold only images that were predicted. All records are in memory
+    at once, as they are for every reader of the file. numpy 1 and 2 can read it. UsageError when `annotations` are
+    given: the format has no image ids.
     """
     if annotations is not None:
-        raise UsageError("the format fashionfail takes no annotations", why="it has no image ids")
-    found = list(_fashionfail_records(predictions))
-    records = np.empty(len(found), dtype=object)
-    records[:] = found
+        raise UsageError("the format fashionfail cannot use annotations", why="it has no image ids")
+    converted = list(_convert_records(predictions))
+    records = np.empty(len(converted), dtype=object)
+    records[:] = converted
     with (
         NpzWriter(target, compress=True, level=UPSTREAM_LEVEL) as writer,
         writer.member("data.npy") as stream,
@@ -65,14 +67,21 @@ def export_fashionfail(predictions: Predictions, target: Path, annotations: Path
         _PortablePickler(stream, protocol=4).dump(records)
 
 
-FORMATS: dict[str, Exporter] = {
+EXPORTERS: dict[str, Exporter] = {
     "coco": export_coco,
     "fashionfail": export_fashionfail,
     "imdlbenco": export_imdlbenco,
 }
 
 
-def _json(predictions: Predictions, result: dict[str, Any]) -> bytes:
+def get_exporter(name: str) -> Exporter:
+    """Return the function that writes the format of that name. Raises UsageError."""
+    if name not in EXPORTERS:
+        raise unknown_name("format", name, EXPORTERS)
+    return EXPORTERS[name]
+
+
+def _encode(predictions: Predictions, result: dict[str, Any]) -> bytes:
     try:
         return json.dumps(result, separators=(",", ":"), allow_nan=False).encode()
     except ValueError as error:
@@ -81,7 +90,7 @@ def _json(predictions: Predictions, result: dict[str, Any]) -> bytes:
 
 
 class _PortablePickler(pickle.Pickler):
-    """Pickles arrays by numpy's public names: numpy 2.3 and later writes numpy._core, unknown to numpy 1."""
+    """Pickles arrays by numpy's public names: numpy 2.3 and later write numpy._core, which numpy 1 lacks."""
 
     def reducer_override(self, obj: Any) -> Any:
         if type(obj) is np.ndarray:
@@ -89,12 +98,12 @@ class _PortablePickler(pickle.Pickler):
         return NotImplemented
 
 
-def _fashionfail_records(predictions: Predictions) -> Iterator[dict[str, Any]]:
+def _convert_records(predictions: Predictions) -> Iterator[dict[str, Any]]:
     native = predictions.meta.get("native")
     if not isinstance(native, dict) or native.get("box_order") not in ("xyxy", "yxyx"):
-        raise PredictionsError("the predictions do not say the model's own box order", why=f"native is {native}")
+        raise PredictionsError("the predictions lack the model's own box order", why=f"native is {native}")
     order = [0, 1, 2, 3] if native["box_order"] == "xyxy" else [1, 0, 3, 2]
-    classes = _native_classes(predictions, native)
+    classes = _convert_classes(predictions, native)
     bases = Counter(PurePosixPath(file).name for file in predictions.files)
     for i, record in enumerate(predictions):
         if record["status"] != STATUS_PREDICTED:
@@ -102,7 +111,7 @@ def _fashionfail_records(predictions: Predictions) -> Iterator[dict[str, Any]]:
         base = PurePosixPath(record["image_file"]).name
         converted = {
             "image_file": base if bases[base] == 1 else record["image_file"],
-            "boxes": np.ascontiguousarray(_published_edges(record["boxes"], native)[:, order]),
+            "boxes": np.ascontiguousarray(_convert_edges(record["boxes"], native)[:, order]),
             "classes": classes[predictions.rows(i)],
             "scores": record["scores"],
             "masks": record["masks"],
@@ -112,23 +121,26 @@ def _fashionfail_records(predictions: Predictions) -> Iterator[dict[str, Any]]:
         yield converted
 
 
-def _published_edges(boxes: NDArray[np.float32], native: dict[str, Any]) -> NDArray[np.float32]:
-    """(n, 4) boxes as the model's own project counts right and lower edges; an empty mask's box stays all zeros."""
+def _convert_edges(boxes: NDArray[np.float32], native: dict[str, Any]) -> NDArray[np.float32]:
+    """Return (n,4) boxes with the right and lower edges as the model's own project counts them.
+
+    The box of an empty mask remains all zeros.
+    """
     if native.get("box_edges") != "inclusive":
         return boxes
     last = np.maximum(boxes[:, 2:] - 1, boxes[:, :2])
     return np.concatenate([boxes[:, :2], last], axis=1)
 
 
-def _native_classes(predictions: Predictions, native: dict[str, Any]) -> NDArray[Any]:
-    """(N,) the model's own class numbers, of the type its own project gives them."""
+def _convert_classes(predictions: Predictions, native: dict[str, Any]) -> NDArray[Any]:
+    """Return (N,) the model's own class numbers, of the type that its project uses."""
     kind = np.int32 if native.get("class_type") == "int32" else np.int64
     mapped, base = native.get("class_map"), native.get("class_base")
     if not isinstance(mapped, list) or not isinstance(base, int):
-        raise PredictionsError("the predictions do not say the model's own classes", why=f"native is {native}")
-    inverse = {category: place + base for place, category in reversed(list(enumerate(mapped)))}
-    present, places = np.unique(predictions.classes, return_inverse=True)
-    stray = [category for category in present.tolist() if category not in inverse]
-    if stray:
-        raise PredictionsError(f"category {stray[0]} is none of the model's own", why=f"class_map is {mapped}")
-    return np.array([inverse[category] for category in present.tolist()], kind)[places]
+        raise PredictionsError("the predictions lack the model's own classes", why=f"native is {native}")
+    inverse = {category: index + base for index, category in reversed(list(enumerate(mapped)))}
+    present, indices = np.unique(predictions.classes, return_inverse=True)
+    unknown = [category for category in present.tolist() if category not in inverse]
+    if unknown:
+        raise PredictionsError(f"the model has no class for category {unknown[0]}", why=f"class_map is {mapped}")
+    return np.array([inverse[category] for category in present.tolist()], kind)[indices]

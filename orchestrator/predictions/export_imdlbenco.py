@@ -1,7 +1,7 @@
-"""A manipulation run as IMDL-BenCo's own script leaves it: pred/<stem>.png and pred_label_combined.json.
+"""Export a manipulation run as IMDL-BenCo's script does: pred/<stem>.png, pred_label_combined.json.
 
-Layout: https://github.com/scu-zjz/IMDLBenCo, test_save_images. Where its names would collide (it overwrites one file
-with the other), ours keep as much of the path as it takes.
+Layout: https://github.com/scu-zjz/IMDLBenCo, test_save_images. Where two of its names would be equal (it overwrites one
+file with the other), ours are paths.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ from pathlib import Path, PurePosixPath
 from orchestrator.catalog.spec import MANIPULATION
 from orchestrator.errors import PredictionsError, UsageError
 from orchestrator.predictions.mask_files import picture_path
-from orchestrator.predictions.predictions import STATUS_PREDICTED, Predictions
+from orchestrator.predictions.predictions import Predictions
+from orchestrator.predictions.schema import STATUS_PREDICTED
 from orchestrator.system.files import write_json
 
 LABELS = "pred_label_combined.json"
 
 
 def export_imdlbenco(predictions: Predictions, target: Path, annotations: Path | None = None) -> None:
-    """Write the folder `target`: mode L pictures of the probability, and image-level probabilities by file name.
+    """Write to the folder `target` grey pictures of the probability, and image-level probabilities.
 
-    Failed images are left out. UsageError for predictions of another task, for `annotations` (the format has no image
-    ids), and for a folder that has something in it; PredictionsError where a run's mask pictures are gone.
+    Failed images are skipped. UsageError for predictions of another task, for `annotations` (the format has no image
+    ids), and for a folder that is not empty; PredictionsError when a run's mask pictures are missing.
     """
     if annotations is not None:
-        raise UsageError("the format imdlbenco takes no annotations", why="it has no image ids")
+        raise UsageError("the format imdlbenco cannot use annotations", why="it has no image ids")
     if predictions.meta.get("task") != MANIPULATION:
         raise UsageError(
             "the format imdlbenco is for manipulation localization",
@@ -36,36 +37,36 @@ def export_imdlbenco(predictions: Predictions, target: Path, annotations: Path |
             hint="orch export FILE --format coco",
         )
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UsageError(f"{target} is there already", hint="another folder: --output FOLDER")
-    pictures = _pictures(predictions)
-    # Names are given with the failed images in: whether one fails must not rename another.
+        raise UsageError(f"{target} exists already", hint="give another folder: --output FOLDER")
+    pictures = _find_pictures(predictions)
+    # Failed images take part in naming, so that a failure never renames another image.
     files = predictions.files
-    stems = _shortest(files, [_stem, _without_extension, str])
-    names = _shortest(files, [_name, str])
+    stems = _choose_names(files, [_stem, _without_extension, str])
+    names = _choose_names(files, [_name, str])
     for i, file in enumerate(files):
         if predictions.status[i] == STATUS_PREDICTED:
             picture = target / "pred" / f"{stems[i]}.png"
             picture.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(_picture(pictures, file), picture)
+            shutil.copyfile(_find_picture(pictures, file), picture)
     _write_labels(predictions, names, target)
 
 
-def _pictures(predictions: Predictions) -> Path:
-    """The mask folder beside the predictions."""
+def _find_pictures(predictions: Predictions) -> Path:
+    """Return the mask folder beside the predictions. Raises PredictionsError."""
     folder = predictions.path.parent / "masks" if predictions.path is not None else None
     if folder is None or not folder.is_dir():
         raise PredictionsError(
-            "the run's mask pictures are not there",
-            why=f"they lie in {folder or 'masks/'}, beside predictions.npz",
+            "the run's mask pictures are missing",
+            why=f"they should be in {folder or 'masks/'}, beside predictions.npz",
             hint="give the file in its run directory",
         )
     return folder
 
 
-def _picture(folder: Path, file: str) -> Path:
+def _find_picture(folder: Path, file: str) -> Path:
     picture = picture_path(folder, file)
     if not picture.is_file():
-        raise PredictionsError(f"the mask picture of {file} is not there", why=f"no file {picture}")
+        raise PredictionsError(f"the mask picture of {file} is missing", why=f"no file {picture}")
     return picture
 
 
@@ -78,11 +79,11 @@ def _write_labels(predictions: Predictions, names: Sequence[str], target: Path) 
         write_json(target / LABELS, known)
 
 
-def _shortest(files: Sequence[str], ways: Sequence[Callable[[str], str]]) -> list[str]:
-    """For each file the first of the `ways` of naming it that no other file shares."""
-    shared = [Counter(map(way, files)) for way in ways]
+def _choose_names(files: Sequence[str], namings: Sequence[Callable[[str], str]]) -> list[str]:
+    """Return for each file the first name of the `namings` that no other file has."""
+    counts = [Counter(map(naming, files)) for naming in namings]
     return [
-        next((way(file) for way, count in zip(ways, shared, strict=True) if count[way(file)] == 1), file)
+        next((naming(file) for naming, count in zip(namings, counts, strict=True) if count[naming(file)] == 1), file)
         for file in files
     ]
 

@@ -1,4 +1,4 @@
-"""Predictions as the objects of other libraries, for notebooks. Those libraries are optional: orch[notebook]."""
+"""Convert predictions to objects of pandas and supervision, which are optional: orch[notebook]."""
 
 from __future__ import annotations
 
@@ -18,37 +18,40 @@ if TYPE_CHECKING:
 
 
 def to_pandas(predictions: Predictions) -> pd.DataFrame:
-    """See `Predictions.to_pandas`. `area` is the mask's in pixels, x1 to y2 are the box in pixels."""
-    pandas = _optional("pandas")
+    """Return the table of `Predictions.to_pandas`; `area` is the mask's, x1 to y2 are the box, in pixels."""
+    pandas = _import("pandas")
     names = _names(predictions)
     counts = np.diff(predictions.offsets)
     boxes = predictions.boxes
-    areas = [rle.area(predictions.counts(row)) for row in range(len(predictions.scores))]
+    areas = [rle.count_pixels(predictions.counts(row)) for row in range(len(predictions.scores))]
     columns: dict[str, Any] = {
         "image_file": np.repeat(predictions.image_file, counts),
         "image_id": np.repeat(predictions.image_id, counts),
         "category": predictions.classes,
         "name": [names.get(number, str(number)) for number in predictions.classes.tolist()],
         "score": predictions.scores,
-        **{side: boxes[:, place] for place, side in enumerate(("x1", "y1", "x2", "y2"))},
+        **{side: boxes[:, index] for index, side in enumerate(("x1", "y1", "x2", "y2"))},
         "area": np.array(areas, np.int64),
     }
     attributes = predictions.attributes
     if attributes is not None:
         titles = predictions.meta.get("attribute_names") or [f"attribute {n}" for n in range(attributes.shape[1])]
-        columns |= {str(title): attributes[:, place] for place, title in enumerate(titles)}
+        columns |= {str(title): attributes[:, index] for index, title in enumerate(titles)}
     return pandas.DataFrame(columns)
 
 
 def to_supervision(predictions: Predictions, image: int | str) -> sv.Detections:
-    """See `Predictions.to_supervision`. Masks are (n, height, width) booleans; names are in data["class_name"]."""
-    supervision = _optional("supervision")
+    """Return the detections of `Predictions.to_supervision`.
+
+    Masks are (n, height, width); the names of categories are in data["class_name"].
+    """
+    supervision = _import("supervision")
     record = predictions[image]
     names = _names(predictions)
     height, width = record["image_size"]
     masks = np.zeros((len(record["scores"]), height, width), bool)
-    for place, mask in enumerate(record["masks"]):
-        masks[place] = rle.decode(mask["counts"], mask["size"])
+    for index, mask in enumerate(record["masks"]):
+        masks[index] = rle.decode(mask["counts"], mask["size"])
     classes = record["classes"].astype(np.int64)
     return supervision.Detections(
         xyxy=record["boxes"].astype(np.float64).reshape(-1, 4),
@@ -60,10 +63,10 @@ def to_supervision(predictions: Predictions, image: int | str) -> sv.Detections:
 
 
 def _names(predictions: Predictions) -> dict[int, str]:
-    return {int(one["id"]): str(one["name"]) for one in predictions.meta.get("categories", [])}
+    return {int(entry["id"]): str(entry["name"]) for entry in predictions.meta.get("categories", [])}
 
 
-def _optional(name: str) -> Any:
+def _import(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""npz files written as a stream with the same bytes each time, and read without ever unpickling anything."""
+"""Write npz files as a stream, with the same bytes each time, and read them without ever unpickling."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from numpy.typing import DTypeLike, NDArray
 from orchestrator.errors import PredictionsError, UsageError
 from orchestrator.system.files import replace_file
 
-# Measured with `python -m bench.collect`: the fastest level that beats the pickled layout's size at its 6.
+# Measured with `python -m bench.collect`: the fastest level whose files are smaller than the pickled layout's at its 6.
 LEVEL = 5
 # Bytes handed to zlib at a time: fixed, as deflate's output may depend on how its input is cut.
 BLOCK = 1 << 20
 CHUNK = 1 << 22  # bytes of an array held at a time when it is read piece by piece
 
-# Everything a damaged or hostile zip makes zipfile, zlib and numpy raise.
+# Everything that zipfile, zlib and numpy raise for a damaged or hostile zip.
 _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -46,7 +46,7 @@ _DAMAGE = (
 
 
 class ArrayWriter:
-    """Takes one array in pieces along its first axis; see `NpzWriter.array`."""
+    """Writes one array in pieces along its first axis; see `NpzWriter.array`."""
 
     def __init__(self, stream: IO[bytes], name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self._stream = stream
@@ -57,34 +57,34 @@ class ArrayWriter:
         self._pending = bytearray()
 
     def write(self, chunk: NDArray[Any]) -> None:
-        """Append rows. Their dtype must fit the array's without loss (a shorter string does)."""
+        """Append rows. Their dtype must convert to the array's without loss, as a shorter string does."""
         if chunk.ndim != len(self._shape) or chunk.shape[1:] != self._shape[1:]:
-            raise ValueError(f"{self._name}: rows of shape {chunk.shape} do not belong in {self._shape}")
+            raise ValueError(f"{self._name}: rows of shape {chunk.shape} do not fit in {self._shape}")
         self._rows += len(chunk) if chunk.ndim else 1
         data = np.ascontiguousarray(chunk.astype(self._dtype, casting="safe", copy=False))
         self._pending += data.reshape(-1).view(np.uint8).data
         self._flush(BLOCK)
 
     def close(self) -> None:
-        """Write what is left; ValueError when the rows are not as many as announced."""
+        """Write the rest; ValueError when the number of rows is not the announced one."""
         expected = self._shape[0] if self._shape else 1
         if self._rows != expected:
             raise ValueError(f"{self._name}: {self._rows} rows were written, {expected} announced")
         self._flush(1)
 
     def _flush(self, at_least: int) -> None:
-        done = 0
+        written = 0
         with memoryview(self._pending) as view:
-            while len(view) - done >= at_least:
-                self._stream.write(view[done : done + BLOCK])
-                done = min(done + BLOCK, len(view))
-        del self._pending[:done]
+            while len(view) - written >= at_least:
+                self._stream.write(view[written : written + BLOCK])
+                written = min(written + BLOCK, len(view))
+        del self._pending[:written]
 
 
 class NpzWriter:
     """Writes an npz array by array; the same arrays give the same bytes (with the same zlib).
 
-    As a context manager: the target appears, complete, when the block ends well, and not at all otherwise.
+    A context manager: the file appears, complete, when the block succeeds, and not at all otherwise.
     """
 
     def __init__(self, path: Path, compress: bool, level: int = LEVEL) -> None:
@@ -110,7 +110,7 @@ class NpzWriter:
 
     @contextlib.contextmanager
     def member(self, file_name: str) -> Iterator[IO[bytes]]:
-        """A raw member of the archive to write bytes into."""
+        """Open a member of the archive for writing bytes."""
         info = zipfile.ZipInfo(file_name, date_time=(1980, 1, 1, 0, 0, 0))
         info.compress_type = self._kind
         info.create_system = 3
@@ -121,10 +121,10 @@ class NpzWriter:
 
     @contextlib.contextmanager
     def array(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> Iterator[ArrayWriter]:
-        """A writer for the array `name`, whose final shape must be known."""
+        """Open a writer for the array `name`, whose final shape must be known."""
         kind = np.dtype(dtype)
         if kind.hasobject:
-            raise ValueError(f"{name}: object arrays are never written")
+            raise ValueError(f"{name}: object arrays cannot be written")
         with self.member(f"{name}.npy") as stream:
             _write_header(stream, shape, kind)
             writer = ArrayWriter(stream, name, shape, kind)
@@ -147,7 +147,7 @@ def _write_header(stream: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any
 
 @dataclass(frozen=True)
 class Header:
-    """What an array's npy header says."""
+    """Shape, dtype and order from an array's npy header."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -155,19 +155,19 @@ class Header:
 
     @property
     def nbytes(self) -> int:
-        """Size of the array's data."""
+        """Bytes of the array's data."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 class Arrays(Mapping[str, NDArray[Any]]):
-    """The arrays of one npz, each read when asked for; see `open_arrays`. Holds no open file."""
+    """The arrays of one npz, each read when it is accessed; see `open_arrays`. Keeps no file open."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with _damage_reported(path), zipfile.ZipFile(path) as archive:
+        with _report_damage(path), zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             if len(set(names)) != len(names):
-                raise ValueError("it holds two arrays of one name")
+                raise ValueError("two arrays have one name")
             self._members = {
                 info.filename.removesuffix(".npy"): info
                 for info in archive.infolist()
@@ -185,76 +185,76 @@ class Arrays(Mapping[str, NDArray[Any]]):
         return name in self._members
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        with self._opened(name) as (stream, header):
+        with self._open(name) as (stream, header):
             data = _read(stream, header.nbytes)
-            _at_end(stream)
-            return _shaped(data, header)
+            _check_end(stream)
+            return _make_array(data, header)
 
     def header(self, name: str) -> Header:
-        """Shape and dtype of an array, without its data."""
+        """Return the header of an array, without reading its data."""
         if name not in self._headers:
-            with self._opened(name):
+            with self._open(name):
                 pass
         return self._headers[name][0]
 
     def chunks(self, name: str, nbytes: int = CHUNK) -> Iterator[NDArray[Any]]:
-        """The array in consecutive slices along its first axis of about `nbytes` each."""
-        with self._opened(name) as (stream, header):
+        """Yield the array in consecutive slices along its first axis, of about `nbytes` each."""
+        with self._open(name) as (stream, header):
             if not header.shape or (header.fortran_order and len(header.shape) > 1):
-                yield _shaped(_read(stream, header.nbytes), header)
+                yield _make_array(_read(stream, header.nbytes), header)
                 return
             left, row = header.shape[0], math.prod(header.shape[1:]) * header.dtype.itemsize
             while left:
                 count = min(left, max(1, nbytes // max(1, row)))
                 part = Header((count, *header.shape[1:]), header.dtype, False)
-                yield _shaped(_read(stream, part.nbytes), part)
+                yield _make_array(_read(stream, part.nbytes), part)
                 left -= count
-            _at_end(stream)
+            _check_end(stream)
 
     @contextlib.contextmanager
-    def _opened(self, name: str) -> Iterator[tuple[IO[bytes], Header]]:
+    def _open(self, name: str) -> Iterator[tuple[IO[bytes], Header]]:
         info = self._members[name]
-        with _damage_reported(self.path, name), self.path.open("rb") as file:
+        with _report_damage(self.path, name), self.path.open("rb") as file:
             stream = _open_member(file, info)
             if name in self._headers:
                 stream.read(self._headers[name][1])
             else:
                 header = _read_header(stream)
-                # Before anything is allocated: a header may claim any size.
-                there = info.file_size - stream.tell()
-                if header.nbytes != there:
-                    raise ValueError(f"its header announces {header.nbytes} bytes, {there} are there")
+                # Checked before anything is allocated: a header can announce any size.
+                present = info.file_size - stream.tell()
+                if header.nbytes != present:
+                    raise ValueError(f"its header announces {header.nbytes} bytes, the file has {present}")
                 self._headers[name] = (header, stream.tell())
             yield stream, self._headers[name][0]
 
 
 def open_arrays(path: Path) -> Arrays:
-    """The arrays of the npz `path` as a mapping that reads each one when asked for; nothing is unpickled.
+    """Open the npz `path` as a mapping that reads each array when it is accessed; nothing is unpickled.
 
-    UsageError when there is no such file; PredictionsError, then or when an array is asked for, when the file
-    is no npz, is damaged, or an array holds Python objects.
+    UsageError when the file does not exist; PredictionsError, now or at an access, when it is not an npz, is damaged,
+    or an array holds Python objects.
     """
     return Arrays(path)
 
 
 @contextlib.contextmanager
-def _damage_reported(path: Path, name: str | None = None) -> Iterator[None]:
+def _report_damage(path: Path, name: str | None = None) -> Iterator[None]:
     what = f"array {name!r} of {path}" if name else str(path)
     try:
         yield
     except FileNotFoundError as error:
-        raise UsageError(f"there is no file {path}", hint="give the predictions.npz of a run directory") from error
+        raise UsageError(f"no such file: {path}", hint="give the predictions.npz of a run directory") from error
     except _DAMAGE as error:
         why = str(error) or type(error).__name__
         raise PredictionsError(f"cannot read {what}", why=why, hint=f"orch validate {path}") from error
 
 
 def _open_member(file: IO[bytes], info: zipfile.ZipInfo) -> IO[bytes]:
-    """A member by its directory entry: ZipFile would read the whole directory again each time."""
+    """Open a member by its directory entry; ZipFile would read the whole directory again each time."""
     file.seek(info.header_offset)
     local = file.read(30)
     if local[:4] != b"PK\x03\x04":
-        raise zipfile.BadZipFile("a member is not where the directory says")
+        raise zipfile.BadZipFile("a member is not at the offset in the directory")
     if info.flag_bits & 1:
         raise ValueError("it is encrypted")
     file.seek(int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little"), 1)
@@ -268,9 +268,9 @@ def _read_header(stream: IO[bytes]) -> Header:
     elif version == (2, 0):
         shape, fortran_order, dtype = npy.read_array_header_2_0(stream)
     else:
-        raise ValueError(f"npy version {version} is not known")
+        raise ValueError(f"unknown npy version {version}")
     if dtype.hasobject:
-        raise ValueError("it holds pickled Python objects, which could run code and are never loaded")
+        raise ValueError("it holds pickled Python objects, which are never loaded because they can run code")
     if any(side < 0 for side in shape):
         raise ValueError(f"its shape is {shape}")
     return Header(tuple(shape), dtype, fortran_order)
@@ -279,22 +279,22 @@ def _read_header(stream: IO[bytes]) -> Header:
 def _read(stream: IO[bytes], nbytes: int) -> bytearray:
     data = bytearray(nbytes)
     with memoryview(data) as view:
-        done = 0
-        while done < nbytes:
-            piece = stream.read(min(BLOCK, nbytes - done))
+        size = 0
+        while size < nbytes:
+            piece = stream.read(min(BLOCK, nbytes - size))
             if not piece:
-                raise EOFError(f"it ends {nbytes - done} bytes too early")
-            view[done : done + len(piece)] = piece
-            done += len(piece)
+                raise EOFError(f"it ends {nbytes - size} bytes too early")
+            view[size : size + len(piece)] = piece
+            size += len(piece)
     return data
 
 
-def _at_end(stream: IO[bytes]) -> None:
+def _check_end(stream: IO[bytes]) -> None:
     # Reading past the data makes zipfile compare the checksum.
     if stream.read(1):
         raise ValueError("data follows the array")
 
 
-def _shaped(data: bytearray, header: Header) -> NDArray[Any]:
+def _make_array(data: bytearray, header: Header) -> NDArray[Any]:
     array: NDArray[Any] = np.ndarray(header.shape, header.dtype, data, order="F" if header.fortran_order else "C")
     return array

@@ -1,11 +1,10 @@
-"""The standard predictions file: its schema as one table, and `Predictions`, which reads it."""
+"""`Predictions`: the standard predictions file, read array by array and checked."""
 
 from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,110 +13,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import PredictionsError
-from orchestrator.predictions import rle
+from orchestrator.predictions import interop, rle
 from orchestrator.predictions.npz import Arrays, Header, open_arrays
+from orchestrator.predictions.schema import FORMAT, SPECS, Problem, to_xywh
+from orchestrator.predictions.validation import find_problems
 
 if TYPE_CHECKING:
     import pandas as pd
     import supervision as sv
 
-FORMAT = "orch-predictions/1"
-STATUS_PREDICTED, STATUS_FAILED = 0, 1
-
-
-@dataclass(frozen=True)
-class ArraySpec:
-    """One row of the schema. `dtype` "str" is fixed-width unicode of any width; letters in `shape` are sizes
-    that must agree among arrays (I images, N instances, M bytes of masks, A attributes)."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
-    meaning: str
-    optional: bool = False
-
-    def fault(self, header: Header) -> str | None:
-        """What is wrong with an array's dtype or number of axes, if anything."""
-        right = header.dtype.kind == "U" if self.dtype == "str" else header.dtype == np.dtype(self.dtype)
-        if not right or header.dtype.names:
-            return f"its dtype is {header.dtype}, not {self.dtype}"
-        pairs = zip(header.shape, self.shape, strict=False)
-        fits = all(side == wanted for side, wanted in pairs if isinstance(wanted, int))
-        if len(header.shape) != len(self.shape) or not fits:
-            return f"its shape is {header.shape}, not ({', '.join(map(str, self.shape))})"
-        return None
-
-    @property
-    def rows_like(self) -> str | None:
-        """The array that has as many rows as this one must have, if there is one."""
-        return {"I": "image_file", "N": "scores"}.get(str(self.shape[0])) if self.shape else None
-
-
-# In the order they are written.
-SCHEMA = (
-    ArraySpec("image_file", "str", ("I",), "path relative to the input root, separated by /"),
-    ArraySpec("image_id", "int64", ("I",), "COCO's own id, or else the position, from 1", optional=True),
-    ArraySpec("image_size", "int32", ("I", 2), "height, width of the image the predictions refer to"),
-    ArraySpec("status", "uint8", ("I",), "0 predicted, 1 failed"),
-    ArraySpec("error", "str", ("I",), "why the image failed; empty for predicted ones"),
-    ArraySpec("offsets", "int64", ("I+1",), "instances of image i are rows offsets[i]:offsets[i+1]"),
-    ArraySpec("boxes", "float32", ("N", 4), "x1, y1, x2, y2 in pixels; right and lower edge exclusive"),
-    ArraySpec("classes", "int32", ("N",), "category ids of the taxonomy in meta"),
-    ArraySpec("scores", "float32", ("N",), "in [0, 1], descending within an image"),
-    ArraySpec("masks", "uint8", ("M",), "COCO compressed RLE counts, back to back"),
-    ArraySpec("mask_offsets", "int64", ("N+1",), "row n is masks[mask_offsets[n]:mask_offsets[n+1]]"),
-    ArraySpec("attributes", "float32", ("N", "A"), "score per attribute", optional=True),
-    ArraySpec("image_scores", "float32", ("I",), "probability of the whole image, or NaN", optional=True),
-    ArraySpec("meta", "str", (), "JSON object, see META"),
-)
-SPECS: Mapping[str, ArraySpec] = {spec.name: spec for spec in SCHEMA}
-
-META: Mapping[str, str] = {
-    "format": f"{FORMAT!r}",
-    "orch_version": "version of orch that wrote the file",
-    "model": "name of the model",
-    "stack": "its stack",
-    "variant": "the stack's variant that ran",
-    "task": "instance-segmentation or manipulation-localization",
-    "categories": "list of {id, name}",
-    "settings": "settings of the predictor",
-    "score_threshold": "score floor, null if none",
-    "max_detections": "most instances kept per image, null if no limit",
-    "exif": "apply or ignore",
-    "device": "cpu, or the GPU's name",
-    "taxonomy": "name of the taxonomy the categories are from",
-    "weights": "{key: {file, sha256}}",
-    "runtime": "how the variant was made real",
-    "image_digest": "digest of the container image or environment",
-    "inputs": "{count, digest} of the input images",
-    "native": "{box_order, box_edges, class_base, class_map} of the model's own output",
-}
-META_OPTIONAL: Mapping[str, str] = {"attribute_names": "names of the columns of attributes"}
+CHUNK = 1 << 20  # bytes of each array held while COCO results are made
 
 Record = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Problem:
-    """One way in which predictions break the format; the image and row where that applies."""
-
-    array: str
-    message: str
-    image: str | None = None
-    row: int | None = None
-
-    def __str__(self) -> str:
-        where = [] if self.image is None else [f"image {self.image!r}"]
-        where += [] if self.row is None else [f"row {self.row}"]
-        return f"{self.array}{' (' + ', '.join(where) + ')' if where else ''}: {self.message}"
-
-
 class Predictions:
-    """Predictions by image. Arrays are read when first used, checked, and kept.
+    """Predictions by image. Arrays are read at the first use, checked, and kept.
 
-    `predictions[i]`, by position or file name, is the record of an image: image_file, image_size, boxes,
+    `predictions[i]`, by index or file name, is the record of an image: image_file, image_size, boxes,
     classes, scores, masks, status, error, and image_id, attributes, image_score where the file has them.
-    PredictionsError when the file turns out to be broken.
+    PredictionsError at the first use of a broken array.
     """
 
     def __init__(self, arrays: Arrays | Mapping[str, NDArray[Any]], path: Path | None = None) -> None:
@@ -127,7 +42,7 @@ class Predictions:
 
     @classmethod
     def load(cls, path: Path | str) -> Predictions:
-        """Open a predictions file; UsageError when it is not there, PredictionsError when it is none."""
+        """Open a predictions file. UsageError when it does not exist, PredictionsError when it is not one."""
         arrays = open_arrays(Path(path))
         predictions = cls(arrays, Path(path))
         if predictions.meta.get("format") != FORMAT:
@@ -147,19 +62,19 @@ class Predictions:
         return map(self._record, range(len(self)))
 
     def index(self, file: str) -> int:
-        """The position of an image file; KeyError when it is not among the images."""
-        return self._positions[file]
+        """Return the index of an image file. Raises KeyError."""
+        return self._indices[file]
 
     def rows(self, image: int) -> slice:
-        """The rows of an image's instances."""
+        """Return the rows of an image's instances."""
         return slice(int(self.offsets[image]), int(self.offsets[image + 1]))
 
     def counts(self, row: int) -> bytes:
-        """The RLE counts of an instance's mask."""
+        """Return the RLE counts of an instance's mask."""
         return self.masks[int(self.mask_offsets[row]) : int(self.mask_offsets[row + 1])].tobytes()
 
     def mask(self, row: int) -> NDArray[np.bool_]:
-        """An instance's mask, (height, width) of its image; PredictionsError when its counts are broken."""
+        """Return an instance's mask (height, width); PredictionsError when its counts are broken."""
         row = operator.index(row)
         if not 0 <= row < len(self.scores):
             raise IndexError(f"row {row} of {len(self.scores)}")
@@ -167,73 +82,68 @@ class Predictions:
         return rle.decode(self.counts(row), self.image_size[image].tolist())
 
     def validate(self, limit: int = 20) -> list[Problem]:
-        """Everything in which the file breaks the format, at most `limit` problems of each kind."""
-        from orchestrator.predictions.validation import problems
-
-        return problems(self, limit)
+        """Return everything in which the file breaks the format, at most `limit` problems of each kind."""
+        return find_problems(self.arrays, limit)
 
     def to_coco(self, image_ids: NDArray[np.int64] | None = None) -> Iterator[dict[str, Any]]:
-        """COCO results (bbox as x, y, width, height; counts as str), one at a time.
+        """Yield COCO results (bbox as x, y, width, height; counts as str) in the order of the rows.
 
-        `image_ids` (I,) replaces the file's own image_id, or the position counted from 1 where it has none. From a
-        file nothing is held but the images' rows; masks that were read before are used.
+        `image_ids` (I,) replaces the file's own image_id, or the number from 1 where it has none. Arrays are read side
+        by side, CHUNK bytes at a time. PredictionsError when one ends too early or the masks are not where
+        `mask_offsets` says.
         """
-        if isinstance(self.arrays, Arrays) and "masks" not in self._kept:
-            yield from self._streamed(self.arrays, image_ids)
-            return
         ids = self.image_id if image_ids is None else image_ids
-        for i in range(len(self)):
-            rows = self.rows(i)
-            corners = self.boxes[rows].astype(np.float64)
-            boxes = np.concatenate((corners[:, :2], corners[:, 2:] - corners[:, :2]), axis=1).tolist()
-            size, image_id = self.image_size[i].tolist(), int(ids[i])
-            values = zip(boxes, self.classes[rows].tolist(), self.scores[rows].tolist(), strict=True)
-            for row, (box, category, score) in enumerate(values, rows.start):
+        rows = {name: self._reader(name) for name in ("boxes", "classes", "scores", "mask_offsets", "masks")}
+        counts = np.diff(self._offsets("offsets", len(self.image_size), rows["scores"].length)).tolist()
+        start = int(rows["mask_offsets"].take(1)[0])
+        if start != 0:
+            raise self._broken("mask_offsets do not start at 0")
+        for image_id, size, count in zip(ids.tolist(), self.image_size.tolist(), counts, strict=True):
+            boxes = to_xywh(rows["boxes"].take(count)).tolist()
+            columns = (rows[name].take(count).tolist() for name in ("classes", "scores", "mask_offsets"))
+            for box, category, score, stop in zip(boxes, *columns, strict=True):
+                if stop < start:
+                    raise self._broken("mask_offsets do not ascend")
+                mask = rows["masks"].take(stop - start).tobytes().decode("latin-1")
+                start = stop
                 yield {
                     "image_id": image_id,
                     "category_id": category,
                     "bbox": box,
                     "score": score,
-                    "segmentation": {"size": size, "counts": self.counts(row).decode("latin-1")},
+                    "segmentation": {"size": size, "counts": mask},
                 }
+        for name, reader in rows.items():
+            if not reader.is_at_end():
+                raise self._broken(f"{name} goes on after the last instance")
 
-    def _streamed(self, arrays: Arrays, ids: NDArray[np.int64] | None) -> Iterator[dict[str, Any]]:
-        from orchestrator.predictions.streaming import coco_results
-
-        if ids is None:
-            ids = self.image_id if "image_id" in arrays else np.arange(1, len(self.image_size) + 1)
-
-        headers = {}
-        for name in ("boxes", "classes", "scores", "masks", "mask_offsets"):
-            fault = SPECS[name].fault(arrays.header(name)) if name in arrays else "it is missing"
-            if fault:
-                raise self._broken(f"array {name!r}: {fault}")
-            headers[name] = arrays.header(name)
-        count = headers["scores"].shape[0]
-        offsets = self._array("offsets")
-        closed = len(offsets) == len(self.image_size) + 1 and offsets[0] == 0 and offsets[-1] == count
-        if not closed or (offsets[1:] < offsets[:-1]).any():
-            raise self._broken(f"offsets does not ascend from 0 to {count} in {len(self.image_size)} steps")
-        yield from coco_results(arrays, self.image_size, offsets, ids)
+    def _reader(self, name: str) -> _RowReader:
+        if name not in self.arrays:
+            raise self._broken(f"array {name!r}: it is missing")
+        if isinstance(self.arrays, Arrays):
+            header, chunks = self.arrays.header(name), self.arrays.chunks(name, CHUNK)
+        else:
+            array = self.arrays[name]
+            header, chunks = Header(array.shape, array.dtype, False), iter((array,))
+        fault = SPECS[name].find_fault(header)
+        if fault:
+            raise self._broken(f"array {name!r}: {fault}")
+        return _RowReader(header, chunks, lambda: self._broken(f"{name} ends too early"))
 
     def to_pandas(self) -> pd.DataFrame:
-        """A table with a row for each instance: image_file, image_id, category, name, score, x1, y1, x2, y2, area.
+        """Return a table of instances: image_file, image_id, category, name, score, x1, y1, x2, y2, area.
 
-        Failed images and images without instances have none. MachineError when pandas is not installed.
+        Failed images and images without instances have no row. MachineError when pandas is not installed.
         """
-        from orchestrator.predictions.interop import to_pandas
-
-        return to_pandas(self)
+        return interop.to_pandas(self)
 
     def to_supervision(self, image: int | str) -> sv.Detections:
-        """An image's instances as supervision.Detections, boxes and masks; MachineError when it is not installed."""
-        from orchestrator.predictions.interop import to_supervision
-
-        return to_supervision(self, image)
+        """Return an image's instances as supervision.Detections; MachineError when it is not installed."""
+        return interop.to_supervision(self, image)
 
     @cached_property
     def meta(self) -> dict[str, Any]:
-        """What the file says of its origin; keys as in META."""
+        """The origin and settings of the predictions; keys as in META."""
         try:
             meta = json.loads(str(self._array("meta")[()]))
         except ValueError as error:
@@ -244,23 +154,23 @@ class Predictions:
 
     @cached_property
     def files(self) -> list[str]:
-        """The image files in order."""
+        """The image files, in order."""
         names: list[str] = self.image_file.tolist()
         return names
 
     @cached_property
     def image_id(self) -> NDArray[np.int64]:
-        """(I,) ids of the images; counted from 1 when the file has none."""
+        """(I,) ids of the images; numbers from 1 when the file has none."""
         return self._array("image_id") if "image_id" in self.arrays else np.arange(1, len(self) + 1)
 
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
-        """(I+1,) see SCHEMA; sure to ascend from 0 to N."""
+        """(I+1,) see SCHEMA; checked to ascend from 0 to N."""
         return self._offsets("offsets", len(self), len(self.scores))
 
     @cached_property
     def mask_offsets(self) -> NDArray[np.int64]:
-        """(N+1,) see SCHEMA; sure to ascend from 0 to M."""
+        """(N+1,) see SCHEMA; checked to ascend from 0 to M."""
         return self._offsets("mask_offsets", len(self.scores), len(self.masks))
 
     @property
@@ -314,7 +224,7 @@ class Predictions:
         return self._array("image_scores") if "image_scores" in self.arrays else None
 
     @cached_property
-    def _positions(self) -> dict[str, int]:
+    def _indices(self) -> dict[str, int]:
         return {file: i for i, file in enumerate(self.files)}
 
     def _record(self, i: int) -> Record:
@@ -344,7 +254,7 @@ class Predictions:
                 raise self._broken(f"it has no array {name!r}")
             array = self.arrays[name]
             like = SPECS[name].rows_like
-            fault = SPECS[name].fault(Header(array.shape, array.dtype, False))
+            fault = SPECS[name].find_fault(Header(array.shape, array.dtype, False))
             if fault is None and like not in (None, name) and len(array) != len(self._array(str(like))):
                 fault = f"it has {len(array)} rows, {like} has {len(self._array(str(like)))}"
             if fault:
@@ -354,8 +264,8 @@ class Predictions:
 
     def _offsets(self, name: str, count: int, end: int) -> NDArray[np.int64]:
         offsets = self._array(name)
-        closed = len(offsets) == count + 1 and offsets[0] == 0 and offsets[-1] == end
-        if not closed or (offsets[1:] < offsets[:-1]).any():
+        has_ends = len(offsets) == count + 1 and offsets[0] == 0 and offsets[-1] == end
+        if not has_ends or (offsets[1:] < offsets[:-1]).any():
             raise self._broken(f"{name} does not ascend from 0 to {end} in {count} steps")
         return offsets
 
@@ -363,3 +273,32 @@ class Predictions:
         what = self.path if self.path is not None else "these predictions"
         hint = f"orch validate {what}"
         return PredictionsError(f"{what} is not a valid predictions file", why=why, hint=hint)
+
+
+class _RowReader:
+    """An array read from its first row to its last, in portions of any length."""
+
+    def __init__(
+        self, header: Header, chunks: Iterator[NDArray[Any]], too_short: Callable[[], PredictionsError]
+    ) -> None:
+        self.length = header.shape[0]
+        self._chunks = chunks
+        self._too_short = too_short
+        self._kept: NDArray[Any] = np.zeros((0, *header.shape[1:]), header.dtype)
+        self._start = 0
+
+    def take(self, count: int) -> NDArray[Any]:
+        """Return the next `count` rows; PredictionsError when fewer are left."""
+        while len(self._kept) - self._start < count:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                raise self._too_short()
+            self._kept = np.concatenate((self._kept[self._start :], chunk))
+            self._start = 0
+        part = self._kept[self._start : self._start + count]
+        self._start += count
+        return part
+
+    def is_at_end(self) -> bool:
+        """Say whether all rows were taken. Reading to the end makes the checksum be compared."""
+        return len(self._kept) == self._start and not any(len(chunk) for chunk in self._chunks)

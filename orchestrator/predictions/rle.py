@@ -1,4 +1,4 @@
-"""COCO's compressed run lengths read by numpy: bytes from outside never reach pycocotools unchecked."""
+"""Read COCO's compressed run lengths with numpy; pycocotools never gets unchecked bytes."""
 
 from __future__ import annotations
 
@@ -12,28 +12,19 @@ from orchestrator.errors import PredictionsError
 
 MAX_GROUPS = 7  # characters per number: 35 bits, enough for any difference of two 32-bit runs
 MAX_PIXELS = (1 << 32) - 1  # pycocotools counts pixels in 32 bits
-# Bytes of masks checked at a time: small enough that the intermediates stay in the CPU's cache (measured: 1 << 15 to
-# 1 << 16 take a third of the time of 1 << 19).
+# Bytes of masks checked at a time, so that intermediate arrays stay in the CPU's cache (measured: 1 << 15 to 1 << 16
+# take a third of the time of 1 << 19).
 CHUNK = 1 << 16
 
 
-def parse_many(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Run lengths of many masks whose counts lie back to back: mask k is data[offsets[k]:offsets[k+1]].
+def find_faults(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return which masks are malformed: a wrong character, or a number that is unfinished or too long.
 
-    Returns (runs, run_offsets), joined the same way. `offsets` must ascend from 0 to len(data).
-    Raises ValueError when any mask is malformed; `faults` says which.
+    Counts lie back to back: mask k is data[offsets[k]:offsets[k+1]], `offsets` ascending from 0 to len(data).
     """
-    fault = faults(data, offsets)
-    if fault.any():
-        raise ValueError(f"mask {int(np.argmax(fault))} is not COCO compressed RLE")
-    return _runs(data, offsets)
-
-
-def faults(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which masks' bytes are not the code at all (a wrong character, an unfinished or endless number)."""
     bad = (data < 48) | (data > 111)
     last = (data - 48) & 0x20 == 0
-    # A number is too long where MAX_GROUPS characters in a row all announce another one.
+    # A number is too long if MAX_GROUPS characters in a row all announce another one.
     ends = np.cumsum(last, dtype=np.int64)
     if len(data) >= MAX_GROUPS:
         before = np.concatenate((np.zeros(1, np.int64), ends[:-MAX_GROUPS]))
@@ -46,8 +37,11 @@ def faults(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArray[np.bo
 
 
 def _runs(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Runs of well-formed masks. Numbers are little-endian groups of 5 bits with a sign; from a mask's fourth
-    number on, each is the difference to the run two before."""
+    """Return the runs of well-formed masks, back to back, and their offsets.
+
+    Numbers are little-endian groups of 5 bits with a sign; from a mask's fourth number on, each is the difference to
+    the run two before it.
+    """
     code = data - np.uint8(48)
     last = np.flatnonzero(code & 0x20 == 0)
     starts = np.concatenate((np.zeros(1, np.int64), last[:-1] + 1))[: len(last)]
@@ -64,13 +58,13 @@ def _runs(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> tuple[NDArray[
 
 
 def _undo_differences(value: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Sum up each mask's odd-placed numbers, and the even-placed from the third on (the first is alone)."""
+    """Sum up each mask's numbers of odd rank, and those of even rank from the third on (the first stays)."""
     count = np.diff(offsets)
-    # One dummy number after each mask of odd length makes places alternate over all masks at once.
+    # One dummy number after each mask of odd length makes even and odd ranks alternate over all masks.
     shift = np.concatenate((np.zeros(1, np.int64), np.cumsum(count & 1)[:-1]))
-    place = np.arange(len(value)) + np.repeat(shift, count)
+    index = np.arange(len(value)) + np.repeat(shift, count)
     pairs = np.zeros((int((count + (count & 1)).sum()) // 2, 2), np.int64)
-    pairs.reshape(-1)[place] = value
+    pairs.reshape(-1)[index] = value
     first = (offsets[:-1] + shift)[count > 0] // 2
     alone = pairs[first, 0]
     pairs[first, 0] = 0
@@ -79,22 +73,22 @@ def _undo_differences(value: NDArray[np.int64], offsets: NDArray[np.int64]) -> N
     before[1:] = total[first[1:] - 1]
     total -= np.repeat(before, np.diff(np.append(first, len(pairs))), axis=0)
     total[first, 0] = alone
-    runs: NDArray[np.int64] = total.reshape(-1)[place]
+    runs: NDArray[np.int64] = total.reshape(-1)[index]
     return runs
 
 
 def check_many(data: NDArray[np.uint8], offsets: NDArray[np.int64], sizes: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which masks are sound: well-formed, no negative run, adding up to height x width of `sizes` (K,2)."""
+    """Return which masks are well-formed, without negative runs, and of the size in `sizes` (K,2)."""
     pixels = sizes[:, 0].astype(np.int64) * sizes[:, 1].astype(np.int64)
-    if _all_sound(data, offsets, sizes, pixels):
+    if _are_all_sound(data, offsets, sizes, pixels):
         return np.ones(len(sizes), np.bool_)
-    return _sound(data, offsets, sizes, pixels)
+    return _find_sound(data, offsets, sizes, pixels)
 
 
-def _all_sound(
+def _are_all_sound(
     data: NDArray[np.uint8], offsets: NDArray[np.int64], sizes: NDArray[Any], pixels: NDArray[np.int64]
 ) -> bool:
-    """Whether every mask is sound: the usual answer, for half the work of saying which are not."""
+    """Say whether every mask is sound, which they usually are, in half the time of `_find_sound`."""
     if not len(data) or (offsets[1:] == offsets[:-1]).any() or int(sizes.min()) < 0 or int(pixels.max()) > MAX_PIXELS:
         return False
     if int(data.min()) < 48 or int(data.max()) > 111 or ((data[offsets[1:] - 1] - 48) & 0x20).any():
@@ -109,13 +103,13 @@ def _all_sound(
     return bool((np.add.reduceat(runs, run_offsets[:-1]) == pixels).all())
 
 
-def _sound(
+def _find_sound(
     data: NDArray[np.uint8], offsets: NDArray[np.int64], sizes: NDArray[Any], pixels: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """`check_many`, mask by mask."""
-    good = ~faults(data, offsets) & (pixels <= MAX_PIXELS) & (sizes >= 0).all(axis=1)
+    """Return which masks are sound, mask by mask."""
+    good = ~find_faults(data, offsets) & (pixels <= MAX_PIXELS) & (sizes >= 0).all(axis=1)
     if not good.all():
-        # Rare: parse the sound ones alone, so that a bad mask does not spoil what is said of its neighbours.
+        # Rare: parse only the well-formed masks, so that a malformed one cannot change the verdict on others.
         count = np.diff(offsets)
         data = data[np.repeat(good, count)]
         offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(np.where(good, count, 0))))
@@ -130,16 +124,16 @@ def _sound(
 
 
 def check_all(data: NDArray[np.uint8], offsets: NDArray[np.int64], sizes: NDArray[Any]) -> NDArray[np.bool_]:
-    """`check_many` for any number of masks, some at a time."""
+    """Check any number of masks as `check_many` does, CHUNK bytes at a time."""
     good = np.zeros(len(sizes), np.bool_)
-    for rows in _groups(offsets, CHUNK):
+    for rows in _split(offsets, CHUNK):
         part = offsets[rows.start : rows.stop + 1]
         good[rows] = check_many(data[part[0] : part[-1]], part - part[0], sizes[rows])
     return good
 
 
-def _groups(offsets: NDArray[np.int64], nbytes: int) -> Iterator[slice]:
-    """Slices of consecutive masks of about `nbytes` bytes together."""
+def _split(offsets: NDArray[np.int64], nbytes: int) -> Iterator[slice]:
+    """Yield slices of consecutive masks of about `nbytes` bytes together."""
     start = 0
     while start < len(offsets) - 1:
         stop = int(np.searchsorted(offsets, offsets[start] + nbytes, side="right")) - 1
@@ -149,11 +143,11 @@ def _groups(offsets: NDArray[np.int64], nbytes: int) -> Iterator[slice]:
 
 
 def parse_counts(counts: bytes) -> NDArray[np.int64]:
-    """Lengths of the runs, zeros first. PredictionsError when `counts` is malformed or a run is negative."""
+    """Return the lengths of the runs, outside first. PredictionsError for malformed `counts` or a negative run."""
     data = np.frombuffer(counts, np.uint8)
     offsets = np.array([0, len(data)], np.int64)
-    if faults(data, offsets)[0]:
-        raise _malformed("the bytes are not this code")
+    if find_faults(data, offsets)[0]:
+        raise _malformed("the bytes are not this encoding")
     runs, _ = _runs(data, offsets)
     if (runs < 0).any():
         raise _malformed("a run is negative")
@@ -161,7 +155,10 @@ def parse_counts(counts: bytes) -> NDArray[np.int64]:
 
 
 def check(counts: bytes, size: Sequence[int]) -> NDArray[np.int64]:
-    """The runs of a mask of `size` (height, width); PredictionsError when they do not fill exactly that."""
+    """Return the runs of a mask of `size` (height, width).
+
+    PredictionsError when they are malformed or have another sum.
+    """
     runs = parse_counts(counts)
     height, width = (int(side) for side in size)
     if min(height, width) < 0 or height * width > MAX_PIXELS:
@@ -172,20 +169,23 @@ def check(counts: bytes, size: Sequence[int]) -> NDArray[np.int64]:
 
 
 def decode(counts: bytes, size: Sequence[int]) -> NDArray[np.bool_]:
-    """The mask as (height, width) booleans, columns contiguous in memory."""
+    """Return the mask as (height, width) booleans, columns contiguous in memory."""
     runs = check(counts, size)
     values = np.zeros(len(runs), np.bool_)
     values[1::2] = True
     return np.repeat(values, runs).reshape(int(size[1]), int(size[0])).T
 
 
-def area(counts: bytes) -> int:
-    """Number of pixels in the mask."""
+def count_pixels(counts: bytes) -> int:
+    """Return the number of pixels in the mask."""
     return int(parse_counts(counts)[1::2].sum())
 
 
-def bbox(counts: bytes, size: Sequence[int]) -> tuple[int, int, int, int]:
-    """The smallest box around the mask: x1, y1, x2, y2, the last two exclusive; zeros for an empty mask."""
+def find_box(counts: bytes, size: Sequence[int]) -> tuple[int, int, int, int]:
+    """Return the smallest box around the mask: x1, y1, x2, y2.
+
+    The right and lower edges are exclusive; the box of an empty mask is all zeros.
+    """
     runs = check(counts, size)
     height = int(size[0])
     ends = np.cumsum(runs)[1::2]
@@ -193,7 +193,7 @@ def bbox(counts: bytes, size: Sequence[int]) -> tuple[int, int, int, int]:
     if not filled.any():
         return (0, 0, 0, 0)
     first, last = (ends - runs[1::2])[filled], ends[filled] - 1
-    if (first // height != last // height).any():  # a run that goes on in the next column touches both edges
+    if (first // height != last // height).any():  # a run that continues in the next column touches both edges
         top, bottom = 0, height
     else:
         top, bottom = int((first % height).min()), int((last % height).max()) + 1
@@ -201,7 +201,7 @@ def bbox(counts: bytes, size: Sequence[int]) -> tuple[int, int, int, int]:
 
 
 def encode(mask: NDArray[np.bool_] | NDArray[np.uint8]) -> bytes:
-    """COCO compressed counts of a (height, width) mask."""
+    """Return the COCO compressed counts of a (height, width) mask."""
     from pycocotools import mask as coco_mask
 
     counts = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"]

@@ -1,4 +1,4 @@
-"""Everything a predictions file must satisfy, checked rule by rule over whole arrays."""
+"""Check a predictions file against the format, rule by rule over whole arrays."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from numpy.typing import NDArray
 from orchestrator.errors import OrchError
 from orchestrator.predictions import rle
 from orchestrator.predictions.npz import Arrays, Header
-from orchestrator.predictions.predictions import FORMAT, META, SCHEMA, SPECS, STATUS_FAILED, Predictions, Problem
+from orchestrator.predictions.schema import FORMAT, META, SCHEMA, SPECS, STATUS_FAILED, Problem
 
-BOX_TOLERANCE = 1e-3  # pixels a box may reach over the image's edge, by the models' float32 arithmetic
+BOX_TOLERANCE = 1e-3  # pixels; float32 arithmetic of models puts boxes this far outside the image
 
 Selection = NDArray[np.bool_]
 
 
-def problems(predictions: Predictions, limit: int) -> list[Problem]:
-    """All problems, at most `limit` of each kind; content is looked at only when the structure holds."""
-    arrays: dict[str, NDArray[Any]] = {}
-    return _structure(predictions.arrays, arrays) or _Content(arrays, limit).check()
+def find_problems(arrays: Arrays | Mapping[str, NDArray[Any]], limit: int) -> list[Problem]:
+    """Return all problems, at most `limit` of each kind; content is checked only when the structure holds."""
+    sound: dict[str, NDArray[Any]] = {}
+    return _check_structure(arrays, sound) or _Content(sound, limit).check()
 
 
-def _structure(arrays: Arrays | Mapping[str, NDArray[Any]], sound: dict[str, NDArray[Any]]) -> list[Problem]:
-    """Arrays missing, unknown, unreadable; dtypes, shapes, sizes that disagree. Fills `sound`."""
-    found = [Problem(name, "no array of this name is in the format") for name in arrays if name not in SPECS]
+def _check_structure(arrays: Arrays | Mapping[str, NDArray[Any]], sound: dict[str, NDArray[Any]]) -> list[Problem]:
+    """Return missing, unknown and unreadable arrays, wrong dtypes and shapes; put the others in `sound`."""
+    problems = [Problem(name, "the format has no array of this name") for name in arrays if name not in SPECS]
     for spec in SCHEMA:
         if spec.name not in arrays:
             if not spec.optional:
-                found.append(Problem(spec.name, "the array is missing"))
+                problems.append(Problem(spec.name, "the array is missing"))
             continue
         try:
             array = arrays[spec.name]
         except OrchError as error:
-            found.append(Problem(spec.name, f"cannot be read: {error.why or error}"))
+            problems.append(Problem(spec.name, f"cannot be read: {error.why or error}"))
             continue
-        fault = spec.fault(Header(array.shape, array.dtype, False))
+        fault = spec.find_fault(Header(array.shape, array.dtype, False))
         if fault:
-            found.append(Problem(spec.name, fault))
+            problems.append(Problem(spec.name, fault))
         else:
             sound[spec.name] = array
-    return found + list(_sizes(sound))
+    return problems + list(_compare_sizes(sound))
 
 
-def _sizes(arrays: Mapping[str, NDArray[Any]]) -> Iterator[Problem]:
+def _compare_sizes(arrays: Mapping[str, NDArray[Any]]) -> Iterator[Problem]:
     sizes: dict[int | str, int] = {}
     for letter, name in (("I", "image_file"), ("N", "scores")):
         if name in arrays:
@@ -58,65 +58,65 @@ def _sizes(arrays: Mapping[str, NDArray[Any]]) -> Iterator[Problem]:
 
 
 class _Content:
-    """Checks values, given arrays of the right dtypes and shapes."""
+    """Checks the values of arrays that have the right dtypes and shapes."""
 
     def __init__(self, arrays: Mapping[str, NDArray[Any]], limit: int) -> None:
         self.arrays = arrays
         self.limit = limit
-        self.found: list[Problem] = []
+        self.problems: list[Problem] = []
         self.image_of_row: NDArray[np.int64] | None = None
         self.meta: dict[str, Any] = {}
 
     def check(self) -> list[Problem]:
         rules: tuple[Callable[[], None], ...] = (
-            self._meta,
-            self._categories,
-            self._files,
-            self._ids,
-            self._status,
-            self._offsets,
-            self._scores,
-            self._boxes,
-            self._classes,
-            self._attributes,
-            self._image_scores,
-            self._masks,
+            self._check_meta,
+            self._check_categories,
+            self._check_files,
+            self._check_ids,
+            self._check_status,
+            self._check_offsets,
+            self._check_scores,
+            self._check_boxes,
+            self._check_classes,
+            self._check_attributes,
+            self._check_image_scores,
+            self._check_masks,
         )
         for rule in rules:
             rule()
-        return self.found
+        return self.problems
 
     def _report(self, array: str, message: str) -> None:
-        self.found.append(Problem(array, message))
+        self.problems.append(Problem(array, message))
 
-    def _images(self, array: str, bad: NDArray[np.bool_] | np.bool_, message: str) -> None:
+    def _report_images(self, array: str, bad: NDArray[np.bool_] | np.bool_, message: str) -> None:
         """Report the images selected by `bad` (I,)."""
         files = self.arrays["image_file"]
-        self._limited(array, np.flatnonzero(bad), message, lambda i: (str(files[i]), None))
+        self._report_limited(array, np.flatnonzero(bad), message, lambda i: (str(files[i]), None))
 
-    def _rows(self, array: str, bad: Selection, message: str) -> None:
+    def _report_rows(self, array: str, bad: Selection, message: str) -> None:
         """Report the instances selected by `bad` (N,)."""
         images, files = self.image_of_row, self.arrays["image_file"]
 
         def describe(row: int) -> tuple[str | None, int]:
             return None if images is None else str(files[images[row]]), row
 
-        self._limited(array, np.flatnonzero(bad), message, describe)
+        self._report_limited(array, np.flatnonzero(bad), message, describe)
 
-    def _limited(
+    def _report_limited(
         self,
         array: str,
-        places: NDArray[np.int64],
+        indices: NDArray[np.int64],
         message: str,
         describe: Callable[[int], tuple[str | None, int | None]],
     ) -> None:
-        for place in places[: self.limit].tolist():
-            image, row = describe(place)
-            self.found.append(Problem(array, message, image, row))
-        if len(places) > self.limit:
-            self._report(array, f"{message}: {len(places) - self.limit} more")
+        for index in indices[: self.limit].tolist():
+            image, row = describe(index)
+            self.problems.append(Problem(array, message, image, row))
+        if len(indices) > self.limit:
+            self._report(array, f"{message}: {len(indices) - self.limit} more")
 
-    def _meta(self) -> None:
+    def _check_meta(self) -> None:
         try:
             meta = json.loads(str(self.arrays["meta"][()]))
         except ValueError as error:
@@ -130,7 +130,7 @@ class _Content:
             if key not in meta:
                 self._report("meta", f"lacks {key!r}")
 
-    def _categories(self) -> None:
+    def _check_categories(self) -> None:
         categories = self.meta.get("categories", [])
         well_formed = isinstance(categories, list) and all(
             isinstance(entry, dict) and type(entry.get("id")) is int and isinstance(entry.get("name"), str)
@@ -139,105 +139,107 @@ class _Content:
         if not well_formed:
             return self._report("meta", "categories is not a list of {id, name}")
         if len({entry["id"] for entry in categories}) != len(categories):
-            self._report("meta", "two categories have one id")
+            self._report("meta", "two categories have the same id")
 
-    def _files(self) -> None:
+    def _check_files(self) -> None:
         files = self.arrays["image_file"]
         _, first = np.unique(files, return_index=True)
         repeated = np.ones(len(files), bool)
         repeated[first] = False
-        self._images("image_file", repeated, "the same file came before")
+        self._report_images("image_file", repeated, "an image before has the same file")
         unsafe = np.fromiter((_leaves_root(file) for file in files.tolist()), bool, len(files))
-        self._images("image_file", unsafe, "is not a plain path relative to the input root")
+        self._report_images("image_file", unsafe, "is not a plain path relative to the input root")
 
-    def _ids(self) -> None:
+    def _check_ids(self) -> None:
         if "image_id" in self.arrays:
             ids = self.arrays["image_id"]
             _, first = np.unique(ids, return_index=True)
             repeated = np.ones(len(ids), bool)
             repeated[first] = False
-            self._images("image_id", repeated, "an image before has the same id")
+            self._report_images("image_id", repeated, "an image before has the same id")
 
-    def _status(self) -> None:
-        status, told = self.arrays["status"], np.not_equal(self.arrays["error"], "")
-        self._images("status", status > STATUS_FAILED, "is neither 0 (predicted) nor 1 (failed)")
-        self._images("error", (status == STATUS_FAILED) & ~told, "the image failed, but there is no reason")
-        self._images("error", (status == 0) & told, "the image was predicted, but there is an error")
+    def _check_status(self) -> None:
+        status, has_reason = self.arrays["status"], np.not_equal(self.arrays["error"], "")
+        self._report_images("status", status > STATUS_FAILED, "is neither 0 (predicted) nor 1 (failed)")
+        self._report_images("error", (status == STATUS_FAILED) & ~has_reason, "the image failed, but has no reason")
+        self._report_images("error", (status == 0) & has_reason, "the image was predicted, but has an error")
         sizes = self.arrays["image_size"]
-        self._images("image_size", (sizes < 0).any(axis=1), "is negative")
+        self._report_images("image_size", (sizes < 0).any(axis=1), "is negative")
         unknown = (status == 0) & (sizes == 0).any(axis=1)
-        self._images("image_size", unknown, "the image was predicted, but has no size")
+        self._report_images("image_size", unknown, "the image was predicted, but has no size")
 
-    def _offsets(self) -> None:
+    def _check_offsets(self) -> None:
         offsets, count = self.arrays["offsets"], len(self.arrays["scores"])
         down = offsets[1:] < offsets[:-1]
-        self._images("offsets", down, "the next image's instances start before this one's")
+        self._report_images("offsets", down, "the next image's instances start before this one's")
         if offsets[0] != 0 or offsets[-1] != count:
             self._report("offsets", f"runs from {offsets[0]} to {offsets[-1]}, not from 0 to {count}")
         elif not down.any():
             self.image_of_row = np.repeat(np.arange(len(down)), np.diff(offsets))
-            crowded = (self.arrays["status"] == STATUS_FAILED) & (np.diff(offsets) > 0)
-            self._images("offsets", crowded, "the image failed, but has instances")
+            has_instances = (self.arrays["status"] == STATUS_FAILED) & (np.diff(offsets) > 0)
+            self._report_images("offsets", has_instances, "the image failed, but has instances")
 
-    def _scores(self) -> None:
+    def _check_scores(self) -> None:
         scores = self.arrays["scores"]
         finite = np.isfinite(scores)
-        self._rows("scores", ~finite, "is not finite")
-        self._rows("scores", finite & ((scores < 0) | (scores > 1)), "is outside [0, 1]")
+        self._report_rows("scores", ~finite, "is not finite")
+        self._report_rows("scores", finite & ((scores < 0) | (scores > 1)), "is outside [0, 1]")
         if self.image_of_row is not None:
             rising = np.zeros(len(scores), bool)
             same = self.image_of_row[1:] == self.image_of_row[:-1]
             rising[1:] = same & (scores[1:] > scores[:-1])
-            self._rows("scores", rising, "is higher than the one before it in the image")
+            self._report_rows("scores", rising, "is higher than the one before it in the image")
 
-    def _boxes(self) -> None:
+    def _check_boxes(self) -> None:
         boxes = self.arrays["boxes"]
         finite = np.isfinite(boxes).all(axis=1)
-        self._rows("boxes", ~finite, "is not finite")
+        self._report_rows("boxes", ~finite, "is not finite")
         flipped = finite & ((boxes[:, 2] < boxes[:, 0]) | (boxes[:, 3] < boxes[:, 1]))
-        self._rows("boxes", flipped, "has its right or lower edge before the left or upper one")
+        self._report_rows(
+            "boxes", flipped, "has its right edge left of the left one, or its lower edge above the upper one"
+        )
         if self.image_of_row is not None:
             edges = self.arrays["image_size"][self.image_of_row][:, [1, 0]].astype(np.float64)
             low, high = boxes.min(axis=1, initial=np.inf), boxes.reshape(-1, 2, 2).max(axis=1)
             outside = (low < -BOX_TOLERANCE) | (high > edges + BOX_TOLERANCE).any(axis=1)
-            self._rows("boxes", finite & outside, "reaches outside the image")
+            self._report_rows("boxes", finite & outside, "reaches outside the image")
 
-    def _classes(self) -> None:
+    def _check_classes(self) -> None:
         categories = self.meta.get("categories")
         if isinstance(categories, list):
             ids = [c["id"] for c in categories if isinstance(c, dict) and type(c.get("id")) is int]
-            stray = ~np.isin(self.arrays["classes"], np.array(ids, np.int64))
-            self._rows("classes", stray, "is no category of meta")
+            is_unknown = ~np.isin(self.arrays["classes"], np.array(ids, np.int64))
+            self._report_rows("classes", is_unknown, "is not a category of meta")
 
-    def _attributes(self) -> None:
+    def _check_attributes(self) -> None:
         names = self.meta.get("attribute_names")
         if "attributes" not in self.arrays:
             if names:
                 self._report("attributes", "the array is missing, but meta has attribute_names")
             return
         attributes = self.arrays["attributes"]
-        self._rows("attributes", ~np.isfinite(attributes).all(axis=1), "is not finite")
+        self._report_rows("attributes", ~np.isfinite(attributes).all(axis=1), "is not finite")
         if names is not None and (not isinstance(names, list) or len(names) != attributes.shape[1]):
-            self._report("meta", f"attribute_names is not {attributes.shape[1]} names")
+            self._report("meta", f"attribute_names is not a list of {attributes.shape[1]} names")
 
-    def _image_scores(self) -> None:
+    def _check_image_scores(self) -> None:
         if "image_scores" in self.arrays:
             scores = self.arrays["image_scores"]
-            self._images("image_scores", (scores < 0) | (scores > 1), "is outside [0, 1]")
+            self._report_images("image_scores", (scores < 0) | (scores > 1), "is outside [0, 1]")
 
-    def _masks(self) -> None:
+    def _check_masks(self) -> None:
         offsets, data = self.arrays["mask_offsets"], self.arrays["masks"]
         down = offsets[1:] < offsets[:-1]
-        self._rows("mask_offsets", down, "the next mask starts before this one")
+        self._report_rows("mask_offsets", down, "the next mask starts before this one")
         if offsets[0] != 0 or offsets[-1] != len(data):
             ends = f"runs from {offsets[0]} to {offsets[-1]}, not from 0 to {len(data)}"
             return self._report("mask_offsets", ends)
         if down.any() or self.image_of_row is None:
             return None
         sizes = self.arrays["image_size"][self.image_of_row]
-        self._rows("masks", ~rle.check_all(data, offsets, sizes), "is not COCO RLE of the image's size")
+        self._report_rows("masks", ~rle.check_all(data, offsets, sizes), "is not COCO RLE of the image's size")
 
 
 def _leaves_root(file: str) -> bool:
-    """Whether a file name is anything but a plain relative path: then it could point outside a folder."""
+    """Say whether a file name is not a plain relative path, so that it could point outside a folder."""
     return "\0" in file or any(part in ("", ".", "..") for part in file.split("/"))

@@ -1,7 +1,8 @@
-"""Pictures of predictions: masks, boxes and labels over the image, and sheets of several."""
+"""Draw masks, boxes and labels into images, the images of a run, and sheets of several images."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from orchestrator.errors import PredictionsError
+from orchestrator.errors import PredictionsError, UsageError
+from orchestrator.inputs.collect import read_inputs
+from orchestrator.paths import RunPaths
 from orchestrator.predictions import rle
 from orchestrator.predictions.mask_files import picture_path
-from orchestrator.predictions.predictions import STATUS_PREDICTED, Predictions, Record
+from orchestrator.predictions.predictions import Predictions, Record
+from orchestrator.predictions.schema import STATUS_PREDICTED
 from orchestrator.system.files import replace_file
 
 Colour = tuple[int, int, int]
@@ -36,13 +40,13 @@ PALETTE: tuple[Colour, ...] = (
     (55, 60, 165),
 )
 SHADES = ((0, 0.0), (0, 0.35), (255, 0.45), (255, 0.7))  # towards black or white, by how much
-BLEND_TABLE = (np.arange(256) * (1 - FILL)).astype(np.uint8)  # what is left of a pixel under a mask
+BLEND_TABLE = (np.arange(256) * (1 - FILL)).astype(np.uint8)  # brightness of a pixel under a mask
 LABEL_STEPS = 6
 
 
 @dataclass(frozen=True)
 class Style:
-    """Sizes in pixels that suit an image: what is legible at 160 pixels would vanish at 4000."""
+    """Sizes of lines and text in pixels, in proportion to the image."""
 
     line: int
     font: int
@@ -50,13 +54,13 @@ class Style:
 
     @classmethod
     def of(cls, width: int, height: int) -> Style:
-        """The style for an image of that size."""
+        """Return the style for an image of that size."""
         side = (width * height) ** 0.5
         return cls(line=max(1, round(side / 300)), font=max(10, round(side / 42)), padding=max(1, round(side / 320)))
 
 
-def colour_of(category: int) -> Colour:
-    """A category's colour, the same in all pictures: twelve that differ, then their shades."""
+def choose_colour(category: int) -> Colour:
+    """Return a category's colour, the same in all pictures: one of twelve, then of their shades."""
     red, green, blue = PALETTE[category % len(PALETTE)]
     towards, share = SHADES[category // len(PALETTE) % len(SHADES)]
     return tuple(round(value + (towards - value) * share) for value in (red, green, blue))  # type: ignore[return-value]
@@ -68,10 +72,10 @@ def draw_predictions(
     categories: Sequence[Mapping[str, Any]],
     min_score: float = 0.5,
 ) -> Image.Image:
-    """The image (H,W,3) with the record's instances of at least `min_score` drawn over it.
+    """Draw the record's instances of at least `min_score` over the image (H,W,3), the best one on top.
 
-    `categories` are those of the predictions' meta. The best one is on top. ValueError when the pixels are
-    not of the record's image size; PredictionsError when a mask is broken.
+    `categories` are those of the predictions' meta. ValueError when the pixels are not of the record's image size;
+    PredictionsError when a mask is broken.
     """
     height, width = pixels.shape[:2]
     if (height, width) != tuple(record["image_size"]):
@@ -81,16 +85,16 @@ def draw_predictions(
     rows = [row for row, score in enumerate(record["scores"].tolist()) if score >= min_score][::-1]
     canvas = np.array(pixels, np.uint8)
     for row in rows:
-        _paint_mask(canvas, record["masks"][row], colour_of(int(record["classes"][row])), style.line)
+        _paint_mask(canvas, record["masks"][row], choose_colour(int(record["classes"][row])), style.line)
     image = Image.fromarray(canvas)
     pen = ImageDraw.Draw(image)
     for row in rows:
-        _paint_box(pen, record["boxes"][row].tolist(), colour_of(int(record["classes"][row])), style, image.size)
+        _paint_box(pen, record["boxes"][row].tolist(), choose_colour(int(record["classes"][row])), style, image.size)
     labels = _Labels(pen, style, image.size)
-    for row in reversed(rows):  # the best ones choose their places first
+    for row in reversed(rows):  # labels of the best instances are positioned first
         category = int(record["classes"][row])
         text = f"{names.get(category, category)} {float(record['scores'][row]):.2f}"
-        labels.place(text, record["boxes"][row].tolist(), colour_of(category))
+        labels.add(text, record["boxes"][row].tolist(), choose_colour(category))
     return image
 
 
@@ -101,10 +105,10 @@ def draw_run(
     min_score: float = 0.5,
     exif: bool = True,
 ) -> list[Path]:
-    """Draw every predicted image as `folder`/<relative path>.png; returns those paths.
+    """Draw every predicted image as `folder`/<relative path>.png; return those paths.
 
-    `find_image` says where an image file lies; `exif` whether its EXIF orientation is applied, as in the run.
-    Failed images are left out. PredictionsError when an image is not the one that was predicted, cannot be
+    `find_image` returns the file of an image by its name; `exif` applies its EXIF orientation, as the run did.
+    Failed images are skipped. PredictionsError when an image is not the one that was predicted, cannot be
     read, or a name points outside `folder`.
     """
     categories = predictions.meta.get("categories", [])
@@ -113,7 +117,7 @@ def draw_run(
         if record["status"] != STATUS_PREDICTED:
             continue
         target = picture_path(folder, record["image_file"])
-        pixels = _pixels(find_image(record["image_file"]), exif)
+        pixels = _read_pixels(find_image(record["image_file"]), exif)
         if pixels.shape[:2] != tuple(record["image_size"]):
             height, width = record["image_size"]
             raise PredictionsError(
@@ -129,8 +133,30 @@ def draw_run(
     return written
 
 
-def contact_sheet(images: Iterable[Image.Image], columns: int, cell: int = 320, gap: int = 8) -> Image.Image:
-    """All images on one white sheet, `columns` a row, each scaled to fit a square of `cell` pixels."""
+def draw_run_directory(run: Path, folder: Path, min_score: float) -> list[Path]:
+    """Draw all predicted images of a run into `folder`; return the pictures. UsageError if the run is incomplete."""
+    paths = RunPaths(run)
+    if not paths.predictions.is_file() or not paths.run_json.is_file():
+        raise UsageError(f"{run} is not a complete run directory", hint="orch run --model MODEL --images FOLDER")
+    recorded = json.loads(paths.run_json.read_text(encoding="utf-8"))
+    predictions, find_image = Predictions.load(paths.predictions), make_input_locator(paths, recorded)
+    return draw_run(predictions, find_image, folder, min_score, recorded["request"]["exif"] == "apply")
+
+
+def make_input_locator(paths: RunPaths, recorded: dict[str, Any]) -> Callable[[str], Path]:
+    """Return a function from an image's name to its file; `recorded` is the run's run.json."""
+    roots = [Path(root) for root in recorded["roots"]]
+    files = {image.file: image.path for image in read_inputs(paths.inputs)}
+
+    def locate(file: str) -> Path:
+        number, _, rest = files[file].partition("/")
+        return roots[int(number)] / rest
+
+    return locate
+
+
+def make_contact_sheet(images: Iterable[Image.Image], columns: int, cell: int = 320, gap: int = 8) -> Image.Image:
+    """Put all images on one white sheet, `columns` in a row, each scaled to fit a square of `cell` pixels."""
     thumbs = [ImageOps.contain(image.convert("RGB"), (cell, cell), Image.Resampling.LANCZOS) for image in images]
     columns = max(1, min(columns, len(thumbs)))
     rows = [thumbs[start : start + columns] for start in range(0, len(thumbs), columns)]
@@ -145,25 +171,25 @@ def contact_sheet(images: Iterable[Image.Image], columns: int, cell: int = 320, 
     return sheet
 
 
-def _pixels(path: Path, exif: bool) -> NDArray[np.uint8]:
+def _read_pixels(path: Path, exif: bool) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
-            turned = ImageOps.exif_transpose(image) if exif else image
-            if turned.mode.startswith(("I", "F")):  # 16 bits a pixel: convert() would clip instead of scale
-                return np.asarray(_eight_bits(np.asarray(turned)))
-            return np.asarray(turned.convert("RGB"))
+            return np.asarray(to_rgb(ImageOps.exif_transpose(image) if exif else image))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise PredictionsError(f"cannot read the image {path}", why=str(error), hint="give the run's images") from error
 
 
-def _eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
-    scaled = values.astype(np.float64) / (257 if values.max(initial=0) > 255 else 1)
-    grey = np.clip(scaled, 0, 255).astype(np.uint8)
-    return np.repeat(grey[:, :, None], 3, axis=2)
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert an image of any mode to RGB; 16 bits per pixel are scaled, which PIL's convert() would clip."""
+    if not image.mode.startswith(("I", "F")):
+        return image.convert("RGB")
+    values = np.asarray(image).astype(np.float64)
+    scaled = values / (257 if values.max(initial=0) > 255 else 1)
+    return Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8)).convert("RGB")
 
 
 def _paint_mask(canvas: NDArray[np.uint8], mask: Mapping[str, Any], colour: Colour, line: int) -> None:
-    left, top, right, bottom = rle.bbox(mask["counts"], mask["size"])
+    left, top, right, bottom = rle.find_box(mask["counts"], mask["size"])
     if right == left:
         return
     inside = rle.decode(mask["counts"], mask["size"])[top:bottom, left:right]
@@ -171,11 +197,11 @@ def _paint_mask(canvas: NDArray[np.uint8], mask: Mapping[str, Any], colour: Colo
     for channel, value in enumerate(colour):
         blended = BLEND_TABLE[region[:, :, channel]] + np.uint8(value * FILL)
         np.copyto(region[:, :, channel], blended, where=inside)
-    region[inside & ~_shrunk(inside, line)] = colour
+    region[inside & ~_shrink(inside, line)] = colour
 
 
-def _shrunk(mask: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
-    """The mask without its outermost pixels; what lies beyond the array counts as outside."""
+def _shrink(mask: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
+    """Return the mask without its outermost pixels; everything beyond the array is outside."""
     padded = np.pad(mask, by)
     height, width = mask.shape
     rows = padded[by : by + height].copy()
@@ -195,7 +221,7 @@ def _paint_box(pen: ImageDraw.ImageDraw, box: Box, colour: Colour, style: Style,
 
 
 class _Labels:
-    """Puts labels next to boxes, where possible not over each other."""
+    """Draws labels next to boxes, without overlap where possible."""
 
     def __init__(self, pen: ImageDraw.ImageDraw, style: Style, size: tuple[int, int]) -> None:
         self._pen = pen
@@ -204,27 +230,27 @@ class _Labels:
         self._font = ImageFont.load_default(style.font)
         self._taken: list[Box] = []
 
-    def place(self, text: str, box: Box, colour: Colour) -> None:
-        """Draw a label at the first free place above, inside or below the box, else above it."""
+    def add(self, text: str, box: Box, colour: Colour) -> None:
+        """Draw a label at the first free position above, inside or below the box, else above it."""
         pad = self._style.padding
         left, top, right, bottom = self._font.getbbox(text)
         width, height = right - left + 2 * pad, bottom - top + 2 * pad
         tops = [box[1] - height, box[1], box[3] - height, box[3]]
         tops += [box[1] + step * height for step in range(1, LABEL_STEPS)]
-        places = [self._inside(x, y, width, height) for y in tops for x in (box[0], box[2] - width)]
-        spot = next((place for place in places if self._free(place)), places[0])
-        self._taken.append(spot)
-        self._pen.rectangle((spot[0], spot[1], spot[2] - 1, spot[3] - 1), fill=colour)
+        candidates = [self._move_inside(x, y, width, height) for y in tops for x in (box[0], box[2] - width)]
+        area = next((candidate for candidate in candidates if self._is_free(candidate)), candidates[0])
+        self._taken.append(area)
+        self._pen.rectangle((area[0], area[1], area[2] - 1, area[3] - 1), fill=colour)
         ink = "black" if colour[0] * 0.299 + colour[1] * 0.587 + colour[2] * 0.114 > 140 else "white"
-        self._pen.text((spot[0] + pad - left, spot[1] + pad - top), text, fill=ink, font=self._font)
+        self._pen.text((area[0] + pad - left, area[1] + pad - top), text, fill=ink, font=self._font)
 
-    def _inside(self, x: float, y: float, width: float, height: float) -> Box:
+    def _move_inside(self, x: float, y: float, width: float, height: float) -> Box:
         x = max(0.0, min(x, self._size[0] - width))
         y = max(0.0, min(y, self._size[1] - height))
         return (x, y, x + width, y + height)
 
-    def _free(self, spot: Box) -> bool:
+    def _is_free(self, area: Box) -> bool:
         return all(
-            spot[2] <= other[0] or spot[0] >= other[2] or spot[3] <= other[1] or spot[1] >= other[3]
+            area[2] <= other[0] or area[0] >= other[2] or area[3] <= other[1] or area[1] >= other[3]
             for other in self._taken
         )

@@ -1,4 +1,4 @@
-"""The JUnit report: a suite per model; in it a case for the run, for each image that failed, for the rest, per rule.
+"""The JUnit report: a suite per model; cases for the run, failed images, the others, and rules.
 
 Valid by the schemas of Jenkins' xUnit plugin and of Ant's JUnitReport, which are stricter than what CI systems read.
 """
@@ -15,19 +15,18 @@ from typing import Literal
 from xml.etree import ElementTree
 
 from orchestrator import __version__
-from orchestrator.evaluation.gate.gate import Checked
+from orchestrator.evaluation.gate.gate import GateResult
 from orchestrator.evaluation.gate.rules import FailedImages
 from orchestrator.system.files import write_text
 
-MOST_CASES = 1000
-"""Images with a case of their own; summary.json has all."""
+MAX_CASES = 1000  # failed images with a case of their own; summary.json has all
 _NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _PROPERTIES = ("runtime", "variant", "device", "images", "predicted", "failed", "instances", "predictions")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One testcase; `outcome` None: passed, else the element inside it."""
+    """One testcase; `outcome` is the element inside it, None if it passed."""
 
     group: str
     name: str
@@ -38,119 +37,121 @@ class Case:
     seconds: float = 0.0
 
 
-def cases_of(checked: Checked) -> list[Case]:
-    """A model's cases. Images that may fail by the rules are skipped, not failed, so that a CI system agrees with the
-    exit code."""
-    cases = [_run_case(checked), *_image_cases(checked)]
-    for verdict in checked.verdicts:
-        if verdict.broken:
+def list_cases(result: GateResult) -> list[Case]:
+    """Return a model's cases.
+
+    Failed images that the rules tolerate are reported as skipped, so that a CI system agrees with the exit code.
+    """
+    cases = [_make_run_case(result), *_make_image_cases(result)]
+    for verdict in result.verdicts:
+        if verdict.is_broken:
             cases.append(Case("rules", verdict.rule, "failure", "rule", verdict.message))
         else:
             cases.append(Case("rules", verdict.rule))
     return cases
 
 
-def _run_case(checked: Checked) -> Case:
-    seconds = _seconds(checked)
-    if checked.error is None and checked.summary is None:
-        return Case("run", "run", "skipped", message="it was handed over and goes on: orch attach")
-    if checked.error is None:
+def _make_run_case(result: GateResult) -> Case:
+    seconds = _total_seconds(result)
+    if result.error is None and result.summary is None:
+        return Case("run", "run", "skipped", message="the run continues on the cluster; to follow it: orch attach RUN")
+    if result.error is None:
         return Case("run", "run", seconds=seconds)
-    error = checked.error
+    error = result.error
     lines = [error.why, error.log and f"log: {error.log}", error.hint and f"next: {error.hint}"]
     detail = "\n".join(line for line in lines if line)
     return Case("run", "run", "error", type(error).__name__, error.message, detail, seconds)
 
 
-def _image_cases(checked: Checked) -> Iterator[Case]:
-    if checked.summary is None:
+def _make_image_cases(result: GateResult) -> Iterator[Case]:
+    if result.summary is None:
         return
-    failures = checked.summary["failures"]
-    of_images = [one for one in checked.verdicts if one.rule.startswith(str(FailedImages()))]
-    tolerated = bool(of_images) and not any(one.broken for one in of_images)
-    outcome: Literal["failure", "skipped"] = "skipped" if tolerated else "failure"
-    for failure in failures[:MOST_CASES]:
+    failures = result.summary["failures"]
+    verdicts = [verdict for verdict in result.verdicts if verdict.rule.startswith(str(FailedImages()))]
+    is_tolerated = bool(verdicts) and not any(verdict.is_broken for verdict in verdicts)
+    outcome: Literal["failure", "skipped"] = "skipped" if is_tolerated else "failure"
+    for failure in failures[:MAX_CASES]:
         yield Case("images", failure["image_file"], outcome, "image", failure["error"])
-    if len(failures) > MOST_CASES:
-        message = f"{len(failures) - MOST_CASES} more images failed: summary.json has them all"
+    if len(failures) > MAX_CASES:
+        message = f"{len(failures) - MAX_CASES} more images failed: summary.json has them all"
         yield Case("images", "more failed images", outcome, "image", message)
-    if checked.summary["predicted"] or not failures:
+    if result.summary["predicted"] or not failures:
         yield Case("images", "all other images are predicted")
 
 
-def _seconds(checked: Checked) -> float:
-    return 0.0 if checked.summary is None else float(sum(checked.summary["seconds"].values()))
+def _total_seconds(result: GateResult) -> float:
+    return 0.0 if result.summary is None else float(sum(result.summary["seconds"].values()))
 
 
-def report(checked: Sequence[Checked], moment: float, host: str) -> ElementTree.Element:
-    """The whole document, of runs that ended at `moment` (seconds since the epoch) on `host`."""
+def build_document(results: Sequence[GateResult], end: float, host: str) -> ElementTree.Element:
+    """Return the XML document of runs that ended at `end` (seconds since the epoch) on `host`."""
     root = ElementTree.Element("testsuites")
-    for number, one in enumerate(checked):
-        root.append(_suite(number, one, moment, host))
+    for number, result in enumerate(results):
+        root.append(_build_suite(number, result, end, host))
     return root
 
 
-def _suite(number: int, checked: Checked, moment: float, host: str) -> ElementTree.Element:
-    cases = cases_of(checked)
+def _build_suite(number: int, result: GateResult, end: float, host: str) -> ElementTree.Element:
+    cases = list_cases(result)
     counts = {outcome: sum(case.outcome == outcome for case in cases) for outcome in ("failure", "error", "skipped")}
     suite = ElementTree.Element(
         "testsuite",
         {
             "id": str(number),
             "package": "orch",
-            "name": clean(checked.model),
-            "timestamp": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(moment)),
-            "hostname": clean(host) or "localhost",
+            "name": escape(result.model),
+            "timestamp": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(end)),
+            "hostname": escape(host) or "localhost",
             "tests": str(len(cases)),
             "failures": str(counts["failure"]),
             "errors": str(counts["error"]),
             "skipped": str(counts["skipped"]),
-            "time": f"{_seconds(checked):.3f}",
+            "time": f"{_total_seconds(result):.3f}",
         },
     )
     properties = ElementTree.SubElement(suite, "properties")
-    for name, value in _properties(checked):
-        ElementTree.SubElement(properties, "property", {"name": name, "value": clean(value)})
+    for name, value in _list_properties(result):
+        ElementTree.SubElement(properties, "property", {"name": name, "value": escape(value)})
     for case in cases:
-        suite.append(_element(checked.model, case))
+        suite.append(_build_case(result.model, case))
     for name in ("system-out", "system-err"):
         ElementTree.SubElement(suite, name)
     return suite
 
 
-def _properties(checked: Checked) -> Iterator[tuple[str, str]]:
+def _list_properties(result: GateResult) -> Iterator[tuple[str, str]]:
     yield "orch", __version__
     for name in _PROPERTIES:
-        if checked.summary is not None and name in checked.summary:
-            yield name, str(checked.summary[name])
-    for name, value in checked.figures.items():
+        if result.summary is not None and name in result.summary:
+            yield name, str(result.summary[name])
+    for name, value in result.figures.items():
         if value is not None:
             yield name, f"{value:.6f}"
-    for change in checked.changes:
+    for change in result.changes:
         if change.baseline is not None:
             yield f"baseline {change.name}", f"{change.baseline:.6f}"
 
 
-def _element(model: str, case: Case) -> ElementTree.Element:
+def _build_case(model: str, case: Case) -> ElementTree.Element:
     element = ElementTree.Element(
         "testcase",
-        {"classname": clean(f"{model}.{case.group}"), "name": clean(case.name), "time": f"{case.seconds:.3f}"},
+        {"classname": escape(f"{model}.{case.group}"), "name": escape(case.name), "time": f"{case.seconds:.3f}"},
     )
     if case.outcome is not None:
-        attributes = {"message": clean(case.message)}
+        attributes = {"message": escape(case.message)}
         if case.outcome != "skipped":  # Ant's schema has no type there
             attributes["type"] = case.kind
-        ElementTree.SubElement(element, case.outcome, attributes).text = clean(case.detail or case.message)
+        ElementTree.SubElement(element, case.outcome, attributes).text = escape(case.detail or case.message)
     return element
 
 
-def clean(text: str) -> str:
-    """Text as XML can carry it: what it cannot, of odd file names, is written as an escape."""
-    return _NOT_XML.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
+def escape(text: str) -> str:
+    """Write characters that XML cannot hold, which file names can have, as \\xNN."""
+    return _NOT_XML.sub(lambda match: f"\\x{ord(match.group()):02x}", text)
 
 
-def write_junit(path: Path, checked: Sequence[Checked]) -> None:
+def write_junit(path: Path, results: Sequence[GateResult]) -> None:
     """Write the report in one step. Raises OSError."""
-    root = report(checked, time.time(), socket.gethostname())
+    root = build_document(results, time.time(), socket.gethostname())
     ElementTree.indent(root)
     write_text(path, f"<?xml version='1.0' encoding='utf-8'?>\n{ElementTree.tostring(root, encoding='unicode')}\n")

@@ -1,39 +1,26 @@
-"""A comparison as tables: for the terminal, and as CSV, JSON, Markdown and LaTeX."""
+"""A comparison as tables, and these as CSV, JSON, Markdown and LaTeX."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from orchestrator.evaluation.coco.results import Evaluation
-from orchestrator.evaluation.compare.agreement import LEVELS
+from orchestrator.evaluation.agreement import LEVELS
+from orchestrator.evaluation.coco.results import FIGURES
 from orchestrator.evaluation.compare.bootstrap import Interval
 from orchestrator.evaluation.compare.compare import Comparison
 
-FIGURES: dict[str, Callable[[Evaluation], float | None]] = {
-    "AP": lambda one: one.ap,
-    "AP50": lambda one: one.ap50,
-    "AP75": lambda one: one.ap75,
-    "APs": lambda one: one.ap_small,
-    "APm": lambda one: one.ap_medium,
-    "APl": lambda one: one.ap_large,
-    "AR1": lambda one: one.ar1,
-    "AR100": lambda one: one.ar100,
-    "mAP_w": lambda one: one.weighted.map_w,
-    "mAP_w@50": lambda one: one.weighted.map_w50,
-    "mAP_w@75": lambda one: one.weighted.map_w75,
-}
 DIFFERENCES = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "map_w": "mAP_w"}
 DIFFERENCE_COLUMNS = tuple(f"Δ {name}" for name in DIFFERENCES.values())
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One entry: what people read, and the value behind it; `best` of its kind is set in bold."""
+    """One entry: its text, and the value behind it; the `best` of its kind is printed bold."""
 
     text: str
     value: Any
@@ -42,7 +29,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of text and figures; the first `words` of them are text, set to the left."""
+    """Columns of text and figures; the first `words` columns are text, aligned left."""
 
     title: str
     columns: tuple[str, ...]
@@ -50,19 +37,19 @@ class Table:
     words: int = 1
 
 
-def tables(comparison: Comparison, per_category: bool, wide: bool = False) -> list[Table]:
-    """The table of runs (with annotations) or of pairs of runs (without); with `per_category` one of those too.
+def make_tables(comparison: Comparison, per_category: bool, wide: bool = False) -> list[Table]:
+    """Return the table of runs, or without annotations of pairs; `per_category` adds one.
 
-    The differences to the first run are a table of their own, or with `wide` more columns of the first.
+    The differences to the first run are a table of their own, or with `wide` more columns of the first table.
     """
     if not comparison.evaluations:
-        return [_pairs(comparison), *([_pair_categories(comparison)] if per_category else [])]
-    between = [_differences(comparison)] if comparison.intervals and not wide else []
-    return [_runs(comparison, wide), *between, *([_categories(comparison)] if per_category else [])]
+        return [_list_pairs(comparison), *([_list_pair_categories(comparison)] if per_category else [])]
+    differences = [_list_differences(comparison)] if comparison.intervals and not wide else []
+    return [_list_runs(comparison, wide), *differences, *([_list_categories(comparison)] if per_category else [])]
 
 
-def caption(comparison: Comparison) -> list[str]:
-    """What the figures rest on, in sentences."""
+def make_caption(comparison: Comparison) -> list[str]:
+    """Return sentences on how the figures were made, and on images that have no counterpart."""
     what = "masks" if comparison.options.iou == "segm" else "boxes"
     if not comparison.evaluations:
         return [f"agreement of {what} that score at least {comparison.options.min_score:g}, 2 · pairs / instances"]
@@ -70,113 +57,113 @@ def caption(comparison: Comparison) -> list[str]:
     lines = [f"{what} of {first.images} annotated images, by {first.engine}"]
     if comparison.intervals:
         lines.append(
-            f"Δ: to {comparison.sources[0].label}; [95% of {comparison.options.resamples} resamples of the images, "
+            f"Δ: to {comparison.runs[0].label}; [95% of {comparison.options.resamples} resamples of the images, "
             f"seed {comparison.options.seed}]; * leaves out zero"
         )
-    for source, one in zip(comparison.sources, comparison.evaluations, strict=True):
-        if one.missing:
-            lines.append(f"{source.label}: {one.missing} annotated images have no predictions and count as missed")
-        if one.unknown_images:
-            lines.append(f"{source.label}: {len(one.unknown_images)} predicted images are not annotated, not counted")
-        lines += [f"{source.label}: {note}" for note in one.notes]
+    for run, evaluation in zip(comparison.runs, comparison.evaluations, strict=True):
+        missing, unknown = evaluation.missing, len(evaluation.unknown_images)
+        if missing:
+            lines.append(f"{run.label}: {missing} annotated images have no predictions and count as missed")
+        if unknown:
+            lines.append(f"{run.label}: {unknown} predicted images are not annotated, not counted")
+        lines += [f"{run.label}: {note}" for note in evaluation.notes]
     return lines
 
 
-def transposed(table: Table) -> Table:
-    """Figures downwards, runs across: for terminals that are not wide enough for the other way round."""
+def transpose(table: Table) -> Table:
+    """Return the table with a row per figure and a column per run, for narrow terminals."""
     names = tuple(", ".join(cell.text for cell in row[: table.words] if cell.text) for row in table.rows)
     rows = tuple(
-        (Cell(name, name), *(row[place] for row in table.rows))
-        for place, name in enumerate(table.columns)
-        if place >= table.words
+        (Cell(name, name), *(row[index] for row in table.rows))
+        for index, name in enumerate(table.columns)
+        if index >= table.words
     )
     return Table(table.title, ("", *names), rows)
 
 
-def _figure(value: float | None, best: float | None = None) -> Cell:
+def _format_figure(value: float | None, best: float | None = None) -> Cell:
     text = "–" if value is None else f"{value:.3f}"
     return Cell(text, value, best=value is not None and best is not None and text == f"{best:.3f}")
 
 
-def _best(values: Sequence[float | None]) -> float | None:
+def _find_best(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return max(known) if len(values) > 1 and known else None
 
 
-def _runs(comparison: Comparison, wide: bool) -> Table:
+def _list_runs(comparison: Comparison, wide: bool) -> Table:
     evaluations = comparison.evaluations
-    best = {name: _best([figure(one) for one in evaluations]) for name, figure in FIGURES.items()}
-    between: tuple[dict[str, Interval] | None, ...] = (None, *comparison.intervals)
+    best = {name: _find_best([figure(evaluation) for evaluation in evaluations]) for name, figure in FIGURES.items()}
+    intervals: tuple[dict[str, Interval] | None, ...] = (None, *comparison.intervals)
     rows = []
-    for number, (source, one) in enumerate(zip(comparison.sources, evaluations, strict=True)):
-        cells = [Cell(source.label, source.label), Cell(source.variant, source.variant)]
-        cells += [_figure(figure(one), best[name]) for name, figure in FIGURES.items()]
+    for number, (run, evaluation) in enumerate(zip(comparison.runs, evaluations, strict=True)):
+        cells = [Cell(run.label, run.label), Cell(run.variant, run.variant)]
+        cells += [_format_figure(figure(evaluation), best[name]) for name, figure in FIGURES.items()]
         if wide and comparison.intervals:
-            cells += [_difference(between[number], name) for name in DIFFERENCES]
+            cells += [_format_difference(intervals[number], name) for name in DIFFERENCES]
         rows.append(tuple(cells))
     differences = DIFFERENCE_COLUMNS if wide and comparison.intervals else ()
     return Table("runs", ("model", "variant", *FIGURES, *differences), tuple(rows), words=2)
 
 
-def _differences(comparison: Comparison) -> Table:
-    pairs = zip(comparison.sources[1:], comparison.intervals, strict=True)
+def _list_differences(comparison: Comparison) -> Table:
     rows = tuple(
-        (Cell(source.label, source.label), *(_difference(found, name) for name in DIFFERENCES))
-        for source, found in pairs
+        (Cell(run.label, run.label), *(_format_difference(intervals, name) for name in DIFFERENCES))
+        for run, intervals in zip(comparison.runs[1:], comparison.intervals, strict=True)
     )
-    return Table("differences", (f"to {comparison.sources[0].label}", *DIFFERENCE_COLUMNS), rows)
+    return Table("differences", (f"to {comparison.runs[0].label}", *DIFFERENCE_COLUMNS), rows)
 
 
-def _difference(found: dict[str, Interval] | None, name: str) -> Cell:
-    interval = (found or {}).get(name)
+def _format_difference(intervals: dict[str, Interval] | None, name: str) -> Cell:
+    interval = (intervals or {}).get(name)
     if interval is None:
-        return Cell("" if found is None else "–", None)
-    star = "*" if interval.clear else ""
+        return Cell("" if intervals is None else "–", None)
+    star = "*" if interval.is_clear else ""
     text = f"{interval.difference:+.3f}{star} [{interval.low:+.3f}, {interval.high:+.3f}]"
     return Cell(text.replace("-", "−"), interval)
 
 
-def _categories(comparison: Comparison) -> Table:
+def _list_categories(comparison: Comparison) -> Table:
     rows = []
-    for place, category in enumerate(comparison.evaluations[0].per_category):
-        values = [one.per_category[place].ap for one in comparison.evaluations]
+    for index, category in enumerate(comparison.evaluations[0].per_category):
+        values = [evaluation.per_category[index].ap for evaluation in comparison.evaluations]
         counts = [Cell(str(count), count) for count in (category.annotated_images, category.annotations)]
-        figures = [_figure(value, _best(values)) for value in values]
+        figures = [_format_figure(value, _find_best(values)) for value in values]
         rows.append((Cell(category.name, category.name), *counts, *figures))
-    columns = ("category", "images", "instances", *(source.label for source in comparison.sources))
+    columns = ("category", "images", "instances", *(run.label for run in comparison.runs))
     return Table("AP per category", columns, tuple(rows))
 
 
-def _pairs(comparison: Comparison) -> Table:
+def _list_pairs(comparison: Comparison) -> Table:
     rows = []
-    for one in comparison.agreements:
-        words = [Cell(name, name) for name in (one.first_label, one.second_label)]
-        counts = [Cell(str(count), count) for count in (one.first, one.second, one.pairs[0])]
-        rows.append((*words, *counts, *(_figure(value) for value in one.agreement)))
+    for pair in comparison.agreements:
+        words = [Cell(name, name) for name in (pair.first_label, pair.second_label)]
+        counts = [Cell(str(count), count) for count in (pair.first, pair.second, pair.pairs[0])]
+        rows.append((*words, *counts, *(_format_figure(value) for value in pair.agreement)))
     levels = tuple(f"agreement at {level:g}" for level in LEVELS)
     columns = ("model", "other model", "instances", "other's instances", f"pairs at {LEVELS[0]:g}", *levels)
     return Table("pairs", columns, tuple(rows), words=2)
 
 
-def _pair_categories(comparison: Comparison) -> Table:
+def _list_pair_categories(comparison: Comparison) -> Table:
     rows = []
-    for one in comparison.agreements:
-        for category in one.per_category:
+    for pair in comparison.agreements:
+        for category in pair.per_category:
             total = category.first + category.second
-            words = [Cell(name, name) for name in (one.first_label, one.second_label, category.name)]
+            words = [Cell(name, name) for name in (pair.first_label, pair.second_label, category.name)]
             counts = [Cell(str(count), count) for count in (category.first, category.second)]
-            shares = [_figure(2 * pairs / total if total else None) for pairs in category.pairs]
+            shares = [_format_figure(2 * pairs / total if total else None) for pairs in category.pairs]
             rows.append((*words, *counts, *shares))
     levels = tuple(f"agreement at {level:g}" for level in LEVELS)
     columns = ("model", "other model", "category", "instances", "other's instances", *levels)
     return Table("agreement per category", columns, tuple(rows), words=3)
 
 
-def as_csv(shown: Sequence[Table]) -> str:
-    """Every value in full; an interval becomes three columns."""
+def format_csv(tables: Sequence[Table]) -> str:
+    """Return the tables as CSV, every value in full; an interval becomes three columns."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    for number, table in enumerate(shown):
+    for number, table in enumerate(tables):
         if number:
             writer.writerow([])
         spread = {name for name in table.columns if name.startswith("Δ ")}
@@ -187,29 +174,29 @@ def as_csv(shown: Sequence[Table]) -> str:
         )
         for row in table.rows:
             writer.writerow(
-                part for name, cell in zip(table.columns, row, strict=True) for part in _plain(cell, name in spread)
+                part for name, cell in zip(table.columns, row, strict=True) for part in _split(cell, name in spread)
             )
     return text.getvalue()
 
 
-def _plain(cell: Cell, spread: bool) -> tuple[Any, ...]:
+def _split(cell: Cell, spread: bool) -> tuple[Any, ...]:
     if isinstance(cell.value, Interval):
         return cell.value.difference, cell.value.low, cell.value.high
     value = "" if cell.value is None else cell.value
     return (value, "", "") if spread else (value,)
 
 
-def as_markdown(shown: Sequence[Table]) -> str:
-    """GitHub's tables."""
+def format_markdown(tables: Sequence[Table]) -> str:
+    """Return the tables as GitHub's Markdown."""
     blocks = []
-    for table in shown:
+    for table in tables:
         rule = ["---"] * table.words + ["---:"] * (len(table.columns) - table.words)
-        lines = [table.columns, rule, *([_starred(cell) for cell in row] for row in table.rows)]
+        lines = [table.columns, rule, *([_mark_best(cell) for cell in row] for row in table.rows)]
         blocks.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
     return "\n\n".join(blocks) + "\n"
 
 
-def _starred(cell: Cell) -> str:
+def _mark_best(cell: Cell) -> str:
     text = cell.text.replace("|", "\\|").replace("*", "\\*")
     return f"**{text}**" if cell.best else text
 
@@ -218,48 +205,53 @@ _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasci
           "−": "$-$", "·": r"$\cdot$", **{sign: f"\\{sign}" for sign in "&%$#_{}"}}  # fmt: skip
 
 
-def as_latex(shown: Sequence[Table]) -> str:
-    """tabular environments in the style of booktabs."""
+def format_latex(tables: Sequence[Table]) -> str:
+    """Return the tables as LaTeX: tabular environments for the package booktabs."""
     blocks = []
-    for table in shown:
+    for table in tables:
         columns = "l" * table.words + "r" * (len(table.columns) - table.words)
-        lines = [f"\\begin{{tabular}}{{{columns}}}", r"\toprule", _latex_row([_latex(name) for name in table.columns])]
+        lines = [
+            f"\\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            _join_latex([_escape_latex(name) for name in table.columns]),
+        ]
         lines += [r"\midrule"]
         for row in table.rows:
-            lines.append(
-                _latex_row([f"\\textbf{{{_latex(cell.text)}}}" if cell.best else _latex(cell.text) for cell in row])
-            )
+            texts = [(_escape_latex(cell.text), cell.best) for cell in row]
+            lines.append(_join_latex([f"\\textbf{{{text}}}" if is_best else text for text, is_best in texts]))
         lines += [r"\bottomrule", r"\end{tabular}"]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"
 
 
-def _latex_row(cells: Sequence[str]) -> str:
+def _join_latex(cells: Sequence[str]) -> str:
     return f"{' & '.join(cells)} \\\\"
 
 
-def _latex(text: str) -> str:
+def _escape_latex(text: str) -> str:
     return "".join(_LATEX.get(sign, sign) for sign in text)
 
 
-def as_document(comparison: Comparison) -> dict[str, Any]:
-    """Everything, for --json: one object."""
+def make_document(comparison: Comparison) -> dict[str, Any]:
+    """Return the whole comparison as the object that --json prints."""
     runs = [
-        {"label": one.label, "path": str(one.path), "model": one.model, "variant": one.variant}
-        for one in comparison.sources
+        {"label": run.label, "path": str(run.path), "model": run.model, "variant": run.variant}
+        for run in comparison.runs
     ]
     return {
         "runs": runs,
         "options": asdict(comparison.options),
         "confidence": comparison.confidence,
         "notes": list(comparison.notes),
-        "evaluations": [asdict(one) for one in comparison.evaluations],
-        "differences": [{name: asdict(one) for name, one in found.items()} for found in comparison.intervals],
-        "agreements": [asdict(one) for one in comparison.agreements],
+        "evaluations": [asdict(evaluation) for evaluation in comparison.evaluations],
+        "differences": [
+            {name: asdict(interval) for name, interval in intervals.items()} for intervals in comparison.intervals
+        ],
+        "agreements": [asdict(agreement) for agreement in comparison.agreements],
         "agreement_levels": list(LEVELS),
     }
 
 
-def as_json(comparison: Comparison) -> str:
-    """`as_document` as text."""
-    return json.dumps(as_document(comparison), indent=2) + "\n"
+def format_json(comparison: Comparison) -> str:
+    """Return `make_document` as text."""
+    return json.dumps(make_document(comparison), indent=2) + "\n"

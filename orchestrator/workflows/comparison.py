@@ -9,9 +9,10 @@ from typing import Any
 
 from orchestrator.dispatch.outcome import Outcome
 from orchestrator.errors import EXIT_OK, Interrupted, OrchError
-from orchestrator.evaluation.compare.compare import Comparison, Options, compare
-from orchestrator.reports.html.write import Limits, ReportOptions, write_report
-from orchestrator.reports.tables import as_document, as_json, as_markdown, tables
+from orchestrator.evaluation.compare.compare import CompareOptions, Comparison, compare_runs
+from orchestrator.reports.html.gallery import PageLimits
+from orchestrator.reports.html.write import ReportOptions, write_report
+from orchestrator.reports.tables import format_json, format_markdown, make_document, make_tables
 from orchestrator.system.display import Display
 from orchestrator.system.files import write_text
 from orchestrator.workflows.batch import RunResult
@@ -37,7 +38,7 @@ class Compared:
     def as_json(self) -> dict[str, Any]:
         """Return what --json prints."""
         return {
-            "comparison": None if self.comparison is None else as_document(self.comparison),
+            "comparison": None if self.comparison is None else make_document(self.comparison),
             "written": [str(path) for path in self.written],
             "errors": [error.as_json() for error in self.errors],
         }
@@ -73,8 +74,8 @@ def _is_unfinished(result: RunResult) -> bool:
 
 def _compare(file: ComparisonFile, complete: list[Path], written: list[Path], display: Display) -> Comparison:
     display.detail("comparing")
-    comparison = compare(complete, file.annotations, Options(**file.compare.model_dump()))
-    texts = (as_json(comparison), as_markdown(tables(comparison, per_category=True)))
+    comparison = compare_runs(complete, file.annotations, CompareOptions(**file.compare.model_dump()))
+    texts = (format_json(comparison), format_markdown(make_tables(comparison, per_category=True)))
     for name, text in zip(COMPARISON, texts, strict=True):
         write_text(file.out / name, text)
         written.append(file.out / name)
@@ -83,6 +84,6 @@ def _compare(file: ComparisonFile, complete: list[Path], written: list[Path], di
 
 def _report(file: ComparisonFile, complete: list[Path], display: Display) -> Path:
     spec = file.report or ReportSpec()
-    limits = Limits(spec.max_images, spec.max_megabytes, min_score=spec.min_score)
-    options = ReportOptions(Options(**file.compare.model_dump()), limits, None, spec.title)
+    limits = PageLimits(spec.max_images, spec.max_megabytes, min_score=spec.min_score)
+    options = ReportOptions(CompareOptions(**file.compare.model_dump()), limits, None, spec.title)
     return write_report(complete, file.annotations, file.out / REPORT, options, display).path

@@ -5,30 +5,24 @@ Newer dependencies change results a little or a lot. `orch compare` reads the re
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator import __version__
 from orchestrator.catalog.loader import ModelEntry
 from orchestrator.dispatch.outcome import Outcome
 from orchestrator.errors import MachineError, UsageError
-from orchestrator.evaluation.agreement import Agreement, Tolerances, agreement
+from orchestrator.evaluation.agreement import ToleranceAgreement, Tolerances, compare_within_tolerances
+from orchestrator.evaluation.equivalence_record import write_record
 from orchestrator.paths import home
 from orchestrator.plan.options import RunOptions
 from orchestrator.predictions.predictions import Predictions
 from orchestrator.runtimes.build_inputs import find_variant
 from orchestrator.system.display import Display
-from orchestrator.system.files import write_json
 from orchestrator.workflows.run import run_model
 from orchestrator.workflows.selftest import make_random_weights, selftest_photographs
-
-FORMAT = "orch-equivalence/1"
 
 
 @dataclass(frozen=True)
@@ -38,7 +32,7 @@ class Equivalence:
     model: str
     variants: tuple[str, str]
     outcomes: tuple[Outcome, Outcome]
-    agreement: Agreement
+    agreement: ToleranceAgreement
     random_weights: bool
     record: Path
 
@@ -90,8 +84,8 @@ def check_equivalence(
             error.hint += f"; or, to compare with random weights: orch equivalence {entry.name} --random-weights"
         raise
     loaded = tuple(Predictions.load(outcome.paths.predictions) for outcome in outcomes)
-    found = agreement(loaded[0], loaded[1], tolerances or Tolerances())
-    record = _record(loaded[0].meta, loaded[1].meta, found, random_weights)
+    found = compare_within_tolerances(loaded[0], loaded[1], tolerances or Tolerances())
+    record = write_record(loaded[0].meta, loaded[1].meta, found, random_weights)
     return Equivalence(entry.name, (first, second), outcomes, found, random_weights, record)
 
 
@@ -108,47 +102,3 @@ def _check_variants(entry: ModelEntry, variants: Sequence[str]) -> tuple[str, st
 def _for_variant(options: RunOptions, variant: str, work: Path, base_images: Mapping[str, str]) -> RunOptions:
     build = replace(options.build, base_image=base_images.get(variant, options.build.base_image))
     return options.model_copy(update={"variant": variant, "build": build, "out": work / variant})
-
-
-def _record(first: Mapping[str, Any], second: Mapping[str, Any], found: Agreement, random_weights: bool) -> Path:
-    path = record_path(first, second)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {
-        "format": FORMAT,
-        "stack": first["stack"],
-        "model": first["model"],
-        "variants": {str(meta["build"]): meta["variant"] for meta in (first, second)},
-        "devices": [first["device"], second["device"]],
-        "weights": first["weights"],
-        "random_weights": random_weights,
-        "inputs": first["inputs"],
-        "score_threshold": first["score_threshold"],
-        "settings": first["settings"],
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "orch_version": __version__,
-        **found.as_json(),
-    }
-    write_json(path, content)
-    return path
-
-
-def record_path(first: Mapping[str, Any], second: Mapping[str, Any]) -> Path:
-    """Where the comparison of two predictions' variants is recorded, from their `meta`: the order does not matter."""
-    key = [first["stack"], first["model"], sorted([first["build"], second["build"]]), _digests(first)]
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    return home() / "equivalence" / str(first["stack"]) / f"{first['model']}-{digest}.json"
-
-
-def proven(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    """Whether a passed comparison is recorded for the very builds, model and weights of two predictions' `meta`."""
-    if (first["stack"], first["model"], _digests(first)) != (second["stack"], second["model"], _digests(second)):
-        return False
-    try:
-        record = json.loads(record_path(first, second).read_text(encoding="utf-8"))
-        return bool(record["format"] == FORMAT and record["equivalent"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _digests(meta: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: weight["sha256"] for key, weight in meta["weights"].items()}

@@ -1,4 +1,4 @@
-"""Predictions laid beside a truth: which image of it each belongs to, and what had to be left out."""
+"""Join predictions with a truth: find each image in the truth, and list those without a match."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from orchestrator.errors import PredictionsError
 from orchestrator.evaluation.coco.ground_truth import Truth
 from orchestrator.predictions.annotations import find_images
 from orchestrator.predictions.predictions import Predictions
+from orchestrator.predictions.schema import to_xywh
 
 ALL = slice(None)
 
 
 @dataclass(frozen=True)
 class Detections:
-    """N instances to be compared with a truth; `image` (N,) counts the truth's images from 0.
+    """N instances to compare with a truth; `image` (N,) is the index of the truth's image.
 
     `row` (N,) is the instance's row in `predictions`. `boxes` (N,4) are x, y, width, height in pixels.
     """
@@ -34,29 +35,32 @@ class Detections:
     def __len__(self) -> int:
         return len(self.row)
 
-    def masks(self, places: slice = ALL) -> list[dict[str, Any]]:
-        """RLE dictionaries of some instances."""
-        data, cuts, sizes = self._masks
-        rows = self.row[places]
-        pieces = zip(cuts[rows].tolist(), cuts[rows + 1].tolist(), sizes[rows].tolist(), strict=True)
+    def masks(self, indices: slice = ALL) -> list[dict[str, Any]]:
+        """Return the RLE dictionaries of some instances."""
+        data, offsets, sizes = self._masks
+        rows = self.row[indices]
+        pieces = zip(offsets[rows].tolist(), offsets[rows + 1].tolist(), sizes[rows].tolist(), strict=True)
         return [{"size": size, "counts": data[start:stop]} for start, stop, size in pieces]
 
     @cached_property
     def _masks(self) -> tuple[bytes, NDArray[np.int64], NDArray[np.int32]]:
-        """All counts, where each row's begin, and each row's image size."""
-        found = self.predictions
-        sizes = np.repeat(found.image_size, np.diff(found.offsets), axis=0)
-        return found.masks.tobytes(), found.mask_offsets, sizes
+        """All counts, the offset of each row's counts, and each row's image size."""
+        predictions = self.predictions
+        sizes = np.repeat(predictions.image_size, np.diff(predictions.offsets), axis=0)
+        return predictions.masks.tobytes(), predictions.mask_offsets, sizes
 
-    def selected(self, keep: NDArray[np.bool_] | NDArray[np.int64]) -> Detections:
-        """Some of the instances, by a mask or by their places."""
+    def select(self, keep: NDArray[np.bool_] | NDArray[np.int64]) -> Detections:
+        """Return some of the instances, by a mask or by their indices."""
         parts = (self.row, self.image, self.category, self.scores, self.boxes)
         return Detections(self.predictions, *(part[keep] for part in parts))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
-class Joined:
-    """Detections and the names of what does not meet: annotated images without predictions, and the reverse."""
+class JoinedDetections:
+    """Detections, the annotated files that were not predicted, and the predicted ones not annotated.
+
+    `predicted` (I,) says of the truth's images which have predictions.
+    """
 
     detections: Detections
     predicted: NDArray[np.bool_]
@@ -64,61 +68,60 @@ class Joined:
     unknown: tuple[str, ...]
 
 
-def join(predictions: Predictions, truth: Truth) -> Joined:
+def join(predictions: Predictions, truth: Truth) -> JoinedDetections:
     """Find the predictions' images in the truth, by whole relative path or else by unique base name.
 
-    Detections of unknown images and of categories the truth lacks are left out. Raises PredictionsError when the
-    predictions are broken, no image is known, or an image's size is another one in the truth.
+    Detections of unknown images and of categories that the truth lacks are dropped. PredictionsError when the
+    predictions are broken, no image is known, or an image has another size in the truth.
     """
     check_predictions(predictions)
-    places = find_images(predictions.files, truth.files)
-    known = places >= 0
-    if len(places) and not known.any():
+    indices = find_images(predictions.files, truth.files)
+    is_known = indices >= 0
+    if len(indices) and not is_known.any():
         raise PredictionsError(
-            f"none of the {len(places)} predicted images is in {truth.path}",
+            f"none of the {len(indices)} predicted images is in {truth.path}",
             why=f"the first is {predictions.files[0]!r} here and {next(iter(truth.files), None)!r} there",
             hint="give the annotations of the images that were predicted",
         )
-    _check_sizes(predictions, truth, places)
-    image = np.repeat(places, np.diff(predictions.offsets))
+    _check_sizes(predictions, truth, indices)
+    image = np.repeat(indices, np.diff(predictions.offsets))
     category = predictions.classes.astype(np.int64)
-    keep = (image >= 0) & np.isin(category, np.array(list(truth.categories), np.int64))
-    row = np.flatnonzero(keep)
-    corners = predictions.boxes[row].astype(np.float64)
-    boxes = np.concatenate((corners[:, :2], corners[:, 2:] - corners[:, :2]), axis=1)
-    found = Detections(predictions, row, image[row], category[row], predictions.scores[row].astype(np.float64), boxes)
+    row = np.flatnonzero((image >= 0) & np.isin(category, np.array(list(truth.categories), np.int64)))
+    scores, boxes = predictions.scores[row].astype(np.float64), to_xywh(predictions.boxes[row])
     predicted = np.zeros(len(truth), bool)
-    predicted[places[known]] = True
-    missing = tuple(truth.files[place] for place in np.flatnonzero(~predicted))
-    unknown = tuple(predictions.files[place] for place in np.flatnonzero(~known))
-    return Joined(found, predicted, missing, unknown)
+    predicted[indices[is_known]] = True
+    return JoinedDetections(
+        detections=Detections(predictions, row, image[row], category[row], scores, boxes),
+        predicted=predicted,
+        missing=tuple(truth.files[index] for index in np.flatnonzero(~predicted)),
+        unknown=tuple(predictions.files[index] for index in np.flatnonzero(~is_known)),
+    )
 
 
 def check_predictions(predictions: Predictions) -> None:
-    """PredictionsError when anything but the provenance is not as the format says."""
-    problems = predictions.validate(limit=1)
-    serious = [problem for problem in problems if problem.array != "meta"]
-    if serious:
+    """Raise PredictionsError when anything but `meta` breaks the format."""
+    problems = [problem for problem in predictions.validate(limit=1) if problem.array != "meta"]
+    if problems:
         raise PredictionsError(
             f"{predictions.path or 'the predictions'} cannot be evaluated",
-            why=str(serious[0]),
+            why=str(problems[0]),
             hint=f"orch validate {predictions.path or 'FILE'}",
         )
 
 
-def _check_sizes(predictions: Predictions, truth: Truth, places: NDArray[np.int64]) -> None:
-    """Masks of another size would silently match nothing."""
-    ours, theirs = predictions.image_size, truth.sizes[places] if len(truth) else np.zeros((len(places), 2), np.int64)
-    differs = (ours != theirs).any(axis=1) & theirs.all(axis=1) & (places >= 0) & (predictions.status == 0)
+def _check_sizes(predictions: Predictions, truth: Truth, indices: NDArray[np.int64]) -> None:
+    """Refuse images of two sizes: their masks would match nothing, without any message."""
+    ours, theirs = predictions.image_size, truth.sizes[indices] if len(truth) else np.zeros((len(indices), 2), np.int64)
+    differs = (ours != theirs).any(axis=1) & theirs.all(axis=1) & (indices >= 0) & (predictions.status == 0)
     if not differs.any():
         return
     first = int(np.argmax(differs))
     (height, width), (annotated_height, annotated_width) = ours[first].tolist(), theirs[first].tolist()
-    turned = (height, width) == (annotated_width, annotated_height)
+    is_rotated = (height, width) == (annotated_width, annotated_height)
     others = int(differs.sum()) - 1
     raise PredictionsError(
         f"{predictions.files[first]} is {width}x{height} pixels, but {annotated_width}x{annotated_height} in "
-        f"{truth.path}" + (f", and so are {others} others" if others else ""),
-        why="the annotations and the predictions disagree on EXIF rotation" if turned else None,
-        hint="orch run --exif apply|ignore, whichever the annotations follow" if turned else None,
+        f"{truth.path}" + (f"; {others} other images differ too" if others else ""),
+        why="the annotations and the predictions disagree on EXIF rotation" if is_rotated else None,
+        hint="orch run --exif apply|ignore, whichever the annotations follow" if is_rotated else None,
     )

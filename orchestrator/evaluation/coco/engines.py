@@ -1,4 +1,4 @@
-"""The two programs that compute COCO's precision and recall: hotcoco, fast, and pycocotools, the reference."""
+"""The engines for COCO's precision and recall: hotcoco (fast) and pycocotools (the reference)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ AUTO = "auto"
 
 @dataclass(frozen=True)
 class Curves:
-    """What COCO's accumulate gives; -1 where nothing is annotated.
+    """The arrays of COCOeval.accumulate; -1 where nothing is annotated.
 
     `precision` (T,R,K,A,M): THRESHOLDS, RECALLS, categories in ascending order of id, AREAS, MAX_DETECTIONS.
     `recall` (T,K,A,M).
@@ -36,31 +36,28 @@ class Curves:
     recall: NDArray[np.float64]
 
 
-def curves(truth: Truth, found: Detections, iou: Iou, engine: str = AUTO) -> tuple[Curves, str | None]:
-    """Precision and recall by an engine of ENGINES, or with "auto" by the first that works here.
+Engine = Callable[[Truth, Detections, Iou], Curves]
 
-    Also says why another than the first was taken, if so. Raises UsageError for an unknown engine, MachineError when
-    the one asked for is not installed.
+
+def compute_curves(truth: Truth, detections: Detections, iou: Iou, engine: str = AUTO) -> tuple[Curves, str | None]:
+    """Compute precision and recall with the named engine, or with AUTO by the first that works here.
+
+    Also return a note that says why AUTO did not use hotcoco, if so. UsageError for an unknown engine, MachineError
+    when the named one is not installed.
     """
-    if engine != AUTO and engine not in ENGINES:
-        raise unknown_name("engine", engine, [AUTO, *ENGINES])
     if engine != AUTO:
-        return _asked_for(engine, truth, found, iou), None
+        try:
+            return get_engine(engine)(truth, detections, iou), None
+        except ImportError as error:
+            raise MachineError(f"{engine} is not installed", why=str(error), hint=f"pip install {engine}") from error
     try:
-        return ENGINES["hotcoco"](truth, found, iou), None
-    except Exception as error:  # it is young: whatever it stumbles over, the reference can do
+        return _run_hotcoco(truth, detections, iou), None
+    except Exception as error:  # hotcoco is young: where it fails in any way, the reference takes over
         why = "it is not installed" if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
-        return ENGINES["pycocotools"](truth, found, iou), f"pycocotools computed this, not hotcoco: {why}"
+        return _run_pycocotools(truth, detections, iou), f"pycocotools computed this, not hotcoco: {why}"
 
 
-def _asked_for(engine: str, truth: Truth, found: Detections, iou: Iou) -> Curves:
-    try:
-        return ENGINES[engine](truth, found, iou)
-    except ImportError as error:
-        raise MachineError(f"{engine} is not installed", why=str(error), hint=f"pip install {engine}") from error
-
-
-def _hotcoco(truth: Truth, found: Detections, iou: Iou) -> Curves:
+def _run_hotcoco(truth: Truth, detections: Detections, iou: Iou) -> Curves:
     import hotcoco
 
     images = [{"id": number, "height": 0, "width": 0, "file_name": ""} for number in range(1, len(truth) + 1)]
@@ -78,11 +75,13 @@ def _hotcoco(truth: Truth, found: Detections, iou: Iou) -> Curves:
         iscrowd=truth.crowd.astype(np.int64),
         segmentation=cast(Any, truth.masks),
     )
-    columns = np.column_stack((found.image + 1, found.boxes, found.scores, found.category)).astype(np.float64)
-    masks = found.masks() if iou == "segm" else None
+    columns = np.column_stack((detections.image + 1, detections.boxes, detections.scores, detections.category)).astype(
+        np.float64
+    )
+    masks = detections.masks() if iou == "segm" else None
     results = expected.load_res(columns, segmentation=cast(Any, masks))
     if masks:  # load_res takes the boxes' areas, as pycocotools does where results have both
-        results.update_anns(ids=np.arange(1, len(found) + 1), area=hotcoco.mask.area(masks).astype(np.float64))
+        results.update_anns(ids=np.arange(1, len(detections) + 1), area=hotcoco.mask.area(masks).astype(np.float64))
     evaluation = hotcoco.COCOeval(expected, results, iou)
     evaluation.evaluate()
     evaluation.accumulate()
@@ -91,7 +90,7 @@ def _hotcoco(truth: Truth, found: Detections, iou: Iou) -> Curves:
     return Curves("hotcoco", np.asarray(arrays["precision"]), np.asarray(arrays["recall"]))
 
 
-def _pycocotools(truth: Truth, found: Detections, iou: Iou) -> Curves:
+def _run_pycocotools(truth: Truth, detections: Detections, iou: Iou) -> Curves:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -99,7 +98,7 @@ def _pycocotools(truth: Truth, found: Detections, iou: Iou) -> Curves:
         expected = COCO()
         expected.dataset = cast(Any, _dataset(truth))
         expected.createIndex()
-        results = _results(found, iou)
+        results = _results(detections, iou)
         given = expected.loadRes(cast(Any, results)) if results else COCO()
         evaluation = COCOeval(expected, given, iou)
         evaluation.evaluate()
@@ -108,7 +107,7 @@ def _pycocotools(truth: Truth, found: Detections, iou: Iou) -> Curves:
 
 
 def _dataset(truth: Truth) -> dict[str, Any]:
-    # Ids from 1: COCOeval takes the id 0 for "matches nothing".
+    # Ids from 1: COCOeval understands the id 0 as "matches nothing".
     sizes = truth.sizes.tolist()
     columns = (truth.image.tolist(), truth.category.tolist(), truth.boxes.tolist(), truth.areas.tolist())
     annotations: list[dict[str, Any]] = [
@@ -125,14 +124,24 @@ def _dataset(truth: Truth) -> dict[str, Any]:
     }
 
 
-def _results(found: Detections, iou: Iou) -> list[dict[str, Any]]:
-    """COCO results with boxes or masks, never both: with boxes there, loadRes would take their areas for the masks'."""
-    columns = zip(found.image.tolist(), found.category.tolist(), found.scores.tolist(), strict=True)
-    key, shapes = ("segmentation", found.masks()) if iou == "segm" else ("bbox", found.boxes.tolist())
+def _results(detections: Detections, iou: Iou) -> list[dict[str, Any]]:
+    """Return COCO results with boxes or masks.
+
+    Never with both: loadRes would use the boxes' areas for the masks.
+    """
+    columns = zip(detections.image.tolist(), detections.category.tolist(), detections.scores.tolist(), strict=True)
+    key, shapes = ("segmentation", detections.masks()) if iou == "segm" else ("bbox", detections.boxes.tolist())
     return [
         {"image_id": image + 1, "category_id": category, "score": score, key: shape}
         for (image, category, score), shape in zip(columns, shapes, strict=True)
     ]
 
 
-ENGINES: dict[str, Callable[[Truth, Detections, Iou], Curves]] = {"hotcoco": _hotcoco, "pycocotools": _pycocotools}
+ENGINES: dict[str, Engine] = {"hotcoco": _run_hotcoco, "pycocotools": _run_pycocotools}
+
+
+def get_engine(name: str) -> Engine:
+    """Return the engine of that name. Raises UsageError."""
+    if name not in ENGINES:
+        raise unknown_name("engine", name, [AUTO, *ENGINES])
+    return ENGINES[name]

@@ -10,32 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import UsageError
-from orchestrator.evaluation.coco.averages import Averages, category_weights, weighted
-from orchestrator.evaluation.coco.detections import Detections, Joined, join
-from orchestrator.evaluation.coco.engines import AUTO, THRESHOLDS, Curves, curves
+from orchestrator.evaluation.coco.averages import Averages, compute_category_weights, compute_weighted
+from orchestrator.evaluation.coco.detections import Detections, JoinedDetections, join
+from orchestrator.evaluation.coco.engines import AUTO, THRESHOLDS, Curves, compute_curves
 from orchestrator.evaluation.coco.ground_truth import Iou, Truth, read_truth
-from orchestrator.evaluation.coco.matching import counted, match
-from orchestrator.evaluation.coco.results import CategoryMetrics, Counts, Evaluation, Weighted
-from orchestrator.predictions.predictions import STATUS_FAILED, Predictions
+from orchestrator.evaluation.coco.matching import find_counted, match
+from orchestrator.evaluation.coco.results import CategoryMetrics, DetectionCounts, Evaluation
+from orchestrator.predictions.predictions import Predictions
+from orchestrator.predictions.schema import STATUS_FAILED
 from orchestrator.system.suggestions import did_you_mean
 
-__all__ = [
-    "CategoryMetrics",
-    "Counts",
-    "CountsAt",
-    "Evaluation",
-    "Weighted",
-    "choose_categories",
-    "evaluate",
-    "evaluate_joined",
-]
-
-NAMED = 5  # differing categories named in a note
+SHOWN_CATEGORIES = 5  # of those whose names differ, in a note
 
 
 @dataclass(frozen=True)
-class CountsAt:
-    """Where right, wrong and missed instances are counted: an IoU, and the least score of what counts."""
+class CountLevel:
+    """Where right, wrong and missed instances are counted: from which IoU, and from which score."""
 
     iou: float = 0.5
     score: float = 0.0
@@ -46,36 +36,36 @@ def evaluate(
     annotations: Path,
     iou: Iou = "segm",
     categories: Sequence[str | int] = (),
-    counts_at: CountsAt = CountsAt(),
+    counts_at: CountLevel = CountLevel(),
     engine: str = AUTO,
 ) -> Evaluation:
     """Compare predictions with a COCO annotation file, over all its categories or some (names or ids).
 
     PredictionsError when no image is annotated, sizes disagree, or the predictions are broken; UsageError when the
-    annotations are, or a category is unknown.
+    annotations are broken or a category is unknown.
     """
     truth = read_truth(annotations, iou)
     if categories:
-        truth = truth.restricted(choose_categories(categories, truth.categories))
+        truth = truth.keep_categories(choose_categories(categories, truth.categories))
     joined = join(predictions, truth)
-    found, note = curves(truth, joined.detections, iou, engine)
-    return evaluate_joined(truth, joined, found, iou, counts_at, [note] if note else [])
+    curves, note = compute_curves(truth, joined.detections, iou, engine)
+    return evaluate_joined(truth, joined, curves, iou, counts_at, [note] if note else [])
 
 
 def evaluate_joined(
-    truth: Truth, joined: Joined, found: Curves, iou: Iou, counts_at: CountsAt, notes: Sequence[str] = ()
+    truth: Truth, joined: JoinedDetections, curves: Curves, iou: Iou, counts_at: CountLevel, notes: Sequence[str] = ()
 ) -> Evaluation:
-    """The figures, from predictions laid beside the truth and the engine's curves."""
-    averages, predictions = Averages(found), joined.detections.predictions
-    weights = category_weights(truth, predictions.meta.get("taxonomy"))
-    counts = _counts_of_curves(truth, joined.detections, found, counts_at)
+    """Compute all figures from joined predictions and the engine's curves."""
+    averages, predictions = Averages(curves), joined.detections.predictions
+    weights = compute_category_weights(truth, predictions.meta.get("taxonomy"))
+    counts = _count_by_curves(truth, joined.detections, curves, counts_at)
     if counts is None:
-        counts = _counts(truth, joined.detections, iou, counts_at)
+        counts = _count_by_matching(truth, joined.detections, iou, counts_at)
     precision, recall = averages.precision, averages.recall
     failed = np.flatnonzero(predictions.status == STATUS_FAILED)
     return Evaluation(
         iou=iou,
-        engine=found.engine,
+        engine=curves.engine,
         ap=precision(),
         ap50=precision(0.5),
         ap75=precision(0.75),
@@ -88,8 +78,8 @@ def evaluate_joined(
         ar_small=recall(area="small"),
         ar_medium=recall(area="medium"),
         ar_large=recall(area="large"),
-        weighted=weighted(averages, truth, weights),
-        counts=Counts(*(sum(getattr(one, kind) for one in counts) for kind in ("tp", "fp", "fn"))),
+        weighted=compute_weighted(averages, truth, weights),
+        counts=DetectionCounts(*(sum(getattr(part, kind) for part in counts) for kind in ("tp", "fp", "fn"))),
         counts_iou=counts_at.iou,
         counts_score=counts_at.score,
         per_category=_per_category(truth, averages, counts, weights),
@@ -99,49 +89,51 @@ def evaluate_joined(
         unknown_images=joined.unknown,
         failed_images=tuple(predictions.files[image] for image in failed.tolist()),
         detections=len(joined.detections),
-        notes=(*notes, *_category_notes(predictions, truth)),
+        notes=(*notes, *_note_categories(predictions, truth)),
     )
 
 
 def choose_categories(wanted: Sequence[str | int], known: dict[int, str]) -> list[int]:
-    """The ids of categories given by name or id, also several in one text, with commas between.
+    """Return the ids of categories given by name or id; one text may hold several, separated by commas.
 
-    Names that hold commas themselves are tried first. UsageError, with the nearest names, for one that is unknown.
+    A text that is a name as a whole, commas included, is that category. UsageError for an unknown category.
     """
-    chosen = [number for one in wanted for number in _category(one, known)]
-    return sorted(set(chosen))
+    return sorted({number for given in wanted for number in _find_category(str(given).strip(), known)})
 
 
-def _category(one: str | int, known: dict[int, str]) -> list[int]:
-    text = str(one).strip()
+def _find_category(text: str, known: dict[int, str]) -> list[int]:
     by_name = {name.lower(): number for number, name in known.items()}
     if text.lower() in by_name:
         return [by_name[text.lower()]]
     if text.lstrip("-").isdigit() and int(text) in known:
         return [int(text)]
     if "," in text:
-        return [number for part in text.split(",") for number in _category(part, known)]
+        return [number for part in text.split(",") for number in _find_category(part.strip(), known)]
     raise UsageError(f"the annotations have no category {text!r}", why=did_you_mean(text, known.values()))
 
 
-def _counts_of_curves(truth: Truth, found: Detections, curves: Curves, at: CountsAt) -> list[Counts] | None:
-    """Per category, from the recall at one of COCO's own thresholds: no matching needed. None where that does not do:
-    with a score to reach, or crowds, which may take detections out of the count."""
+def _count_by_curves(
+    truth: Truth, detections: Detections, curves: Curves, at: CountLevel
+) -> list[DetectionCounts] | None:
+    """Count per category from the recall at one of COCO's thresholds, without matching.
+
+    None where that is not possible: with a least score, or with crowds, which detections may match without counting.
+    """
     level = np.flatnonzero(np.isclose(THRESHOLDS, at.iou))
     if at.score > 0 or truth.crowd.any() or not len(level):
         return None
-    counting = found.category[counted(found)]
+    category = detections.category[find_counted(detections)]
     counts = []
-    for place, number in enumerate(truth.categories):
-        there = int((truth.category == number).sum())
-        tp = round(max(float(curves.recall[level[0], place, 0, -1]), 0.0) * there)
-        counts.append(Counts(tp, int((counting == number).sum()) - tp, there - tp))
+    for index, number in enumerate(truth.categories):
+        annotated = int((truth.category == number).sum())
+        tp = round(max(float(curves.recall[level[0], index, 0, -1]), 0.0) * annotated)
+        counts.append(DetectionCounts(tp, int((category == number).sum()) - tp, annotated - tp))
     return counts
 
 
-def _counts(truth: Truth, found: Detections, iou: Iou, at: CountsAt) -> list[Counts]:
-    """Per category. Matching goes by falling score, so weaker detections can be left out before it."""
-    matches = match(truth, found.selected(found.scores >= at.score), iou, np.array([at.iou]))
+def _count_by_matching(truth: Truth, detections: Detections, iou: Iou, at: CountLevel) -> list[DetectionCounts]:
+    """Count per category. Detections match in descending order of score, so weaker ones can be dropped first."""
+    matches = match(truth, detections.select(detections.scores >= at.score), iou, np.array([at.iou]))
     numbers = np.array(list(truth.categories), np.int64)
 
     def per_category(categories: NDArray[np.int64]) -> list[int]:
@@ -149,35 +141,35 @@ def _counts(truth: Truth, found: Detections, iou: Iou, at: CountsAt) -> list[Cou
 
     tp = per_category(matches.category[matches.right[0]])
     fp = per_category(matches.category[matches.wrong[0]])
-    wanted = per_category(truth.category[~truth.crowd])
-    return [Counts(right, wrong, there - right) for right, wrong, there in zip(tp, fp, wanted, strict=True)]
+    annotated = per_category(truth.category[~truth.crowd])
+    return [DetectionCounts(right, wrong, total - right) for right, wrong, total in zip(tp, fp, annotated, strict=True)]
 
 
 def _per_category(
-    truth: Truth, averages: Averages, counts: list[Counts], weights: dict[int, float]
+    truth: Truth, averages: Averages, counts: list[DetectionCounts], weights: dict[int, float]
 ) -> tuple[CategoryMetrics, ...]:
     return tuple(
         CategoryMetrics(
             id=number,
             name=name,
-            ap=averages.precision(category=place),
-            ap50=averages.precision(0.5, category=place),
-            ap75=averages.precision(0.75, category=place),
-            ar1=averages.recall(1, category=place),
-            ar10=averages.recall(10, category=place),
-            ar100=averages.recall(category=place),
-            annotated_images=truth.images_with(number),
+            ap=averages.precision(category=index),
+            ap50=averages.precision(0.5, category=index),
+            ap75=averages.precision(0.75, category=index),
+            ar1=averages.recall(1, category=index),
+            ar10=averages.recall(10, category=index),
+            ar100=averages.recall(category=index),
+            annotated_images=truth.count_images_with(number),
             annotations=int((truth.category == number).sum()),
-            counts=counts[place],
+            counts=counts[index],
             weight=weights.get(number),
         )
-        for place, (number, name) in enumerate(truth.categories.items())
+        for index, (number, name) in enumerate(truth.categories.items())
     )
 
 
-def _category_notes(predictions: Predictions, truth: Truth) -> list[str]:
-    """Ids that mean something else in the predictions: the figures would be of the wrong things."""
-    ours = {int(one["id"]): str(one["name"]) for one in predictions.meta.get("categories", [])}
+def _note_categories(predictions: Predictions, truth: Truth) -> list[str]:
+    """Return a note on ids with another name in the predictions: figures of another taxonomy mean nothing."""
+    ours = {int(entry["id"]): str(entry["name"]) for entry in predictions.meta.get("categories", [])}
     differing = [
         f"{number} is {ours[number]!r} in the predictions and {name!r} in the annotations"
         for number, name in truth.categories.items()
@@ -185,5 +177,5 @@ def _category_notes(predictions: Predictions, truth: Truth) -> list[str]:
     ]
     if not differing:
         return []
-    more = f" and {len(differing) - NAMED} more" if len(differing) > NAMED else ""
-    return [f"categories have other names: {'; '.join(differing[:NAMED])}{more}"]
+    more = f" and {len(differing) - SHOWN_CATEGORIES} more" if len(differing) > SHOWN_CATEGORIES else ""
+    return [f"categories have other names: {'; '.join(differing[:SHOWN_CATEGORIES])}{more}"]

@@ -1,4 +1,4 @@
-"""The truth that predictions are compared with: a COCO annotation file as checked arrays."""
+"""The truth that predictions are compared with: a COCO annotation file, checked, as arrays."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from orchestrator.predictions import rle
 from orchestrator.predictions.annotations import read_annotations
 
 Iou = Literal["segm", "bbox"]
-MAX_COORDINATE = 1e5  # pixels; pycocotools walks along a polygon's edges, so one far away takes all memory
+MAX_COORDINATE = 1e5  # pixels; pycocotools stores all points of a polygon's edges: a distant one takes all memory
 MAX_AREA = 1e10  # COCO's own upper bound of an area
 
 
 @dataclass(frozen=True)
 class Truth:
-    """I images and N annotations of K categories; positions count from 0 in the order of `image_ids`.
+    """I images and N annotations of K categories; `image` (N,) are indices of images.
 
     `sizes` (I,2) are height and width, zeros where the file does not say. `boxes` (N,4) are x, y, width, height in
     pixels, `areas` (N,) square pixels. `masks` are COCO RLE dictionaries, or None when boxes are compared.
@@ -44,8 +44,8 @@ class Truth:
     def __len__(self) -> int:
         return len(self.image_ids)
 
-    def restricted(self, categories: Iterable[int]) -> Truth:
-        """The same images with the annotations of some categories only."""
+    def keep_categories(self, categories: Iterable[int]) -> Truth:
+        """Return the same images with the annotations of some categories only."""
         wanted = set(categories)
         keep = np.isin(self.category, np.array(sorted(wanted), np.int64))
         return self._with(
@@ -53,140 +53,145 @@ class Truth:
             categories={number: name for number, name in self.categories.items() if number in wanted},
         )
 
-    def only_images(self, images: NDArray[np.bool_]) -> Truth:
-        """The images selected by `images` (I,), and their annotations."""
-        position = np.cumsum(images) - 1
+    def keep_images(self, images: NDArray[np.bool_]) -> Truth:
+        """Return the images selected by `images` (I,), and their annotations."""
+        new_index = np.cumsum(images) - 1
         keep = images[self.image]
-        places = np.flatnonzero(images)
         return self._with(
             keep=keep,
             image_ids=self.image_ids[images],
-            files=[self.files[place] for place in places],
+            files=[self.files[index] for index in np.flatnonzero(images)],
             sizes=self.sizes[images],
-            image=position[self.image[keep]],
+            image=new_index[self.image[keep]],
         )
 
     def _with(self, keep: NDArray[np.bool_], **changed: Any) -> Truth:
-        masks = None if self.masks is None else [self.masks[place] for place in np.flatnonzero(keep)]
+        masks = None if self.masks is None else [self.masks[index] for index in np.flatnonzero(keep)]
         kept = {name: getattr(self, name)[keep] for name in ("image", "category", "boxes", "areas", "crowd")}
         others = {name: getattr(self, name) for name in ("path", "image_ids", "files", "sizes", "categories")}
         return Truth(**{**others, **kept, "masks": masks, **changed})
 
-    def images_with(self, category: int) -> int:
-        """How many images have at least one annotation of a category."""
+    def count_images_with(self, category: int) -> int:
+        """Count the images with at least one annotation of a category."""
         return len(np.unique(self.image[self.category == category]))
 
 
 def read_truth(path: Path, iou: Iou) -> Truth:
     """Read and check a COCO annotation file for comparing boxes or masks.
 
-    Crowd regions stay (COCO ignores what they match); left-out `iscrowd` and `area` get what they mean. Raises
-    UsageError, naming the annotation, for whatever pycocotools would crash on, or silently count as something else.
+    Crowd regions are kept (COCO ignores what they match); a missing `iscrowd` is 0, a missing `area` the box's. Raises
+    UsageError, naming the annotation, for everything that pycocotools would crash on or silently misread.
     """
     dataset = read_annotations(path)
     images, annotations = dataset["images"], dataset["annotations"]
     _check_ids(dataset, path)
-    position = {image["id"]: place for place, image in enumerate(images)}
+    indices = {image["id"]: index for index, image in enumerate(images)}
     names = {category["id"]: category["name"] for category in dataset["categories"]}
     sizes = np.array([_size(image) for image in images], np.int64).reshape(-1, 2)
-    if not _all_plain(annotations, position, names):
+    if not _are_all_valid(annotations, indices, names):
         for annotation in annotations:
-            fault = _annotation_fault(annotation, position, names)
+            fault = _find_fault(annotation, indices, names)
             if fault:
-                raise _wrong(annotation, path, fault)
-    image = np.array([position[one["image_id"]] for one in annotations], np.int64)
-    boxes = np.array([one["bbox"] for one in annotations], np.float64).reshape(-1, 4)
+                raise _invalid(annotation, path, fault)
+    image = np.array([indices[entry["image_id"]] for entry in annotations], np.int64)
+    boxes = np.array([entry["bbox"] for entry in annotations], np.float64).reshape(-1, 4)
     return Truth(
         path=path,
-        image_ids=np.array([one["id"] for one in images], np.int64),
-        files=[one["file_name"] for one in images],
+        image_ids=np.array([entry["id"] for entry in images], np.int64),
+        files=[entry["file_name"] for entry in images],
         sizes=sizes,
         categories=dict(sorted(names.items())),
         image=image,
-        category=np.array([one["category_id"] for one in annotations], np.int64),
+        category=np.array([entry["category_id"] for entry in annotations], np.int64),
         boxes=boxes,
-        areas=np.array([one.get("area", one["bbox"][2] * one["bbox"][3]) for one in annotations], np.float64),
-        crowd=np.array([bool(one.get("iscrowd", 0)) for one in annotations], bool),
-        masks=_masks(annotations, sizes[image], path) if iou == "segm" else None,
+        areas=np.array([_area(entry) for entry in annotations], np.float64),
+        crowd=np.array([bool(entry.get("iscrowd", 0)) for entry in annotations], bool),
+        masks=_encode_masks(annotations, sizes[image], path) if iou == "segm" else None,
     )
 
 
+def _area(annotation: dict[str, Any]) -> float:
+    box = annotation["bbox"]
+    area: float = annotation.get("area", box[2] * box[3])
+    return area
+
+
 def _check_ids(dataset: dict[str, Any], path: Path) -> None:
-    """COCO's index would keep the last of two equal ids and lose the others."""
+    """Refuse equal ids: of them COCO's index would keep the last and lose the others."""
     for what in ("images", "categories"):
-        number, count = Counter(one["id"] for one in dataset[what]).most_common(1)[0] if dataset[what] else (0, 0)
+        number, count = Counter(entry["id"] for entry in dataset[what]).most_common(1)[0] if dataset[what] else (0, 0)
         if count > 1:
             raise UsageError(f"the annotations {path} are ambiguous", why=f"{count} {what} have the id {number}")
 
 
 def _size(image: dict[str, Any]) -> tuple[int, int]:
     sides: list[Any] = [image.get("height"), image.get("width")]
-    if not _whole(sides) or not 0 < math.prod(sides) <= rle.MAX_PIXELS:
+    if not _are_whole(sides) or not 0 < math.prod(sides) <= rle.MAX_PIXELS:
         return (0, 0)
     return (sides[0], sides[1])
 
 
-def _all_plain(annotations: list[dict[str, Any]], images: dict[int, int], categories: dict[int, str]) -> bool:
-    """Whether all annotations are surely right, found out over whole columns; if not, each has to be looked at."""
-    boxes = [side for one in annotations for side in one["bbox"]]
-    areas = [one.get("area", 0) for one in annotations]
+def _are_all_valid(annotations: list[dict[str, Any]], images: dict[int, int], categories: dict[int, str]) -> bool:
+    """Say whether all annotations are certainly valid, checking whole columns at once."""
+    boxes = [side for entry in annotations for side in entry["bbox"]]
+    areas = [entry.get("area", 0) for entry in annotations]
     if {type(value) for value in (*boxes, *areas)} - {int, float} or len(boxes) != 4 * len(annotations):
         return False
     numbers = np.array(boxes, np.float64).reshape(-1, 4)
     return bool(
-        {len(one["bbox"]) for one in annotations} <= {4}
+        {len(entry["bbox"]) for entry in annotations} <= {4}
         and np.isfinite(numbers).all()
         and (numbers[:, 2:] >= 0).all()
         and all(0 <= area <= MAX_AREA for area in areas)
-        and {one["image_id"] for one in annotations} <= images.keys()
-        and {one["category_id"] for one in annotations} <= categories.keys()
-        and {one.get("iscrowd", 0) for one in annotations} <= {0, 1}
+        and {entry["image_id"] for entry in annotations} <= images.keys()
+        and {entry["category_id"] for entry in annotations} <= categories.keys()
+        and {entry.get("iscrowd", 0) for entry in annotations} <= {0, 1}
     )
 
 
-def _annotation_fault(annotation: dict[str, Any], images: dict[int, int], categories: dict[int, str]) -> str | None:
+def _find_fault(annotation: dict[str, Any], images: dict[int, int], categories: dict[int, str]) -> str | None:
     if annotation["image_id"] not in images:
-        return f"there is no image {annotation['image_id']}"
+        return f"the file has no image {annotation['image_id']}"
     if annotation["category_id"] not in categories:
-        return f"there is no category {annotation['category_id']}"
+        return f"the file has no category {annotation['category_id']}"
     box = annotation["bbox"]
-    if len(box) != 4 or not _numbers([*box, annotation.get("area", 0)]):
-        return "its bbox or area is not made of numbers"
+    if len(box) != 4 or not _are_numbers([*box, annotation.get("area", 0)]):
+        return "its bbox or area does not consist of numbers"
     if min(box[2:]) < 0 or not 0 <= annotation.get("area", 0) <= MAX_AREA:
-        return "its bbox or area is negative or beyond all bounds"
+        return f"its bbox or area is negative, or its area above {MAX_AREA:g}"
     if annotation.get("iscrowd", 0) not in (0, 1):
         return "its iscrowd is neither 0 nor 1"
     return None
 
 
-def _masks(annotations: list[dict[str, Any]], sizes: NDArray[np.int64], path: Path) -> list[dict[str, Any]]:
-    """One compressed RLE for each annotation, however it is written in the file."""
+def _encode_masks(annotations: list[dict[str, Any]], sizes: NDArray[np.int64], path: Path) -> list[dict[str, Any]]:
+    """Return each annotation's mask as compressed RLE, from polygons or run lengths."""
     masks: list[dict[str, Any]] = []
     compressed: list[int] = []
-    for place, (annotation, size) in enumerate(zip(annotations, sizes.tolist(), strict=True)):
+    for index, (annotation, size) in enumerate(zip(annotations, sizes.tolist(), strict=True)):
         given = annotation.get("segmentation")
         if not all(size):
-            raise _wrong(annotation, path, "its image has no height and width")
-        mask = _polygons(given, size) if isinstance(given, list) else _run_lengths(given, size)
+            raise _invalid(annotation, path, "its image has no height and width")
+        mask = _encode_polygons(given, size) if isinstance(given, list) else _encode_run_lengths(given, size)
         if isinstance(mask, str):
-            raise _wrong(annotation, path, mask)
+            raise _invalid(annotation, path, mask)
         if isinstance(given, dict) and not isinstance(given["counts"], list):
-            compressed.append(place)
+            compressed.append(index)
         masks.append(mask)
-    _check_compressed([masks[place] for place in compressed], [annotations[place] for place in compressed], path)
+    _check_compressed([masks[index] for index in compressed], [annotations[index] for index in compressed], path)
     return masks
 
 
-def _polygons(polygons: list[Any], size: list[int]) -> dict[str, Any] | str:
+def _encode_polygons(polygons: list[Any], size: list[int]) -> dict[str, Any] | str:
     from pycocotools import mask as coco_mask
 
     if not polygons or not all(_is_polygon(points) for points in polygons):
-        return "its segmentation is no list of polygons of at least three points"
+        return "its segmentation is not a list of polygons of at least three points"
     merged: dict[str, Any] = coco_mask.merge(coco_mask.frPyObjects(polygons, *size))
     return merged
 
 
-def _run_lengths(given: Any, size: list[int]) -> dict[str, Any] | str:
+def _encode_run_lengths(given: Any, size: list[int]) -> dict[str, Any] | str:
     from pycocotools import mask as coco_mask
 
     if not isinstance(given, dict) or list(given.get("size", ())) != size:
@@ -196,30 +201,30 @@ def _run_lengths(given: Any, size: list[int]) -> dict[str, Any] | str:
         return {"size": size, "counts": counts.encode(errors="replace")}
     if not isinstance(counts, list):
         return "its segmentation has no counts"
-    if not _whole(counts) or sum(counts) != math.prod(size):
+    if not _are_whole(counts) or sum(counts) != math.prod(size):
         return "its run lengths do not add up to the image's size"
     encoded: dict[str, Any] = coco_mask.frPyObjects({"size": size, "counts": counts}, *size)
     return encoded
 
 
 def _check_compressed(masks: list[dict[str, Any]], annotations: list[dict[str, Any]], path: Path) -> None:
-    """pycocotools trusts what it is given: wrong run lengths there read and write outside its memory."""
+    """Check compressed run lengths: wrong ones make pycocotools read and write outside its memory."""
     data = np.frombuffer(b"".join(mask["counts"] for mask in masks), np.uint8)
     offsets = np.cumsum([0, *(len(mask["counts"]) for mask in masks)], dtype=np.int64)
     sizes = np.array([mask["size"] for mask in masks], np.int64).reshape(-1, 2)
-    good = rle.check_all(data, offsets, sizes)
-    if good.all():
+    is_sound = rle.check_all(data, offsets, sizes)
+    if is_sound.all():
         return
-    first = int(np.argmin(good))
+    first = int(np.argmin(is_sound))
     try:
         rle.check(masks[first]["counts"], masks[first]["size"])
         fault = "its run lengths do not add up to the image's size"
     except OrchError as error:
         fault = error.why or error.message
-    raise _wrong(annotations[first], path, fault)
+    raise _invalid(annotations[first], path, fault)
 
 
-def _wrong(annotation: dict[str, Any], path: Path, fault: str) -> UsageError:
+def _invalid(annotation: dict[str, Any], path: Path, fault: str) -> UsageError:
     return UsageError(f"annotation {annotation['id']} of {path} cannot be used", why=fault)
 
 
@@ -228,16 +233,16 @@ def _is_polygon(points: Any) -> bool:
         isinstance(points, list)
         and len(points) >= 6
         and len(points) % 2 == 0
-        and _numbers(points)
+        and _are_numbers(points)
         and all(abs(value) <= MAX_COORDINATE for value in points)
     )
 
 
-def _numbers(values: list[Any]) -> bool:
+def _are_numbers(values: list[Any]) -> bool:
     return all(
         isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) for value in values
     )
 
 
-def _whole(values: list[Any]) -> bool:
+def _are_whole(values: list[Any]) -> bool:
     return all(type(value) is int and 0 <= value <= rle.MAX_PIXELS for value in values)

@@ -1,13 +1,14 @@
-"""What an evaluation found, as plain values."""
+"""The figures of an evaluation, as plain values."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Counts:
-    """Detections that are right (tp) and wrong (fp), annotations that were not found (fn)."""
+class DetectionCounts:
+    """Right detections (tp), wrong detections (fp), and missed annotations (fn)."""
 
     tp: int
     fp: int
@@ -28,8 +29,8 @@ class Counts:
 class CategoryMetrics:
     """One category: figures in [0, 1], None where the annotations have no instance of it.
 
-    `annotated_images` and `annotations` count what the truth has; `weight` is its share in the weighted averages,
-    None where it has none.
+    `annotated_images` and `annotations` count the truth; `weight` is the category's share in the weighted averages,
+    None if it has none.
     """
 
     id: int
@@ -42,12 +43,12 @@ class CategoryMetrics:
     ar100: float | None
     annotated_images: int
     annotations: int
-    counts: Counts
+    counts: DetectionCounts
     weight: float | None
 
 
 @dataclass(frozen=True)
-class Weighted:
+class WeightedAverages:
     """FashionFail's averages over categories, weighted by how many images have each (arXiv 2404.08582)."""
 
     map_w: float | None
@@ -62,9 +63,9 @@ class Weighted:
 class Evaluation:
     """COCO's twelve figures and more, in [0, 1]; None where nothing is annotated.
 
-    `images` are the annotated images, all of which count; `missing` of them, named in `missing_images`, have no
-    predictions. `unknown_images` were predicted but are not annotated, and do not count. `counts` are at
-    `counts_iou`, of detections of at least `counts_score`.
+    `images` counts the annotated images, all of which count; `missing` of them, named in `missing_images`, have no
+    predictions. `unknown_images` were predicted but are not annotated, and do not count. `counts` are those at
+    `counts_iou`, of detections that score at least `counts_score`.
     """
 
     iou: str
@@ -81,8 +82,8 @@ class Evaluation:
     ar_small: float | None
     ar_medium: float | None
     ar_large: float | None
-    weighted: Weighted
-    counts: Counts
+    weighted: WeightedAverages
+    counts: DetectionCounts
     counts_iou: float
     counts_score: float
     per_category: tuple[CategoryMetrics, ...]
@@ -93,3 +94,19 @@ class Evaluation:
     failed_images: tuple[str, ...]
     detections: int
     notes: tuple[str, ...]
+
+
+FIGURES: Mapping[str, Callable[[Evaluation], float | None]] = {
+    "AP": lambda evaluation: evaluation.ap,
+    "AP50": lambda evaluation: evaluation.ap50,
+    "AP75": lambda evaluation: evaluation.ap75,
+    "APs": lambda evaluation: evaluation.ap_small,
+    "APm": lambda evaluation: evaluation.ap_medium,
+    "APl": lambda evaluation: evaluation.ap_large,
+    "AR1": lambda evaluation: evaluation.ar1,
+    "AR100": lambda evaluation: evaluation.ar100,
+    "mAP_w": lambda evaluation: evaluation.weighted.map_w,
+    "mAP_w@50": lambda evaluation: evaluation.weighted.map_w50,
+    "mAP_w@75": lambda evaluation: evaluation.weighted.map_w75,
+}
+"""The figures that tables, baselines and gates show, by their names there."""

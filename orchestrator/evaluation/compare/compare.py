@@ -1,4 +1,4 @@
-"""Several models on the same images: their figures side by side, and how sure the differences are."""
+"""Compare models on the same images: figures, and confidence intervals of their differences."""
 
 from __future__ import annotations
 
@@ -9,23 +9,28 @@ from pathlib import Path
 import numpy as np
 
 from orchestrator.errors import UsageError
-from orchestrator.evaluation.coco.averages import category_weights
-from orchestrator.evaluation.coco.detections import Joined, check_predictions, join
-from orchestrator.evaluation.coco.engines import AUTO, THRESHOLDS, Curves, curves
-from orchestrator.evaluation.coco.evaluate import CountsAt, Evaluation, choose_categories, evaluate_joined
+from orchestrator.evaluation.agreement import OverlapAgreement, compare_by_overlap
+from orchestrator.evaluation.coco.averages import compute_category_weights
+from orchestrator.evaluation.coco.detections import JoinedDetections, check_predictions, join
+from orchestrator.evaluation.coco.engines import AUTO, THRESHOLDS, Curves, compute_curves
+from orchestrator.evaluation.coco.evaluate import CountLevel, choose_categories, evaluate_joined
 from orchestrator.evaluation.coco.ground_truth import Iou, Truth, read_truth
 from orchestrator.evaluation.coco.matching import Matches, match
 from orchestrator.evaluation.coco.resampling import ResampledPrecision
-from orchestrator.evaluation.compare.agreement import Agreement, agreements
-from orchestrator.evaluation.compare.bootstrap import CONFIDENCE, Interval, intervals
-from orchestrator.evaluation.compare.fairness import aligned, differences, failures_note, refuse, variant_notes
-from orchestrator.evaluation.runs import Source, open_sources
-
-__all__ = ["Agreement", "Comparison", "Interval", "Options", "comparable", "compare"]
+from orchestrator.evaluation.coco.results import Evaluation
+from orchestrator.evaluation.compare.bootstrap import CONFIDENCE, Interval, compute_intervals
+from orchestrator.evaluation.compare.fairness import (
+    align,
+    find_differences,
+    note_failures,
+    note_variants,
+    refuse_differences,
+)
+from orchestrator.evaluation.runs import OpenedRun, open_runs
 
 
 @dataclass(frozen=True)
-class Options:
+class CompareOptions:
     """How runs are compared; `min_score` matters only where models are compared with each other."""
 
     iou: Iou = "segm"
@@ -39,84 +44,105 @@ class Options:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs side by side. With annotations `evaluations` (one a run) and `intervals` of differences to the first run
-    (one for each run but the first); without, `agreements` of every two."""
+    """Runs side by side.
 
-    sources: tuple[Source, ...]
-    options: Options
+    With annotations: `evaluations`, one per run, and `intervals` of differences to the first run, one per other run.
+    Without: `agreements` of every two runs.
+    """
+
+    runs: tuple[OpenedRun, ...]
+    options: CompareOptions
     confidence: float
     evaluations: tuple[Evaluation, ...]
     intervals: tuple[dict[str, Interval], ...]
-    agreements: tuple[Agreement, ...]
+    agreements: tuple[OverlapAgreement, ...]
     notes: tuple[str, ...]
 
 
-def compare(paths: Sequence[Path], annotations: Path | None, options: Options) -> Comparison:
-    """Compare two or more runs, given as run directories or predictions files.
-
-    UsageError when they are fewer, or `options` are wrong; PredictionsError when they are not comparable (see
-    docs/evaluation.md) and `options.align` is off or does not help.
-    """
-    if len(paths) < 2:
-        raise UsageError("there is nothing to compare", why="one run was given", hint="orch compare RUN RUN …")
-    sources, notes, cut_images = comparable(open_sources(paths), options.align)
-    if annotations is None:
-        for source in sources:
-            check_predictions(source.predictions)
-        found = agreements(sources, options.iou, options.min_score)
-        return Comparison(tuple(sources), options, CONFIDENCE, (), (), tuple(found), tuple(notes))
-    truth = truth_for(annotations, options, sources[0] if cut_images else None)
-    judged = [judge(source, truth, options) for source in sources]
-    between = compared_to_first(judged, truth, options)
-    evaluations = tuple(one.evaluation for one in judged)
-    return Comparison(tuple(sources), options, CONFIDENCE, evaluations, between, (), tuple(notes))
-
-
-def comparable(sources: Sequence[Source], align: bool) -> tuple[list[Source], list[str], bool]:
-    """The runs, cut down to what they share where `align` says so; what was done; whether images were left out.
-
-    PredictionsError when they are not comparable.
-    """
-    found = differences(sources)
-    refuse(sources, found, align)
-    kept, notes = aligned(sources, found) if found else (list(sources), [])
-    notes += [*failures_note(kept), *variant_notes(kept)]
-    return kept, notes, any(one.setting == "image list" for one in found)
-
-
 @dataclass(frozen=True)
-class Judged:
-    """One run beside the truth: its figures, COCO's curves, and the match of each detection at THRESHOLDS."""
+class JudgedRun:
+    """One run compared with the truth: figures, COCO's curves, and matches at THRESHOLDS."""
 
-    joined: Joined
+    joined: JoinedDetections
     curves: Curves
     evaluation: Evaluation
     matches: Matches | None
 
 
-def truth_for(annotations: Path, options: Options, common: Source | None) -> Truth:
-    """The annotations to compare with, of the chosen categories; with `common`, of that run's images alone."""
+def compare_runs(paths: Sequence[Path], annotations: Path | None, options: CompareOptions) -> Comparison:
+    """Compare two or more runs, given as run directories or predictions files.
+
+    UsageError when only one is given or `options` are wrong; PredictionsError when the runs are not comparable (see
+    docs/evaluation.md) and `options.align` is off or does not help.
+    """
+    if len(paths) < 2:
+        raise UsageError("cannot compare one run", why="at least two are needed", hint="orch compare RUN RUN …")
+    runs, notes, has_fewer_images = make_comparable(open_runs(paths), options.align)
+    comparison, _, _ = compare_opened(runs, notes, annotations, options, has_fewer_images)
+    return comparison
+
+
+def make_comparable(runs: Sequence[OpenedRun], with_align: bool) -> tuple[list[OpenedRun], list[str], bool]:
+    """Return the runs, `with_align` cut to what they share; notes; and whether images were dropped.
+
+    PredictionsError when they are not comparable.
+    """
+    differences = find_differences(runs)
+    refuse_differences(runs, differences, with_align)
+    kept, notes = align(runs, differences) if differences else (list(runs), [])
+    notes += [*note_failures(kept), *note_variants(kept)]
+    return kept, notes, any(difference.setting == "image list" for difference in differences)
+
+
+def compare_opened(
+    runs: Sequence[OpenedRun],
+    notes: Sequence[str],
+    annotations: Path | None,
+    options: CompareOptions,
+    has_fewer_images: bool,
+    with_matches: bool = False,
+) -> tuple[Comparison, Truth | None, list[JudgedRun]]:
+    """Compare comparable runs; also return the truth and each run's curves and matches, for drawing.
+
+    With `has_fewer_images` the truth is that of the runs' images only.
+    """
+    if annotations is None:
+        for run in runs:
+            check_predictions(run.predictions)
+        agreements = compare_by_overlap(runs, options.iou, options.min_score)
+        return Comparison(tuple(runs), options, CONFIDENCE, (), (), tuple(agreements), tuple(notes)), None, []
+    truth = _read_truth(annotations, options, runs[0] if has_fewer_images else None)
+    judged = [_judge(run, truth, options, with_matches) for run in runs]
+    intervals = _compare_to_first(judged, truth, options)
+    evaluations = tuple(one.evaluation for one in judged)
+    return Comparison(tuple(runs), options, CONFIDENCE, evaluations, intervals, (), tuple(notes)), truth, judged
+
+
+def _read_truth(annotations: Path, options: CompareOptions, aligned: OpenedRun | None) -> Truth:
+    """Read the annotations of the chosen categories; with `aligned`, of that run's images only."""
     truth = read_truth(annotations, options.iou)
     if options.categories:
-        truth = truth.restricted(choose_categories(options.categories, truth.categories))
-    return truth if common is None else truth.only_images(join(common.predictions, truth).predicted)
+        truth = truth.keep_categories(choose_categories(options.categories, truth.categories))
+    return truth if aligned is None else truth.keep_images(join(aligned.predictions, truth).predicted)
 
 
-def judge(source: Source, truth: Truth, options: Options, with_matches: bool = False) -> Judged:
-    """Evaluate one run; the matches are made where resampling needs them, or when asked for."""
-    joined = join(source.predictions, truth)
-    found, note = curves(truth, joined.detections, options.iou, options.engine)
-    evaluation = evaluate_joined(truth, joined, found, options.iou, CountsAt(), [note] if note else [])
-    wanted = options.resamples or with_matches
-    matches = match(truth, joined.detections, options.iou, THRESHOLDS) if wanted else None
-    return Judged(joined, found, evaluation, matches)
+def _judge(run: OpenedRun, truth: Truth, options: CompareOptions, with_matches: bool) -> JudgedRun:
+    """Evaluate one run; match its detections if resampling or the caller needs that."""
+    joined = join(run.predictions, truth)
+    curves, note = compute_curves(truth, joined.detections, options.iou, options.engine)
+    evaluation = evaluate_joined(truth, joined, curves, options.iou, CountLevel(), [note] if note else [])
+    is_matched = options.resamples or with_matches
+    matches = match(truth, joined.detections, options.iou, THRESHOLDS) if is_matched else None
+    return JudgedRun(joined, curves, evaluation, matches)
 
 
-def compared_to_first(judged: Sequence[Judged], truth: Truth, options: Options) -> tuple[dict[str, Interval], ...]:
-    """The intervals of each run's differences to the first; none without resamples."""
+def _compare_to_first(
+    judged: Sequence[JudgedRun], truth: Truth, options: CompareOptions
+) -> tuple[dict[str, Interval], ...]:
+    """Return the intervals of each run's differences to the first; none without resamples."""
     if len(judged) < 2 or not options.resamples or not len(truth):
         return ()
     runs = [ResampledPrecision(truth, one.matches) for one in judged if one.matches is not None]
-    known = category_weights(truth, judged[0].joined.detections.predictions.meta.get("taxonomy"))
+    known = compute_category_weights(truth, judged[0].joined.detections.predictions.meta.get("taxonomy"))
     weights = np.array([known.get(number, 0.0) for number in truth.categories])
-    return tuple(intervals(runs, len(truth), weights, options.resamples, options.seed))
+    return tuple(compute_intervals(runs, len(truth), weights, options.resamples, options.seed))

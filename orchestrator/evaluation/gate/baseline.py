@@ -1,4 +1,4 @@
-"""Baselines: a run's figures in a small JSON file, with every setting that a later run must share to be compared."""
+"""Baselines: a run's figures as JSON, with the settings that a comparable run must share."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from orchestrator import __version__
 from orchestrator.errors import PredictionsError, UsageError
 from orchestrator.evaluation.coco.engines import AUTO
-from orchestrator.evaluation.coco.evaluate import Evaluation, evaluate
+from orchestrator.evaluation.coco.evaluate import evaluate
 from orchestrator.evaluation.coco.ground_truth import Iou
-from orchestrator.evaluation.gate.rules import Findings
-from orchestrator.evaluation.runs import predictions_file
-from orchestrator.predictions.predictions import STATUS_FAILED, Predictions
+from orchestrator.evaluation.coco.results import FIGURES, Evaluation
+from orchestrator.evaluation.gate.gate import Measurement
+from orchestrator.evaluation.gate.rules import FigureChange, Findings
+from orchestrator.evaluation.runs import find_predictions
+from orchestrator.paths import RunPaths
+from orchestrator.predictions.predictions import Predictions
+from orchestrator.predictions.schema import STATUS_FAILED
 from orchestrator.system.files import sha256_of, write_json
 
 FORMAT = "orch-baseline/1"
@@ -26,7 +30,7 @@ FORMAT = "orch-baseline/1"
 class Baseline:
     """Figures in [0, 1], None where nothing is annotated, and the settings they depend on.
 
-    `settings` are compared one by one, by their names in `settings_of`; `categories` has the AP of each.
+    `settings` have the names of `collect_settings`; `categories` has the AP of each category.
     """
 
     model: str
@@ -36,53 +40,33 @@ class Baseline:
     categories: Mapping[str, float | None]
 
 
-@dataclass(frozen=True)
-class Change:
-    """A figure then and now; `difference` is None where either is."""
-
-    name: str
-    baseline: float | None
-    now: float | None
-
-    @property
-    def difference(self) -> float | None:
-        """Now less then."""
-        return None if self.baseline is None or self.now is None else self.now - self.baseline
-
-    def as_json(self) -> dict[str, float | None]:
-        """For --json."""
-        return {"baseline": self.baseline, "now": self.now, "difference": self.difference}
-
-
 def make_baseline(
     source: Path, annotations: Path, iou: Iou = "segm", categories: Sequence[str | int] = (), engine: str = AUTO
 ) -> Baseline:
     """Evaluate a run or a predictions file. Raises UsageError, PredictionsError."""
-    predictions = Predictions.load(predictions_file(source))
-    return baseline_of(predictions, evaluate(predictions, annotations, iou, categories, engine=engine), annotations)
+    predictions = Predictions.load(find_predictions(source))
+    return to_baseline(predictions, evaluate(predictions, annotations, iou, categories, engine=engine), annotations)
 
 
-def baseline_of(predictions: Predictions, evaluation: Evaluation, annotations: Path) -> Baseline:
-    """What `evaluation`, of `predictions` on `annotations`, is to be remembered by."""
-    from orchestrator.reports.tables import FIGURES
-
+def to_baseline(predictions: Predictions, evaluation: Evaluation, annotations: Path) -> Baseline:
+    """Return the baseline made from `evaluation`, which is of `predictions` on `annotations`."""
     return Baseline(
         model=str(predictions.meta.get("model", "?")),
         variant=str(predictions.meta.get("variant", "?")),
-        settings=settings_of(predictions, evaluation, sha256_of(annotations)),
+        settings=collect_settings(predictions, evaluation, sha256_of(annotations)),
         figures={name: figure(evaluation) for name, figure in FIGURES.items()},
-        categories={one.name: one.ap for one in evaluation.per_category},
+        categories={category.name: category.ap for category in evaluation.per_category},
     )
 
 
-def settings_of(predictions: Predictions, evaluation: Evaluation, annotations: str) -> dict[str, Any]:
-    """All that must be equal for figures to be comparable; lists as their length and digest."""
+def collect_settings(predictions: Predictions, evaluation: Evaluation, annotations: str) -> dict[str, Any]:
+    """Return what must be equal for figures to be comparable; lists as their length and digest."""
     meta = predictions.meta
-    taxonomy = sorted((int(one["id"]), str(one["name"])) for one in meta.get("categories", []))
+    taxonomy = sorted((int(entry["id"]), str(entry["name"])) for entry in meta.get("categories", []))
     return {
         "annotations": annotations,
         "iou": evaluation.iou,
-        "evaluated categories": [one.id for one in evaluation.per_category],
+        "evaluated categories": [category.id for category in evaluation.per_category],
         "image list": _digest(sorted(predictions.files)),
         "taxonomy": {"name": meta.get("taxonomy"), **_digest(taxonomy)},
         "score floor": meta.get("score_threshold") or 0.0,
@@ -96,53 +80,53 @@ def _digest(values: Sequence[Any]) -> dict[str, Any]:
     return {"count": len(values), "sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
-def changes(baseline: Baseline, now: Baseline) -> tuple[Change, ...]:
-    """Every figure then and now. Raises PredictionsError where the two are not comparable."""
-    _refuse(baseline, now.settings)
-    return tuple(Change(name, baseline.figures.get(name), value) for name, value in now.figures.items())
+def compare_figures(baseline: Baseline, now: Baseline) -> tuple[FigureChange, ...]:
+    """Compare every figure. Raises PredictionsError when the two are not comparable."""
+    _refuse_differences(baseline, now.settings)
+    return tuple(FigureChange(name, baseline.figures.get(name), value) for name, value in now.figures.items())
+
+
+def compare_categories(baseline: Baseline, now: Baseline) -> tuple[FigureChange, ...]:
+    """Compare the AP of every category."""
+    return tuple(FigureChange(name, baseline.categories.get(name), value) for name, value in now.categories.items())
 
 
 def check_annotations(baseline: Baseline, annotations: Path) -> None:
-    """What can be known of comparability before a run. Raises PredictionsError."""
-    _refuse(baseline, {"annotations": sha256_of(annotations)})
+    """Check before a run that the annotations are the baseline's. Raises PredictionsError."""
+    _refuse_differences(baseline, {"annotations": sha256_of(annotations)})
 
 
-def _refuse(baseline: Baseline, settings: Mapping[str, Any]) -> None:
+def _refuse_differences(baseline: Baseline, settings: Mapping[str, Any]) -> None:
     differing = [name for name in settings if baseline.settings.get(name) != settings[name]]
     if not differing:
         return
     lines = [
-        f"{name}: the baseline has {_shown(baseline.settings.get(name))}, the run {_shown(settings[name])}"
+        f"{name}: the baseline has {_describe(baseline.settings.get(name))}, the run {_describe(settings[name])}"
         for name in differing
     ]
     raise PredictionsError(
         f"the run is not comparable with the baseline: they differ in {', '.join(differing)}",
         why="\n".join(lines),
-        hint="run as the baseline was run, or store a new one: orch eval RUN -a COCO.json --save-baseline FILE",
+        hint="run with the baseline's settings, or store a new one: orch eval RUN -a COCO.json --save-baseline FILE",
     )
 
 
-def category_changes(baseline: Baseline, now: Baseline) -> tuple[Change, ...]:
-    """AP of every category then and now."""
-    return tuple(Change(name, baseline.categories.get(name), value) for name, value in now.categories.items())
-
-
-def _shown(value: Any) -> str:
+def _describe(value: Any) -> str:
     if isinstance(value, dict) and "sha256" in value:
         name = f"{value['name']!r}, " if "name" in value else ""
         return f"{name}{value.get('count')} (sha256 {str(value['sha256'])[:12]}…)"
     if isinstance(value, str) and len(value) == 64:
-        return f"those of sha256 {value[:12]}…"
+        return f"sha256 {value[:12]}…"
     return "none" if value is None else str(value)
 
 
 def write_baseline(path: Path, baseline: Baseline) -> None:
-    """Write it where a later run finds it."""
+    """Write a baseline as JSON, in one step."""
     write_json(path, {"format": FORMAT, "orch_version": __version__, **asdict(baseline)})
 
 
 def read_baseline(path: Path) -> Baseline:
-    """Raises UsageError for a file that is none."""
+    """Read a stored baseline. Raises UsageError when the file is not one."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -152,19 +136,19 @@ def read_baseline(path: Path) -> Baseline:
             hint=f"orch eval RUN --annotations COCO.json --save-baseline {path}",
         ) from error
     except ValueError as error:
-        raise UsageError(f"{path} is no baseline", why=f"it is no JSON: {error}") from error
+        raise UsageError(f"{path} is not a baseline", why=f"it is not JSON: {error}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        found = document.get("format") if isinstance(document, dict) else None
-        raise UsageError(f"{path} is no baseline", why=f"its format is {found!r}, not {FORMAT!r}")
+        form = document.get("format") if isinstance(document, dict) else None
+        raise UsageError(f"{path} is not a baseline", why=f"its format is {form!r}, not {FORMAT!r}")
     if not _is_sound(document):
-        why = "its settings, figures or categories are not what they should be"
-        raise UsageError(f"{path} is no baseline", why=why)
+        why = "its settings, figures or categories are missing or of the wrong type"
+        raise UsageError(f"{path} is not a baseline", why=why)
     model, variant = (str(document.get(name, "?")) for name in ("model", "variant"))
     return Baseline(model, variant, document["settings"], document["figures"], document["categories"])
 
 
 def _is_sound(document: Mapping[str, Any]) -> bool:
-    """Whether everything is there that is relied on."""
+    """Say whether all fields that comparing needs are there and of the right type."""
     settings = document.get("settings")
     if not isinstance(settings, dict) or settings.get("iou") not in ("segm", "bbox"):
         return False
@@ -173,11 +157,11 @@ def _is_sound(document: Mapping[str, Any]) -> bool:
 
 
 def _are_figures(values: object) -> bool:
-    """Whether it is what `Baseline.figures` is."""
+    """Say whether a value is a mapping of names to figures, as `Baseline.figures`."""
     return isinstance(values, dict) and all(value is None or type(value) in (int, float) for value in values.values())
 
 
-def hold_against(
+def evaluate_with_baseline(
     source: Path,
     baseline: Path,
     annotations: Path,
@@ -185,12 +169,12 @@ def hold_against(
     categories: Sequence[str | int] = (),
     engine: str = AUTO,
 ) -> tuple[Baseline, Baseline, Findings]:
-    """A baseline, the run's figures, and how many of its images failed.
+    """Return a baseline, the run's own figures as one, and the numbers of its images.
 
-    A stored baseline says itself what was evaluated, unless `iou` and `categories` ask for something else. Raises
-    UsageError, PredictionsError.
+    A stored baseline determines what is evaluated, unless `iou` and `categories` say otherwise. Raises UsageError,
+    PredictionsError.
     """
-    predictions = Predictions.load(predictions_file(source))
+    predictions = Predictions.load(find_predictions(source))
     if is_stored(baseline):
         then = read_baseline(baseline)
         check_annotations(then, annotations)
@@ -198,11 +182,39 @@ def hold_against(
         categories = categories or then.settings["evaluated categories"]
     else:
         then = make_baseline(baseline, annotations, iou, categories, engine)
-    now = baseline_of(predictions, evaluate(predictions, annotations, iou, categories, engine=engine), annotations)
+    now = to_baseline(predictions, evaluate(predictions, annotations, iou, categories, engine=engine), annotations)
     failed = int((predictions.status == STATUS_FAILED).sum())
     return then, now, Findings(len(predictions), failed)
 
 
 def is_stored(path: Path) -> bool:
-    """Whether a path means a stored baseline rather than a run or a predictions file."""
+    """Say whether a path names a stored baseline rather than a run or a predictions file."""
     return not path.is_dir() and path.suffix != ".npz"
+
+
+class Baselines:
+    """Annotations and each model's baseline, if one was given: what a gate measures finished runs by."""
+
+    def __init__(self, models: Sequence[str], annotations: Path, baseline: Path | None) -> None:
+        """`baseline` is a stored one, a run, or a folder of MODEL.json. Raises UsageError, PredictionsError."""
+        self._annotations = annotations
+        self._baselines = {model: self._open(model, baseline) for model in models} if baseline is not None else {}
+
+    def _open(self, model: str, path: Path) -> Baseline:
+        run = RunPaths(path)
+        if path.is_dir() and not (run.run_json.exists() or run.predictions.exists()):
+            path = path / f"{model}.json"
+        if not is_stored(path):
+            return make_baseline(path, self._annotations)
+        stored = read_baseline(path)
+        check_annotations(stored, self._annotations)
+        return stored
+
+    def measure(self, model: str, predictions: Path) -> Measurement:
+        """Evaluate a finished run's predictions. Raises PredictionsError when they are not comparable."""
+        baseline = self._baselines.get(model)
+        if baseline is None:
+            return Measurement(make_baseline(predictions, self._annotations).figures)
+        iou = cast(Iou, baseline.settings["iou"])
+        now = make_baseline(predictions, self._annotations, iou, baseline.settings["evaluated categories"])
+        return Measurement(now.figures, compare_figures(baseline, now), baseline.figures.get("AP"))

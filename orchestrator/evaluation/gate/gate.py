@@ -1,161 +1,135 @@
-"""What a CI job wants of a run: rules that fail it, a baseline to hold it against, a JUnit report, a job summary."""
+"""The gate of `orch run`: judge each finished run by the rules of --fail-on. Writing reports is cli/gate.py's."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from orchestrator.errors import EXIT_OK, EXIT_SOME_FAILED, OrchError, UsageError
-from orchestrator.evaluation.gate.rules import ApDrop, Findings, Rule, Verdict, judge, parse_rules, verdicts_json
-from orchestrator.paths import RunPaths
-
-if TYPE_CHECKING:  # numpy and the engines of evaluation: a run without annotations needs none of them
-    from orchestrator.evaluation.coco.ground_truth import Iou
-    from orchestrator.evaluation.gate.baseline import Baseline, Change
-
-__all__ = ["Checked", "Checks", "Request", "Verdict"]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What was asked: texts of rules, a stored baseline, a run or a folder of MODEL.json files, and files to write."""
-
-    fail_on: Sequence[str] = ()
-    baseline: Path | None = None
-    annotations: Path | None = None
-    junit: Path | None = None
-    summary: Path | None = None
+from orchestrator.evaluation.gate.rules import (
+    ApDrop,
+    FigureChange,
+    Findings,
+    Rule,
+    Verdict,
+    format_verdicts,
+    judge_rules,
+)
 
 
 @dataclass(frozen=True)
-class Checked:
-    """One model's run and what is to be said of it: `summary` is that of a finished run, `error` why there is none.
+class Measurement:
+    """Figures of a run's predictions; with a baseline also the changes, and the baseline's AP."""
 
-    Neither is there of a run that was handed over to a cluster and goes on. `figures` are there with annotations,
-    `changes` with a baseline too.
+    figures: Mapping[str, float | None]
+    changes: tuple[FigureChange, ...] = ()
+    baseline_ap: float | None = None
+
+
+Measure = Callable[[str, Path], Measurement]
+"""Evaluates a model's predictions file; `gate.baseline.Baselines.measure` is one."""
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """One model's run and its verdicts; `summary` of a finished run, or the `error` that ended it.
+
+    A run that continues on a cluster has neither. `figures` need annotations, `changes` a baseline too.
     """
 
     model: str
     summary: Mapping[str, Any] | None = None
     error: OrchError | None = None
     figures: Mapping[str, float | None] = field(default_factory=dict)
-    changes: tuple[Change, ...] = ()
+    changes: tuple[FigureChange, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
 
     @property
     def broken(self) -> tuple[Verdict, ...]:
-        """The rules that the run broke."""
-        return tuple(one for one in self.verdicts if one.broken)
+        """The verdicts on rules that the run broke."""
+        return tuple(verdict for verdict in self.verdicts if verdict.is_broken)
 
     @property
     def exit_code(self) -> int:
-        """Of this model alone."""
+        """The exit code of this model's run."""
         if self.error is not None:
             return self.error.exit_code
         return EXIT_SOME_FAILED if self.broken else EXIT_OK
 
     def as_json(self) -> dict[str, Any]:
-        """What `orch run --json` says besides the run's summary or error."""
-        told = verdicts_json(self.verdicts)
+        """Return what `orch run --json` prints besides the run's summary or error."""
+        document = format_verdicts(self.verdicts)
         if self.error is not None:
-            told |= self.error.as_json()
+            document |= self.error.as_json()
         if self.figures:
-            told["figures"] = dict(self.figures)
+            document["figures"] = dict(self.figures)
         if self.changes:
-            told["baseline"] = {one.name: one.as_json() for one in self.changes}
-        return told
+            document["baseline"] = {change.name: change.as_json() for change in self.changes}
+        return document
 
 
-class Checks:
-    """The checks of one `orch run`: told of each model's end, they judge it, and write their reports at the end."""
+def check_gate_options(rules: Sequence[Rule], annotations: Path | None, baseline: Path | None) -> None:
+    """Check before anything runs that the rules can be judged. Raises UsageError."""
+    if baseline is not None and annotations is None:
+        raise UsageError("--baseline needs annotations", hint="add --annotations COCO.json")
+    if annotations is not None and not annotations.is_file():
+        raise UsageError(f"no such file: {annotations}")
+    if any(isinstance(rule, ApDrop) for rule in rules) and baseline is None:
+        hint = "add --baseline FILE|RUN; orch eval RUN --save-baseline FILE makes one"
+        raise UsageError("ap-drop needs a baseline", hint=hint)
 
-    def __init__(self, request: Request, models: Sequence[str]) -> None:
-        """UsageError, PredictionsError for what can be known before anything runs."""
-        self._request, self._models = request, models
-        self._rules: tuple[Rule, ...] = parse_rules(request.fail_on)
-        self.checked: list[Checked] = []
-        if request.baseline is not None and request.annotations is None:
-            raise UsageError("--baseline needs the truth too", hint="add --annotations COCO.json")
-        if request.annotations is not None and not request.annotations.is_file():
-            raise UsageError(f"there is no file {request.annotations}")
-        if any(isinstance(rule, ApDrop) for rule in self._rules) and request.baseline is None:
-            hint = "add --baseline FILE|RUN; orch eval RUN --save-baseline FILE makes one"
-            raise UsageError("ap-drop needs a baseline", hint=hint)
-        self._baselines = {model: self._baseline(model) for model in models}
 
-    def _baseline(self, model: str) -> Baseline | None:
-        path, annotations = self._request.baseline, self._request.annotations
-        if path is None or annotations is None:
-            return None
-        from orchestrator.evaluation.gate.baseline import check_annotations, is_stored, make_baseline, read_baseline
+class Gate:
+    """Judges the runs of one `orch run` by rules, and keeps their results."""
 
-        run = RunPaths(path)
-        if path.is_dir() and not (run.run_json.exists() or run.predictions.exists()):
-            path = path / f"{model}.json"
-        if not is_stored(path):
-            return make_baseline(path, annotations)
-        stored = read_baseline(path)
-        check_annotations(stored, annotations)
-        return stored
+    def __init__(self, rules: Sequence[Rule], models: Sequence[str], measure: Measure | None = None) -> None:
+        """`measure` evaluates a finished run's predictions; None: figures are not needed."""
+        self._rules, self._models, self._measure = rules, models, measure
+        self.results: list[GateResult] = []
 
-    def ended(self, model: str, result: Mapping[str, Any] | OrchError) -> Checked:
-        """One of several runs: its summary, or the error it ended with. What `finished` raises is its error alone."""
-        if isinstance(result, OrchError) or not result:
-            self.checked.append(Checked(model, error=result if isinstance(result, OrchError) else None))
-            return self.checked[-1]
+    def judge_end(self, model: str, end: Mapping[str, Any] | OrchError) -> GateResult:
+        """Judge one of several runs by its summary or error; an error of judging becomes the result's."""
+        if isinstance(end, OrchError) or not end:
+            self.results.append(GateResult(model, error=end if isinstance(end, OrchError) else None))
+            return self.results[-1]
         try:
-            return self.finished(model, result)
+            return self.judge(model, end)
         except OrchError as error:
-            self.checked[-1] = replace(self.checked[-1], error=error)
-            return self.checked[-1]
+            self.results[-1] = replace(self.results[-1], error=error)
+            return self.results[-1]
 
-    def finished(self, model: str, summary: Mapping[str, Any]) -> Checked:
-        """A run that finished. Raises PredictionsError where it cannot be evaluated or compared."""
-        one = Checked(model, summary)
-        self.checked.append(one)
-        baseline = self._baselines.get(model)
-        if self._request.annotations is not None:
-            one = self._evaluated(one, self._request.annotations, baseline)
-        ap = None if baseline is None else baseline.figures.get("AP")
-        found = Findings(int(summary["images"]), int(summary["failed"]), one.figures.get("AP"), ap)
-        one = replace(one, verdicts=judge(self._rules, found))
-        self.checked[-1] = one
-        return one
+    def judge(self, model: str, summary: Mapping[str, Any]) -> GateResult:
+        """Judge a finished run. Raises PredictionsError when it cannot be evaluated or compared."""
+        result = GateResult(model, summary)
+        self.results.append(result)
+        measured = Measurement({})
+        if self._measure is not None:
+            measured = self._measure(model, Path(str(summary["predictions"])))
+            result = replace(result, figures=measured.figures, changes=measured.changes)
+        ap = measured.figures.get("AP")
+        findings = Findings(int(summary["images"]), int(summary["failed"]), ap, measured.baseline_ap)
+        result = replace(result, verdicts=judge_rules(self._rules, findings))
+        self.results[-1] = result
+        return result
 
-    def _evaluated(self, one: Checked, annotations: Path, baseline: Baseline | None) -> Checked:
-        assert one.summary is not None
-        from orchestrator.evaluation.gate.baseline import changes, make_baseline
+    def record_failure(self, error: BaseException) -> None:
+        """Give `error`, which ended the command, to every model that was not judged before."""
+        known = error if isinstance(error, OrchError) else OrchError(f"{type(error).__name__}: {error}".rstrip(": "))
+        self.results = [result if result.verdicts else replace(result, error=known) for result in self.results]
+        self._complete(known)
 
-        predictions = Path(str(one.summary["predictions"]))
-        if baseline is None:
-            return replace(one, figures=make_baseline(predictions, annotations).figures)
-        iou = cast("Iou", baseline.settings["iou"])
-        now = make_baseline(predictions, annotations, iou, baseline.settings["evaluated categories"])
-        return replace(one, figures=now.figures, changes=changes(baseline, now))
+    def finish(self) -> list[GateResult]:
+        """Return a result for every model, an empty one for those that did not end."""
+        self._complete(None)
+        return self.results
 
-    def failed(self, error: BaseException) -> None:
-        """What ended the run: the error of every model that is not judged by then."""
-        told = error if isinstance(error, OrchError) else OrchError(f"{type(error).__name__}: {error}".rstrip(": "))
-        self.checked = [one if one.verdicts else replace(one, error=told) for one in self.checked]
-        known = {one.model for one in self.checked}
-        self.checked += [Checked(model, error=told) for model in self._models if model not in known]
-
-    def write(self) -> None:
-        """The JUnit report and the job summary, if wanted. Raises OSError."""
-        known = {one.model for one in self.checked}
-        self.checked += [Checked(model) for model in self._models if model not in known]
-        if self._request.junit is not None:
-            from orchestrator.reports.junit import write_junit
-
-            write_junit(self._request.junit, self.checked)
-        if self._request.summary is not None:
-            from orchestrator.reports.job_summary import append_summary
-
-            append_summary(self._request.summary, self.checked)
+    def _complete(self, error: OrchError | None) -> None:
+        known = {result.model for result in self.results}
+        self.results += [GateResult(model, error=error) for model in self._models if model not in known]
 
     @property
     def exit_code(self) -> int:
-        """0, 1 where a rule is broken, or the code of the worst error."""
-        return max((one.exit_code for one in self.checked), default=EXIT_OK)
+        """0, 1 if a rule is broken, or the code of the worst error."""
+        return max((result.exit_code for result in self.results), default=EXIT_OK)

@@ -1,4 +1,4 @@
-"""The rules of `--fail-on`: parsed from text, judged on what a run gave. Pure values."""
+"""The rules of `--fail-on`: parse them from text, judge a run by them. Pure values."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from typing import Any
 
 from orchestrator.errors import PredictionsError, UsageError
 
-HELP = "there is failed-images, failed-images:5, failed-images:1% and ap-drop:0.01"
-ROUNDING = 1e-9
-"""Two evaluations of the same predictions by different engines agree to this."""
+EXAMPLES = "rules are failed-images, failed-images:5, failed-images:1% and ap-drop:0.01"
+ROUNDING = 1e-9  # figures of two engines differ by less
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?|\.[0-9]+")
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What rules are judged on; AP in [0, 1], None where nothing was evaluated or nothing is annotated."""
+    """What rules judge; AP in [0, 1], None if nothing was evaluated or nothing is annotated."""
 
     images: int
     failed: int
@@ -26,110 +25,128 @@ class Findings:
     baseline_ap: float | None = None
 
     def with_ap(self, ap: float | None, baseline_ap: float | None) -> Findings:
-        """The same images, evaluated."""
+        """Return the findings with the AP of the run and of the baseline."""
         return replace(self, ap=ap, baseline_ap=baseline_ap)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One rule, whether the run broke it, and the figures."""
+    """One rule, whether the run broke it, and a message with the figures."""
 
     rule: str
-    broken: bool
+    is_broken: bool
     message: str
 
 
 @dataclass(frozen=True)
-class FailedImages:
-    """No more images may fail than `most`, or with `percent` than that share of all."""
+class FigureChange:
+    """A figure of the baseline and of the run; `difference` is None where either is None."""
 
-    most: float = 0
+    name: str
+    baseline: float | None
+    now: float | None
+
+    @property
+    def difference(self) -> float | None:
+        """The run's figure minus the baseline's."""
+        return None if self.baseline is None or self.now is None else self.now - self.baseline
+
+    def as_json(self) -> dict[str, float | None]:
+        """Return the three values by name."""
+        return {"baseline": self.baseline, "now": self.now, "difference": self.difference}
+
+
+@dataclass(frozen=True)
+class FailedImages:
+    """At most `limit` images may fail, or with `percent` at most that share of all."""
+
+    limit: float = 0
     percent: bool = False
 
     def __str__(self) -> str:
-        return "failed-images" + (f":{self.most:g}{'%' if self.percent else ''}" if self.most else "")
+        return "failed-images" + (f":{self.limit:g}{'%' if self.percent else ''}" if self.limit else "")
 
-    def judge(self, found: Findings) -> Verdict:
-        """Broken where too many failed."""
-        allowed = found.images * self.most / 100 if self.percent else self.most
-        failed = f"{found.failed} of {found.images} images failed"
-        limit = f"{self.most:g}% of them" if self.percent else f"{self.most:g}"
-        return Verdict(str(self), found.failed > allowed + ROUNDING, f"{failed}, at most {limit} may")
+    def judge(self, findings: Findings) -> Verdict:
+        """Return a broken verdict if too many images failed."""
+        allowed = findings.images * self.limit / 100 if self.percent else self.limit
+        failed = f"{findings.failed} of {findings.images} images failed"
+        limit = f"{self.limit:g}% of them" if self.percent else f"{self.limit:g}"
+        return Verdict(str(self), findings.failed > allowed + ROUNDING, f"{failed}, at most {limit} may")
 
 
 @dataclass(frozen=True)
 class ApDrop:
-    """AP may not be more than `most` below the baseline's."""
+    """AP may be at most `limit` below the baseline's."""
 
-    most: float = 0
+    limit: float = 0
 
     def __str__(self) -> str:
-        return f"ap-drop:{self.most:g}"
+        return f"ap-drop:{self.limit:g}"
 
-    def judge(self, found: Findings) -> Verdict:
-        """Broken where AP fell too far. PredictionsError where there is no AP."""
-        if found.ap is None or found.baseline_ap is None:
+    def judge(self, findings: Findings) -> Verdict:
+        """Return a broken verdict if AP fell too far. PredictionsError when there is no AP."""
+        if findings.ap is None or findings.baseline_ap is None:
             raise PredictionsError(
                 f"{self} cannot be judged", why="the annotations have no instance, so there is no AP"
             )
-        drop = found.baseline_ap - found.ap
+        drop = findings.baseline_ap - findings.ap
         moved = (
             f"fell by {drop:.4f}" if drop > ROUNDING else f"rose by {-drop:.4f}" if drop < -ROUNDING else "is the same"
         )
-        message = f"AP {moved}: {found.ap:.4f}, the baseline has {found.baseline_ap:.4f}; it may fall by {self.most:g}"
-        return Verdict(str(self), drop > self.most + ROUNDING, message)
+        figures = f"{findings.ap:.4f}, the baseline has {findings.baseline_ap:.4f}"
+        message = f"AP {moved}: {figures}; it may fall by {self.limit:g}"
+        return Verdict(str(self), drop > self.limit + ROUNDING, message)
 
 
 Rule = FailedImages | ApDrop
 
 
 def parse_rules(texts: Sequence[str], implied: bool = True) -> tuple[Rule, ...]:
-    """The rules that were asked for; with `implied` no image may fail unless another number was given.
-
-    Raises UsageError.
-    """
-    rules = [_rule(text.strip()) for text in texts]
+    """Parse rules; with `implied` no image may fail unless a rule says otherwise. Raises UsageError."""
+    rules = [_parse_rule(text.strip()) for text in texts]
     for kind in (FailedImages, ApDrop):
         alike = [str(rule) for rule in rules if isinstance(rule, kind)]
         if len(alike) > 1:
-            raise UsageError(f"--fail-on was given twice for one thing: {', '.join(alike)}")
+            raise UsageError(f"--fail-on has two rules of one kind: {', '.join(alike)}")
     if implied and not any(isinstance(rule, FailedImages) for rule in rules):
         rules.insert(0, FailedImages())
     return tuple(rules)
 
 
-def judge(rules: Sequence[Rule], found: Findings) -> tuple[Verdict, ...]:
-    """The verdict on each rule. Raises PredictionsError where one cannot be judged."""
-    return tuple(rule.judge(found) for rule in rules)
+def judge_rules(rules: Sequence[Rule], findings: Findings) -> tuple[Verdict, ...]:
+    """Return the verdict on each rule. Raises PredictionsError when one cannot be judged."""
+    return tuple(rule.judge(findings) for rule in rules)
 
 
-def verdicts_json(verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """As --json tells of them."""
+def format_verdicts(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """Return the verdicts as --json prints them."""
     return {
-        "rules": [{"rule": one.rule, "broken": one.broken, "message": one.message} for one in verdicts],
-        "broken_rules": [one.rule for one in verdicts if one.broken],
+        "rules": [
+            {"rule": verdict.rule, "broken": verdict.is_broken, "message": verdict.message} for verdict in verdicts
+        ],
+        "broken_rules": [verdict.rule for verdict in verdicts if verdict.is_broken],
     }
 
 
-def _rule(text: str) -> Rule:
+def _parse_rule(text: str) -> Rule:
     name, _, value = text.partition(":")
     if name == "failed-images":
         percent = value.endswith("%")
-        most = _number(text, value.removesuffix("%")) if value or ":" in text else 0.0
-        if percent and most > 100:
+        limit = _parse_number(text, value.removesuffix("%")) if value or ":" in text else 0.0
+        if percent and limit > 100:
             raise UsageError(f"--fail-on {text}: a share is at most 100%")
-        if not percent and most != int(most):
-            raise UsageError(f"--fail-on {text}: images are counted in whole numbers", why=HELP)
-        return FailedImages(most, percent)
+        if not percent and limit != int(limit):
+            raise UsageError(f"--fail-on {text}: images are counted in whole numbers", why=EXAMPLES)
+        return FailedImages(limit, percent)
     if name == "ap-drop":
-        most = _number(text, value)
-        if most > 1:
-            raise UsageError(f"--fail-on {text}: AP is between 0 and 1, so a drop is too", why=HELP)
-        return ApDrop(most)
-    raise UsageError(f"--fail-on {text}: there is no such rule", why=HELP)
+        limit = _parse_number(text, value)
+        if limit > 1:
+            raise UsageError(f"--fail-on {text}: AP is between 0 and 1, so a drop is too", why=EXAMPLES)
+        return ApDrop(limit)
+    raise UsageError(f"--fail-on {text}: unknown rule", why=EXAMPLES)
 
 
-def _number(text: str, value: str) -> float:
+def _parse_number(text: str, value: str) -> float:
     if not _NUMBER.fullmatch(value) or not math.isfinite(float(value)):
-        raise UsageError(f"--fail-on {text}: {value!r} is no number", why=HELP)
+        raise UsageError(f"--fail-on {text}: {value!r} is not a number", why=EXAMPLES)
     return float(value)

@@ -1,4 +1,4 @@
-"""Where the true masks of manipulated images are: a folder of masks, or a data set in one of IMDL-BenCo's layouts."""
+"""Find the true masks of manipulated images, in a folder or in one of IMDL-BenCo's data sets."""
 
 from __future__ import annotations
 
@@ -21,31 +21,32 @@ PICTURES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg", ".gif", ".webp")
 
 @dataclass(frozen=True)
 class TrueMask:
-    """An image and its mask; None: the image was not manipulated."""
+    """An image and its mask; None if the image was not manipulated."""
 
     image: str
     mask: Path | None
 
 
-def read_truth(source: Path, images: Sequence[str]) -> list[TrueMask]:
-    """The masks that `source` has, in its order.
+def read_masks(source: Path, images: Sequence[str]) -> list[TrueMask]:
+    """Return the masks of `source`, in its order.
 
-    A folder with Tp/ and Gt/ or a .json is one of IMDL-BenCo's data sets (`manipulation_data`); any other folder holds
-    masks under the relative paths of `images`. Images without a known mask are left out. Raises UsageError.
+    A folder with Tp/ and Gt/ or a .json is one of IMDL-BenCo's data sets (`inputs.benco_datasets`); any other folder
+    holds masks under the relative paths of `images`. Images without a known mask are skipped. Raises UsageError.
     """
     if source.is_dir() and not is_tp_gt(source):
-        found = list(_folder(source, images))
+        masks = list(_find_in_folder(source, images))
     elif source.is_dir() or source.suffix.lower() == ".json":
-        found = [TrueMask(sample.image.as_posix(), _mask(sample.mask)) for sample in _data_set(source) if sample.mask]
+        samples = [sample for sample in _read_samples(source) if sample.mask]
+        masks = [TrueMask(sample.image.as_posix(), _mask_file(sample.mask)) for sample in samples]
     else:
-        raise UsageError(f"there are no masks at {source}", why="it is neither a folder nor a .json data set")
-    if not found:
+        raise UsageError(f"cannot read true masks from {source}", why="it is neither a folder nor a .json data set")
+    if not masks:
         raise UsageError(f"no mask of {source} belongs to an image", hint="name masks as their images are named")
-    return found
+    return masks
 
 
-def recorded_truth(run: Path) -> list[TrueMask]:
-    """The masks that came with a run's images, where those were a data set; none for other runs."""
+def read_recorded_masks(run: Path) -> list[TrueMask]:
+    """Return the masks of a run whose images were a data set with masks; an empty list for other runs."""
     recorded = RunPaths(run).inputs
     if not recorded.is_file():
         return []
@@ -56,42 +57,41 @@ def recorded_truth(run: Path) -> list[TrueMask]:
     ]
 
 
-def _data_set(source: Path) -> tuple[Sample, ...]:
+def _read_samples(source: Path) -> tuple[Sample, ...]:
     try:
         return read_data_set(source).samples
     except RecursionError as error:
-        raise UsageError(f"{source} names itself") from error
+        raise UsageError(f"the data set {source} contains itself") from error
 
 
-def _mask(mask: Path | str | None) -> Path | None:
-    """Nothing is masked in an image that nobody manipulated."""
+def _mask_file(mask: Path | str | None) -> Path | None:
+    """Return the mask's file; None for an image marked as not manipulated."""
     return mask if isinstance(mask, Path) else None
 
 
-def places_of(truth: Sequence[TrueMask], files: Sequence[str]) -> NDArray[np.int64]:
-    """(T,) where each true mask's image is among the predicted `files`, -1 where it is not.
+def find_positions(truth: Sequence[TrueMask], files: Sequence[str]) -> NDArray[np.int64]:
+    """Return (T,) the index in the predicted `files` of each true mask's image, -1 if it is not there.
 
-    Found by the longest end of its path that is one of them, else by a base name that is unique on both sides.
+    An image is found by the longest end of its path that is one of `files`, else by a base name unique on both sides.
     """
-    known = {file: place for place, file in enumerate(files)}
-    places = find_images([one.image for one in truth], files)
-    for number, one in enumerate(truth):
-        parts = one.image.split("/")
+    known = {file: index for index, file in enumerate(files)}
+    positions = find_images([mask.image for mask in truth], files)
+    for index, mask in enumerate(truth):
+        parts = mask.image.split("/")
         ends = ("/".join(parts[first:]) for first in range(len(parts)))
-        places[number] = next((known[end] for end in ends if end in known), places[number])
-    return places
+        positions[index] = next((known[end] for end in ends if end in known), positions[index])
+    return positions
 
 
-def _folder(folder: Path, images: Sequence[str]) -> Iterator[TrueMask]:
-    """Masks beside nothing: x/a.jpg has x/a.png, x/a_gt.png or x/a.jpg.png."""
+def _find_in_folder(folder: Path, images: Sequence[str]) -> Iterator[TrueMask]:
+    """Yield the masks in a folder of masks only: x/a.png, x/a_gt.png or x/a.jpg.png for the image x/a.jpg."""
     for image in images:
-        mask = _named_like(folder / image)
+        mask = _find_mask(folder / image)
         if mask is not None:
             yield TrueMask(image, mask)
 
 
-def _named_like(place: Path) -> Path | None:
-    """The mask of the image that would lie at `place`."""
-    names = [f"{place.stem}{suffix}{ending}" for suffix in SUFFIXES for ending in PICTURES]
-    names += [f"{place.name}{ending}" for ending in PICTURES]
-    return next((place.with_name(name) for name in names if place.with_name(name).is_file()), None)
+def _find_mask(image: Path) -> Path | None:
+    names = [f"{image.stem}{suffix}{ending}" for suffix in SUFFIXES for ending in PICTURES]
+    names += [f"{image.name}{ending}" for ending in PICTURES]
+    return next((image.with_name(name) for name in names if image.with_name(name).is_file()), None)

@@ -1,4 +1,4 @@
-"""Figures of probability masks, from the histogram of their 256 levels inside and outside the true mask."""
+"""Figures of probability masks, from histograms of their levels inside and outside the truth."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FIXED = 128  # the first level above 0.5: 128/255
 
 @dataclass(frozen=True)
 class PixelFigures:
-    """Means over manipulated images of F1 and IoU, where a pixel is called manipulated from `threshold` on."""
+    """Means of F1 and IoU over manipulated images; pixels from `threshold` on count as manipulated."""
 
     threshold: float
     f1: float
@@ -23,7 +23,7 @@ class PixelFigures:
 
 @dataclass(frozen=True)
 class ImageFigures:
-    """Of whole images, manipulated ones being what is looked for, from the probability `threshold` on."""
+    """F1 and accuracy of whole images; those of at least `threshold` are predicted manipulated."""
 
     threshold: float
     f1: float
@@ -32,7 +32,7 @@ class ImageFigures:
 
 @dataclass(frozen=True)
 class Localization:
-    """How well manipulated pixels and images are found, in [0, 1]; None where nothing can be said.
+    """How well manipulated pixels and images are found, in [0, 1]; None where a figure is not defined.
 
     `fixed` figures are at a threshold chosen beforehand, `best` ones at the one threshold that gives this data set's
     highest F1: an upper bound, chosen with knowledge of the truth. `pixel_auc` is the mean of each manipulated image's
@@ -53,71 +53,74 @@ class Localization:
     failed_images: tuple[str, ...]
 
 
-def histogram(levels: NDArray[np.uint8], truth: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """(2,256) how many pixels of each level lie outside and inside the truth; both arrays are (H,W)."""
-    counted = np.bincount((levels.astype(np.int64) + LEVELS * truth).reshape(-1), minlength=2 * LEVELS)
-    return counted.reshape(2, LEVELS)
+def count_levels(levels: NDArray[np.uint8], truth: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return (2,256) the pixels of each level outside and inside the truth; both arrays are (H,W)."""
+    counts = np.bincount((levels.astype(np.int64) + LEVELS * truth).reshape(-1), minlength=2 * LEVELS)
+    return counts.reshape(2, LEVELS)
 
 
-def pixel_figures(
+def compute_pixel_figures(
     histograms: Sequence[NDArray[np.int64]],
 ) -> tuple[PixelFigures | None, PixelFigures | None, float | None]:
-    """At 0.5, at the best threshold, and the AUC, of (2,256) histograms; genuine images have none."""
-    manipulated = [one for one in histograms if one[1].any()]
+    """Return figures at 0.5, at the best threshold, and the AUC, of (2,256) histograms.
+
+    Genuine images have no pixel figures.
+    """
+    manipulated = [histogram for histogram in histograms if histogram[1].any()]
     if not manipulated:
         return None, None, None
     stacked = np.stack(manipulated).astype(np.float64)
-    # From level n on, as n goes from 0 to 255.
+    # Pixels of at least level n, for n from 0 to 255.
     reached = np.cumsum(stacked[:, :, ::-1], axis=2)[:, :, ::-1]
     false, true = reached[:, 0], reached[:, 1]
-    there = stacked[:, 1].sum(axis=1)[:, None]
-    f1 = (2 * true / (there + true + false)).mean(axis=0)
-    iou = (true / (there + false)).mean(axis=0)
-    # Level 0 would call every pixel manipulated, which is no threshold one would choose.
+    total = stacked[:, 1].sum(axis=1)[:, None]
+    f1 = (2 * true / (total + true + false)).mean(axis=0)
+    iou = (true / (total + false)).mean(axis=0)
+    # Level 0 is excluded: it would call every pixel manipulated.
     best = 1 + int(np.argmax(f1[1:]))
     fixed, chosen = (
         PixelFigures(threshold, float(f1[level]), float(iou[level]))
         for threshold, level in ((0.5, FIXED), (best / (LEVELS - 1), best))
     )
-    areas = [auc_of_levels(one) for one in manipulated if one[0].any()]
+    areas = [compute_auc(histogram) for histogram in manipulated if histogram[0].any()]
     return fixed, chosen, float(np.mean(areas)) if areas else None
 
 
-def auc_of_levels(counted: NDArray[np.int64]) -> float:
-    """The chance that a pixel inside has a higher level than one outside, equal levels counting half."""
-    outside, inside = counted.astype(np.float64)
+def compute_auc(histogram: NDArray[np.int64]) -> float:
+    """Return the chance that a pixel inside has a higher level than one outside; equal levels count half."""
+    outside, inside = histogram.astype(np.float64)
     below = np.cumsum(outside) - outside
     return float((inside * (below + outside / 2)).sum() / (inside.sum() * outside.sum()))
 
 
-def image_figures(
+def compute_image_figures(
     scores: NDArray[np.float64], manipulated: NDArray[np.bool_]
 ) -> tuple[ImageFigures | None, ImageFigures | None, float | None]:
-    """At 0.5, at the best threshold, and the AUC, of (I,) probabilities."""
+    """Return figures at 0.5, at the best threshold, and the AUC, of (I,) probabilities."""
     if not len(scores):
         return None, None, None
-    fixed = _at(scores > 0.5, manipulated, 0.5)
-    return fixed, _best(scores, manipulated), _auc(scores, manipulated)
+    fixed = _compute_at(scores > 0.5, manipulated, 0.5)
+    return fixed, _find_best(scores, manipulated), _compute_image_auc(scores, manipulated)
 
 
-def _best(scores: NDArray[np.float64], manipulated: NDArray[np.bool_]) -> ImageFigures:
-    """At the threshold of the highest F1; of several, the highest threshold."""
+def _find_best(scores: NDArray[np.float64], manipulated: NDArray[np.bool_]) -> ImageFigures:
+    """Return the figures at the threshold of the highest F1; of several, the highest threshold."""
     order = np.argsort(-scores, kind="stable")
     falling = scores[order]
     right = np.cumsum(manipulated[order])
     f1 = 2 * right / (np.arange(1, len(scores) + 1) + max(int(manipulated.sum()), 1))
-    whole = np.append(falling[1:] != falling[:-1], True)  # equal scores are called together
+    whole = np.append(falling[1:] != falling[:-1], True)  # equal scores are on the same side of any threshold
     threshold = float(falling[int(np.argmax(np.where(whole, f1, -1.0)))])
-    return _at(scores >= threshold, manipulated, threshold)
+    return _compute_at(scores >= threshold, manipulated, threshold)
 
 
-def _at(called: NDArray[np.bool_], manipulated: NDArray[np.bool_], threshold: float) -> ImageFigures:
+def _compute_at(called: NDArray[np.bool_], manipulated: NDArray[np.bool_], threshold: float) -> ImageFigures:
     right = int((called & manipulated).sum())
     total = int(called.sum()) + int(manipulated.sum())
     return ImageFigures(threshold, 2 * right / total if total else 0.0, float((called == manipulated).mean()))
 
 
-def _auc(scores: NDArray[np.float64], manipulated: NDArray[np.bool_]) -> float | None:
+def _compute_image_auc(scores: NDArray[np.float64], manipulated: NDArray[np.bool_]) -> float | None:
     inside, outside = scores[manipulated], np.sort(scores[~manipulated])
     if not len(inside) or not len(outside):
         return None

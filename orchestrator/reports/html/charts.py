@@ -1,4 +1,4 @@
-"""Charts as inline SVG: precision over recall, and how scores are spread. Colours are the page's, by class."""
+"""Charts as inline SVG: precision over recall, and histograms of scores. The page's CSS classes colour them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ LEFT, RIGHT, TOP, BOTTOM = 30, 8, 8, 24
 BINS = 20
 
 
-def precision_recall(curves: Sequence[NDArray[np.float64]], labels: Sequence[str], title: str) -> str:
-    """One chart of (101,) precisions at COCO's recalls, a line for each run; -1 where nothing is annotated."""
+def draw_precision_recall(curves: Sequence[NDArray[np.float64]], labels: Sequence[str], title: str) -> str:
+    """Draw (101,) precisions at COCO's recalls, a line for each run; -1 where nothing is annotated."""
     lines = []
     for number, curve in enumerate(curves):
         if curve.max(initial=-1) < 0:
@@ -25,27 +25,27 @@ def precision_recall(curves: Sequence[NDArray[np.float64]], labels: Sequence[str
         )
         label = f"<title>{escape(labels[number])}</title>"
         lines.append(f'<polyline class="line run{number % 6}" points="{points}">{label}</polyline>')
-    return _frame("".join(lines), title, ("0", "0.5", "1"), ("0", "0.5", "1"), "recall", "precision")
+    return _draw_frame("".join(lines), title, ("0", "0.5", "1"), ("0", "0.5", "1"), "recall", "precision")
 
 
-def histogram(scores: NDArray[np.float32], number: int, title: str) -> str:
-    """How many instances there are in each of BINS equal parts of the scores from 0 to 1."""
+def draw_histogram(scores: NDArray[np.float32], number: int, title: str) -> str:
+    """Draw the numbers of instances in BINS equal parts of the scores from 0 to 1."""
     counts, _ = np.histogram(scores, bins=BINS, range=(0, 1))
     highest = int(counts.max(initial=0))
     width = (WIDTH - LEFT - RIGHT) / BINS
     bars = []
-    for place, count in enumerate(counts.tolist()):
+    for index, count in enumerate(counts.tolist()):
         if count:
             y = _y(count / highest)
             bars.append(
-                f'<rect class="bar run{number % 6}" x="{LEFT + place * width + 0.5:.1f}" y="{y:.1f}" '
+                f'<rect class="bar run{number % 6}" x="{LEFT + index * width + 0.5:.1f}" y="{y:.1f}" '
                 f'width="{width - 1:.1f}" height="{HEIGHT - BOTTOM - y:.1f}">'
-                f"<title>{place / BINS:.2f} to {(place + 1) / BINS:.2f}: {count}</title></rect>"
+                f"<title>{index / BINS:.2f} to {(index + 1) / BINS:.2f}: {count}</title></rect>"
             )
-    return _frame("".join(bars), title, ("0", "0.5", "1"), ("0", "", _short(highest)), "score", "instances")
+    return _draw_frame("".join(bars), title, ("0", "0.5", "1"), ("0", "", _abbreviate(highest)), "score", "instances")
 
 
-def _frame(
+def _draw_frame(
     content: str, title: str, across: tuple[str, str, str], up: tuple[str, str, str], below: str, beside: str
 ) -> str:
     grid, marks = [], []
@@ -72,5 +72,5 @@ def _y(share: float) -> float:
     return HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP)
 
 
-def _short(number: int) -> str:
+def _abbreviate(number: int) -> str:
     return f"{number / 1000:.0f}k" if number >= 10_000 else f"{number}"

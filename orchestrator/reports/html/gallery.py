@@ -1,4 +1,4 @@
-"""The gallery's images: which ones are shown, and what is drawn over each."""
+"""The gallery of the page: choose the images it shows, and make what is drawn over each."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.evaluation.agreement import measure_agreement, select_rows
 from orchestrator.evaluation.coco.ground_truth import Iou, Truth
-from orchestrator.evaluation.compare.agreement import overlaps, paired_levels
-from orchestrator.evaluation.compare.compare import Judged
-from orchestrator.evaluation.runs import Source
+from orchestrator.evaluation.compare.compare import JudgedRun
+from orchestrator.evaluation.runs import OpenedRun
 from orchestrator.predictions.annotations import find_images
-from orchestrator.predictions.predictions import STATUS_FAILED, Predictions
-from orchestrator.reports.html.thumbnails import Thumbnail, fitted, small_mask, thumbnail
+from orchestrator.predictions.predictions import Predictions
+from orchestrator.predictions.schema import STATUS_FAILED, to_xywh
+from orchestrator.reports.html.thumbnails import Thumbnail, fit_size, make_thumbnail, shrink_mask
 
 Finder = Callable[[str], Path]
-NEVER_DECODED = (400, 120)
+NEVER_DECODED = (400, 120)  # size on the page, in pixels, of an image that no run could decode
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What the page may hold: images in the gallery, bytes of their pictures and overlays, instances a panel."""
+class PageLimits:
+    """Limits of the gallery: images, megabytes, instances per panel, and their least score."""
 
     images: int = 240
     megabytes: float = 16.0
@@ -34,89 +35,79 @@ class Limits:
 
 @dataclass
 class Gallery:
-    """Images as the page's script reads them, and a sentence on how they were chosen."""
+    """Images as the page's script reads them, their bytes, and whether the limit of bytes was reached."""
 
     images: list[dict[str, Any]] = field(default_factory=list)
     bytes: int = 0
-    full: bool = False
+    is_full: bool = False
     unreadable: int = 0
 
 
 @dataclass(frozen=True)
 class Material:
-    """All that pictures are made from; `judged` is empty without annotations."""
+    """Everything that pictures are made from; `judged` is empty without annotations."""
 
-    sources: Sequence[Source]
+    runs: Sequence[OpenedRun]
     finders: Sequence[Finder | None]
     truth: Truth | None
-    judged: Sequence[Judged]
+    judged: Sequence[JudgedRun]
     iou: Iou
-    limits: Limits
+    limits: PageLimits
 
 
-def disagreement(material: Material) -> NDArray[np.float64]:
-    """(I,) for each image of the first run, from 0 to 1, of instances that score at least `limits.min_score`.
+def measure_disagreement(material: Material) -> NDArray[np.float64]:
+    """Return (I,) the disagreement on each image of the first run, from 0 to 1.
 
-    Between runs it is the share of instances without their like in the other run (IoU 0.5, same category), the mean
-    over pairs of runs; for a single run with annotations, the share without their like in the truth.
+    Between runs it is the share of instances without a partner in the other run (IoU 0.5, same category), the mean
+    over pairs of runs; for a single run with annotations, the share without a partner in the truth. Only instances
+    that score at least `limits.min_score` count.
     """
-    sources = material.sources
-    if len(sources) == 1:
-        return _disagreement_with_truth(material)
-    total = np.zeros(len(sources[0].predictions))
-    pairs = [(a, b) for place, a in enumerate(sources) for b in sources[place + 1 :]]
+    runs = material.runs
+    if len(runs) == 1:
+        return _measure_errors(material)
+    files, min_score = runs[0].predictions.files, material.limits.min_score
+    total = np.zeros(len(files))
+    pairs = [(first, second) for index, first in enumerate(runs) for second in runs[index + 1 :]]
     for first, second in pairs:
-        total += _apart(first.predictions, second.predictions, sources[0].predictions.files, material)
+        pair = (first.predictions, second.predictions)
+        total += [1 - measure_agreement(*pair, file, material.iou, min_score) for file in files]
     mean: NDArray[np.float64] = total / len(pairs)
     return mean
 
 
-def _apart(first: Predictions, second: Predictions, files: Sequence[str], material: Material) -> NDArray[np.float64]:
-    found = np.zeros(len(files))
-    for place, file in enumerate(files):
-        rows, others = (_shown(one, one.index(file), material.limits.min_score) for one in (first, second))
-        total, paired = len(rows) + len(others), 0
-        for number in np.intersect1d(first.classes[rows], second.classes[others]).tolist():
-            ours, theirs = rows[first.classes[rows] == number], others[second.classes[others] == number]
-            paired += paired_levels(overlaps(first, ours, second, theirs, material.iou))[0]
-        found[place] = 1 - 2 * paired / total if total else 0.0
-    return found
-
-
-def _disagreement_with_truth(material: Material) -> NDArray[np.float64]:
-    predictions = material.sources[0].predictions
+def _measure_errors(material: Material) -> NDArray[np.float64]:
+    """Return (I,) the share of instances of the only run and of the truth that have no partner."""
+    predictions = material.runs[0].predictions
     if material.truth is None:
         return np.zeros(len(predictions))
-    right, wrong, missed = error_counts(material, 0)
+    right, wrong, missed = _count_errors(material, material.truth)
     total = 2 * right + wrong + missed
     shares: NDArray[np.float64] = np.divide(wrong + missed, total, out=np.zeros(len(total)), where=total > 0)
     return shares
 
 
-def error_counts(material: Material, run: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """(I,) right, wrong and missed instances in each image of the first run, at IoU 0.5 and `limits.min_score`."""
-    truth, judged = material.truth, material.judged[run]
-    assert truth is not None
-    assert judged.matches is not None
-    counted = judged.matches.scores >= material.limits.min_score
-    images = judged.matches.image
-    right = np.bincount(images[judged.matches.right[0] & counted], minlength=len(truth))
-    wrong = np.bincount(images[judged.matches.wrong[0] & counted], minlength=len(truth))
-    there = np.bincount(truth.image[~truth.crowd], minlength=len(truth))
-    places = places_in(truth, material.sources[0].predictions)
-    known = places >= 0
-    return tuple(np.where(known, part[places], 0) for part in (right, wrong, there - right))  # type: ignore[return-value]
+def _count_errors(material: Material, truth: Truth) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return (I,) right, wrong and missed instances in each image of the first run, at IoU 0.5."""
+    matches = material.judged[0].matches
+    assert matches is not None
+    is_shown = matches.scores >= material.limits.min_score
+    right = np.bincount(matches.image[matches.right[0] & is_shown], minlength=len(truth))
+    wrong = np.bincount(matches.image[matches.wrong[0] & is_shown], minlength=len(truth))
+    annotated = np.bincount(truth.image[~truth.crowd], minlength=len(truth))
+    indices = _find_in_truth(truth, material.runs[0].predictions)
+    counts = (np.where(indices >= 0, part[indices], 0) for part in (right, wrong, annotated - right))
+    return tuple(counts)  # type: ignore[return-value]
 
 
-def places_in(truth: Truth, predictions: Predictions) -> NDArray[np.int64]:
-    """(I,) each image's place in the truth, -1 where it is not annotated."""
+def _find_in_truth(truth: Truth, predictions: Predictions) -> NDArray[np.int64]:
+    """Return (I,) each image's index in the truth, -1 where it is not annotated."""
     if not len(truth):
         return np.full(len(predictions), -1, np.int64)
     return find_images(predictions.files, truth.files)
 
 
-def choose(scores: NDArray[np.float64], count: int) -> NDArray[np.int64]:
-    """Which images to show, in their order: all, or half the ones of the highest score, and half spread evenly."""
+def choose_images(scores: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+    """Choose images, in their order: all, or half those of the highest scores and half spread evenly."""
     if len(scores) <= count:
         return np.arange(len(scores))
     by_score = np.argsort(-scores, kind="stable")[: count // 2]
@@ -125,17 +116,17 @@ def choose(scores: NDArray[np.float64], count: int) -> NDArray[np.int64]:
     return np.union1d(by_score, spread)
 
 
-def build(material: Material, apart: NDArray[np.float64], chosen: Sequence[int]) -> Gallery:
-    """Pictures and overlays of the chosen images of the first run, until the budget is spent."""
+def build_gallery(material: Material, disagreement: NDArray[np.float64], chosen: Sequence[int]) -> Gallery:
+    """Make pictures and overlays of the chosen images of the first run, up to the limit of bytes."""
     gallery = Gallery()
     panels = _Panels(material)
-    # The most telling first: whatever the budget cuts off is what matters least.
-    for image in sorted(chosen, key=lambda one: -apart[one]):
-        file = material.sources[0].predictions.files[image]
-        picture, problem = _picture(material, file)
+    # Highest disagreement first: the limit drops the images with the least.
+    for image in sorted(chosen, key=lambda number: -disagreement[number]):
+        file = material.runs[0].predictions.files[image]
+        picture, problem = _make_picture(material, file)
         size = [0, 0] if picture is None else [picture.width, picture.height]
         if picture is None:
-            size = list(_size(material, file))
+            size = list(_fit_without_picture(material, file))
             gallery.unreadable += 1
         entry = {
             "n": image,
@@ -143,139 +134,134 @@ def build(material: Material, apart: NDArray[np.float64], chosen: Sequence[int])
             "size": size,
             "url": "" if picture is None else picture.url,
             "note": problem,
-            "apart": round(float(apart[image]), 3),
-            "panels": panels.of(file, (size[0], size[1])),
+            "apart": round(float(disagreement[image]), 3),
+            "panels": panels.make(file, (size[0], size[1])),
         }
         weight = len(str(entry))
         if gallery.images and gallery.bytes + weight > material.limits.megabytes * 1e6:
-            gallery.full = True
+            gallery.is_full = True
             break
         gallery.bytes += weight
         gallery.images.append(entry)
-    gallery.images.sort(key=lambda one: int(one["n"]))
+    gallery.images.sort(key=lambda entry: int(entry["n"]))
     return gallery
 
 
-def _picture(material: Material, file: str) -> tuple[Thumbnail | None, str]:
-    """The image from the first run that has it, and otherwise why there is none."""
+def _make_picture(material: Material, file: str) -> tuple[Thumbnail | None, str]:
+    """Return the picture of the first run that has the image, or None and the reason."""
     problem = "the image files are not known: only predictions were given"
-    for source, finder in zip(material.sources, material.finders, strict=True):
+    for run, finder in zip(material.runs, material.finders, strict=True):
         if finder is None:
             continue
         try:
-            return thumbnail(finder(file), source.predictions.meta.get("exif") != "ignore"), ""
+            return make_thumbnail(finder(file), run.predictions.meta.get("exif") != "ignore"), ""
         except (OSError, ValueError, KeyError) as error:
             problem = f"the image cannot be shown: {error}"
     return None, problem
 
 
-def _size(material: Material, file: str) -> tuple[int, int]:
-    """What an image without a picture takes on the page: width, height."""
-    sizes = [source.predictions.image_size[source.predictions.index(file)].tolist() for source in material.sources]
+def _fit_without_picture(material: Material, file: str) -> tuple[int, int]:
+    """Return the size on the page, width and height, of an image that has no picture."""
+    sizes = [run.predictions.image_size[run.predictions.index(file)].tolist() for run in material.runs]
     height, width = max(sizes)
-    return fitted(width, height) if height and width else NEVER_DECODED
-
-
-def _shown(predictions: Predictions, image: int, min_score: float) -> NDArray[np.int64]:
-    part = predictions.rows(image)
-    rows: NDArray[np.int64] = part.start + np.flatnonzero(predictions.scores[part] >= min_score)
-    return rows
+    return fit_size(width, height) if height and width else NEVER_DECODED
 
 
 class _Panels:
     """What is drawn over an image: first the truth, if there is one, then each run's instances.
 
-    An instance is [category, score, box, mask, right]: `right` 1 or 0 at IoU 0.5, null where nothing says.
+    An instance is [category, score, box, mask, right]: `right` is 1 or 0 at IoU 0.5, null without a truth.
     """
 
     def __init__(self, material: Material) -> None:
         self._material = material
         self._right: list[dict[int, int]] = []
-        self._found: list[NDArray[np.float64]] = []
-        self._places: dict[str, int] = {}
+        self._scores_of_annotations: list[NDArray[np.float64]] = []
+        self._index_in_truth: dict[str, int] = {}
         if material.truth is not None:
-            first = material.sources[0].predictions
-            self._places = dict(zip(first.files, places_in(material.truth, first).tolist(), strict=True))
+            first = material.runs[0].predictions
+            indices = _find_in_truth(material.truth, first).tolist()
+            self._index_in_truth = dict(zip(first.files, indices, strict=True))
         for judged in material.judged:
             matches, truth = judged.matches, material.truth
             assert matches is not None
             assert truth is not None
-            rows = judged.joined.detections.row[matches.place]
+            rows = judged.joined.detections.row[matches.index]
             self._right.append(dict(zip(rows.tolist(), (~matches.wrong[0]).astype(int).tolist(), strict=True)))
-            found = np.zeros(len(truth.image))
-            matched = matches.partner[0] >= 0
-            found[matches.partner[0][matched]] = matches.scores[matched]
-            found[truth.crowd] = np.nan
-            self._found.append(found)
+            scores = np.zeros(len(truth.image))
+            is_matched = matches.partner[0] >= 0
+            scores[matches.partner[0][is_matched]] = matches.scores[is_matched]
+            scores[truth.crowd] = np.nan
+            self._scores_of_annotations.append(scores)
 
-    def of(self, file: str, size: tuple[int, int]) -> list[dict[str, Any]]:
-        """The panels of an image that is shown at `size` (width, height)."""
-        truth, place = self._material.truth, self._places.get(file, -1)
-        panels = [] if truth is None else [self._truth(truth, place, size)]
-        for number, source in enumerate(self._material.sources):
-            panels.append(self._run(source.predictions, number, file, size, place))
+    def make(self, file: str, size: tuple[int, int]) -> list[dict[str, Any]]:
+        """Return the panels of an image that is shown at `size` (width, height)."""
+        truth, index = self._material.truth, self._index_in_truth.get(file, -1)
+        panels = [] if truth is None else [self._make_truth_panel(truth, index, size)]
+        for number, run in enumerate(self._material.runs):
+            panels.append(self._make_run_panel(run.predictions, number, file, size, index))
         return panels
 
-    def _scores_of_truth(self, run: int, place: int) -> list[float | None]:
-        """For each annotation of an image the score of what found it, 0 for nothing, None for a crowd."""
+    def _list_scores(self, run: int, index: int) -> list[float | None]:
+        """Return for each annotation of an image the score of its match, 0 without a match, None for a crowd."""
         assert self._material.truth is not None
-        scores = self._found[run][self._material.truth.image == place].tolist()
+        scores = self._scores_of_annotations[run][self._material.truth.image == index].tolist()
         return [None if np.isnan(score) else round(score, 3) for score in scores]
 
-    def _truth(self, truth: Truth, place: int, size: tuple[int, int]) -> dict[str, Any]:
-        if place < 0:
+    def _make_truth_panel(self, truth: Truth, index: int, size: tuple[int, int]) -> dict[str, Any]:
+        if index < 0:
             return {"error": "not annotated"}
-        numbers = np.flatnonzero(truth.image == place).tolist()
-        height, width = truth.sizes[place].tolist()
+        numbers = np.flatnonzero(truth.image == index).tolist()
+        height, width = truth.sizes[index].tolist()
         if not width or not height:
             return {"error": "the annotations do not say the image's size"}
         shown = [
             [
                 int(truth.category[number]),
                 None,
-                _box(truth.boxes[number], size, (width, height)),
-                _mask(truth.masks[number] if truth.masks is not None else None, size),
+                _scale_box(truth.boxes[number], size, (width, height)),
+                _scale_mask(truth.masks[number] if truth.masks is not None else None, size),
                 None,
             ]
             for number in numbers
         ]
         return {"instances": shown}
 
-    def _run(self, predictions: Predictions, run: int, file: str, size: tuple[int, int], place: int) -> dict[str, Any]:
+    def _make_run_panel(
+        self, predictions: Predictions, run: int, file: str, size: tuple[int, int], index: int
+    ) -> dict[str, Any]:
         image = predictions.index(file)
         if predictions.status[image] == STATUS_FAILED:
             return {"error": f"failed: {predictions.error[image]}"}
         limits = self._material.limits
-        rows = _shown(predictions, image, limits.min_score)
+        rows = select_rows(predictions, image, limits.min_score)
         height, width = predictions.image_size[image].tolist()
-        right = self._right[run] if self._right and place >= 0 else {}
+        right = self._right[run] if self._right and index >= 0 else {}
         shown = []
         for row in rows[: limits.instances].tolist():
-            corners = predictions.boxes[row].astype(np.float64)
-            box = np.concatenate((corners[:2], corners[2:] - corners[:2]))
             mask = {"counts": predictions.counts(row), "size": [height, width]}
             shown.append(
                 [
                     int(predictions.classes[row]),
                     round(float(predictions.scores[row]), 3),
-                    _box(box, size, (width, height)),
-                    _mask(mask, size),
+                    _scale_box(to_xywh(predictions.boxes[row]), size, (width, height)),
+                    _scale_mask(mask, size),
                     right.get(row),
                 ]
             )
         panel: dict[str, Any] = {"instances": shown}
         if len(rows) > limits.instances:
             panel["more"] = len(rows) - limits.instances
-        if self._found and place >= 0:
-            panel["found"] = self._scores_of_truth(run, place)
+        if self._scores_of_annotations and index >= 0:
+            panel["found"] = self._list_scores(run, index)
         return panel
 
 
-def _box(box: NDArray[np.float64], size: tuple[int, int], original: tuple[int, int]) -> list[float]:
-    """x, y, width, height at the size shown, to a tenth of a pixel."""
+def _scale_box(box: NDArray[np.float64], size: tuple[int, int], original: tuple[int, int]) -> list[float]:
+    """Return x, y, width, height at the size shown, rounded to a tenth of a pixel."""
     scale = np.array([size[0] / original[0], size[1] / original[1]] * 2)
     return [round(side, 1) for side in (box * scale).tolist()]
 
 
-def _mask(mask: dict[str, Any] | None, size: tuple[int, int]) -> list[Any] | None:
-    return None if mask is None else small_mask(mask["counts"], list(mask["size"]), *size)
+def _scale_mask(mask: dict[str, Any] | None, size: tuple[int, int]) -> list[Any] | None:
+    return None if mask is None else shrink_mask(mask["counts"], list(mask["size"]), *size)

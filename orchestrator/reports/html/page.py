@@ -1,4 +1,4 @@
-"""The page's content as plain values, and the page made from them by the template."""
+"""The page: collect its content as plain values, and render the template with them."""
 
 from __future__ import annotations
 
@@ -13,111 +13,112 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from orchestrator.evaluation.compare.compare import Comparison, Judged
-from orchestrator.evaluation.runs import Source
-from orchestrator.predictions.predictions import STATUS_FAILED
-from orchestrator.reports.draw import colour_of
-from orchestrator.reports.html.charts import histogram, precision_recall
-from orchestrator.reports.html.gallery import Gallery, Limits
-from orchestrator.reports.tables import Table, caption, tables
+from orchestrator.evaluation.compare.compare import Comparison, JudgedRun
+from orchestrator.evaluation.runs import OpenedRun
+from orchestrator.predictions.schema import STATUS_FAILED
+from orchestrator.reports.draw import choose_colour
+from orchestrator.reports.html.charts import draw_histogram, draw_precision_recall
+from orchestrator.reports.html.gallery import Gallery, PageLimits
+from orchestrator.reports.tables import Table, make_caption, make_tables
 
 SHOWN_FAILURES = 500
 
 
 @dataclass(frozen=True)
 class Page:
-    """All that the page is made from."""
+    """Everything that the page is made from."""
 
     comparison: Comparison
-    judged: Sequence[Judged]
+    judged: Sequence[JudgedRun]
     gallery: Gallery
-    limits: Limits
+    limits: PageLimits
     annotations: Path | None
     title: str | None
     version: str
 
 
 def render(page: Page) -> str:
-    """The whole page: style, script, pictures and data inside."""
-    sources = page.comparison.sources
+    """Return the whole page as HTML, with style, script, pictures and data inside."""
+    runs = page.comparison.runs
     templates = files("orchestrator.reports.html") / "templates"
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.from_string((templates / "report.html").read_text(encoding="utf-8"))
     return template.render(
-        title=page.title or _title(sources),
+        title=page.title or _make_title(runs),
         style=Markup((templates / "report.css").read_text(encoding="utf-8")),
         script=Markup((templates / "report.js").read_text(encoding="utf-8")),
-        data=_script_json(_data(page)),
+        data=_encode_for_script(_collect_data(page)),
         version=page.version,
-        runs=[_run(source, number) for number, source in enumerate(sources)],
+        runs=[_describe_run(run, number) for number, run in enumerate(runs)],
         annotations=page.annotations,
-        facts=_facts(page),
-        tables=[_table(table) for table in tables(page.comparison, per_category=True)],
-        notes=[*page.comparison.notes, *caption(page.comparison)],
-        curves=_curves(page),
+        facts=_list_facts(page),
+        tables=[_describe_table(table) for table in make_tables(page.comparison, per_category=True)],
+        notes=[*page.comparison.notes, *make_caption(page.comparison)],
+        curves=_draw_curves(page),
         histograms=[
-            (source.label, Markup(histogram(source.predictions.scores, number, source.label)))
-            for number, source in enumerate(sources)
+            (run.label, Markup(draw_histogram(run.predictions.scores, number, run.label)))
+            for number, run in enumerate(runs)
         ],
-        categories=_categories(page),
-        gallery=_gallery_words(page),
+        categories=_list_categories(page),
+        gallery=_describe_gallery(page),
         has_truth=page.annotations is not None,
-        failures=_failures(sources),
+        failures=_list_failures(runs),
     )
 
 
-def _title(sources: Sequence[Source]) -> str:
-    """The models' names; runs of one model are told apart further down."""
-    return " · ".join(dict.fromkeys(source.model for source in sources))
+def _make_title(runs: Sequence[OpenedRun]) -> str:
+    """Return the models' names, each once."""
+    return " · ".join(dict.fromkeys(run.model for run in runs))
 
 
-def _script_json(value: Any) -> Markup:
-    """JSON that cannot end the script element it stands in."""
+def _encode_for_script(value: Any) -> Markup:
+    """Return JSON that cannot end the script element that holds it."""
     text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
-def _data(page: Page) -> dict[str, Any]:
+def _collect_data(page: Page) -> dict[str, Any]:
     colours = {
-        number: {"name": name, "colour": f"rgb{colour_of(number)}"} for number, name in _categories(page).items()
+        number: {"name": name, "colour": f"rgb{choose_colour(number)}"}
+        for number, name in _list_categories(page).items()
     }
     return {
         "truth": page.annotations is not None,
-        "runs": [source.label for source in page.comparison.sources],
+        "runs": [run.label for run in page.comparison.runs],
         "categories": colours,
         "minScore": page.limits.min_score,
         "images": page.gallery.images,
     }
 
 
-def _categories(page: Page) -> dict[int, str]:
+def _list_categories(page: Page) -> dict[int, str]:
     known: dict[int, str] = {}
-    for source in page.comparison.sources:
-        known |= {int(one["id"]): str(one["name"]) for one in source.predictions.meta.get("categories", [])}
+    for run in page.comparison.runs:
+        known |= {int(entry["id"]): str(entry["name"]) for entry in run.predictions.meta.get("categories", [])}
     for judged in page.judged:
-        known |= {one.id: one.name for one in judged.evaluation.per_category}
+        known |= {category.id: category.name for category in judged.evaluation.per_category}
     return dict(sorted(known.items()))
 
 
-def _run(source: Source, number: int) -> dict[str, Any]:
-    found, meta = source.predictions, source.predictions.meta
-    rate = source.images_per_second
+def _describe_run(run: OpenedRun, number: int) -> dict[str, Any]:
+    predictions, meta = run.predictions, run.predictions.meta
+    rate = run.images_per_second
     gpus = ", ".join(
-        str(gpu.get("name", gpu)) if isinstance(gpu, dict) else str(gpu) for gpu in source.run.get("gpus", [])
+        str(gpu.get("name", gpu)) if isinstance(gpu, dict) else str(gpu) for gpu in run.run.get("gpus", [])
     )
-    seconds = source.summary.get("seconds", {})
-    versions = source.summary.get("versions", {})
+    seconds = run.summary.get("seconds", {})
+    versions = run.summary.get("versions", {})
     return {
         "number": number % 6,
-        "label": source.label,
-        "model": source.model,
-        "variant": source.variant,
-        "images": len(found),
-        "failed": int((found.status == STATUS_FAILED).sum()),
-        "instances": len(found.scores),
-        "empty": int(((np.diff(found.offsets) == 0) & (found.status != STATUS_FAILED)).sum()),
+        "label": run.label,
+        "model": run.model,
+        "variant": run.variant,
+        "images": len(predictions),
+        "failed": int((predictions.status == STATUS_FAILED).sum()),
+        "instances": len(predictions.scores),
+        "empty": int(((np.diff(predictions.offsets) == 0) & (predictions.status != STATUS_FAILED)).sum()),
         "device": meta.get("device"),
         "gpus": gpus,
         "runtime": meta.get("runtime"),
@@ -127,74 +128,75 @@ def _run(source: Source, number: int) -> dict[str, Any]:
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "floor": meta.get("score_threshold"),
         "most": meta.get("max_detections"),
-        "provenance": _provenance(source),
+        "provenance": _list_provenance(run),
     }
 
 
-def _provenance(source: Source) -> list[tuple[str, str]]:
-    """Everything the predictions and the run say of their origin, one line each."""
-    meta = {**source.run.get("resolved", {}), **source.predictions.meta}
-    lines = {"predictions": str(source.predictions.path)}
+def _list_provenance(run: OpenedRun) -> list[tuple[str, str]]:
+    """Return what the predictions and the run record of their origin, by name."""
+    meta = {**run.run.get("resolved", {}), **run.predictions.meta}
+    lines = {"predictions": str(run.predictions.path)}
     for key in sorted(meta):
         value = meta[key]
         if key in ("categories", "attribute_names"):
-            lines[key] = ", ".join(str(one["name"]) if isinstance(one, dict) else str(one) for one in value or [])
+            lines[key] = ", ".join(
+                str(entry["name"]) if isinstance(entry, dict) else str(entry) for entry in value or []
+            )
         else:
             lines[key] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     for key in ("plan", "shards", "shard_size", "why_runtime", "why_variant", "gpus"):
-        if key in source.run:
-            value = source.run[key]
+        if key in run.run:
+            value = run.run[key]
             lines[key] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     for key in ("versions", "notices", "lost_workers"):
-        if source.summary.get(key):
-            lines[key] = json.dumps(source.summary[key], ensure_ascii=False)
-    request = source.run.get("request", {})
+        if run.summary.get(key):
+            lines[key] = json.dumps(run.summary[key], ensure_ascii=False)
+    request = run.run.get("request", {})
     if request.get("images"):
         lines["images given"] = ", ".join(map(str, request["images"]))
     return [(key.replace("_", " "), value) for key, value in lines.items()]
 
 
-def _facts(page: Page) -> list[tuple[str, str]]:
-    """The few numbers at the top."""
-    sources = page.comparison.sources
-    first = sources[0].predictions
-    facts = [("runs", str(len(sources))), ("images", f"{len(first):,}")]
-    facts.append(("instances", f"{sum(len(source.predictions.scores) for source in sources):,}"))
+def _list_facts(page: Page) -> list[tuple[str, str]]:
+    """Return the numbers at the top of the page."""
+    runs = page.comparison.runs
+    facts = [("runs", str(len(runs))), ("images", f"{len(runs[0].predictions):,}")]
+    facts.append(("instances", f"{sum(len(run.predictions.scores) for run in runs):,}"))
     if page.comparison.evaluations:
-        best = max(page.comparison.evaluations, key=lambda one: one.ap or 0)
+        best = max(page.comparison.evaluations, key=lambda evaluation: evaluation.ap or 0)
         facts.append(
             ("best mask AP" if best.iou == "segm" else "best box AP", "–" if best.ap is None else f"{best.ap:.3f}")
         )
     elif page.comparison.agreements:
-        shares = [one.agreement[0] for one in page.comparison.agreements if one.agreement[0] is not None]
+        shares = [pair.agreement[0] for pair in page.comparison.agreements if pair.agreement[0] is not None]
         facts.append(("agreement", f"{sum(shares) / len(shares):.3f}" if shares else "–"))
-    failed = sum(int((source.predictions.status == STATUS_FAILED).sum()) for source in sources)
+    failed = sum(int((run.predictions.status == STATUS_FAILED).sum()) for run in runs)
     facts.append(("failed", f"{failed:,}"))
     return facts
 
 
-def _table(table: Table) -> dict[str, Any]:
+def _describe_table(table: Table) -> dict[str, Any]:
     return {"title": table.title, "columns": table.columns, "rows": table.rows, "words": table.words}
 
 
-def _curves(page: Page) -> list[dict[str, Any]]:
-    """A chart of precision over recall at IoU 0.5 for each annotated category."""
+def _draw_curves(page: Page) -> list[dict[str, Any]]:
+    """Return a chart of precision over recall at IoU 0.5 for each annotated category."""
     if not page.judged:
         return []
-    labels = [source.label for source in page.comparison.sources]
+    labels = [run.label for run in page.comparison.runs]
     charts = []
-    for place, category in enumerate(page.judged[0].evaluation.per_category):
-        curves = [one.curves.precision[0, :, place, 0, -1] for one in page.judged]
+    for index, category in enumerate(page.judged[0].evaluation.per_category):
+        curves = [judged.curves.precision[0, :, index, 0, -1] for judged in page.judged]
         if category.ap is not None:
-            figures = [one.evaluation.per_category[place].ap50 for one in page.judged]
+            figures = [judged.evaluation.per_category[index].ap50 for judged in page.judged]
             text = " / ".join("–" if figure is None else f"{figure:.2f}" for figure in figures)
-            chart = Markup(precision_recall(curves, labels, category.name))
+            chart = Markup(draw_precision_recall(curves, labels, category.name))
             charts.append({"name": category.name, "chart": chart, "figures": text})
     return charts
 
 
-def _gallery_words(page: Page) -> dict[str, Any]:
-    shown, total = len(page.gallery.images), len(page.comparison.sources[0].predictions)
+def _describe_gallery(page: Page) -> dict[str, Any]:
+    shown, total = len(page.gallery.images), len(page.comparison.runs[0].predictions)
     limits = page.limits
     if shown == total:
         words = f"All {total:,} images."
@@ -203,21 +205,21 @@ def _gallery_words(page: Page) -> dict[str, Any]:
             f"{shown:,} of {total:,} images: of at most {limits.images:,}, half are those with the most disagreement, "
             "half are spread evenly over the others."
         )
-        if page.gallery.full:
-            words += f" The page's budget of {limits.megabytes:g} MB left out those with the least disagreement."
+        if page.gallery.is_full:
+            words += f" Those with the least disagreement are missing: the page is limited to {limits.megabytes:g} MB."
     words += f" Instances that score at least {limits.min_score:g}, the best {limits.instances} of each image."
     if page.gallery.unreadable:
         words += f" {page.gallery.unreadable:,} images could not be shown themselves."
     return {"words": words, "shown": shown}
 
 
-def _failures(sources: Sequence[Source]) -> list[dict[str, Any]]:
-    """The images that failed, run by run, at most SHOWN_FAILURES of each."""
-    found = []
-    for source in sources:
-        failed = np.flatnonzero(source.predictions.status == STATUS_FAILED)
+def _list_failures(runs: Sequence[OpenedRun]) -> list[dict[str, Any]]:
+    """Return the images that failed, run by run, at most SHOWN_FAILURES of each."""
+    failures = []
+    for run in runs:
+        failed = np.flatnonzero(run.predictions.status == STATUS_FAILED)
         if len(failed):
             shown = failed[:SHOWN_FAILURES].tolist()
-            rows = [(source.predictions.files[image], str(source.predictions.error[image])) for image in shown]
-            found.append({"label": source.label, "count": len(failed), "rows": rows, "more": len(failed) - len(rows)})
-    return found
+            rows = [(run.predictions.files[image], str(run.predictions.error[image])) for image in shown]
+            failures.append({"label": run.label, "count": len(failed), "rows": rows, "more": len(failed) - len(rows)})
+    return failures

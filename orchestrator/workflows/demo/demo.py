@@ -14,11 +14,11 @@ from PIL import Image
 
 from orchestrator.catalog.loader import ModelEntry, load_catalog
 from orchestrator.dispatch.outcome import Outcome
-from orchestrator.evaluation.coco.evaluate import Evaluation, evaluate
+from orchestrator.evaluation.coco.evaluate import evaluate
+from orchestrator.evaluation.coco.results import Evaluation
 from orchestrator.plan.options import RunOptions
 from orchestrator.predictions.predictions import Predictions
-from orchestrator.reports.draw import contact_sheet
-from orchestrator.reports.pictures import draw_run_directory
+from orchestrator.reports.draw import draw_run_directory, make_contact_sheet
 from orchestrator.system.display import Display
 from orchestrator.workflows.demo.photographs import fetch_photographs
 from orchestrator.workflows.demo.scenes import write_scenes
@@ -112,7 +112,7 @@ def _sheet(outcome: Outcome, folder: Path) -> Path:
     """Write one picture that shows the first images of a run with their predictions."""
     drawn = draw_run_directory(outcome.paths.root, outcome.paths.root / "pictures", min_score=0.3)[:SHEET]
     target = folder / f"{outcome.summary['model']}.png"
-    contact_sheet([Image.open(path).convert("RGB") for path in drawn], columns=min(4, len(drawn))).save(target)
+    make_contact_sheet([Image.open(path).convert("RGB") for path in drawn], columns=min(4, len(drawn))).save(target)
     return target
 
 

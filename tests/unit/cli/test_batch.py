@@ -12,7 +12,7 @@ import pytest
 from orchestrator.cli import main
 from orchestrator.dispatch.outcome import Outcome
 from orchestrator.errors import Interrupted, MachineError, PredictionsError
-from orchestrator.evaluation.compare.compare import Comparison, Options
+from orchestrator.evaluation.compare.compare import CompareOptions, Comparison
 from orchestrator.paths import RunPaths
 from orchestrator.system.display import BatchDisplay, Display
 from orchestrator.workflows import batch as several_runs
@@ -130,15 +130,15 @@ def test_a_comparison_is_made_of_what_is_complete(
 ) -> None:
     compared: list[Any] = []
 
-    def refuse(paths: Sequence[Path], annotations: Path | None, options: Options) -> Comparison:
+    def refuse(paths: Sequence[Path], annotations: Path | None, options: CompareOptions) -> Comparison:
         compared.append((list(paths), annotations, options))
         raise PredictionsError("these runs are not comparable", why="image list")
 
-    monkeypatch.setattr(comparison_run, "compare", refuse)
+    monkeypatch.setattr(comparison_run, "compare_runs", refuse)
     assert main(["run", "-f", str(file), "--json"]) == 6
     found = json.loads(capsys.readouterr().out)
     out = file.parent / "result"
-    assert compared == [([out / "garments-tiny", out / "again"], None, Options())]
+    assert compared == [([out / "garments-tiny", out / "again"], None, CompareOptions())]
     assert set(found) == {"runs", "comparison", "written", "errors"}
     assert (found["comparison"], found["errors"][0]["why"]) == (None, "image list")
     assert main(["run", "-f", str(file)]) == 6

@@ -39,9 +39,7 @@ def test_the_table_and_what_is_said(files: tuple[str, str], capsys: Captured) ->
     assert rows["mAP_w"] == f"{expected.weighted.map_w:.3f}"
     assert rows["shoe"] == "0"  # annotated images of a category nobody has
     assert "by hotcoco" in err
-    assert (
-        "note: 2 annotated images have no predictions; what is in them counts as missed: elsewhere.jpg, unseen" in err
-    )
+    assert "note: 2 annotated images have no predictions; their instances count as missed: elsewhere.jpg, unseen" in err
     assert "note: 1 predicted images are not in the annotations and do not count: p/003.jpg" in err
 
 
@@ -71,7 +69,7 @@ def test_names_with_commas_are_names_first() -> None:
 
 
 MISTAKES: list[tuple[list[str], int, str]] = [
-    (["GOOD"], 2, "no truth was given"),
+    (["GOOD"], 2, "no annotations were given"),
     (["GOOD", "-a", "missing.json"], 2, "cannot read the annotations"),
     (["GOOD", "-a", "list.json"], 2, "not in COCO's format"),
     (["GOOD", "-a", "text.json"], 2, "are not JSON"),
@@ -79,7 +77,7 @@ MISTAKES: list[tuple[list[str], int, str]] = [
     (["GOOD", "-a", "others.json"], 6, "none of the 12 predicted images"),
     (["GOOD", "-a", "TRUTH", "--iou", "mask"], 2, "must be segm or bbox"),
     (["GOOD", "-a", "TRUTH", "--engine", "fast"], 2, "unknown engine 'fast'"),
-    (["missing.npz", "-a", "TRUTH"], 2, "there is no file"),
+    (["missing.npz", "-a", "TRUTH"], 2, "no such file"),
     (["list.json", "-a", "TRUTH"], 6, "cannot read"),
     (["empty", "-a", "TRUTH"], 2, "has no predictions.npz"),
     (["broken.npz", "-a", "TRUTH"], 6, "cannot be evaluated"),

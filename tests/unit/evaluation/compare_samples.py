@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.evaluation.runs import Source, open_sources
+from orchestrator.evaluation.runs import OpenedRun, open_runs
 from orchestrator.predictions.predictions import Predictions
 from tests.unit.evaluation.evaluate_samples import random_arrays, random_truth
 from tests.unit.predictions.predictions_samples import Arrays, save
@@ -28,6 +28,6 @@ def two_runs(tmp_path: Path, **second: Any) -> tuple[Path, Path, Path]:
     return save(good, tmp_path / "good.npz"), save(worse, tmp_path / "worse.npz"), tmp_path / "truth.json"
 
 
-def sources(*arrays: Arrays, folder: Path) -> list[Source]:
-    """Predictions as opened files."""
-    return open_sources([save(one, folder / f"{number}.npz") for number, one in enumerate(arrays)])
+def open_arrays(*arrays: Arrays, folder: Path) -> list[OpenedRun]:
+    """Save predictions and open the files."""
+    return open_runs([save(one, folder / f"{number}.npz") for number, one in enumerate(arrays)])

@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import PredictionsError
-from orchestrator.evaluation.agreement import Agreement, Tolerances, agreement
+from orchestrator.evaluation.agreement import ToleranceAgreement, Tolerances, compare_within_tolerances
 from orchestrator.predictions import rle
 from orchestrator.predictions.predictions import Predictions
 from tests.unit.predictions.predictions_samples import SIZES, Arrays, box_mask, sample_arrays, save
 
 
-def compared(tmp_path: Path, other: Arrays, tolerances: Tolerances | None = None) -> Agreement:
+def compared(tmp_path: Path, other: Arrays, tolerances: Tolerances | None = None) -> ToleranceAgreement:
     first = Predictions.load(save(sample_arrays(), tmp_path / "a.npz"))
-    return agreement(first, Predictions.load(save(other, tmp_path / "b.npz")), tolerances or Tolerances())
+    return compare_within_tolerances(
+        first, Predictions.load(save(other, tmp_path / "b.npz")), tolerances or Tolerances()
+    )
 
 
 def changed(name: str, row: Any, value: Any) -> Arrays:
@@ -40,7 +42,7 @@ def with_mask(row: int, box: tuple[int, int, int, int]) -> Arrays:
 
 def test_equal_predictions_agree_wholly(tmp_path: Path) -> None:
     found = compared(tmp_path, sample_arrays())
-    assert found.equal
+    assert found.is_equal
     report = found.as_json()
     assert (report["instances"], report["without_partner"], report["least_iou"]) == (6, 0, 1.0)
     assert report["score_difference"] == report["attribute_difference"] == report["image_score_difference"] == 0
@@ -58,26 +60,26 @@ def test_equal_predictions_agree_wholly(tmp_path: Path) -> None:
 )
 def test_what_is_held_against_the_tolerances(tmp_path: Path, other: Arrays, field: str, equal: bool) -> None:
     found = compared(tmp_path, other)
-    assert found.equal is equal
+    assert found.is_equal is equal
     assert found.as_json()[field] > 0
-    assert compared(tmp_path, other, Tolerances(score=0.5, mask_iou=0.5)).equal
+    assert compared(tmp_path, other, Tolerances(score=0.5, mask_iou=0.5)).is_equal
 
 
 def test_another_label_has_no_partner(tmp_path: Path) -> None:
     found = compared(tmp_path, changed("classes", 0, 7))
-    assert not found.equal
+    assert not found.is_equal
     assert [image.alone for image in found.images] == [2, 0, 0, 0]
 
 
 def test_masks_that_overlap_too_little_are_told(tmp_path: Path) -> None:
     found = compared(tmp_path, with_mask(0, (2, 3, 12, 16)))
-    assert not found.equal
+    assert not found.is_equal
     assert found.as_json()["least_iou"] == pytest.approx(13 / 14)
 
 
 def test_an_empty_mask_equals_an_empty_mask(tmp_path: Path) -> None:
     empty = save(with_mask(0, (0, 0, 0, 0)), tmp_path / "x.npz")
-    assert agreement(Predictions.load(empty), Predictions.load(empty), Tolerances()).equal
+    assert compare_within_tolerances(Predictions.load(empty), Predictions.load(empty), Tolerances()).is_equal
 
 
 def test_an_instance_at_the_floor_may_be_missing(tmp_path: Path) -> None:
@@ -92,15 +94,15 @@ def test_an_instance_at_the_floor_may_be_missing(tmp_path: Path) -> None:
     other["masks"] = other["masks"][: other["mask_offsets"][-2]]
     other["mask_offsets"] = other["mask_offsets"][:-1]
     loaded = [Predictions.load(save(one, tmp_path / f"{n}.npz")) for n, one in enumerate((first, other))]
-    found = agreement(loaded[0], loaded[1], Tolerances())
-    assert found.equal
+    found = compare_within_tolerances(loaded[0], loaded[1], Tolerances())
+    assert found.is_equal
     assert found.as_json()["at_score_floor"] == 1
-    assert not agreement(loaded[0], loaded[1], Tolerances(score=1e-6)).equal
+    assert not compare_within_tolerances(loaded[0], loaded[1], Tolerances(score=1e-6)).is_equal
 
 
 def test_an_image_that_failed_once_is_a_difference(tmp_path: Path) -> None:
     found = compared(tmp_path, changed("status", 2, 0))
-    assert not found.equal
+    assert not found.is_equal
     assert found.images[2].fault == "failed in one of the two: truncated file"
 
 

@@ -13,13 +13,13 @@ from orchestrator.cli import main
 from orchestrator.errors import PredictionsError, UsageError
 from orchestrator.evaluation.coco.evaluate import evaluate
 from orchestrator.evaluation.gate.baseline import (
-    Change,
-    changes,
-    hold_against,
+    compare_figures,
+    evaluate_with_baseline,
     make_baseline,
     read_baseline,
     write_baseline,
 )
+from orchestrator.evaluation.gate.rules import FigureChange
 from orchestrator.predictions.predictions import Predictions
 from tests.unit.evaluation.compare_samples import changed, two_runs
 from tests.unit.evaluation.evaluate_samples import CATEGORIES
@@ -50,13 +50,13 @@ def test_a_stored_baseline_is_read_back_whole(runs: tuple[Path, Path, Path], tmp
 
 def test_the_same_predictions_differ_in_nothing(runs: tuple[Path, Path, Path]) -> None:
     one = make_baseline(runs[0], runs[2])
-    assert {change.difference for change in changes(one, one)} <= {0.0, None}
+    assert {change.difference for change in compare_figures(one, one)} <= {0.0, None}
 
 
 def test_a_difference_is_now_less_then() -> None:
-    assert Change("AP", 0.5, 0.75).difference == 0.25
-    assert Change("AP", None, 0.75).difference is None
-    assert Change("AP", 0.5, None).as_json() == {"baseline": 0.5, "now": None, "difference": None}
+    assert FigureChange("AP", 0.5, 0.75).difference == 0.25
+    assert FigureChange("AP", None, 0.75).difference is None
+    assert FigureChange("AP", 0.5, None).as_json() == {"baseline": 0.5, "now": None, "difference": None}
 
 
 DIFFERENT: list[tuple[str, dict[str, Any], str]] = [
@@ -74,7 +74,7 @@ def test_another_setting_is_not_comparable(
 ) -> None:
     then = make_baseline(runs[0], runs[2])
     with pytest.raises(PredictionsError) as caught:
-        changes(then, make_baseline(again(runs[0], **meta), runs[2]))
+        compare_figures(then, make_baseline(again(runs[0], **meta), runs[2]))
     assert caught.value.message.endswith(f"they differ in {setting}")
     assert caught.value.why is not None
     assert shown in caught.value.why
@@ -83,7 +83,7 @@ def test_another_setting_is_not_comparable(
 def test_no_floor_is_a_floor_of_zero(runs: tuple[Path, Path, Path]) -> None:
     none, zero = again(runs[0], score_threshold=None), runs[0].with_name("zero.npz")
     save(changed(dict(Predictions.load(none).arrays), score_threshold=0.0), zero)
-    changes(make_baseline(none, runs[2]), make_baseline(zero, runs[2]))
+    compare_figures(make_baseline(none, runs[2]), make_baseline(zero, runs[2]))
 
 
 def test_other_images_are_not_comparable(runs: tuple[Path, Path, Path]) -> None:
@@ -91,7 +91,7 @@ def test_other_images_are_not_comparable(runs: tuple[Path, Path, Path]) -> None:
     arrays["image_file"] = np.array([*arrays["image_file"][:-1].tolist(), "q/another.jpg"])
     other = save(arrays, runs[0].with_name("other.npz"))
     with pytest.raises(PredictionsError, match=r"they differ in image list$"):
-        changes(make_baseline(runs[0], runs[2]), make_baseline(other, runs[2]))
+        compare_figures(make_baseline(runs[0], runs[2]), make_baseline(other, runs[2]))
 
 
 def test_other_annotations_and_another_iou_are_not_comparable(runs: tuple[Path, Path, Path], tmp_path: Path) -> None:
@@ -100,16 +100,16 @@ def test_other_annotations_and_another_iou_are_not_comparable(runs: tuple[Path, 
     edited = tmp_path / "edited.json"
     edited.write_text(runs[2].read_text() + "\n")
     with pytest.raises(PredictionsError, match=r"they differ in annotations$"):
-        hold_against(runs[0], stored, edited)
-    then, now, _ = hold_against(runs[0], stored, runs[2], iou="bbox")
+        evaluate_with_baseline(runs[0], stored, edited)
+    then, now, _ = evaluate_with_baseline(runs[0], stored, runs[2], iou="bbox")
     with pytest.raises(PredictionsError, match=r"they differ in iou$"):
-        changes(then, now)
+        compare_figures(then, now)
 
 
 def test_a_stored_baseline_says_what_was_evaluated(runs: tuple[Path, Path, Path], tmp_path: Path) -> None:
     stored = tmp_path / "baseline.json"
     write_baseline(stored, make_baseline(runs[0], runs[2], "bbox", ["hat"]))
-    then, now, found = hold_against(runs[0], stored, runs[2])
+    then, now, found = evaluate_with_baseline(runs[0], stored, runs[2])
     assert now == then
     assert (now.settings["iou"], list(now.categories)) == ("bbox", ["hat"])
     assert (found.images, found.failed) == (12, 0)
@@ -121,16 +121,19 @@ GOOD = {"settings": {"iou": "segm", "evaluated categories": [1]}, "figures": {"A
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("{", "it is no JSON"),
+        ("{", "it is not JSON"),
         ("[]", "its format is None"),
         (json.dumps({"format": "orch-baseline/2", **GOOD}), "its format is 'orch-baseline/2'"),
-        (json.dumps({"format": "orch-baseline/1"}), "not what they should be"),
-        (json.dumps({"format": "orch-baseline/1", **GOOD, "figures": {"AP": "high"}}), "not what they should be"),
-        (json.dumps({"format": "orch-baseline/1", **GOOD, "categories": [1]}), "not what they should be"),
-        (json.dumps({"format": "orch-baseline/1", **GOOD, "settings": {"iou": "mask"}}), "not what they should be"),
+        (json.dumps({"format": "orch-baseline/1"}), "missing or of the wrong type"),
+        (json.dumps({"format": "orch-baseline/1", **GOOD, "figures": {"AP": "high"}}), "missing or of the wrong type"),
+        (json.dumps({"format": "orch-baseline/1", **GOOD, "categories": [1]}), "missing or of the wrong type"),
+        (
+            json.dumps({"format": "orch-baseline/1", **GOOD, "settings": {"iou": "mask"}}),
+            "missing or of the wrong type",
+        ),
     ],
 )
-def test_a_file_that_is_no_baseline_is_a_usage_error(tmp_path: Path, text: str, why: str) -> None:
+def test_a_file_that_is_not_a_baseline_is_a_usage_error(tmp_path: Path, text: str, why: str) -> None:
     (tmp_path / "b.json").write_text(text)
     with pytest.raises(UsageError) as caught:
         read_baseline(tmp_path / "b.json")
@@ -194,11 +197,11 @@ def test_every_format_is_written(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["GOOD", "WORSE", "--baseline", "GOOD", "-a", "TRUTH"], 2, "one run is compared with a baseline"),
-        (["GOOD", "--baseline", "GOOD"], 2, "--baseline needs the truth too"),
+        (["GOOD", "WORSE", "--baseline", "GOOD", "-a", "TRUTH"], 2, "--baseline compares one run"),
+        (["GOOD", "--baseline", "GOOD"], 2, "--baseline needs annotations"),
         (["GOOD", "WORSE", "-a", "TRUTH", "--fail-on", "ap-drop:0.1"], 2, "--fail-on needs a baseline"),
         (["GOOD", "--baseline", "none.json", "-a", "TRUTH"], 2, "cannot read the baseline"),
-        (["GOOD", "--baseline", "GOOD", "-a", "TRUTH", "--fail-on", "ap:1"], 2, "there is no such rule"),
+        (["GOOD", "--baseline", "GOOD", "-a", "TRUTH", "--fail-on", "ap:1"], 2, "unknown rule"),
     ],
 )
 def test_mistakes(

@@ -14,28 +14,36 @@ import pytest
 
 from orchestrator.cli import main
 from orchestrator.errors import PredictionsError, UsageError
+from orchestrator.evaluation.agreement import _count_levels, compare_by_overlap
 from orchestrator.evaluation.coco.evaluate import evaluate
-from orchestrator.evaluation.compare.agreement import agreements, paired_levels
-from orchestrator.evaluation.compare.compare import Comparison, Options, compare
-from orchestrator.evaluation.compare.fairness import Cut, restricted
+from orchestrator.evaluation.compare.compare import CompareOptions, Comparison, compare_runs
+from orchestrator.evaluation.compare.fairness import Cut, restrict
+from orchestrator.evaluation.equivalence_record import FORMAT, locate_record
 from orchestrator.predictions.predictions import Predictions
-from orchestrator.reports.tables import as_csv, as_document, as_latex, as_markdown, caption, tables, transposed
-from orchestrator.workflows.equivalence import FORMAT, record_path
-from tests.unit.evaluation.compare_samples import changed, sources, two_runs
+from orchestrator.reports.tables import (
+    format_csv,
+    format_latex,
+    format_markdown,
+    make_caption,
+    make_document,
+    make_tables,
+    transpose,
+)
+from tests.unit.evaluation.compare_samples import changed, open_arrays, two_runs
 from tests.unit.evaluation.evaluate_samples import CATEGORIES, random_arrays, random_truth
 from tests.unit.predictions.predictions_samples import sample_arrays, save
 
-QUICK = Options(resamples=50)
+QUICK = CompareOptions(resamples=50)
 
 
 def compared(tmp_path: Path, **second: Any) -> Comparison:
     good, worse, truth = two_runs(tmp_path, **second)
-    return compare([good, worse], truth, QUICK)
+    return compare_runs([good, worse], truth, QUICK)
 
 
 def test_figures_are_those_of_each_alone(tmp_path: Path) -> None:
     result = compared(tmp_path)
-    for source, found in zip(result.sources, result.evaluations, strict=True):
+    for source, found in zip(result.runs, result.evaluations, strict=True):
         assert found == evaluate(source.predictions, tmp_path / "truth.json")
     good, worse = (one.ap for one in result.evaluations)
     assert good is not None
@@ -69,15 +77,15 @@ def test_unfair_comparisons_are_refused_and_named(
 
 def test_other_images_are_refused_and_aligned(tmp_path: Path) -> None:
     good, worse, truth = two_runs(tmp_path)
-    fewer = restricted(Predictions.load(worse), Cut(files=[f"p/{n:03d}.jpg" for n in range(3, 12)]))
+    fewer = restrict(Predictions.load(worse), Cut(files=[f"p/{n:03d}.jpg" for n in range(3, 12)]))
     other = {name: fewer.arrays[name] for name in fewer.arrays}
     other["image_file"] = np.array(["q/zzz.jpg", *fewer.files[1:]])
     worse = save(other, tmp_path / "worse.npz")
     with pytest.raises(PredictionsError, match="differ in image list") as caught:
-        compare([good, worse], truth, QUICK)
+        compare_runs([good, worse], truth, QUICK)
     assert "good has 12 images, 4 of them not in all runs (p/000.jpg, p/001.jpg, p/002.jpg, …)" in str(caught.value.why)
     assert "worse has 9 images, 1 of them not in all runs (q/zzz.jpg)" in str(caught.value.why)
-    result = compare([good, worse], truth, Options(align=True, resamples=20))
+    result = compare_runs([good, worse], truth, CompareOptions(align=True, resamples=20))
     assert result.notes == ("aligned: only the 8 images all runs have",)
     assert [one.images for one in result.evaluations] == [8, 8]
     assert [one.missing for one in result.evaluations] == [0, 0]
@@ -88,14 +96,14 @@ def test_no_common_image_cannot_be_aligned(tmp_path: Path) -> None:
     arrays = dict(Predictions.load(worse).arrays)
     arrays["image_file"] = np.array([f"other{n}.jpg" for n in range(12)])
     with pytest.raises(PredictionsError, match="image list") as caught:
-        compare([good, save(arrays, tmp_path / "w.npz")], truth, Options(align=True))
+        compare_runs([good, save(arrays, tmp_path / "w.npz")], truth, CompareOptions(align=True))
     assert "run the models again" in str(caught.value.hint)
 
 
 def test_aligned_floor_and_limit_are_those_of_a_run_with_them(tmp_path: Path) -> None:
     truth = random_truth(7)
     arrays = random_arrays(truth, 1)
-    strict = restricted(Predictions(arrays), Cut(floor=0.4, most=3))
+    strict = restrict(Predictions(arrays), Cut(floor=0.4, most=3))
     assert np.diff(strict.offsets).max() == 3
     assert strict.scores.min() >= np.float32(0.4)
     assert strict.validate() == [problem for problem in strict.validate() if problem.array == "meta"]
@@ -103,10 +111,10 @@ def test_aligned_floor_and_limit_are_those_of_a_run_with_them(tmp_path: Path) ->
     second = changed({name: strict.arrays[name] for name in strict.arrays}, model="strict", score_threshold=0.4)
     first = save(changed(arrays, model="lax", max_detections=None), tmp_path / "lax.npz")
     (tmp_path / "truth.json").write_text(json.dumps(truth))
-    result = compare(
+    result = compare_runs(
         [first, save(changed(second, max_detections=3), tmp_path / "s.npz")],
         tmp_path / "truth.json",
-        Options(align=True, resamples=20),
+        CompareOptions(align=True, resamples=20),
     )
     assert [note[:8] for note in result.notes] == ["aligned:", "aligned:"]
     assert result.evaluations[0].ap == result.evaluations[1].ap
@@ -115,13 +123,13 @@ def test_aligned_floor_and_limit_are_those_of_a_run_with_them(tmp_path: Path) ->
 
 def test_fewer_categories_of_one_taxonomy_are_aligned(tmp_path: Path) -> None:
     good, worse, truth = two_runs(tmp_path)
-    fewer = restricted(Predictions.load(worse), Cut(categories={0: "shirt", 3: "hat"}))
+    fewer = restrict(Predictions.load(worse), Cut(categories={0: "shirt", 3: "hat"}))
     worse = save({name: fewer.arrays[name] for name in fewer.arrays}, tmp_path / "worse.npz")
     with pytest.raises(PredictionsError, match="taxonomy"):
-        compare([good, worse], truth, QUICK)
-    result = compare([good, worse], truth, Options(align=True, resamples=0))
+        compare_runs([good, worse], truth, QUICK)
+    result = compare_runs([good, worse], truth, CompareOptions(align=True, resamples=0))
     assert result.notes == ("aligned: only the 2 categories all runs have",)
-    assert set(result.sources[0].predictions.classes.tolist()) == {0, 3}
+    assert set(result.runs[0].predictions.classes.tolist()) == {0, 3}
 
 
 def test_images_turned_by_one_run_only_are_refused_for_good(tmp_path: Path) -> None:
@@ -130,20 +138,20 @@ def test_images_turned_by_one_run_only_are_refused_for_good(tmp_path: Path) -> N
     save(changed(arrays, model="a"), tmp_path / "a.npz")
     save(changed(turned, model="b", exif="ignore"), tmp_path / "b.npz")
     with pytest.raises(PredictionsError, match=r"size of a\.jpg") as caught:
-        compare([tmp_path / "a.npz", tmp_path / "b.npz"], None, Options(align=True))
+        compare_runs([tmp_path / "a.npz", tmp_path / "b.npz"], None, CompareOptions(align=True))
     assert "b ran with --exif ignore" in str(caught.value.why)
 
 
 def test_one_run_is_no_comparison(tmp_path: Path) -> None:
     good, _, truth = two_runs(tmp_path)
-    with pytest.raises(UsageError, match="nothing to compare"):
-        compare([good], truth, QUICK)
+    with pytest.raises(UsageError, match="cannot compare one run"):
+        compare_runs([good], truth, QUICK)
     with pytest.raises(UsageError, match="given twice"):
-        compare([good, tmp_path / "." / "good.npz"], truth, QUICK)
+        compare_runs([good, tmp_path / "." / "good.npz"], truth, QUICK)
 
 
 def test_failed_images_are_told(tmp_path: Path) -> None:
-    found = compare([save(changed(sample_arrays(), model=name), tmp_path / name) for name in "ab"], None, QUICK)
+    found = compare_runs([save(changed(sample_arrays(), model=name), tmp_path / name) for name in "ab"], None, QUICK)
     assert found.notes == ("images that failed count as images without instances: a 1, b 1",)
     assert found.agreements[0].agreement == (1.0, 1.0, 1.0)
 
@@ -153,7 +161,9 @@ def test_agreement_counts_pairs(tmp_path: Path) -> None:
     moved = {**arrays, "boxes": arrays["boxes"].copy(), "classes": arrays["classes"].copy()}
     moved["boxes"][0] += [0, 0, 5, 0]  # 10 wide, now 15: the overlap is 2/3
     moved["classes"][3] = 7  # the same place, another category
-    one = agreements(sources(changed(arrays, model="a"), changed(moved, model="b"), folder=tmp_path), "bbox", 0.35)[0]
+    one = compare_by_overlap(
+        open_arrays(changed(arrays, model="a"), changed(moved, model="b"), folder=tmp_path), "bbox", 0.35
+    )[0]
     assert (one.first, one.second) == (5, 5)  # one scores 0.3
     assert one.pairs == (4, 3, 3)
     assert one.agreement == (0.8, 0.6, 0.6)
@@ -163,65 +173,65 @@ def test_agreement_counts_pairs(tmp_path: Path) -> None:
 
 
 def test_the_most_overlapping_are_paired_first() -> None:
-    assert paired_levels(np.array([[0.8, 0.95], [0.1, 0.85]])) == [1, 1, 1]
-    assert paired_levels(np.array([[0.6, 0.0], [0.0, 0.76]])) == [2, 1, 0]
-    assert paired_levels(np.zeros((0, 3))) == [0, 0, 0]
+    assert _count_levels(np.array([[0.8, 0.95], [0.1, 0.85]])) == [1, 1, 1]
+    assert _count_levels(np.array([[0.6, 0.0], [0.0, 0.76]])) == [2, 1, 0]
+    assert _count_levels(np.zeros((0, 3))) == [0, 0, 0]
 
 
 def test_the_same_model_twice_is_told_apart(tmp_path: Path) -> None:
     arrays = sample_arrays()
-    three = sources(arrays, changed(arrays, variant="cu121"), changed(arrays, model="else"), folder=tmp_path)
+    three = open_arrays(arrays, changed(arrays, variant="cu121"), changed(arrays, model="else"), folder=tmp_path)
     assert [one.label for one in three] == ["sample cpu", "sample cu121", "else"]
-    same = sources(arrays, arrays, folder=tmp_path)
+    same = open_arrays(arrays, arrays, folder=tmp_path)
     assert [one.label for one in same] == ["sample (0.npz)", "sample (1.npz)"]
 
 
 def test_variants_of_a_model_need_a_recorded_equivalence(tmp_path: Path, orch_home: Path) -> None:
     arrays = sample_arrays()
     paths = [save(changed(arrays, variant=name, build=name * 3), tmp_path / f"{name}.npz") for name in ("cpu", "cu121")]
-    (_, note) = compare(paths, None, QUICK).notes
+    (_, note) = compare_runs(paths, None, QUICK).notes
     assert note == (
         "sample cpu and sample cu121 are variants of sample: no passed equivalence check is recorded here "
         "(orch equivalence sample --variants cpu,cu121)"
     )
-    record = record_path(*(Predictions.load(path).meta for path in paths))
+    record = locate_record(*(Predictions.load(path).meta for path in paths))
     record.parent.mkdir(parents=True)
     for equivalent in (False, True):
         record.write_text(json.dumps({"format": FORMAT, "equivalent": equivalent}))
-        (_, note) = compare(paths, None, QUICK).notes
+        (_, note) = compare_runs(paths, None, QUICK).notes
         assert ("a passed equivalence check of these builds and weights is recorded" in note) is equivalent
     (tmp_path / "else").mkdir()
     strange = save(changed(arrays, variant="x", weights=None), tmp_path / "else" / "p.npz")
-    assert "no passed" in compare([paths[0], strange], None, QUICK).notes[1]
+    assert "no passed" in compare_runs([paths[0], strange], None, QUICK).notes[1]
 
 
 def test_tables_in_every_format(tmp_path: Path) -> None:
     result = compared(tmp_path)
-    shown = tables(result, per_category=True)
+    shown = make_tables(result, per_category=True)
     assert [table.title for table in shown] == ["runs", "differences", "AP per category"]
     assert [cell.best for cell in shown[0].rows[0]][2:5] == [True, True, True]
     assert not any(cell.best for cell in shown[0].rows[1])
-    markdown = as_markdown(shown).splitlines()
+    markdown = format_markdown(shown).splitlines()
     assert markdown[0].startswith("| model | variant | AP |")
     assert f"**{result.evaluations[0].ap:.3f}**" in markdown[2]
-    latex = as_latex(shown)
+    latex = format_latex(shown)
     assert f"\\textbf{{{result.evaluations[0].ap:.3f}}}" in latex
     assert "mAP\\_w" in latex
     assert latex.count(r"\begin{tabular}") == latex.count(r"\bottomrule") == 3
-    rows = list(csv.DictReader(io.StringIO(as_csv(tables(result, per_category=False, wide=True)))))
+    rows = list(csv.DictReader(io.StringIO(format_csv(make_tables(result, per_category=False, wide=True)))))
     assert [row["model"] for row in rows] == ["good", "worse"]
     assert float(rows[1]["Δ AP low"]) == result.intervals[0]["ap"].low
     assert float(rows[0]["AP"]) == result.evaluations[0].ap
-    document = as_document(result)
+    document = make_document(result)
     assert json.loads(json.dumps(document))["differences"][0]["ap"]["low"] == result.intervals[0]["ap"].low
-    assert any("50 resamples of the images, seed 0" in line for line in caption(result))
+    assert any("50 resamples of the images, seed 0" in line for line in make_caption(result))
 
 
 def test_a_narrow_terminal_gets_the_figures_downwards(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = compared(tmp_path)
-    (runs, *_), narrow = tables(result, per_category=False), transposed(tables(result, per_category=False)[0])
+    (runs, *_), narrow = make_tables(result, per_category=False), transpose(make_tables(result, per_category=False)[0])
     assert narrow.columns == ("", "good, cpu", "worse, cpu")
     assert [row[0].text for row in narrow.rows] == list(runs.columns[2:])
     assert [row[1] for row in narrow.rows] == list(runs.rows[0][2:])

@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.evaluation.coco.detections import join
 from orchestrator.evaluation.coco.engines import THRESHOLDS
-from orchestrator.evaluation.coco.evaluate import CountsAt, evaluate
+from orchestrator.evaluation.coco.evaluate import CountLevel, evaluate
 from orchestrator.evaluation.coco.ground_truth import read_truth
 from orchestrator.evaluation.coco.matching import match
 from tests.unit.evaluation.evaluate_samples import Iou, random_arrays, random_truth, reference, stored
@@ -61,7 +61,7 @@ def test_matching_is_that_of_pycocotools(tmp_path: Path, iou: Iou, seed: int) ->
         assert np.array_equal(partner, one["dtMatches"])
         assert np.array_equal(matches.ignored[:, ours], one["dtIgnore"])
         seen += int(ours.sum())
-    assert seen == len(matches.place) > 100
+    assert seen == len(matches.index) > 100
 
 
 @pytest.mark.parametrize("iou", ["segm", "bbox"])
@@ -70,8 +70,8 @@ def test_counts_of_the_curves_are_those_of_the_matching(tmp_path: Path, iou: Iou
     for annotation in sample["annotations"]:
         annotation["iscrowd"] = 0
     predictions, annotations = stored(tmp_path, random_arrays(sample, 5), sample)
-    quick = evaluate(predictions, annotations, iou, counts_at=CountsAt(0.75))
-    matched = evaluate(predictions, annotations, iou, counts_at=CountsAt(0.75, 1e-9))
+    quick = evaluate(predictions, annotations, iou, counts_at=CountLevel(0.75))
+    matched = evaluate(predictions, annotations, iou, counts_at=CountLevel(0.75, 1e-9))
     assert [one.counts for one in quick.per_category] == [one.counts for one in matched.per_category]
     assert quick.counts.tp > 10
 
@@ -81,7 +81,7 @@ def test_counts_are_those_of_the_matching(tmp_path: Path, score: float) -> None:
     sample = random_truth(3)
     predictions, annotations = stored(tmp_path, random_arrays(sample, 5), sample)
     expected = reference(predictions, annotations, "bbox").evalImgs
-    found = evaluate(predictions, annotations, "bbox", counts_at=CountsAt(0.75, score))
+    found = evaluate(predictions, annotations, "bbox", counts_at=CountLevel(0.75, score))
     tp = fp = 0
     for one in expected:
         if one is not None and one["aRng"] == [0, 1e10]:

@@ -14,9 +14,14 @@ from PIL import Image
 from orchestrator.cli import main
 from orchestrator.errors import OrchError, PredictionsError, UsageError
 from orchestrator.evaluation.localization.evaluate import evaluate_masks
-from orchestrator.evaluation.localization.ground_truth import read_truth
-from orchestrator.evaluation.localization.metrics import auc_of_levels, histogram, image_figures, pixel_figures
-from orchestrator.predictions.predictions import STATUS_FAILED
+from orchestrator.evaluation.localization.ground_truth import read_masks
+from orchestrator.evaluation.localization.metrics import (
+    compute_auc,
+    compute_image_figures,
+    compute_pixel_figures,
+    count_levels,
+)
+from orchestrator.predictions.schema import STATUS_FAILED
 from tests.unit.predictions.predictions_samples import META, Arrays, save
 
 FILES = ["a.jpg", "sub/b.png", "sub/c.jpg", "d.jpg"]
@@ -116,20 +121,20 @@ def test_figures_are_those_of_brute_force(tmp_path: Path, masks: Any) -> None:
 def test_a_case_done_by_hand() -> None:
     levels = np.array([[255, 200, 100, 0]], np.uint8)
     truth = np.array([[True, False, True, False]])
-    counted = histogram(levels, truth)
+    counted = count_levels(levels, truth)
     assert counted.sum() == 4
-    assert auc_of_levels(counted) == 0.75
-    fixed, best, auc = pixel_figures([counted])
+    assert compute_auc(counted) == 0.75
+    fixed, best, auc = compute_pixel_figures([counted])
     assert fixed is not None
     assert best is not None
     assert (fixed.f1, fixed.iou) == pytest.approx((0.5, 1 / 3))
     assert (best.f1, best.iou) == pytest.approx((0.8, 2 / 3))
     assert auc == 0.75
-    assert pixel_figures([histogram(levels, np.zeros((1, 4), bool))]) == (None, None, None)
-    whole = pixel_figures([histogram(levels, np.ones((1, 4), bool))])
+    assert compute_pixel_figures([count_levels(levels, np.zeros((1, 4), bool))]) == (None, None, None)
+    whole = compute_pixel_figures([count_levels(levels, np.ones((1, 4), bool))])
     assert whole[2] is None
-    assert image_figures(np.zeros(0), np.zeros(0, bool)) == (None, None, None)
-    same = image_figures(np.array([0.5, 0.5, 0.2]), np.array([True, False, False]))
+    assert compute_image_figures(np.zeros(0), np.zeros(0, bool)) == (None, None, None)
+    same = compute_image_figures(np.array([0.5, 0.5, 0.2]), np.array([True, False, False]))
     assert same[1] is not None
     assert (same[1].threshold, same[1].f1) == pytest.approx((0.5, 2 / 3))
     assert same[2] == 0.75
@@ -189,7 +194,7 @@ def test_deep_and_one_bit_masks(tmp_path: Path, masks: Any) -> None:
 
 
 MISTAKES: list[tuple[str, type[OrchError], str]] = [
-    ("none", UsageError, "there are no masks"),
+    ("none", UsageError, "cannot read true masks"),
     ("empty", UsageError, "no mask of"),
     ("bad.json", UsageError, "cannot read"),
     ("object.json", UsageError, "as a list of images"),
@@ -242,7 +247,7 @@ def test_a_run_without_masks(tmp_path: Path, masks: Any) -> None:
 def test_masks_are_paired_by_name(tmp_path: Path) -> None:
     for name in ("a.jpg.png", "b_mask.tif"):
         put(tmp_path / name, np.zeros(SIZE))
-    found = read_truth(tmp_path, ["a.jpg", "b.jpg", "c.jpg"])
+    found = read_masks(tmp_path, ["a.jpg", "b.jpg", "c.jpg"])
     assert [(one.image, one.mask) for one in found] == [
         ("a.jpg", tmp_path / "a.jpg.png"), ("b.jpg", tmp_path / "b_mask.tif")]  # fmt: skip
 

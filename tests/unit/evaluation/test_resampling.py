@@ -14,7 +14,7 @@ from orchestrator.evaluation.coco.engines import THRESHOLDS
 from orchestrator.evaluation.coco.ground_truth import Truth, read_truth
 from orchestrator.evaluation.coco.matching import match
 from orchestrator.evaluation.coco.resampling import ResampledPrecision
-from orchestrator.evaluation.compare.bootstrap import intervals
+from orchestrator.evaluation.compare.bootstrap import compute_intervals
 from orchestrator.predictions.predictions import Predictions
 from tests.unit.evaluation.evaluate_samples import random_arrays, random_truth, reference, stored
 from tests.unit.predictions.predictions_samples import Arrays
@@ -96,12 +96,12 @@ def test_intervals_are_seeded_paired_and_hold_the_difference(tmp_path: Path) -> 
     truth, good = resampler(tmp_path, sample, random_arrays(sample, 1, noise=2, crowded=False))
     _, worse = resampler(tmp_path, sample, random_arrays(sample, 3, noise=8, crowded=False))
     weights = np.array([0.5, 0.3, 0.2, 0.0])
-    first = intervals([good, worse, good], len(truth), weights, 200, seed=4)
-    assert first == intervals([good, worse, good], len(truth), weights, 200, seed=4)
-    assert first != intervals([good, worse, good], len(truth), weights, 200, seed=5)
+    first = compute_intervals([good, worse, good], len(truth), weights, 200, seed=4)
+    assert first == compute_intervals([good, worse, good], len(truth), weights, 200, seed=4)
+    assert first != compute_intervals([good, worse, good], len(truth), weights, 200, seed=5)
     assert set(first[0]) == {"ap", "ap50", "ap75", "map_w"}
-    assert all(one.low <= one.difference <= one.high < 0 and one.clear for one in first[0].values())
+    assert all(one.low <= one.difference <= one.high < 0 and one.is_clear for one in first[0].values())
     # The same run against itself: a paired difference is nought in every resample.
-    assert all(one.low == one.difference == one.high == 0 and not one.clear for one in first[1].values())
+    assert all(one.low == one.difference == one.high == 0 and not one.is_clear for one in first[1].values())
     whole = [np.nanmean(run(np.ones(len(truth), np.int64))) for run in (good, worse)]
     assert first[0]["ap"].difference == pytest.approx(whole[1] - whole[0])

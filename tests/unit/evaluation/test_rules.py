@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.errors import PredictionsError, UsageError
-from orchestrator.evaluation.gate.rules import ApDrop, FailedImages, Findings, Verdict, judge, parse_rules
+from orchestrator.evaluation.gate.rules import ApDrop, FailedImages, Findings, Verdict, judge_rules, parse_rules
 
 
 @pytest.mark.parametrize(
@@ -23,8 +23,8 @@ from orchestrator.evaluation.gate.rules import ApDrop, FailedImages, Findings, V
     ],
 )
 def test_so_many_images_may_fail(text: str, images: int, failed: int, broken: bool) -> None:
-    (verdict,) = judge(parse_rules([text]), Findings(images, failed))
-    assert (verdict.rule, verdict.broken) == (text, broken)
+    (verdict,) = judge_rules(parse_rules([text]), Findings(images, failed))
+    assert (verdict.rule, verdict.is_broken) == (text, broken)
     assert verdict.message.startswith(f"{failed} of {images} images failed, at most ")
 
 
@@ -40,11 +40,11 @@ def test_so_many_images_may_fail(text: str, images: int, failed: int, broken: bo
     ],
 )
 def test_ap_may_fall_so_far(most: float, now: float, then: float, broken: bool) -> None:
-    assert ApDrop(most).judge(Findings(1, 0, now, then)).broken is broken
+    assert ApDrop(most).judge(Findings(1, 0, now, then)).is_broken is broken
 
 
 def test_what_a_verdict_says() -> None:
-    assert judge(parse_rules(["ap-drop:0.01"]), Findings(60, 3, 0.7, 0.75)) == (
+    assert judge_rules(parse_rules(["ap-drop:0.01"]), Findings(60, 3, 0.7, 0.75)) == (
         Verdict("failed-images", True, "3 of 60 images failed, at most 0 may"),
         Verdict("ap-drop:0.01", True, "AP fell by 0.0500: 0.7000, the baseline has 0.7500; it may fall by 0.01"),
     )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from orchestrator.predictions import rle
 from orchestrator.predictions.npz import NpzWriter
-from orchestrator.predictions.predictions import FORMAT, SCHEMA
+from orchestrator.predictions.schema import FORMAT, SCHEMA
 
 Arrays = dict[str, NDArray[Any]]
 

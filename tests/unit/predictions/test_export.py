@@ -16,11 +16,11 @@ import pytest
 
 from orchestrator.errors import OrchError, PredictionsError, UsageError
 from orchestrator.predictions import npz
-from orchestrator.predictions.export import FORMATS, export_coco, export_fashionfail
+from orchestrator.predictions.export import EXPORTERS, export_coco, export_fashionfail
 from orchestrator.predictions.predictions import Predictions
 from tests.unit.predictions.predictions_samples import FILES, META, sample_arrays, save
 
-FILE_FORMATS = {name: export for name, export in FORMATS.items() if name != "imdlbenco"}
+FILE_FORMATS = {name: export for name, export in EXPORTERS.items() if name != "imdlbenco"}
 """Those that write one file."""
 
 
@@ -187,15 +187,15 @@ def test_an_old_numpy_reads_the_pickle(tmp_path: Path) -> None:
 
 def test_imdlbenco_is_for_manipulation_localization_in_its_run_directory(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is for manipulation localization"):
-        FORMATS["imdlbenco"](predictions_with(tmp_path), tmp_path / "out", None)
+        EXPORTERS["imdlbenco"](predictions_with(tmp_path), tmp_path / "out", None)
     forged = predictions_with(tmp_path, task="manipulation-localization")
-    with pytest.raises(UsageError, match="takes no annotations"):
-        FORMATS["imdlbenco"](forged, tmp_path / "out", tmp_path / "x.json")
-    with pytest.raises(PredictionsError, match="mask pictures are not there"):
-        FORMATS["imdlbenco"](forged, tmp_path / "out", None)
+    with pytest.raises(UsageError, match="cannot use annotations"):
+        EXPORTERS["imdlbenco"](forged, tmp_path / "out", tmp_path / "x.json")
+    with pytest.raises(PredictionsError, match="mask pictures are missing"):
+        EXPORTERS["imdlbenco"](forged, tmp_path / "out", None)
     (tmp_path / "masks").mkdir()
-    with pytest.raises(PredictionsError, match=r"the mask picture of .* is not there"):
-        FORMATS["imdlbenco"](forged, tmp_path / "out", None)
+    with pytest.raises(PredictionsError, match=r"the mask picture of .* is missing"):
+        EXPORTERS["imdlbenco"](forged, tmp_path / "out", None)
 
 
 def test_exports_are_the_same_bytes_each_time(tmp_path: Path) -> None:

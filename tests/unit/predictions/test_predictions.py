@@ -14,8 +14,9 @@ import pytest
 
 from orchestrator.errors import PredictionsError, UsageError
 from orchestrator.predictions import rle
-from orchestrator.predictions.predictions import META as META_KEYS
-from orchestrator.predictions.predictions import SCHEMA, Predictions, Problem
+from orchestrator.predictions.predictions import Predictions
+from orchestrator.predictions.schema import META as META_KEYS
+from orchestrator.predictions.schema import SCHEMA, Problem
 from tests.unit.predictions.predictions_samples import COUNTS, FILES, META, SIZES, Arrays, box_mask, sample_arrays, save
 
 
@@ -196,7 +197,7 @@ def fewer_meta(key: str) -> Callable[[Arrays], None]:
 
 BROKEN: list[tuple[Callable[[Arrays], None], str, str, str | None, int | None]] = [
     (use("scores", None), "scores", "missing", None, None),
-    (use("extra", np.zeros(3)), "extra", "no array of this name", None, None),
+    (use("extra", np.zeros(3)), "extra", "has no array of this name", None, None),
     (use("scores", np.zeros(6)), "scores", "dtype is float64, not float32", None, None),
     (use("image_size", np.zeros((4, 3), np.int32)), "image_size", "shape is (4, 3)", None, None),
     (use("boxes", np.zeros((6, 4, 1), np.float32)), "boxes", "shape is (6, 4, 1)", None, None),
@@ -212,8 +213,8 @@ BROKEN: list[tuple[Callable[[Arrays], None], str, str, str | None, int | None]] 
     (meta(categories={"0": "shirt"}), "meta", "categories is not a list of", None, None),
     (meta(categories=[*META["categories"], {"id": True, "name": "x"}]), "meta", "not a list of", None, None),
     (meta(categories=[*META["categories"], {"id": 5, "name": "x"}]), "meta", "two categories", None, None),
-    (meta(attribute_names=["one"]), "meta", "attribute_names is not 2 names", None, None),
-    (put("image_file", 3, "a.jpg"), "image_file", "came before", "a.jpg", None),
+    (meta(attribute_names=["one"]), "meta", "attribute_names is not a list of 2 names", None, None),
+    (put("image_file", 3, "a.jpg"), "image_file", "has the same file", "a.jpg", None),
     (put("image_file", 0, "../a.jp"), "image_file", "not a plain path", "../a.jp", None),
     (put("image_file", 0, "/a.jpg"), "image_file", "not a plain path", "/a.jpg", None),
     (put("image_file", 0, "a//b"), "image_file", "not a plain path", "a//b", None),
@@ -221,7 +222,7 @@ BROKEN: list[tuple[Callable[[Arrays], None], str, str, str | None, int | None]] 
     (put("image_id", 3, 11), "image_id", "same id", "other/b.jpg", None),
     (put("status", 0, 2), "status", "neither 0", "a.jpg", None),
     (put("error", 2, ""), "error", "no reason", "sub/c.png", None),
-    (put("error", 0, "why"), "error", "there is an error", "a.jpg", None),
+    (put("error", 0, "why"), "error", "has an error", "a.jpg", None),
     (put("image_size", (2, 0), -1), "image_size", "negative", "sub/c.png", None),
     (put("image_size", (0, 0), 0), "image_size", "has no size", "a.jpg", None),
     (put("offsets", 1, 6), "offsets", "start before", "sub/b.jpg", None),
@@ -233,12 +234,12 @@ BROKEN: list[tuple[Callable[[Arrays], None], str, str, str | None, int | None]] 
     (put("scores", 5, -0.1), "scores", "outside [0, 1]", "other/b.jpg", 5),
     (put("scores", 4, 0.75), "scores", "higher than the one before", "sub/b.jpg", 4),
     (put("boxes", (3, 0), np.inf), "boxes", "not finite", "sub/b.jpg", 3),
-    (put("boxes", (0, 2), 1), "boxes", "before the left", "a.jpg", 0),
-    (put("boxes", (0, 3), 1), "boxes", "before the left", "a.jpg", 0),
+    (put("boxes", (0, 2), 1), "boxes", "right edge left of the left one", "a.jpg", 0),
+    (put("boxes", (0, 3), 1), "boxes", "right edge left of the left one", "a.jpg", 0),
     (put("boxes", (0, 0), -0.01), "boxes", "outside the image", "a.jpg", 0),
     (put("boxes", (0, 2), 60.01), "boxes", "outside the image", "a.jpg", 0),
     (put("boxes", (0, 3), 40.01), "boxes", "outside the image", "a.jpg", 0),
-    (put("classes", 2, 1), "classes", "no category", "sub/b.jpg", 2),
+    (put("classes", 2, 1), "classes", "not a category", "sub/b.jpg", 2),
     (put("attributes", (4, 1), np.nan), "attributes", "not finite", "sub/b.jpg", 4),
     (use("attributes", None), "attributes", "missing, but meta", None, None),
     (put("image_scores", 0, 1.1), "image_scores", "outside [0, 1]", "a.jpg", None),

@@ -11,11 +11,10 @@ import pytest
 
 from orchestrator import __version__
 from orchestrator.errors import MachineError
-from orchestrator.evaluation.gate.baseline import Change
-from orchestrator.evaluation.gate.gate import Checked
-from orchestrator.evaluation.gate.rules import Verdict
-from orchestrator.reports.job_summary import SHOWN_FAILURES, append_summary, as_markdown, cell
-from orchestrator.reports.junit import MOST_CASES, Case, cases_of, clean, report, write_junit
+from orchestrator.evaluation.gate.gate import GateResult
+from orchestrator.evaluation.gate.rules import FigureChange, Verdict
+from orchestrator.reports.job_summary import SHOWN_FAILURES, append_summary, escape_cell, format_summary
+from orchestrator.reports.junit import MAX_CASES, Case, build_document, escape, list_cases, write_junit
 
 KEPT, BROKEN = Verdict("failed-images:5", False, "fine"), Verdict("failed-images", True, "1 of 3 images failed")
 MOMENT = 1_763_789_025.0
@@ -39,7 +38,7 @@ def summary(*failures: str, images: int = 3) -> dict[str, Any]:
 
 
 def test_a_run_that_went_well_is_three_cases() -> None:
-    assert cases_of(Checked("m", summary(), verdicts=(KEPT,))) == [
+    assert list_cases(GateResult("m", summary(), verdicts=(KEPT,))) == [
         Case("run", "run", seconds=1.75),
         Case("images", "all other images are predicted"),
         Case("rules", "failed-images:5"),
@@ -47,35 +46,35 @@ def test_a_run_that_went_well_is_three_cases() -> None:
 
 
 def test_failed_images_are_failures_only_where_a_rule_is_broken() -> None:
-    broken = cases_of(Checked("m", summary("a.jpg"), verdicts=(BROKEN,)))
+    broken = list_cases(GateResult("m", summary("a.jpg"), verdicts=(BROKEN,)))
     assert broken[1] == Case("images", "a.jpg", "failure", "image", "it is text")
     assert broken[-1] == Case("rules", "failed-images", "failure", "rule", "1 of 3 images failed")
-    tolerated = cases_of(Checked("m", summary("a.jpg"), verdicts=(KEPT,)))
+    tolerated = list_cases(GateResult("m", summary("a.jpg"), verdicts=(KEPT,)))
     assert tolerated[1] == Case("images", "a.jpg", "skipped", "image", "it is text")
     assert [case.outcome for case in tolerated].count("failure") == 0
 
 
 def test_a_run_that_failed_is_an_error_with_all_that_is_known() -> None:
     error = MachineError("no GPU", why="none is there", log="x.log", hint="orch doctor")
-    assert cases_of(Checked("m", error=error)) == [
+    assert list_cases(GateResult("m", error=error)) == [
         Case("run", "run", "error", "MachineError", "no GPU", "none is there\nlog: x.log\nnext: orch doctor")
     ]
 
 
 def test_a_run_that_was_handed_over_is_skipped() -> None:
-    (case,) = cases_of(Checked("m"))
+    (case,) = list_cases(GateResult("m"))
     assert (case.name, case.outcome) == ("run", "skipped")
 
 
 def test_no_image_predicted_leaves_no_case_for_the_others() -> None:
-    cases = cases_of(Checked("m", summary("a", "b", "c"), verdicts=(BROKEN,)))
+    cases = list_cases(GateResult("m", summary("a", "b", "c"), verdicts=(BROKEN,)))
     assert [case.name for case in cases] == ["run", "a", "b", "c", "failed-images"]
 
 
 def test_more_failures_than_a_report_can_hold_are_counted() -> None:
-    failed = [f"{number}.jpg" for number in range(MOST_CASES + 3)]
-    cases = cases_of(Checked("m", summary(*failed, images=9000), verdicts=(BROKEN,)))
-    assert len([case for case in cases if case.name.endswith(".jpg")]) == MOST_CASES
+    failed = [f"{number}.jpg" for number in range(MAX_CASES + 3)]
+    cases = list_cases(GateResult("m", summary(*failed, images=9000), verdicts=(BROKEN,)))
+    assert len([case for case in cases if case.name.endswith(".jpg")]) == MAX_CASES
     assert "more failed images" in [case.name for case in cases]
     assert "3 more images failed" in cases[-3].message
 
@@ -112,9 +111,9 @@ def check_structure(root: ElementTree.Element) -> None:
 def test_the_document_is_what_the_schemas_ask_for(tmp_path: Path) -> None:
     nasty = "b & <c>\x00\x1b\ud800 \"'é😀.jpg"
     checked = [
-        Checked("m", summary(nasty), None, {"AP": 0.5, "APs": None}, (Change("AP", 0.6, 0.5),), (BROKEN,)),
-        Checked("m+", summary("x.jpg"), verdicts=(KEPT,)),
-        Checked("third", error=MachineError("no <GPU>")),
+        GateResult("m", summary(nasty), None, {"AP": 0.5, "APs": None}, (FigureChange("AP", 0.6, 0.5),), (BROKEN,)),
+        GateResult("m+", summary("x.jpg"), verdicts=(KEPT,)),
+        GateResult("third", error=MachineError("no <GPU>")),
     ]
     write_junit(tmp_path / "new" / "report.xml", checked)
     root = ElementTree.fromstring((tmp_path / "new" / "report.xml").read_bytes())
@@ -128,7 +127,7 @@ def test_the_document_is_what_the_schemas_ask_for(tmp_path: Path) -> None:
 
 
 def test_the_document_says_when_and_where() -> None:
-    (suite,) = report([Checked("m", summary())], MOMENT, "")
+    (suite,) = build_document([GateResult("m", summary())], MOMENT, "")
     assert (suite.get("timestamp"), suite.get("hostname"), suite.get("time")) == (
         "2025-11-22T05:23:45",
         "localhost",
@@ -137,12 +136,12 @@ def test_the_document_says_when_and_where() -> None:
 
 
 def test_what_xml_cannot_carry_is_written_as_an_escape() -> None:
-    assert clean("a\x07b\ufffe\tc") == "a\\x07b\\xfffe\tc"
+    assert escape("a\x07b\ufffe\tc") == "a\\x07b\\xfffe\tc"
 
 
 def test_the_summary_is_a_table_and_what_went_wrong() -> None:
-    checked = Checked("m", summary("a|b.jpg"), None, {"AP": 0.5}, (Change("AP", 0.625, 0.5),), (BROKEN,))
-    assert as_markdown([checked]).splitlines() == [
+    checked = GateResult("m", summary("a|b.jpg"), None, {"AP": 0.5}, (FigureChange("AP", 0.625, 0.5),), (BROKEN,))
+    assert format_summary([checked]).splitlines() == [
         "### orch run",
         "",
         "| model | variant | device | images | failed | instances | images/s | AP | baseline | difference |",
@@ -163,13 +162,15 @@ def test_the_summary_is_a_table_and_what_went_wrong() -> None:
 
 
 def test_the_summary_of_a_run_that_failed_says_why() -> None:
-    text = as_markdown([Checked("m", error=MachineError("no GPU", why="none <here>", hint="orch doctor"))])
+    text = format_summary([GateResult("m", error=MachineError("no GPU", why="none <here>", hint="orch doctor"))])
     assert "| m | – | – | – | – | – | – | – | – | – |" in text
     assert "**m: no GPU**\n\nwhy: none &lt;here&gt;\n\nnext: orch doctor\n" in text
 
 
 def test_the_verdicts_of_several_models_name_them() -> None:
-    text = as_markdown([Checked("a", summary(), verdicts=(KEPT,)), Checked("b_c", summary("x"), verdicts=(BROKEN,))])
+    text = format_summary(
+        [GateResult("a", summary(), verdicts=(KEPT,)), GateResult("b_c", summary("x"), verdicts=(BROKEN,))]
+    )
     assert "- a: kept: `failed-images:5` – fine\n" in text
     assert "- b\\_c: **broken**: `failed-images` – 1 of 3 images failed\n" in text
 
@@ -178,7 +179,7 @@ def test_a_summary_stays_small_and_is_appended(tmp_path: Path) -> None:
     failed = [f"{number}.jpg" for number in range(SHOWN_FAILURES + 50)]
     target = tmp_path / "summary.md"
     target.write_text("before\n")
-    append_summary(target, [Checked("m", summary(*failed, images=200), verdicts=(BROKEN,))])
+    append_summary(target, [GateResult("m", summary(*failed, images=200), verdicts=(BROKEN,))])
     text = target.read_text()
     assert text.startswith("before\n### orch run\n")
     assert text.count("| it is text |") == SHOWN_FAILURES
@@ -190,4 +191,4 @@ def test_a_summary_stays_small_and_is_appended(tmp_path: Path) -> None:
     [("a\nb", "a b"), ("x" * 400, "x" * 300 + "…"), ("[l](u) <b>`", "\\[l\\](u) &lt;b&gt;\\`"), ("a_b*", "a\\_b\\*")],
 )
 def test_no_text_becomes_markup(text: str, shown: str) -> None:
-    assert cell(text) == shown
+    assert escape_cell(text) == shown

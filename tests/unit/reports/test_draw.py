@@ -13,7 +13,7 @@ from PIL import Image
 from orchestrator.errors import PredictionsError
 from orchestrator.predictions import rle
 from orchestrator.predictions.predictions import Predictions
-from orchestrator.reports.draw import Style, colour_of, contact_sheet, draw_predictions, draw_run
+from orchestrator.reports.draw import Style, choose_colour, draw_predictions, draw_run, make_contact_sheet
 from tests.unit.predictions.predictions_samples import FILES, META, SIZES, box_mask, sample_arrays, save
 
 CATEGORIES = META["categories"]
@@ -35,7 +35,7 @@ def grey(size: tuple[int, int]) -> Any:
 
 def test_masks_are_translucent_and_outlined() -> None:
     image = np.asarray(draw_predictions(grey((160, 160)), record((160, 160), ((40, 60, 120, 140), 5, 0.9)), CATEGORIES))
-    colour = np.array(colour_of(5))
+    colour = np.array(choose_colour(5))
     np.testing.assert_array_equal(image[139, 80], colour)
     np.testing.assert_array_equal(image[100, 119], colour)  # the box's right edge is exclusive
     np.testing.assert_array_equal(image[100, 120], [128] * 3)
@@ -51,7 +51,7 @@ def test_instances_below_the_score_are_left_out() -> None:
 def test_the_best_instance_is_on_top() -> None:
     instances = (((40, 60, 120, 140), 5, 0.9), ((40, 60, 120, 140), 0, 0.6))
     image = np.asarray(draw_predictions(grey((160, 160)), record((160, 160), *instances), CATEGORIES))
-    np.testing.assert_array_equal(image[139, 80], colour_of(5))
+    np.testing.assert_array_equal(image[139, 80], choose_colour(5))
 
 
 def test_the_given_pixels_stay_as_they_are() -> None:
@@ -82,7 +82,7 @@ def test_lines_and_letters_grow_with_the_image() -> None:
 
 
 def test_neighbouring_categories_differ() -> None:
-    colours = [np.array(colour_of(category)) for category in range(46)]
+    colours = [np.array(choose_colour(category)) for category in range(46)]
     nearest = [np.abs(a - b).sum() for i, a in enumerate(colours) for b in colours[:i]]
     assert min(nearest) > 20
 
@@ -174,14 +174,16 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 def test_a_sheet_holds_all_images_in_rows() -> None:
     colours = ["red", "lime", "blue"]
-    sheet = contact_sheet([Image.new("RGB", (200, 100), colour) for colour in colours], columns=2, cell=100, gap=10)
+    sheet = make_contact_sheet(
+        [Image.new("RGB", (200, 100), colour) for colour in colours], columns=2, cell=100, gap=10
+    )
     assert sheet.size == (230, 130)
     pixels = np.asarray(sheet)
     assert pixels[35, 60].tolist() == [255, 0, 0]
     assert pixels[35, 170].tolist() == [0, 255, 0]
     assert pixels[95, 60].tolist() == [0, 0, 255]
     assert pixels[95, 170].tolist() == [255, 255, 255]
-    assert contact_sheet([], columns=3).size[0] > 0
+    assert make_contact_sheet([], columns=3).size[0] > 0
 
 
 def test_meta_without_categories_still_draws(tmp_path: Path) -> None:

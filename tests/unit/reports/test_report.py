@@ -14,19 +14,19 @@ from PIL import Image
 
 from orchestrator.cli import main
 from orchestrator.errors import PredictionsError, UsageError
-from orchestrator.evaluation.compare.compare import Options
+from orchestrator.evaluation.compare.compare import CompareOptions
 from orchestrator.predictions import rle
 from orchestrator.predictions.predictions import Predictions
-from orchestrator.reports.html.charts import histogram, precision_recall
-from orchestrator.reports.html.gallery import choose
-from orchestrator.reports.html.thumbnails import fitted, small_mask, thumbnail
-from orchestrator.reports.html.write import Limits, ReportOptions, Written, write_report
+from orchestrator.reports.html.charts import draw_histogram, draw_precision_recall
+from orchestrator.reports.html.gallery import PageLimits, choose_images
+from orchestrator.reports.html.thumbnails import fit_size, make_thumbnail, shrink_mask
+from orchestrator.reports.html.write import ReportOptions, WrittenReport, write_report
 from orchestrator.system.display import SilentDisplay
 from tests.unit.evaluation.compare_samples import changed, two_runs
 from tests.unit.evaluation.evaluate_samples import SIZE
 from tests.unit.predictions.predictions_samples import Arrays, box_mask, sample_arrays, save
 
-QUICK = Options(resamples=20)
+QUICK = CompareOptions(resamples=20)
 
 
 class Outside(HTMLParser):
@@ -45,7 +45,9 @@ class Outside(HTMLParser):
         ]  # fmt: skip
 
 
-def report(tmp_path: Path, paths: list[Path], annotations: Path | None = None, **options: Any) -> tuple[str, Written]:
+def report(
+    tmp_path: Path, paths: list[Path], annotations: Path | None = None, **options: Any
+) -> tuple[str, WrittenReport]:
     given = ReportOptions(**{"compare": QUICK, **options})
     written = write_report(paths, annotations, tmp_path / "r.html", given, SilentDisplay())
     return (tmp_path / "r.html").read_text(), written
@@ -91,12 +93,12 @@ def test_a_page_of_two_runs_with_truth(tmp_path: Path) -> None:
 
 
 def test_right_wrong_and_found_are_those_of_the_matching(tmp_path: Path) -> None:
-    from orchestrator.evaluation.coco.evaluate import CountsAt, evaluate
+    from orchestrator.evaluation.coco.evaluate import CountLevel, evaluate
 
     good, _, truth = two_runs(tmp_path)
-    limits = Limits(min_score=0.4)
+    limits = PageLimits(min_score=0.4)
     data = data_of(report(tmp_path, [good], truth, limits=limits)[0])
-    counts = evaluate(Predictions.load(good), truth, counts_at=CountsAt(0.5, 0.4)).counts
+    counts = evaluate(Predictions.load(good), truth, counts_at=CountLevel(0.5, 0.4)).counts
     shown = [one for image in data["images"] for one in image["panels"][1]["instances"]]
     crowds = sum(one.get("iscrowd", 0) for one in json.loads(truth.read_text())["annotations"])
     assert crowds
@@ -138,28 +140,28 @@ def test_names_cannot_break_out(tmp_path: Path) -> None:
 
 def test_the_budget_keeps_the_most_telling_images(tmp_path: Path) -> None:
     good, worse, truth = two_runs(tmp_path)
-    page, written = report(tmp_path, [good, worse], truth, limits=Limits(images=4))
+    page, written = report(tmp_path, [good, worse], truth, limits=PageLimits(images=4))
     assert (written.shown, written.images) == (4, 12)
     assert "4 of 12 images: of at most 4, half are those with the most disagreement" in page
     everything = data_of(report(tmp_path, [good, worse], truth)[0])["images"]
     worst = sorted(everything, key=lambda image: -image["apart"])[:2]
     kept = {image["file"] for image in data_of(page)["images"]}
     assert {image["file"] for image in worst} <= kept
-    page, written = report(tmp_path, [good, worse], truth, limits=Limits(megabytes=0.006))
+    page, written = report(tmp_path, [good, worse], truth, limits=PageLimits(megabytes=0.006))
     assert 1 <= written.shown < 12
-    assert "budget of 0.006 MB left out" in page
+    assert "the page is limited to 0.006 MB" in page
     assert worst[0]["file"] in {image["file"] for image in data_of(page)["images"]}
 
 
 def test_images_are_chosen_by_score_and_evenly() -> None:
     scores = np.zeros(1000)
     scores[[10, 20, 30]] = [0.5, 0.9, 0.7]
-    chosen = choose(scores, 6).tolist()
+    chosen = choose_images(scores, 6).tolist()
     assert len(set(chosen)) == 6
     assert {10, 20, 30} <= set(chosen)
     assert chosen[0] == 0
     assert chosen[-1] == 999
-    assert choose(np.zeros(3), 10).tolist() == [0, 1, 2]
+    assert choose_images(np.zeros(3), 10).tolist() == [0, 1, 2]
 
 
 def test_unfair_runs_make_no_page(tmp_path: Path) -> None:
@@ -167,7 +169,7 @@ def test_unfair_runs_make_no_page(tmp_path: Path) -> None:
     with pytest.raises(PredictionsError, match="score floor"):
         report(tmp_path, [good, worse], truth)
     assert not (tmp_path / "r.html").exists()
-    page, _ = report(tmp_path, [good, worse], truth, compare=Options(align=True, resamples=0))
+    page, _ = report(tmp_path, [good, worse], truth, compare=CompareOptions(align=True, resamples=0))
     assert "aligned: only instances that score at least 0.5" in page
 
 
@@ -191,8 +193,8 @@ def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
 def test_small_masks_are_the_masks(tmp_path: Path) -> None:
     for size, box in (((40, 60), (10, 5, 30, 25)), ((400, 900), (100, 60, 820, 390)), ((5, 3), (0, 0, 3, 5))):
         mask = box_mask(size, box)
-        width, height = fitted(size[1], size[0])
-        small = small_mask(rle.encode(mask), list(size), width, height)
+        width, height = fit_size(size[1], size[0])
+        small = shrink_mask(rle.encode(mask), list(size), width, height)
         assert small is not None
         x, y, w, h, runs = small
         assert sum(runs) == w * h
@@ -204,7 +206,7 @@ def test_small_masks_are_the_masks(tmp_path: Path) -> None:
         scale = width / size[1]
         assert abs(x - box[0] * scale) <= 1
         assert abs(y + h - box[3] * height / size[0]) <= 1
-    assert small_mask(rle.encode(np.zeros((4, 4), bool)), [4, 4], 4, 4) is None
+    assert shrink_mask(rle.encode(np.zeros((4, 4), bool)), [4, 4], 4, 4) is None
 
 
 def test_thumbnails_are_upright_small_and_eight_bits(tmp_path: Path) -> None:
@@ -212,23 +214,23 @@ def test_thumbnails_are_upright_small_and_eight_bits(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     image.save(tmp_path / "turned.jpg", exif=exif)
-    assert (lambda one: (one.width, one.height))(thumbnail(tmp_path / "turned.jpg", True)) == (133, 400)
-    assert (lambda one: (one.width, one.height))(thumbnail(tmp_path / "turned.jpg", False)) == (400, 133)
+    assert (lambda one: (one.width, one.height))(make_thumbnail(tmp_path / "turned.jpg", True)) == (133, 400)
+    assert (lambda one: (one.width, one.height))(make_thumbnail(tmp_path / "turned.jpg", False)) == (400, 133)
     deep = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
     Image.fromarray(deep).save(tmp_path / "deep.png")
-    assert thumbnail(tmp_path / "deep.png", True).width == 64
+    assert make_thumbnail(tmp_path / "deep.png", True).width == 64
 
 
 def test_charts_show_the_numbers() -> None:
-    chart = precision_recall([np.linspace(1, 0, 101), np.full(101, -1.0)], ["a<b", "none"], "bag & co")
+    chart = draw_precision_recall([np.linspace(1, 0, 101), np.full(101, -1.0)], ["a<b", "none"], "bag & co")
     assert chart.count("<polyline") == 1
     assert "30.0,8.0" in chart
     assert "a&lt;b" in chart
     assert "bag &amp; co" in chart
-    bars = histogram(np.array([0.02, 0.03, 0.99, 1.0], np.float32), 0, "x")
+    bars = draw_histogram(np.array([0.02, 0.03, 0.99, 1.0], np.float32), 0, "x")
     assert bars.count("<rect") == 2
     assert "0.00 to 0.05: 2" in bars
-    assert histogram(np.zeros(0, np.float32), 0, "x").count("<rect") == 0
+    assert draw_histogram(np.zeros(0, np.float32), 0, "x").count("<rect") == 0
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,12 +14,13 @@ from orchestrator import cli
 from orchestrator.catalog.loader import ModelEntry
 from orchestrator.dispatch.outcome import Outcome
 from orchestrator.errors import MachineError, UsageError
+from orchestrator.evaluation.equivalence_record import is_equivalence_recorded, locate_record
 from orchestrator.paths import RunPaths
 from orchestrator.plan.options import RunOptions
 from orchestrator.predictions.predictions import Predictions
 from orchestrator.system.display import Display, SilentDisplay
 from orchestrator.workflows import equivalence
-from orchestrator.workflows.equivalence import Equivalence, proven, record_path
+from orchestrator.workflows.equivalence import Equivalence
 from tests.unit.predictions.predictions_samples import META, Arrays, sample_arrays, save
 from tests.unit.stack_samples import MINIMAL, model_entry, stack_document, write_stack
 
@@ -75,11 +76,11 @@ def test_a_comparison_that_passed_is_remembered(entry: ModelEntry, runs: Callabl
     made = runs()
     result = compared(entry)
     assert [options.variant for options in made] == ["old", "new"]
-    assert result.agreement.equal
+    assert result.agreement.is_equal
     first, second = metas(result)
-    assert proven(first, second)
-    assert proven(second, first)
-    assert result.record == record_path(second, first)
+    assert is_equivalence_recorded(first, second)
+    assert is_equivalence_recorded(second, first)
+    assert result.record == locate_record(second, first)
     record = json.loads(result.record.read_text())
     assert record["variants"] == {"build-of-old": "old", "build-of-new": "new"}
     assert (record["equivalent"], record["instances"]) == (True, 6)
@@ -88,22 +89,22 @@ def test_a_comparison_that_passed_is_remembered(entry: ModelEntry, runs: Callabl
 def test_only_the_very_builds_and_weights_are_proven(entry: ModelEntry, runs: Callable[..., list[RunOptions]]) -> None:
     runs()
     first, second = metas(compared(entry))
-    assert not proven(first, {**second, "build": "another"})
-    assert not proven(first, {**second, "model": "another"})
+    assert not is_equivalence_recorded(first, {**second, "build": "another"})
+    assert not is_equivalence_recorded(first, {**second, "model": "another"})
     weights = {"model": {"file": "model.onnx", "sha256": "1" * 64}}
-    assert not proven(first, {**second, "weights": weights})
-    assert not proven({**first, "weights": weights}, {**second, "weights": weights})
+    assert not is_equivalence_recorded(first, {**second, "weights": weights})
+    assert not is_equivalence_recorded({**first, "weights": weights}, {**second, "weights": weights})
 
 
 def test_a_comparison_that_failed_proves_nothing(entry: ModelEntry, runs: Callable[..., list[RunOptions]]) -> None:
     runs("new")
     result = compared(entry)
-    assert not result.agreement.equal
-    assert not proven(*metas(result))
+    assert not result.agreement.is_equal
+    assert not is_equivalence_recorded(*metas(result))
     runs()
-    assert proven(*metas(compared(entry)))
+    assert is_equivalence_recorded(*metas(compared(entry)))
     result.record.write_text("{")
-    assert not proven(*metas(result))
+    assert not is_equivalence_recorded(*metas(result))
 
 
 def test_each_variant_is_built_on_its_own_base(entry: ModelEntry, runs: Callable[..., list[RunOptions]]) -> None:

@@ -1,0 +1,109 @@
+"""The format of the predictions file as one table: its arrays and the keys of `meta`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.predictions.npz import Header
+
+FORMAT = "orch-predictions/1"
+STATUS_PREDICTED, STATUS_FAILED = 0, 1
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One row of the schema.
+
+    `dtype` "str" is fixed-width unicode of any width; letters in `shape` are sizes that must agree among arrays
+    (I images, N instances, M bytes of masks, A attributes).
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    meaning: str
+    optional: bool = False
+
+    def find_fault(self, header: Header) -> str | None:
+        """Return what is wrong with an array's dtype or axes, or None."""
+        has_dtype = header.dtype.kind == "U" if self.dtype == "str" else header.dtype == np.dtype(self.dtype)
+        if not has_dtype or header.dtype.names:
+            return f"its dtype is {header.dtype}, not {self.dtype}"
+        pairs = zip(header.shape, self.shape, strict=False)
+        has_sides = all(side == wanted for side, wanted in pairs if isinstance(wanted, int))
+        if len(header.shape) != len(self.shape) or not has_sides:
+            return f"its shape is {header.shape}, not ({', '.join(map(str, self.shape))})"
+        return None
+
+    @property
+    def rows_like(self) -> str | None:
+        """The array that must have as many rows as this one, if there is one."""
+        return {"I": "image_file", "N": "scores"}.get(str(self.shape[0])) if self.shape else None
+
+
+# In the order in which they are written.
+SCHEMA = (
+    ArraySpec("image_file", "str", ("I",), "path relative to the input root, separated by /"),
+    ArraySpec("image_id", "int64", ("I",), "COCO's own id, or else the number from 1", optional=True),
+    ArraySpec("image_size", "int32", ("I", 2), "height, width of the image the predictions refer to"),
+    ArraySpec("status", "uint8", ("I",), "0 predicted, 1 failed"),
+    ArraySpec("error", "str", ("I",), "why the image failed; empty for predicted ones"),
+    ArraySpec("offsets", "int64", ("I+1",), "instances of image i are rows offsets[i]:offsets[i+1]"),
+    ArraySpec("boxes", "float32", ("N", 4), "x1, y1, x2, y2 in pixels; right and lower edge exclusive"),
+    ArraySpec("classes", "int32", ("N",), "category ids of the taxonomy in meta"),
+    ArraySpec("scores", "float32", ("N",), "in [0, 1], descending within an image"),
+    ArraySpec("masks", "uint8", ("M",), "COCO compressed RLE counts, back to back"),
+    ArraySpec("mask_offsets", "int64", ("N+1",), "row n is masks[mask_offsets[n]:mask_offsets[n+1]]"),
+    ArraySpec("attributes", "float32", ("N", "A"), "score per attribute", optional=True),
+    ArraySpec("image_scores", "float32", ("I",), "probability of the whole image, or NaN", optional=True),
+    ArraySpec("meta", "str", (), "JSON object, see META"),
+)
+SPECS: Mapping[str, ArraySpec] = {spec.name: spec for spec in SCHEMA}
+
+META: Mapping[str, str] = {
+    "format": f"{FORMAT!r}",
+    "orch_version": "version of orch that wrote the file",
+    "model": "name of the model",
+    "stack": "its stack",
+    "variant": "the stack's variant that ran",
+    "task": "instance-segmentation or manipulation-localization",
+    "categories": "list of {id, name}",
+    "settings": "settings of the predictor",
+    "score_threshold": "score floor, null if none",
+    "max_detections": "most instances kept per image, null if no limit",
+    "exif": "apply or ignore",
+    "device": "cpu, or the GPU's name",
+    "taxonomy": "name of the taxonomy the categories are from",
+    "weights": "{key: {file, sha256}}",
+    "runtime": "docker, venv, …: how the variant was built and run",
+    "image_digest": "digest of the container image or environment",
+    "inputs": "{count, digest} of the input images",
+    "native": "{box_order, box_edges, class_base, class_map} of the model's own output",
+}
+META_OPTIONAL: Mapping[str, str] = {"attribute_names": "names of the columns of attributes"}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One way in which predictions break the format, with image and row if it is about one."""
+
+    array: str
+    message: str
+    image: str | None = None
+    row: int | None = None
+
+    def __str__(self) -> str:
+        where = [] if self.image is None else [f"image {self.image!r}"]
+        where += [] if self.row is None else [f"row {self.row}"]
+        return f"{self.array}{' (' + ', '.join(where) + ')' if where else ''}: {self.message}"
+
+
+def to_xywh(corners: NDArray[Any]) -> NDArray[np.float64]:
+    """Return boxes (…,4) given as x1, y1, x2, y2 as x, y, width, height."""
+    corners = corners.astype(np.float64)
+    return np.concatenate((corners[..., :2], corners[..., 2:] - corners[..., :2]), axis=-1)
