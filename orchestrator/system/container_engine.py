@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -50,6 +52,7 @@ def connect() -> Engine:
     reasons: list[str] = []
     for url in _candidates():
         try:
+            _require_listening(url)
             client = docker.DockerClient(base_url=url, timeout=TIMEOUT, **_tls(url))
         except (docker.errors.DockerException, OSError, ValueError) as error:
             reasons.append(f"{url}: {_short(error)}")
@@ -62,6 +65,14 @@ def connect() -> Engine:
             continue
         return Engine(client, url, str(info.get("ServerVersion", "?")), info)
     raise MachineError("no container engine answers", why="; ".join(reasons), hint=HINT)
+
+
+def _require_listening(url: str) -> None:
+    """Connect to a Unix socket once. Raises OSError; the SDK leaves a socket open that it could not connect."""
+    if url.startswith("unix://"):
+        with closing(socket.socket(socket.AF_UNIX)) as probe:
+            probe.settimeout(TIMEOUT)
+            probe.connect(url.removeprefix("unix://"))
 
 
 def _candidates() -> list[str]:

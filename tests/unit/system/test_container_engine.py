@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ class FakeClient:
 def _no_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     FakeClient.answers, FakeClient.asked = {}, []
     monkeypatch.setattr(docker, "DockerClient", FakeClient)
+    monkeypatch.setattr(engine_module, "_require_listening", lambda url: None)
     for name in ("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_TLS_VERIFY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
@@ -93,6 +95,16 @@ def test_no_engine_is_an_error_with_reasons(monkeypatch: pytest.MonkeyPatch, err
         connect()
     assert caught.value.why == f"unix:///x: {said}"
     assert "orch doctor" in str(caught.value.hint)
+
+
+def test_no_socket_is_left_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the real SDK: it leaves a socket open that it could not connect, which is a warning, thus an error here."""
+    monkeypatch.undo()
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    with pytest.raises(MachineError) as caught:
+        connect()
+    assert caught.value.why == f"unix://{tmp_path}/none.sock: no such socket"
+    gc.collect()
 
 
 def test_an_engine_that_breaks_off_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
