@@ -201,7 +201,7 @@ MISTAKES: list[tuple[str, type[OrchError], str]] = [
     ("triple.json", UsageError, "as a list of images"),
     ("gone.json", UsageError, "cannot read the true mask"),
     ("gone2.json", UsageError, "is not a data set"),
-    ("itself.json", UsageError, "names itself"),
+    ("itself.json", UsageError, "contains itself"),
     ("strangers.json", PredictionsError, "none of the images"),
     ("unpaired", UsageError, "no mask of"),
     ("text", UsageError, "cannot read the true mask"),
