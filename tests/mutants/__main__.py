@@ -89,7 +89,9 @@ def _order_tests(package: str, path: Path) -> tuple[str, ...]:
     """Return what to test: files named after the module first, as they probably fail first."""
     folders = _test_folders(package)
     named = sorted(
-        found.relative_to(ROOT).as_posix() for folder in folders for found in (ROOT / folder).rglob(f"test_{path.stem}*.py")
+        found.relative_to(ROOT).as_posix()
+        for folder in folders
+        for found in (ROOT / folder).rglob(f"test_{path.stem}*.py")
     )
     return (*named, *folders)
 

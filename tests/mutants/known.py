@@ -50,8 +50,8 @@ FAULTS: tuple[tuple[str, str, str, str, str], ...] = (
     (
         "claims of living workers taken at the start",
         f"{GUEST}/serving/spool.py",
-        "if worker.rpartition(\"-\")[0] == self._identity.host and not self._is_alive(worker):",
-        "if worker.rpartition(\"-\")[0] == self._identity.host:",
+        'if worker.rpartition("-")[0] == self._identity.host and not self._is_alive(worker):',
+        'if worker.rpartition("-")[0] == self._identity.host:',
         "tests/unit/guest/test_spool.py",
     ),
     (
@@ -65,7 +65,7 @@ FAULTS: tuple[tuple[str, str, str, str, str], ...] = (
         "end looked for after the listing",
         f"{GUEST}/batches.py",
         "            self.has_ended = has_end_mark\n",
-        "            self.has_ended = (self._job.queue / \"end\").exists()\n",
+        '            self.has_ended = (self._job.queue / "end").exists()\n',
         "tests/unit/guest/test_batches.py",
     ),
     (
@@ -148,7 +148,7 @@ FAULTS: tuple[tuple[str, str, str, str, str], ...] = (
     (
         "If-Range dropped",
         "orchestrator/system/download.py",
-        ", **({\"If-Range\": version} if version else {})",
+        ', **({"If-Range": version} if version else {})',
         "",
         "tests/unit/system/test_download.py",
     ),

@@ -28,9 +28,7 @@ def sample_rows(count: int) -> list[ShardRow]:
 
 
 @pytest.mark.parametrize("part", [True, False])
-def test_a_shard_is_on_the_disk_before_its_name_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: bool
-) -> None:
+def test_a_shard_is_on_the_disk_before_its_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: bool) -> None:
     job = make_job(tmp_path)
     steps = record_syncs(monkeypatch, shard_path(job.out, 3, part))
     target = write_rows(job, 3, sample_rows(3), part)
