@@ -51,7 +51,7 @@ class Mutant:
 
     def describe(self) -> str:
         """Return the text by which it is known in the results."""
-        shown = self.line if self.line == self.old else f"{self.line}` : `{_join(self.old)}"
+        shown = _join(self.line) if self.line == self.old else f"{self.line}` : `{_join(self.old)}"
         return f"{self.kind}, `{self.file}`: `{shown}` → `{_join(self.new)}`"
 
 
@@ -155,8 +155,13 @@ class Copy:
             os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
 
 
-def judge(mutants: list[Mutant], copies: queue.SimpleQueue[Copy], jobs: int) -> list[str]:
-    """Return a result for each of a package's mutants. RuntimeError when the tests fail without any fault."""
+def judge(mutants: list[Mutant], killed: set[str], copies: queue.SimpleQueue[Copy], jobs: int) -> list[str]:
+    """Return a result for each of a package's mutants; `killed` are known to be.
+
+    Raises RuntimeError when the tests fail without any fault.
+    """
+    if all(mutant.describe() in killed for mutant in mutants):
+        return ["killed"] * len(mutants)
     tests = tuple(sorted({path for mutant in mutants for path in mutant.tests}))
     copied = copies.get()
     outcome, seconds = copied.test(tests, 3600)
@@ -166,6 +171,8 @@ def judge(mutants: list[Mutant], copies: queue.SimpleQueue[Copy], jobs: int) -> 
     timeout = max(LEAST_TIMEOUT, TIMEOUT_FACTOR * seconds)
 
     def try_one(mutant: Mutant) -> str:
+        if mutant.describe() in killed:
+            return "killed"
         copied = copies.get()
         try:
             result = copied.try_mutant(mutant, timeout)
@@ -182,8 +189,7 @@ def judge(mutants: list[Mutant], copies: queue.SimpleQueue[Copy], jobs: int) -> 
 
 def record(package: str, title: str, mutants: list[Mutant], results: list[str]) -> None:
     """Replace a package's section of results.md, and the sum at its top."""
-    text = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
-    sections = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
+    sections = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", _read_results(), re.MULTILINE | re.DOTALL))
     lines = [f"- {result}: {mutant.describe()}" for mutant, result in zip(mutants, results, strict=True)]
     for index, mutant in enumerate(mutants):
         if results[index] == "equivalent":
@@ -195,13 +201,17 @@ def record(package: str, title: str, mutants: list[Mutant], results: list[str]) 
     }
     head = (
         "# Small faults and whether the tests catch them\n\n"
-        "Written by `python -m tests.mutants`. Each entry: kind, file, line as it was, the changed part if shorter, its "
-        "new text.\n\n"
+        "Written by `python -m tests.mutants`. Each entry: kind, file, line as it was, the changed part if shorter, "
+        "its new text.\n\n"
         f"{sum(counts.values())} faults: {counts['killed']} killed, {counts['survived']} survived, "
         f"{counts['equivalent']} equivalent (no observable difference).\n\n"
     )
     body = "".join(f"## {name}\n{sections[name]}" for name in (KNOWN, *PACKAGES) if name in sections)
     RESULTS.write_text(head + body.rstrip() + "\n", encoding="utf-8")
+
+
+def _read_results() -> str:
+    return RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
 
 
 def main() -> int:
@@ -212,7 +222,9 @@ def main() -> int:
     parser.add_argument("--each", type=int, default=10, help="faults drawn in each package")
     parser.add_argument("--jobs", type=int, choices=(1, 2), default=2)
     parser.add_argument("--list", action="store_true", help="only show the faults")
+    parser.add_argument("--again", action="store_true", help="skip those that results.md records as killed")
     options = parser.parse_args()
+    killed = set(re.findall(r"^- killed: (.*)$", _read_results(), re.MULTILINE)) if options.again else set()
     survived, total, is_known_caught = 0, 0, True
     with tempfile.TemporaryDirectory(prefix="orch-mutants-") as folder:
         copies: queue.SimpleQueue[Copy] = queue.SimpleQueue()
@@ -225,7 +237,7 @@ def main() -> int:
             if options.list:
                 print("\n".join(f"{package}: {mutant.describe()}" for mutant in mutants))
                 continue
-            results = judge(mutants, copies, options.jobs)
+            results = judge(mutants, killed, copies, options.jobs)
             title = "The fixed list of known.py" if package == KNOWN else f"Seed {options.seed}, {len(mutants)} drawn"
             record(package, title, mutants, results)
             if package == KNOWN:
