@@ -77,7 +77,8 @@ def draw(package: str, seed: int, each: int) -> list[Mutant]:
             old = source[site.start : site.end]
             mutant = Mutant(package, site.kind, file, site.start, old, site.new, line, _order_tests(package, path))
             by_kind.setdefault(site.kind, []).append(mutant)
-    generator, drawn = random.Random(f"{seed}:{package}"), []
+    generator = random.Random(f"{seed}:{package}")
+    drawn: list[Mutant] = []
     while len(drawn) < each and by_kind:
         kind = generator.choice(sorted(by_kind))
         drawn.append(by_kind[kind].pop(generator.randrange(len(by_kind[kind]))))

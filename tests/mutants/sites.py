@@ -62,10 +62,10 @@ def _find_faults(node: ast.AST) -> Iterator[tuple[str, ast.expr | ast.stmt, str]
                 yield "comparison", node, ast.unparse(changed)
         case ast.Constant(value=bool()):
             yield "flag", node, str(not node.value)
-        case ast.Constant(value=int()):
-            yield "number", node, str(int(node.value) + 1)
-        case ast.Constant(value=float()):
-            yield "number", node, repr(float(node.value) * 1.5)
+        case ast.Constant(value=int(number)):
+            yield "number", node, str(number + 1)
+        case ast.Constant(value=float(number)):
+            yield "number", node, repr(number * 1.5)
         case ast.Expr(value=ast.Call()) | ast.AugAssign():
             yield "dropped statement", node, "pass"
         case ast.BoolOp():

@@ -91,7 +91,7 @@ def test_of_equal_overlaps_the_last_annotation_is_taken(tmp_path: Path, iou: Iou
 def test_alignment_keeps_what_scores_the_floor_as_the_runner_does(floor: float) -> None:
     """Scores are float32: 0.7 is smaller there than as a float64."""
     arrays = random_arrays(random_truth(7), 1)
-    below, above = np.nextafter(np.float32(floor), np.float32([0, 1]))
+    below, above = np.nextafter(np.float32(floor), np.array([0, 1], np.float32))
     first, second = int(arrays["offsets"][0]), int(arrays["offsets"][1])
     assert second - first > 3
     arrays["scores"] = np.zeros_like(arrays["scores"])

@@ -24,7 +24,7 @@ def kept_scores(folder: Path, scores: list[float], floor: float | None, most: in
 @pytest.mark.parametrize("floor", [0.7, 0.1, 0.05, 0.3, 0.9])
 def test_the_floor_is_compared_in_the_precision_of_scores(tmp_path: Path, floor: float) -> None:
     """As float32, 0.7 is smaller than 0.7: compared as float64 it would be dropped."""
-    above, below = np.nextafter(np.float32(floor), np.float32([1, 0]))
+    above, below = np.nextafter(np.float32(floor), np.array([1, 0], np.float32))
     assert kept_scores(tmp_path, [below, floor, above], floor) == [float(above), float(np.float32(floor))]
 
 
