@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import json
+import os
 import queue
 import signal
 import threading
@@ -133,6 +134,24 @@ def test_every_shard_is_predicted_once(paths: RunPaths, workers: int) -> None:
     assert fleet.predicted == list(range(10))
     assert len(fleet.workers) == min(workers, 10)
     assert paths.events.read_text().count('"ready"') == len(fleet.workers)
+
+
+def test_workers_at_work_see_that_the_host_lives(paths: RunPaths) -> None:
+    """A worker leaves its job when `alive` is not touched for a minute."""
+    touched: list[bool] = []
+
+    def script(worker: FakeWorker, order: dict[str, Any]) -> Exit | None:
+        alive = worker.folder / "alive"
+        os.utime(alive, (1, 1))
+        deadline = time.monotonic() + 10
+        while alive.stat().st_mtime == 1 and time.monotonic() < deadline:
+            worker.emit("heartbeat", rss_mb=1)
+            time.sleep(0.01)
+        touched.append(alive.stat().st_mtime > 1)
+        return None
+
+    make(paths, Fleet(script), 3).run(OwnedSlots(1), 12, 0)
+    assert touched == [True] * 3
 
 
 def test_events_that_come_twice_count_once(paths: RunPaths) -> None:
