@@ -13,8 +13,8 @@ from orchestrator.dispatch.executors import NoSettings, Work, refuse_active_subm
 from orchestrator.dispatch.launcher import Launcher
 from orchestrator.dispatch.outcome import Outcome, finish
 from orchestrator.dispatch.scheduler import sort_largest_first
-from orchestrator.dispatch.shared.submitter import Submission
 from orchestrator.dispatch.slots import LeasedSlots, OwnedSlots, Slots, assign_devices, describe_busy_gpus
+from orchestrator.dispatch.submitter import Submission
 from orchestrator.hardware import Gpu, Selection, cores, gpus_for
 from orchestrator.plan.shards import missing_shards
 from orchestrator.runtimes.built import select_variant

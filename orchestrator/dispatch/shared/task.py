@@ -25,10 +25,10 @@ from orchestrator.dispatch.launcher import Launcher
 from orchestrator.dispatch.shared.claiming_scheduler import ClaimingScheduler
 from orchestrator.dispatch.shared.claims import Claims
 from orchestrator.dispatch.shared.collection import collect_once
-from orchestrator.dispatch.shared.submitter import Submitter, TaskAttempt
 from orchestrator.dispatch.shared.task_records import TaskRecord, find_abandoned, read_records
 from orchestrator.dispatch.shared.work_file import RecordedWork, read_work_file, record_variant
 from orchestrator.dispatch.slots import OwnedSlots, assign_devices
+from orchestrator.dispatch.submitter import Submitter, TaskAttempt
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError
 from orchestrator.hardware import Gpu, cores, gpus_for
 from orchestrator.paths import RunPaths, TaskPaths

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from orchestrator.dispatch.shared.progress import EventTail, RunProgress, describe_tasks, shard_sizes
-from orchestrator.dispatch.shared.submitter import QueuedTask
+from orchestrator.dispatch.submitter import QueuedTask
 
 
 def test_shards_under_way_count_with_their_images_and_done_twice_counts_once() -> None:
