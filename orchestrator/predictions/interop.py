@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import supervision as sv
 
 Predictions = Any
-"""`orchestrator.predictions.predictions.Predictions`, which imports this module."""
+"""`orchestrator.predictions.predictions.Predictions`: that module imports this module."""
 
 
 def to_pandas(predictions: Predictions) -> pd.DataFrame:
