@@ -71,6 +71,7 @@ class WorkerSpec:
     roots: Sequence[Path]
     weights: Path
     out: Path
+    """The one folder that the worker writes its results to; no other worker uses it."""
     cache: Path
     log: Path
     """File that the worker's stderr goes to."""
@@ -168,6 +169,10 @@ class Runtime(Protocol):
 
     def start(self, prepared: Prepared, spec: WorkerSpec) -> Worker:
         """Start a worker whose job folder is written. Raises MachineError."""
+
+    def worker_owner(self) -> tuple[int, int] | None:
+        """Return the uid and gid that workers run as, who must own their out folders; None: the caller's."""
+        return None
 
     def reap(self, run: str, jobs: Path) -> int:
         """End workers of this run that an orch process left behind, and return their number.
