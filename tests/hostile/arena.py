@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,8 @@ class Fight:
     faults: list[str] = field(default_factory=list)
     victims: dict[str, list[str]] = field(default_factory=dict)
     """What is wrong with the images of each attack's own shard."""
+    settings: tuple[str, ...] = ()
+    """The options that name the attack."""
 
 
 @dataclass
@@ -67,8 +69,13 @@ class Arena:
     """Run folders without an attack, by model."""
     count: int = 0
 
-    def fight(self, attacks: Sequence[Attack], *, interrupt_when: str | None = None) -> Fight:
+    def fight(self, attacks: Sequence[Attack]) -> Fight:
         """Carry out attacks in one run, the first on shard 1, the next on shard 2, and so on; judge the run."""
+        fight = self._begin(attacks)
+        self._judge(fight, attacks)
+        return fight
+
+    def _begin(self, attacks: Sequence[Attack], *more: str, interrupt_when: Callable[[], bool] | None = None) -> Fight:
         self.count += 1
         here = self.folder / f"{self.count:03d}-{attacks[0].name}"
         here.mkdir()
@@ -77,17 +84,15 @@ class Arena:
         model = attacks[0].model
         named = ",".join(f"{one.name}@{shard}" for shard, one in enumerate(attacks, 1))
         settings = ("--set", f"attack={named}", "--set", f"target={outside.root}")
-        done = self.run(model, here / "run", *settings, interrupt_when=interrupt_when)
-        fight = Fight(here / "run", done, outside, self._carried_out())
-        self._judge(fight, attacks)
-        return fight
+        done = self.run(model, here / "run", *settings, *more, interrupt_when=interrupt_when)
+        return Fight(here / "run", done, outside, self.carried_out(), settings=(*settings, *more))
 
-    def run(self, model: str, out: Path, *more: str, interrupt_when: str | None = None) -> Done:
+    def run(self, model: str, out: Path, *more: str, interrupt_when: Callable[[], bool] | None = None) -> Done:
         """Run the images through a model."""
         where = ("-i", self.images, "-o", out, "--shard-size", SHARD_SIZE)
         trees = (rf"^{re.escape(str(out))}/jobs/[^/]+/out(/|$)", rf"^{re.escape(str(self.home))}/spool/[^/]+/")
-        when = None if interrupt_when is None else self.home / interrupt_when
-        return self.commands.run("run", "-m", model, *where, *self.options, *more, trees=trees, interrupt_when=when)
+        given = ("run", "-m", model, *where, *self.options, *more)
+        return self.commands.run(*given, trees=trees, interrupt_when=interrupt_when)
 
     def honest_run(self, model: str) -> Predictions:
         """Return the predictions of a model that attacks nothing."""
@@ -101,21 +106,32 @@ class Arena:
     # --- judging
 
     def _judge(self, fight: Fight, attacks: Sequence[Attack]) -> None:
-        faults, done = fight.faults, fight.done
+        done = fight.done
         allowed = frozenset.intersection(*(one.exits for one in attacks))
+        self._judge_exit(fight, done, allowed)
+        self._judge_reach(fight, [fight.out], links=not any(one.hard_link for one in attacks))
+        self._judge_predictions(fight, attacks)
+
+    def _judge_exit(self, fight: Fight, done: Done, allowed: frozenset[int]) -> None:
         if done.hung:
-            faults.append(f"hung for {done.seconds:.0f} s")
+            fight.faults.append(f"hung for {done.seconds:.0f} s")
         elif done.code not in allowed:
-            faults.append(f"exit {done.code}, expected one of {sorted(allowed)}")
-        faults += [f"outside: {one}" for one in fight.outside.changes(links=not any(one.hard_link for one in attacks))]
-        faults += [f"the secret is in {path}" for path in fight.outside.traces(fight.out)]
-        faults += self.stray_modes(fight.out)
-        faults += said_to_terminal(done)
-        faults += sorted({f"outside the door: {call['event']} by {call['by']}" for call in done.calls})
+            fight.faults.append(f"exit {done.code}, expected one of {sorted(allowed)}")
+        fight.faults += said_to_terminal(done)
+        fight.faults += sorted({f"outside the door: {call['event']} by {call['by']}" for call in done.calls})
+
+    def _judge_reach(self, fight: Fight, folders: Sequence[Path], *, links: bool = True) -> None:
+        """Judge what the attack reached: the files outside, copies of the secret, modes in these run folders."""
+        faults = fight.faults
+        faults += [f"outside: {one}" for one in fight.outside.changes(links=links)]
+        for folder in folders:
+            faults += [f"the secret is in {path}" for path in fight.outside.traces(folder)]
+            faults += self.stray_modes(folder)
+        for path in (path for cache in self._caches() for path in cache.glob("reached-*")):
+            faults.append(f"the guest reached {path.read_text()}")
         if Path("/tmp/orch-hostile-pickle").exists():
             Path("/tmp/orch-hostile-pickle").unlink()
             faults.append("a pickle was loaded")
-        self._judge_predictions(fight, attacks)
 
     def _judge_predictions(self, fight: Fight, attacks: Sequence[Attack]) -> None:
         path = fight.out / "predictions.npz"
@@ -183,7 +199,7 @@ class Arena:
             for path in cache.iterdir():
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
-    def _carried_out(self) -> frozenset[str]:
+    def carried_out(self) -> frozenset[str]:
         names = [path.name for cache in self._caches() for path in cache.iterdir()]
         return frozenset(name.removeprefix("attacked-") for name in names if name.startswith("attacked-"))
 

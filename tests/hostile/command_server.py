@@ -38,11 +38,11 @@ def _import_everything() -> None:
     """Import what `orch run` imports late."""
     import docker  # noqa: F401
 
-    import orchestrator.cli  # noqa: F401
-    import orchestrator.cli.progress  # noqa: F401
-    import orchestrator.predictions.collect  # noqa: F401
-    import orchestrator.predictions.predictions  # noqa: F401
-    import orchestrator.predictions.validation  # noqa: F401
+    import orchestrator.cli
+    import orchestrator.cli.progress
+    import orchestrator.predictions.collect
+    import orchestrator.predictions.predictions
+    import orchestrator.predictions.validation
     import orchestrator.workflows.run  # noqa: F401
 
 
@@ -57,10 +57,10 @@ def _run(wanted: dict[str, Any]) -> None:
             err = stack.enter_context(open(wanted["stderr"], "wb"))
             for source, target in ((null, 0), (out, 1), (err, 2)):
                 os.dup2(source.fileno(), target)
-        sys.stdin = open(0, encoding="utf-8")  # noqa: SIM115
-        sys.stdout = io.TextIOWrapper(open(1, "wb", closefd=False), encoding="utf-8", errors="backslashreplace")
+        sys.stdin = os.fdopen(0, encoding="utf-8")
+        sys.stdout = io.TextIOWrapper(os.fdopen(1, "wb", closefd=False), encoding="utf-8", errors="backslashreplace")
         sys.stderr = io.TextIOWrapper(
-            open(2, "wb", 0, closefd=False), encoding="utf-8", errors="backslashreplace", write_through=True
+            os.fdopen(2, "wb", 0, closefd=False), encoding="utf-8", errors="backslashreplace", write_through=True
         )
         os.environ.clear()
         os.environ.update(wanted["environment"])

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,11 +55,11 @@ class Commands:
         *arguments: object,
         timeout: float = TIMEOUT,
         trees: tuple[str, ...] = (),
-        interrupt_when: Path | None = None,
+        interrupt_when: Callable[[], bool] | None = None,
         cwd: Path | None = None,
         **environment: str,
     ) -> Done:
-        """Run a command. `interrupt_when`: it gets SIGINT once that file is there, and again 20 s later."""
+        """Run a command. `interrupt_when`: it gets SIGINT once that holds, and again 20 s later."""
         given = tuple(str(one) for one in arguments)
         self._count += 1
         number, server = self._count, self._serving()
@@ -107,14 +107,14 @@ class Commands:
         for line in server.stdout:
             self._answers.put(json.loads(line))
 
-    def _wait(self, pid: int, deadline: float, interrupt_when: Path | None) -> tuple[int, bool]:
+    def _wait(self, pid: int, deadline: float, interrupt_when: Callable[[], bool] | None) -> tuple[int, bool]:
         next_interrupt = float("inf") if interrupt_when is None else 0.0
         while True:
             try:
                 return int(self._answers.get(timeout=0.05)["code"]), False
             except queue.Empty:
                 now = time.monotonic()
-            if interrupt_when is not None and os.path.lexists(interrupt_when) and now > next_interrupt:
+            if interrupt_when is not None and now > next_interrupt and interrupt_when():
                 next_interrupt = now + 20
                 os.kill(pid, signal.SIGINT)
             if now > deadline:

@@ -11,6 +11,7 @@ import pytest
 from tests.hostile.arena import Arena, write_images
 from tests.hostile.commands import Commands
 from tests.hostile.table import STACKS
+from tests.hostile.warm_arena import WarmArena
 
 
 @pytest.fixture(scope="session")
@@ -60,3 +61,13 @@ def docker_arena(
     """Cold runs whose workers are containers."""
     options = ("--runtime", "docker", "--no-warm", "--workers", "1")
     return Arena(commands, hostile_home, hostile_images, tmp_path_factory.mktemp("docker"), options)
+
+
+@pytest.fixture(scope="session")
+def warm_arena(
+    commands: Commands, hostile_home: Path, hostile_images: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[WarmArena]:
+    """Runs on a warm worker in a container, through the user's spool."""
+    arena = WarmArena(commands, hostile_home, hostile_images, tmp_path_factory.mktemp("warm"), ("--warm",))
+    yield arena
+    arena.remove_worker()

@@ -94,26 +94,21 @@ ALONE: Mapping[str, frozenset[int]] = {
     "npz-bomb": IMAGES_ONLY,
     "npz-names-bomb": IMAGES_ONLY,
 }
-DOCKER = frozenset(
-    (
-        "shard-link-to-secret shard-link-dangling shard-link-to-own-memory shard-hard-link-to-secret shard-two-names"
-        " shard-fifo shard-socket shard-device shard-folder shard-set-uid folder-set-gid shard-without-permissions"
-        " folder-without-permissions shard-swapped-for-link plants-other-shards plants-parts part-link-and-dies"
-        " masks-folder-link masks-shard-folder-link picture-link picture-hard-link picture-fifo picture-set-uid"
-        " masks-folder-swapped-for-link child-outlives-the-run child-holds-the-events ignores-sigterm cache-of-links"
-        " odd-names deep-tree boxes-nan classes-negative seq-missing seq-text line-nested prints-escapes"
-        " exit-zero-with-nothing-done flood-without-newline"
-    ).split()
-)
-WARM = frozenset(
-    (
-        "shard-link-to-secret shard-fifo shard-set-uid shard-without-permissions shard-swapped-for-link"
-        " plants-other-shards plants-parts part-link-and-dies part-fifo-and-dies part-sparse-and-dies"
-        " part-hard-link-and-dies masks-folder-link masks-shard-folder-link picture-link masks-folder-swapped-for-link"
-        " out-folder-is-link out-folder-swapped-for-link odd-names deep-tree boxes-nan seq-missing line-nested"
-        " kills-itself exit-zero-with-nothing-done"
-    ).split()
-)
+DOCKER = """
+    shard-link-to-secret shard-link-dangling shard-link-to-own-memory shard-hard-link-to-secret shard-two-names
+    shard-fifo shard-socket shard-device shard-folder shard-set-uid folder-set-gid shard-without-permissions
+    folder-without-permissions shard-swapped-for-link plants-other-shards plants-parts part-link-and-dies
+    masks-folder-link masks-shard-folder-link picture-link picture-hard-link picture-fifo picture-set-uid
+    masks-folder-swapped-for-link child-outlives-the-run child-holds-the-events ignores-sigterm cache-of-links
+    odd-names deep-tree boxes-nan classes-negative seq-missing seq-text line-nested prints-escapes
+    exit-zero-with-nothing-done flood-without-newline
+"""
+WARM = """
+    shard-link-to-secret shard-fifo shard-set-uid shard-without-permissions shard-swapped-for-link plants-other-shards
+    plants-parts part-link-and-dies part-fifo-and-dies part-sparse-and-dies part-hard-link-and-dies masks-folder-link
+    masks-shard-folder-link picture-link masks-folder-swapped-for-link out-folder-is-link out-folder-swapped-for-link
+    odd-names deep-tree boxes-nan seq-missing line-nested kills-itself exit-zero-with-nothing-done
+"""
 PICTURES = ("picture-", "masks-folder", "masks-shard-folder", "masks-of-others")
 NOT_IN_A_CONTAINER = frozenset({"picture-hard-link", "shard-hard-link-to-secret"})
 """Another file system: the attack cannot be carried out there, and is tried all the same."""
@@ -127,7 +122,7 @@ def attacks() -> tuple[Attack, ...]:
 
 def _attacks() -> Iterator[Attack]:
     registered = _registry()
-    unknown = (ALONE.keys() | DOCKER | WARM) - registered.keys()
+    unknown = {*ALONE, *DOCKER.split(), *WARM.split()} - registered.keys()
     assert not unknown, f"the table has attacks that the stack lacks: {sorted(unknown)}"
     for name, moment in registered.items():
         if name.startswith("spool-"):
@@ -139,8 +134,8 @@ def _attacks() -> Iterator[Attack]:
             FORGED if name.startswith(PICTURES) else BRIGHT,
             ALONE.get(name, IMAGES_ONLY),
             name not in ALONE,
-            name in DOCKER,
-            name in WARM,
+            name in DOCKER.split(),
+            name in WARM.split(),
             hard_link=name.startswith(("picture-hard", "shard-hard", "part-hard")),
         )
 
@@ -166,3 +161,9 @@ def groups(chosen: list[Attack], size: int) -> dict[str, tuple[Attack, ...]]:
             group = tuple(batched[start : start + size])
             found |= {one.name: group for one in group}
     return found
+
+
+INTERRUPTED = frozenset(
+    {"spool-marks-are-links", "spool-marks-are-fifos", "spool-reaper-led-outside", "spool-staging-led-outside"}
+)
+"""Attacks on what the host does when its user stops a run and resumes it."""

@@ -50,15 +50,8 @@ said("seq-five-thousand-digits", b'{"event": "notice", "seq": ' + b"9" * 5000 + 
 said("seq-infinite", b'{"event": "notice", "seq": 1e999, "message": "hello"}')
 said("seq-nan", b'{"event": "notice", "seq": NaN, "message": "hello"}')
 said("done-without-seq", b'{"event": "shard_done", "shard": 1}')
-said(
-    "events-of-all-kinds-without-fields",
-    *(
-        b'{"event": "%s"}' % kind.encode()
-        for kind in (
-            "hello loading ready shard_started batch image_failed progress notice shard_done heartbeat failure bye exit".split()
-        )
-    ),
-)
+KINDS = "hello loading ready shard_started batch image_failed progress notice shard_done heartbeat failure bye exit"
+said("events-of-all-kinds-without-fields", *(b'{"event": "%s"}' % kind.encode() for kind in KINDS.split(" ")))
 
 # --- bare and odd events
 sent("bare-failure", event="failure")
