@@ -67,6 +67,8 @@ class Arena:
     """Of `orch run`: the runtime."""
     honest: dict[str, Path] = field(default_factory=dict)
     """Run folders without an attack, by model."""
+    calls: dict[str, str] = field(default_factory=dict)
+    """Calls below guests' trees by other code than the door's, of all commands: what was called by which line, where."""
     count: int = 0
 
     def fight(self, attacks: Sequence[Attack]) -> Fight:
@@ -100,6 +102,7 @@ class Arena:
             out = self.folder / f"honest-{model}"
             done = self.run(model, out)
             assert done.code == 0, done
+            self._note_calls(done)
             self.honest[model] = out
         return Predictions.load(self.honest[model] / "predictions.npz")
 
@@ -118,7 +121,11 @@ class Arena:
         elif done.code not in allowed:
             fight.faults.append(f"exit {done.code}, expected one of {sorted(allowed)}")
         fight.faults += said_to_terminal(done)
-        fight.faults += sorted({f"outside the door: {call['event']} by {call['by']}" for call in done.calls})
+        self._note_calls(done)
+
+    def _note_calls(self, done: Done) -> None:
+        for call in done.calls:
+            self.calls[f"{call['event']} by {call['by']}"] = call["path"]
 
     def _judge_reach(self, fight: Fight, folders: Sequence[Path], *, links: bool = True) -> None:
         """Judge what the attack reached: the files outside, copies of the secret, modes in these run folders."""

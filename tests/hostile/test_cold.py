@@ -7,7 +7,7 @@ import os
 import pytest
 
 from tests.hostile.arena import Arena, Fight
-from tests.hostile.table import NOT_IN_A_CONTAINER, Attack, attacks, groups
+from tests.hostile.table import BRIGHT, FORGED, NOT_IN_A_CONTAINER, Attack, attacks, groups
 
 SIZE = int(os.environ.get("ORCH_HOSTILE_BATCH", "10"))
 """Attacks that share a run as long as all goes well; where anything is wrong, each gets a run of its own."""
@@ -47,6 +47,24 @@ def test_a_hostile_process(venv_arena: Arena, attack: Attack) -> None:
 def test_a_hostile_container(docker_arena: Arena, attack: Attack) -> None:
     assert attack.name in {one.name for one in DOCKER}
     check(attack, fight(docker_arena, attack, [one for one in DOCKER if one.name not in NOT_IN_A_CONTAINER] + [attack]))
+
+
+def door(arena: Arena) -> None:
+    """In all commands so far, and an honest run at least, no code but the door's reached what a guest can write."""
+    for model in (BRIGHT, FORGED):
+        arena.honest_run(model)
+    if arena.calls:
+        lines = sorted(f"{call}: {path}" for call, path in arena.calls.items())
+        pytest.fail("\n".join(["outside the door:", *lines]), pytrace=False)
+
+
+def test_only_the_door_reaches_what_a_process_can_write(venv_arena: Arena) -> None:
+    door(venv_arena)
+
+
+@pytest.mark.docker
+def test_only_the_door_reaches_what_a_container_can_write(docker_arena: Arena) -> None:
+    door(docker_arena)
 
 
 def test_there_are_enough_attacks() -> None:
