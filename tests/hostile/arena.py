@@ -6,8 +6,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import stat
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,7 +70,7 @@ class Arena:
     honest: dict[str, Path] = field(default_factory=dict)
     """Run folders without an attack, by model."""
     calls: dict[str, str] = field(default_factory=dict)
-    """Calls below guests' trees by other code than the door's, of all commands: what was called by which line, where."""
+    """Calls below guests' trees by other code than the door's, of all commands so far: the path by call and line."""
     count: int = 0
 
     def fight(self, attacks: Sequence[Attack]) -> Fight:
@@ -82,11 +84,13 @@ class Arena:
         here = self.folder / f"{self.count:03d}-{attacks[0].name}"
         here.mkdir()
         outside = Outside(here / "outside").make()
-        self._forget_attacks()
+        self.forget_attacks()
         model = attacks[0].model
         named = ",".join(f"{one.name}@{shard}" for shard, one in enumerate(attacks, 1))
         settings = ("--set", f"attack={named}", "--set", f"target={outside.root}")
         done = self.run(model, here / "run", *settings, *more, interrupt_when=interrupt_when)
+        if done.hung:
+            end_processes_of(here)
         return Fight(here / "run", done, outside, self.carried_out(), settings=(*settings, *more))
 
     def run(self, model: str, out: Path, *more: str, interrupt_when: Callable[[], bool] | None = None) -> Done:
@@ -134,8 +138,7 @@ class Arena:
         for folder in folders:
             faults += [f"the secret is in {path}" for path in fight.outside.traces(folder)]
             faults += self.stray_modes(folder)
-        for path in (path for cache in self._caches() for path in cache.glob("reached-*")):
-            faults.append(f"the guest reached {path.read_text()}")
+        faults += [f"the guest reached {one}" for one in self.reached()]
         if Path("/tmp/orch-hostile-pickle").exists():
             Path("/tmp/orch-hostile-pickle").unlink()
             faults.append("a pickle was loaded")
@@ -201,12 +204,18 @@ class Arena:
     def _caches(self) -> list[Path]:
         return list((self.home / "worker-cache").glob("hostile-*"))
 
-    def _forget_attacks(self) -> None:
+    def forget_attacks(self) -> None:
+        """Empty the caches of workers."""
         for cache in self._caches():
             for path in cache.iterdir():
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
+    def reached(self) -> list[str]:
+        """Return what guests say that they reached."""
+        return [path.read_text() for cache in self._caches() for path in cache.glob("reached-*")]
+
     def carried_out(self) -> frozenset[str]:
+        """Return the attacks that took place since they were last forgotten."""
         names = [path.name for cache in self._caches() for path in cache.iterdir()]
         return frozenset(name.removeprefix("attacked-") for name in names if name.startswith("attacked-"))
 
@@ -257,3 +266,13 @@ def summary_of(out: Path) -> dict[str, Any]:
     """Return the summary of a run."""
     loaded: dict[str, Any] = json.loads((out / "summary.json").read_text())
     return loaded
+
+
+def end_processes_of(folder: Path) -> None:
+    """End the workers that a killed command left: the processes whose command line names a path below `folder`."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with suppress(OSError):
+            if f"{folder}/".encode() in (entry / "cmdline").read_bytes():
+                os.kill(int(entry.name), signal.SIGKILL)

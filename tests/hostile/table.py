@@ -125,6 +125,9 @@ def _attacks() -> Iterator[Attack]:
     unknown = {*ALONE, *DOCKER.split(), *WARM.split()} - registered.keys()
     assert not unknown, f"the table has attacks that the stack lacks: {sorted(unknown)}"
     for name, moment in registered.items():
+        if name in IN_CONTAINERS:
+            yield Attack(name, moment, batched=False, docker=True, warm=name != "looks-at-inputs", venv=False)
+            continue
         if name.startswith("spool-"):
             yield Attack(name, moment, exits=ANY, batched=False, warm=True, venv=False)
             continue
@@ -163,6 +166,8 @@ def groups(chosen: list[Attack], size: int) -> dict[str, tuple[Attack, ...]]:
     return found
 
 
+IN_CONTAINERS = frozenset({"runs-as-root", "looks-at-inputs", "reaches-the-host"})
+"""What a guest can see and do only where nothing isolates it."""
 INTERRUPTED = frozenset(
     {"spool-marks-are-links", "spool-marks-are-fifos", "spool-reaper-led-outside", "spool-staging-led-outside"}
 )

@@ -488,3 +488,56 @@ def cache_fifos(act: Act) -> None:
             path.unlink()
         os.mkfifo(path)
     os._exit(9)
+
+
+# --- what the guest is and sees
+@attack("runs-as-root", "ready")
+def runs_as_root(act: Act) -> None:
+    """A worker in a container is never root."""
+    if 0 in (os.getuid(), os.geteuid(), os.getgid(), *os.getgroups()):
+        (act.cache / "reached-root").write_text(f"uid {os.getuid()}, gid {os.getgid()}, groups {os.getgroups()}")
+
+
+@attack("looks-at-inputs", "ready")
+def looks_at_inputs(act: Act) -> None:
+    """Whatever below the folder of images is no image."""
+    for folder, _, files in os.walk(act.job["paths"]["data"], followlinks=False):
+        for file in files:
+            path = Path(folder, file)
+            if path.suffix != ".png" or "etc" in path.parts or "outside" in path.parts:
+                (act.cache / f"reached-{os.urandom(3).hex()}").write_text(str(path))
+
+
+@attack("reaches-the-host", "ready")
+def reaches_the_host(act: Act) -> None:
+    """Whatever of the host's files the guest can open, and whatever it can write outside of its own folders."""
+    for path in (
+        act.target / "secret.txt",
+        Path("/etc/shadow"),
+        act.out.parent / "shards",
+        act.out.parent / "run.json",
+    ):
+        try:
+            with open(path, "rb") as stream:
+                stream.read(1)
+            (act.cache / f"reached-{os.urandom(3).hex()}").write_text(f"read {path}")
+        except OSError:
+            continue
+    for folder in ("/", "/job", "/data", "/weights", "/opt/orch", "/usr/bin", "/etc"):
+        try:
+            (Path(folder) / "planted").write_bytes(b"x")
+            (act.cache / f"reached-{os.urandom(3).hex()}").write_text(f"wrote into {folder}")
+        except OSError:
+            continue
+
+
+@attack("spool-staged-images", "ready")
+def staged_images(act: Act) -> None:
+    """Staged images that are the host's own files under a second name, or that others may read."""
+    data = Path(act.job["paths"]["data"])
+    for entry in data.iterdir():
+        for folder, _, files in os.walk(entry.resolve()):
+            for file in files:
+                state = os.stat(os.path.join(folder, file))
+                if state.st_nlink > 1:
+                    (act.cache / f"reached-{os.urandom(3).hex()}").write_text(f"{file} has {state.st_nlink} names")
