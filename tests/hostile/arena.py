@@ -96,9 +96,13 @@ class Arena:
     def run(self, model: str, out: Path, *more: str, interrupt_when: Callable[[], bool] | None = None) -> Done:
         """Run the images through a model."""
         where = ("-i", self.images, "-o", out, "--shard-size", SHARD_SIZE)
-        trees = (rf"^{re.escape(str(out))}/jobs/[^/]+/out(/|$)", rf"^{re.escape(str(self.home))}/spool/[^/]+/")
+        trees = (rf"^{re.escape(str(out))}/jobs/[^/]+/out(/|$)", rf"^{re.escape(str(self.spool_folder()))}/[^/]+/")
         given = ("run", "-m", model, *where, *self.options, *more)
         return self.commands.run(*given, trees=trees, interrupt_when=interrupt_when)
+
+    def spool_folder(self) -> Path:
+        """Return the folder that warm workers share with their host."""
+        return self.home / "spool"
 
     def honest_run(self, model: str) -> Predictions:
         """Return the predictions of a model that attacks nothing."""

@@ -23,6 +23,15 @@ class WarmArena(Arena):
     """Runs attacks on a warm worker, which is started again whenever an attack may have spoilt it."""
 
     is_up: bool = False
+    spool: Path = Path()
+
+    def __post_init__(self) -> None:
+        if self.spool == Path():
+            self.spool = self.home / "spool"
+
+    def spool_folder(self) -> Path:
+        """Return the folder that the worker shares with its host."""
+        return self.spool
 
     def fight(self, attacks: Sequence[Attack]) -> Fight:
         """Carry out an attack; then resume the run, make another one, and list the workers."""
@@ -55,12 +64,12 @@ class WarmArena(Arena):
         """Start a worker unless it is up. A neighbour's job lies in the spool: of another stack's worker."""
         if self.is_up:
             return
-        other = self.home / "spool" / "faulty-cpu" / "jobs" / "other-w0"
+        other = self.spool / "faulty-cpu" / "jobs" / "other-w0"
         if not other.is_dir():
             other.mkdir(parents=True)
-            (self.home / "spool").chmod(0o700)
+            (self.spool).chmod(0o700)
             (other / "job.json").write_text('{"of": "another worker"}')
-            self._give_to_nobody(self.home / "spool" / "faulty-cpu")
+            self._give_to_nobody(self.spool / "faulty-cpu")
         up = self.commands.run("up", "hostile", "--idle", 120, "--json")
         if up.code != 0:
             self.remove_worker()
@@ -73,7 +82,7 @@ class WarmArena(Arena):
         self.is_up = False
         for container in self.containers():
             subprocess.run(["docker", "rm", "-f", container], check=False, capture_output=True, timeout=60)
-        subprocess.run(["rm", "-rf", str(self.home / "spool")], check=False, capture_output=True, timeout=120)
+        subprocess.run(["rm", "-rf", str(self.spool)], check=False, capture_output=True, timeout=120)
 
     def containers(self) -> list[str]:
         """Return the containers that this home's folders are mounted in."""
@@ -86,7 +95,7 @@ class WarmArena(Arena):
         return [
             one["Id"]
             for one in json.loads(shown.stdout or "[]")
-            if any(str(mount.get("Source", "")).startswith(f"{self.home}/spool") for mount in one["Mounts"])
+            if any(str(mount.get("Source", "")).startswith(str(self.spool)) for mount in one["Mounts"])
         ]
 
     def _run_afterwards(self, fight: Fight, out: Path) -> None:
@@ -104,7 +113,7 @@ class WarmArena(Arena):
     def _judge_owners(self, fight: Fight) -> None:
         """Judge the owners of what lies in the spool: the caller or the worker's user, whatever a guest claimed."""
         allowed = {os.geteuid(), NOBODY}
-        for folder, folders, files in os.walk(self.home / "spool"):
+        for folder, folders, files in os.walk(self.spool):
             for name in [*folders, *files]:
                 uid = os.lstat(os.path.join(folder, name)).st_uid
                 if uid not in allowed:
