@@ -29,10 +29,10 @@ def give(folder: Path, user: int) -> None:
         os.chown(path, user, user, follow_symlinks=False)
 
 
-def run(arena: Arena, out: Path, *options: object, cwd: Path | None = None, **environment: str) -> Done:
+def run(arena: Arena, out: Path, *options: object, cwd: Path | None = None) -> Done:
     """Run the images, and check that nothing hung and nothing reached the terminal."""
     given = ("run", "-m", BRIGHT, "-i", arena.images, "-o", out, *options)
-    done = arena.commands.run(*given, timeout=TIMEOUT, cwd=cwd, **environment)
+    done = arena.commands.run(*given, timeout=TIMEOUT, cwd=cwd)
     assert not done.hung, done
     assert said_to_terminal(done) == [], done
     return done

@@ -60,7 +60,11 @@ def own_socket(path: Path, outside: Path) -> None:
 
 def content(make: Callable[[bytes], bytes]) -> Callable[[Path, Path], None]:
     """A damage by which a file gets another content."""
-    return lambda path, outside: path.write_bytes(make(path.read_bytes())) and None
+
+    def damage(path: Path, outside: Path) -> None:
+        path.write_bytes(make(path.read_bytes()))
+
+    return damage
 
 
 def compressed_anew(path: Path, outside: Path) -> None:
