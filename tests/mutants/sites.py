@@ -19,6 +19,8 @@ COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.In: ast.NotIn,
     ast.NotIn: ast.In,
 }
+GUARDS = ("frozen", "strict")
+"""Keyword arguments that only a mistake elsewhere in the code would show."""
 EXTREMES = {"min": "max", "max": "min", "minimum": "maximum", "maximum": "minimum"}
 
 
@@ -93,6 +95,8 @@ def _list_conditions(node: ast.AST) -> list[ast.expr]:
 
 def _list_children(node: ast.AST) -> list[ast.AST]:
     if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)):
+        return []
+    if isinstance(node, ast.keyword) and node.arg in GUARDS:
         return []
     skipped = [getattr(node, name, None) for name in ("annotation", "returns")]
     return [child for child in ast.iter_child_nodes(node) if child not in skipped]
