@@ -6,6 +6,7 @@ import ast
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE,
@@ -34,6 +35,7 @@ class Site:
     new: str
 
 
+@cache
 def find_sites(source: str) -> list[Site]:
     """Return all places of a file, in order. Texts, annotations and what only type checkers run are skipped."""
     lines = source.splitlines(keepends=True)
