@@ -6,6 +6,7 @@ import ast
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE,
@@ -19,6 +20,8 @@ COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.In: ast.NotIn,
     ast.NotIn: ast.In,
 }
+GUARDS = ("frozen", "strict")
+"""Keyword arguments that only a mistake elsewhere in the code would show."""
 EXTREMES = {"min": "max", "max": "min", "minimum": "maximum", "maximum": "minimum"}
 
 
@@ -32,6 +35,7 @@ class Site:
     new: str
 
 
+@cache
 def find_sites(source: str) -> list[Site]:
     """Return all places of a file, in order. Texts, annotations and what only type checkers run are skipped."""
     lines = source.splitlines(keepends=True)
@@ -93,6 +97,8 @@ def _list_conditions(node: ast.AST) -> list[ast.expr]:
 
 def _list_children(node: ast.AST) -> list[ast.AST]:
     if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)):
+        return []
+    if isinstance(node, ast.keyword) and node.arg in GUARDS:
         return []
     skipped = [getattr(node, name, None) for name in ("annotation", "returns")]
     return [child for child in ast.iter_child_nodes(node) if child not in skipped]
