@@ -42,7 +42,7 @@ def compose(
 
 def _write_env(data: Path | None, out: Path | None, stacks: list[Path] | None) -> None:
     from orchestrator.paths import home
-    from orchestrator.runtimes.docker.runtime import calling_user
+    from orchestrator.runtimes.docker.user import calling_user
     from orchestrator.runtimes.warm.compose_env import environment, environment_text, write_environment
 
     values = environment(calling_user(), _security(), home(), None if data is None else data.resolve())
