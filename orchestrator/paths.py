@@ -67,12 +67,22 @@ def user_executor_settings(executor: str) -> Path:
 
 
 @dataclass(frozen=True)
+class GuestFolder:
+    """A folder that a guest can write: its name below `root`, a folder whose own path the guest cannot change."""
+
+    root: Path
+    name: str
+
+
+@dataclass(frozen=True)
 class RunPaths:
     """Paths of all files of one run directory."""
 
     root: Path
     spooled: Path | None = field(default=None, kw_only=True)
     """Prefix of the workers' job folders where they are in a warm worker's spool instead of the run directory."""
+    spool_root: Path | None = field(default=None, kw_only=True)
+    """With `spooled`: the folder that is mounted into warm workers, who can change all below it."""
 
     @property
     def run_json(self) -> Path:
@@ -96,7 +106,7 @@ class RunPaths:
 
     @property
     def shards(self) -> Path:
-        """The workers' output folder."""
+        """Finished shards, checked, and parts of others; no worker sees this folder."""
         return self.root / "shards"
 
     @property
@@ -167,6 +177,10 @@ class RunPaths:
         """Return the path of the finished shard `number`."""
         return self.shards / f"{number:05d}.npz"
 
+    def part(self, number: int) -> Path:
+        """Return the path of the finished beginning of the shard `number`."""
+        return self.shards / f"{number:05d}.part.npz"
+
     def worker_log(self, worker: str) -> Path:
         """Return the log of a worker's stderr."""
         return self.logs / f"{worker}.log"
@@ -174,6 +188,23 @@ class RunPaths:
     def job(self, worker: str) -> Path:
         """Return a worker's job folder, which is mounted read-only."""
         return self.jobs / worker if self.spooled is None else Path(f"{self.spooled}-{worker}")
+
+    def out(self, worker: str) -> GuestFolder:
+        """Return a worker's own folder for results."""
+        job = self.job(worker)
+        if self.spool_root is None:
+            return GuestFolder(job, "out")
+        return GuestFolder(self.spool_root, f"{job.relative_to(self.spool_root).as_posix()}/out")
+
+    def left_outs(self) -> list[GuestFolder]:
+        """Return the out folders of all workers whose job folders are there."""
+        first = "" if self.spooled is None else f"{self.spooled.name}-"
+        folder = self.jobs if self.spooled is None else self.spooled.parent
+        try:
+            names = sorted(path.name for path in folder.iterdir())
+        except OSError:
+            return []
+        return [self.out(name.removeprefix(first)) for name in names if name.startswith(first) and name != "data"]
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,7 @@ class WorkerSpec:
     roots: Sequence[Path]
     weights: Path
     out: Path
+    """The one folder that the worker writes its results to; no other worker uses it."""
     cache: Path
     log: Path
     """File that the worker's stderr goes to."""

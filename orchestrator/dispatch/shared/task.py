@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import socket
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from pathlib import Path
 from orchestrator.dispatch.dispatcher import Dispatcher, DispatchResult
 from orchestrator.dispatch.executors import find_attempt, find_submission
 from orchestrator.dispatch.launcher import Launcher
+from orchestrator.dispatch.shard_intake import ShardIntake, remove_job_folders
 from orchestrator.dispatch.shared.claiming_scheduler import ClaimingScheduler
 from orchestrator.dispatch.shared.claims import Claims
 from orchestrator.dispatch.shared.collection import collect_once
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
                 display.say(f"{key}: {value}")
         return error.exit_code
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        remove_job_folders(scratch)
 
 
 def _carry_out(paths: TaskPaths, attempt: TaskAttempt, record: TaskRecord, display: Display) -> None:
@@ -154,7 +154,7 @@ def _predict(
     threads = ready.work.workers.threads or max(1, available // workers)
     label = _worker_label(plan, paths.task)
     launcher = Launcher(plan, paths, runtime, devices, threads, ready.work.weights_folder, label)
-    dispatcher = Dispatcher(paths, launcher.start, display, scheduler, plan.images_of)
+    dispatcher = Dispatcher(paths, launcher.start, display, scheduler, plan.images_of, ShardIntake(plan, paths))
     try:
         with call_on_signal(dispatcher.interrupt):
             return dispatcher.run(OwnedSlots(workers, devices), len(plan.inputs.images), 0)
@@ -181,7 +181,7 @@ def _reap_abandoned(paths: TaskPaths, attempt: TaskAttempt, plan: Plan, runtime:
     for record in find_abandoned(records, attempt):
         scratch = Path(record["scratch"])
         runtime.reap(_worker_label(plan, record["task"]), scratch)
-        shutil.rmtree(scratch, ignore_errors=True)
+        remove_job_folders(scratch)
 
 
 def _requeue(paths: RunPaths, attempt: TaskAttempt, submitter: Submitter, display: Display) -> None:

@@ -20,7 +20,6 @@ from orchestrator.paths import RunPaths
 from orchestrator.runtimes.base import BuildOptions, Location, Prepared, Runtime, WorkerSpec
 from orchestrator.runtimes.guest_contract import ALIVE_NAME, ALIVE_TIMEOUT, QUEUE_NAME, GuestPaths
 from orchestrator.runtimes.warm.discover import DiscoveredWorker, Needs
-from orchestrator.runtimes.warm.results import move_results
 from orchestrator.runtimes.warm.spool import Heartbeat, SpoolPaths
 from orchestrator.runtimes.warm.staging import RootLocations, locate_roots, read_copy_limit, stage_images
 from orchestrator.runtimes.warm.worker import JobSpec, WarmWorker
@@ -63,7 +62,9 @@ class WarmRuntime(Runtime):
     @classmethod
     def of_run(cls, spool: SpoolPaths, needs: Needs, paths: RunPaths, discover: Discover, say: Report) -> WarmRuntime:
         """Return the runtime of one run, with the run's job folders in the spool."""
-        return cls(spool, needs, replace(paths, spooled=spool.jobs / run_key(paths.root)), discover, say)
+        return cls(
+            spool, needs, replace(paths, spooled=spool.jobs / run_key(paths.root), spool_root=spool.root), discover, say
+        )
 
     def locate(self, stack: StackEntry, variant: str, options: BuildOptions) -> Location:
         """Return the spool of the workers: nothing is built."""
@@ -105,7 +106,7 @@ class WarmRuntime(Runtime):
             if other.heartbeat.paths == beat.paths and other.data == worker.data
         ]
         tickets = self.spool.tickets(beat.stack, beat.variant)
-        job = WarmWorker(self.spool, JobSpec(spec.name, spec.job, tickets, spec.weights.name, ids, spec.out, spec.log))
+        job = WarmWorker(self.spool, JobSpec(spec.name, spec.job, tickets, spec.weights.name, ids, spec.log))
         if beat.uid != os.geteuid():
             _give_to(spec.job, (beat.uid, beat.gid))
         self.has_started, self._has_reported_waiting = True, False
@@ -114,7 +115,7 @@ class WarmRuntime(Runtime):
     def reap(self, run: str, jobs: Path) -> int:
         """End this run's jobs that an earlier orch left, and return their number.
 
-        What they finished is kept. Abandoned jobs of other runs are removed.
+        Abandoned jobs of other runs are removed.
         """
         key, count = run_key(self.paths.root), 0
         for folder in self._job_folders():
@@ -122,8 +123,6 @@ class WarmRuntime(Runtime):
                 count += 1
                 with suppress(OSError):
                     (folder / "kill").touch()
-                with suppress(OSError):
-                    move_results(folder / "out", self.paths.shards, {})
                 shutil.rmtree(folder, ignore_errors=True)
             elif _is_abandoned(folder):
                 shutil.rmtree(folder, ignore_errors=True)

@@ -14,7 +14,6 @@ from typing import Any
 
 from orchestrator.runtimes.base import Exit
 from orchestrator.runtimes.guest_contract import END_NAME, QUEUE_NAME
-from orchestrator.runtimes.warm.results import copy_parts_to_job, move_results
 from orchestrator.runtimes.warm.spool import TICKET_FORMAT, HeartbeatWatch, SpoolPaths
 from orchestrator.system.files import write_json
 from orchestrator.system.json_lines import JsonLinesFile
@@ -32,14 +31,13 @@ KILL_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class JobSpec:
-    """A job for warm workers: its folder, the workers that may take it, and where its results and log go."""
+    """A job for warm workers: its folder, the workers that may take it, and where its log goes."""
 
     name: str
     folder: Path
     tickets: Path
     model: str
     workers: Sequence[str]
-    shards: Path
     log: Path
 
 
@@ -52,7 +50,6 @@ class WarmWorker:
         self._job = spec.folder.name
         self._ticket = spec.tickets / f"{self._job}.json"
         self._watches = {worker: HeartbeatWatch(spool, worker) for worker in spec.workers}
-        self._stamps = copy_parts_to_job(spec.shards, spec.folder / "out")
         self._exit: Exit | None = None
         self._over = threading.Event()
         self._is_terminated = False
@@ -62,7 +59,7 @@ class WarmWorker:
     # --- the Worker protocol
 
     def lines(self) -> Iterator[bytes]:
-        """Yield the job's events. A finished shard is in the run directory before its event is yielded."""
+        """Yield the job's events."""
         try:
             if self._has_work():
                 self._write_ticket()
@@ -88,14 +85,12 @@ class WarmWorker:
             (self._spec.folder / "kill").touch()
 
     def close(self) -> None:
-        """Move the unfinished shards and the log into the run directory, and remove the job."""
+        """Copy the log into the run directory, and remove the job."""
         if self._exit is None:
             self.kill()
             if not self._withdraw():
                 self._over.wait(KILL_SECONDS)
         folder = self._spec.folder
-        with suppress(OSError):
-            move_results(folder / "out", self._spec.shards, self._stamps)
         with suppress(OSError), (folder / "worker.log").open("rb") as text, self._spec.log.open("ab") as log:
             shutil.copyfileobj(text, log)
         shutil.rmtree(folder, ignore_errors=True)
@@ -153,9 +148,7 @@ class WarmWorker:
             time.sleep(POLL_SECONDS if now - last_event < ACTIVE_SECONDS else IDLE_POLL_SECONDS)
 
     def _process(self, event: dict[str, Any]) -> bytes:
-        """Move the results that an event reports, and return its line with a number of this worker's own."""
-        if event["event"] == "shard_done":
-            move_results(self._spec.folder / "out", self._spec.shards, self._stamps, event["shard"])
+        """Return the line of an event with a number of this worker's own."""
         self._sequence += 1
         return json.dumps({**event, "seq": self._sequence}).encode()
 
