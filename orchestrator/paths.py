@@ -25,9 +25,13 @@ def environments_folder() -> Path:
     return home() / "envs"
 
 
-def worker_cache_folder(stack: str, variant: str) -> Path:
-    """Return the folder that workers of a variant keep between runs: compiled kernels, optimised graphs."""
-    return home() / "worker-cache" / f"{stack}-{variant}"
+def worker_cache_folder(stack: str, variant: str, owner: tuple[int, int] | None = None) -> Path:
+    """Return the folder that workers of a variant keep between runs: compiled kernels, optimised graphs.
+
+    Workers that run as another user than the caller, `owner`, have folders of their own.
+    """
+    suffix = "" if owner is None else f"-uid{owner[0]}"
+    return home() / "worker-cache" / f"{stack}-{variant}{suffix}"
 
 
 def images_folder() -> Path:

@@ -59,7 +59,8 @@ class Candidate:
             return False
         self.refusal = error
         name = self.runtime.name if self.warm is None else "a warm worker"
-        self.say(f"not using {name}: {error.message}{f' ({error.why})' if error.why else ''}")
+        why = f" ({'; '.join(error.why.splitlines())})" if error.why else ""
+        self.say(f"not using {name}: {error.message}{why}")
         return True
 
 

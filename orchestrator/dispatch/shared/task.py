@@ -65,7 +65,9 @@ def main(arguments: Sequence[str]) -> int:
         return EXIT_STOPPED
     except OrchError as error:
         record.update("unfit" if isinstance(error, MachineError) else "failed", error=error.as_json())
-        display.say("\n".join(f"{key}: {value}" for key, value in error.as_json().items() if value))
+        for key, value in error.as_json().items():
+            if value:
+                display.say(f"{key}: {value}")
         return error.exit_code
     finally:
         remove_job_folders(scratch)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from orchestrator.catalog.loader import Catalog
 from orchestrator.errors import UsageError
+from orchestrator.runtimes.docker.user import worker_user
 from orchestrator.runtimes.warm.compose import PROJECT
-from orchestrator.runtimes.warm.settings import worker_user
 from orchestrator.system.files import write_text
 
 SPOOL_NAME, DATA_NAME = "spool", "data"

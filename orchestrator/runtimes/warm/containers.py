@@ -21,10 +21,11 @@ from orchestrator.paths import home, worker_cache_folder
 from orchestrator.runtimes.base import BuildOptions, Prepared
 from orchestrator.runtimes.built import select_variant
 from orchestrator.runtimes.docker.gpu_access import GpuSettings, detect_gpu_access, gpu_settings
-from orchestrator.runtimes.docker.runtime import calling_user, isolation, start_container
+from orchestrator.runtimes.docker.runtime import isolation, start_container
+from orchestrator.runtimes.docker.user import calling_user, folder_owner, worker_user
 from orchestrator.runtimes.mounts import GUEST
 from orchestrator.runtimes.registry import choose_runtime
-from orchestrator.runtimes.warm.compose_env import make_folder_for, make_spool
+from orchestrator.runtimes.warm.compose_env import make_spool
 from orchestrator.runtimes.warm.discover import host_path
 from orchestrator.runtimes.warm.settings import (
     CHECK,
@@ -39,9 +40,9 @@ from orchestrator.runtimes.warm.settings import (
     common_environment,
     own_environment,
     warm_labels,
-    worker_user,
 )
 from orchestrator.runtimes.warm.spool import Heartbeat, SpoolPaths, list_worker_ids, read_heartbeat
+from orchestrator.runtimes.worker_cache import ensure_worker_cache
 from orchestrator.system.container_engine import Engine, connect
 from orchestrator.system.display import Display
 from orchestrator.system.json_lines import split_lines
@@ -186,7 +187,7 @@ def start_workers(
             number=number,
             spool=options.spool,
             weights=home() / "weights" / stack.name,
-            cache=_cache_folder(stack, choice.variant),
+            cache=worker_cache_folder(stack.name, choice.variant, runtime.worker_owner()),
             data=options.data,
             device=choice.devices[(number - 1) % len(choice.devices)],
             idle_seconds=options.idle_seconds,
@@ -200,10 +201,9 @@ def start_workers(
 def _ensure_serving(engine: Engine, prepared: Prepared, spec: WarmSpec, display: Display) -> ServingWorker:
     user = worker_user(calling_user())
     spec.weights.mkdir(parents=True, exist_ok=True)
-    # In a rootless engine, root in the container is the caller on the host.
-    owner = calling_user() if "rootless" in engine.security else user
-    make_spool(spec.spool, owner)
-    make_folder_for(spec.cache, owner)
+    owner = folder_owner(user, calling_user(), engine.security)
+    make_spool(spec.spool, owner or calling_user())
+    ensure_worker_cache(spec.cache, owner)
     gpu = gpu_settings(detect_gpu_access(engine), spec.device)
     settings = warm_settings(prepared, spec, engine.security, user, gpu)
     earlier = _get_container(engine, settings["name"])
@@ -214,15 +214,6 @@ def _ensure_serving(engine: Engine, prepared: Prepared, spec: WarmSpec, display:
     container = earlier if fits else start_container(engine, settings)
     _wait_until_serving(container, spec.spool)
     return ServingWorker(settings["name"], prepared.stack.name, prepared.variant, spec.spool, not fits)
-
-
-def _cache_folder(stack: StackEntry, variant: str) -> Path:
-    """Return the workers' cache folder.
-
-    Root's warm workers run as nobody, who cannot use the cache of root's one-shot workers.
-    """
-    folder, caller = worker_cache_folder(stack.name, variant), calling_user()
-    return folder if worker_user(caller) == caller else folder.with_name(f"{folder.name}-nobody")
 
 
 def _get_container(engine: Engine, name: str) -> Any:
