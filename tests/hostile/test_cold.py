@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 
 import pytest
 
@@ -13,6 +14,7 @@ SIZE = int(os.environ.get("ORCH_HOSTILE_BATCH", "10"))
 """Attacks that share a run as long as all goes well; where anything is wrong, each gets a run of its own."""
 VENV = [one for one in attacks() if one.venv]
 DOCKER = [one for one in attacks() if one.docker]
+UNWIELDY = ("deep-tree", "many-", "spool-job-deep-tree", "spool-many-")
 _FIGHTS: dict[tuple[str, str], Fight] = {}
 
 
@@ -28,11 +30,19 @@ def fight(arena: Arena, attack: Attack, chosen: list[Attack]) -> Fight:
     return arena.fight([attack])
 
 
+def tidy(attack: Attack, fought: Fight, *, failed: bool) -> None:
+    """Remove what an attack left, except what shows why it failed; trees that Python cannot remove in any case."""
+    if not failed or attack.name.startswith(UNWIELDY):
+        subprocess.run(["rm", "-rf", str(fought.out.parent)], check=False, capture_output=True, timeout=300)
+
+
 def check(attack: Attack, fought: Fight) -> None:
     """The attack took place, and nothing came of it but the loss of images that it owned."""
     faults = [*fought.faults, *fought.victims.get(attack.name, ())]
     if attack.name not in fought.carried_out:
         faults.append("the attack did not take place")
+    if not attack.batched:
+        tidy(attack, fought, failed=bool(faults))
     if faults:
         pytest.fail("\n".join([f"{attack.name}:", *faults, "", str(fought.done)]), pytrace=False)
 
