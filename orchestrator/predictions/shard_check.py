@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from orchestrator.errors import OrchError
 from orchestrator.predictions.collect import SHARD_FORMAT
 from orchestrator.predictions.npz import NpzWriter, open_arrays
-from orchestrator.predictions.predictions import FORMAT, SCHEMA, STATUS_FAILED
+from orchestrator.predictions.schema import FORMAT, SCHEMA, STATUS_FAILED
 from orchestrator.predictions.validation import check_arrays
 
 _LAST_CODE_POINT = 0x10FFFF

@@ -251,7 +251,7 @@ def check_arrays(arrays: Mapping[str, NDArray[Any]]) -> tuple[dict[int, str], li
     Returns the first problem of each image at fault, by its position, and the problems that belong to no image.
     """
     sound: dict[str, NDArray[Any]] = {}
-    structure = _structure(arrays, sound)
+    structure = _check_structure(arrays, sound)
     if structure:
         return {}, [str(problem) for problem in structure]
     content = _ContentByImage(sound, limit=0)
@@ -268,11 +268,11 @@ class _ContentByImage(_Content):
         super().__init__(arrays, limit)
         self.by_image: dict[int, str] = {}
 
-    def _images(self, array: str, bad: NDArray[np.bool_] | np.bool_, message: str) -> None:
+    def _report_images(self, array: str, bad: NDArray[np.bool_] | np.bool_, message: str) -> None:
         for image in np.flatnonzero(bad).tolist():
             self.by_image.setdefault(image, f"{array}: {message}")
 
-    def _rows(self, array: str, bad: Selection, message: str) -> None:
+    def _report_rows(self, array: str, bad: Selection, message: str) -> None:
         if self.image_of_row is None:
             if bad.any():
                 self._report(array, message)
