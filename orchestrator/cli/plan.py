@@ -105,3 +105,5 @@ def show(preview: RunPreview) -> None:
         state = "" if environment is None else f": {environment.location}, "
         state += "" if environment is None else "built" if environment.built else "to be built"
         say(f"runtime {preview.runtime} ({preview.why_runtime}){state}")
+    if preview.workers is not None:
+        say(f"workers {preview.workers.describe()}")

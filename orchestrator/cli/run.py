@@ -111,6 +111,27 @@ SpoolOption = Annotated[
         "--spool", metavar="DIR", help="Spool folder of the warm workers. Default: $ORCH_SPOOL, else searched for."
     ),
 ]
+UserOption = Annotated[
+    str | None,
+    typer.Option(
+        "--user", metavar="UID[:GID]", help="User of workers in containers. Default: you; for root 65534, never root."
+    ),
+]
+MemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--memory", metavar="SIZE", help="Most memory of each container, such as 8G. Default: 90% of all, shared."
+    ),
+]
+ProcessesOption = Annotated[
+    int | None, typer.Option("--processes", metavar="N", min=1, help="Most processes and threads of each container.")
+]
+FileSizeOption = Annotated[
+    str | None, typer.Option("--file-size", metavar="SIZE", help="Largest file that a worker may write. Default: 8G.")
+]
+OutSizeOption = Annotated[
+    str | None, typer.Option("--out-size", metavar="SIZE", help="Most results that a worker has under way.")
+]
 AnnotationsOption = Annotated[
     Path | None,
     typer.Option(
@@ -150,6 +171,7 @@ class RunCommand(PanelCommand):
             "base_image",
             "build_arg",
         ),
+        "Limits of workers": ("user", "memory", "processes", "file_size", "out_size"),
         "How fast": ("workers", "workers_per_gpu", "threads", "batch_size", "shard_size", "wait"),
         "Results": ("out", "score_threshold", "max_detections", "exif", "json", "quiet"),
         "Checks for CI": ("annotations", "baseline", "fail_on", "junit", "job_summary"),
@@ -175,6 +197,11 @@ def run(
     workers_per_gpu: WorkersPerGpuOption = None,
     wait: WaitOption = True,
     threads: ThreadsOption = None,
+    user: UserOption = None,
+    memory: MemoryOption = None,
+    processes: ProcessesOption = None,
+    file_size: FileSizeOption = None,
+    out_size: OutSizeOption = None,
     batch_size: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Images per batch. Default: the model's.")
     ] = None,
@@ -239,6 +266,11 @@ def run(
         workers_per_gpu=workers_per_gpu,
         wait=wait,
         threads=threads,
+        user=user,
+        memory=memory,
+        processes=processes,
+        file_size=file_size,
+        out_size=out_size,
         offline=offline,
         warm=warm,
         spool=spool,

@@ -12,11 +12,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from orchestrator.dispatch.event_reader import EventReader
+from orchestrator.dispatch.out_size import find_excess
 from orchestrator.dispatch.scheduler import ImagesOf, Scheduler
 from orchestrator.dispatch.shard_intake import Intake
 from orchestrator.dispatch.slots import OwnedSlots, Slots
@@ -27,6 +28,7 @@ from orchestrator.inputs.collect import InputImage
 from orchestrator.paths import GuestFolder, RunPaths
 from orchestrator.runtimes.base import Exit, Worker
 from orchestrator.runtimes.guest_contract import ALIVE_EVERY, JobQueue
+from orchestrator.runtimes.limits import OUT_SIZE
 from orchestrator.system.display import Display
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ MOST_NOTICES = 1000
 """Notices of workers that are kept for the summary; more are dropped."""
 MOST_WAITING_EVENTS = 10_000
 """While more events wait to be handled, workers are not listened to: their own output waits."""
+SIZE_CHECK_SECONDS = 2.0
+"""Seconds between two looks at the size of a worker's out folder."""
 QUEUED_SECONDS = 1.0
 """Queued shards older than this may move to an idle worker."""
 
@@ -93,6 +97,9 @@ class _Running:
     shards: dict[int, Sequence[InputImage]] = field(default_factory=dict)
     """The images of the shards that it was given and whose results did not come yet."""
     is_killed_as_silent: bool = False
+    excess: str | None = None
+    """The limit that it exceeded, for which it was killed."""
+    next_size_check: float = 0.0
     is_ending: bool = False
     """Whether it was told that no more shards will come."""
 
@@ -118,8 +125,11 @@ class Dispatcher:
         shards: Sequence[int] | Scheduler,
         images_of: ImagesOf,
         intake: Intake,
+        out_size: int = OUT_SIZE,
     ) -> None:
+        """`out_size`: bytes that a worker's out folder may hold."""
         self._paths, self._start, self._display, self._intake = paths, start, display, intake
+        self._out_size = out_size
         self._scheduler = shards if isinstance(shards, Scheduler) else Scheduler(shards, images_of)
         # A SimpleQueue's put may interrupt its own thread's get, as a signal handler does; a Queue's would wait for
         # the lock which that get holds, for ever.
@@ -360,9 +370,18 @@ class Dispatcher:
             self._on_interrupt()
         for running in self._running.values():
             running.queue.keep_alive()
+            if now > running.next_size_check:
+                self._check_size(running)
             if now - running.last_event > SILENCE_SECONDS:
                 running.last_event = now
                 self._on_silence(running)
+
+    def _check_size(self, running: _Running) -> None:
+        """Kill a worker whose out folder is larger than it may be."""
+        running.next_size_check = time.monotonic() + SIZE_CHECK_SECONDS
+        running.excess = running.excess or find_excess(running.out, self._out_size)
+        if running.excess is not None:
+            running.worker.kill()
 
     def _on_silence(self, running: _Running) -> None:
         if running.is_killed_as_silent:
@@ -429,6 +448,8 @@ class Dispatcher:
             return
         self._lost_workers += 1
         state = running.state
+        if running.excess is not None:
+            worker_exit, state.failure = replace(worker_exit, out_of_memory=False, detail=running.excess), None
         under_way, batch = state.announced or (next(iter(state.under_way), None), [])
         failure = WorkerFailure(
             slot=running.slot,

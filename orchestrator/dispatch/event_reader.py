@@ -55,7 +55,7 @@ class EventReader:
         """
         if event["event"] in _DECISIVE:
             digest = hashlib.sha256(line).digest()
-            is_repeated = digest in self._decisive
+            is_repeated: bool = digest in self._decisive
             if event.get("shard") in self._shards:
                 self._decisive.add(digest)
             return is_repeated
@@ -78,7 +78,8 @@ class EventReader:
             if name in event:
                 event[name] = min(event[name], len(images))
         known = range(images[0].index, images[-1].index + 1)
-        return all(index in known for index in event.get("indices", [event["index"]] if "index" in event else []))
+        indices: list[int] = event.get("indices", [event["index"]] if "index" in event else [])
+        return all(index in known for index in indices)
 
     def _is_too_often(self) -> bool:
         now = self._clock()

@@ -18,6 +18,7 @@ from orchestrator.hardware import Gpu, Selection
 from orchestrator.paths import RunPaths
 from orchestrator.plan.plan import Plan
 from orchestrator.runtimes.base import BuildOptions, Runtime
+from orchestrator.runtimes.limits import NO_LIMITS, Limits
 from orchestrator.system.display import Display
 from orchestrator.system.suggestions import unknown_name
 
@@ -77,6 +78,8 @@ class Work:
     """This machine's GPUs, with their memory."""
     build: BuildOptions = field(default_factory=BuildOptions)
     """How the variant was prepared, for machines that prepare it again."""
+    limits: Limits = NO_LIMITS
+    """What the user asked for."""
     settings: object = None
     """An instance of the executor's `settings_type`."""
 

@@ -10,11 +10,24 @@ from orchestrator.paths import RunPaths, worker_cache_folder
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.shards import attribute_columns
 from orchestrator.runtimes.base import Runtime, Worker, WorkerSpec
-from orchestrator.runtimes.guest_contract import JOB_NAME, OUT_NAME, job_document
+from orchestrator.runtimes.guest_contract import JOB_MODE, JOB_NAME, OUT_NAME, QUEUE_NAME, job_document
+from orchestrator.runtimes.readable import ReadableImages, readable_weights
+from orchestrator.runtimes.worker_cache import ensure_worker_cache
+from orchestrator.system.display import Report
 from orchestrator.system.files import write_json
 from orchestrator.system.guest_tree import GuestTree
 
 RUNNER = "orch_runner"
+_COPIES_NAME = "readable"
+"""Folder, beside the job folders, of copies of what workers cannot read."""
+
+
+def readable_images(plan: Plan, paths: RunPaths, runtime: Runtime, say: Report) -> ReadableImages:
+    """Return the images of a run as the runtime's workers see them."""
+    folder, owner = paths.jobs / _COPIES_NAME, runtime.worker_owner()
+    return ReadableImages(
+        plan.inputs.roots, plan.images_of, owner, folder, lambda number: paths.shard(number).exists(), say
+    )
 
 
 class Launcher:
@@ -29,46 +42,57 @@ class Launcher:
         threads: int,
         weights: Path,
         label: str | None = None,
+        *,
+        images: ReadableImages | None = None,
+        workers: int = 1,
+        say: Report = lambda line: None,
     ) -> None:
+        """`images`: as workers see them, None: as they are; `workers`: how many run at once. Raises MachineError."""
         self._label = label or plan.run_id()
         """What the runtime finds these workers by: the id of the run, or of its one task."""
         self._plan, self._paths, self._runtime, self._devices = plan, paths, runtime, devices
-        self._threads, self._weights = threads, weights
+        self._threads, self._owner = threads, runtime.worker_owner()
+        self._roots = plan.inputs.roots if images is None else images.roots
+        self._weights = readable_weights(weights, self._owner, paths.jobs / _COPIES_NAME, say)
+        self.limits = runtime.limits_in_force(workers)
         self._data = paths.jobs / "data"
         self._data.mkdir(parents=True)
-        for number, root in enumerate(plan.inputs.roots):
+        for number, root in enumerate(self._roots):
             (self._data / str(number)).symlink_to(root)
 
-    def start(self, slot: int, name: str, job: Path) -> Worker:
-        """Start the runner on the queue in the folder `job`, on the slot's device. Raises MachineError."""
-        owner = self._runtime.worker_owner()
-        with GuestTree(job) as folder:
-            folder.make_folder(OUT_NAME, owner)
-        return self.start_program(RUNNER, name, job, job / OUT_NAME, slot)
+    def start(self, slot: int, name: str, job: Path, module: str = RUNNER) -> Worker:
+        """Start the runner on the queue in the folder `job`, on the slot's device. Raises MachineError.
 
-    def start_program(self, module: str, name: str, job: Path, out: Path, slot: int = 0) -> Worker:
-        """Start one of the runner's programs, which writes its results to the folder `out`. Raises MachineError."""
+        `module`: the program, which writes its results to the folder `out` in `job`.
+        """
+        with GuestTree(job) as tree:
+            tree.make_folder(OUT_NAME, self._owner)
         plan = self._plan
-        cache = worker_cache_folder(plan.entry.stack.name, plan.request.variant)
-        for folder in (cache, self._weights, self._paths.logs):
+        cache = worker_cache_folder(plan.entry.stack.name, plan.request.variant, self._owner)
+        ensure_worker_cache(cache, self._owner)
+        for folder in (self._weights, self._paths.logs):
             folder.mkdir(parents=True, exist_ok=True)
+        if self._owner is not None:
+            for read in (job, job / QUEUE_NAME):
+                read.chmod(0o755)
         spec = WorkerSpec(
             run=self._label,
             name=name,
             job=job,
             data=self._data,
-            roots=plan.inputs.roots,
+            roots=self._roots,
             weights=self._weights,
-            out=out,
+            out=job / OUT_NAME,
             cache=cache,
             log=self._paths.worker_log(name),
             threads=self._threads,
             device=self._devices[slot % len(self._devices)],
             module=module,
+            limits=self.limits,
         )
         guest_paths = self._runtime.guest_paths(plan.prepared, spec)
         document = job_document(job_settings(plan, self._threads), name, guest_paths)
-        write_json(job / JOB_NAME, document, durable=False)
+        write_json(job / JOB_NAME, document, durable=False, mode=JOB_MODE)
         return self._runtime.start(plan.prepared, spec)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from orchestrator.catalog.loader import ModelEntry
 from orchestrator.dispatch.dispatcher import Dispatcher, DispatchResult
 from orchestrator.dispatch.executors import NoSettings, Work, refuse_active_submission
-from orchestrator.dispatch.launcher import Launcher
+from orchestrator.dispatch.launcher import Launcher, readable_images
 from orchestrator.dispatch.outcome import Outcome, finish
 from orchestrator.dispatch.scheduler import sort_largest_first
 from orchestrator.dispatch.shard_intake import ShardIntake, remove_job_folders
@@ -20,6 +20,7 @@ from orchestrator.paths import RunPaths
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.shards import missing_shards
 from orchestrator.runtimes.built import select_variant
+from orchestrator.runtimes.limits import OUT_SIZE
 from orchestrator.system.display import Display
 from orchestrator.system.signals import call_on_signal
 
@@ -70,10 +71,15 @@ def predict_missing(work: Work, display: Display) -> DispatchResult:
     free = {gpu.device: gpu.memory if gpu.free is None else gpu.free for gpu in work.gpus}
     needed = plan.entry.spec.gpu_memory
     devices, workers = assign_devices(work.devices, work.workers, work.workers_per_gpu, free, needed)
-    threads = work.threads or max(1, cores() // min(workers, len(missing)))
-    launcher = Launcher(plan, paths, runtime, devices, threads, work.weights)
+    at_once = min(workers, len(missing))
+    threads = work.threads or max(1, cores() // at_once)
+    images = readable_images(plan, paths, runtime, display.say)
+    launcher = Launcher(
+        plan, paths, runtime, devices, threads, work.weights, images=images, workers=at_once, say=display.say
+    )
     shards = sort_largest_first(missing, plan.bytes_of)
-    dispatcher = Dispatcher(paths, launcher.start, display, shards, plan.images_of, intake)
+    out_size = launcher.limits.out_size or OUT_SIZE
+    dispatcher = Dispatcher(paths, launcher.start, display, shards, images.images_of, intake, out_size)
     # Checking shards needs numpy, whose import takes a while: it is imported while the workers start.
     threading.Thread(target=importlib.import_module, args=(CHECKS,), daemon=True).start()
     try:

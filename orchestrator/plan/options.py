@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from orchestrator.runtimes.base import BuildOptions
+from orchestrator.runtimes.limits import Limits, parse_size, parse_user
 
 MAX_WORKERS_PER_GPU = 64
 
@@ -22,6 +23,15 @@ def _parse_workers_per_gpu(value: object) -> object:
     return int(text)
 
 
+def _parse_size(value: object) -> object:
+    return None if value is None else parse_size(value)
+
+
+def _parse_user(value: object) -> object:
+    return None if value is None else parse_user(value)
+
+
+Size = Annotated[int | None, BeforeValidator(_parse_size)]
 AtLeastOne = Annotated[int, Field(ge=1)]
 
 
@@ -46,10 +56,24 @@ class CommonOptions(BaseModel):
     wait: bool = True
     """Wait while other runs use all GPUs; on a cluster, until the run is complete."""
     threads: AtLeastOne | None = None
+    user: Annotated[tuple[int, int] | None, BeforeValidator(_parse_user)] = None
+    """Uid and gid of workers in containers; None: the caller's, nobody's for root."""
+    memory: Size = None
+    """Bytes of each worker; None: a share of the machine's memory."""
+    processes: AtLeastOne | None = None
+    file_size: Size = None
+    """Bytes of the largest file that a worker may write."""
+    out_size: Size = None
+    """Bytes of results that a worker may have under way."""
     offline: bool = False
     warm: bool | None = None
     """True: only warm workers; False: none; None: warm workers where fitting ones are up."""
     spool: Path | None = None
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of workers that were asked for."""
+        return Limits(self.user, self.memory, self.processes, self.file_size, self.out_size)
 
     @model_validator(mode="before")
     @classmethod

@@ -156,6 +156,8 @@ class Runtime(Protocol):
     """
 
     name: str
+    is_contained: bool = True
+    """Whether workers are kept from what the caller can do."""
     limits: Limits = NO_LIMITS
     """The limits that were asked for."""
 

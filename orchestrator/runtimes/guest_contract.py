@@ -24,6 +24,8 @@ END_NAME = "end"
 ALIVE_NAME = "alive"
 QUEUE_NAME = "queue"
 JOB_NAME = "job.json"
+JOB_MODE = 0o644
+"""Of what a worker reads in its job folder: root's workers run as another user, whatever root's umask is."""
 OUT_NAME = "out"
 """The worker's own folder for results, in its job folder."""
 
@@ -90,7 +92,7 @@ class JobQueue:
         """Write a shard's file."""
         suffix = f".{shard.repeat}" if shard.repeat else ""
         file = self._files[shard.number] = self.folder / f"{shard.number:05d}{suffix}.json"
-        write_json(file, shard.document(), durable=False)
+        write_json(file, shard.document(), durable=False, mode=JOB_MODE)
 
     def remove(self, number: int) -> None:
         """Delete a shard's file, if it is there."""

@@ -50,6 +50,7 @@ class VenvRuntime(Runtime):
     """Workers as processes of this machine. Isolated from other stacks, not from the machine."""
 
     name = "venv"
+    is_contained = False
 
     def locate(self, stack: StackEntry, variant: str, options: BuildOptions) -> Location:
         """Return the variant's environment."""

@@ -39,9 +39,14 @@ def replace_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 
 @contextmanager
-def replace_file(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
-    """Yield a binary stream whose content replaces the file `path`, as `replace_path` does."""
+def replace_file(path: Path, *, durable: bool = True, mode: int | None = None) -> Iterator[IO[bytes]]:
+    """Yield a binary stream whose content replaces the file `path`, as `replace_path` does.
+
+    `mode`: of the file, whatever the umask; None: the usual one.
+    """
     with replace_path(path, durable=durable) as aside, aside.open("wb") as stream:
+        if mode is not None:
+            os.fchmod(stream.fileno(), mode)
         yield stream
 
 
@@ -104,20 +109,20 @@ def sync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_text(path: Path, text: str, *, durable: bool = True) -> None:
-    """Replace a text file, as `replace_path` does."""
-    with replace_file(path, durable=durable) as stream:
+def write_text(path: Path, text: str, *, durable: bool = True, mode: int | None = None) -> None:
+    """Replace a text file, as `replace_file` does."""
+    with replace_file(path, durable=durable, mode=mode) as stream:
         stream.write(text.encode("utf-8"))
 
 
-def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
-    """Replace a JSON file, as `replace_path` does."""
+def write_json(path: Path, value: Any, *, durable: bool = True, mode: int | None = None) -> None:
+    """Replace a JSON file, as `replace_file` does."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
     try:
         text.encode()
     except UnicodeEncodeError:  # a file name that is not UTF-8: JSON carries it only as an escape
         text = json.dumps(value, indent=2)
-    write_text(path, text + "\n", durable=durable)
+    write_text(path, text + "\n", durable=durable, mode=mode)
 
 
 def sha256_of(path: Path) -> str:

@@ -23,6 +23,7 @@ from typing import BinaryIO
 BLOCK = 1 << 20
 ENTRIES_LIMIT = 200_000
 """Entries of one folder; a guest that makes more is refused instead of listed."""
+DEPTH_LIMIT = 16
 SMALL_FILE = 1 << 20
 """Bytes of a file that is read whole unless the caller says otherwise."""
 
@@ -107,6 +108,28 @@ class GuestTree:
             return False
         return True
 
+    def size(self, folder: str = "") -> int:
+        """Return the bytes on disk of all that is in a folder, following nothing; 0 where it is missing.
+
+        Raises GuestFileRefused for more entries or deeper folders than any worker needs.
+        """
+        total, count, folders = 0, 0, [(folder, 0)]
+        while folders:
+            inside, depth = folders.pop()
+            if depth > DEPTH_LIMIT:
+                raise GuestFileRefused(self.root / folder, f"folders more than {DEPTH_LIMIT} deep")
+            with suppress(FileNotFoundError), self._folder(inside) as descriptor, os.scandir(descriptor) as entries:
+                for entry in entries:
+                    count += 1
+                    if count > ENTRIES_LIMIT:
+                        raise GuestFileRefused(self.root / folder, f"a folder of more than {ENTRIES_LIMIT} entries")
+                    with suppress(FileNotFoundError):  # removed at this moment
+                        state = entry.stat(follow_symlinks=False)
+                        total += state.st_blocks * 512
+                        if stat.S_ISDIR(state.st_mode):
+                            folders.append((f"{inside}/{entry.name}" if inside else entry.name, depth + 1))
+        return total
+
     def read(self, name: str, limit: int = SMALL_FILE, offset: int = 0) -> bytes:
         """Return a file's bytes from `offset` on, at most `limit`. Refuses a file with more than that."""
         with self._opened(name) as (stream, state):
@@ -142,6 +165,20 @@ class GuestTree:
         return state.st_size - left
 
     # --- changing
+
+    def copy_folder(self, name: str, target: Path, limit: int) -> None:
+        """Copy the files of a folder and of those in it to the folder `target`, which is made; skip all else."""
+        target.mkdir(exist_ok=True)
+        with self._folder(name):
+            names = self.names(name)
+        for entry in names:
+            inside = f"{name}/{entry}" if name else entry
+            try:
+                self.copy(inside, target / entry, limit)
+            except GuestFileRefused:
+                with suppress(GuestFileRefused):
+                    if name.count("/") < DEPTH_LIMIT:
+                        self.copy_folder(inside, target / entry, limit)
 
     def make_folder(self, name: str, owner: tuple[int, int] | None = None) -> None:
         """Make a folder, its parent being there. `owner`: uid and gid that it is given, once it is known to be ours.
@@ -208,7 +245,8 @@ class GuestTree:
 
     def remove_folder(self, name: str) -> None:
         """Remove a folder with all that is in it, following nothing; what cannot be removed stays."""
-        with suppress(OSError), self._parent(name) as (descriptor, last):
+        # RecursionError: rmtree goes no deeper than Python's stack. What a guest nested deeper stays.
+        with suppress(OSError, RecursionError), self._parent(name) as (descriptor, last):
             state = os.stat(last, dir_fd=descriptor, follow_symlinks=False)
             if stat.S_ISDIR(state.st_mode):
                 _empty_folder(last, descriptor)

@@ -123,6 +123,8 @@ def why_not_warm(options: RunOptions, paths: RunPaths) -> str | None:
         return f"the runtime asked for is {options.runtime}"
     if begun not in (None, WarmRuntime.name):
         return f"the run in {paths.root} was begun with the runtime {begun}"
+    if options.limits.given():
+        return f"{options.limits.given()[0]} was given, which warm workers got when they were started"
     if options.weights_folder is not None:
         return "warm workers do not see its weights"
     return None

@@ -15,6 +15,7 @@ from orchestrator.hardware.compatibility import How
 from orchestrator.hardware.devices import device_kind
 from orchestrator.runtimes.base import BuildOptions, Runtime
 from orchestrator.runtimes.built import apply_gpu_code
+from orchestrator.runtimes.limits import Limits
 from orchestrator.runtimes.registry import choose_runtime
 
 
@@ -96,6 +97,8 @@ class RunPreview:
     runtime: str | None = None
     why_runtime: str | None = None
     environment: EnvironmentPreview | None = None
+    workers: Limits | None = None
+    """What each worker may use; None where no runtime is known."""
     error: OrchError | None = None
     """The error that `orch run` would end with."""
 
@@ -110,6 +113,7 @@ class RunPreview:
             "downloads": [asdict(one) for one in self.downloads],
             "runtime": self.runtime,
             "why_runtime": self.why_runtime,
+            "workers": None if self.workers is None else self.workers.as_json(),
             "environment": None if self.environment is None else asdict(self.environment),
             "error": None if self.error is None else self.error.as_json(),
             "exit_code": self.exit_code,
@@ -131,12 +135,13 @@ def preview_run(
     try:
         chosen, why = choose_runtime(runtime)
         chosen.require(variants.selection.devices)
+        workers = chosen.limits_in_force(len(variants.selection.devices))
     except UsageError:
         raise
     except OrchError as error:
         return RunPreview(variants, weights, error=error)
     environment = _preview_environment(entry.stack, variants.selection.variant, chosen)
-    return RunPreview(variants, weights, chosen.name, why, environment)
+    return RunPreview(variants, weights, chosen.name, why, environment, workers)
 
 
 def preview_variants(

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.catalog.bundled import STACKS
 from orchestrator.catalog.loader import ModelEntry
 from orchestrator.catalog.weights import Stored, ensure_weights, weights_in
 from orchestrator.dispatch.executors import ExecutorSettings, Work, get_executor
@@ -16,6 +17,7 @@ from orchestrator.dispatch.outcome import Outcome
 from orchestrator.dispatch.shared.follow import follow_run
 from orchestrator.dispatch.shared.work_file import make_placeholder
 from orchestrator.dispatch.sharing import NoSharing, Sharing
+from orchestrator.errors import UsageError
 from orchestrator.hardware import Gpu, Selection
 from orchestrator.inputs.collect import InputSet, collect_inputs
 from orchestrator.paths import RunPaths, weights_folder
@@ -39,6 +41,11 @@ def run_model(entry: ModelEntry, options: RunOptions, display: Display, sharing:
     sharing = sharing or NoSharing()
     executor = get_executor(options.executor)
     settings = executor.settings_type.parse(options.executor_settings)
+    if options.user is not None and options.executor != "local":
+        why = "its tasks run as you on other machines"
+        raise UsageError(
+            f"--user cannot be used with the executor {options.executor}", why=why, hint="leave --user out"
+        )
     choice, gpus = executor.select(entry, options.variant, options.device)
     request = make_request(entry, options, options.runtime, choice.variant, choice.device)
     root = RunPaths(_run_folder(request, options).absolute())
@@ -47,6 +54,9 @@ def run_model(entry: ModelEntry, options: RunOptions, display: Display, sharing:
         runtime, paths = candidate.runtime, candidate.paths(root)
         request = replace(request, runtime=runtime.name, variant=choice.variant, device=choice.device)
         display.say(f"{entry.name}: runtime {runtime.name} ({candidate.why}), variant {choice.variant} ({choice.why})")
+        if candidate.warm is None:
+            runtime.set_limits(options.limits)
+            _warn_of_foreign_code(entry, options, runtime, display)
         with candidate, open_run(paths, request) as earlier:
             if earlier is not None and paths.summary.exists() and paths.predictions.exists():
                 display.say(f"{paths.root} is complete already")
@@ -67,6 +77,20 @@ def run_model(entry: ModelEntry, options: RunOptions, display: Display, sharing:
                 return outcome
             break
     return follow_run(root, display)
+
+
+def _warn_of_foreign_code(entry: ModelEntry, options: RunOptions, runtime: Runtime, display: Display) -> None:
+    """Say in one line that nothing contains a model whose stack or weights do not come with orch."""
+    if runtime.is_contained:
+        return
+    stack, weights = entry.stack, entry.spec.weights.values()
+    foreign = [] if stack.folder.is_relative_to(STACKS) else [f"the stack {stack.name} is not orch's own"]
+    is_known = all(one.sha256 or one.bundled or one.package for one in weights) or options.weights_folder is not None
+    foreign += [] if is_known else ["nobody has published a digest of its weights"]
+    if foreign:
+        display.say(
+            f"the {runtime.name} runtime runs the model as you: {' and '.join(foreign)}; --runtime docker contains it"
+        )
 
 
 def _run_folder(request: Request, options: RunOptions) -> Path:
@@ -170,5 +194,6 @@ def _make_work(
         workers_per_gpu=options.workers_per_gpu,
         gpus=gpus,
         build=options.build,
+        limits=options.limits,
         settings=settings,
     )

@@ -25,15 +25,18 @@ from orchestrator.plan.plan import Plan
 from orchestrator.plan.request import make_request
 from orchestrator.predictions.predictions import Predictions
 from orchestrator.runtimes.built import select_variant
-from orchestrator.runtimes.guest_contract import QUEUE_NAME, parse_event
+from orchestrator.runtimes.guest_contract import OUT_NAME, QUEUE_NAME, parse_event
+from orchestrator.runtimes.limits import FILE_SIZE
 from orchestrator.system.display import Display
 from orchestrator.system.free_space import require_space
+from orchestrator.system.guest_tree import GuestTree
 from orchestrator.workflows.candidates import cold_candidates
 from orchestrator.workflows.demo.photographs import fetch_photographs
 from orchestrator.workflows.demo.scenes import write_scenes
 from orchestrator.workflows.run import run_model
 
 RANDOM_WEIGHTS = "orch_runner.random_weights"
+MOST_WEIGHTS_BYTES = FILE_SIZE
 PHOTOGRAPHS = ("coffee.png", "page.png", "rocket.jpg")
 
 
@@ -116,8 +119,7 @@ def _run_weights_program(launcher: Launcher, paths: RunPaths, target: Path) -> N
     """Run the guest program that writes random weights into `target`. Raises RunError."""
     job = paths.job("weights")
     (job / QUEUE_NAME).mkdir(parents=True)
-    target.mkdir(parents=True, exist_ok=True)
-    worker = launcher.start_program(RANDOM_WEIGHTS, "weights", job, target)
+    worker = launcher.start(0, "weights", job, RANDOM_WEIGHTS)
     try:
         events = filter(None, map(parse_event, worker.lines()))
         failures = [event for event in events if event["event"] == "failure"]
@@ -127,6 +129,8 @@ def _run_weights_program(launcher: Launcher, paths: RunPaths, target: Path) -> N
     if ended.code != 0:
         why = failures[-1]["message"] if failures else ended.describe()
         raise RunError("cannot make random weights", why=why, log=paths.worker_log("weights"))
+    with GuestTree(job) as tree:
+        tree.copy_folder(OUT_NAME, target, MOST_WEIGHTS_BYTES)
 
 
 def _check(outcome: Outcome) -> Iterator[tuple[str, int]]:

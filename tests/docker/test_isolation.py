@@ -19,10 +19,10 @@ from orchestrator import Predictions
 from orchestrator.catalog.loader import load_catalog
 from orchestrator.errors import BuildError
 from orchestrator.hardware.gpu_code import LABEL
-from orchestrator.paths import RunPaths, worker_cache_folder
+from orchestrator.paths import weights_folder, worker_cache_folder
 from orchestrator.plan.options import RunOptions
 from orchestrator.runtimes.base import BuildOptions
-from orchestrator.runtimes.docker import runtime as docker_runtime
+from orchestrator.runtimes.docker.user import NOBODY
 from orchestrator.runtimes.mounts import GUEST_SOURCES
 from orchestrator.runtimes.registry import get_runtime
 from orchestrator.system.container_engine import connect
@@ -34,6 +34,9 @@ from tests.upstream import Upstream
 pytestmark = pytest.mark.docker
 STACKS = Path(__file__).parent.parent / "stacks"
 STRANGER = 12345
+IS_ROOT = os.geteuid() == 0
+WORKER = (NOBODY, NOBODY) if IS_ROOT else (os.getuid(), os.getgid())
+"""Whom workers run as, unless asked otherwise."""
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +67,18 @@ def faulty(images: Path, out: Path, *settings: str, **options: Any) -> RunOption
     return RunOptions(images=[str(images)], out=out, runtime="docker", settings=settings, shard_size=4, **options)
 
 
-def start(options: RunOptions) -> Any:
-    return run_model(load_catalog([STACKS]).model("faulty"), options, SilentDisplay())
+def start(options: RunOptions, model: str = "faulty", display: Any = None) -> Any:
+    return run_model(load_catalog([STACKS]).model(model), options, display or SilentDisplay())
+
+
+class Lines(SilentDisplay):
+    """Keeps the lines that a run says."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.lines.append(message)
 
 
 def containers() -> list[Any]:
@@ -76,14 +89,15 @@ def containers() -> list[Any]:
 def facts(home: Path, images: Path, tmp_path: Path) -> dict[str, Any]:
     """What a predictor in a container saw."""
     start(faulty(images, tmp_path / "out", "report=facts.json", threads=3))
-    found: dict[str, Any] = json.loads((home / "worker-cache" / "faulty-cpu" / "facts.json").read_text())
+    cache = worker_cache_folder("faulty", "cpu", WORKER if IS_ROOT else None)
+    found: dict[str, Any] = json.loads((cache / "facts.json").read_text())
     return found
 
 
 def test_a_container_has_no_network_no_capabilities_and_writes_only_where_it_may(facts: dict[str, Any]) -> None:
     assert facts == {
-        "uid": os.getuid(),
-        "gid": os.getgid(),
+        "uid": WORKER[0],
+        "gid": WORKER[1],
         "home": "/tmp/home",
         "capabilities": "0000000000000000",
         "no_new_privileges": "1",
@@ -96,28 +110,73 @@ def test_a_container_has_no_network_no_capabilities_and_writes_only_where_it_may
     }
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="acting for another user takes root")
-def test_files_belong_to_the_caller_whoever_that_is(
-    images: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.skipif(not IS_ROOT, reason="acting for another user takes root")
+def test_workers_run_as_the_user_asked_for_and_the_runs_files_are_the_callers(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ORCH_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(docker_runtime, "calling_user", lambda: (STRANGER, STRANGER))
-    # This process goes on as root, so the folders that the stranger would have made are handed over.
-    monkeypatch.setattr(RunPaths, "shards", property(lambda paths: _owned(paths.root / "shards")))
-    cache = worker_cache_folder("faulty", "cpu")
-    cache.mkdir(parents=True)
-    os.chown(cache, STRANGER, STRANGER)
     out = tmp_path / "out"
-    start(faulty(images, out, "report=facts.json"))
-    assert (cache / "facts.json").stat().st_uid == STRANGER
-    owners = {(path.stat().st_uid, path.stat().st_gid) for path in (out / "shards").glob("*.npz")}
-    assert owners == {(STRANGER, STRANGER)}
+    start(faulty(images, out, "report=facts.json", user=f"{STRANGER}:{STRANGER + 1}"))
+    cache = worker_cache_folder("faulty", "cpu", (STRANGER, STRANGER + 1))
+    facts = json.loads((cache / "facts.json").read_text())
+    assert (facts["uid"], facts["gid"]) == (STRANGER, STRANGER + 1)
+    state = (cache / "facts.json").stat()
+    assert (state.st_uid, state.st_gid) == (STRANGER, STRANGER + 1)
+    assert {path.lstat().st_uid for path in out.rglob("*")} == {0}
 
 
-def _owned(folder: Path) -> Path:
-    if folder.exists():
-        os.chown(folder, STRANGER, STRANGER)
-    return folder
+@pytest.mark.skipif(not IS_ROOT, reason="only root's workers could leave programs of root")
+def test_no_program_of_root_is_left(images: Path, home: Path, tmp_path: Path) -> None:
+    """A set-uid program that a worker leaves must not give anybody root's rights."""
+    outcome = start(faulty(images, tmp_path / "out", "misdeed=plant"))
+    assert outcome.failed == 0
+    left = [path for folder in (tmp_path / "out", home) for path in folder.rglob("planted")]
+    assert left, "nothing was planted"
+    assert [path for path in left if path.lstat().st_uid == 0] == []
+    programs = [path for path in (tmp_path / "out").rglob("*") if path.is_file() and path.lstat().st_mode & 0o6111]
+    assert programs == []
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="only root reads what its workers cannot")
+def test_what_workers_of_root_cannot_read_is_copied_for_the_time_of_the_run(images: Path, tmp_path: Path) -> None:
+    (images / "00.png").chmod(0o600)
+    closed = images / "closed" / "open"
+    closed.mkdir(parents=True)
+    shutil.copyfile(images / "01.png", closed / "a.png")
+    (images / "closed").chmod(0o700)
+    weights = weights_folder("faulty", "faulty-by-hand")
+    weights.mkdir(parents=True)
+    (weights / "level.json").write_text("120")
+    (weights / "level.json").chmod(0o600)
+    said, before = Lines(), os.umask(0o077)
+    try:
+        options = faulty(images, tmp_path / "out", weights_folder=weights)
+        outcome = start(options, "faulty-by-hand", said)
+    finally:
+        os.umask(before)
+    assert (outcome.failed, outcome.summary["predicted"]) == (0, 25)
+    about = [line for line in said.lines if line.startswith(f"workers run as uid {NOBODY}, who cannot read")]
+    assert len(about) == 2
+    assert not (tmp_path / "out" / "jobs").exists()
+
+
+@pytest.mark.parametrize(
+    ("misdeed", "limit", "named"),
+    [
+        ("fill-memory", {"memory": "300M"}, "out of memory: its limit is 300 MiB, --memory raises it"),
+        ("write-large-file", {"file_size": "64M"}, "--file-size raises it"),
+        ("start-threads", {"processes": 100}, "--processes raises it"),
+        ("fill-out", {"out_size": "50M"}, "its out folder holds more than 50 MiB, --out-size raises the limit"),
+    ],
+)
+def test_an_error_names_the_limit_that_was_hit(
+    misdeed: str, limit: dict[str, Any], named: str, images: Path, tmp_path: Path
+) -> None:
+    for image in sorted(images.iterdir())[1:]:
+        image.unlink()
+    outcome = start(faulty(images, tmp_path / "out", f"misdeed={misdeed}", **limit))
+    assert outcome.failed == 1
+    assert named in outcome.summary["failures"][0]["error"]
 
 
 def test_containers_are_removed_when_the_run_is_over(images: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from orch_runner.batches import Batch, BatchStream, Shard
 from orch_runner.contract import Fatal, ImageRef, RunnerJob
 from orch_runner.decode import DecodeError
 from orch_runner.events import Emitter, bind_log, bound_log, log
+from orch_runner.limits import describe_error
 from orch_runner.predictor import Image, Predictor
 from orch_runner.shard_file import remove_part, write_rows
 from orch_runner.shard_rows import ShardRow, make_failed_row, make_row
@@ -139,7 +140,7 @@ class Pipeline:
         except FAILURES as error:  # whatever a model raises on an image must not cost the other images
             _raise_if_device_lost(error)
             log(f"{', '.join(ref.file for _, ref, _ in images)}:\n{traceback.format_exc()}")
-            return _Failure(_describe(error), is_out_of_memory(error))
+            return _Failure(describe_error(error), is_out_of_memory(error))
         for (position, ref, image), raw in zip(images, raws):
             future = self._finishers.submit(self._finish, shard.number, ref, image, raw)
             self._pending.append((shard, position, ref, future))
@@ -165,7 +166,7 @@ class Pipeline:
         except FAILURES as error:  # as in _try_predict
             _raise_if_device_lost(error)
             log(f"{ref.file}:\n{traceback.format_exc()}")
-            return make_failed_row(ref.file, _describe(error), size)
+            return make_failed_row(ref.file, describe_error(error), size)
 
     def _collect(self, limit: int) -> None:
         """Store finished rows, in order; wait until at most `limit` are pending."""
@@ -207,10 +208,6 @@ class Pipeline:
 
 def _size(image: Image) -> Tuple[int, int]:
     return int(image.pixels.shape[0]), int(image.pixels.shape[1])
-
-
-def _describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

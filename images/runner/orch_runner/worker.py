@@ -16,6 +16,7 @@ from orch_runner import __version__, memory
 from orch_runner.contract import CONTRACT, Fatal, JobRefused, RunnerJob, WeightFile, read_job
 from orch_runner.events import Emitter, log
 from orch_runner.files import hash_file
+from orch_runner.limits import describe_error
 
 STOPPED = 143
 HEARTBEAT_SECONDS = 2.0
@@ -67,7 +68,7 @@ def main(arguments: List[str]) -> int:
 
 def report_failure(emitter: Emitter, error: Exception) -> int:
     """Emit the failure event of an error; return the error's exit status."""
-    category, message, hint, status = "bug", f"{type(error).__name__}: {error}", None, 70
+    category, message, hint, status = "bug", describe_error(error), None, 70
     if isinstance(error, JobRefused):
         category, message, status = "contract", str(error), 2
     elif isinstance(error, Fatal):
@@ -145,7 +146,7 @@ def load_predictor(job: RunnerJob) -> Any:
     except Fatal:
         raise
     except (Exception, SystemExit) as error:
-        raise Fatal("load", 3, f"cannot load {job.model_name}: {type(error).__name__}: {error}") from error
+        raise Fatal("load", 3, f"cannot load {job.model_name}: {describe_error(error)}") from error
     return predictor
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from orchestrator.dispatch.dispatcher import Dispatcher, DispatchResult
 from orchestrator.dispatch.executors import find_attempt, find_submission
-from orchestrator.dispatch.launcher import Launcher
+from orchestrator.dispatch.launcher import Launcher, readable_images
 from orchestrator.dispatch.shard_intake import ShardIntake, remove_job_folders
 from orchestrator.dispatch.shared.claiming_scheduler import ClaimingScheduler
 from orchestrator.dispatch.shared.claims import Claims
@@ -36,6 +36,7 @@ from orchestrator.plan.plan import Plan
 from orchestrator.plan.request import AUTO
 from orchestrator.runtimes.base import Runtime
 from orchestrator.runtimes.built import select_variant
+from orchestrator.runtimes.limits import OUT_SIZE
 from orchestrator.runtimes.registry import choose_runtime
 from orchestrator.system.display import Display, PlainDisplay
 from orchestrator.system.signals import call_on_signal, raise_on_sigterm
@@ -139,8 +140,13 @@ def _predict(
 ) -> DispatchResult:
     """Predict shards until all of the run's are on disk. Raises Interrupted, RunError, MachineError."""
     plan, runtime = ready.plan, ready.runtime
+    images = readable_images(plan, paths, runtime, display.say)
     scheduler = ClaimingScheduler(
-        plan.shards, plan.images_of, claims, lambda number: paths.shard(number).exists(), (attempt.index, attempt.count)
+        plan.shards,
+        images.images_of,
+        claims,
+        lambda number: paths.shard(number).exists(),
+        (attempt.index, attempt.count),
     )
     while not scheduler.pending:  # a worker holds a GPU: none is started before there is work for it
         if not scheduler.remaining:
@@ -153,8 +159,21 @@ def _predict(
     available = cores() if attempt.cores is None else min(cores(), attempt.cores)
     threads = ready.work.workers.threads or max(1, available // workers)
     label = _worker_label(plan, paths.task)
-    launcher = Launcher(plan, paths, runtime, devices, threads, ready.work.weights_folder, label)
-    dispatcher = Dispatcher(paths, launcher.start, display, scheduler, plan.images_of, ShardIntake(plan, paths))
+    runtime.set_limits(ready.work.workers.limits)
+    launcher = Launcher(
+        plan,
+        paths,
+        runtime,
+        devices,
+        threads,
+        ready.work.weights_folder,
+        label,
+        images=images,
+        workers=workers,
+        say=display.say,
+    )
+    intake, out_size = ShardIntake(plan, paths), launcher.limits.out_size or OUT_SIZE
+    dispatcher = Dispatcher(paths, launcher.start, display, scheduler, images.images_of, intake, out_size)
     try:
         with call_on_signal(dispatcher.interrupt):
             return dispatcher.run(OwnedSlots(workers, devices), len(plan.inputs.images), 0)

@@ -21,6 +21,7 @@ from orchestrator.plan.plan import Plan
 from orchestrator.plan.request import AUTO, Request
 from orchestrator.plan.run_directory import run_document
 from orchestrator.runtimes.base import BuildOptions, Prepared
+from orchestrator.runtimes.limits import NO_LIMITS, Limits
 from orchestrator.system.files import write_json
 
 WORK_FORMAT = "orch-work/1"
@@ -34,6 +35,7 @@ class WorkersPerTask:
     per_gpu: int | Literal["auto"] | None = None
     threads: int | None = None
     """Threads of each worker."""
+    limits: Limits = NO_LIMITS
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def _parse(paths: RunPaths, run: Mapping[str, Any], work: Mapping[str, Any]) -> 
         inputs,
         int(run["shard_size"]),
         BuildOptions(**work["build"]),
-        WorkersPerTask(**work["crew"]),
+        WorkersPerTask(**{**work["crew"], "limits": Limits(**work["crew"]["limits"])}),
         float(work["lease"]),
         str(run["plan"]),
         run["resolved"]["build"],

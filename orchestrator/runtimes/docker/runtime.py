@@ -128,7 +128,9 @@ class DockerRuntime(Runtime):
         """Create and start a container. Raises MachineError."""
         engine = connect()
         gpu = gpu_settings(detect_gpu_access(engine), spec.device)
-        settings = container_settings(prepared, spec, engine.security, gpu)
+        settings = container_settings(
+            prepared, spec, engine.security, worker_user(calling_user(), self.limits.user), gpu
+        )
         return DockerWorker(engine, spec, settings)
 
     def require(self, devices: Sequence[str]) -> None:
@@ -170,7 +172,7 @@ def _labelled_gpu_code(labels: Mapping[str, str]) -> GpuCode | None:
 
 
 def container_settings(
-    prepared: Prepared, spec: WorkerSpec, security: tuple[str, ...], gpu: GpuSettings
+    prepared: Prepared, spec: WorkerSpec, security: tuple[str, ...], user: tuple[int, int], gpu: GpuSettings
 ) -> dict[str, Any]:
     """Return all settings of a worker's container, as keyword arguments of containers.create. A pure value."""
     environment = worker_environment(spec.threads, str(GUEST["cache"]), GUEST_HOME)
@@ -181,7 +183,7 @@ def container_settings(
         "labels": {f"{LABEL}.run": spec.run, f"{LABEL}.worker": spec.name, f"{LABEL}.stack": prepared.stack.name},
         "environment": {**environment, **NAMES, **gpu.environment},
         "mounts": mounts(spec),
-        **isolation(security, spec.limits.user or worker_user(calling_user()), spec.limits),
+        **isolation(security, user, spec.limits),
         "detach": True,
         # Events are read through the engine's log; other drivers may not return it.
         "log_config": {"Type": "json-file", "Config": LOG_OPTIONS},

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
+import threading
 import time
 from pathlib import Path
 from typing import Any, Dict, List
@@ -13,7 +15,7 @@ import numpy as np
 from orch_runner.predictor import CropMask, Image, Model, Prediction
 from orch_runner.predictor import Predictor as BasePredictor
 
-DEFAULTS = {"sleep": 0.0, "fail_load": False, "die": "", "die_once": "", "report": ""}
+DEFAULTS = {"sleep": 0.0, "fail_load": False, "die": "", "die_once": "", "report": "", "misdeed": ""}
 
 
 class Predictor(BasePredictor):
@@ -42,6 +44,8 @@ class Predictor(BasePredictor):
         return [image.pixels.max(axis=2) > self.level for image in images]
 
     def _misbehave(self, file: str) -> None:
+        if self.settings["misdeed"]:
+            MISDEEDS[self.settings["misdeed"]](self.cache)
         time.sleep(self.settings["sleep"])
         if self.settings["die"] and self.settings["die"] in file:
             os._exit(17)
@@ -60,6 +64,48 @@ class Predictor(BasePredictor):
         crop = raw[top:bottom, left:right]
         box = np.array([[left, top, right, bottom]], np.float32)
         return Prediction(box, np.array([0]), np.array([crop.mean()], np.float32), [CropMask(left, top, crop)])
+
+
+def plant(cache: Path) -> None:
+    """Leave a program that runs as its owner, whoever starts it, in all folders that can be written."""
+    for folder in (cache, Path("/out")):
+        copy = folder / "planted"
+        shutil.copyfile("/usr/bin/id", str(copy))
+        copy.chmod(0o4755)
+
+
+def fill_memory(cache: Path) -> None:
+    np.ones(1 << 30, np.uint8).sum()
+
+
+def write_large_file(cache: Path) -> None:
+    with (cache / "large").open("wb") as stream:
+        for _ in range(80):
+            stream.write(bytes(1 << 20))
+
+
+def fill_out(cache: Path) -> None:
+    for number in range(8):
+        Path(f"/out/filling-{number}").write_bytes(bytes(10 << 20))
+    time.sleep(20)
+
+
+def start_threads(cache: Path) -> None:
+    go_on = threading.Event()
+    try:
+        for _ in range(300):
+            threading.Thread(target=go_on.wait, daemon=True).start()
+    finally:
+        go_on.set()
+
+
+MISDEEDS = {
+    "plant": plant,
+    "fill-memory": fill_memory,
+    "write-large-file": write_large_file,
+    "fill-out": fill_out,
+    "start-threads": start_threads,
+}
 
 
 def facts() -> Dict[str, Any]:

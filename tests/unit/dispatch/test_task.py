@@ -77,7 +77,7 @@ def test_what_is_done_already_is_collected_by_the_task_that_finds_it(
     plan = make_plan(tmp_path)
     paths = begun(tmp_path, plan)
     finish_shards(paths, plan.shards)
-    monkeypatch.setattr(task, "_prepare", lambda _, work, *__: task._ReadyTask(work, plan, None))  # type: ignore[arg-type]
+    monkeypatch.setattr(task, "_prepare", lambda _, work, *__: task._ReadyTask(work, plan, get_runtime("venv")))
     assert main([str(paths.root)]) == 0
     assert main([str(paths.root)]) == 0
     assert len(collected) == 1

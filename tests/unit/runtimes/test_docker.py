@@ -70,11 +70,14 @@ def test_a_container_is_hardened(prepared: Prepared) -> None:
         "security_opt": ["no-new-privileges"],
         "pids_limit": 2048,
         "shm_size": "1g",
-        "ulimits": [{"Name": "nofile", "Soft": 16384, "Hard": 16384}],
+        "ulimits": [
+            {"Name": "nofile", "Soft": 16384, "Hard": 16384},
+            {"Name": "fsize", "Soft": 8 << 30, "Hard": 8 << 30},
+        ],
         "init": True,
         "detach": True,
         "stop_signal": "SIGTERM",
-        "log_config": {"Type": "json-file"},
+        "log_config": {"Type": "json-file", "Config": {"max-size": "64m", "max-file": "3"}},
         "device_requests": [],
     }
 

@@ -63,8 +63,9 @@ def test_services_are_as_hardened_as_one_shot_workers(services: dict[str, Any], 
             assert service[name] == one_shot[name], name
         assert service["stop_signal"] == one_shot["stop_signal"]
         assert service["tmpfs"] == [f"/tmp:{one_shot['tmpfs']['/tmp']}"]
-        assert service["ulimits"] == {"nofile": {"soft": 16384, "hard": 16384}}
-        assert one_shot["ulimits"] == [{"Name": "nofile", "Soft": 16384, "Hard": 16384}]
+        assert service["ulimits"] == {
+            limit["Name"]: {"soft": limit["Soft"], "hard": limit["Hard"]} for limit in one_shot["ulimits"]
+        }
         assert service["user"] == USER == "${ORCH_UID:-1000}:${ORCH_GID:-1000}"
         same = one_shot["environment"].keys() & service["environment"].keys()
         assert {name: service["environment"][name] for name in same} == {
