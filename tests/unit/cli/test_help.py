@@ -43,3 +43,11 @@ def test_what_is_in_no_panel_is_shown_too(capsys: Captured, monkeypatch: pytest.
     monkeypatch.setattr(RunCommand, "panels", {"What to run": ("model",)})
     lines = shown_help(capsys, monkeypatch)
     assert any("--workers" in line for line in lines[lines.index(f"{OTHER}:") :])
+
+
+def test_arguments_are_named_without_their_types(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = shown_help(capsys, monkeypatch, 200)
+    (argument,) = [line.split("  ")[1] for line in lines if line.startswith("  [")]
+    assert argument.startswith("[")
+    assert "<" not in argument
+    assert any(line.startswith("  -m, --model MODEL  ") or "--model" in line for line in lines)
