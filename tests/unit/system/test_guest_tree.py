@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -190,3 +191,20 @@ def test_listing_and_marks(tree: GuestTree, tmp_path: Path) -> None:
     assert tree.read("out/c") == b"pixels"
     tree.link_to("data", "/data")
     assert os.readlink(tree.root / "data") == "/data"
+
+
+def test_a_guest_that_appends_while_its_file_is_copied_does_not_lengthen_the_copy(
+    tree: GuestTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target, opened = tree.root / "out" / "x", tmp_path / "copy", os.open
+    source.write_bytes(b"0123456789")
+
+    def append_and_open(path: object, *arguments: Any, **options: Any) -> int:
+        if str(path).endswith(".tmp"):
+            with source.open("ab") as stream:
+                stream.write(b"more and more")
+        return opened(path, *arguments, **options)  # type: ignore[call-overload, no-any-return]
+
+    monkeypatch.setattr(os, "open", append_and_open)
+    assert tree.copy("out/x", target, limit=100) == 10
+    assert target.read_bytes() == b"0123456789"
