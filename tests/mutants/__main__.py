@@ -129,7 +129,9 @@ class Copy:
             **os.environ, "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONPATH": f"{self.root}{os.pathsep}{self.root / 'images' / 'runner'}",
         }  # fmt: skip
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+        # A temporary folder of its own: other sessions that clean up the common one can make pytest fail.
+        temporary = f"--basetemp={self.root.with_name(f'{self.root.name}-tmp')}"
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", temporary, *tests]
         started = time.monotonic()
         with (self.root / "output.txt").open("wb") as output, subprocess.Popen(
             command, cwd=self.root, env=environment, stdout=output, stderr=output, stdin=subprocess.DEVNULL,

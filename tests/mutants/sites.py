@@ -89,16 +89,20 @@ def _find_faults(node: ast.AST) -> Iterator[tuple[str, ast.expr | ast.stmt, str]
 def _list_conditions(node: ast.AST) -> list[ast.expr]:
     match node:
         case ast.If() | ast.While() | ast.IfExp():
-            return [] if isinstance(node.test, ast.Constant) else [node.test]
+            return [] if isinstance(node.test, ast.Constant) or _is_type_checking(node) else [node.test]
         case ast.comprehension():
             return node.ifs
     return []
 
 
 def _list_children(node: ast.AST) -> list[ast.AST]:
-    if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)):
+    if isinstance(node, ast.JoinedStr) or _is_type_checking(node):
         return []
     if isinstance(node, ast.keyword) and node.arg in GUARDS:
         return []
     skipped = [getattr(node, name, None) for name in ("annotation", "returns")]
     return [child for child in ast.iter_child_nodes(node) if child not in skipped]
+
+
+def _is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)

@@ -16,6 +16,8 @@ from __future__ import annotations
 LIMIT: Literal[3] = 0.5
 @dataclass(frozen=True)
 class A: pass
+if TYPE_CHECKING:
+    import a
 def grün(a: int = 4, *, keep: bool = True) -> Literal[5]:
     if a < 6 and not keep:
         print("ä", min(a, 7))

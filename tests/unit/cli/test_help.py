@@ -43,3 +43,9 @@ def test_what_is_in_no_panel_is_shown_too(capsys: Captured, monkeypatch: pytest.
     monkeypatch.setattr(RunCommand, "panels", {"What to run": ("model",)})
     lines = shown_help(capsys, monkeypatch)
     assert any("--workers" in line for line in lines[lines.index(f"{OTHER}:") :])
+
+
+def test_an_argument_is_named_without_its_type(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = shown_help(capsys, monkeypatch, 200)
+    (line,) = [line for line in lines if "More images" in line]
+    assert line.split()[0] == "SOURCE"

@@ -54,3 +54,9 @@ def test_logs_get_a_line_now_and_then(capsys: pytest.CaptureFixture[str], monkey
     assert out == ""
     assert lines[:4] == ["building [tiny]", "  step 1", "  1 of 4 MB", "  1 of ? MB"]
     assert lines[4].startswith("  2 of 4 images, 1 failed, ")
+
+
+def test_a_line_names_its_run_once() -> None:
+    assert display_module.with_name("a", "ready") == "a: ready"
+    assert display_module.with_name("a", "a: variant cpu") == "a: variant cpu"
+    assert display_module.with_name("a", "a:variant") == "a: a:variant"

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -215,3 +216,20 @@ def test_removing_a_folder_keeps_what_its_links_lead_to(tmp_path: Path) -> None:
     with GuestTree(tmp_path) as tree:
         tree.remove_folder("out")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "mine", "sub"]
+
+
+def test_a_guest_that_appends_while_its_file_is_copied_does_not_lengthen_the_copy(
+    tree: GuestTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target, opened = tree.root / "out" / "x", tmp_path / "copy", os.open
+    source.write_bytes(b"0123456789")
+
+    def append_and_open(path: object, *arguments: Any, **options: Any) -> int:
+        if str(path).endswith(".tmp"):
+            with source.open("ab") as stream:
+                stream.write(b"more and more")
+        return opened(path, *arguments, **options)  # type: ignore[call-overload, no-any-return]
+
+    monkeypatch.setattr(os, "open", append_and_open)
+    assert tree.copy("out/x", target, limit=100) == 10
+    assert target.read_bytes() == b"0123456789"
