@@ -61,6 +61,13 @@ MoreImagesArgument = Annotated[
     list[str] | None,
     typer.Argument(metavar="SOURCE", help="More images, so that --images photos/*.jpg works."),
 ]
+FollowLinksOption = Annotated[
+    bool,
+    typer.Option(
+        "--follow-links",
+        help="Follow links in input folders to files outside of them, which are linked or copied into the run.",
+    ),
+]
 OutOption = Annotated[
     Path | None,
     typer.Option(
@@ -158,6 +165,7 @@ class RunCommand(PanelCommand):
             "images",
             "more_images",
             "image_root",
+            "follow_links",
             "settings",
             "stacks",
         ),
@@ -188,6 +196,7 @@ def run(
     image_root: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of the images that a COCO file names.")
     ] = None,
+    follow_links: FollowLinksOption = False,
     runtime: RuntimeOption = "auto",
     executor: ExecutorOption = "local",
     slurm: SlurmOption = None,
@@ -251,6 +260,7 @@ def run(
         images=sources,
         out=out,
         image_root=image_root,
+        follow_links=follow_links,
         runtime=runtime,
         executor=executor,
         executor_settings=slurm or [],

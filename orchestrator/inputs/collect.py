@@ -8,9 +8,10 @@ from pathlib import Path
 
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.inputs.folders import EXTENSIONS, SkippedFile, SourceImage
+from orchestrator.inputs.links import LEADS_OUTSIDE, Links
 from orchestrator.inputs.listing import Listing
 from orchestrator.inputs.manifest import Images, InputImage, open_inputs, read_inputs
-from orchestrator.inputs.sources import from_source
+from orchestrator.inputs.sources import from_source, make_links
 
 __all__ = ["Images", "InputImage", "InputSet", "collect_inputs", "open_inputs", "read_inputs"]
 
@@ -35,35 +36,49 @@ class InputSet:
         return self.roots[int(root)] / rest
 
 
-def collect_inputs(sources: Sequence[str], unpack_to: Path, image_root: Path | None = None) -> InputSet:
+def collect_inputs(
+    sources: Sequence[str], unpack_to: Path, image_root: Path | None = None, follow_links: bool = False
+) -> InputSet:
     """List the images of all sources; archives are unpacked into `unpack_to` once.
 
-    Raises UsageError for a missing source, or when there is no image at all; MachineError when the list cannot be
-    stored. Memory hardly grows with the number of images: their records are kept in unnamed files beside `unpack_to`.
+    Links in folders are followed inside the folders that the sources name; with `follow_links`, to other folders too,
+    whose files are then linked or copied below `unpack_to`. Raises UsageError for a missing source, or when there is
+    no image at all; MachineError when the list cannot be stored. Memory hardly grows with the number of images: their
+    records are kept in unnamed files beside `unpack_to`.
     """
     skipped: list[SkippedFile] = []
     notes: list[str] = []
     beside = unpack_to.parent if unpack_to.parent.is_dir() else None
+    links = make_links(sources, image_root, follow_links, unpack_to / "links")
     try:
-        listing = Listing(beside)
+        listing = Listing(beside, links, skipped)
         for number, source in enumerate(sources):
-            listing.add(_read_source(source, unpack_to / str(number), image_root, skipped, notes))
+            listing.add(_read_source(source, unpack_to / str(number), image_root, links, skipped, notes))
         if not listing.count:
-            others = f"{len(skipped)} files skipped: {_examples(skipped)}" if skipped else "no file was found"
-            raise UsageError(f"no images in {' '.join(sources)}", why=f"{others}; images end in {' '.join(EXTENSIONS)}")
+            raise _no_images(sources, skipped)
         images, roots = listing.images(beside, skipped)
     except OSError as error:
         raise MachineError("cannot store the list of images", why=error.strerror or str(error)) from error
-    return InputSet(images, roots, tuple(skipped), tuple(notes))
+    return InputSet(images, roots, tuple(skipped), (*notes, *links.notes()))
 
 
 def _read_source(
-    source: str, unpack_to: Path, image_root: Path | None, skipped: list[SkippedFile], notes: list[str]
+    source: str, unpack_to: Path, image_root: Path | None, links: Links, skipped: list[SkippedFile], notes: list[str]
 ) -> Iterator[SourceImage]:
     try:
-        yield from from_source(source, unpack_to, image_root, skipped, notes)
+        yield from from_source(source, unpack_to, image_root, links, skipped, notes)
     except OSError as error:
         raise UsageError(f"cannot read {source}", why=error.strerror or str(error)) from error
+
+
+def _no_images(sources: Sequence[str], skipped: Sequence[SkippedFile]) -> UsageError:
+    others = f"{len(skipped)} files skipped: {_examples(skipped)}" if skipped else "no file was found"
+    outside = next((item.file for item in skipped if item.reason == LEADS_OUTSIDE), None)
+    return UsageError(
+        f"no images in {' '.join(sources)}",
+        why=f"{others}; images end in {' '.join(EXTENSIONS)}",
+        hint=None if outside is None else f"{outside} is {LEADS_OUTSIDE}",
+    )
 
 
 def _examples(skipped: Sequence[SkippedFile]) -> str:

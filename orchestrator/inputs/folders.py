@@ -1,4 +1,4 @@
-"""List the images of folders in the order of their path parts; links to folders are followed once."""
+"""List the images of folders in the order of their path parts; each folder once, wherever links lead."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import NamedTuple
+
+from orchestrator.inputs.links import LISTED_ALREADY, NOT_REGULAR, FolderId, Links, folder_id
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -32,6 +34,8 @@ class SourceImage(NamedTuple):
     """The error where no file of that name exists."""
     state: os.stat_result | None = None
     """The result of os.lstat, where already known."""
+    is_named: bool = False
+    """Whether the user named this very file: it is read wherever it leads."""
 
 
 _Segment = tuple[str, str]
@@ -39,9 +43,9 @@ _Segment = tuple[str, str]
 is the root itself, and the images' names, joined by /. Packed because there may be ten million."""
 
 
-def from_folder(root: str, skipped: list[SkippedFile]) -> Iterator[SourceImage]:
+def from_folder(root: str, links: Links, skipped: list[SkippedFile]) -> Iterator[SourceImage]:
     """Yield the images below a folder, sorted by the parts of their names; append other files to `skipped`."""
-    for folder, names in _segments(root, skipped):
+    for folder, names in _FolderWalk(root, links, skipped).segments():
         for name in names.split("/"):
             yield SourceImage(root, folder + name, root)
 
@@ -65,65 +69,91 @@ def public_name(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace").replace(os.sep, "/")
 
 
-def _segments(root: str, skipped: list[SkippedFile]) -> list[_Segment]:
-    visited: set[str] = set()
-    segments: list[_Segment] = []
-    pending = [""]
-    linked = False
-    while pending:  # links come after all real folders, so that images keep their real names
-        start = pending.pop(0)
-        if os.path.realpath(os.path.join(root, start)) in visited:
-            skipped.append(SkippedFile(public_name(start.rstrip("/")), "a link to a folder that is listed"))
-            continue
-        segments += _below(root, start, pending, visited, skipped)
-        linked = linked or bool(start)
-    if linked:
-        # No folder, linked or not, sorts into the middle of a segment, so their first images decide their order.
-        segments.sort(key=lambda segment: PurePosixPath(segment[0] + segment[1].partition("/")[0]).parts)
-    return segments
+class _FolderWalk:
+    """One walk below a root. Folders are told apart by device and inode, so none is listed under two names."""
+
+    def __init__(self, root: str, links: Links, skipped: list[SkippedFile]) -> None:
+        self._root, self._links, self._skipped = root, links, skipped
+        self._real = os.path.realpath(root)
+        self._visited: set[FolderId] = set()
+        self._pending = [""]
+        """The root, then links to folders: they come after all real folders, so that images keep their real names."""
+
+    def segments(self) -> list[_Segment]:
+        """Return the segments of the root and of the folders that links lead to, in order."""
+        segments: list[_Segment] = []
+        is_linked = False
+        while self._pending:
+            start = self._pending.pop(0)
+            if start:
+                real = os.path.realpath(os.path.join(self._root, start))
+                reason = self._links.refusal_of_folder(real, self._real)
+                if reason is not None:
+                    self._skip(start, reason)
+                    continue
+                is_linked = True
+            segments += self._below(start)
+        if is_linked:
+            # No folder, linked or not, sorts into the middle of a segment, so their first images decide their order.
+            segments.sort(key=lambda segment: PurePosixPath(segment[0] + segment[1].partition("/")[0]).parts)
+        return segments
+
+    def _below(self, start: str) -> Iterator[_Segment]:
+        """Yield the segments of `start` and the real folders below it; note links to folders."""
+        waiting: list[_Segment] = [(start, "")]
+        while waiting:
+            folder, names = waiting.pop()
+            if names:
+                yield folder, names
+                continue
+            path = os.path.join(self._root, folder)
+            try:
+                if self._is_visited(path, is_linked=bool(start)):
+                    self._skip(folder, LISTED_ALREADY)
+                    continue
+                with os.scandir(path) as entries:
+                    listed = sorted((entry.name, _kind(entry)) for entry in entries)
+            except OSError as error:
+                self._skip(os.path.relpath(path, self._root), f"cannot be read: {error.strerror}")
+                continue
+            self._pending += [f"{folder}{name}/" for name, kind in listed if kind == _LINK]
+            waiting += reversed(list(_cut(folder, listed, self._skipped)))
+
+    def _is_visited(self, path: str, is_linked: bool) -> bool:
+        """Return whether a folder was listed before, else note it. Raises OSError."""
+        identity = folder_id(path)
+        if identity in self._visited or (is_linked and identity in self._links.visited):
+            return True
+        self._visited.add(identity)
+        if is_linked:
+            self._links.visited.add(identity)
+        return False
+
+    def _skip(self, name: str, reason: str) -> None:
+        self._skipped.append(SkippedFile(public_name(name.rstrip("/")), reason))
 
 
-def _below(
-    root: str, start: str, pending: list[str], visited: set[str], skipped: list[SkippedFile]
-) -> Iterator[_Segment]:
-    """Yield the segments of `start` and the real folders below it; append links to folders to `pending`."""
-    waiting: list[_Segment] = [(start, "")]
-    while waiting:
-        folder, names = waiting.pop()
-        if names:
-            yield folder, names
-            continue
-        path = os.path.join(root, folder)
-        try:
-            with os.scandir(path) as entries:
-                listed = sorted((entry.name, _kind(entry)) for entry in entries)
-        except OSError as error:
-            name = public_name(os.path.relpath(path, root))
-            skipped.append(SkippedFile(name, f"cannot be read: {error.strerror}"))
-            continue
-        visited.add(os.path.realpath(path))
-        pending += [f"{folder}{name}/" for name, kind in listed if kind == _LINK]
-        waiting += reversed(list(_cut(folder, listed, skipped)))
-
-
-_FILE, _FOLDER, _LINK = range(3)
+_FILE, _FOLDER, _LINK, _OTHER = range(4)
 
 
 def _kind(entry: os.DirEntry[str]) -> int:
+    """Return the kind of an entry; a link to anything but a folder counts as a file, and is examined later."""
     try:
-        if not entry.is_dir():
+        if entry.is_file(follow_symlinks=False):
             return _FILE
+        if entry.is_dir():
+            return _LINK if entry.is_symlink() else _FOLDER
+        return _FILE if entry.is_symlink() else _OTHER
     except OSError:
         return _FILE
-    return _LINK if entry.is_symlink() else _FOLDER
 
 
 def _cut(folder: str, listed: list[tuple[str, int]], skipped: list[SkippedFile]) -> Iterator[_Segment]:
     """Yield a folder's images as segments, and between them its folders, each as a segment without names."""
     names: list[str] = []
     for name, kind in listed:
-        if kind == _FILE:
-            reason = refusal(folder + name)
+        if kind in (_FILE, _OTHER):
+            reason = refusal(folder + name) or (NOT_REGULAR if kind == _OTHER else None)
             if reason is None:
                 names.append(name)
             else:

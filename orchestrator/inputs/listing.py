@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from orchestrator.errors import UsageError
 from orchestrator.inputs.folders import SkippedFile, SourceImage, public_name
+from orchestrator.inputs.links import LEADS_OUTSIDE, NOT_REGULAR, Links, is_inside
 from orchestrator.inputs.manifest import Images, InputRow, write_images
 from orchestrator.inputs.record_buffer import ExaminedImage, RecordBuffer, repeated_hashes
 
@@ -36,7 +37,12 @@ def _pause_garbage_collector() -> Iterator[None]:
 class Listing:
     """The images of all sources. Names and ids depend on all of them, so their records are read twice."""
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(
+        self, folder: Path | None, links: Links | None = None, skipped: list[SkippedFile] | None = None
+    ) -> None:
+        """`folder`: where long lists are kept. Files that are no images after all are appended to `skipped`."""
+        self._links = links or Links()
+        self._skipped = [] if skipped is None else skipped
         self._records = RecordBuffer(folder)
         self._hashes = array("q")
         self._roots: dict[str, str] = {}
@@ -44,6 +50,8 @@ class Listing:
         self._folders: set[str] = set()
         self._root = self._folder = self._real = ""
         """The last image's root, folder, and real path of the folder."""
+        self._is_mounted = False
+        """Whether the last image's folder is below a root or another folder that the user named."""
         self._has_escapes = self._has_ids = False
 
     @property
@@ -58,11 +66,20 @@ class Listing:
 
     def _examine_all(self, images: Iterable[SourceImage]) -> Iterator[ExaminedImage]:
         roots, append, examine = self._roots, self._hashes.append, self._examine
-        for root, name, folder, image_id, error, truth, missing, state in images:
+        for root, name, folder, image_id, error, truth, missing, state, is_named in images:
             full = f"{root}/{name}" if root != "/" else f"/{name}"
             location = full if folder == root else f"{folder}/{name}"
             if ".." in full:
                 full = os.path.normpath(full)
+            if root not in roots:
+                roots[root] = os.path.realpath(root) if Path(root).is_dir() else ""
+            real, size, mtime_ns = None, 0, 0
+            if error is None:
+                try:
+                    real, size, mtime_ns, error = examine(root, location, full, missing, state, is_named)
+                except _NoImage as no_image:
+                    self._skipped.append(SkippedFile(public_name(name), str(no_image)))
+                    continue
             if full.isascii():
                 append(hash(full))
             else:
@@ -71,44 +88,59 @@ class Listing:
                 append(hash(public))
             if image_id is not None:
                 self._has_ids = True
-            if root not in roots:
-                roots[root] = os.path.realpath(root) if Path(root).is_dir() else ""
-            if error is None:
-                real, size, mtime_ns, error = examine(root, location, full, missing, state)
-                yield full, real, size, mtime_ns, error, image_id, truth
-            else:
-                yield full, None, 0, 0, error, image_id, truth
+            yield full, real, size, mtime_ns, error, image_id, truth
 
     def _examine(
-        self, root: str, location: str, full: str, missing: str | None, state: os.stat_result | None
+        self, root: str, location: str, full: str, missing: str | None, state: os.stat_result | None, is_named: bool
     ) -> tuple[str | None, int, int, str | None]:
-        """Return a file's real path where it differs from its full name, its size, time and error."""
+        """Return a file's real path where it differs from its full name, its size, time and error.
+
+        Raises _NoImage for a file that a folder or pattern gave and that is skipped; a listed one (`missing`) has an
+        error instead.
+        """
         try:
             state = state or os.lstat(location)
-            linked = stat.S_ISLNK(state.st_mode)
-            if linked:
+            is_link = stat.S_ISLNK(state.st_mode)
+            if is_link:
                 state = Path(location).stat()
         except (OSError, ValueError) as error:
             is_unreadable = missing is None or getattr(error, "errno", errno.ENOENT) not in _MISSING_ERRNOS
             return None, 0, 0, getattr(error, "strerror", None) or str(error) if is_unreadable else missing
         if not stat.S_ISREG(state.st_mode):
-            return None, 0, 0, missing or "not a regular file"
+            if missing is None and not is_named:
+                raise _NoImage(NOT_REGULAR)
+            return None, 0, 0, missing or NOT_REGULAR
         folder, _, name = location.rpartition("/")
-        if linked:
+        if is_link:
             real = os.path.realpath(location)
-            self._add_folder(root, real.rpartition("/")[0])
+            is_mounted = self._add_folder(root, real.rpartition("/")[0])
         else:
             if folder != self._folder or root != self._root:
                 self._root, self._folder = root, folder
                 self._real = os.path.realpath(folder or "/").rstrip("/")
-                self._add_folder(root, self._real)
+                self._is_mounted = self._add_folder(root, self._real)
             real = full if self._real == folder and location == full else f"{self._real}/{name}"
+            is_mounted = self._is_mounted
+        if not is_mounted:
+            if not is_named and not self._links.follow:
+                if missing is None:
+                    raise _NoImage(LEADS_OUTSIDE)
+                return None, 0, 0, LEADS_OUTSIDE
+            staged, name = self._links.stage(real)
+            self._folders.add(staged)
+            real = f"{staged}/{name}"
         return None if real == full else real, state.st_size, state.st_mtime_ns, None
 
-    def _add_folder(self, root: str, folder: str) -> None:
-        """Note the real folder of a readable image for mounting; the root stands for folders inside it."""
+    def _add_folder(self, root: str, folder: str) -> bool:
+        """Note the named folder that contains the real folder of a readable image, for mounting; False: none does."""
         folder, inside = folder or "/", self._roots[root]
-        self._folders.add(inside if inside and _is_inside(folder, inside) else folder)
+        if not inside:  # an archive's images, which orch unpacked
+            self._folders.add(folder)
+            return True
+        mounted = inside if is_inside(folder, inside) else self._links.named_folder(folder)
+        if mounted is not None:
+            self._folders.add(mounted)
+        return mounted is not None
 
     @_pause_garbage_collector()
     def images(self, folder: Path | None, skipped: list[SkippedFile]) -> tuple[Images, tuple[Path, ...]]:
@@ -182,6 +214,10 @@ class Listing:
             yield file, item
 
 
+class _NoImage(Exception):
+    """A file that is skipped; the message is the reason."""
+
+
 class _AllHashes(Collection[int]):
     """Contains every hash: for names with escapes, whose hashes were not counted under the final name."""
 
@@ -195,12 +231,8 @@ class _AllHashes(Collection[int]):
         return 1
 
 
-def _is_inside(folder: str, other: str) -> bool:
-    return folder == other or folder.startswith(other.rstrip("/") + "/")
-
-
 def _mount_roots(folders: Collection[str]) -> tuple[str, ...]:
-    """Return the fewest folders that contain all readable files, targets of links included."""
+    """Return the fewest folders that contain all readable files."""
     outermost = [path for path in map(Path, folders) if not any(str(above) in folders for above in path.parents)]
     if len(outermost) > MOST_ROOTS:
         common = Path(os.path.commonpath(outermost))
@@ -215,6 +247,6 @@ def _mount_roots(folders: Collection[str]) -> tuple[str, ...]:
 
 def _guest_prefix(folder: str, roots: Sequence[str]) -> str:
     """Return the prefix of guest paths of a folder's files: the number of its root and the path below it."""
-    number = next(number for number, root in enumerate(roots) if _is_inside(folder or "/", root))
+    number = next(number for number, root in enumerate(roots) if is_inside(folder or "/", root))
     below = folder[len(roots[number].rstrip("/")) :]
     return f"{number}{below}/"

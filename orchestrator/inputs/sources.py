@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import itertools
 import json
@@ -14,14 +15,35 @@ from typing import Any
 from orchestrator.errors import UsageError
 from orchestrator.inputs.benco_datasets import IMAGES, MASKS, Samples, is_tp_gt, read_json, read_tp_gt
 from orchestrator.inputs.folders import SkippedFile, SourceImage, from_folder, public_name, refusal
+from orchestrator.inputs.links import Links
 from orchestrator.system.archives import is_archive, unpack
 from orchestrator.system.files import write_json
 
 _DONE = "unpacked.json"
 
 
+def make_links(sources: Sequence[str], image_root: Path | None, follow: bool, stage_in: Path) -> Links:
+    """Return the rules for links in these sources: which folders the user named, and which are listed whole."""
+    named = [image_root] if image_root is not None else []
+    walked = []
+    for source in sources:
+        path = expand_user(source)
+        if os.path.isdir(path):  # noqa: PTH112  # Path.is_dir raises for names that are too long
+            named.append(path)
+            walked += [] if is_tp_gt(path) else [path]
+        elif glob.has_magic(source) and not os.path.lexists(path):
+            named.append(_fixed_part(path))
+    real_named, real_walked = (tuple(os.path.realpath(path) for path in paths) for paths in (named, walked))
+    return Links(real_named, real_walked, follow, stage_in)
+
+
 def from_source(
-    source: str, unpack_to: Path, image_root: Path | None, skipped: list[SkippedFile], notes: list[str]
+    source: str,
+    unpack_to: Path,
+    image_root: Path | None,
+    links: Links,
+    skipped: list[SkippedFile],
+    notes: list[str],
 ) -> Iterator[SourceImage]:
     """Yield the images of one source in order; append skipped files to `skipped`, remarks for the user to `notes`.
 
@@ -32,10 +54,10 @@ def from_source(
         notes.append(f"{path} is a data set: its images are those in {IMAGES}, their masks those in {MASKS}")
         return _from_samples(path / IMAGES, read_tp_gt(_absolute(path)), notes)
     if path.is_dir():
-        return from_folder(str(_absolute(path)), skipped)
+        return from_folder(str(_absolute(path)), links, skipped)
     if not path.exists() and not path.is_symlink():
         if glob.has_magic(source):
-            return _from_glob(path, skipped)
+            return _from_glob(path, links, skipped)
         raise UsageError(f"the file or folder {source} does not exist")
     path = _absolute(path)
     if is_archive(path):
@@ -44,7 +66,7 @@ def from_source(
         return _from_list(path)
     if path.suffix.lower() == ".json":
         return _from_json(path, image_root, notes)
-    return iter([_single_file(path)])
+    return iter([_single_file(path, is_named=True)])
 
 
 def expand_user(name: str) -> Path:
@@ -60,29 +82,64 @@ def _absolute(path: Path) -> Path:
     return path.resolve() if ".." in path.parts else path.absolute()
 
 
-def _single_file(path: Path, missing: str | None = None, truth: str | None = None) -> SourceImage:
-    """Return a file that the user named; its root is its folder."""
+def _single_file(
+    path: Path, missing: str | None = None, truth: str | None = None, is_named: bool = False
+) -> SourceImage:
+    """Return a file whose root is its folder."""
     folder = str(path.parent)
-    return SourceImage(folder, path.name, folder, None, None, truth, missing)
+    return SourceImage(folder, path.name, folder, None, None, truth, missing, None, is_named)
 
 
-def _from_glob(pattern: Path, skipped: list[SkippedFile]) -> Iterator[SourceImage]:
-    fixed = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts))
+def _fixed_part(pattern: Path) -> Path:
+    return Path(*itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts))
+
+
+def _from_glob(pattern: Path, links: Links, skipped: list[SkippedFile]) -> Iterator[SourceImage]:
+    fixed = _fixed_part(pattern)
     root = str(_absolute(fixed))
-    matches = sorted(glob.glob(str(pattern), recursive=True))
+    if "**" in pattern.parts:
+        matches = _match_below(root, pattern.relative_to(fixed).parts, links, skipped)
+    else:
+        matches = [Path(match).relative_to(fixed).as_posix() for match in sorted(glob.glob(str(pattern)))]
     if not matches:
         raise UsageError(f"no file matches {pattern}")
-    for match in matches:
-        name = Path(match).relative_to(fixed).as_posix()
-        if Path(match).is_dir():
-            if "**" not in pattern.parts:
-                skipped.append(SkippedFile(public_name(name), "a folder: give it as a source, or use **"))
+    for name in matches:
+        if Path(root, name).is_dir():
+            skipped.append(SkippedFile(public_name(name), "a folder: give it as a source, or use **"))
             continue
         reason = refusal(name)
         if reason is None:
             yield SourceImage(root, name, root)
         else:
             skipped.append(SkippedFile(public_name(name), reason))
+
+
+def _match_below(root: str, pattern: Sequence[str], links: Links, skipped: list[SkippedFile]) -> list[str]:
+    """Return the images below `root` that match a pattern with **, sorted by name; append skipped files.
+
+    glob.glob would follow links to folders, over and over where they lead back.
+    """
+    others: list[SkippedFile] = []
+    names = sorted(image.name for image in from_folder(root, links, others))
+    for item in others:
+        if item.reason.startswith(("a link", "cannot be read")) or _matches(item.file.split("/"), pattern):
+            skipped.append(item)
+    return [name for name in names if _matches(name.split("/"), pattern)]
+
+
+def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Return whether the parts of a name match those of a pattern, as glob.glob understands them."""
+    if not pattern:
+        return not parts
+    if pattern[0] != "**":
+        if not parts or (parts[0].startswith(".") and not pattern[0].startswith(".")):
+            return False
+        return fnmatch.fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
+    if len(pattern) == 1:
+        return not any(part.startswith(".") for part in parts)
+    return _matches(parts, pattern[1:]) or (
+        bool(parts) and not parts[0].startswith(".") and _matches(parts[1:], pattern)
+    )
 
 
 def _from_list(path: Path) -> Iterator[SourceImage]:
@@ -103,7 +160,7 @@ def _from_list(path: Path) -> Iterator[SourceImage]:
                 if ".." in location:
                     location = str(_absolute(Path(location)))
                 folder, _, name = location.rpartition("/")
-                yield SourceImage(folder or "/", name, folder or "/", None, None, None, missing, state)
+                yield SourceImage(folder or "/", name, folder or "/", None, None, None, missing, state, True)
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not a list of files", why=f"not UTF-8 text: {error}") from None
 

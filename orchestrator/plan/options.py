@@ -45,6 +45,8 @@ class CommonOptions(BaseModel):
     variant: str | None = None
     device: str | None = None
     exif: Literal["apply", "ignore"] = "apply"
+    follow_links: bool = False
+    """Follow links in input folders to files outside the named folders."""
     score_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
     max_detections: AtLeastOne | None = None
     batch_size: AtLeastOne | None = None

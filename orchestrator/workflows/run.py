@@ -62,7 +62,7 @@ def run_model(entry: ModelEntry, options: RunOptions, display: Display, sharing:
                 display.say(f"{paths.root} is complete already")
                 return Outcome(paths, json.loads(paths.summary.read_text(encoding="utf-8")))
             runtime.require(choice.devices)
-            inputs = collect_inputs(options.images, paths.unpacked, options.image_root)
+            inputs = collect_inputs(options.images, paths.unpacked, options.image_root, options.follow_links)
             _say_inputs(display, inputs)
             new_images = 0 if earlier else len(inputs.images)
             require_space([*_space_needs(entry, options, choice, runtime, paths, new_images)], entry.name)

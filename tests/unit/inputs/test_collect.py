@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -115,19 +116,104 @@ def test_names_that_are_no_utf8_are_escaped_and_still_found(tmp_path: Path) -> N
     assert json.loads((tmp_path / "order.json").read_text("utf-8")) == [image.path for image in inputs.images]
 
 
-def test_links_to_files_are_followed_and_their_folders_mounted(tmp_path: Path) -> None:
-    touch(tmp_path, "in/a.jpg", "elsewhere/b.jpg")
+def test_a_link_out_of_the_folder_is_skipped_and_nothing_of_its_target_is_mounted(tmp_path: Path) -> None:
+    touch(tmp_path, "in/a.jpg", "in/.store/c.jpg", "elsewhere/b.jpg", "elsewhere/secret")
     (tmp_path / "in" / "b.jpg").symlink_to(tmp_path / "elsewhere" / "b.jpg")
+    (tmp_path / "in" / "c.jpg").symlink_to(".store/c.jpg")
+    (tmp_path / "in" / "out").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "secret.jpg").symlink_to(tmp_path / "elsewhere" / "secret")
     (tmp_path / "in" / "gone.jpg").symlink_to("/nowhere/at/all.jpg")
     (tmp_path / "in" / "round.jpg").symlink_to("round.jpg")
     inputs = collect(tmp_path, tmp_path / "in")
-    assert files(inputs) == ["a.jpg", "b.jpg", "gone.jpg", "round.jpg"]
+    assert files(inputs) == ["a.jpg", "c.jpg", "gone.jpg", "round.jpg"]
     assert errors(inputs) == {
         "gone.jpg": "No such file or directory",
         "round.jpg": "Too many levels of symbolic links",
     }
-    assert inputs.roots == (tmp_path / "elsewhere", tmp_path / "in"), "never a folder that is not there"
-    assert [image.path for image in inputs.images] == ["1/a.jpg", "0/b.jpg", "", ""]
+    outside = "a link that leads out of the folders named (--follow-links follows it)"
+    assert skipped(inputs) == {
+        ".store/c.jpg": "hidden",
+        **dict.fromkeys(["b.jpg", "out", "secret.jpg"], outside),
+    }
+    assert inputs.roots == (tmp_path / "in",)
+    assert [image.path for image in inputs.images] == ["0/a.jpg", "0/.store/c.jpg", "", ""]
+    assert inputs.notes == ()
+
+
+def test_followed_links_stage_their_targets_and_mount_nothing_else(tmp_path: Path) -> None:
+    touch(tmp_path, "in/a.jpg", "elsewhere/b.jpg", "elsewhere/sub/c.jpg", "elsewhere/secret")
+    (tmp_path / "in" / "b.jpg").symlink_to(tmp_path / "elsewhere" / "b.jpg")
+    (tmp_path / "in" / "out").symlink_to(tmp_path / "elsewhere")
+    for _ in range(2):  # the second time as a resumed run does
+        inputs = collect_inputs([str(tmp_path / "in")], tmp_path / "run" / "unpacked", follow_links=True)
+        assert files(inputs) == ["a.jpg", "b.jpg", "out/b.jpg", "out/sub/c.jpg"]
+        assert skipped(inputs) == {"out/secret": "not an image extension: none"}
+        staged = tmp_path / "run" / "unpacked" / "links"
+        assert inputs.roots == (tmp_path / "in", staged)
+        assert len(list(staged.iterdir())) == 3
+        (note,) = inputs.notes
+        assert f"{tmp_path / 'elsewhere'}, {tmp_path / 'elsewhere' / 'sub'}" in note
+        assert "3 files" in note
+        assert "--follow-links" in note
+    for image in inputs.images:
+        state = (tmp_path / "in" / image.file).stat()
+        assert inputs.locate(image).stat().st_mtime_ns == state.st_mtime_ns == image.mtime_ns
+
+
+def test_links_between_named_folders_are_followed(tmp_path: Path) -> None:
+    touch(tmp_path, "one/a.jpg", "two/b.jpg")
+    (tmp_path / "one" / "b.jpg").symlink_to(tmp_path / "two" / "b.jpg")
+    (tmp_path / "one" / "two").symlink_to(tmp_path / "two")
+    inputs = collect(tmp_path, tmp_path / "one", tmp_path / "two")
+    assert files(inputs) == ["one/a.jpg", "one/b.jpg", "two/b.jpg"]
+    assert skipped(inputs) == {"two": "a link to a folder that is listed"}
+    assert inputs.roots == (tmp_path / "one", tmp_path / "two")
+
+
+def test_a_link_that_the_user_named_is_followed_and_only_its_file_is_staged(tmp_path: Path) -> None:
+    touch(tmp_path, "in/a.jpg", "elsewhere/b.jpg", "elsewhere/secret")
+    (tmp_path / "in" / "link.jpg").symlink_to(tmp_path / "elsewhere" / "b.jpg")
+    (tmp_path / "l.txt").write_text("in/link.jpg\n")
+    for source in (tmp_path / "in" / "link.jpg", tmp_path / "l.txt"):
+        inputs = collect(tmp_path, source)
+        assert files(inputs) == ["link.jpg"]
+        assert inputs.roots == (tmp_path / "unpacked" / "links",)
+        assert inputs.locate(inputs.images[0]).read_bytes() == b"x"
+        assert str(tmp_path / "elsewhere") in inputs.notes[0]
+
+
+def test_links_of_a_coco_file_that_lead_outside_fail_with_that_reason(tmp_path: Path) -> None:
+    touch(tmp_path, "in/a.jpg", "elsewhere/b.jpg")
+    (tmp_path / "in" / "sub").symlink_to(tmp_path / "elsewhere")
+    document = {"images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "sub/b.jpg"}], "annotations": []}
+    (tmp_path / "truth.json").write_text(json.dumps(document))
+    inputs = collect_inputs([str(tmp_path / "truth.json")], tmp_path / "unpacked", tmp_path / "in")
+    assert list(errors(inputs)) == ["sub/b.jpg"]
+    assert "leads out of the folders named" in str(inputs.images[1].error)
+    assert inputs.roots == (tmp_path / "in",)
+
+
+@pytest.mark.parametrize("source", ["photos", "photos/**", "photos/**/*.jpg"])
+def test_links_that_lead_back_give_every_image_once(tmp_path: Path, source: str) -> None:
+    touch(tmp_path, "photos/a.jpg", "photos/sub/b.jpg", "other/c.jpg")
+    (tmp_path / "photos" / "sub" / "up").symlink_to("..")
+    (tmp_path / "photos" / "sub" / "upup").symlink_to("../..")
+    (tmp_path / "photos" / "round").symlink_to(".")
+    inputs = collect(tmp_path, tmp_path / source)
+    assert files(inputs) == ["a.jpg", "sub/b.jpg"]
+    assert set(skipped(inputs)) == {"round", "sub/up", "sub/upup"}
+    followed = collect_inputs([str(tmp_path / source)], tmp_path / "unpacked", follow_links=True)
+    assert files(followed) == ["a.jpg", "sub/b.jpg", "sub/upup/other/c.jpg"]
+    assert followed.roots == (tmp_path / "photos", tmp_path / "unpacked" / "links")
+
+
+def test_only_links_and_no_image_names_the_option(tmp_path: Path) -> None:
+    touch(tmp_path, "blobs/1")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jpg").symlink_to("../blobs/1")
+    with pytest.raises(UsageError, match="no images in") as caught:
+        collect(tmp_path, tmp_path / "in")
+    assert "--follow-links" in str(caught.value.hint)
 
 
 def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
@@ -136,7 +222,7 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     (tmp_path / "in" / "also").symlink_to(tmp_path / "in" / "real")
     (tmp_path / "in" / "first" / "link").symlink_to(tmp_path / "in" / "real" / "deep")
     (tmp_path / "in" / "out").symlink_to(tmp_path / "outside")
-    inputs = collect(tmp_path, tmp_path / "in")
+    inputs = collect_inputs([str(tmp_path / "in")], tmp_path / "unpacked", follow_links=True)
     assert files(inputs) == ["first/c.jpg", "out/b.jpg", "real/deep/a.jpg"], "the real folder gives the name"
     listed = "a link to a folder that is listed"
     assert skipped(inputs) == {"also": listed, "first/link": listed, "real/loop": listed}
@@ -150,10 +236,17 @@ def test_a_link_as_the_source_itself(tmp_path: Path) -> None:
     assert inputs.locate(inputs.images[0]) == tmp_path / "real" / "a.jpg"
 
 
-def test_what_is_no_regular_file_fails_without_being_opened(tmp_path: Path) -> None:
+def test_what_is_no_regular_file_is_skipped_without_being_opened(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg")
     os.mkfifo(tmp_path / "pipe.jpg")
-    assert errors(collect(tmp_path, tmp_path)) == {"pipe.jpg": "not a regular file"}
+    (tmp_path / "link.jpg").symlink_to("pipe.jpg")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket.jpg"))
+        for source in (tmp_path, tmp_path / "*.jpg"):
+            inputs = collect(tmp_path, source)
+            assert files(inputs) == ["a.jpg"]
+            assert skipped(inputs) == dict.fromkeys(["pipe.jpg", "link.jpg", "socket.jpg"], "not a regular file")
+    assert errors(collect(tmp_path, tmp_path / "pipe.jpg")) == {"pipe.jpg": "not a regular file"}, "it was named"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -269,7 +362,8 @@ def test_a_folder_is_in_the_order_of_its_names_parts_wherever_links_lead(tmp_pat
         touch(tmp_path / f"outside{number}", "1.jpg", "z/2.jpg")
         (tmp_path / "in" / link).symlink_to(tmp_path / f"outside{number}")
     everything = [*names, *(f"{link}/{name}" for link in linked for name in ("1.jpg", "z/2.jpg"))]
-    assert files(collect(tmp_path, tmp_path / "in")) == sorted(everything, key=lambda name: name.split("/"))
+    inputs = collect_inputs([str(tmp_path / "in")], tmp_path / "unpacked", follow_links=True)
+    assert files(inputs) == sorted(everything, key=lambda name: name.split("/"))
 
 
 def test_a_name_made_up_for_odd_bytes_is_never_given_twice(tmp_path: Path) -> None:
