@@ -169,7 +169,7 @@ def evaluate_with_baseline(
     categories: Sequence[str | int] = (),
     engine: str = AUTO,
 ) -> tuple[Baseline, Baseline, Findings]:
-    """Return a baseline, the run's own figures as one, and the numbers of its images.
+    """Return a baseline, the run's own figures as one, and what rules judge.
 
     A stored baseline determines what is evaluated, unless `iou` and `categories` say otherwise. Raises UsageError,
     PredictionsError.
@@ -184,7 +184,7 @@ def evaluate_with_baseline(
         then = make_baseline(baseline, annotations, iou, categories, engine)
     now = to_baseline(predictions, evaluate(predictions, annotations, iou, categories, engine=engine), annotations)
     failed = int((predictions.status == STATUS_FAILED).sum())
-    return then, now, Findings(len(predictions), failed)
+    return then, now, Findings(len(predictions), failed, now.figures.get("AP"), then.figures.get("AP"))
 
 
 def is_stored(path: Path) -> bool:

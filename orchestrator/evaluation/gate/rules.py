@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.errors import PredictionsError, UsageError
@@ -23,10 +23,6 @@ class Findings:
     failed: int
     ap: float | None = None
     baseline_ap: float | None = None
-
-    def with_ap(self, ap: float | None, baseline_ap: float | None) -> Findings:
-        """Return the findings with the AP of the run and of the baseline."""
-        return replace(self, ap=ap, baseline_ap=baseline_ap)
 
 
 @dataclass(frozen=True)
