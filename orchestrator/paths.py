@@ -15,12 +15,10 @@ def home() -> Path:
 
 
 def weights_folder(stack: str, model: str) -> Path:
-    """Return the folder of a model's weights."""
     return home() / "weights" / stack / model
 
 
 def environments_folder() -> Path:
-    """Return the folder of the venv runtime's environments."""
     return home() / "envs"
 
 
@@ -36,7 +34,6 @@ def images_folder() -> Path:
 
 
 def leases_folder() -> Path:
-    """Return the folder of lock files of GPUs."""
     return home() / "leases"
 
 
@@ -47,12 +44,10 @@ def spool_folder() -> Path:
 
 
 def build_logs_folder() -> Path:
-    """Return the folder of build logs."""
     return home() / "logs"
 
 
 def user_stacks_folder() -> Path:
-    """Return the folder of the user's own stacks."""
     return user_config_path("orch") / "stacks"
 
 
@@ -92,7 +87,6 @@ class RunPaths:
         return self.root / f"{executor}.json"
 
     def shard(self, number: int) -> Path:
-        """Return the path of the finished shard `number`."""
         return self.shards / f"{number:05d}.npz"
 
     def worker_log(self, worker: str) -> Path:
