@@ -48,7 +48,6 @@ class FigureChange:
         return None if self.baseline is None or self.now is None else self.now - self.baseline
 
     def as_json(self) -> dict[str, float | None]:
-        """Return the three values by name."""
         return {"baseline": self.baseline, "now": self.now, "difference": self.difference}
 
 
@@ -82,9 +81,8 @@ class ApDrop:
     def judge(self, findings: Findings) -> Verdict:
         """Return a broken verdict if AP fell too far. PredictionsError when there is no AP."""
         if findings.ap is None or findings.baseline_ap is None:
-            raise PredictionsError(
-                f"{self} cannot be judged", why="the annotations have no instance, so there is no AP"
-            )
+            why = "the annotations have no instance, so there is no AP"
+            raise PredictionsError(f"{self} cannot be judged", why=why)
         drop = findings.baseline_ap - findings.ap
         moved = (
             f"fell by {drop:.4f}" if drop > ROUNDING else f"rose by {-drop:.4f}" if drop < -ROUNDING else "is the same"
