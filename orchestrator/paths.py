@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from platformdirs import user_cache_path, user_config_path
@@ -16,12 +16,10 @@ def home() -> Path:
 
 
 def weights_folder(stack: str, model: str) -> Path:
-    """Return the folder of a model's weights."""
     return home() / "weights" / stack / model
 
 
 def environments_folder() -> Path:
-    """Return the folder of the venv runtime's environments."""
     return home() / "envs"
 
 
@@ -41,7 +39,6 @@ def images_folder() -> Path:
 
 
 def leases_folder() -> Path:
-    """Return the folder of lock files of GPUs."""
     return home() / "leases"
 
 
@@ -52,12 +49,10 @@ def spool_folder() -> Path:
 
 
 def build_logs_folder() -> Path:
-    """Return the folder of build logs."""
     return home() / "logs"
 
 
 def user_stacks_folder() -> Path:
-    """Return the folder of the user's own stacks."""
     return user_config_path("orch") / "stacks"
 
 
@@ -74,107 +69,38 @@ class GuestFolder:
     name: str
 
 
-@dataclass(frozen=True)
 class RunPaths:
-    """Paths of all files of one run directory."""
+    """Paths of all files of one run directory.
 
-    root: Path
-    spooled: Path | None = field(default=None, kw_only=True)
-    """Prefix of the workers' job folders where they are in a warm worker's spool instead of the run directory."""
-    spool_root: Path | None = field(default=None, kw_only=True)
-    """With `spooled`: the folder that is mounted into warm workers, who can change all below it."""
+    `spooled`: prefix of the workers' job folders where they are in a warm worker's spool instead of the run directory;
+    `spool_root`: then the folder that is mounted into warm workers, who can change all below it.
+    """
 
-    @property
-    def run_json(self) -> Path:
-        """The request and everything resolved."""
-        return self.root / "run.json"
-
-    @property
-    def inputs(self) -> Path:
-        """One JSON object per input image, in order."""
-        return self.root / "inputs.jsonl"
-
-    @property
-    def unpacked(self) -> Path:
-        """Images unpacked from archives; removed when the run is complete."""
-        return self.root / "unpacked"
-
-    @property
-    def masks(self) -> Path:
-        """Probability pictures, one per image, for tasks that have them."""
-        return self.root / "masks"
-
-    @property
-    def shards(self) -> Path:
-        """Finished shards, checked, and parts of others; no worker sees this folder."""
-        return self.root / "shards"
-
-    @property
-    def logs(self) -> Path:
-        """One log per worker."""
-        return self.root / "logs"
-
-    @property
-    def jobs(self) -> Path:
-        """The workers' job folders: job.json and queue; removed when the run is complete."""
-        return self.root / "jobs"
-
-    @property
-    def events(self) -> Path:
-        """All workers' events, one JSON object a line."""
-        return self.root / "events.jsonl"
-
-    @property
-    def predictions(self) -> Path:
-        """The result."""
-        return self.root / "predictions.npz"
-
-    @property
-    def summary(self) -> Path:
-        """Counts, failures, timing."""
-        return self.root / "summary.json"
-
-    @property
-    def lock(self) -> Path:
-        """Lock file of the one process that writes here."""
-        return self.root / ".lock"
-
-    @property
-    def claims(self) -> Path:
-        """Claims of shards, for runs that tasks on several machines share."""
-        return self.root / "claims"
-
-    @property
-    def tasks(self) -> Path:
-        """One record per attempt of a cluster task: node, state, error."""
-        return self.root / "tasks"
-
-    @property
-    def task_events(self) -> Path:
-        """Events of cluster tasks, one file per attempt: no file has writers on two machines."""
-        return self.root / "events"
-
-    @property
-    def work(self) -> Path:
-        """What a cluster task needs beyond run.json."""
-        return self.root / "work.json"
+    def __init__(self, root: Path, *, spooled: Path | None = None, spool_root: Path | None = None) -> None:
+        self.root, self.spooled, self.spool_root = root, spooled, spool_root
+        self.run_json = root / "run.json"  # the request and everything resolved
+        self.inputs = root / "inputs.jsonl"  # one JSON object per input image, in order
+        self.unpacked = root / "unpacked"  # images unpacked from archives; removed when the run is complete
+        self.masks = root / "masks"  # probability pictures, one per image, for tasks that have them
+        self.shards = root / "shards"  # finished shards, checked, and parts of others; no worker sees this folder
+        self.logs = root / "logs"  # one log per worker
+        self.jobs = root / "jobs"  # the workers' job folders: job.json and queue; removed when the run is complete
+        self.events = root / "events.jsonl"  # all workers' events, one JSON object a line
+        self.predictions = root / "predictions.npz"
+        self.summary = root / "summary.json"  # counts, failures, timing
+        self.lock = root / ".lock"  # held by the one process that writes here
+        self.claims = root / "claims"  # claims of shards, for runs that tasks on several machines share
+        self.tasks = root / "tasks"  # one record per attempt of a cluster task: node, state, error
+        self.task_events = root / "events"  # events of cluster tasks: no file has writers on two machines
+        self.work = root / "work.json"  # what a cluster task needs beyond run.json
+        self.job_script = root / "job.sh"  # the script that was submitted
+        self.cancelled = root / "cancelled"  # marks a cancelled run: its tasks do not requeue themselves
 
     def submission(self, executor: str) -> Path:
         """Return the file with the submitted job and its settings."""
         return self.root / f"{executor}.json"
 
-    @property
-    def job_script(self) -> Path:
-        """The script that was submitted."""
-        return self.root / "job.sh"
-
-    @property
-    def cancelled(self) -> Path:
-        """Marks a cancelled run: its tasks do not requeue themselves."""
-        return self.root / "cancelled"
-
     def shard(self, number: int) -> Path:
-        """Return the path of the finished shard `number`."""
         return self.shards / f"{number:05d}.npz"
 
     def part(self, number: int) -> Path:
@@ -207,28 +133,18 @@ class RunPaths:
         return [self.out(name.removeprefix(first)) for name in names if name.startswith(first) and name != "data"]
 
 
-@dataclass(frozen=True)
 class TaskPaths(RunPaths):
-    """Paths private to one attempt of a cluster task."""
+    """Paths private to one attempt of a cluster task.
 
-    task: str
-    scratch: Path
-    """Folder on the node's own disk: queues are listed too often for a network file system."""
+    `scratch` is on the node's own disk: queues are listed too often for a network file system.
+    """
 
-    @property
-    def jobs(self) -> Path:
-        """The workers' job folders."""
-        return self.scratch
-
-    @property
-    def events(self) -> Path:
-        """The events of this task's workers."""
-        return self.task_events / f"{self.task}.jsonl"
-
-    @property
-    def record(self) -> Path:
-        """The record of this attempt."""
-        return self.tasks / f"{self.task}.json"
+    def __init__(self, root: Path, task: str, scratch: Path) -> None:
+        super().__init__(root)
+        self.task, self.scratch = task, scratch
+        self.jobs = scratch
+        self.events = self.task_events / f"{task}.jsonl"
+        self.record = self.tasks / f"{task}.json"
 
     def worker_log(self, worker: str) -> Path:
         """Return the log of a worker's stderr."""

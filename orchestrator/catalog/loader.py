@@ -28,7 +28,6 @@ class StackEntry:
 
     @property
     def name(self) -> str:
-        """The stack's name."""
         return self.spec.stack
 
     @property
@@ -53,12 +52,10 @@ class ModelEntry:
 
     @property
     def taxonomy(self) -> Taxonomy:
-        """The categories the model's predictions refer to."""
         return self.stack.spec.taxonomies[self.spec.taxonomy]
 
     @property
     def categories(self) -> tuple[Category, ...]:
-        """The taxonomy's categories, in order."""
         return self.taxonomy.categories
 
     @property
@@ -98,8 +95,7 @@ class Catalog:
         """Return the model of that name or alias. Raises UsageError with the nearest names."""
         entry = self.models.get(self.aliases.get(name, name))
         if entry is None:
-            known = [*self.models, *self.aliases]
-            raise unknown_name("model", name, known, hint="orch models")
+            raise unknown_name("model", name, [*self.models, *self.aliases], hint="orch models")
         return entry
 
     def stack(self, name: str) -> StackEntry:
@@ -108,8 +104,7 @@ class Catalog:
             return self.stacks[name]
         if self.aliases.get(name, name) in self.models:
             return self.model(name).stack
-        known = [*self.stacks, *self.models, *self.aliases]
-        raise unknown_name("stack or model", name, known, hint="orch models")
+        raise unknown_name("stack or model", name, [*self.stacks, *self.models, *self.aliases], hint="orch models")
 
 
 def load_catalog(extra: Sequence[Path] = ()) -> Catalog:
@@ -143,14 +138,11 @@ def _stack_folders(extra: Sequence[Path]) -> list[Path]:
             raise UsageError(f"the folder of stacks {parent} does not exist")
     folders: list[Path] = []
     for parent in [STACKS, *named, user_stacks_folder()]:
-        if (parent / SPEC_NAME).is_file():
-            below = [parent.resolve()]
-        else:
-            below = sorted(path.parent.resolve() for path in parent.glob(f"*/{SPEC_NAME}"))
+        pattern = SPEC_NAME if (parent / SPEC_NAME).is_file() else f"*/{SPEC_NAME}"
+        below = sorted(path.parent.resolve() for path in parent.glob(pattern))
         if not below and parent in named:
-            raise UsageError(
-                f"{parent} contains no stack", why=f"it has no {SPEC_NAME} and no folder with a {SPEC_NAME}"
-            )
+            why = f"it has no {SPEC_NAME} and no folder with a {SPEC_NAME}"
+            raise UsageError(f"{parent} contains no stack", why=why)
         folders += below
     return list(dict.fromkeys(folders))
 

@@ -11,7 +11,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,8 @@ def _store(tree: Path, folder: Path, name: str, source: UpstreamSource) -> None:
     whole = tree.parent / "whole"
     whole.mkdir()
     tree.rename(whole / TREE)
-    files = dict(_digests(whole / TREE))
-    write_json(whole / MANIFEST, {"name": name, "url": source.url, "commit": source.commit, "files": files})
+    manifest = {"name": name, "url": source.url, "commit": source.commit, "files": _digests(whole / TREE)}
+    write_json(whole / MANIFEST, manifest)
     if folder.exists():
         shutil.rmtree(folder)
     whole.rename(folder)
@@ -97,16 +98,15 @@ def _is_intact(folder: Path) -> bool:
     """Return whether all files are as they were fetched."""
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return bool(manifest["files"] == dict(_digests(folder / TREE)))
+        return bool(manifest["files"] == _digests(folder / TREE))
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
-def _digests(tree: Path) -> Iterator[tuple[str, str]]:
-    for path in sorted(tree.rglob("*")):
-        # Python may have been run on the tree in the cache.
-        if path.is_file() and "__pycache__" not in path.parts:
-            yield path.relative_to(tree).as_posix(), sha256_of(path)
+def _digests(tree: Path) -> dict[str, str]:
+    # Python may have been run on the tree in the cache.
+    files = [path for path in sorted(tree.rglob("*")) if path.is_file() and "__pycache__" not in path.parts]
+    return {path.relative_to(tree).as_posix(): sha256_of(path) for path in files}
 
 
 class _Git:
@@ -115,9 +115,7 @@ class _Git:
     def __init__(self, folder: Path, log: Path, report: Report) -> None:
         if shutil.which("git") is None:
             raise MachineError("this machine has no git", hint="apt-get install git")
-        self._start = ["git", "-C", str(folder)]
-        for setting in _SETTINGS:
-            self._start += ["-c", setting]
+        self._start = ["git", "-C", str(folder), *chain.from_iterable(("-c", setting) for setting in _SETTINGS)]
         self._environment = {name: value for name, value in os.environ.items() if name not in _OTHERS} | _QUIET
         self.log, self._report = log, report
         self.tail: list[str] = []
@@ -144,16 +142,11 @@ def _fetch(stack: str, name: str, source: UpstreamSource, work: Path, report: Re
         or git("fetch", "--quiet", "--filter=blob:none", "origin", "+refs/heads/*:refs/remotes/origin/*")
     )
     if not fetched:
-        raise MachineError(
-            f"cannot fetch {source.url}",
-            why=_reason(git.tail),
-            log=log,
-            hint=f"with a network: orch sources fetch {stack}",
-        )
+        hint = f"with a network: orch sources fetch {stack}"
+        raise MachineError(f"cannot fetch {source.url}", why=_reason(git.tail), log=log, hint=hint)
     if not git("rev-parse", "--quiet", "--verify", f"{source.commit}^{{commit}}"):
-        raise SpecError(
-            f"{source.url} has no commit {source.commit}", why=f"sources.{name} in the stack.yaml of {stack}", log=log
-        )
+        why = f"sources.{name} in the stack.yaml of {stack}"
+        raise SpecError(f"{source.url} has no commit {source.commit}", why=why, log=log)
     if not git("checkout", "--quiet", source.commit, "--", *(source.folders or (".",))):
         raise MachineError(f"cannot check out {source.url} at {source.commit[:12]}", why=_reason(git.tail), log=log)
     shutil.rmtree(tree / ".git")

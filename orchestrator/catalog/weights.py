@@ -33,7 +33,6 @@ class Stored:
     package: str | None = None
 
     def as_job(self) -> Mapping[str, str | None]:
-        """Return its entry in job.json."""
         return {"file": self.file, "sha256": self.sha256, "package": self.package}
 
 
@@ -68,7 +67,10 @@ def weights_state(entry: ModelEntry, key: str) -> str:
 
 def add_weights(entry: ModelEntry, path: Path, key: str | None = None) -> Stored:
     """Copy a user's file, folder or archive into the cache as the weights `key`. Raises UsageError."""
-    key = key or _only_key(entry)
+    keys = list(entry.spec.weights)
+    if not key and len(keys) != 1:
+        raise UsageError(f"{entry.name} has several weights", why=", ".join(keys), hint="choose with --key")
+    key = key or keys[0]
     if key not in entry.spec.weights:
         raise UsageError(f"{entry.name} has no weights {key!r}", why=did_you_mean(key, entry.spec.weights))
     spec = entry.spec.weights[key]
@@ -102,9 +104,9 @@ def verify_weights(entry: ModelEntry) -> list[tuple[str, str, bool]]:
         if spec.package is not None:
             findings.append((key, "in the image; checked at every start", True))
             continue
-        path = _bundled_path(entry, spec) or weights_folder(entry.stack.name, entry.name) / spec.file
-        record = _read_record(weights_folder(entry.stack.name, entry.name), spec)
-        expected = spec.sha256 or record.get("sha256")
+        folder = weights_folder(entry.stack.name, entry.name)
+        path = folder / spec.file if spec.bundled is None else entry.stack.folder / spec.bundled
+        expected = spec.sha256 or _read_record(folder, spec).get("sha256")
         if not path.exists():
             findings.append((key, "missing", False))
         elif path.is_dir():
@@ -274,14 +276,3 @@ def _record(entry: ModelEntry, spec: Weights) -> dict[str, Any] | None:
             hint=f"delete the file, then orch weights fetch {entry.name} (or orch weights add)",
         )
     return record
-
-
-def _bundled_path(entry: ModelEntry, spec: Weights) -> Path | None:
-    return None if spec.bundled is None else entry.stack.folder / spec.bundled
-
-
-def _only_key(entry: ModelEntry) -> str:
-    keys = list(entry.spec.weights)
-    if len(keys) != 1:
-        raise UsageError(f"{entry.name} has several weights", why=", ".join(keys), hint="choose with --key")
-    return keys[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,37 +38,35 @@ def refuse_incomplete(models: Sequence[str], images: Sequence[str], all_models: 
         raise UsageError("no images were given", hint=f"orch run {which} --images FOLDER")
 
 
-@dataclass(frozen=True)
-class Models:
-    """The models that were asked for, and how to print their results."""
-
-    names: Sequence[str]
-    all_models: bool
-    json: bool
-    quiet: bool
-
-
-def run_models(known: Catalog, models: Models, options: RunOptions, checked_by: Callable[[list[str]], Checking]) -> int:
-    """Run several models on the same images and return the highest of their exit codes."""
+def run_models(
+    known: Catalog,
+    names: Sequence[str],
+    options: RunOptions,
+    checked_by: Callable[[list[str]], Checking],
+    *,
+    json: bool,
+    quiet: bool,
+) -> int:
+    """Run several models on the same images, all without `names`; return the highest of their exit codes."""
     from orchestrator.workflows.batch import find_runnable, make_requests
 
     skipped: dict[str, str] = {}
-    if models.all_models:
-        entries, skipped = find_runnable(known, options)
+    if names:
+        entries = list({entry.name: entry for entry in map(known.model, names)}.values())
     else:
-        entries = list({entry.name: entry for entry in map(known.model, models.names)}.values())
-    for name, reason in skipped.items() if not (models.json or models.quiet) else ():
+        entries, skipped = find_runnable(known, options)
+    for name, reason in skipped.items() if not (json or quiet) else ():
         say(f"skipped: {name}: {reason}")
     if not entries:
         why = "\n".join(f"{name}: {reason}" for name, reason in skipped.items())
         raise MachineError("this machine supports no model without further steps", why=why, hint="orch doctor")
     with checked_by([entry.name for entry in entries]) as checks:
-        results = _run(make_requests(entries, options), json=models.json, quiet=models.quiet)
+        results = _run(make_requests(entries, options), json=json, quiet=quiet)
         judged = _judge(checks, results)
-    if models.json:
-        print_json({"runs": _as_json(results, judged), **({"left_out": skipped} if models.all_models else {})})
+    if json:
+        print_json({"runs": _as_json(results, judged), **({} if names else {"left_out": skipped})})
     else:
-        _say_judged(judged, models.quiet)
+        _say_judged(judged, quiet)
     return checks.exit_code
 
 
@@ -117,11 +114,11 @@ def _run(requests: Sequence[RunRequest], *, json: bool, quiet: bool) -> dict[str
 
 def _judge(checks: Gate, results: Mapping[str, RunResult]) -> dict[str, GateResult]:
     """Judge each run that ended; one that continues on a cluster is not judged."""
-    judged = {}
-    for name, result in results.items():
-        if isinstance(result, OrchError) or result.complete:
-            judged[name] = checks.judge_end(name, result if isinstance(result, OrchError) else result.summary)
-    return judged
+    ended = {name: result for name, result in results.items() if isinstance(result, OrchError) or result.complete}
+    return {
+        name: checks.judge_end(name, result if isinstance(result, OrchError) else result.summary)
+        for name, result in ended.items()
+    }
 
 
 def _as_json(results: Mapping[str, RunResult], judged: Mapping[str, GateResult]) -> dict[str, Any]:
@@ -130,10 +127,10 @@ def _as_json(results: Mapping[str, RunResult], judged: Mapping[str, GateResult])
     for name, result in results.items():
         if isinstance(result, OrchError):
             document[name] = result.as_json()
-        else:
+        elif result.complete:
             document[name] = dict(result.summary)
-            if not result.complete:
-                document[name] = {"run": str(result.paths.root), "state": "submitted"}
+        else:
+            document[name] = {"run": str(result.paths.root), "state": "submitted"}
         if name in judged:
             document[name].update(judged[name].as_json())
     return document

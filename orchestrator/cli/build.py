@@ -7,28 +7,16 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.common import (
-    BaseImageOption,
-    BuildArgOption,
-    DeviceOption,
-    JsonOption,
-    OfflineOption,
-    RuntimeOption,
-    StacksOption,
-    VariantOption,
-    catalog,
-    make_build_options,
-    print_json,
-)
+from orchestrator.cli import common
 
 
 def build(
     name: Annotated[str, typer.Argument(metavar="MODEL|STACK", help="A stack, or a model of it.")],
-    variant: VariantOption = None,
-    runtime: RuntimeOption = "auto",
-    device: DeviceOption = None,
-    base_image: BaseImageOption = None,
-    build_arg: BuildArgOption = None,
+    variant: common.VariantOption = None,
+    runtime: common.RuntimeOption = "auto",
+    device: common.DeviceOption = None,
+    base_image: common.BaseImageOption = None,
+    build_arg: common.BuildArgOption = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Build again even if nothing changed.")] = False,
     archive: Annotated[
         bool, typer.Option("--archive", help="Also write the image to a file, for machines without a registry.")
@@ -36,15 +24,15 @@ def build(
     archive_to: Annotated[
         Path | None, typer.Option("--archive-to", metavar="DIR", help="Folder of that file; implies --archive.")
     ] = None,
-    offline: OfflineOption = False,
-    stacks: StacksOption = None,
-    json: JsonOption = False,
+    offline: common.OfflineOption = False,
+    stacks: common.StacksOption = None,
+    json: common.JsonOption = False,
 ) -> None:
     """Build a stack's image or environment.
 
     Does nothing if it is up to date.
     """
-    stack = catalog(stacks).stack(name)
+    stack = common.catalog(stacks).stack(name)
     from orchestrator.cli.progress import make_display
     from orchestrator.plan.disk_space import build_needs
     from orchestrator.runtimes.built import select_variant
@@ -56,7 +44,7 @@ def build(
     # A variant that is named may be for another machine: it is not checked against this one.
     if variant is None or device is not None:
         variant = select_variant(stack, variant, device).variant
-    options = make_build_options(base_image, build_arg, rebuild=rebuild, offline=offline)
+    options = common.make_build_options(base_image, build_arg, rebuild=rebuild, offline=offline)
     require_space([*build_needs(stack, variant, chosen, options)], f"building {stack.name}")
     prepared = chosen.prepare(stack, variant, options, display.detail)
     written: Path | None = None
@@ -72,7 +60,7 @@ def build(
             "built": prepared.fresh,
             "seconds": round(prepared.seconds, 3),
         }
-        print_json({**({} if written is None else {"archive": str(written)}), **document})
+        common.print_json({**({} if written is None else {"archive": str(written)}), **document})
         return
     if prepared.fresh:
         display.say(f"built {prepared.location} in {prepared.seconds:.1f} s")

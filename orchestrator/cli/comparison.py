@@ -16,7 +16,7 @@ from orchestrator.cli.evaluation import (
     check_iou,
     disabled_collector,
 )
-from orchestrator.cli.gate import BaselineOption, FailOnOption, check_comparison, compare_to_baseline
+from orchestrator.cli.gate import BaselineOption, FailOnOption, compare_to_baseline
 from orchestrator.cli.tables import print_figures, write_or_print
 from orchestrator.errors import EXIT_OK, UsageError
 
@@ -60,9 +60,10 @@ def compare(
         raise unknown_name("format", format_name, FORMATS)
     kind = check_iou(iou)
     if baseline is not None:
-        options = {"iou": kind, "categories": categories or (), "engine": engine, "per_category": per_category}
-        comparison = check_comparison(files, baseline, annotations, fail_on, **options)
-        return compare_to_baseline(comparison, format_name, output, json)
+        evaluated = (files, baseline, annotations, fail_on or (), kind, categories or (), engine)
+        return compare_to_baseline(
+            *evaluated, per_category=per_category, format_name=format_name, output=output, json=json
+        )
     if fail_on:
         raise UsageError("--fail-on needs a baseline", hint="orch compare RUN --baseline FILE|RUN -a COCO.json …")
     from orchestrator.evaluation.compare.compare import CompareOptions, compare_runs

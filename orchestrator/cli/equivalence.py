@@ -7,17 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.common import (
-    BuildArgOption,
-    JsonOption,
-    OfflineOption,
-    RuntimeOption,
-    StacksOption,
-    catalog,
-    make_build_options,
-    print_json,
-    say,
-)
+from orchestrator.cli import common
 from orchestrator.cli.tables import print_table
 from orchestrator.errors import EXIT_OK, PredictionsError, UsageError
 
@@ -47,22 +37,22 @@ def equivalence(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="DIR", help="Keep both runs in this folder.")
     ] = None,
-    runtime: RuntimeOption = "auto",
+    runtime: common.RuntimeOption = "auto",
     threads: Annotated[int | None, typer.Option(metavar="N", min=1, help="Threads per worker.")] = None,
     base_image: Annotated[
         list[str] | None,
         typer.Option("--base-image", metavar="[VARIANT=]IMAGE", help="Build on this base image; repeatable."),
     ] = None,
-    build_arg: BuildArgOption = None,
-    offline: OfflineOption = False,
-    stacks: StacksOption = None,
-    json: JsonOption = False,
+    build_arg: common.BuildArgOption = None,
+    offline: common.OfflineOption = False,
+    stacks: common.StacksOption = None,
+    json: common.JsonOption = False,
 ) -> int:
     """Compare the predictions of two variants.
 
     Runs a model through both and records whether labels, scores and masks agree.
     """
-    entry = catalog(stacks).model(model)
+    entry = common.catalog(stacks).model(model)
     from orchestrator.cli.progress import make_display
     from orchestrator.evaluation.agreement import Tolerances
     from orchestrator.plan.options import RunOptions
@@ -76,7 +66,7 @@ def equivalence(
         score_threshold=score_threshold,
         threads=threads,
         offline=offline,
-        build=make_build_options(for_all, build_arg, rebuild=False, offline=offline),
+        build=common.make_build_options(for_all, build_arg, rebuild=False, offline=offline),
     )
     result = check_equivalence(
         entry,
@@ -88,7 +78,7 @@ def equivalence(
         tolerances=Tolerances(score_tolerance, mask_iou),
         base_images=of_variant,
     )
-    print_json(result.as_json()) if json else _print(result)
+    common.print_json(result.as_json()) if json else _print(result)
     return EXIT_OK if result.agreement.is_equal else PredictionsError.exit_code
 
 
@@ -128,5 +118,5 @@ def _print(result: Equivalence) -> None:
     verdict = "are equivalent" if result.agreement.is_equal else "are NOT equivalent"
     weights = " (random weights)" if result.random_weights else ""
     required = f"equal labels, scores within {tolerances.score:g}, mask IoU of at least {tolerances.mask_iou:g}"
-    say(f"{result.model}: {first} and {second} {verdict}{weights}; required: {required}")
-    say(f"recorded: {result.record}")
+    common.say(f"{result.model}: {first} and {second} {verdict}{weights}; required: {required}")
+    common.say(f"recorded: {result.record}")

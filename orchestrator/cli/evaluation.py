@@ -154,12 +154,9 @@ def _say_names(names: tuple[str, ...], meaning: str) -> None:
 def _say_images(result: Evaluation) -> None:
     what = "masks" if result.iou == "segm" else "boxes"
     say(f"{what} of {result.images} annotated images, {result.detections} instances, by {result.engine}")
-    for names, meaning in (
-        (result.missing_images, "annotated images have no predictions; their instances count as missed"),
-        (result.unknown_images, "predicted images are not in the annotations and do not count"),
-        (result.failed_images, "images failed when they were predicted; their instances count as missed"),
-    ):
-        _say_names(names, meaning)
+    _say_names(result.missing_images, "annotated images have no predictions; their instances count as missed")
+    _say_names(result.unknown_images, "predicted images are not in the annotations and do not count")
+    _say_names(result.failed_images, "images failed when they were predicted; their instances count as missed")
     for note in result.notes:
         say(f"note: {note}")
 

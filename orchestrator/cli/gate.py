@@ -6,7 +6,6 @@ import json as json_module
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -123,54 +122,42 @@ def say_verdicts(result: GateResult, model: str | None = None, *, quiet: bool = 
             say(f"{prefix}broken: {verdict.rule}: {verdict.message}")
 
 
-@dataclass(frozen=True)
-class BaselineComparison:
-    """The options of `orch compare RUN --baseline`: what to evaluate, and the rules to judge it by."""
+def compare_to_baseline(
+    files: Sequence[Path],
+    path: Path,
+    annotations: Path | None,
+    fail_on: Sequence[str],
+    iou: Literal["segm", "bbox"],
+    chosen: Sequence[str | int],
+    engine: str,
+    *,
+    per_category: bool,
+    format_name: str,
+    output: Path | None,
+    json: bool,
+) -> int:
+    """Print figures of the baseline `path` and of a run; return 1 if a rule is broken.
 
-    run: Path
-    baseline: Path
-    annotations: Path
-    iou: Literal["segm", "bbox"]
-    categories: Sequence[str | int]
-    engine: str
-    fail_on: Sequence[str]
-    per_category: bool
-
-
-def check_comparison(
-    files: Sequence[Path], baseline: Path, annotations: Path | None, fail_on: Sequence[str] | None, **options: Any
-) -> BaselineComparison:
-    """Check the options that depend on each other. Raises UsageError."""
-    if len(files) != 1:
-        raise UsageError("--baseline compares one run", why=f"{len(files)} were given")
-    if annotations is None:
-        hint = f"orch compare {files[0]} --baseline {baseline} --annotations COCO.json"
-        raise UsageError("--baseline needs annotations", hint=hint)
-    return BaselineComparison(files[0], baseline, annotations, fail_on=fail_on or (), **options)
-
-
-def compare_to_baseline(comparison: BaselineComparison, format_name: str, output: Path | None, json: bool) -> int:
-    """Print the baseline's and the run's figures; return 1 if a rule is broken. Raises UsageError, PredictionsError."""
+    `chosen` are the categories to evaluate. Raises UsageError, PredictionsError.
+    """
     from orchestrator.evaluation.gate.baseline import compare_categories, compare_figures, evaluate_with_baseline
     from orchestrator.evaluation.gate.rules import format_verdicts, judge_rules, parse_rules
 
-    rules = parse_rules(comparison.fail_on, implied=False)
-    baseline, now, findings = evaluate_with_baseline(
-        comparison.run,
-        comparison.baseline,
-        comparison.annotations,
-        comparison.iou,
-        comparison.categories,
-        comparison.engine,
-    )
+    if len(files) != 1:
+        raise UsageError("--baseline compares one run", why=f"{len(files)} were given")
+    if annotations is None:
+        hint = f"orch compare {files[0]} --baseline {path} --annotations COCO.json"
+        raise UsageError("--baseline needs annotations", hint=hint)
+    rules = parse_rules(fail_on, implied=False)
+    baseline, now, findings = evaluate_with_baseline(files[0], path, annotations, iou, chosen, engine)
     figures, categories = compare_figures(baseline, now), compare_categories(baseline, now)
-    verdicts = judge_rules(rules, findings.with_ap(now.figures.get("AP"), baseline.figures.get("AP")))
+    verdicts = judge_rules(rules, findings)
     code = EXIT_SOME_FAILED if any(verdict.is_broken for verdict in verdicts) else EXIT_OK
     document = {
-        "run": str(comparison.run),
+        "run": str(files[0]),
         "model": now.model,
         "variant": now.variant,
-        "baseline": {"path": str(comparison.baseline), "model": baseline.model, "variant": baseline.variant},
+        "baseline": {"path": str(path), "model": baseline.model, "variant": baseline.variant},
         "figures": {change.name: change.as_json() for change in figures},
         "categories": {change.name: change.as_json() for change in categories},
         **format_verdicts(verdicts),
@@ -181,7 +168,7 @@ def compare_to_baseline(comparison: BaselineComparison, format_name: str, output
     if (baseline.model, baseline.variant) != (now.model, now.variant):
         say(f"note: the baseline is of {baseline.model} {baseline.variant}, the run of {now.model} {now.variant}")
     tables = [_make_table("baseline", "", figures)]
-    tables += [_make_table("AP per category", "category", categories)] if comparison.per_category else []
+    tables += [_make_table("AP per category", "category", categories)] if per_category else []
     if format_name == "rich" and output is None:
         print_figures(tables)
     else:

@@ -25,17 +25,10 @@ def models(context: typer.Context, stacks: StacksOption = None, json: JsonOption
     if json:
         print_json({"models": [_as_json(entry) for entry in entries]})
         return
-    rows = [
-        [
-            entry.name,
-            entry.stack.name,
-            entry.spec.task,
-            ", ".join(entry.stack.spec.variants),
-            _weights(entry),
-            entry.spec.title,
-        ]
-        for entry in entries
-    ]
+    rows = []
+    for entry in entries:
+        spec, stack = entry.spec, entry.stack
+        rows.append([entry.name, stack.name, spec.task, ", ".join(stack.spec.variants), _weights(entry), spec.title])
     print_table(["model", "stack", "task", "variants", "weights", "title"], rows)
 
 

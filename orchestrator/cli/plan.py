@@ -8,17 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.common import (
-    DeviceOption,
-    JsonOption,
-    RuntimeOption,
-    StacksOption,
-    VariantOption,
-    catalog,
-    print_error,
-    print_json,
-    say,
-)
+from orchestrator.cli import common
 from orchestrator.cli.tables import print_table
 from orchestrator.errors import EXIT_OK, UsageError
 
@@ -33,17 +23,17 @@ RUNS = {"native": "yes", "unknown": "perhaps", "jit": "slow first start", "impos
 
 def plan(
     model: Annotated[str | None, typer.Argument(metavar="MODEL")] = None,
-    runtime: RuntimeOption = "auto",
-    variant: VariantOption = None,
-    device: DeviceOption = None,
+    runtime: common.RuntimeOption = "auto",
+    variant: common.VariantOption = None,
+    device: common.DeviceOption = None,
     machine: Annotated[
         Path | None, typer.Option(metavar="FILE.json", help="Plan for the machine that this file describes.")
     ] = None,
     save_machine: Annotated[
         Path | None, typer.Option(metavar="FILE.json", help="Describe this machine in a file, for planning elsewhere.")
     ] = None,
-    stacks: StacksOption = None,
-    json: JsonOption = False,
+    stacks: common.StacksOption = None,
+    json: common.JsonOption = False,
 ) -> int:
     """Show on which GPUs each variant of a model runs, and which variant orch run would select."""
     from orchestrator.hardware import detect_machine, read_machine, write_machine
@@ -51,14 +41,16 @@ def plan(
     on = detect_machine() if machine is None else read_machine(machine)
     if save_machine is not None:
         save_machine.write_text(write_machine(on), encoding="utf-8")
-        say(f"wrote {save_machine}")
+        common.say(f"wrote {save_machine}")
         if model is None:
             return EXIT_OK
     if model is None:
         raise UsageError("no model was given", hint="orch plan MODEL; orch models lists them")
-    preview = preview_model(catalog(stacks).model(model), on, runtime if machine is None else None, variant, device)
+    preview = preview_model(
+        common.catalog(stacks).model(model), on, runtime if machine is None else None, variant, device
+    )
     if json:
-        print_json(preview.as_json())
+        common.print_json(preview.as_json())
     else:
         show(preview)
     return preview.exit_code
@@ -90,20 +82,20 @@ def show(preview: RunPreview) -> None:
     print_table(["variant", "device", "name", "runs", "why"], rows)
     sys.stdout.flush()
     for note in variants.machine.notes:
-        say(note)
+        common.say(note)
     selection = variants.selection
     if preview.error is not None:
-        print_error(preview.error)
+        common.print_error(preview.error)
     elif selection is not None:
         on_cpu = selection.device == "cpu"
         on = "the CPU" if on_cpu else f"GPU {', '.join(name_gpus(variants.machine.gpus, selection.devices))}"
-        say(f"orch run selects the variant {selection.variant} on {on}: {selection.why}")
+        common.say(f"orch run selects the variant {selection.variant} on {on}: {selection.why}")
     for weights in preview.downloads:
-        say(f"weights {weights.text()}")
+        common.say(f"weights {weights.text()}")
     if preview.runtime is not None:
         environment = preview.environment
         state = "" if environment is None else f": {environment.location}, "
         state += "" if environment is None else "built" if environment.built else "to be built"
-        say(f"runtime {preview.runtime} ({preview.why_runtime}){state}")
+        common.say(f"runtime {preview.runtime} ({preview.why_runtime}){state}")
     if preview.workers is not None:
-        say(f"workers {preview.workers.describe()}")
+        common.say(f"workers {preview.workers.describe()}")

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE|RUN", help="predictions.npz, or a run directory.")]
 SHOWN = 10
+SHOWN_META = ("format", "model", "stack", "variant", "runtime", "device", "score_threshold", "max_detections", "exif",
+              "settings", "build", "orch_version")  # fmt: skip
 
 
 def _load(path: Path) -> Predictions:
@@ -60,27 +62,7 @@ def inspect(
         print_json(facts)
         return
     meta = facts.pop("meta")
-    shown = {
-        **facts,
-        **{
-            key: meta.get(key)
-            for key in (
-                "format",
-                "model",
-                "stack",
-                "variant",
-                "runtime",
-                "device",
-                "score_threshold",
-                "max_detections",
-                "exif",
-                "settings",
-                "build",
-                "orch_version",
-            )
-        },
-    }
-    for key, value in shown.items():
+    for key, value in {**facts, **{key: meta.get(key) for key in SHOWN_META}}.items():
         text = ", ".join(f"{name} {count}" for name, count in value.items()) if isinstance(value, dict) else value
         show_line(f"{key.replace('_', ' '):<26}{'none' if text is None else text}")
     for row in np.flatnonzero(predictions.status)[:SHOWN]:
@@ -102,15 +84,8 @@ def _inspect_image(predictions: Predictions, image: str, as_json: bool) -> None:
         for category, score, box in zip(record["classes"], record["scores"], boxes, strict=True)
     ]
     if as_json:
-        size = [int(side) for side in record["image_size"]]
-        print_json(
-            {
-                "image_file": str(record["image_file"]),
-                "size": size,
-                "error": str(record["error"]),
-                "instances": instances,
-            }
-        )
+        facts = {"size": [int(side) for side in record["image_size"]], "error": str(record["error"])}
+        print_json({"image_file": str(record["image_file"]), **facts, "instances": instances})
         return
     say(f"{record['image_file']}: {record['error'] or f'{len(instances)} instances'}")
     print_table(

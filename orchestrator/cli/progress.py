@@ -54,7 +54,6 @@ class RichDisplay:
         self._bar: _Bar | None = None
 
     def say(self, message: str) -> None:
-        """Print a line that stays above the live part."""
         self._stop_status()
         self._console.print(printable(message), markup=False)
 
@@ -71,12 +70,10 @@ class RichDisplay:
             self._status.start()
 
     def transfer(self, there: int, total: int | None) -> None:
-        """Show the bytes that arrived in the live line."""
         share = f" ({100 * there / total:.0f}%)" if total else ""
         self.detail(f"{there / 2**20:.1f} of {f'{total / 2**20:.1f}' if total else '?'} MB{share}")
 
     def progress(self, done: int, failed: int, workers: dict[str, str]) -> None:
-        """Update the bar and a line for each worker."""
         if self._bar is not None:
             self._bar.show(done, failed, workers)
 
@@ -86,7 +83,7 @@ class RichDisplay:
         self._stop_status()
         self._bar = _Bar(self._console, total, already)
         try:
-            with self._bar.live():
+            with self._bar.progress:
                 yield
         finally:
             self._bar = None
@@ -104,7 +101,7 @@ class _Bar:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
         self._total, self._already, self._started = total, already, time.monotonic()
-        self._progress = Progress(
+        self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -112,21 +109,14 @@ class _Bar:
             console=console,
             transient=True,
         )
-        self._images = self._progress.add_task("images", total=total, completed=already, note="starting")
-
-    @contextmanager
-    def live(self) -> Iterator[None]:
-        """Show the bar while images are predicted."""
-        with self._progress:
-            yield
+        self._images = self.progress.add_task("images", total=total, completed=already, note="starting")
 
     def show(self, done: int, failed: int, workers: dict[str, str]) -> None:
-        """Update the bar."""
         line = rate_line(done, self._total, failed, self._already, time.monotonic() - self._started)
         note = ", ".join(line.split(", ")[1:])
         for worker, state in workers.items():
             note += f"\n  {worker}: {state}" if len(workers) > 1 else f"  {state}"
-        self._progress.update(self._images, completed=done, note=note)
+        self.progress.update(self._images, completed=done, note=note)
 
 
 class TableBatchDisplay(SilentBatchDisplay):
@@ -143,7 +133,6 @@ class TableBatchDisplay(SilentBatchDisplay):
         )
 
     def say(self, name: str, message: str) -> None:
-        """Print a line above the table."""
         self._console.print(printable(with_name(name, message)), markup=False)
 
     def table(self) -> Table:
@@ -166,7 +155,6 @@ class TableBatchDisplay(SilentBatchDisplay):
 
     @contextmanager
     def live(self) -> Iterator[None]:
-        """Show the table."""
         with self._live:
             yield
 

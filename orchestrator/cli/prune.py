@@ -78,6 +78,5 @@ def _show(leftovers: list[Leftover], notes: list[str]) -> None:
 
 
 def _short(name: str) -> str:
-    """Return a path with ~ for the home folder."""
     home = str(Path.home())
     return f"~{name[len(home) :]}" if name.startswith(f"{home}/") else name

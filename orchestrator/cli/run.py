@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli import batch
-from orchestrator.cli.common import (
-    BaseImageOption,
-    BuildArgOption,
-    DeviceOption,
-    JsonOption,
-    OfflineOption,
-    QuietOption,
-    RuntimeOption,
-    SettingsOption,
-    StacksOption,
-    VariantOption,
-    catalog,
-    make_build_options,
-    print_json,
-    say,
-)
+from orchestrator.cli import batch, common
 from orchestrator.cli.gate import BaselineOption, FailOnOption, JunitOption, SummaryOption, open_gate, say_verdicts
 from orchestrator.cli.help import PanelCommand
 from orchestrator.errors import Interrupted, UsageError
@@ -197,11 +181,11 @@ def run(
         Path | None, typer.Option(metavar="DIR", help="Folder of the images that a COCO file names.")
     ] = None,
     follow_links: FollowLinksOption = False,
-    runtime: RuntimeOption = "auto",
+    runtime: common.RuntimeOption = "auto",
     executor: ExecutorOption = "local",
     slurm: SlurmOption = None,
-    variant: VariantOption = None,
-    device: DeviceOption = None,
+    variant: common.VariantOption = None,
+    device: common.DeviceOption = None,
     workers: WorkersOption = None,
     workers_per_gpu: WorkersPerGpuOption = None,
     wait: WaitOption = True,
@@ -227,20 +211,20 @@ def run(
     exif: Annotated[
         str, typer.Option(metavar="apply|ignore", help="Apply the EXIF orientation, or ignore it.")
     ] = "apply",
-    settings: SettingsOption = None,
-    offline: OfflineOption = False,
+    settings: common.SettingsOption = None,
+    offline: common.OfflineOption = False,
     warm: WarmOption = None,
     spool: SpoolOption = None,
-    base_image: BaseImageOption = None,
-    build_arg: BuildArgOption = None,
+    base_image: common.BaseImageOption = None,
+    build_arg: common.BuildArgOption = None,
     annotations: AnnotationsOption = None,
     baseline: BaselineOption = None,
     fail_on: FailOnOption = None,
     junit: JunitOption = None,
     job_summary: SummaryOption = None,
-    stacks: StacksOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    stacks: common.StacksOption = None,
+    json: common.JsonOption = False,
+    quiet: common.QuietOption = False,
     all_models: AllOption = False,
     file: FileOption = None,
 ) -> int:
@@ -256,44 +240,15 @@ def run(
     sources = [*(images or []), *(more_images or [])]
     names = model or []
     batch.refuse_incomplete(names, sources, all_models)
-    options = _make_options(
-        images=sources,
-        out=out,
-        image_root=image_root,
-        follow_links=follow_links,
-        runtime=runtime,
-        executor=executor,
-        executor_settings=slurm or [],
-        variant=variant,
-        device=device,
-        exif=exif,
-        score_threshold=score_threshold,
-        max_detections=max_detections,
-        batch_size=batch_size,
-        settings=settings or [],
-        shard_size=shard_size,
-        workers=workers,
-        workers_per_gpu=workers_per_gpu,
-        wait=wait,
-        threads=threads,
-        user=user,
-        memory=memory,
-        processes=processes,
-        file_size=file_size,
-        out_size=out_size,
-        offline=offline,
-        warm=warm,
-        spool=spool,
-        build=make_build_options(base_image, build_arg, rebuild=False, offline=offline),
-    )
+    build = common.make_build_options(base_image, build_arg, rebuild=False, offline=offline)
+    options = _make_options({**context.params, "images": sources, "executor_settings": slurm or [], "build": build})
     if all_models or len(names) > 1:
-        models = batch.Models(names, all_models, json, quiet)
-        return batch.run_models(catalog(stacks), models, options, checked_by)
+        return batch.run_models(common.catalog(stacks), names, options, checked_by, json=json, quiet=quiet)
     return _run_one(names[0], stacks, options, checked_by, json=json, quiet=quiet)
 
 
-def _make_options(**values: object) -> RunOptions:
-    """Return the options, which know their own bounds. Raises UsageError."""
+def _make_options(values: Mapping[str, object]) -> RunOptions:
+    """Return the options of a run, which have the names of the command's parameters. Raises UsageError."""
     from pydantic import ValidationError
 
     from orchestrator.plan.options import RunOptions
@@ -301,7 +256,7 @@ def _make_options(**values: object) -> RunOptions:
     if values["executor_settings"] and values["executor"] != "slurm":
         raise UsageError("--slurm is for --executor slurm")
     try:
-        return RunOptions.model_validate(values)
+        return RunOptions.model_validate({name: values[name] for name in RunOptions.model_fields if name in values})
     except ValidationError as error:
         first = error.errors()[0]
         option = str(first["loc"][0])
@@ -321,7 +276,7 @@ def _run_one(
     from orchestrator.cli.progress import make_display
     from orchestrator.workflows.run import run_model
 
-    entry = catalog(stacks).model(name)
+    entry = common.catalog(stacks).model(name)
     with checked_by([entry.name]) as checks:
         try:
             outcome = run_model(entry, options, make_display(json=json, quiet=quiet))
@@ -338,11 +293,11 @@ def report_outcome(outcome: Outcome, checked: GateResult | None, *, json: bool, 
     """Print the summary of a run, and the verdicts of its checks."""
     if not outcome.complete:
         if json:
-            print_json({"run": str(outcome.paths.root), "state": "submitted"})
+            common.print_json({"run": str(outcome.paths.root), "state": "submitted"})
         elif not quiet:
-            say(f"the run continues on the cluster; to follow it: orch attach {outcome.paths.root}")
+            common.say(f"the run continues on the cluster; to follow it: orch attach {outcome.paths.root}")
     elif json:
-        print_json({**outcome.summary, **(checked.as_json() if checked else {})})
+        common.print_json({**outcome.summary, **(checked.as_json() if checked else {})})
     else:
         _print_outcome(outcome, quiet)
         if checked:
@@ -352,12 +307,12 @@ def report_outcome(outcome: Outcome, checked: GateResult | None, *, json: bool, 
 def _print_outcome(outcome: Outcome, quiet: bool) -> None:
     summary: dict[str, Any] = outcome.summary
     for failure in summary["failures"][:SHOWN_FAILURES]:
-        say(f"  failed: {failure['image_file']}: {failure['error']}")
+        common.say(f"  failed: {failure['image_file']}: {failure['error']}")
     if len(summary["failures"]) > SHOWN_FAILURES:
-        say(f"  … and {len(summary['failures']) - SHOWN_FAILURES} more, all in {outcome.paths.summary}")
+        common.say(f"  … and {len(summary['failures']) - SHOWN_FAILURES} more, all in {outcome.paths.summary}")
     if quiet:
         return
     seconds = summary["seconds"]["dispatch"]
     failed = f", {summary['failed']} failed" if summary["failed"] else ""
-    say(f"{summary['predicted']} images predicted{failed}; {summary['instances']} instances; {seconds:.1f} s")
-    say(f"predictions: {outcome.paths.predictions}")
+    common.say(f"{summary['predicted']} images predicted{failed}; {summary['instances']} instances; {seconds:.1f} s")
+    common.say(f"predictions: {outcome.paths.predictions}")

@@ -7,15 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator.cli.common import (
-    JsonOption,
-    RuntimeOption,
-    StacksOption,
-    catalog,
-    print_json,
-    say,
-    show_line,
-)
+from orchestrator.cli.common import JsonOption, RuntimeOption, StacksOption, catalog, print_json, say, show_line
 from orchestrator.cli.plan import preview_model, show
 from orchestrator.cli.tables import print_table
 from orchestrator.errors import EXIT_OK, MachineError

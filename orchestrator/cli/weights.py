@@ -94,15 +94,9 @@ def verify(
     from orchestrator.catalog.weights import verify_weights, weights_state
 
     known = catalog(stacks)
-    entries = (
-        [known.model(model)]
-        if model
-        else [
-            entry
-            for entry in known.models.values()
-            if all(weights_state(entry, key) != "missing" for key in entry.spec.weights)
-        ]
-    )
+    entries = list(known.models.values()) if model is None else [known.model(model)]
+    if model is None:
+        entries = [one for one in entries if all(weights_state(one, key) != "missing" for key in one.spec.weights)]
     findings = [(entry.name, *finding) for entry in entries for finding in verify_weights(entry)]
     wrong = [name for name, _, _, right in findings if not right]
     if json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -183,11 +184,7 @@ def _largest_difference(
 
 def compare_by_overlap(runs: Sequence[OpenedRun], iou: Iou, min_score: float) -> list[OverlapAgreement]:
     """Compare every two runs of the same images, by instances that score at least `min_score`."""
-    return [
-        _compare_models(first, second, iou, min_score)
-        for index, first in enumerate(runs)
-        for second in runs[index + 1 :]
-    ]
+    return [_compare_models(first, second, iou, min_score) for first, second in combinations(runs, 2)]
 
 
 def _compare_models(first: OpenedRun, second: OpenedRun, iou: Iou, min_score: float) -> OverlapAgreement:

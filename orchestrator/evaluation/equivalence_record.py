@@ -29,7 +29,6 @@ def write_record(
 ) -> Path:
     """Record the check of two predictions, given their `meta`; return the file."""
     path = locate_record(first, second)
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "format": FORMAT,
         "stack": first["stack"],

@@ -31,12 +31,10 @@ class OpenedRun:
 
     @property
     def model(self) -> str:
-        """The model's name."""
         return str(self.predictions.meta.get("model", "?"))
 
     @property
     def variant(self) -> str:
-        """The variant that ran."""
         return str(self.predictions.meta.get("variant", "?"))
 
     @property
@@ -63,15 +61,12 @@ def open_runs(paths: Sequence[Path]) -> list[OpenedRun]:
     if repeated:
         raise UsageError(f"{repeated[0]} was given twice")
     opened = [Predictions.load(file) for file in files]
-    labels = _make_labels(opened, paths)
-    return [_open_run(*parts) for parts in zip(labels, paths, opened, strict=True)]
-
-
-def _open_run(label: str, path: Path, predictions: Predictions) -> OpenedRun:
-    if not path.is_dir():
-        return OpenedRun(label, path, predictions, None, {}, {})
-    paths = RunPaths(path)
-    return OpenedRun(label, path, predictions, paths, _read_document(paths.run_json), _read_document(paths.summary))
+    runs = []
+    for label, path, predictions in zip(_make_labels(opened, paths), paths, opened, strict=True):
+        run = RunPaths(path) if path.is_dir() else None
+        recorded = (_read_document(run.run_json), _read_document(run.summary)) if run is not None else ({}, {})
+        runs.append(OpenedRun(label, path, predictions, run, *recorded))
+    return runs
 
 
 def _read_document(path: Path) -> dict[str, Any]:
@@ -89,13 +84,12 @@ def _make_labels(opened: Sequence[Predictions], paths: Sequence[Path]) -> list[s
     variants = [f"{model} {run.meta.get('variant', '')}".strip() for run, model in zip(opened, models, strict=True)]
     folders = [f"{model} ({_folder_name(path)})" for model, path in zip(models, paths, strict=True)]
     whole = [f"{model} ({path})" for model, path in zip(models, paths, strict=True)]
-    return [_first_unique((models, variants, folders, whole), index) for index in range(len(paths))]
+    labels = []
+    for index in range(len(paths)):
+        unique = (names[index] for names in (models, variants, folders, whole) if names.count(names[index]) == 1)
+        labels.append(next(unique, f"{whole[index]} #{index + 1}"))
+    return labels
 
 
 def _folder_name(path: Path) -> str:
     return path.name if path.is_dir() or path.name != "predictions.npz" else path.absolute().parent.name
-
-
-def _first_unique(choices: Sequence[Sequence[str]], index: int) -> str:
-    unique = (names[index] for names in choices if names.count(names[index]) == 1)
-    return next(unique, f"{choices[-1][index]} #{index + 1}")

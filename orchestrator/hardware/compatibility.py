@@ -25,7 +25,6 @@ class Compatibility:
 
     @property
     def is_possible(self) -> bool:
-        """Whether the variant may be tried on the GPU."""
         return self.how != "impossible"
 
 

@@ -21,15 +21,9 @@ NO_DRIVER = "no NVIDIA driver: neither libnvidia-ml.so.1 nor nvidia-smi is insta
 
 def detect_machine() -> Machine:
     """Return this machine with the GPUs that the environment's variables leave visible. Raises nothing."""
-    return keep_visible(_detect_all(), os.environ, in_container=is_in_container())
-
-
-def _detect_all() -> Machine:
     platform = read_platform()
-    if platform == "jetson":
-        return read_jetson()
-    machine = read_nvml() or read_smi() or _read_engine()
-    return replace(machine, platform=platform)
+    machine = read_jetson() if platform == "jetson" else read_nvml() or read_smi() or _read_engine()
+    return keep_visible(replace(machine, platform=platform), os.environ, in_container=is_in_container())
 
 
 def _read_engine() -> Machine:
@@ -81,5 +75,4 @@ def _may_use_gpus(stack: StackEntry, device: str | None, variant: str | None) ->
 
 
 def cores() -> int:
-    """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

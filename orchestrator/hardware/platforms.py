@@ -34,7 +34,6 @@ def read_jetson(root: Path = Path("/")) -> Machine:
 
 
 def is_in_container(root: Path = Path("/")) -> bool:
-    """Return whether this process is in a container."""
     return any((root / mark).exists() for mark in (".dockerenv", "run/.containerenv", "run/systemd/container"))
 
 

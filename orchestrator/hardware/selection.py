@@ -50,7 +50,6 @@ class _Candidate:
         return bool(possible) and (all(possible) if on_all else any(possible))
 
     def reasons(self) -> str:
-        """Return how it runs on each GPU, or why it does not."""
         return "; ".join(dict.fromkeys(compatibility.why for _, compatibility in self.compatibilities))
 
 

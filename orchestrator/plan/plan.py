@@ -31,19 +31,15 @@ class Plan:
 
     @property
     def shards(self) -> range:
-        """Return the numbers of all shards."""
         return range(math.ceil(len(self.inputs.images) / self.shard_size))
 
     def images_of(self, shard: int) -> Sequence[InputImage]:
-        """Return the images of a shard."""
         return self.inputs.images[shard * self.shard_size : (shard + 1) * self.shard_size]
 
     def size_of(self, shard: int) -> int:
-        """Return the number of images in a shard."""
         return min(self.shard_size, len(self.inputs.images) - shard * self.shard_size)
 
     def bytes_of(self, shard: int) -> int:
-        """Return the bytes of all images of a shard."""
         return self.inputs.images.bytes_in(shard * self.shard_size, (shard + 1) * self.shard_size)
 
     @property
@@ -103,7 +99,6 @@ class Plan:
         }
 
     def native(self) -> dict[str, Any]:
-        """Return how the predictor's output maps to ours."""
         native = self.entry.spec.native
         return {
             "box_order": native.box_order,

@@ -40,7 +40,6 @@ class Request:
     shard_size: int | None
 
     def as_json(self) -> dict[str, Any]:
-        """Return the request as run.json records it."""
         return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
 
     def for_worker(self) -> dict[str, Any]:

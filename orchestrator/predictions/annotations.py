@@ -87,6 +87,5 @@ def _base(file: str) -> str:
 
 
 def _index_unique(names: Sequence[str]) -> dict[str, int]:
-    """Return the index of every name that occurs once."""
     counts = Counter(names)
     return {name: index for index, name in enumerate(names) if counts[name] == 1}

@@ -58,20 +58,12 @@ def export_fashionfail(predictions: Predictions, target: Path, annotations: Path
     converted = list(_convert_records(predictions))
     records = np.empty(len(converted), dtype=object)
     records[:] = converted
-    with (
-        NpzWriter(target, compress=True, level=UPSTREAM_LEVEL) as writer,
-        writer.member("data.npy") as stream,
-    ):
-        header = {"descr": "|O", "fortran_order": False, "shape": records.shape}
-        npy.write_array_header_1_0(stream, header)
+    with NpzWriter(target, compress=True, level=UPSTREAM_LEVEL) as writer, writer.member("data.npy") as stream:
+        npy.write_array_header_1_0(stream, {"descr": "|O", "fortran_order": False, "shape": records.shape})
         _PortablePickler(stream, protocol=4).dump(records)
 
 
-EXPORTERS: dict[str, Exporter] = {
-    "coco": export_coco,
-    "fashionfail": export_fashionfail,
-    "imdlbenco": export_imdlbenco,
-}
+EXPORTERS: dict[str, Exporter] = {"coco": export_coco, "fashionfail": export_fashionfail, "imdlbenco": export_imdlbenco}
 
 
 def get_exporter(name: str) -> Exporter:

@@ -41,13 +41,16 @@ def export_imdlbenco(predictions: Predictions, target: Path, annotations: Path |
     pictures = _find_pictures(predictions)
     # Failed images take part in naming, so that a failure never renames another image.
     files = predictions.files
-    stems = _choose_names(files, [_stem, _without_extension, str])
-    names = _choose_names(files, [_name, str])
+    paths = {file: PurePosixPath(file) for file in files}
+    stems = _choose_names(files, [lambda file: paths[file].stem, lambda file: str(paths[file].with_suffix("")), str])
+    names = _choose_names(files, [lambda file: paths[file].name, str])
     for i, file in enumerate(files):
         if predictions.status[i] == STATUS_PREDICTED:
-            picture = target / "pred" / f"{stems[i]}.png"
+            source, picture = picture_path(pictures, file), target / "pred" / f"{stems[i]}.png"
+            if not source.is_file():
+                raise PredictionsError(f"the mask picture of {file} is missing", why=f"no file {source}")
             picture.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(_find_picture(pictures, file), picture)
+            shutil.copyfile(source, picture)
     _write_labels(predictions, names, target)
 
 
@@ -61,13 +64,6 @@ def _find_pictures(predictions: Predictions) -> Path:
             hint="give the file in its run directory",
         )
     return folder
-
-
-def _find_picture(folder: Path, file: str) -> Path:
-    picture = picture_path(folder, file)
-    if not picture.is_file():
-        raise PredictionsError(f"the mask picture of {file} is missing", why=f"no file {picture}")
-    return picture
 
 
 def _write_labels(predictions: Predictions, names: Sequence[str], target: Path) -> None:
@@ -86,15 +82,3 @@ def _choose_names(files: Sequence[str], namings: Sequence[Callable[[str], str]])
         next((naming(file) for naming, count in zip(namings, counts, strict=True) if count[naming(file)] == 1), file)
         for file in files
     ]
-
-
-def _name(file: str) -> str:
-    return PurePosixPath(file).name
-
-
-def _stem(file: str) -> str:
-    return PurePosixPath(file).stem
-
-
-def _without_extension(file: str) -> str:
-    return str(PurePosixPath(file).with_suffix(""))

@@ -177,7 +177,6 @@ def decode(counts: bytes, size: Sequence[int]) -> NDArray[np.bool_]:
 
 
 def count_pixels(counts: bytes) -> int:
-    """Return the number of pixels in the mask."""
     return int(parse_counts(counts)[1::2].sum())
 
 

@@ -54,7 +54,6 @@ class Style:
 
     @classmethod
     def of(cls, width: int, height: int) -> Style:
-        """Return the style for an image of that size."""
         side = (width * height) ** 0.5
         return cls(line=max(1, round(side / 300)), font=max(10, round(side / 42)), padding=max(1, round(side / 320)))
 

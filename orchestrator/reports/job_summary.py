@@ -64,12 +64,8 @@ def _list_remarks(result: GateResult, prefix: str) -> Iterator[str]:
     if not failures:
         return
     shown = f", the first {SHOWN_FAILURES}" if len(failures) > SHOWN_FAILURES else ""
-    yield from (
-        "",
-        f"<details><summary>{escape_cell(result.model)}: {len(failures)} images failed{shown}</summary>",
-        "",
-    )
-    yield from ("| image | why |", "| --- | --- |")
+    heading = f"{escape_cell(result.model)}: {len(failures)} images failed{shown}"
+    yield from ("", f"<details><summary>{heading}</summary>", "", "| image | why |", "| --- | --- |")
     for failure in failures[:SHOWN_FAILURES]:
         yield f"| {escape_cell(failure['image_file'])} | {escape_cell(failure['error'])} |"
     yield from ("", "</details>")

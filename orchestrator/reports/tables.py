@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -210,26 +210,20 @@ def format_latex(tables: Sequence[Table]) -> str:
     blocks = []
     for table in tables:
         columns = "l" * table.words + "r" * (len(table.columns) - table.words)
-        lines = [
-            f"\\begin{{tabular}}{{{columns}}}",
-            r"\toprule",
-            _join_latex([_escape_latex(name) for name in table.columns]),
-        ]
-        lines += [r"\midrule"]
-        for row in table.rows:
-            texts = [(_escape_latex(cell.text), cell.best) for cell in row]
-            lines.append(_join_latex([f"\\textbf{{{text}}}" if is_best else text for text, is_best in texts]))
-        lines += [r"\bottomrule", r"\end{tabular}"]
-        blocks.append("\n".join(lines))
+        head = _join_latex(Cell(name, name) for name in table.columns)
+        body = [_join_latex(row) for row in table.rows]
+        lines = [f"\\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule"]
+        blocks.append("\n".join([*lines, r"\end{tabular}"]))
     return "\n\n".join(blocks) + "\n"
 
 
-def _join_latex(cells: Sequence[str]) -> str:
-    return f"{' & '.join(cells)} \\\\"
+def _join_latex(cells: Iterable[Cell]) -> str:
+    return f"{' & '.join(map(_format_latex, cells))} \\\\"
 
 
-def _escape_latex(text: str) -> str:
-    return "".join(_LATEX.get(sign, sign) for sign in text)
+def _format_latex(cell: Cell) -> str:
+    text = "".join(_LATEX.get(sign, sign) for sign in cell.text)
+    return f"\\textbf{{{text}}}" if cell.best else text
 
 
 def make_document(comparison: Comparison) -> dict[str, Any]:
@@ -253,5 +247,4 @@ def make_document(comparison: Comparison) -> dict[str, Any]:
 
 
 def format_json(comparison: Comparison) -> str:
-    """Return `make_document` as text."""
     return json.dumps(make_document(comparison), indent=2) + "\n"

@@ -89,8 +89,7 @@ def image_alias(stack: str, variant: str) -> str:
 def find_variant(stack: StackEntry, name: str) -> Variant:
     """Return the variant of that name. Raises UsageError."""
     if name not in stack.spec.variants:
-        known = ", ".join(stack.spec.variants)
-        raise UsageError(f"{stack.name} has no variant {name!r}", why=f"it has {known}")
+        raise UsageError(f"{stack.name} has no variant {name!r}", why=f"it has {', '.join(stack.spec.variants)}")
     return stack.spec.variants[name]
 
 
@@ -111,7 +110,7 @@ def build_inputs(stack: StackEntry, variant: str, options: BuildOptions) -> Buil
     given = options.build_args or {}
     arguments = {
         "BASE_IMAGE": options.base_image or spec.base_image,
-        **dict(_build_arguments(stack, variant, given)),
+        **_default_arguments(stack, variant, given),
         **given,
     }
     return BuildInputs(
@@ -139,17 +138,17 @@ def build_lock_of(stack: StackEntry, variant: str) -> Path | None:
     return stack.folder / name
 
 
-def _build_arguments(stack: StackEntry, variant: str, given: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield the arguments that stack.yaml sets. Raises UsageError for a missing one that the user must set."""
-    for name, argument in find_variant(stack, variant).build_args.items():
-        if argument.default is not None:
-            yield name, argument.default
-        elif name not in given:
+def _default_arguments(stack: StackEntry, variant: str, given: Mapping[str, str]) -> dict[str, str]:
+    """Return the arguments that stack.yaml sets. Raises UsageError for a missing one that the user must set."""
+    declared = find_variant(stack, variant).build_args
+    for name, argument in declared.items():
+        if argument.default is None and name not in given:
             raise UsageError(
                 f"cannot build the variant {variant} of {stack.name} without {name}",
                 why=argument.help,
                 hint=f"orch build {stack.name} --variant {variant} --build-arg {name}=…",
             )
+    return {name: argument.default for name, argument in declared.items() if argument.default is not None}
 
 
 def _is_for_the_host(path: Path) -> bool:

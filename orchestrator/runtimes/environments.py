@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from orchestrator.paths import build_logs_folder, environments_folder
 from orchestrator.system.display import Report
 from orchestrator.system.files import write_json
 from orchestrator.system.locks import hold_lock
-from orchestrator.system.subprocesses import run_subprocess
+from orchestrator.system.subprocesses import read_output, run_subprocess
 
 LOCKED = ("--no-deps", "--require-hashes")
 """Options with which every lock is installed: nothing in it is resolved again."""
@@ -59,7 +58,6 @@ def environment_folder(name: str, lock: Path, pythons: Sequence[str], build_lock
 
 
 def is_complete(folder: Path) -> bool:
-    """Return whether the environment in `folder` was made to the end."""
     return (folder / _MARKER).is_file()
 
 
@@ -86,18 +84,19 @@ def make_environment(
             why="this stack's packages exist for these versions only",
             hint=f"install uv (pip install uv), which fetches a Python itself, or apt-get install python{pythons[0]}",
         )
+    inside = str(folder / "bin" / "python")
     if uv is not None:
-        chosen = str(python) if python else pythons[0]
-        report(f"making an environment with uv and Python {pythons[0] if python is None else python}")
+        chosen = str(python or pythons[0])
+        report(f"making an environment with uv and Python {chosen}")
         _run([uv, "venv", "--quiet", "--python", chosen, str(folder)], log, report)
         # Workers never write bytecode, and without any each start would compile all of TensorFlow anew. pip compiles.
-        install = [uv, "pip", "install", "--compile-bytecode", "--python", str(folder / "bin" / "python")]
-        check = [uv, "pip", "check", "--quiet", "--python", str(folder / "bin" / "python")]
+        install = [uv, "pip", "install", "--compile-bytecode", "--python", inside]
+        check = [uv, "pip", "check", "--quiet", "--python", inside]
     else:
         report(f"making an environment with {python} (venv and pip; uv is faster)")
         _run([str(python), "-m", "venv", str(folder)], log, report)
-        install = [str(folder / "bin" / "python"), "-m", "pip", "install", "--no-input"]
-        check = [str(folder / "bin" / "python"), "-m", "pip", "check"]
+        install = [inside, "-m", "pip", "install", "--no-input"]
+        check = [inside, "-m", "pip", "check"]
     report("installing locked packages")
     offline_flag = (["--offline"] if uv is not None else ["--no-index"]) if offline else []
     locked = [*install, *offline_flag, *LOCKED]
@@ -136,8 +135,7 @@ def find_python(versions: Sequence[str]) -> Path | None:
         candidates += [str(path) for path in sorted(pyenv.glob(f"{version}.*/bin/python{version}"), reverse=True)]
         for candidate in candidates:
             path = shutil.which(candidate)
-            interpreter = None if path is None else _resolve_interpreter(path, version)
-            if interpreter is not None:
+            if path is not None and (interpreter := _resolve_interpreter(path, version)) is not None:
                 return interpreter
     return None
 
@@ -148,12 +146,8 @@ def _resolve_interpreter(python: str, version: str) -> Path | None:
         "import sys, venv, ensurepip;"
         "print('%d.%d' % sys.version_info[:2], getattr(sys, '_base_executable', '') or sys.executable)"
     )
-    try:
-        answer = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    actual, _, path = answer.stdout.strip().partition(" ")
-    return Path(path) if answer.returncode == 0 and actual == version and path else None
+    actual, _, path = read_output([python, "-c", code]).strip().partition(" ")
+    return Path(path) if actual == version and path else None
 
 
 def _run(command: list[str], log: Path, report: Report) -> None:

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -35,7 +36,6 @@ class Member:
 
 
 def is_archive(path: Path) -> bool:
-    """Return whether the name is that of an archive that orch reads."""
     return path.name.lower().endswith(SUFFIXES)
 
 
@@ -111,13 +111,8 @@ def _zip_members(zipped: zipfile.ZipFile) -> Iterator[_Entry]:
     for info in zipped.infolist():
         if info.is_dir():
             continue
-        mode = info.external_attr >> 16
-        refusal = "a link" if stat.S_ISLNK(mode) else None
-        yield info.filename, info.file_size, refusal, _opener(zipped, info)
-
-
-def _opener(zipped: zipfile.ZipFile, info: zipfile.ZipInfo) -> Callable[[], IO[bytes]]:
-    return lambda: zipped.open(info)
+        refusal = "a link" if stat.S_ISLNK(info.external_attr >> 16) else None
+        yield info.filename, info.file_size, refusal, partial(zipped.open, info)
 
 
 def _tar_members(tarred: tarfile.TarFile) -> Iterator[_Entry]:
@@ -125,14 +120,11 @@ def _tar_members(tarred: tarfile.TarFile) -> Iterator[_Entry]:
         if member.isdir():
             continue
         refusal = None if member.isreg() else "a link or a special file"
-        yield member.name, member.size, refusal, _tar_opener(tarred, member)
+        yield member.name, member.size, refusal, partial(_open_member, tarred, member)
 
 
-def _tar_opener(tarred: tarfile.TarFile, member: tarfile.TarInfo) -> Callable[[], IO[bytes]]:
-    def open_member() -> IO[bytes]:
-        stream = tarred.extractfile(member)
-        if stream is None:
-            raise tarfile.TarError("not a regular file")
-        return stream
-
-    return open_member
+def _open_member(tarred: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    stream = tarred.extractfile(member)
+    if stream is None:
+        raise tarfile.TarError("not a regular file")
+    return stream

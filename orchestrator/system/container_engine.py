@@ -51,19 +51,16 @@ def connect() -> Engine:
 
     reasons: list[str] = []
     for url in _candidates():
+        client = None
         try:
             _require_listening(url)
             client = docker.DockerClient(base_url=url, timeout=TIMEOUT, **_tls(url))
-        except (docker.errors.DockerException, OSError, ValueError) as error:
-            reasons.append(f"{url}: {_short(error)}")
-            continue
-        try:
             info = {**client.info(), "Components": client.version().get("Components") or []}
+            return Engine(client, url, str(info.get("ServerVersion", "?")), info)
         except (docker.errors.DockerException, OSError, ValueError) as error:
-            client.close()
             reasons.append(f"{url}: {_short(error)}")
-            continue
-        return Engine(client, url, str(info.get("ServerVersion", "?")), info)
+            if client is not None:
+                client.close()
     raise MachineError("no container engine answers", why="; ".join(reasons), hint=HINT)
 
 
@@ -89,15 +86,8 @@ def _candidates() -> list[str]:
         runtime / "podman/podman.sock",
         Path("/run/podman/podman.sock"),
     ]
-    urls += [f"unix://{socket}" for socket in sockets if _exists(socket)]
+    urls += [f"unix://{socket}" for socket in sockets if os.access(socket, os.F_OK)]
     return list(dict.fromkeys(url for url in urls if url)) or ["unix:///var/run/docker.sock"]
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except PermissionError:
-        return False
 
 
 def _context_host() -> str | None:

@@ -126,6 +126,5 @@ def write_json(path: Path, value: Any, *, durable: bool = True, mode: int | None
 
 
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file as hexadecimal digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from orchestrator.errors import UsageError
 from orchestrator.evaluation.coco.averages import Averages, compute_category_weights, compute_weighted
@@ -134,15 +133,9 @@ def _count_by_curves(
 def _count_by_matching(truth: Truth, detections: Detections, iou: Iou, at: CountLevel) -> list[DetectionCounts]:
     """Count per category. Detections match in descending order of score, so weaker ones can be dropped first."""
     matches = match(truth, detections.select(detections.scores >= at.score), iou, np.array([at.iou]))
-    numbers = np.array(list(truth.categories), np.int64)
-
-    def per_category(categories: NDArray[np.int64]) -> list[int]:
-        return [int((categories == number).sum()) for number in numbers]
-
-    tp = per_category(matches.category[matches.right[0]])
-    fp = per_category(matches.category[matches.wrong[0]])
-    annotated = per_category(truth.category[~truth.crowd])
-    return [DetectionCounts(right, wrong, total - right) for right, wrong, total in zip(tp, fp, annotated, strict=True)]
+    found = (matches.category[matches.right[0]], matches.category[matches.wrong[0]], truth.category[~truth.crowd])
+    counts = ((int((categories == number).sum()) for categories in found) for number in truth.categories)
+    return [DetectionCounts(tp, fp, annotated - tp) for tp, fp, annotated in counts]
 
 
 def _per_category(

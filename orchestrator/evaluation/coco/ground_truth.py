@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,28 +48,25 @@ class Truth:
         """Return the same images with the annotations of some categories only."""
         wanted = set(categories)
         keep = np.isin(self.category, np.array(sorted(wanted), np.int64))
-        return self._with(
-            keep=keep,
-            categories={number: name for number, name in self.categories.items() if number in wanted},
-        )
+        return self._keep(keep, categories={n: name for n, name in self.categories.items() if n in wanted})
 
     def keep_images(self, images: NDArray[np.bool_]) -> Truth:
         """Return the images selected by `images` (I,), and their annotations."""
         new_index = np.cumsum(images) - 1
         keep = images[self.image]
-        return self._with(
-            keep=keep,
+        return self._keep(
+            keep,
             image_ids=self.image_ids[images],
             files=[self.files[index] for index in np.flatnonzero(images)],
             sizes=self.sizes[images],
             image=new_index[self.image[keep]],
         )
 
-    def _with(self, keep: NDArray[np.bool_], **changed: Any) -> Truth:
+    def _keep(self, keep: NDArray[np.bool_], **changed: Any) -> Truth:
+        """Return the annotations selected by `keep` (N,), with other fields changed."""
         masks = None if self.masks is None else [self.masks[index] for index in np.flatnonzero(keep)]
         kept = {name: getattr(self, name)[keep] for name in ("image", "category", "boxes", "areas", "crowd")}
-        others = {name: getattr(self, name) for name in ("path", "image_ids", "files", "sizes", "categories")}
-        return Truth(**{**others, **kept, "masks": masks, **changed})
+        return replace(self, **{**kept, "masks": masks, **changed})
 
     def count_images_with(self, category: int) -> int:
         """Count the images with at least one annotation of a category."""
@@ -90,8 +87,7 @@ def read_truth(path: Path, iou: Iou) -> Truth:
     sizes = np.array([_size(image) for image in images], np.int64).reshape(-1, 2)
     if not _are_all_valid(annotations, indices, names):
         for annotation in annotations:
-            fault = _find_fault(annotation, indices, names)
-            if fault:
+            if fault := _find_fault(annotation, indices, names):
                 raise _invalid(annotation, path, fault)
     image = np.array([indices[entry["image_id"]] for entry in annotations], np.int64)
     boxes = np.array([entry["bbox"] for entry in annotations], np.float64).reshape(-1, 4)
@@ -104,16 +100,10 @@ def read_truth(path: Path, iou: Iou) -> Truth:
         image=image,
         category=np.array([entry["category_id"] for entry in annotations], np.int64),
         boxes=boxes,
-        areas=np.array([_area(entry) for entry in annotations], np.float64),
+        areas=np.array([entry.get("area", math.prod(entry["bbox"][2:])) for entry in annotations], np.float64),
         crowd=np.array([bool(entry.get("iscrowd", 0)) for entry in annotations], bool),
         masks=_encode_masks(annotations, sizes[image], path) if iou == "segm" else None,
     )
-
-
-def _area(annotation: dict[str, Any]) -> float:
-    box = annotation["bbox"]
-    area: float = annotation.get("area", box[2] * box[3])
-    return area
 
 
 def _check_ids(dataset: dict[str, Any], path: Path) -> None:
@@ -126,9 +116,8 @@ def _check_ids(dataset: dict[str, Any], path: Path) -> None:
 
 def _size(image: dict[str, Any]) -> tuple[int, int]:
     sides: list[Any] = [image.get("height"), image.get("width")]
-    if not _are_whole(sides) or not 0 < math.prod(sides) <= rle.MAX_PIXELS:
-        return (0, 0)
-    return (sides[0], sides[1])
+    is_known = _are_whole(sides) and 0 < math.prod(sides) <= rle.MAX_PIXELS
+    return (sides[0], sides[1]) if is_known else (0, 0)
 
 
 def _are_all_valid(annotations: list[dict[str, Any]], images: dict[int, int], categories: dict[int, str]) -> bool:

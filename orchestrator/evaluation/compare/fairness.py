@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -221,13 +222,11 @@ def note_failures(runs: Sequence[OpenedRun]) -> list[str]:
 
 def note_variants(runs: Sequence[OpenedRun]) -> list[str]:
     """Return a note on every two variants of one model: is their equivalence recorded?"""
-    notes = []
-    for index, first in enumerate(runs):
-        for second in runs[index + 1 :]:
-            if first.model == second.model and first.variant != second.variant:
-                record = _describe_record(first, second)
-                notes.append(f"{first.label} and {second.label} are variants of {first.model}: {record}")
-    return notes
+    return [
+        f"{first.label} and {second.label} are variants of {first.model}: {_describe_record(first, second)}"
+        for first, second in combinations(runs, 2)
+        if first.model == second.model and first.variant != second.variant
+    ]
 
 
 def _describe_record(first: OpenedRun, second: OpenedRun) -> str:

@@ -87,7 +87,6 @@ def compare_figures(baseline: Baseline, now: Baseline) -> tuple[FigureChange, ..
 
 
 def compare_categories(baseline: Baseline, now: Baseline) -> tuple[FigureChange, ...]:
-    """Compare the AP of every category."""
     return tuple(FigureChange(name, baseline.categories.get(name), value) for name, value in now.categories.items())
 
 
@@ -121,7 +120,6 @@ def _describe(value: Any) -> str:
 
 
 def write_baseline(path: Path, baseline: Baseline) -> None:
-    """Write a baseline as JSON, in one step."""
     write_json(path, {"format": FORMAT, "orch_version": __version__, **asdict(baseline)})
 
 
@@ -130,11 +128,8 @@ def read_baseline(path: Path) -> Baseline:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(
-            f"cannot read the baseline {path}",
-            why=error.strerror or str(error),
-            hint=f"orch eval RUN --annotations COCO.json --save-baseline {path}",
-        ) from error
+        hint = f"orch eval RUN --annotations COCO.json --save-baseline {path}"
+        raise UsageError(f"cannot read the baseline {path}", why=error.strerror or str(error), hint=hint) from error
     except ValueError as error:
         raise UsageError(f"{path} is not a baseline", why=f"it is not JSON: {error}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
@@ -169,7 +164,7 @@ def evaluate_with_baseline(
     categories: Sequence[str | int] = (),
     engine: str = AUTO,
 ) -> tuple[Baseline, Baseline, Findings]:
-    """Return a baseline, the run's own figures as one, and the numbers of its images.
+    """Return a baseline, the run's own figures as one, and what rules judge.
 
     A stored baseline determines what is evaluated, unless `iou` and `categories` say otherwise. Raises UsageError,
     PredictionsError.
@@ -184,7 +179,7 @@ def evaluate_with_baseline(
         then = make_baseline(baseline, annotations, iou, categories, engine)
     now = to_baseline(predictions, evaluate(predictions, annotations, iou, categories, engine=engine), annotations)
     failed = int((predictions.status == STATUS_FAILED).sum())
-    return then, now, Findings(len(predictions), failed)
+    return then, now, Findings(len(predictions), failed, now.figures.get("AP"), then.figures.get("AP"))
 
 
 def is_stored(path: Path) -> bool:

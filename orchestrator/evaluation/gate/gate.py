@@ -48,7 +48,6 @@ class GateResult:
 
     @property
     def broken(self) -> tuple[Verdict, ...]:
-        """The verdicts on rules that the run broke."""
         return tuple(verdict for verdict in self.verdicts if verdict.is_broken)
 
     @property
@@ -98,7 +97,7 @@ class Gate:
             return self.judge(model, end)
         except OrchError as error:
             self.results[-1] = replace(self.results[-1], error=error)
-            return self.results[-1]
+        return self.results[-1]
 
     def judge(self, model: str, summary: Mapping[str, Any]) -> GateResult:
         """Judge a finished run. Raises PredictionsError when it cannot be evaluated or compared."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.errors import PredictionsError, UsageError
@@ -23,10 +23,6 @@ class Findings:
     failed: int
     ap: float | None = None
     baseline_ap: float | None = None
-
-    def with_ap(self, ap: float | None, baseline_ap: float | None) -> Findings:
-        """Return the findings with the AP of the run and of the baseline."""
-        return replace(self, ap=ap, baseline_ap=baseline_ap)
 
 
 @dataclass(frozen=True)
@@ -52,7 +48,6 @@ class FigureChange:
         return None if self.baseline is None or self.now is None else self.now - self.baseline
 
     def as_json(self) -> dict[str, float | None]:
-        """Return the three values by name."""
         return {"baseline": self.baseline, "now": self.now, "difference": self.difference}
 
 
@@ -86,9 +81,8 @@ class ApDrop:
     def judge(self, findings: Findings) -> Verdict:
         """Return a broken verdict if AP fell too far. PredictionsError when there is no AP."""
         if findings.ap is None or findings.baseline_ap is None:
-            raise PredictionsError(
-                f"{self} cannot be judged", why="the annotations have no instance, so there is no AP"
-            )
+            why = "the annotations have no instance, so there is no AP"
+            raise PredictionsError(f"{self} cannot be judged", why=why)
         drop = findings.baseline_ap - findings.ap
         moved = (
             f"fell by {drop:.4f}" if drop > ROUNDING else f"rose by {-drop:.4f}" if drop < -ROUNDING else "is the same"

@@ -104,9 +104,8 @@ def _compare_image(
     file = predictions.files[index]
     path = picture_path(masks, file)
     if not path.is_file():
-        raise PredictionsError(
-            f"the mask of {file} is missing", why=f"no file {path}", hint="run the same orch run again"
-        )
+        hint = "run the same orch run again"
+        raise PredictionsError(f"the mask of {file} is missing", why=f"no file {path}", hint=hint)
     levels = _read_levels(path, "the mask")
     if inside is None:
         inside = np.zeros(levels.shape, np.bool_)

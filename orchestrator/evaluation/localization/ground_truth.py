@@ -36,8 +36,9 @@ def read_masks(source: Path, images: Sequence[str]) -> list[TrueMask]:
     if source.is_dir() and not is_tp_gt(source):
         masks = list(_find_in_folder(source, images))
     elif source.is_dir() or source.suffix.lower() == ".json":
-        samples = [sample for sample in _read_samples(source) if sample.mask]
-        masks = [TrueMask(sample.image.as_posix(), _mask_file(sample.mask)) for sample in samples]
+        # A mask that is no path marks an image as not manipulated.
+        samples = [(sample.image.as_posix(), sample.mask) for sample in _read_samples(source) if sample.mask]
+        masks = [TrueMask(image, mask if isinstance(mask, Path) else None) for image, mask in samples]
     else:
         raise UsageError(f"cannot read true masks from {source}", why="it is neither a folder nor a .json data set")
     if not masks:
@@ -64,11 +65,6 @@ def _read_samples(source: Path) -> tuple[Sample, ...]:
         raise UsageError(f"the data set {source} contains itself") from error
 
 
-def _mask_file(mask: Path | str | None) -> Path | None:
-    """Return the mask's file; None for an image marked as not manipulated."""
-    return mask if isinstance(mask, Path) else None
-
-
 def find_positions(truth: Sequence[TrueMask], files: Sequence[str]) -> NDArray[np.int64]:
     """Return (T,) the index in the predicted `files` of each true mask's image, -1 if it is not there.
 
@@ -86,8 +82,7 @@ def find_positions(truth: Sequence[TrueMask], files: Sequence[str]) -> NDArray[n
 def _find_in_folder(folder: Path, images: Sequence[str]) -> Iterator[TrueMask]:
     """Yield the masks in a folder of masks only: x/a.png, x/a_gt.png or x/a.jpg.png for the image x/a.jpg."""
     for image in images:
-        mask = _find_mask(folder / image)
-        if mask is not None:
+        if (mask := _find_mask(folder / image)) is not None:
             yield TrueMask(image, mask)
 
 

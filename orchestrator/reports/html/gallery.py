@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def measure_disagreement(material: Material) -> NDArray[np.float64]:
         return _measure_errors(material)
     files, min_score = runs[0].predictions.files, material.limits.min_score
     total = np.zeros(len(files))
-    pairs = [(first, second) for index, first in enumerate(runs) for second in runs[index + 1 :]]
+    pairs = list(combinations(runs, 2))
     for first, second in pairs:
         pair = (first.predictions, second.predictions)
         total += [1 - measure_agreement(*pair, file, material.iou, min_score) for file in files]
@@ -124,18 +125,16 @@ def build_gallery(material: Material, disagreement: NDArray[np.float64], chosen:
     for image in sorted(chosen, key=lambda number: -disagreement[number]):
         file = material.runs[0].predictions.files[image]
         picture, problem = _make_picture(material, file)
-        size = [0, 0] if picture is None else [picture.width, picture.height]
-        if picture is None:
-            size = list(_fit_without_picture(material, file))
-            gallery.unreadable += 1
+        size = _fit_without_picture(material, file) if picture is None else (picture.width, picture.height)
+        gallery.unreadable += picture is None
         entry = {
             "n": image,
             "file": file,
-            "size": size,
+            "size": list(size),
             "url": "" if picture is None else picture.url,
             "note": problem,
             "apart": round(float(disagreement[image]), 3),
-            "panels": panels.make(file, (size[0], size[1])),
+            "panels": panels.make(file, size),
         }
         weight = len(str(entry))
         if gallery.images and gallery.bytes + weight > material.limits.megabytes * 1e6:
@@ -215,16 +214,11 @@ class _Panels:
         height, width = truth.sizes[index].tolist()
         if not width or not height:
             return {"error": "the annotations do not say the image's size"}
-        shown = [
-            [
-                int(truth.category[number]),
-                None,
-                _scale_box(truth.boxes[number], size, (width, height)),
-                _scale_mask(truth.masks[number] if truth.masks is not None else None, size),
-                None,
-            ]
-            for number in numbers
-        ]
+        shown = []
+        for number in numbers:
+            mask = None if truth.masks is None else _scale_mask(truth.masks[number], size)
+            box = _scale_box(truth.boxes[number], size, (width, height))
+            shown.append([int(truth.category[number]), None, box, mask, None])
         return {"instances": shown}
 
     def _make_run_panel(
@@ -239,16 +233,10 @@ class _Panels:
         right = self._right[run] if self._right and index >= 0 else {}
         shown = []
         for row in rows[: limits.instances].tolist():
-            mask = {"counts": predictions.counts(row), "size": [height, width]}
-            shown.append(
-                [
-                    int(predictions.classes[row]),
-                    round(float(predictions.scores[row]), 3),
-                    _scale_box(to_xywh(predictions.boxes[row]), size, (width, height)),
-                    _scale_mask(mask, size),
-                    right.get(row),
-                ]
-            )
+            mask = _scale_mask({"counts": predictions.counts(row), "size": [height, width]}, size)
+            box = _scale_box(to_xywh(predictions.boxes[row]), size, (width, height))
+            score = round(float(predictions.scores[row]), 3)
+            shown.append([int(predictions.classes[row]), score, box, mask, right.get(row)])
         panel: dict[str, Any] = {"instances": shown}
         if len(rows) > limits.instances:
             panel["more"] = len(rows) - limits.instances
@@ -263,5 +251,5 @@ def _scale_box(box: NDArray[np.float64], size: tuple[int, int], original: tuple[
     return [round(side, 1) for side in (box * scale).tolist()]
 
 
-def _scale_mask(mask: dict[str, Any] | None, size: tuple[int, int]) -> list[Any] | None:
-    return None if mask is None else shrink_mask(mask["counts"], list(mask["size"]), *size)
+def _scale_mask(mask: dict[str, Any], size: tuple[int, int]) -> list[Any] | None:
+    return shrink_mask(mask["counts"], list(mask["size"]), *size)

@@ -19,7 +19,7 @@ from orchestrator.predictions.schema import STATUS_FAILED
 from orchestrator.reports.draw import choose_colour
 from orchestrator.reports.html.charts import draw_histogram, draw_precision_recall
 from orchestrator.reports.html.gallery import Gallery, PageLimits
-from orchestrator.reports.tables import Table, make_caption, make_tables
+from orchestrator.reports.tables import make_caption, make_tables
 
 SHOWN_FAILURES = 500
 
@@ -46,7 +46,7 @@ def render(page: Page) -> str:
     )
     template = environment.from_string((templates / "report.html").read_text(encoding="utf-8"))
     return template.render(
-        title=page.title or _make_title(runs),
+        title=page.title or " · ".join(dict.fromkeys(run.model for run in runs)),
         style=Markup((templates / "report.css").read_text(encoding="utf-8")),
         script=Markup((templates / "report.js").read_text(encoding="utf-8")),
         data=_encode_for_script(_collect_data(page)),
@@ -54,7 +54,7 @@ def render(page: Page) -> str:
         runs=[_describe_run(run, number) for number, run in enumerate(runs)],
         annotations=page.annotations,
         facts=_list_facts(page),
-        tables=[_describe_table(table) for table in make_tables(page.comparison, per_category=True)],
+        tables=make_tables(page.comparison, per_category=True),
         notes=[*page.comparison.notes, *make_caption(page.comparison)],
         curves=_draw_curves(page),
         histograms=[
@@ -66,11 +66,6 @@ def render(page: Page) -> str:
         has_truth=page.annotations is not None,
         failures=_list_failures(runs),
     )
-
-
-def _make_title(runs: Sequence[OpenedRun]) -> str:
-    """Return the models' names, each once."""
-    return " · ".join(dict.fromkeys(run.model for run in runs))
 
 
 def _encode_for_script(value: Any) -> Markup:
@@ -105,9 +100,7 @@ def _list_categories(page: Page) -> dict[int, str]:
 def _describe_run(run: OpenedRun, number: int) -> dict[str, Any]:
     predictions, meta = run.predictions, run.predictions.meta
     rate = run.images_per_second
-    gpus = ", ".join(
-        str(gpu.get("name", gpu)) if isinstance(gpu, dict) else str(gpu) for gpu in run.run.get("gpus", [])
-    )
+    gpus = [str(gpu.get("name", gpu)) if isinstance(gpu, dict) else str(gpu) for gpu in run.run.get("gpus", [])]
     seconds = run.summary.get("seconds", {})
     versions = run.summary.get("versions", {})
     return {
@@ -120,7 +113,7 @@ def _describe_run(run: OpenedRun, number: int) -> dict[str, Any]:
         "instances": len(predictions.scores),
         "empty": int(((np.diff(predictions.offsets) == 0) & (predictions.status != STATUS_FAILED)).sum()),
         "device": meta.get("device"),
-        "gpus": gpus,
+        "gpus": ", ".join(gpus),
         "runtime": meta.get("runtime"),
         "rate": "–" if rate is None else f"{rate:.1f}",
         "seconds": "–" if "dispatch" not in seconds else f"{seconds['dispatch']:.1f}",
@@ -137,24 +130,23 @@ def _list_provenance(run: OpenedRun) -> list[tuple[str, str]]:
     meta = {**run.run.get("resolved", {}), **run.predictions.meta}
     lines = {"predictions": str(run.predictions.path)}
     for key in sorted(meta):
-        value = meta[key]
         if key in ("categories", "attribute_names"):
-            lines[key] = ", ".join(
-                str(entry["name"]) if isinstance(entry, dict) else str(entry) for entry in value or []
-            )
+            names = (entry["name"] if isinstance(entry, dict) else entry for entry in meta[key] or [])
+            lines[key] = ", ".join(map(str, names))
         else:
-            lines[key] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    for key in ("plan", "shards", "shard_size", "why_runtime", "why_variant", "gpus"):
-        if key in run.run:
-            value = run.run[key]
-            lines[key] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    for key in ("versions", "notices", "lost_workers"):
-        if run.summary.get(key):
-            lines[key] = json.dumps(run.summary[key], ensure_ascii=False)
+            lines[key] = _to_text(meta[key])
+    of_plan = ("plan", "shards", "shard_size", "why_runtime", "why_variant", "gpus")
+    lines |= {key: _to_text(run.run[key]) for key in of_plan if key in run.run}
+    of_summary = ("versions", "notices", "lost_workers")
+    lines |= {key: json.dumps(run.summary[key], ensure_ascii=False) for key in of_summary if run.summary.get(key)}
     request = run.run.get("request", {})
     if request.get("images"):
         lines["images given"] = ", ".join(map(str, request["images"]))
     return [(key.replace("_", " "), value) for key, value in lines.items()]
+
+
+def _to_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _list_facts(page: Page) -> list[tuple[str, str]]:
@@ -164,19 +156,14 @@ def _list_facts(page: Page) -> list[tuple[str, str]]:
     facts.append(("instances", f"{sum(len(run.predictions.scores) for run in runs):,}"))
     if page.comparison.evaluations:
         best = max(page.comparison.evaluations, key=lambda evaluation: evaluation.ap or 0)
-        facts.append(
-            ("best mask AP" if best.iou == "segm" else "best box AP", "–" if best.ap is None else f"{best.ap:.3f}")
-        )
+        name = "best mask AP" if best.iou == "segm" else "best box AP"
+        facts.append((name, "–" if best.ap is None else f"{best.ap:.3f}"))
     elif page.comparison.agreements:
         shares = [pair.agreement[0] for pair in page.comparison.agreements if pair.agreement[0] is not None]
         facts.append(("agreement", f"{sum(shares) / len(shares):.3f}" if shares else "–"))
     failed = sum(int((run.predictions.status == STATUS_FAILED).sum()) for run in runs)
     facts.append(("failed", f"{failed:,}"))
     return facts
-
-
-def _describe_table(table: Table) -> dict[str, Any]:
-    return {"title": table.title, "columns": table.columns, "rows": table.rows, "words": table.words}
 
 
 def _draw_curves(page: Page) -> list[dict[str, Any]]:

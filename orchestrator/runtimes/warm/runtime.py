@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from orchestrator.catalog.loader import StackEntry
@@ -62,9 +62,8 @@ class WarmRuntime(Runtime):
     @classmethod
     def of_run(cls, spool: SpoolPaths, needs: Needs, paths: RunPaths, discover: Discover, say: Report) -> WarmRuntime:
         """Return the runtime of one run, with the run's job folders in the spool."""
-        return cls(
-            spool, needs, replace(paths, spooled=spool.jobs / run_key(paths.root), spool_root=spool.root), discover, say
-        )
+        paths = RunPaths(paths.root, spooled=spool.jobs / run_key(paths.root), spool_root=spool.root)
+        return cls(spool, needs, paths, discover, say)
 
     def locate(self, stack: StackEntry, variant: str, options: BuildOptions) -> Location:
         """Return the spool of the workers: nothing is built."""

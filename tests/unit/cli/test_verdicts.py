@@ -87,9 +87,9 @@ def test_a_comparison_ends_with_the_worst_of_its_rules_and_its_errors(
 def test_a_bar_names_workers_where_there_are_several() -> None:
     bar = _Bar(Console(file=io.StringIO()), 10, 0)
     bar.show(3, 0, {"w0": "predicting"})
-    assert bar._progress.tasks[0].fields["note"].endswith("  predicting")
+    assert bar.progress.tasks[0].fields["note"].endswith("  predicting")
     bar.show(4, 1, {"w0": "predicting", "w1": "starting"})
-    (task,) = bar._progress.tasks
+    (task,) = bar.progress.tasks
     assert task.fields["note"].endswith("\n  w0: predicting\n  w1: starting")
     assert "1 failed" in task.fields["note"]
     assert task.completed == 4
