@@ -63,12 +63,22 @@ def user_executor_settings(executor: str) -> Path:
 
 
 @dataclass(frozen=True)
+class GuestFolder:
+    """A folder that a guest can write: its name below `root`, a folder whose own path the guest cannot change."""
+
+    root: Path
+    name: str
+
+
+@dataclass(frozen=True)
 class RunPaths:
     """Paths of all files of one run directory."""
 
     root: Path
     spooled: Path | None = field(default=None, kw_only=True)
     """Prefix of the workers' job folders where they are in a warm worker's spool instead of the run directory."""
+    spool_root: Path | None = field(default=None, kw_only=True)
+    """With `spooled`: the folder that is mounted into warm workers, who can change all below it."""
 
     @property
     def run_json(self) -> Path:
@@ -170,6 +180,12 @@ class RunPaths:
     def job(self, worker: str) -> Path:
         """Return a worker's job folder, which is mounted read-only."""
         return self.jobs / worker if self.spooled is None else Path(f"{self.spooled}-{worker}")
+
+    def job_folder(self, worker: str) -> GuestFolder:
+        """Return a worker's job folder as GuestTree reaches it."""
+        job = self.job(worker)
+        root = job.parent if self.spool_root is None else self.spool_root
+        return GuestFolder(root, job.relative_to(root).as_posix())
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ from orchestrator.catalog.spec import MANIPULATION
 from orchestrator.paths import RunPaths, worker_cache_folder
 from orchestrator.plan.plan import Plan
 from orchestrator.runtimes.base import Runtime, Worker, WorkerSpec
-from orchestrator.runtimes.guest_contract import JOB_NAME, job_document
-from orchestrator.system.files import write_json
+from orchestrator.runtimes.guest_contract import job_document, write_job
 
 RUNNER = "orch_runner"
 
@@ -64,7 +63,7 @@ class Launcher:
         )
         guest_paths = self._runtime.guest_paths(plan.prepared, spec)
         document = job_document(job_settings(plan, self._threads), name, guest_paths)
-        write_json(job / JOB_NAME, document, durable=False)
+        write_job(self._paths.job_folder(name), document)
         return self._runtime.start(plan.prepared, spec)
 
 

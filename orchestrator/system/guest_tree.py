@@ -50,10 +50,11 @@ class GuestFileRefused(OSError):
 
 @dataclass(frozen=True)
 class GuestFile:
-    """State of a regular file: its size in bytes, and the time of its last change in nanoseconds."""
+    """State of a regular file: its size in bytes, the time of its last change in nanoseconds, and its owner."""
 
     size: int
     mtime_ns: int
+    uid: int
 
 
 class GuestTree:
@@ -83,9 +84,9 @@ class GuestTree:
 
     def close(self) -> None:
         """Release the descriptor."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def below(self, name: str, owners: tuple[int, ...] | None = None) -> GuestTree:
         """Open a folder as a tree of its own: it stays that folder whatever is renamed."""
@@ -95,6 +96,10 @@ class GuestTree:
     def status(self) -> os.stat_result:
         """Return owner, mode and identity of the root itself."""
         return os.fstat(self._descriptor)
+
+    def set_mode(self, mode: int) -> None:
+        """Set the mode of the root itself, which must be the caller's."""
+        os.fchmod(self._descriptor, mode)
 
     @property
     def is_shared(self) -> bool:
@@ -120,7 +125,7 @@ class GuestTree:
         """Return the state of a regular file; None for what is missing or no such file."""
         try:
             with self._opened(name) as (_, state):
-                return GuestFile(state.st_size, state.st_mtime_ns)
+                return GuestFile(state.st_size, state.st_mtime_ns, state.st_uid)
         except OSError:
             return None
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from orchestrator.runtimes.base import Exit
-from orchestrator.runtimes.warm import spool
+from orchestrator.runtimes.warm import heartbeat
 from orchestrator.runtimes.warm import worker as warm_worker
 from orchestrator.runtimes.warm.results import copy_parts_to_job, move_file, move_results
 from orchestrator.runtimes.warm.worker import JobSpec, WarmWorker
@@ -38,12 +38,11 @@ class Case:
         self.shards.mkdir()
         for name in parts:
             (self.shards / name).write_bytes(b"part")
-        self.folder = worker.spool.jobs / JOB
+        self.folder = worker.jobs / JOB
         (self.folder / "queue").mkdir(parents=True)
         self.spec = JobSpec(
             "w0-1",
             self.folder,
-            worker.spool.tickets("faulty", "cpu"),
             "faulty-bright",
             [worker.id],
             self.shards,
@@ -88,7 +87,7 @@ def until(holds: Callable[[], object]) -> None:
 
 def test_the_ticket_waits_for_a_shard_and_a_shard_is_home_before_its_event(worker: FakeWorker, tmp_path: Path) -> None:
     case = Case(worker, tmp_path)
-    ticket = case.spec.tickets / f"{JOB}.json"
+    ticket = worker.tickets / f"{JOB}.json"
     assert not ticket.exists()
     case.order()
     until(ticket.exists)
@@ -125,7 +124,7 @@ def test_without_a_shard_there_is_no_ticket(worker: FakeWorker, tmp_path: Path) 
     case = Case(worker, tmp_path)
     (case.folder / "queue" / "end").touch()
     assert case.ended() == Exit(0)
-    assert not list(case.spec.tickets.iterdir())
+    assert not list(worker.tickets.iterdir())
 
 
 def test_stopping_an_unclaimed_job_takes_its_ticket_back(
@@ -134,10 +133,10 @@ def test_stopping_an_unclaimed_job_takes_its_ticket_back(
     monkeypatch.setattr(warm_worker, "HEARTBEAT_CHECK_SECONDS", 0.01)
     case = Case(worker, tmp_path)
     case.order()
-    until(lambda: list(case.spec.tickets.glob("*.json")))
+    until(lambda: list(worker.tickets.glob("*.json")))
     case.warm.terminate()
     assert case.ended() == Exit(143)
-    assert not list(case.spec.tickets.iterdir())
+    assert not list(worker.tickets.iterdir())
 
 
 def test_a_killed_job_is_over_soon_whatever_the_worker_does(
@@ -157,10 +156,10 @@ def test_a_worker_that_goes_away_is_noticed(
     worker: FakeWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, claims: bool
 ) -> None:
     monkeypatch.setattr(warm_worker, "HEARTBEAT_CHECK_SECONDS", 0.01)
-    monkeypatch.setattr(spool, "UNLOCKED_SECONDS", 0.2)
+    monkeypatch.setattr(heartbeat, "UNLOCKED_SECONDS", 0.2)
     case = Case(worker, tmp_path)
     case.order()
-    until(lambda: list(case.spec.tickets.glob("*.json")))
+    until(lambda: list(worker.tickets.glob("*.json")))
     if claims:
         case.claimed()
     worker.close()
