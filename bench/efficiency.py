@@ -16,16 +16,17 @@ import random
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 from orchestrator.dispatch.dispatcher import Dispatcher
 from orchestrator.dispatch.scheduler import Scheduler
+from orchestrator.dispatch.shard_intake import Images, Intake
 from orchestrator.dispatch.slots import OwnedSlots
 from orchestrator.inputs.collect import InputImage
-from orchestrator.paths import RunPaths
+from orchestrator.paths import GuestFolder, RunPaths
 from orchestrator.plan.shards import default_shard_size
 from orchestrator.runtimes.base import Exit
 from orchestrator.system.display import SilentDisplay
@@ -100,11 +101,22 @@ def dispatched(images: int, size: int, workers: int, seconds: float) -> float:
             return started[-1]
 
         shards = range(math.ceil(images / size))
-        done = Dispatcher(paths, start, SilentDisplay(), shards, images_of).run(OwnedSlots(workers), images, 0)
+        dispatcher = Dispatcher(paths, start, SilentDisplay(), shards, images_of, NoIntake())
+        done = dispatcher.run(OwnedSlots(workers), images, 0)
     if sum(worker.predicted for worker in started) != images or done.lost_workers:
         raise SystemExit("images were lost")
     wall = max(worker.ended for worker in started) - min(worker.began for worker in started)
     return images * seconds / workers / wall
+
+
+class NoIntake(Intake):
+    """Takes what sleeping workers do not write."""
+
+    def take(self, out: GuestFolder, number: int, images: Images) -> None: ...
+
+    def take_parts(self, out: GuestFolder, shards: Mapping[int, Images]) -> None: ...
+
+    def give_part(self, out: GuestFolder, number: int) -> None: ...
 
 
 class SleepingWorker:

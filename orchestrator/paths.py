@@ -8,6 +8,8 @@ from pathlib import Path
 
 from platformdirs import user_cache_path, user_config_path
 
+from orchestrator.system.guest_tree import GuestTree
+
 
 def home() -> Path:
     """Return the cache that all runs share: $ORCH_HOME, else the platform's cache folder."""
@@ -25,9 +27,13 @@ def environments_folder() -> Path:
     return home() / "envs"
 
 
-def worker_cache_folder(stack: str, variant: str) -> Path:
-    """Return the folder that workers of a variant keep between runs: compiled kernels, optimised graphs."""
-    return home() / "worker-cache" / f"{stack}-{variant}"
+def worker_cache_folder(stack: str, variant: str, owner: tuple[int, int] | None = None) -> Path:
+    """Return the folder that workers of a variant keep between runs: compiled kernels, optimised graphs.
+
+    Workers that run as another user than the caller, `owner`, have folders of their own.
+    """
+    suffix = "" if owner is None else f"-uid{owner[0]}"
+    return home() / "worker-cache" / f"{stack}-{variant}{suffix}"
 
 
 def images_folder() -> Path:
@@ -102,7 +108,7 @@ class RunPaths:
 
     @property
     def shards(self) -> Path:
-        """The workers' output folder."""
+        """Finished shards, checked, and parts of others; no worker sees this folder."""
         return self.root / "shards"
 
     @property
@@ -173,6 +179,10 @@ class RunPaths:
         """Return the path of the finished shard `number`."""
         return self.shards / f"{number:05d}.npz"
 
+    def part(self, number: int) -> Path:
+        """Return the path of the finished beginning of the shard `number`."""
+        return self.shards / f"{number:05d}.part.npz"
+
     def worker_log(self, worker: str) -> Path:
         """Return the log of a worker's stderr."""
         return self.logs / f"{worker}.log"
@@ -183,9 +193,27 @@ class RunPaths:
 
     def job_folder(self, worker: str) -> GuestFolder:
         """Return a worker's job folder as GuestTree reaches it."""
-        job = self.job(worker)
-        root = job.parent if self.spool_root is None else self.spool_root
-        return GuestFolder(root, job.relative_to(root).as_posix())
+        if self.spool_root is None or self.spooled is None:
+            return GuestFolder(self.jobs, worker)
+        return GuestFolder(self.spool_root, f"{self.spooled.relative_to(self.spool_root).as_posix()}-{worker}")
+
+    def out(self, worker: str) -> GuestFolder:
+        """Return a worker's own folder for results."""
+        if self.spool_root is None:
+            return GuestFolder(self.job(worker), "out")
+        job = self.job_folder(worker)
+        return GuestFolder(job.root, f"{job.name}/out")
+
+    def left_outs(self) -> list[GuestFolder]:
+        """Return the out folders of all workers whose job folders are there."""
+        jobs = self.job_folder("")
+        folder, _, first = jobs.name.rpartition("/")
+        try:
+            with GuestTree(jobs.root) as tree:
+                names = tree.names(folder)
+        except OSError:
+            return []
+        return [self.out(name.removeprefix(first)) for name in names if name.startswith(first) and name != "data"]
 
 
 @dataclass(frozen=True)

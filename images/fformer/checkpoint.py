@@ -11,6 +11,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from orch_runner.contract import Fatal
 from orch_runner.files import open_replacement
+from orch_runner.torch_checkpoint import refuse_programs
 
 LISTED = 3
 """The most keys named in a message."""
@@ -57,8 +58,9 @@ def _read_tensors(model: str, path: Path) -> Tuple[Dict[str, Any], List[str]]:
     import torch
 
     try:
+        refuse_programs(str(path), _hint(model))
         content = torch.load(str(path), map_location="cpu", pickle_module=_make_pickle_module())
-    except MemoryError:
+    except (MemoryError, Fatal):
         raise
     except Exception as error:  # torch raises errors of nearly any class on a damaged file
         raise Fatal("weights", 3, f"cannot read {path.name}: {_describe_damage(path, error)}", _hint(model)) from error

@@ -11,6 +11,7 @@ import pickle
 from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
 from orch_runner.contract import Fatal
+from orch_runner.torch_checkpoint import refuse_programs
 
 PREFIX = "module."
 MAX_NAMED = 8
@@ -85,7 +86,10 @@ def read_state(path: str) -> Dict[str, Any]:
     import torch
 
     try:
+        refuse_programs(path, HINT)
         content = torch.load(path, map_location="cpu", pickle_module=_RestrictedPickle, weights_only=False)
+    except Fatal:
+        raise
     except Exception as error:  # a broken file can raise errors of nearly any class
         raise Fatal("weights", 3, f"PyTorch cannot read {path}: {error}", HINT) from error
     return extract_weights(content, torch.is_tensor)

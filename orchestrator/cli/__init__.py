@@ -33,7 +33,7 @@ from orchestrator.cli import (
     warm,
     weights,
 )
-from orchestrator.cli.common import print_error, print_json, say
+from orchestrator.cli.common import print_error, print_json, say_text, show_line
 from orchestrator.errors import EXIT_BUG, EXIT_OK, Interrupted, MachineError, OrchError, UsageError
 
 _REFUSED_BY_MACHINE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
@@ -57,7 +57,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"orch {__version__}")
+        show_line(f"orch {__version__}")
         raise typer.Exit
 
 
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         help_text = _help_text(error)
         if help_text is not None and not as_json:
-            say(help_text)
+            say_text(help_text)
             return UsageError.exit_code
         known = _known(error)
         return _bug(error, as_json) if known is None else _failed(known, as_json)
@@ -170,7 +170,7 @@ def _bug(error: Exception, as_json: bool) -> int:
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError:
-        say(text)
+        say_text(text)
     bug = OrchError(f"this is a bug in orch: {type(error).__name__}: {error}", log=log, hint="please report it")
     print_json({**bug.as_json(), "exit_code": EXIT_BUG}) if as_json else print_error(bug)
     return EXIT_BUG

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from orchestrator.errors import OrchError, UsageError
+from orchestrator.system.display import print_line
 
 if TYPE_CHECKING:
     from orchestrator.catalog.loader import Catalog
@@ -79,7 +79,18 @@ def make_build_options(
 
 def say(message: str) -> None:
     """Print a line for people, on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    print_line(message)
+
+
+def say_text(text: str) -> None:
+    """Print a text of several lines for people, on stderr."""
+    for line in text.split("\n"):
+        print_line(line)
+
+
+def show_line(line: str) -> None:
+    """Print a line of a command's answer, on stdout."""
+    print_line(line, on_stdout=True)
 
 
 def print_json(value: Any) -> None:
@@ -89,12 +100,13 @@ def print_json(value: Any) -> None:
 
 def print_error(error: OrchError, about: str | None = None) -> None:
     """Print what failed, why, where the log is and what to type next; `about` names one of several runs."""
-    lines = [f"error: {about}: {error.message}" if about else f"error: {error.message}"]
+    say(f"error: {about}: {error.message}" if about else f"error: {error.message}")
     if error.why:
-        first, *rest = error.why.splitlines()
-        lines += [f"  why:  {first}", *(f"        {line}" for line in rest)]
+        first, *rest = error.why.split("\n")
+        say(f"  why:  {first}")
+        for line in rest:
+            say(f"        {line}")
     if error.log:
-        lines.append(f"  log:  {error.log}")
+        say(f"  log:  {error.log}")
     if error.hint:
-        lines.append(f"  next: {error.hint}")
-    say("\n".join(lines))
+        say(f"  next: {error.hint}")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli.common import StacksOption, catalog, say
+from orchestrator.cli.tables import write_or_print
 from orchestrator.errors import MachineError, UsageError
 
 
@@ -36,23 +37,17 @@ def compose(
 
     root = (out.parent if out is not None else Path()).resolve()
     text = (gpu_text if gpu else compose_text)(catalog(stacks), root)
-    if out is None:
-        print(text, end="")
-        return
-    from orchestrator.system.files import write_text
-
-    write_text(out, text)
-    say(f"wrote {out}")
+    write_or_print(text, out)
 
 
 def _write_env(data: Path | None, out: Path | None, stacks: list[Path] | None) -> None:
     from orchestrator.paths import home
-    from orchestrator.runtimes.docker.runtime import calling_user
+    from orchestrator.runtimes.docker.user import calling_user
     from orchestrator.runtimes.warm.compose_env import environment, environment_text, write_environment
 
     values = environment(calling_user(), _security(), home(), None if data is None else data.resolve())
     if out is None:
-        print(environment_text(values), end="")
+        write_or_print(environment_text(values), None)
         return
     write_environment(out, values, catalog(stacks))
     say(f"wrote {out}: workers run as {values['ORCH_UID']}:{values['ORCH_GID']}")

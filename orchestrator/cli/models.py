@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.common import JsonOption, StacksOption, catalog, print_json
+from orchestrator.cli.common import JsonOption, StacksOption, catalog, print_json, show_line
 from orchestrator.cli.tables import print_table
 
 if TYPE_CHECKING:
@@ -78,8 +78,8 @@ def show(
     ]
     width = max(len(name) for name, text in facts if text)
     for label, text in facts:
-        if text:
-            print(f"{label:<{width}}  {text}")
+        for number, line in enumerate(text.splitlines()):
+            show_line(f"{'' if number else label:<{width}}  {line}")
 
 
 def _weights(entry: ModelEntry) -> str:

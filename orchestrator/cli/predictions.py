@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.common import JsonOption, print_json, say
+from orchestrator.cli.common import JsonOption, print_json, say, show_line
 from orchestrator.cli.tables import print_table
 from orchestrator.errors import PredictionsError, UsageError
 
@@ -82,9 +82,9 @@ def inspect(
     }
     for key, value in shown.items():
         text = ", ".join(f"{name} {count}" for name, count in value.items()) if isinstance(value, dict) else value
-        print(f"{key.replace('_', ' '):<26}{'none' if text is None else text}")
+        show_line(f"{key.replace('_', ' '):<26}{'none' if text is None else text}")
     for row in np.flatnonzero(predictions.status)[:SHOWN]:
-        print(f"failed: {predictions.image_file[row]}: {predictions.error[row]}")
+        show_line(f"failed: {predictions.image_file[row]}: {predictions.error[row]}")
 
 
 def _inspect_image(predictions: Predictions, image: str, as_json: bool) -> None:

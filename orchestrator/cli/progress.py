@@ -16,6 +16,7 @@ from orchestrator.system.display import (
     RunStatus,
     SilentBatchDisplay,
     SilentDisplay,
+    printable,
     rate_line,
     with_name,
 )
@@ -55,7 +56,7 @@ class RichDisplay:
     def say(self, message: str) -> None:
         """Print a line that stays above the live part."""
         self._stop_status()
-        self._console.print(message, markup=False)
+        self._console.print(printable(message), markup=False)
 
     def detail(self, message: str) -> None:
         """Show the current step in the live line."""
@@ -64,7 +65,7 @@ class RichDisplay:
         from rich.markup import escape
 
         width = max(20, self._console.width - 4)
-        self._status.update(f"[dim]{escape(message[:width])}[/dim]")
+        self._status.update(f"[dim]{escape(printable(message)[:width])}[/dim]")
         if not self._is_live:
             self._is_live = True
             self._status.start()
@@ -143,7 +144,7 @@ class TableBatchDisplay(SilentBatchDisplay):
 
     def say(self, name: str, message: str) -> None:
         """Print a line above the table."""
-        self._console.print(with_name(name, message), markup=False)
+        self._console.print(printable(with_name(name, message)), markup=False)
 
     def table(self) -> Table:
         """Return the table of all runs in their current state."""
@@ -160,7 +161,7 @@ class TableBatchDisplay(SilentBatchDisplay):
         for run in self.runs.values():
             bar = ProgressBar(total=run.total or 1, completed=run.done, width=16)
             count = f"{run.done}/{run.total}" if run.total is not None else ""
-            table.add_row(run.name, bar, count, Text(describe(run)))
+            table.add_row(run.name, bar, count, Text(printable(describe(run))))
         return table
 
     @contextmanager

@@ -14,6 +14,7 @@ from orchestrator.cli.common import (
     catalog,
     print_json,
     say,
+    show_line,
 )
 from orchestrator.cli.plan import preview_model, show
 from orchestrator.cli.tables import print_table
@@ -48,7 +49,7 @@ def doctor(
         document["plan"] = preview.as_json()
         code = code or preview.exit_code
         if not json:
-            print()
+            show_line("")
             show(preview)
     if json:
         print_json(document)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from orchestrator.cli.common import say
+from orchestrator.cli.common import say, show_line
+from orchestrator.system.display import printable
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -29,7 +30,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     Console(highlight=False, markup=False).print(table)
 
 
@@ -52,7 +53,8 @@ def print_figures(tables: Sequence[Table]) -> None:
 def write_or_print(text: str, output: Path | None) -> None:
     """Write text to the file `output` and say so, or print it on stdout."""
     if output is None:
-        print(text, end="")
+        for line in text.removesuffix("\n").split("\n"):
+            show_line(line)
         return
     from orchestrator.system.files import write_text
 
@@ -62,7 +64,7 @@ def write_or_print(text: str, output: Path | None) -> None:
 
 def _print_plain(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in (columns, *rows):
-        print("\t".join(row))
+        show_line("\t".join(cell.replace("\t", "\\t") for cell in row))
 
 
 def _empty_table() -> RichTable:
@@ -88,7 +90,7 @@ def _draw_figures(table: Table) -> RichTable:
     drawn = _empty_table()
     for index, (name, width) in enumerate(zip(table.columns, _minimum_widths(table), strict=True)):
         justify: Literal["left", "right"] = "left" if index < table.words else "right"
-        drawn.add_column(name, justify=justify, overflow="fold", min_width=width)
+        drawn.add_column(printable(name), justify=justify, overflow="fold", min_width=width)
     for row in table.rows:
-        drawn.add_row(*(Text(cell.text, style="bold" if cell.best else "") for cell in row))
+        drawn.add_row(*(Text(printable(cell.text), style="bold" if cell.best else "") for cell in row))
     return drawn

@@ -22,6 +22,7 @@ from orchestrator.cli.common import (
     make_build_options,
     print_json,
     say,
+    show_line,
 )
 from orchestrator.cli.tables import print_table
 from orchestrator.errors import EXIT_OK, UsageError
@@ -165,14 +166,14 @@ def logs(
     if not containers:
         raise UsageError("no such warm worker", hint="orch ps")
 
-    def show(container: object, prefix: str) -> None:
+    def show_log(container: object, prefix: str) -> None:
         with suppress(BrokenPipeError):  # `orch logs | head`
             for line in log_lines(container, follow=follow, tail=tail):
-                print(f"{prefix}{line}", flush=True)
+                show_line(f"{prefix}{line}")
 
     several = len(containers) > 1
     threads = [
-        threading.Thread(target=show, args=(container, f"{container.name}  " if several else ""), daemon=True)
+        threading.Thread(target=show_log, args=(container, f"{container.name}  " if several else ""), daemon=True)
         for container in containers
     ]
     with suppress(KeyboardInterrupt):  # how users end --follow

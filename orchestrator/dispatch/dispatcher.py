@@ -14,18 +14,23 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
+from orchestrator.dispatch.event_reader import EventReader
 from orchestrator.dispatch.scheduler import ImagesOf, Scheduler
+from orchestrator.dispatch.shard_intake import Intake
 from orchestrator.dispatch.slots import OwnedSlots, Slots
 from orchestrator.dispatch.worker_failures import RESUME_HINT, WorkerFailure, WorkerFailures
 from orchestrator.dispatch.worker_state import WorkerState
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError
-from orchestrator.paths import RunPaths
+from orchestrator.inputs.collect import InputImage
+from orchestrator.paths import GuestFolder, RunPaths
 from orchestrator.runtimes.base import Exit, Worker
 from orchestrator.runtimes.guest_contract import ALIVE_EVERY, JobQueue
 from orchestrator.system.display import Display
-from orchestrator.system.json_lines import parse_object
+
+if TYPE_CHECKING:
+    from orchestrator.predictions.shard_check import ShardFault
 
 SILENCE_SECONDS = 120.0
 """A worker that sends no event for this long, not even a heartbeat, counts as hung."""
@@ -39,8 +44,15 @@ GRACE_SECONDS = 30.0
 """Seconds for workers to finish their images after the first Ctrl-C, before they are killed."""
 SLOT_CHECK_SECONDS = 1.0
 """Seconds between two checks for further slots, such as on a GPU that another run released."""
+MOST_NOTICES = 1000
+"""Notices of workers that are kept for the summary; more are dropped."""
+MOST_WAITING_EVENTS = 10_000
+"""While more events wait to be handled, workers are not listened to: their own output waits."""
 QUEUED_SECONDS = 1.0
 """Queued shards older than this may move to an idle worker."""
+
+REFUSED = "the worker's result breaks the rules"
+"""Begins the reason of an image that failed for it."""
 
 StartWorker = Callable[[int, str, Path], Worker]
 """Starts a worker in a slot, with a name, on the queue in a job folder."""
@@ -72,11 +84,14 @@ class _Running:
     worker: Worker
     queue: JobQueue
     slot: int
+    out: GuestFolder
     last_event: float
     state: WorkerState = field(default_factory=WorkerState)
     last_recorded: float = -RECORD_SECONDS
     queued_at: dict[int, float] = field(default_factory=dict)
     """When each of its shards was put into its queue."""
+    shards: dict[int, Sequence[InputImage]] = field(default_factory=dict)
+    """The images of the shards that it was given and whose results did not come yet."""
     is_killed_as_silent: bool = False
     is_ending: bool = False
     """Whether it was told that no more shards will come."""
@@ -102,13 +117,14 @@ class Dispatcher:
         display: Display,
         shards: Sequence[int] | Scheduler,
         images_of: ImagesOf,
+        intake: Intake,
     ) -> None:
-        self._paths, self._start, self._display = paths, start, display
+        self._paths, self._start, self._display, self._intake = paths, start, display, intake
         self._scheduler = shards if isinstance(shards, Scheduler) else Scheduler(shards, images_of)
         # A SimpleQueue's put may interrupt its own thread's get, as a signal handler does; a Queue's would wait for
         # the lock which that get holds, for ever.
         self._happened: queue.SimpleQueue[tuple[str, str, Any]] = queue.SimpleQueue()
-        """("interrupt" | "event" | "exit", worker, None | event | Exit)."""
+        """("interrupt" | "event" | "refused" | "notice" | "error" | "exit", worker, what belongs to it)."""
         self._running: dict[str, _Running] = {}
         self._replacements: dict[int, _Replacement] = {}
         self._slots: Slots = OwnedSlots(0)
@@ -162,6 +178,15 @@ class Dispatcher:
         elif name in self._running and kind == "event":
             if self._on_event(self._running[name], content):
                 _record(events, name, content)
+        elif name in self._running and kind == "refused":
+            number, fault = content
+            recorded = {"event": "shard_refused", "shard": number, "category": "output", "message": fault.reason}
+            _record(events, name, recorded)
+            self._on_shard_refused(self._running[name], number, fault)
+        elif kind == "notice":
+            self._display.say(f"{name}: {content}")
+        elif kind == "error":
+            raise content
         elif name in self._running and kind == "exit":
             _record(events, name, {"event": "exit", "code": content.code})
             self._on_exit(self._running.pop(name), content)
@@ -198,23 +223,50 @@ class Dispatcher:
         job_queue = JobQueue(self._paths.job_folder(name))
         job_queue.create()
         worker = self._start(slot, name, job)
-        running = _Running(worker, job_queue, slot, time.monotonic())
+        running = _Running(worker, job_queue, slot, self._paths.out(name), time.monotonic())
         self._running[name] = running
         self._scheduler.add_worker(name)
-        threading.Thread(target=self._listen, args=(name, worker), daemon=True).start()
+        threading.Thread(target=self._listen, args=(running,), daemon=True).start()
         return running
 
-    def _listen(self, name: str, worker: Worker) -> None:
+    def _listen(self, running: _Running) -> None:
         """Queue a worker's events and its exit. Runs in a thread of its own."""
+        name, worker = running.name, running.worker
+        reader = EventReader(running.shards, lambda message: self._happened.put(("notice", name, message)))
         try:
             for line in worker.lines():
-                event = parse_object(line)
-                if event is not None and "event" in event:
-                    self._happened.put(("event", name, event))
+                event = reader.read(line)
+                if event is not None:
+                    self._take_in(running, event)
+                while self._happened.qsize() > MOST_WAITING_EVENTS:
+                    time.sleep(0.01)
             worker_exit = worker.wait()
         except Exception as error:
             worker_exit = Exit(137, detail=f"lost touch with it: {error}")
+        self._intake.take_parts(running.out, dict(running.shards))
         self._happened.put(("exit", name, worker_exit))
+
+    def _take_in(self, running: _Running, event: dict[str, Any]) -> None:
+        """Queue an event; that of a finished shard only once the shard is checked and in the run directory."""
+        if event["event"] != "shard_done":
+            self._happened.put(("event", running.name, event))
+            return
+        from orchestrator.predictions.shard_check import ShardFault
+
+        number = event["shard"]
+        try:
+            content = self._intake.take(running.out, number, running.shards[number])
+        except KeyError:  # its result came already
+            return
+        except ShardFault as fault:
+            self._happened.put(("refused", running.name, (number, fault)))
+        except OrchError as error:
+            self._happened.put(("error", running.name, error))
+        else:
+            if content is not None:
+                counts = {"images": content.images, "failed": content.failed, "instances": content.instances}
+                event = {**event, **counts}
+            self._happened.put(("event", running.name, event))
 
     # --- replacing workers
 
@@ -262,8 +314,10 @@ class Dispatcher:
         if self._interrupts or running.is_ending:
             return
         while (shard := self._scheduler.assign_next(running.name)) is not None:
-            running.queue.put(shard)
+            running.shards[shard.number] = shard.images
             running.queued_at[shard.number] = time.monotonic()
+            self._intake.give_part(running.out, shard.number)
+            running.queue.put(shard)
         if self._scheduler.remaining == 0:
             for other in self._running.values():
                 other.end()
@@ -311,7 +365,9 @@ class Dispatcher:
                 self._on_silence(running)
 
     def _on_silence(self, running: _Running) -> None:
-        if running.is_killed_as_silent:  # not even its exit was reported: the engine that ran it is gone
+        if running.is_killed_as_silent:
+            self._intake.take_parts(running.out, dict(running.shards))
+            # Not even its exit was reported: the engine that ran it is gone
             self._happened.put(("exit", running.name, Exit(137, detail="no event, and no exit after it was killed")))
             return
         running.is_killed_as_silent = True
@@ -319,11 +375,10 @@ class Dispatcher:
         running.worker.kill()
 
     def _on_event(self, running: _Running, event: dict[str, Any]) -> bool:
-        """Handle an event; False if it need not be recorded: repeated, or one of many alike."""
+        """Handle an event; False if it need not be recorded: one of many alike."""
         state = running.state
         failed_before = state.failed_images
-        if not state.apply(event):
-            return False
+        state.apply(event)
         self._failed_images += state.failed_images - failed_before
         running.last_event = time.monotonic()
         match event:
@@ -333,19 +388,37 @@ class Dispatcher:
                 if running.last_event - running.last_recorded < RECORD_SECONDS:
                     return False
                 running.last_recorded = running.last_event
-            case {"event": "shard_done", "shard": int(shard), "images": int(images)}:
-                self._on_shard_done(running, shard, images)
+            case {"event": "shard_done", "shard": int(shard)}:
+                self._on_shard_done(running, shard)
             case {"event": "notice", "message": str(message)}:
+                if len(self._notices) >= MOST_NOTICES:
+                    return False
                 self._notices.append(message)
                 self._display.say(f"{running.name}: {message}")
         return True
 
-    def _on_shard_done(self, running: _Running, shard: int, images: int) -> None:
+    def _on_shard_done(self, running: _Running, shard: int) -> None:
+        images = running.shards.pop(shard, ())
         if self._scheduler.mark_done(shard):
-            self._done_images += images
+            self._done_images += len(images)
         self._failures.record_success(running.slot)
         running.queue.remove(shard)
         self._feed(running)
+
+    def _on_shard_refused(self, running: _Running, number: int, fault: ShardFault) -> None:
+        """Have a shard predicted again whose result breaks the rules; in the end its images fail, never the run."""
+        running.queue.remove(number)
+        running.state.drop(number)
+        images = running.shards.get(number, ())
+        self._display.say(f"{running.name}: the result of shard {number} is refused: {fault.reason}")
+        reasons = {images[position].index: f"{REFUSED}: {why}" for position, why in fault.images.items()}
+        if self._scheduler.record_refusal(running.name, number, reasons):
+            running.shards.pop(number, None)
+            self._feed(running)
+            return
+        self._intake.fail(number, f"{REFUSED}: {fault.reason}")
+        self._failed_images += len(images)
+        self._on_shard_done(running, number)
 
     def _on_exit(self, running: _Running, worker_exit: Exit) -> None:
         running.worker.close()
@@ -391,6 +464,7 @@ class Dispatcher:
         """End all workers that still run when the dispatch is over, whether it succeeded or not."""
         for running in self._running.values():
             running.worker.kill()
+            self._intake.take_parts(running.out, dict(running.shards))
             running.worker.close()
         self._running.clear()
         self._slots.close()

@@ -11,8 +11,8 @@ from typing import Any, Literal, Protocol, Self, cast
 
 from orchestrator.catalog.loader import ModelEntry
 from orchestrator.dispatch.outcome import Outcome
-from orchestrator.dispatch.shared.submitter import Submission, Submitter, TaskAttempt
 from orchestrator.dispatch.sharing import NoSharing, Sharing
+from orchestrator.dispatch.submitter import Submission, Submitter, TaskAttempt
 from orchestrator.errors import UsageError
 from orchestrator.hardware import Gpu, Selection
 from orchestrator.paths import RunPaths

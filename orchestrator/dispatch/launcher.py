@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.catalog.spec import MANIPULATION
 from orchestrator.paths import RunPaths, worker_cache_folder
 from orchestrator.plan.plan import Plan
+from orchestrator.plan.shards import attribute_columns
 from orchestrator.runtimes.base import Runtime, Worker, WorkerSpec
-from orchestrator.runtimes.guest_contract import job_document, write_job
+from orchestrator.runtimes.guest_contract import OUT_NAME, job_document, write_job, writing_job
 
 RUNNER = "orch_runner"
 
@@ -39,13 +39,16 @@ class Launcher:
 
     def start(self, slot: int, name: str, job: Path) -> Worker:
         """Start the runner on the queue in the folder `job`, on the slot's device. Raises MachineError."""
-        return self.start_program(RUNNER, name, job, self._paths.shards, slot)
+        folder = self._paths.job_folder(name)
+        with writing_job(folder) as tree:
+            tree.make_folder(f"{folder.name}/{OUT_NAME}", self._runtime.worker_owner())
+        return self.start_program(RUNNER, name, job, job / OUT_NAME, slot)
 
     def start_program(self, module: str, name: str, job: Path, out: Path, slot: int = 0) -> Worker:
-        """Start one of the runner's programs, which writes its results to `out`. Raises MachineError."""
+        """Start one of the runner's programs, which writes its results to the folder `out`. Raises MachineError."""
         plan = self._plan
         cache = worker_cache_folder(plan.entry.stack.name, plan.request.variant)
-        for folder in (cache, self._weights, out, self._paths.logs):
+        for folder in (cache, self._weights, self._paths.logs):
             folder.mkdir(parents=True, exist_ok=True)
         spec = WorkerSpec(
             run=self._label,
@@ -85,6 +88,6 @@ def job_settings(plan: Plan, threads: int) -> dict[str, Any]:
         **plan.request.for_worker(),
         "threads": threads,
         "readers": max(2, threads),
-        "attributes": len(entry.taxonomy.attributes) if spec.defaults.attributes else 0,
-        "image_scores": spec.task == MANIPULATION,
+        "attributes": attribute_columns(plan),
+        "image_scores": plan.has_pictures,
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import shutil
 import threading
 from collections.abc import Sequence
 
@@ -13,13 +12,18 @@ from orchestrator.dispatch.executors import NoSettings, Work, refuse_active_subm
 from orchestrator.dispatch.launcher import Launcher
 from orchestrator.dispatch.outcome import Outcome, finish
 from orchestrator.dispatch.scheduler import sort_largest_first
-from orchestrator.dispatch.shared.submitter import Submission
+from orchestrator.dispatch.shard_intake import ShardIntake, remove_job_folders
 from orchestrator.dispatch.slots import LeasedSlots, OwnedSlots, Slots, assign_devices, describe_busy_gpus
+from orchestrator.dispatch.submitter import Submission
 from orchestrator.hardware import Gpu, Selection, cores, gpus_for
+from orchestrator.paths import RunPaths
+from orchestrator.plan.plan import Plan
 from orchestrator.plan.shards import missing_shards
 from orchestrator.runtimes.built import select_variant
 from orchestrator.system.display import Display
 from orchestrator.system.signals import call_on_signal
+
+CHECKS = "orchestrator.predictions.shard_check"
 
 
 class LocalExecutor:
@@ -53,10 +57,11 @@ def predict_missing(work: Work, display: Display) -> DispatchResult:
     plan, paths, runtime = work.plan, work.paths, work.runtime
     for folder in (paths.shards, paths.logs, paths.jobs):
         folder.mkdir(parents=True, exist_ok=True)
+    intake = ShardIntake(plan, paths)
+    missing = take_leftovers(intake, plan, paths)
     runtime.reap(plan.run_id(), paths.jobs)
-    shutil.rmtree(paths.jobs)
-    paths.jobs.mkdir()
-    missing = missing_shards(plan, paths)
+    remove_job_folders(paths.jobs)
+    paths.jobs.mkdir(exist_ok=True)
     already = len(plan.inputs.images) - sum(plan.size_of(shard) for shard in missing)
     if not missing:
         return DispatchResult((), 0, 0.0)
@@ -67,14 +72,25 @@ def predict_missing(work: Work, display: Display) -> DispatchResult:
     devices, workers = assign_devices(work.devices, work.workers, work.workers_per_gpu, free, needed)
     threads = work.threads or max(1, cores() // min(workers, len(missing)))
     launcher = Launcher(plan, paths, runtime, devices, threads, work.weights)
-    dispatcher = Dispatcher(paths, launcher.start, display, sort_largest_first(missing, plan.bytes_of), plan.images_of)
-    # Collecting needs numpy, whose import takes a while: it is imported while the workers start.
-    threading.Thread(target=importlib.import_module, args=("numpy",), daemon=True).start()
+    shards = sort_largest_first(missing, plan.bytes_of)
+    dispatcher = Dispatcher(paths, launcher.start, display, shards, plan.images_of, intake)
+    # Checking shards needs numpy, whose import takes a while: it is imported while the workers start.
+    threading.Thread(target=importlib.import_module, args=(CHECKS,), daemon=True).start()
     try:
         with call_on_signal(dispatcher.interrupt):
             return dispatcher.run(make_slots(work, devices, workers, display), len(plan.inputs.images), already)
     finally:
         runtime.reap(plan.run_id(), paths.jobs)  # what could not be removed while the engine was away
+
+
+def take_leftovers(intake: ShardIntake, plan: Plan, paths: RunPaths) -> list[int]:
+    """Take what workers of an interrupted run finished, and return the shards that are missing then."""
+    missing = missing_shards(plan, paths)
+    outs = paths.left_outs()
+    if not outs or not missing:
+        return missing
+    intake.take_leftovers(outs, missing)
+    return [number for number in missing if not paths.shard(number).exists()]
 
 
 def make_slots(work: Work, devices: Sequence[str], workers: int, display: Display) -> Slots:

@@ -7,19 +7,18 @@ import shutil
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.catalog.spec import MANIPULATION
 from orchestrator.dispatch.dispatcher import DispatchResult
+from orchestrator.dispatch.shard_intake import remove_job_folders
 from orchestrator.dispatch.worker_state import WorkerState
 from orchestrator.errors import RunError
 from orchestrator.paths import RunPaths
 from orchestrator.plan.plan import Plan
 from orchestrator.predictions.mask_files import picture_path
-from orchestrator.system.files import write_json
+from orchestrator.system.files import is_regular_file, write_json
 from orchestrator.system.json_lines import JsonLinesFile
 
 
@@ -50,7 +49,7 @@ def finish(plan: Plan, paths: RunPaths, result: DispatchResult) -> Outcome:
     rows = ((image.file, image.image_id) for image in plan.inputs.images)
     collected = collect(shards, rows, plan.predictions_meta(), paths.predictions)
     pictures = {}
-    if plan.entry.spec.task == MANIPULATION:
+    if plan.has_pictures:
         gather_masks(plan, paths, read_predicted(paths.predictions))
         pictures = {"masks": str(paths.masks)}
     summary = {
@@ -73,8 +72,7 @@ def finish(plan: Plan, paths: RunPaths, result: DispatchResult) -> Outcome:
         "seconds": {"dispatch": round(result.seconds, 3), "collect": round(time.monotonic() - started, 3)},
     }
     write_json(paths.summary, summary)
-    with suppress(OSError):
-        shutil.rmtree(paths.jobs)
+    remove_job_folders(paths.jobs)
     shutil.rmtree(paths.unpacked, ignore_errors=True)
     return Outcome(paths, summary)
 
@@ -91,10 +89,10 @@ def gather_masks(plan: Plan, paths: RunPaths, predicted: Sequence[bool]) -> int:
                 continue
             source = paths.shards / "masks" / f"{shard:05d}" / f"{image.index:08d}.png"
             target = picture_path(paths.masks, image.file)
-            if source.exists():
+            if is_regular_file(source):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(source, target)
-            elif not target.exists():
+            elif not is_regular_file(target):
                 raise RunError(
                     f"the mask of {image.file} is missing",
                     why=f"{source} does not exist",
@@ -112,7 +110,8 @@ def read_versions(paths: RunPaths) -> dict[str, str]:
         workers: dict[str, WorkerState] = defaultdict(WorkerState)
         for event in JsonLinesFile(file).read_new():
             worker = workers[str(event.get("worker"))]
-            if worker.apply(event) and event.get("event") == "ready":
+            worker.apply(event)
+            if event.get("event") == "ready":
                 versions = worker.versions or {}
     return versions
 

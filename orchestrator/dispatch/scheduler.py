@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.inputs.collect import InputImage
@@ -15,6 +15,8 @@ QUEUED_AT_THE_END = 1
 """Shards per worker when no more are left than workers: a shard queued behind a long one would end the run late."""
 DEATHS_TO_BLAME = 2
 """An image is skipped after this many workers died while they predicted it alone."""
+MOST_REFUSALS = 4
+"""All images of a shard fail once its result was refused this often, or was refused again for nothing new."""
 MOST_DEATHS = 6
 """A shard that this many workers died on, without an image to blame, ends the run."""
 
@@ -32,6 +34,8 @@ class _History:
     """Workers that died, by the image that they predicted alone."""
     skip: dict[int, str] = field(default_factory=dict)
     alone: set[int] = field(default_factory=set)
+    refusals: int = 0
+    """How often a worker's result was refused."""
 
 
 def sort_largest_first(shards: Iterable[int], bytes_of: Callable[[int], int]) -> list[int]:
@@ -87,9 +91,8 @@ class Scheduler:
             return None
         assigned.append(number)
         history = self._history.get(number, _History())
-        return ShardOrder(
-            number, self._images_of(number), dict(history.skip), history.careful, frozenset(history.alone)
-        )
+        images, alone = self._images_of(number), frozenset(history.alone)
+        return ShardOrder(number, images, dict(history.skip), history.careful, alone, history.refusals)
 
     def _take(self) -> int | None:
         """Take the next pending shard; None when there is none now."""
@@ -108,6 +111,27 @@ class Scheduler:
         for shards in (self._pending, *self._assigned.values()):
             if number in shards:
                 shards.remove(number)
+        return True
+
+    def record_refusal(self, worker: str, number: int, reasons: Mapping[int, str]) -> bool:
+        """Take back a shard whose result was refused, to be predicted again; False if it must not be.
+
+        `reasons`: why, by image; empty if the fault belongs to no image. The first time it comes back as a careful
+        shard; after that, the images at fault are skipped with their reasons.
+        """
+        assigned = self._assigned.get(worker, [])
+        if number not in self._open or number not in assigned:
+            return True  # it is done, or another worker has it
+        history = self._history.setdefault(number, _History())
+        history.refusals += 1
+        history.careful = True
+        if history.refusals > 1:
+            at_fault = {image: reason for image, reason in reasons.items() if image not in history.skip}
+            if not at_fault or history.refusals >= MOST_REFUSALS:
+                return False
+            history.skip.update(at_fault)
+        assigned.remove(number)
+        self._pending.appendleft(number)
         return True
 
     def record_loss(self, worker: str, under_way: int | None, batch: Sequence[int], reason: str) -> bool:

@@ -7,8 +7,8 @@ from typing import Any
 from orchestrator.dispatch.executors import find_submission, get_submitter
 from orchestrator.dispatch.shared.follow import read_run_document
 from orchestrator.dispatch.shared.progress import EventTail, RunProgress, describe_tasks, list_shards
-from orchestrator.dispatch.shared.submitter import QueuedTask, Submission
 from orchestrator.dispatch.shared.task_records import read_records
+from orchestrator.dispatch.submitter import QueuedTask, Submission
 from orchestrator.paths import RunPaths
 from orchestrator.system.locks import hold_lock
 

@@ -19,33 +19,26 @@ class WorkerState:
     """Shard and images of the last announced batch: careful shards only."""
     finished: set[int] = field(default_factory=set)
     """Shards that this worker finished."""
-    failed_images: int = 0
+    failed: set[tuple[int, int]] = field(default_factory=set)
+    """Failed images, each as (shard, index)."""
     versions: dict[str, str] | None = None
     """Versions of its libraries, once it is ready."""
     failure: dict[str, Any] | None = None
     """The failure event, which says why the worker is about to exit."""
     has_exited: bool = False
-    _sequence: int = 0
 
     @property
     def images_under_way(self) -> int:
         """Images done in shards that are not finished."""
         return sum(self.under_way.values())
 
-    def apply(self, event: Mapping[str, Any]) -> bool:
-        """Update the state by one event of the worker.
+    @property
+    def failed_images(self) -> int:
+        """Number of images that failed."""
+        return len(self.failed)
 
-        False for an event that was applied before: a stream is read again after a broken connection.
-        """
-        sequence = event.get("seq")
-        if isinstance(sequence, int):
-            if sequence <= self._sequence:
-                return False
-            self._sequence = sequence
-        self._apply_new(event)
-        return True
-
-    def _apply_new(self, event: Mapping[str, Any]) -> None:
+    def apply(self, event: Mapping[str, Any]) -> None:
+        """Update the state by one event of the worker."""
         match event:
             case {"event": "loading"}:
                 self.status = "loading"
@@ -59,8 +52,8 @@ class WorkerState:
                 self.under_way[shard] = done
             case {"event": "batch", "shard": int(shard), "indices": [*indices]}:
                 self.announced = shard, indices
-            case {"event": "image_failed"}:
-                self.failed_images += 1
+            case {"event": "image_failed", "shard": int(shard), "index": int(index)}:
+                self.failed.add((shard, index))
             case {"event": "shard_done", "shard": int(shard)}:
                 self._finish(shard)
             case {"event": "failure", "category": str(), "message": str()}:
@@ -69,11 +62,15 @@ class WorkerState:
                 self.has_exited = True
                 self.under_way.clear()
 
-    def _finish(self, shard: int) -> None:
-        self.finished.add(shard)
+    def drop(self, shard: int) -> None:
+        """Forget a shard that was begun: its result was refused."""
         self.under_way.pop(shard, None)
         if self.announced is not None and self.announced[0] == shard:
             self.announced = None
+
+    def _finish(self, shard: int) -> None:
+        self.finished.add(shard)
+        self.drop(shard)
 
 
 def _versions(value: Any) -> dict[str, str]:

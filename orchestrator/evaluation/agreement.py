@@ -156,7 +156,7 @@ def _pair_records(first: Record, second: Record, tolerances: Tolerances) -> Iter
     if not len(first["scores"]) or not len(second["scores"]):
         return
     iou = np.asarray(coco_mask.iou(first["masks"], second["masks"], [0] * len(second["masks"])))
-    areas, other_areas = (np.asarray(coco_mask.area(one["masks"]), np.float64) for one in (first, second))
+    areas, other_areas = (np.asarray(coco_mask.area(record["masks"]), np.float64) for record in (first, second))
     iou = np.where(areas[:, None] + other_areas[None] == 0, 1.0, iou)  # two empty masks are equal
     rows, columns = np.nonzero(first["classes"][:, None] == second["classes"][None])
     ious, differences = iou[rows, columns], np.abs(first["scores"][rows] - second["scores"][columns])
@@ -232,7 +232,7 @@ def count_pairs(
     first: Predictions, second: Predictions, file: str, iou: Iou, min_score: float
 ) -> dict[int, NDArray[np.int64]]:
     """Count by category the image's instances in the first, in the second, and pairs at LEVELS."""
-    rows, others = (select_rows(one, one.index(file), min_score) for one in (first, second))
+    rows, others = (select_rows(run, run.index(file), min_score) for run in (first, second))
     classes, other_classes = first.classes[rows], second.classes[others]
     counts = {}
     for number in np.union1d(classes, other_classes).tolist():

@@ -85,8 +85,8 @@ def _read_document(path: Path) -> dict[str, Any]:
 
 def _make_labels(opened: Sequence[Predictions], paths: Sequence[Path]) -> list[str]:
     """Return for each run the shortest of several labels that no other run shares."""
-    models = [str(one.meta.get("model", path.stem)) for one, path in zip(opened, paths, strict=True)]
-    variants = [f"{model} {one.meta.get('variant', '')}".strip() for one, model in zip(opened, models, strict=True)]
+    models = [str(run.meta.get("model", path.stem)) for run, path in zip(opened, paths, strict=True)]
+    variants = [f"{model} {run.meta.get('variant', '')}".strip() for run, model in zip(opened, models, strict=True)]
     folders = [f"{model} ({_folder_name(path)})" for model, path in zip(models, paths, strict=True)]
     whole = [f"{model} ({path})" for model, path in zip(models, paths, strict=True)]
     return [_first_unique((models, variants, folders, whole), index) for index in range(len(paths))]

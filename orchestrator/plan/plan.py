@@ -11,6 +11,7 @@ from typing import Any
 
 from orchestrator import __version__
 from orchestrator.catalog.loader import ModelEntry
+from orchestrator.catalog.spec import MANIPULATION
 from orchestrator.catalog.weights import Stored
 from orchestrator.inputs.collect import InputImage, InputSet
 from orchestrator.plan.request import Request
@@ -44,6 +45,11 @@ class Plan:
     def bytes_of(self, shard: int) -> int:
         """Return the bytes of all images of a shard."""
         return self.inputs.images.bytes_in(shard * self.shard_size, (shard + 1) * self.shard_size)
+
+    @property
+    def has_pictures(self) -> bool:
+        """Return whether each predicted image has a mask picture."""
+        return self.entry.spec.task == MANIPULATION
 
     def digest(self) -> str:
         """Return a digest of all that the predictions depend on; only shards that carry it are collected."""

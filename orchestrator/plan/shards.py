@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
-import zipfile
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestrator.paths import RunPaths
 from orchestrator.plan.plan import Plan
+from orchestrator.plan.request import MAX_PIXELS
+from orchestrator.system.files import is_regular_file
+
+if TYPE_CHECKING:
+    from orchestrator.predictions.shard_check import ShardRules
 
 USUAL_SHARD = 64
 MANY_SHARDS = 128
@@ -28,22 +31,34 @@ def default_shard_size(images: int, batch_size: int = 1) -> int:
 
 
 def missing_shards(plan: Plan, paths: RunPaths) -> list[int]:
-    """Return the shards that have no complete file of this plan; remove what interrupted writes left."""
+    """Return the shards that have no whole, valid file of this plan; remove what interrupted writes left."""
     for leftover in paths.shards.glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
-    digest = plan.digest()
-    return [number for number in plan.shards if not is_done(paths.shard(number), digest, plan.size_of(number))]
+    rules = shard_rules(plan) if any(paths.shards.glob("*.npz")) else None
+    return [number for number in plan.shards if rules is None or not is_done(paths, plan, rules, number)]
 
 
-def is_done(path: Path, plan: str, images: int) -> bool:
-    """Return whether a file is a complete shard of `images` images; `plan` is the digest of its plan."""
-    if not path.exists():
+def shard_rules(plan: Plan) -> ShardRules:
+    """Return what each shard of a plan must keep."""
+    from orchestrator.predictions.shard_check import ShardRules
+
+    return ShardRules(plan.digest(), plan.predictions_meta(), attribute_columns(plan), plan.has_pictures, MAX_PIXELS)
+
+
+def attribute_columns(plan: Plan) -> int:
+    """Return the number of attributes of each instance."""
+    return len(plan.entry.taxonomy.attributes) if plan.entry.spec.defaults.attributes else 0
+
+
+def is_done(paths: RunPaths, plan: Plan, rules: ShardRules, number: int) -> bool:
+    """Return whether a shard's file is whole and keeps the rules; a damaged one is predicted again."""
+    from orchestrator.predictions.shard_check import ShardFault, check_shard
+
+    path = paths.shard(number)
+    if not is_regular_file(path):
         return False
-    import numpy as np
-
     try:
-        with np.load(path, allow_pickle=False) as shard:
-            meta = json.loads(str(shard["meta"][()]))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        check_shard(path, number, [image.file for image in plan.images_of(number)], rules)
+    except ShardFault:
         return False
-    return bool(meta.get("plan") == plan and meta.get("images") == images)
+    return True

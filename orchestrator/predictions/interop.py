@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import supervision as sv
 
-    from orchestrator.predictions.predictions import Predictions
+Predictions = Any
+"""`orchestrator.predictions.predictions.Predictions`: that module imports this module."""
 
 
 def to_pandas(predictions: Predictions) -> pd.DataFrame:

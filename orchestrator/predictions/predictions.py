@@ -115,7 +115,7 @@ class Predictions:
                 }
         for name, reader in rows.items():
             if not reader.is_at_end():
-                raise self._broken(f"{name} goes on after the last instance")
+                raise self._broken(f"{name} continues after the last instance")
 
     def _reader(self, name: str) -> _RowReader:
         if name not in self.arrays:

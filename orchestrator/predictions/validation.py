@@ -243,3 +243,39 @@ class _Content:
 def _leaves_root(file: str) -> bool:
     """Say whether a file name is not a plain relative path, so that it could point outside a folder."""
     return "\0" in file or any(part in ("", ".", "..") for part in file.split("/"))
+
+
+def check_arrays(arrays: Mapping[str, NDArray[Any]]) -> tuple[dict[int, str], list[str]]:
+    """Check arrays that are in memory, those of a shard with the meta of its run.
+
+    Returns the first problem of each image at fault, by its position, and the problems that belong to no image.
+    """
+    sound: dict[str, NDArray[Any]] = {}
+    structure = _check_structure(arrays, sound)
+    if structure:
+        return {}, [str(problem) for problem in structure]
+    content = _ContentByImage(sound, limit=0)
+    others = [str(problem) for problem in content.check()]
+    if content.image_of_row is None:  # which rows are whose is not known
+        return {}, [*others, *content.by_image.values()]
+    return content.by_image, others
+
+
+class _ContentByImage(_Content):
+    """Notes one problem per image instead of a limited number of each kind."""
+
+    def __init__(self, arrays: Mapping[str, NDArray[Any]], limit: int) -> None:
+        super().__init__(arrays, limit)
+        self.by_image: dict[int, str] = {}
+
+    def _report_images(self, array: str, bad: NDArray[np.bool_] | np.bool_, message: str) -> None:
+        for image in np.flatnonzero(bad).tolist():
+            self.by_image.setdefault(image, f"{array}: {message}")
+
+    def _report_rows(self, array: str, bad: Selection, message: str) -> None:
+        if self.image_of_row is None:
+            if bad.any():
+                self._report(array, message)
+            return
+        for image in np.unique(self.image_of_row[bad]).tolist():
+            self.by_image.setdefault(image, f"{array}: {message}")

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from orchestrator.evaluation.gate.gate import GateResult
+from orchestrator.system.display import printable
 
 SHOWN_FAILURES = 50  # per model: GitHub accepts 1 MiB of summary per step
 SHOWN_CHARACTERS = 300
@@ -77,7 +78,7 @@ def _list_remarks(result: GateResult, prefix: str) -> Iterator[str]:
 def escape_cell(text: str) -> str:
     """Return text for a table cell, cut to SHOWN_CHARACTERS; nothing in a file name becomes markup."""
     short = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
-    line = html.escape(" ".join(short.split()), quote=False)
+    line = html.escape(printable(" ".join(short.split())), quote=False)
     for sign in "\\`*_[]|~":
         line = line.replace(sign, f"\\{sign}")
     return line

@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 from orchestrator import __version__
 from orchestrator.evaluation.gate.gate import GateResult
 from orchestrator.evaluation.gate.rules import FailedImages
+from orchestrator.system.display import printable
 from orchestrator.system.files import write_text
 
 MAX_CASES = 1000  # failed images with a case of their own; summary.json has all
@@ -146,8 +147,9 @@ def _build_case(model: str, case: Case) -> ElementTree.Element:
 
 
 def escape(text: str) -> str:
-    """Write characters that XML cannot hold, which file names can have, as \\xNN."""
-    return _NOT_XML.sub(lambda match: f"\\x{ord(match.group()):02x}", text)
+    """Write control characters and what XML cannot hold, which file names can have, as escapes; keep lines."""
+    lines = "\n".join(map(printable, text.split("\n")))
+    return _NOT_XML.sub(lambda match: f"\\x{ord(match.group()):02x}", lines)
 
 
 def write_junit(path: Path, results: Sequence[GateResult]) -> None:

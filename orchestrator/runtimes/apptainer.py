@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -19,7 +19,9 @@ from orchestrator.paths import build_logs_folder, images_folder
 from orchestrator.runtimes.base import BuildOptions, Location, Prepared, Runtime, WorkerSpec, worker_environment
 from orchestrator.runtimes.build_inputs import BuildInputs, image_inputs
 from orchestrator.runtimes.docker.archive import ensure_archive, find_archive
+from orchestrator.runtimes.docker.user import NOBODY, calling_user, folder_owner, worker_user
 from orchestrator.runtimes.guest_contract import JOB_NAME, GuestPaths
+from orchestrator.runtimes.limits import Limits
 from orchestrator.runtimes.mounts import GUEST, GUEST_HOME, bound_folders, image_paths
 from orchestrator.runtimes.process import ProcessWorker, reap_processes, visible_gpus
 from orchestrator.system.container_engine import connect
@@ -86,15 +88,27 @@ class ApptainerRuntime(Runtime):
     def start(self, prepared: Prepared, spec: WorkerSpec) -> ProcessWorker:
         """Start a contained runner. Raises MachineError, UsageError for a folder that cannot be mounted."""
         command = find_command().command
-        scratch = Path(tempfile.mkdtemp(prefix=f"orch-{spec.run}-{spec.name}-"))
+        scratch, owner = Path(tempfile.mkdtemp(prefix=f"orch-{spec.run}-{spec.name}-")), self.worker_owner()
         (scratch / "home").mkdir()
+        if owner is not None:  # nobody but this process has seen these folders yet
+            os.chown(scratch / "home", *owner)
+            os.chown(scratch, *owner)
         try:
             network = not can_isolate_network(command, prepared.location)
-            line = exec_command(command, prepared, spec, scratch, network=network, root=os.getuid() == 0)
+            line = exec_command(command, prepared, spec, scratch, network=network, root=owner is not None)
             return ProcessWorker(spec, line, caller_environment(), scratch)
         except BaseException:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
+
+    def worker_owner(self) -> tuple[int, int] | None:
+        """Return nobody where root is calling: no worker runs as root."""
+        caller = calling_user()
+        return folder_owner(worker_user(caller), caller, ())
+
+    def limits_in_force(self, workers: int) -> Limits:
+        """Return the limits of each worker; Slurm limits memory and processes."""
+        return replace(super().limits_in_force(workers), user=worker_user(calling_user()))
 
     def reap(self, run: str, jobs: Path) -> int:
         """Kill the workers whose job folder is one of this run's, and with them what they contain."""
@@ -175,7 +189,8 @@ def exec_command(
     """
     line = [command, "exec", "--containall", "--no-home", "--cleanenv", "--pwd", "/tmp"]
     line += [] if network else NO_NETWORK
-    line += ["--no-privs"] if root else []
+    # Only root may name another user.
+    line += ["--no-privs", "--security", f"uid:{NOBODY}", "--security", f"gid:{NOBODY}"] if root else []
     line += ["--nv"] if spec.device != "cpu" else []
     # The /tmp of --containall is in memory; its size is the administrator's setting, 64 MB by default.
     for source, target, read_only in [*bound_folders(spec), (scratch, "/tmp", False)]:

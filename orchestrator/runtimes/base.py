@@ -11,6 +11,7 @@ from orchestrator.catalog.loader import StackEntry
 from orchestrator.errors import UsageError
 from orchestrator.hardware.gpu_code import GpuCode
 from orchestrator.runtimes.guest_contract import GuestPaths
+from orchestrator.runtimes.limits import FILE_SIZE, NO_LIMITS, OUT_SIZE, Limits, refuse_limits
 from orchestrator.system.display import Report
 
 
@@ -71,6 +72,7 @@ class WorkerSpec:
     roots: Sequence[Path]
     weights: Path
     out: Path
+    """The one folder that the worker writes its results to; no other worker uses it."""
     cache: Path
     log: Path
     """File that the worker's stderr goes to."""
@@ -81,6 +83,8 @@ class WorkerSpec:
     The runtime shows the worker only that GPU, which the worker itself always calls "cuda"."""
     module: str = "orch_runner"
     """The Python module to start: the runner, or another of its programs."""
+    limits: Limits = NO_LIMITS
+    """The limits in force."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ class Exit:
     def describe(self) -> str:
         """Return it in words."""
         if self.out_of_memory:
-            return "out of memory"
+            return self.detail or "out of memory"
         signal_number = -self.code if self.code < 0 else self.code - 128
         names = {
             4: "illegal instruction",
@@ -152,6 +156,18 @@ class Runtime(Protocol):
     """
 
     name: str
+    limits: Limits = NO_LIMITS
+    """The limits that were asked for."""
+
+    def set_limits(self, asked: Limits) -> None:
+        """Have workers started with these limits. Raises UsageError for one that the runtime cannot set."""
+        refuse_limits(asked, self.name, frozenset({"--file-size", "--out-size"}))
+        self.limits = asked
+
+    def limits_in_force(self, workers: int) -> Limits:
+        """Return the limits of each of so many workers that run at once. Raises MachineError."""
+        asked = self.limits
+        return Limits(file_size=asked.file_size or FILE_SIZE, out_size=asked.out_size or OUT_SIZE)
 
     def locate(self, stack: StackEntry, variant: str, options: BuildOptions) -> Location:
         """Return where the variant is or would be. Builds nothing.
@@ -168,6 +184,10 @@ class Runtime(Protocol):
 
     def start(self, prepared: Prepared, spec: WorkerSpec) -> Worker:
         """Start a worker whose job folder is written. Raises MachineError."""
+
+    def worker_owner(self) -> tuple[int, int] | None:
+        """Return the uid and gid that workers run as, who must own their out folders; None: the caller's."""
+        return None
 
     def reap(self, run: str, jobs: Path) -> int:
         """End workers of this run that an orch process left behind, and return their number.

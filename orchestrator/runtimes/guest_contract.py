@@ -1,10 +1,10 @@
-"""The host's side of the guest contract: job.json and the queue. The reference is orch_runner.__main__."""
+"""The host's side of the guest contract: job.json, the queue and the events. The reference is orch_runner.__main__."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import PurePath
@@ -15,6 +15,7 @@ from orchestrator.inputs.collect import InputImage
 from orchestrator.paths import GuestFolder
 from orchestrator.system.files import json_bytes
 from orchestrator.system.guest_tree import GuestFileRefused, GuestTree
+from orchestrator.system.json_lines import parse_object
 
 CONTRACT = "orch-job/1"
 ALIVE_TIMEOUT = 60.0
@@ -27,6 +28,8 @@ END_NAME = "end"
 ALIVE_NAME = "alive"
 QUEUE_NAME = "queue"
 JOB_NAME = "job.json"
+OUT_NAME = "out"
+"""The worker's own folder for results, in its job folder."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class ShardOrder:
     skip: Mapping[int, str] = field(default_factory=dict)
     careful: bool = False
     alone: frozenset[int] = frozenset()
+    repeat: int = 0
+    """How often its result was refused: a worker takes a file of the queue only once, so each repeat has its own."""
 
     def document(self) -> dict[str, Any]:
         """Return the content of the shard's file in the queue."""
@@ -82,6 +87,7 @@ class JobQueue:
     def __init__(self, job: GuestFolder) -> None:
         self._job = job
         self._queue = f"{job.name}/{QUEUE_NAME}"
+        self._files: dict[int, str] = {}
         self._touched = 0.0
 
     def create(self) -> None:
@@ -97,13 +103,17 @@ class JobQueue:
 
     def put(self, shard: ShardOrder) -> None:
         """Write a shard's file."""
+        suffix = f".{shard.repeat}" if shard.repeat else ""
+        file = self._files[shard.number] = f"{self._queue}/{shard.number:05d}{suffix}.json"
         with self._opened() as tree:
-            tree.write(self._file(shard.number), json_bytes(shard.document()))
+            tree.write(file, json_bytes(shard.document()))
 
     def remove(self, number: int) -> None:
         """Delete a shard's file, if it is there."""
-        with self._opened() as tree:
-            tree.remove(self._file(number))
+        file = self._files.pop(number, None)
+        if file is not None:
+            with self._opened() as tree:
+                tree.remove(file)
 
     def end(self) -> None:
         """Have the worker leave once the queue is empty."""
@@ -145,3 +155,86 @@ def write_job(job: GuestFolder, document: Mapping[str, Any]) -> None:
     """Write job.json. Raises RuntimeUnsuitable."""
     with writing_job(job) as tree:
         tree.write(f"{job.name}/{JOB_NAME}", json_bytes(document))
+
+
+LINE_BYTES = 1 << 16
+"""A longer line of a worker is no event."""
+TEXT_LENGTH = 2000
+"""Characters of a text in an event; more are cut."""
+_LIST_LENGTH = 1 << 16
+_LARGEST = 1 << 53
+"""Numbers of events stay below: JSON readers that know only doubles read them exactly."""
+
+_Check = Callable[[Any], Any]
+"""Returns the value as it is kept. Raises ValueError for one that must not be there."""
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError
+    return value[:TEXT_LENGTH]
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < _LARGEST:
+        raise ValueError
+    return value
+
+
+def _number(value: Any) -> float:
+    if type(value) not in (int, float) or not 0 <= value < _LARGEST:  # false for NaN too
+        raise ValueError
+    return value  # type: ignore[no-any-return]
+
+
+def _optional(check: _Check) -> _Check:
+    return lambda value: None if value is None else check(value)
+
+
+def _counts(value: Any) -> list[int]:
+    if not isinstance(value, list) or len(value) > _LIST_LENGTH:
+        raise ValueError
+    return [_count(item) for item in value]
+
+
+def _texts(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or len(value) > _LIST_LENGTH:
+        raise ValueError
+    return {_text(name): _text(item) for name, item in value.items()}
+
+
+EVENTS: Mapping[str, tuple[Mapping[str, _Check], Mapping[str, _Check]]] = {
+    "hello": ({}, {"contract": _text, "runner": _text, "python": _text, "pid": _count}),
+    "loading": ({}, {"model": _text}),
+    "ready": ({}, {"device": _text, "batch_size": _count, "seconds": _number, "versions": _texts}),
+    "shard_started": ({"shard": _count, "reused": _count}, {"images": _count}),
+    "batch": ({"shard": _count, "indices": _counts}, {}),
+    "image_failed": ({"shard": _count, "index": _count}, {"file": _text, "error": _text}),
+    "progress": ({"shard": _count, "done": _count}, {"total": _count}),
+    "notice": ({"message": _text}, {}),
+    "shard_done": ({"shard": _count}, {"images": _count, "failed": _count, "instances": _count, "seconds": _number}),
+    "heartbeat": ({}, {"rss_mb": _optional(_number)}),
+    "failure": ({"category": _text, "message": _text}, {"hint": _optional(_text)}),
+    "bye": ({}, {"reason": _text}),
+}
+"""The events of the contract: the fields that each must have, and those that it may have."""
+
+
+def parse_event(line: bytes) -> dict[str, Any] | None:
+    """Return the event in a line that a worker printed, with the known fields only; None for any other line.
+
+    Every value has the type and the bounds of the contract. `seq` is there, a whole number from 1 on.
+    """
+    raw = parse_object(line) if len(line) <= LINE_BYTES else None
+    kind = None if raw is None else raw.get("event")
+    if raw is None or not isinstance(kind, str) or kind not in EVENTS:
+        return None
+    required, optional = EVENTS[kind]
+    checks = {"seq": _count, **required, **{name: check for name, check in optional.items() if name in raw}}
+    if "time" in raw:
+        checks["time"] = _number
+    try:
+        event = {name: check(raw[name]) for name, check in checks.items()}
+    except (KeyError, ValueError):
+        return None
+    return {"event": kind, **event} if event["seq"] else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -14,9 +13,13 @@ from typing import cast
 
 from orchestrator.errors import MachineError
 from orchestrator.runtimes.base import Exit, WorkerSpec
+from orchestrator.runtimes.limits import format_size
+from orchestrator.system.guest_tree import GuestTree
 from orchestrator.system.json_lines import split_lines
 
 _PID_NAME = "pid"
+_LIMIT_UNIT = 512
+"""Bytes of a block, in which POSIX's ulimit counts."""
 _BLOCK_BYTES = 1 << 16
 _INHERITED = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR")
 _GPUS = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
@@ -43,11 +46,11 @@ class ProcessWorker:
     ) -> None:
         """Start the process. `scratch`: a folder that is removed with the worker. Raises MachineError."""
         self.name = spec.name
-        self._scratch = scratch
+        self._scratch, self._file_size = scratch, spec.limits.file_size
         with spec.log.open("ab") as log:
             try:
                 self._process = subprocess.Popen(
-                    command,
+                    limited(command, self._file_size),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=log,
@@ -65,7 +68,11 @@ class ProcessWorker:
 
     def wait(self) -> Exit:
         """Block until the process has ended."""
-        return Exit(self._process.wait())
+        code = self._process.wait()
+        if self._file_size is not None and code in (-signal.SIGXFSZ, 128 + signal.SIGXFSZ):
+            size = format_size(self._file_size)
+            return Exit(code, detail=f"it wrote a file of more than {size}, --file-size raises the limit")
+        return Exit(code)
 
     def terminate(self) -> None:
         """Send SIGTERM."""
@@ -84,7 +91,19 @@ class ProcessWorker:
         if self._process.stdout is not None:
             self._process.stdout.close()
         if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+            with GuestTree(self._scratch.parent) as tree:
+                tree.remove_folder(self._scratch.name)
+
+
+def limited(command: Sequence[str], file_size: int | None) -> list[str]:
+    """Return the command line that runs `command` with a limit of the size of its files. A pure value.
+
+    The shell sets the limit and becomes the command: no code runs between fork and exec in this threaded process. A
+    limit that is lower already stays.
+    """
+    if file_size is None:
+        return list(command)
+    return ["/bin/sh", "-c", 'ulimit -f "$0" 2>/dev/null; exec "$@"', str(file_size // _LIMIT_UNIT), *command]
 
 
 def reap_processes(jobs: Path) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.catalog.bundled import RUNNER
@@ -32,10 +34,12 @@ from orchestrator.runtimes.environments import (
     is_complete,
 )
 from orchestrator.runtimes.guest_contract import JOB_NAME, GuestPaths
+from orchestrator.runtimes.limits import Limits
 from orchestrator.runtimes.mounts import host_paths
 from orchestrator.runtimes.process import ProcessWorker, inherited_variables, reap_processes, visible_gpus
 from orchestrator.system.display import Report
 from orchestrator.system.files import write_text
+from orchestrator.system.guest_tree import GuestTree
 from orchestrator.system.subprocesses import read_output
 
 GPU_CODE_NAME = "orch-binaries.json"
@@ -85,8 +89,13 @@ class VenvRuntime(Runtime):
 
     def start(self, prepared: Prepared, spec: WorkerSpec) -> ProcessWorker:
         """Start the runner with the environment's Python. Raises MachineError."""
-        (spec.cache / "home").mkdir(parents=True, exist_ok=True)
+        with GuestTree(spec.cache) as cache, suppress(FileExistsError):
+            cache.make_folder("home")
         return ProcessWorker(spec, worker_command(prepared, spec), worker_process_environment(spec))
+
+    def limits_in_force(self, workers: int) -> Limits:
+        """Return the limits of each worker, which runs as the caller, root too."""
+        return replace(super().limits_in_force(workers), user=(os.getuid(), os.getgid()))
 
     def reap(self, run: str, jobs: Path) -> int:
         """Kill the runners whose job folder is one of this run's."""

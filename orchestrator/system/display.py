@@ -1,7 +1,8 @@
-"""Show the progress of runs: the Display protocols, plain lines for logs, and silent displays for JSON."""
+"""Print lines, and show the progress of runs: the Display protocols, plain lines for logs, silent displays for JSON."""
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import time
@@ -14,6 +15,34 @@ PLAIN_EVERY_SECONDS = 10.0
 
 Report = Callable[[str], None]
 """Take one line on the current step; may be called often."""
+
+
+_HIDDEN = (
+    *(code for code in range(0x20) if chr(code) != "\t"),
+    *range(0x7F, 0xA0),  # DEL and the C1 controls
+    *(0x061C, 0x200E, 0x200F, 0x2028, 0x2029),  # marks of direction, separators of lines
+    *(*range(0x202A, 0x202F), *range(0x2066, 0x206A)),  # overrides of direction
+)
+_ESCAPES = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in _HIDDEN}
+_ESCAPES |= {ord("\n"): "\\n", ord("\r"): "\\r"}
+_CI_COMMAND = re.compile(r"\A(\s*):(?=:)")
+_OLD_CI_COMMAND = re.compile(r"#(?=#(?:\[|vso\[))")
+
+
+def printable(text: str) -> str:
+    """Return text as one line that neither a terminal nor a CI system takes for an instruction.
+
+    File names, messages of guests and lines of logs are foreign: control characters, line breaks and overrides of the
+    direction of writing become escapes such as \\x1b, and what CI systems take for commands (::error, ##[error]) is
+    broken up. Tabs stay.
+    """
+    line = _CI_COMMAND.sub(r"\1\\x3a", text.translate(_ESCAPES))
+    return _OLD_CI_COMMAND.sub(r"\\x23", line)
+
+
+def print_line(text: str, *, on_stdout: bool = False) -> None:
+    """Print one line, escaped, on stderr or stdout. All that orch prints outside of tables and JSON goes this way."""
+    print(printable(text), file=sys.stdout if on_stdout else sys.stderr, flush=True)
 
 
 class Display(Protocol):
@@ -85,12 +114,12 @@ class PlainDisplay:
 
     def say(self, message: str) -> None:
         """Print a line."""
-        print(message, file=sys.stderr, flush=True)
+        print_line(message)
 
     def detail(self, message: str) -> None:
         """Print the current step at most every ten seconds, so that a long build does not look stuck."""
         if message and self._due():
-            print(f"  {message[:160]}", file=sys.stderr, flush=True)
+            print_line(f"  {message[:160]}")
 
     def transfer(self, there: int, total: int | None) -> None:
         """Print the bytes that arrived, at most every ten seconds."""
@@ -234,7 +263,7 @@ class PlainBatchDisplay(SilentBatchDisplay):
 
     def say(self, name: str, message: str) -> None:
         """Print a line with the run's name."""
-        print(with_name(name, message), file=sys.stderr, flush=True)
+        print_line(with_name(name, message))
 
     def finish(self, name: str, result: str) -> None:
         """Print how a run ended."""

@@ -7,10 +7,14 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+READ_LIMIT = 64 << 20
+"""Bytes of a file that is read whole unless the caller says otherwise."""
 
 
 @contextmanager
@@ -25,13 +29,13 @@ def replace_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     try:
         yield aside
         if durable and aside.is_file():
-            _sync(aside)
+            sync_path(aside)
         os.replace(aside, path)
     except BaseException:
         remove(aside)
         raise
     if durable:
-        _sync(path.parent)
+        sync_path(path.parent)
 
 
 @contextmanager
@@ -49,7 +53,46 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
+def is_regular_file(path: Path) -> bool:
+    """Return whether a path is a file itself: no link to one, folder, FIFO or device."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def read_regular(path: Path, limit: int = READ_LIMIT) -> bytes:
+    """Return a file's content, without ever waiting for a FIFO or following a link in its place.
+
+    Raises FileNotFoundError, and OSError that says what stands there or that the file is larger than `limit` bytes.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise OSError(error.errno, "a link or a socket, not a file", str(path)) from None
+        raise
+    with open(descriptor, "rb") as stream:
+        state = os.fstat(descriptor)
+        if not stat.S_ISREG(state.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        if state.st_size > limit:
+            raise OSError(errno.EFBIG, f"{state.st_size} bytes, {limit} at most", str(path))
+        return stream.read(limit)
+
+
+def read_json_object(path: Path, limit: int = READ_LIMIT) -> dict[str, Any]:
+    """Return the JSON object in a file, read as `read_regular` does. Raises OSError; ValueError for other content."""
+    try:
+        value = json.loads(read_regular(path, limit))
+    except RecursionError:
+        raise ValueError("too deeply nested") from None
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    return value
+
+
+def sync_path(path: Path) -> None:
     """Wait until a file's content, or a folder's names, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -59,7 +59,8 @@ class Candidate:
         name = self.runtime.name if self.warm is None else "a warm worker"
         # What warm workers finished is in the run directory: the next candidate resumes the run.
         begins = "continuing without" if self.warm is not None and self.warm.has_started else "not using"
-        self.say(f"{begins} {name}: {error.message}{f' ({error.why})' if error.why else ''}")
+        why = f" ({'; '.join(error.why.splitlines())})" if error.why else ""
+        self.say(f"{begins} {name}: {error.message}{why}")
         return True
 
 

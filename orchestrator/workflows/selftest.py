@@ -25,10 +25,9 @@ from orchestrator.plan.plan import Plan
 from orchestrator.plan.request import make_request
 from orchestrator.predictions.predictions import Predictions
 from orchestrator.runtimes.built import select_variant
-from orchestrator.runtimes.guest_contract import QUEUE_NAME
+from orchestrator.runtimes.guest_contract import QUEUE_NAME, parse_event
 from orchestrator.system.display import Display
 from orchestrator.system.free_space import require_space
-from orchestrator.system.json_lines import parse_object
 from orchestrator.workflows.candidates import cold_candidates
 from orchestrator.workflows.demo.photographs import fetch_photographs
 from orchestrator.workflows.demo.scenes import write_scenes
@@ -117,10 +116,11 @@ def _run_weights_program(launcher: Launcher, paths: RunPaths, target: Path) -> N
     """Run the guest program that writes random weights into `target`. Raises RunError."""
     job = paths.job("weights")
     (job / QUEUE_NAME).mkdir(parents=True)
+    target.mkdir(parents=True, exist_ok=True)
     worker = launcher.start_program(RANDOM_WEIGHTS, "weights", job, target)
     try:
-        events = filter(None, map(parse_object, worker.lines()))
-        failures = [event for event in events if event.get("event") == "failure"]
+        events = filter(None, map(parse_event, worker.lines()))
+        failures = [event for event in events if event["event"] == "failure"]
         ended = worker.wait()
     finally:
         worker.close()

@@ -45,7 +45,8 @@ def build(sif: Path, source: str) -> int:
 
 def execute(rest: list[str]) -> int:
     """Run the command of an image."""
-    line = [DOCKER, "run", "--rm", "--init", "--interactive", "--read-only", "--user", f"{os.getuid()}:{os.getgid()}"]
+    line = [DOCKER, "run", "--rm", "--init", "--interactive", "--read-only"]
+    user = {"uid": os.getuid(), "gid": os.getgid()}
     flags = {"--containall", "--no-home", "--cleanenv", "--no-privs"}
     while rest[0].startswith("-"):
         option = rest.pop(0)
@@ -54,6 +55,10 @@ def execute(rest: list[str]) -> int:
         elif option == "--net":
             assert [rest.pop(0), rest.pop(0)] == ["--network", "none"]
             line += ["--network", "none"]
+        elif option == "--security":
+            name, _, number = rest.pop(0).partition(":")
+            assert os.getuid() == 0
+            user[name] = int(number)
         elif option == "--pwd":
             line += ["--workdir", rest.pop(0)]
         elif option == "--bind":
@@ -62,6 +67,7 @@ def execute(rest: list[str]) -> int:
             raise SystemExit(f"the stand-in knows no option {option}")
     # Dropping the root caller's privileges is what --no-privs is for; Docker's other users have none anyway.
     line += ["--cap-drop", "ALL"] if "--no-privs" not in flags else []
+    line += ["--user", f"{user['uid']}:{user['gid']}"]
     image = Path(rest.pop(0)).read_text()
     process = subprocess.Popen([*line, image, *rest])
     signal.signal(signal.SIGTERM, lambda *_: process.send_signal(signal.SIGTERM))

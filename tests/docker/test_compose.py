@@ -25,7 +25,7 @@ from orchestrator import Predictions
 from orchestrator.catalog.loader import load_catalog
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.build_inputs import build_inputs
-from orchestrator.runtimes.warm.settings import NOBODY
+from orchestrator.runtimes.docker.user import NOBODY
 from orchestrator.workflows.demo.scenes import write_scenes
 
 pytestmark = pytest.mark.docker

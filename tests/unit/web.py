@@ -22,6 +22,8 @@ class Site:
         """After so many bytes of the body, break the connection: one for each request to come."""
         self.ranges = True
         self.knows_if_range = True
+        self.tags_parts = True
+        """Whether answers with a part of a file have an ETag."""
         self.length = True
         self.redirects: dict[str, str] = {}
 
@@ -52,7 +54,7 @@ class _Handler(BaseHTTPRequestHandler):
         if asked and start >= len(content):
             self._head(416, {"Content-Range": f"bytes */{len(content)}", "Content-Length": "0"})
             return
-        headers = {"ETag": etag} if etag else {}
+        headers = {"ETag": etag} if etag and (self.site.tags_parts or not start) else {}
         if self.site.length:
             headers["Content-Length"] = str(len(content) - start)
         if start:

@@ -13,9 +13,9 @@ from orchestrator.dispatch.outcome import Outcome
 from orchestrator.dispatch.shared.claims import LEASE_SECONDS, Claims
 from orchestrator.dispatch.shared.collection import collect_once
 from orchestrator.dispatch.shared.progress import EventTail, RunProgress, describe_tasks, list_shards, shard_sizes
-from orchestrator.dispatch.shared.submitter import QueuedTask, Submission, Submitter
 from orchestrator.dispatch.shared.task_records import WORKING_STATES, read_records
 from orchestrator.dispatch.shared.work_file import read_work_file
+from orchestrator.dispatch.submitter import QueuedTask, Submission, Submitter
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError, UsageError
 from orchestrator.paths import RunPaths
 from orchestrator.system.display import Display

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.dispatch.shared.submitter import QueuedTask
 from orchestrator.dispatch.shared.task_records import WORKING_STATES
+from orchestrator.dispatch.submitter import QueuedTask
 from orchestrator.dispatch.worker_state import WorkerState
 from orchestrator.paths import RunPaths
 from orchestrator.system.json_lines import JsonLinesFile

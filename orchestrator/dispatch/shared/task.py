@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import socket
 import sys
 import tempfile
@@ -22,13 +21,14 @@ from pathlib import Path
 from orchestrator.dispatch.dispatcher import Dispatcher, DispatchResult
 from orchestrator.dispatch.executors import find_attempt, find_submission
 from orchestrator.dispatch.launcher import Launcher
+from orchestrator.dispatch.shard_intake import ShardIntake, remove_job_folders
 from orchestrator.dispatch.shared.claiming_scheduler import ClaimingScheduler
 from orchestrator.dispatch.shared.claims import Claims
 from orchestrator.dispatch.shared.collection import collect_once
-from orchestrator.dispatch.shared.submitter import Submitter, TaskAttempt
 from orchestrator.dispatch.shared.task_records import TaskRecord, find_abandoned, read_records
 from orchestrator.dispatch.shared.work_file import RecordedWork, read_work_file, record_variant
 from orchestrator.dispatch.slots import OwnedSlots, assign_devices
+from orchestrator.dispatch.submitter import Submitter, TaskAttempt
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError
 from orchestrator.hardware import Gpu, cores, gpus_for
 from orchestrator.paths import RunPaths, TaskPaths
@@ -65,10 +65,12 @@ def main(arguments: Sequence[str]) -> int:
         return EXIT_STOPPED
     except OrchError as error:
         record.update("unfit" if isinstance(error, MachineError) else "failed", error=error.as_json())
-        display.say("\n".join(f"{key}: {value}" for key, value in error.as_json().items() if value))
+        for key, value in error.as_json().items():
+            if value:
+                display.say(f"{key}: {value}")
         return error.exit_code
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        remove_job_folders(scratch)
 
 
 def _carry_out(paths: TaskPaths, attempt: TaskAttempt, record: TaskRecord, display: Display) -> None:
@@ -152,7 +154,7 @@ def _predict(
     threads = ready.work.workers.threads or max(1, available // workers)
     label = _worker_label(plan, paths.task)
     launcher = Launcher(plan, paths, runtime, devices, threads, ready.work.weights_folder, label)
-    dispatcher = Dispatcher(paths, launcher.start, display, scheduler, plan.images_of)
+    dispatcher = Dispatcher(paths, launcher.start, display, scheduler, plan.images_of, ShardIntake(plan, paths))
     try:
         with call_on_signal(dispatcher.interrupt):
             return dispatcher.run(OwnedSlots(workers, devices), len(plan.inputs.images), 0)
@@ -179,7 +181,7 @@ def _reap_abandoned(paths: TaskPaths, attempt: TaskAttempt, plan: Plan, runtime:
     for record in find_abandoned(records, attempt):
         scratch = Path(record["scratch"])
         runtime.reap(_worker_label(plan, record["task"]), scratch)
-        shutil.rmtree(scratch, ignore_errors=True)
+        remove_job_folders(scratch)
 
 
 def _requeue(paths: RunPaths, attempt: TaskAttempt, submitter: Submitter, display: Display) -> None:

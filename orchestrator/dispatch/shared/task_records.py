@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from orchestrator.dispatch.dispatcher import DispatchResult
-from orchestrator.dispatch.shared.submitter import TaskAttempt
+from orchestrator.dispatch.submitter import TaskAttempt
 from orchestrator.paths import RunPaths, TaskPaths
 from orchestrator.system.files import write_json
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping
 
-from orchestrator.dispatch.shared.submitter import TaskAttempt
+from orchestrator.dispatch.submitter import TaskAttempt
 
 
 def read_array_task(environment: Mapping[str, str]) -> TaskAttempt | None:

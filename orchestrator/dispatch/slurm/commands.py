@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.dispatch.shared.submitter import QueuedTask
+from orchestrator.dispatch.submitter import QueuedTask
 from orchestrator.errors import MachineError
 
 COMMANDS = ("sbatch", "squeue", "scancel")

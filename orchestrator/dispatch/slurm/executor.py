@@ -11,11 +11,11 @@ from orchestrator.catalog.loader import ModelEntry
 from orchestrator.dispatch.dispatcher import DispatchResult
 from orchestrator.dispatch.executors import Work, find_submission
 from orchestrator.dispatch.outcome import Outcome, finish
-from orchestrator.dispatch.shared.submitter import QueuedTask, Submission, TaskAttempt
 from orchestrator.dispatch.shared.work_file import WorkersPerTask, write_work_file
 from orchestrator.dispatch.slurm import commands
 from orchestrator.dispatch.slurm.array_task import read_array_task
 from orchestrator.dispatch.slurm.settings import ArrayJob, SlurmSettings, make_job_script
+from orchestrator.dispatch.submitter import QueuedTask, Submission, TaskAttempt
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.hardware import Gpu, Selection, choose_variant
 from orchestrator.hardware.devices import device_kind

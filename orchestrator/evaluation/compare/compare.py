@@ -114,7 +114,7 @@ def compare_opened(
     truth = _read_truth(annotations, options, runs[0] if has_fewer_images else None)
     judged = [_judge(run, truth, options, with_matches) for run in runs]
     intervals = _compare_to_first(judged, truth, options)
-    evaluations = tuple(one.evaluation for one in judged)
+    evaluations = tuple(run.evaluation for run in judged)
     return Comparison(tuple(runs), options, CONFIDENCE, evaluations, intervals, (), tuple(notes)), truth, judged
 
 
@@ -142,7 +142,7 @@ def _compare_to_first(
     """Return the intervals of each run's differences to the first; none without resamples."""
     if len(judged) < 2 or not options.resamples or not len(truth):
         return ()
-    runs = [ResampledPrecision(truth, one.matches) for one in judged if one.matches is not None]
+    runs = [ResampledPrecision(truth, run.matches) for run in judged if run.matches is not None]
     known = compute_category_weights(truth, judged[0].joined.detections.predictions.meta.get("taxonomy"))
     weights = np.array([known.get(number, 0.0) for number in truth.categories])
     return tuple(compute_intervals(runs, len(truth), weights, options.resamples, options.seed))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.catalog.loader import StackEntry
-from orchestrator.errors import MachineError
+from orchestrator.errors import MachineError, UsageError
 from orchestrator.hardware.gpu_code import LABEL, GpuCode, read_labels
 from orchestrator.runtimes.base import (
     BuildOptions,
@@ -29,13 +29,23 @@ from orchestrator.runtimes.docker.archive import ensure_archive, ensure_loaded
 from orchestrator.runtimes.docker.build import ensure_image, inspect_image
 from orchestrator.runtimes.docker.findings import examine_engine
 from orchestrator.runtimes.docker.gpu_access import GpuSettings, detect_gpu_access, gpu_settings
+from orchestrator.runtimes.docker.user import calling_user, container_user, folder_owner, worker_user
 from orchestrator.runtimes.guest_contract import JOB_NAME, GuestPaths
+from orchestrator.runtimes.limits import (
+    FILE_SIZE,
+    LOG_SIZE,
+    MEMORY_SHARE,
+    NO_LIMITS,
+    OUT_SIZE,
+    PROCESSES,
+    Limits,
+    format_size,
+)
 from orchestrator.runtimes.mounts import GUEST, GUEST_HOME, bound_folders, image_paths
 from orchestrator.system.container_engine import Engine, connect
 from orchestrator.system.display import Report
 from orchestrator.system.json_lines import split_lines
 
-PIDS_LIMIT = 2048
 SHM_SIZE = "1g"
 TMP_SIZE = "2g"
 NOFILE = 16384
@@ -43,15 +53,45 @@ NAMES = {"USER": "orch", "LOGNAME": "orch"}
 """A user without an entry in /etc/passwd needs a name too: getpass and matplotlib look for one."""
 BUILD_FACTOR = 1.5
 """An estimate: beside an image's layers, a build leaves the downloaded packages in its cache."""
+LOG_OPTIONS = {"max-size": f"{LOG_SIZE >> 20}m", "max-file": "3"}
+"""Limits of the engine's log of a container. It is read while the worker runs, long before a file is dropped."""
 _RETRY_SECONDS = 0.5
 _ALIVE = ("running", "created", "restarting", "paused", "unknown")
 """States of a container that may still write; "unknown": the engine does not answer at the moment."""
 
 
 class DockerRuntime(Runtime):
-    """Workers as containers: no network, read-only root, no capabilities, the caller's user."""
+    """Workers as containers: no network, read-only root, no capabilities, limits, the caller's user, never root."""
 
     name = "docker"
+
+    def set_limits(self, asked: Limits) -> None:
+        """Have workers started with these limits. Raises UsageError for a user that workers cannot run as here."""
+        if asked.user not in (None, calling_user()):
+            option = f"--user {asked.user[0]}:{asked.user[1]}" if asked.user else ""
+            if "rootless" in connect().security:
+                why = "the engine is rootless: workers run as you, and other users are subordinate ids"
+                raise UsageError(f"{option} cannot be used with this engine", why=why, hint="leave --user out")
+            if calling_user()[0] != 0:
+                why = "only root can have workers run as somebody else"
+                raise UsageError(f"{option} cannot be used", why=why, hint="leave --user out: workers run as you")
+        self.limits = asked
+
+    def limits_in_force(self, workers: int) -> Limits:
+        """Return the limits of each of so many workers; memory is the engine's, divided among them."""
+        asked, total = self.limits, int(connect().info.get("MemTotal") or 0)
+        return Limits(
+            user=worker_user(calling_user(), asked.user),
+            memory=asked.memory or int(total * MEMORY_SHARE) // max(1, workers) or None,
+            processes=asked.processes or PROCESSES,
+            file_size=asked.file_size or FILE_SIZE,
+            out_size=asked.out_size or OUT_SIZE,
+        )
+
+    def worker_owner(self) -> tuple[int, int] | None:
+        """Return whom workers run as, unless that is the caller, on the host."""
+        caller = calling_user()
+        return folder_owner(worker_user(caller, self.limits.user), caller, connect().security)
 
     def unavailable_reason(self) -> str | None:
         """Return why no engine answers; None where one does."""
@@ -88,7 +128,7 @@ class DockerRuntime(Runtime):
         """Create and start a container. Raises MachineError."""
         engine = connect()
         gpu = gpu_settings(detect_gpu_access(engine), spec.device)
-        settings = container_settings(prepared, spec, engine.security, calling_user(), gpu)
+        settings = container_settings(prepared, spec, engine.security, gpu)
         return DockerWorker(engine, spec, settings)
 
     def require(self, devices: Sequence[str]) -> None:
@@ -129,13 +169,8 @@ def _labelled_gpu_code(labels: Mapping[str, str]) -> GpuCode | None:
     return None
 
 
-def calling_user() -> tuple[int, int]:
-    """Return the user and group that the files of a worker must belong to."""
-    return os.getuid(), os.getgid()
-
-
 def container_settings(
-    prepared: Prepared, spec: WorkerSpec, security: tuple[str, ...], caller: tuple[int, int], gpu: GpuSettings
+    prepared: Prepared, spec: WorkerSpec, security: tuple[str, ...], gpu: GpuSettings
 ) -> dict[str, Any]:
     """Return all settings of a worker's container, as keyword arguments of containers.create. A pure value."""
     environment = worker_environment(spec.threads, str(GUEST["cache"]), GUEST_HOME)
@@ -146,30 +181,35 @@ def container_settings(
         "labels": {f"{LABEL}.run": spec.run, f"{LABEL}.worker": spec.name, f"{LABEL}.stack": prepared.stack.name},
         "environment": {**environment, **NAMES, **gpu.environment},
         "mounts": mounts(spec),
-        **isolation(security, caller),
+        **isolation(security, spec.limits.user or worker_user(calling_user()), spec.limits),
         "detach": True,
         # Events are read through the engine's log; other drivers may not return it.
-        "log_config": {"Type": "json-file"},
+        "log_config": {"Type": "json-file", "Config": LOG_OPTIONS},
         "device_requests": [dict(request) for request in gpu.device_requests],
         **({"runtime": gpu.runtime} if gpu.runtime else {}),
     }
 
 
-def isolation(security: tuple[str, ...], caller: tuple[int, int]) -> dict[str, Any]:
+def isolation(security: tuple[str, ...], user: tuple[int, int], limits: Limits = NO_LIMITS) -> dict[str, Any]:
     """Return the settings that isolate a container, the same for all workers. A pure value."""
-    # In a rootless engine, root inside is the caller outside; other users inside are subordinate ids outside.
-    user, group = (0, 0) if "rootless" in security else caller
+    file_size = limits.file_size or FILE_SIZE
+    # Without swap beyond it, a worker that exceeds its memory is killed instead of slowing the machine down.
+    memory = {} if limits.memory is None else {"mem_limit": limits.memory, "memswap_limit": limits.memory}
     return {
-        "user": f"{user}:{group}",
+        "user": container_user(user, security),
         "network_mode": "none",
         "read_only": True,
         # Libraries that unpack and load a .so at run time need exec on their temporary folder.
         "tmpfs": {"/tmp": f"rw,exec,nosuid,nodev,size={TMP_SIZE},mode=1777"},
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges"] + (["label=disable"] if "selinux" in security else []),
-        "pids_limit": PIDS_LIMIT,
+        "pids_limit": limits.processes or PROCESSES,
+        **memory,
         "shm_size": SHM_SIZE,
-        "ulimits": [{"Name": "nofile", "Soft": NOFILE, "Hard": NOFILE}],
+        "ulimits": [
+            {"Name": "nofile", "Soft": NOFILE, "Hard": NOFILE},
+            {"Name": "fsize", "Soft": file_size, "Hard": file_size},
+        ],
         "init": True,
         "stop_signal": "SIGTERM",
     }
@@ -213,7 +253,7 @@ class DockerWorker:
 
     def __init__(self, engine: Engine, spec: WorkerSpec, settings: dict[str, Any]) -> None:
         self.name = spec.name
-        self._log = spec.log
+        self._log, self._limits = spec.log, spec.limits
         self._container = start_container(engine, settings)
         self._stderr = threading.Thread(target=self._copy_stderr, daemon=True)
         self._stderr.start()
@@ -237,10 +277,18 @@ class DockerWorker:
             if state not in _ALIVE:
                 self._stderr.join(timeout=5)
                 inspected = self._container.attrs["State"]
-                return Exit(
-                    int(inspected["ExitCode"]), bool(inspected.get("OOMKilled")), inspected.get("Error") or None
-                )
+                code, out_of_memory = int(inspected["ExitCode"]), bool(inspected.get("OOMKilled"))
+                return Exit(code, out_of_memory, self._describe_end(code, out_of_memory, inspected.get("Error")))
             time.sleep(_RETRY_SECONDS)
+
+    def _describe_end(self, code: int, out_of_memory: bool, error: str | None) -> str | None:
+        """Name the limit that ended the worker, or what the engine says; None where neither is known."""
+        memory, file_size = self._limits.memory, self._limits.file_size
+        if out_of_memory and memory is not None:
+            return f"out of memory: its limit is {format_size(memory)}, --memory raises it"
+        if code == 128 + signal.SIGXFSZ and file_size is not None:
+            return f"it wrote a file of more than {format_size(file_size)}, --file-size raises the limit"
+        return error or None
 
     def terminate(self) -> None:
         """Send SIGTERM, which the container's init passes on."""
@@ -273,9 +321,14 @@ class DockerWorker:
             return
 
     def _copy_stderr(self) -> None:
+        left = LOG_SIZE
         with self._log.open("ab") as log:
             for block in self._stream(stdout=False, stderr=True):
-                log.write(block)
+                log.write(block[:left])
+                left -= len(block)
+                if left <= 0:
+                    log.write(f"\n(cut: a log has at most {format_size(LOG_SIZE)})\n".encode())
+                    return
                 log.flush()
 
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.catalog.loader import Catalog
 from orchestrator.errors import UsageError
+from orchestrator.runtimes.docker.user import worker_user
 from orchestrator.runtimes.warm.compose import PROJECT, service_variants
-from orchestrator.runtimes.warm.settings import worker_user
 from orchestrator.runtimes.warm.spool import VariantSpool, make_variant_folder
 from orchestrator.system.files import write_text
-from orchestrator.system.guest_tree import GuestTree
 
 SPOOL_NAME, DATA_NAME = "spool", "data"
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,=-]*")
@@ -73,11 +71,3 @@ def _value_in(lines: Sequence[str], variable: str) -> str | None:
     """Return a variable's value in the lines of a .env file; None where it has none."""
     values = [line.removeprefix("export ").partition("=")[2] for line in lines if variable in line.partition("=")[0]]
     return values[-1].strip("'\" ") or None if values else None
-
-
-def make_folder_for(folder: Path, user: tuple[int, int]) -> None:
-    """Make a folder if it is missing; where root starts workers of another user, give it to that user."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    owner = user if os.geteuid() == 0 and user[0] != 0 else None
-    with suppress(FileExistsError), GuestTree(folder.parent) as tree:
-        tree.make_folder(folder.name, owner)

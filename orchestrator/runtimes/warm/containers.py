@@ -21,10 +21,10 @@ from orchestrator.paths import home, worker_cache_folder
 from orchestrator.runtimes.base import BuildOptions, Prepared
 from orchestrator.runtimes.built import select_variant
 from orchestrator.runtimes.docker.gpu_access import GpuSettings, detect_gpu_access, gpu_settings
-from orchestrator.runtimes.docker.runtime import calling_user, isolation, start_container
+from orchestrator.runtimes.docker.runtime import isolation, start_container
+from orchestrator.runtimes.docker.user import calling_user, folder_owner, worker_user
 from orchestrator.runtimes.mounts import GUEST
 from orchestrator.runtimes.registry import choose_runtime
-from orchestrator.runtimes.warm.compose_env import make_folder_for
 from orchestrator.runtimes.warm.discover import host_path, spool_of
 from orchestrator.runtimes.warm.heartbeat import Heartbeat, list_worker_ids, read_heartbeat, remove_dead_workers
 from orchestrator.runtimes.warm.settings import (
@@ -41,7 +41,6 @@ from orchestrator.runtimes.warm.settings import (
     common_environment,
     own_environment,
     warm_labels,
-    worker_user,
 )
 from orchestrator.runtimes.warm.spool import VariantSpool, make_variant_folder, variants_in, worker_group
 from orchestrator.system.container_engine import Engine, connect
@@ -197,14 +196,14 @@ def start_workers(
             number=number,
             spool=spool,
             weights=home() / "weights" / stack.name,
-            cache=_cache_folder(stack, choice.variant),
+            cache=worker_cache_folder(stack.name, choice.variant, runtime.worker_owner()),
             data=options.data,
             device=choice.devices[(number - 1) % len(choice.devices)],
             idle_seconds=options.idle_seconds,
             memory_mb=options.memory_mb,
             threads=options.threads,
         )
-        make_folder_for(spec.cache, owner)
+        ensure_worker_cache(spec.cache, runtime.worker_owner())
         serving.append(_ensure_serving(connect(), prepared, spec, user, display))
     return serving
 
@@ -212,8 +211,7 @@ def start_workers(
 def _worker_users(engine: Engine) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return who owns a worker's files on this host, and who it is in its container."""
     user = worker_user(calling_user())
-    # In a rootless engine, root in the container is the caller on the host.
-    return (calling_user() if "rootless" in engine.security else user), user
+    return folder_owner(user, calling_user(), engine.security) or calling_user(), user
 
 
 def _ensure_serving(
@@ -230,15 +228,6 @@ def _ensure_serving(
     container = earlier if fits else start_container(engine, settings)
     _wait_until_serving(container, spec.spool)
     return ServingWorker(settings["name"], prepared.stack.name, prepared.variant, spec.spool.spool, not fits)
-
-
-def _cache_folder(stack: StackEntry, variant: str) -> Path:
-    """Return the workers' cache folder.
-
-    Root's warm workers run as nobody, who cannot use the cache of root's one-shot workers.
-    """
-    folder, caller = worker_cache_folder(stack.name, variant), calling_user()
-    return folder if worker_user(caller) == caller else folder.with_name(f"{folder.name}-nobody")
 
 
 def _get_container(engine: Engine, name: str) -> Any:

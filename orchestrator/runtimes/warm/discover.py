@@ -12,6 +12,7 @@ from typing import Any
 
 from orchestrator.paths import home
 from orchestrator.runtimes.build_inputs import LOCK_NAME, BuildInputs
+from orchestrator.runtimes.docker.user import calling_user, container_user, worker_user
 from orchestrator.runtimes.guest_contract import CONTRACT
 from orchestrator.runtimes.warm.heartbeat import (
     WORKER_FORMAT,
@@ -23,7 +24,7 @@ from orchestrator.runtimes.warm.heartbeat import (
     read_heartbeat,
     read_version,
 )
-from orchestrator.runtimes.warm.settings import STACK_LABEL, USER_LABEL, VARIANT_LABEL, WARM_LABEL, worker_user
+from orchestrator.runtimes.warm.settings import STACK_LABEL, USER_LABEL, VARIANT_LABEL, WARM_LABEL
 from orchestrator.runtimes.warm.spool import VariantSpool, close_to_others, is_own_spool
 from orchestrator.system.container_engine import connect
 from orchestrator.system.guest_tree import GuestTree
@@ -205,7 +206,7 @@ def list_running_containers() -> list[WarmContainer]:
     """Return the running containers of the caller's warm workers; none where no engine answers."""
     with contextlib.suppress(Exception):  # whatever is wrong with the engine, workers may be up without it
         engine = connect()
-        uid = 0 if "rootless" in engine.security else worker_user((os.getuid(), os.getgid()))[0]
+        uid = container_user(worker_user(calling_user()), engine.security).partition(":")[0]
         labels = [f"{WARM_LABEL}=1", f"{USER_LABEL}={uid}"]
         listed = engine.client.containers.list(filters={"label": labels, "status": "running"})
         return [_describe(container.attrs, container.image.labels) for container in listed]

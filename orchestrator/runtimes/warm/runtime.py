@@ -20,7 +20,6 @@ from orchestrator.runtimes.base import BuildOptions, Location, Prepared, Runtime
 from orchestrator.runtimes.guest_contract import ALIVE_NAME, ALIVE_TIMEOUT, QUEUE_NAME, GuestPaths, writing_job
 from orchestrator.runtimes.warm.discover import DiscoveredWorker, Needs
 from orchestrator.runtimes.warm.heartbeat import Heartbeat
-from orchestrator.runtimes.warm.results import move_results
 from orchestrator.runtimes.warm.spool import DATA, JOBS, VariantSpool, given_to
 from orchestrator.runtimes.warm.staging import RootLocations, locate_roots, read_copy_limit, stage_images
 from orchestrator.runtimes.warm.worker import JobSpec, WarmWorker
@@ -91,6 +90,14 @@ class WarmRuntime(Runtime):
         if report is not None:
             self.say(report)
 
+    def worker_owner(self) -> tuple[int, int] | None:
+        """Return who owns the folder of the workers, where that is not the caller. Raises RuntimeUnsuitable."""
+        try:
+            with self.spool.open() as tree:
+                return given_to(tree)
+        except OSError as error:
+            raise RuntimeUnsuitable(f"cannot open {self.spool.root}", why=error.strerror, hint="orch ps") from error
+
     def guest_paths(self, prepared: Prepared, spec: WorkerSpec) -> GuestPaths:
         """Return the folders as the workers report them. Raises RuntimeUnsuitable while none is up."""
         seen = self._worker().heartbeat.paths
@@ -109,7 +116,6 @@ class WarmRuntime(Runtime):
             tree.make_folder(data)
             for number, seen_as in self._locate(worker, spec.roots).seen_as.items():
                 tree.link_to(f"{data}/{number}", str(seen_as))
-            tree.make_folder(f"{folder.name}/out", given_to(tree))
         beat = worker.heartbeat
         ids = [
             other.heartbeat.id
@@ -117,14 +123,14 @@ class WarmRuntime(Runtime):
             if other.heartbeat.paths == beat.paths and other.data == worker.data
         ]
         with writing_job(folder):
-            job = WarmWorker(self.spool, JobSpec(spec.name, spec.job, spec.weights.name, ids, spec.out, spec.log))
+            job = WarmWorker(self.spool, JobSpec(spec.name, spec.job, spec.weights.name, ids, spec.log))
         self.has_started, self._has_reported_waiting = True, False
         return job
 
     def reap(self, run: str, jobs: Path) -> int:
         """End this run's jobs that an earlier orch left, and return their number.
 
-        What they finished is kept. Abandoned jobs of other runs are removed.
+        Abandoned jobs of other runs are removed.
         """
         key, count = run_key(self.paths.root), 0
         with suppress(OSError, RuntimeUnsuitable), self.spool.open() as tree:
@@ -134,8 +140,6 @@ class WarmRuntime(Runtime):
                     count += 1
                     with suppress(OSError):
                         tree.touch(f"{folder}/kill")
-                    with suppress(OSError):
-                        move_results(self.spool.root / folder / "out", self.paths.shards, {})
                     tree.remove_folder(folder)
                 elif _is_abandoned(tree, folder):
                     tree.remove_folder(folder)

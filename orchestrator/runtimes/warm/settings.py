@@ -26,8 +26,6 @@ STOP_SECONDS = 30
 """Seconds for a worker to finish its images before it is killed."""
 LOG_OPTIONS = {"max-size": "10m", "max-file": "3"}
 """Limits of the log: a worker may run for months."""
-NOBODY = 65534
-"""The user and group of root's warm workers: none runs as root."""
 
 
 def warm_labels(stack: str, variant: str) -> dict[str, str]:
@@ -53,8 +51,3 @@ def own_environment(stack: StackEntry, variant: str) -> dict[str, str]:
         "ORCH_DEVICE": stack.spec.variants[variant].device,
         **({"ORCH_SOURCES": json.dumps(sources)} if sources else {}),
     }
-
-
-def worker_user(caller: tuple[int, int]) -> tuple[int, int]:
-    """Return the user and group of a warm worker: the caller's, or nobody's where the caller is root."""
-    return (NOBODY, NOBODY) if caller[0] == 0 else caller

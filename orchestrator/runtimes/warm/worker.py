@@ -14,7 +14,6 @@ from typing import Any
 from orchestrator.runtimes.base import Exit
 from orchestrator.runtimes.guest_contract import END_NAME, QUEUE_NAME
 from orchestrator.runtimes.warm.heartbeat import HeartbeatWatch, clean_text
-from orchestrator.runtimes.warm.results import copy_parts_to_job, move_results
 from orchestrator.runtimes.warm.spool import CLAIMED, JOBS, TICKET_FORMAT, TICKETS, VariantSpool
 from orchestrator.system.files import json_bytes
 from orchestrator.system.guest_tree import GuestFileRefused, GuestTree
@@ -37,13 +36,12 @@ LOG_LIMIT = 16 << 20
 
 @dataclass(frozen=True)
 class JobSpec:
-    """A job for warm workers: its folder, the workers that may take it, and where its results and log go."""
+    """A job for warm workers: its folder, the workers that may take it, and where its log goes."""
 
     name: str
     folder: Path
     model: str
     workers: Sequence[str]
-    shards: Path
     log: Path
 
 
@@ -62,7 +60,6 @@ class WarmWorker:
             self._queue = queue.status()
         self._events = _Events(self._folder)
         self._watches = {worker: HeartbeatWatch(self._tree, worker) for worker in spec.workers}
-        self._stamps = copy_parts_to_job(spec.shards, spec.folder / "out")
         self._exit: Exit | None = None
         self._over = threading.Event()
         self._is_terminated = False
@@ -72,7 +69,7 @@ class WarmWorker:
     # --- the Worker protocol
 
     def lines(self) -> Iterator[bytes]:
-        """Yield the job's events. A finished shard is in the run directory before its event is yielded."""
+        """Yield the job's events."""
         try:
             if self._has_work():
                 self._write_ticket()
@@ -98,13 +95,11 @@ class WarmWorker:
             self._folder.touch("kill")
 
     def close(self) -> None:
-        """Move the unfinished shards and the log into the run directory, and remove the job."""
+        """Copy the log into the run directory, and remove the job."""
         if self._exit is None:
             self.kill()
             if not self._withdraw():
                 self._over.wait(KILL_SECONDS)
-        with suppress(OSError):
-            move_results(self._spec.folder / "out", self._spec.shards, self._stamps)
         with suppress(OSError):
             self._copy_log()
         self._folder.close()
@@ -168,9 +163,7 @@ class WarmWorker:
             time.sleep(POLL_SECONDS if now - last_event < ACTIVE_SECONDS else IDLE_POLL_SECONDS)
 
     def _process(self, event: dict[str, Any]) -> bytes:
-        """Move the results that an event reports, and return its line with a number of this worker's own."""
-        if event["event"] == "shard_done":
-            move_results(self._spec.folder / "out", self._spec.shards, self._stamps, event["shard"])
+        """Return the line of an event with a number of this worker's own."""
         self._sequence += 1
         return json.dumps({**event, "seq": self._sequence}).encode()
 

@@ -36,3 +36,23 @@ def test_the_package_offers_predictions_without_importing_them() -> None:
     code = "import sys, orchestrator; assert 'numpy' not in sys.modules; print(orchestrator.Predictions.__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "Predictions\n"
+
+
+def test_the_gate_of_a_run_without_annotations_needs_no_evaluation() -> None:
+    code = """
+import sys
+from orchestrator.cli.gate import open_gate
+options = dict.fromkeys(["fail_on", "baseline", "annotations", "junit", "summary"])
+with open_gate(["m"], **options) as gate:
+    gate.judge("m", {"images": 2, "failed": 1, "predictions": "p.npz"})
+assert gate.exit_code == 1
+print(*sorted(name for name in sys.modules if name.startswith(("orchestrator.evaluation", "orchestrator.reports"))))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    evaluation = "orchestrator.evaluation"
+    assert done.stdout.split() == [
+        evaluation,
+        f"{evaluation}.gate",
+        f"{evaluation}.gate.gate",
+        f"{evaluation}.gate.rules",
+    ]

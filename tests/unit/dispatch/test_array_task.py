@@ -6,9 +6,9 @@ import socket
 
 import pytest
 
-from orchestrator.dispatch.shared.submitter import QueuedTask, TaskAttempt
 from orchestrator.dispatch.slurm.array_task import read_array_task
 from orchestrator.dispatch.slurm.commands import parse_tasks
+from orchestrator.dispatch.submitter import QueuedTask, TaskAttempt
 
 
 def test_an_arrays_task() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import json
+import os
 import queue
 import signal
 import threading
@@ -16,13 +17,16 @@ import pytest
 
 from orchestrator.dispatch import dispatcher as dispatch
 from orchestrator.dispatch.dispatcher import Dispatcher
+from orchestrator.dispatch.shard_intake import Images
 from orchestrator.dispatch.slots import OwnedSlots
 from orchestrator.dispatch.worker_failures import MOST_IDLE_EXITS
 from orchestrator.errors import Interrupted, MachineError, RunError
 from orchestrator.inputs.collect import InputImage
-from orchestrator.paths import RunPaths
+from orchestrator.paths import GuestFolder, RunPaths
+from orchestrator.predictions.shard_check import ShardContent, ShardFault
 from orchestrator.runtimes.base import Exit
 from orchestrator.system.display import SilentDisplay
+from tests.unit.dispatch.intake_samples import TrustingIntake
 
 Script = Callable[["FakeWorker", dict[str, Any]], Exit | None]
 IMAGES_PER_SHARD = 4
@@ -123,7 +127,7 @@ def paths(tmp_path: Path) -> RunPaths:
 
 
 def make(paths: RunPaths, fleet: Fleet, shards: int) -> Dispatcher:
-    return Dispatcher(paths, fleet.start, SilentDisplay(), range(shards), images_of)
+    return Dispatcher(paths, fleet.start, SilentDisplay(), range(shards), images_of, TrustingIntake())
 
 
 @pytest.mark.parametrize("workers", [1, 3, 50])
@@ -133,6 +137,24 @@ def test_every_shard_is_predicted_once(paths: RunPaths, workers: int) -> None:
     assert fleet.predicted == list(range(10))
     assert len(fleet.workers) == min(workers, 10)
     assert paths.events.read_text().count('"ready"') == len(fleet.workers)
+
+
+def test_workers_at_work_see_that_the_host_lives(paths: RunPaths) -> None:
+    """A worker leaves its job when `alive` is not touched for a minute."""
+    touched: list[bool] = []
+
+    def script(worker: FakeWorker, order: dict[str, Any]) -> Exit | None:
+        alive = worker.folder / "alive"
+        os.utime(alive, (1, 1))
+        deadline = time.monotonic() + 10
+        while alive.stat().st_mtime == 1 and time.monotonic() < deadline:
+            worker.emit("heartbeat", rss_mb=1)
+            time.sleep(0.01)
+        touched.append(alive.stat().st_mtime > 1)
+        return None
+
+    make(paths, Fleet(script), 3).run(OwnedSlots(1), 12, 0)
+    assert touched == [True] * 3
 
 
 def test_events_that_come_twice_count_once(paths: RunPaths) -> None:
@@ -235,7 +257,7 @@ def test_an_engine_that_is_away_for_a_while_is_waited_for(
             raise MachineError("the engine is away")
         return fleet.start(slot, name, folder)
 
-    dispatcher = Dispatcher(paths, start, SilentDisplay(), range(3), images_of)
+    dispatcher = Dispatcher(paths, start, SilentDisplay(), range(3), images_of, TrustingIntake())
     if patience:
         assert dispatcher.run(OwnedSlots(1), 12, 0).lost_workers == 1
         assert (fleet.predicted, refusals) == ([0, 1, 2], 0)
@@ -313,7 +335,7 @@ def test_images_of_shards_under_way_and_failed_ones_are_shown(paths: RunPaths) -
             shown.append((done, failed, workers))
 
     def script(worker: FakeWorker, order: dict[str, Any]) -> Exit | None:
-        worker.emit("image_failed", shard=order["shard"], index=0, error="no image")
+        worker.emit("image_failed", shard=order["shard"], index=order["images"][0]["index"], error="no image")
         worker.emit("progress", shard=order["shard"], done=2, total=4)
         deadline = time.monotonic() + 10
         while (7, 1, {"w0": "shard 0"}) not in shown and time.monotonic() < deadline:
@@ -321,7 +343,8 @@ def test_images_of_shards_under_way_and_failed_ones_are_shown(paths: RunPaths) -
         return None
 
     fleet = Fleet(script)
-    Dispatcher(paths, fleet.start, Display(), range(2), images_of).run(OwnedSlots(1), 13, 5)
+    dispatcher = Dispatcher(paths, fleet.start, Display(), range(2), images_of, TrustingIntake())
+    dispatcher.run(OwnedSlots(1), 13, 5)
     assert (7, 1, {"w0": "shard 0"}) in shown
     assert shown[-1][:2] == (13, 2)
 
@@ -335,3 +358,118 @@ def test_done_shards_leave_the_queue_and_progress_is_recorded_now_and_then(paths
     make(paths, Fleet(script), 6).run(OwnedSlots(2), 24, 0)
     assert list(paths.jobs.glob("*/queue/*.json")) == []
     assert paths.events.read_text().count('"progress"') == 2, "the first of each worker"
+
+
+# --- results that are refused, and events that nothing may be believed of
+
+
+def dispatch_with(paths: RunPaths, fleet: Fleet, shards: int, intake: TrustingIntake, slots: int = 1) -> list[str]:
+    """Run to the end; the messages shown."""
+    shown: list[str] = []
+
+    class Display(SilentDisplay):
+        def say(self, message: str) -> None:
+            shown.append(message)
+
+    dispatcher = Dispatcher(paths, fleet.start, Display(), range(shards), images_of, intake)
+    dispatcher.run(OwnedSlots(slots), shards * IMAGES_PER_SHARD, 0)
+    return shown
+
+
+def test_an_image_whose_result_is_refused_twice_is_given_up_alone(paths: RunPaths) -> None:
+    fleet, at_fault = Fleet(obedient), ShardFault("boxes: is not finite", {2: "boxes: is not finite"})
+    intake = TrustingIntake({1: [at_fault, at_fault]})
+    shown = dispatch_with(paths, fleet, 3, intake)
+    orders = [order for order in fleet.workers[0].predicted if order["shard"] == 1]
+    assert [order["careful"] for order in orders] == [False, True, True]
+    assert [list(order["skip"]) for order in orders] == [[], [], ["6"]]
+    assert "boxes: is not finite" in orders[-1]["skip"]["6"]
+    assert (intake.failed, len(fleet.workers)) == ({}, 1)
+    assert sum("is refused" in line for line in shown) == 2
+    refused = [line for line in map(json.loads, paths.events.read_text().splitlines()) if "category" in line]
+    assert [(line["event"], line["category"], line["shard"]) for line in refused] == [
+        ("shard_refused", "output", 1)
+    ] * 2
+    assert list(paths.jobs.glob("*/queue/*.json")) == []
+
+
+def test_a_fault_of_no_image_costs_the_shard_after_one_repeat(paths: RunPaths) -> None:
+    fault = ShardFault("its meta is not that of this shard")
+    intake = TrustingIntake({0: [fault] * 9})
+    fleet = Fleet(obedient)
+    dispatch_with(paths, fleet, 3, intake, slots=2)
+    assert list(intake.failed) == [0]
+    assert fault.reason in intake.failed[0]
+    assert fleet.predicted == [0, 0, 1, 2]
+
+
+def test_a_worker_that_spoils_another_image_each_time_costs_the_shard_in_the_end(paths: RunPaths) -> None:
+    faults = [ShardFault("odd", {position: "odd"}) for position in range(IMAGES_PER_SHARD)]
+    intake = TrustingIntake({0: faults * 3})
+    dispatch_with(paths, Fleet(obedient), 2, intake)
+    assert list(intake.failed) == [0]
+
+
+def test_a_disk_that_is_full_ends_the_run_with_that_reason(paths: RunPaths) -> None:
+    class Full(TrustingIntake):
+        def take(self, out: GuestFolder, number: int, images: Images) -> ShardContent | None:
+            raise RunError("cannot write 00000.npz", why="No space left on device")
+
+    with pytest.raises(RunError, match="cannot write"):
+        dispatch_with(paths, Fleet(obedient), 2, Full())
+
+
+ODD = (
+    b"",
+    b"\xff\xfe",
+    b"[]",
+    b"null",
+    b"{}",
+    b"[" * 60_000,
+    b'{"event": "shard_done", "seq": 1e400}',
+    b'{"event": "shard_done"}',
+    b'{"event": "shard_done", "seq": "1", "shard": 0}',
+    b'{"event": "shard_done", "seq": null, "shard": 0}',
+    b'{"event": "shard_done", "seq": 1, "shard": 99}',
+    b'{"event": "shard_done", "seq": 1, "shard": -1}',
+    b'{"event": "shard_done", "seq": 1, "shard": true}',
+    b'{"event": "progress", "seq": 9007199254740991, "shard": 0, "done": 999999999}',
+    b'{"event": "progress", "seq": 123456789012345678901234567890, "shard": 0, "done": 1}',
+    b'{"event": "failure", "seq": 1}',
+    b'{"event": "ready", "seq": 1, "versions": 3}',
+    b'{"event": "ready", "seq": 99}',
+    b'{"event": "notice", "seq": 1, "message": {"a": 1}}',
+    b'{"event": "batch", "seq": 1, "shard": 0, "indices": [77, "x", []]}',
+    b'{"event": "exit", "seq": 1, "code": 0}',
+    b'{"event": "invented", "seq": 1}',
+    b'{"event": ["ready"], "seq": 1}',
+    b'{"event": "heartbeat", "seq": 1, "rss_mb": NaN}',
+    b'{"event": "notice", "seq": 1, "message": "' + b"x" * 70_000 + b'"}',
+)
+
+
+@pytest.mark.parametrize("line", ODD, ids=range(len(ODD)))
+def test_an_odd_line_neither_ends_the_run_nor_mutes_the_worker(paths: RunPaths, line: bytes) -> None:
+    def script(worker: FakeWorker, order: dict[str, Any]) -> Exit | None:
+        worker._lines.put(line)
+        return None
+
+    fleet = Fleet(script)
+    result = make(paths, fleet, 4).run(OwnedSlots(2), 16, 0)
+    assert (fleet.predicted, result.lost_workers) == ([0, 1, 2, 3], 0)
+    events = [json.loads(one) for one in paths.events.read_text().splitlines()]
+    assert sorted(one["shard"] for one in events if one["event"] == "shard_done") == [0, 1, 2, 3]
+
+
+def test_a_shard_counts_for_the_worker_that_has_it_alone(paths: RunPaths) -> None:
+    """A worker that reports the shards of others as done has no influence on them."""
+
+    def script(worker: FakeWorker, order: dict[str, Any]) -> Exit | None:
+        for shard in range(8):
+            if shard != order["shard"]:
+                worker.emit("shard_done", shard=shard, images=4, failed=0, instances=0, seconds=0)
+        return None
+
+    fleet = Fleet(script)
+    make(paths, fleet, 4).run(OwnedSlots(4), 16, 0)
+    assert fleet.predicted == [0, 1, 2, 3]

@@ -16,6 +16,7 @@ from orchestrator.errors import Interrupted, MachineError
 from orchestrator.paths import RunPaths
 from orchestrator.runtimes.base import Exit
 from orchestrator.system.display import SilentDisplay
+from tests.unit.dispatch.intake_samples import TrustingIntake
 from tests.unit.dispatch.test_dispatcher import FakeWorker, Fleet, images_of, make, obedient
 
 DEVICES = ("cuda:GPU-0", "cuda:GPU-1", "cuda:GPU-2")
@@ -105,7 +106,7 @@ def test_a_device_the_engine_refuses_again_and_again_is_given_up(
             if "is no longer used" in message:
                 over.set()
 
-    dispatcher = Dispatcher(paths, start, Display(), range(9), images_of)
+    dispatcher = Dispatcher(paths, start, Display(), range(9), images_of, TrustingIntake())
     result = dispatcher.run(OwnedSlots(2, DEVICES), 36, 0)
     assert result.retired == ("cuda:GPU-1: the engine knows no such device",)
     assert fleet.predicted == list(range(9))

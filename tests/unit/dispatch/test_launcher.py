@@ -16,7 +16,7 @@ from orchestrator.paths import RunPaths
 from orchestrator.plan.options import RunOptions
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.request import make_request
-from orchestrator.runtimes.base import Exit, Prepared, Worker, WorkerSpec
+from orchestrator.runtimes.base import Exit, Prepared, Runtime, Worker, WorkerSpec
 from orchestrator.runtimes.guest_contract import GuestPaths
 
 DOCUMENTS = Path(__file__).parent / "job_documents"
@@ -46,7 +46,7 @@ class _StartedWorker:
     def close(self) -> None: ...
 
 
-class _NamingRuntime:
+class _NamingRuntime(Runtime):
     """Starts nothing and names folders as containers do."""
 
     name = "docker"

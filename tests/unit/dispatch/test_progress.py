@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from orchestrator.dispatch.shared.progress import EventTail, RunProgress, describe_tasks, shard_sizes
-from orchestrator.dispatch.shared.submitter import QueuedTask
+from orchestrator.dispatch.submitter import QueuedTask
 
 
 def test_shards_under_way_count_with_their_images_and_done_twice_counts_once() -> None:
@@ -16,7 +16,7 @@ def test_shards_under_way_count_with_their_images_and_done_twice_counts_once() -
     progress.apply("t1", {"event": "shard_started", "worker": "w0", "shard": 0, "reused": 3})
     progress.apply("t0", {"event": "progress", "worker": "w0", "shard": 0, "done": 4})
     assert progress.images == 9
-    progress.apply("t0", {"event": "image_failed", "worker": "w0"})
+    progress.apply("t0", {"event": "image_failed", "worker": "w0", "shard": 0, "index": 3})
     for task in ("t0", "t1"):
         progress.apply(task, {"event": "shard_done", "worker": "w0", "shard": 0, "images": 10})
     assert (progress.images, progress.failed, progress.finished) == (15, 1, {0, 2})

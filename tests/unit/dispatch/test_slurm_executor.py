@@ -11,10 +11,10 @@ import pytest
 from orchestrator.catalog.loader import ModelEntry
 from orchestrator.dispatch.executors import EXECUTORS, Work, get_executor
 from orchestrator.dispatch.local import LocalExecutor
-from orchestrator.dispatch.shared.submitter import Submission
 from orchestrator.dispatch.shared.work_file import WorkersPerTask, make_placeholder, read_work_file
 from orchestrator.dispatch.slurm.executor import SlurmExecutor
 from orchestrator.dispatch.slurm.settings import SlurmSettings
+from orchestrator.dispatch.submitter import Submission
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.hardware import Selection
 from orchestrator.paths import RunPaths

@@ -16,9 +16,9 @@ from orchestrator.dispatch.dispatcher import DispatchResult
 from orchestrator.dispatch.shared import collection, task
 from orchestrator.dispatch.shared.claims import Claims
 from orchestrator.dispatch.shared.collection import COLLECT_CLAIM, collect_once
-from orchestrator.dispatch.shared.submitter import TaskAttempt
 from orchestrator.dispatch.shared.task import main
 from orchestrator.dispatch.shared.task_records import find_abandoned, merge_records, read_records
+from orchestrator.dispatch.submitter import TaskAttempt
 from orchestrator.errors import Interrupted
 from orchestrator.paths import RunPaths
 from orchestrator.plan.plan import Plan

@@ -13,7 +13,7 @@ def fold(*events: dict[str, Any]) -> WorkerState:
     """The state after these events, numbered as a worker numbers them."""
     state = WorkerState()
     for number, event in enumerate(events, 1):
-        assert state.apply({"seq": number, **event})
+        state.apply({"seq": number, **event})
     return state
 
 
@@ -44,11 +44,15 @@ def test_the_announced_batch_is_that_of_a_shard_under_way() -> None:
     assert fold(*begun, {"event": "shard_done", "shard": 3}).announced is None
 
 
-def test_events_that_come_twice_are_applied_once() -> None:
-    state = WorkerState()
-    failed = {"event": "image_failed", "seq": 1}
-    assert [state.apply(failed), state.apply(failed), state.apply({**failed, "seq": 2})] == [True, False, True]
-    assert state.failed_images == 2
+def test_an_image_that_fails_again_counts_once() -> None:
+    failed = {"event": "image_failed", "shard": 1, "index": 3}
+    assert fold(failed, failed, {**failed, "index": 4}).failed_images == 2
+
+
+def test_a_shard_whose_result_was_refused_is_not_under_way() -> None:
+    state = fold(started(3), {"event": "batch", "shard": 3, "indices": [9]})
+    state.drop(3)
+    assert (state.under_way, state.announced, state.finished) == ({}, None, set())
 
 
 def test_a_worker_that_exited_has_nothing_under_way() -> None:
@@ -68,6 +72,7 @@ def test_a_worker_that_exited_has_nothing_under_way() -> None:
         {"event": "progress", "shard": 1, "done": "all"},
         {"event": "batch", "shard": 1, "indices": "0"},
         {"event": "failure"},
+        {"event": "image_failed"},
         {"event": ["ready"]},
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -82,3 +83,21 @@ def test_nothing_to_paste() -> None:
     )
     assert not below.pixels.any()
     assert not outside.pixels.any()
+
+
+def test_a_pixel_at_the_threshold_is_not_part_of_the_mask() -> None:
+    mask = np.array([[[0.5, 0.5], [0.5, np.nextafter(np.float32(0.5), np.float32(1))]]], np.float32)
+    (crop,) = paste_masks(mask, np.array([[0, 0, 1, 1]]), 4, 4, enlarge)
+    assert np.argwhere(drawn(crop, 4, 4)).tolist() == [[1, 1]]
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_a_cell_reaches_far_into_neighbours_just_below_the_threshold(turns: int) -> None:
+    """Interpolation spreads the only cell above the threshold nearly a whole cell, of 20 pixels here."""
+    mask = np.full((10, 10), 0.497, np.float32)
+    mask[3:7, 0] = 1
+    mask[3:7, 5] = 1
+    mask = np.rot90(mask, turns).copy()
+    box = [3, 4, 202, 203]
+    (crop,) = paste_masks(mask[None], np.array([box]), 210, 210, enlarge)
+    assert np.array_equal(drawn(crop, 210, 210), plainly(mask, box, 210, 210))

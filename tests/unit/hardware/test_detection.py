@@ -36,12 +36,18 @@ class FakeNvml:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.gone: set[int] = set()
         self.empty: set[int] = set()
+        self.opened = 0
+        """Calls of nvmlInit without one of nvmlShutdown."""
         for name in dir(self):
             if name.startswith("nvml"):
                 monkeypatch.setattr(pynvml, name, getattr(self, name))
 
-    def nvmlInit(self) -> None: ...
-    def nvmlShutdown(self) -> None: ...
+    def nvmlInit(self) -> None:
+        self.opened += 1
+
+    def nvmlShutdown(self) -> None:
+        self.opened -= 1
+
     def nvmlSystemGetDriverVersion(self) -> str:
         return "535.104.05"
 
@@ -99,6 +105,7 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
 def test_nvml_tells_gpus_slices_and_processes(nvml: FakeNvml) -> None:
     whole = replace(A100, processes=(GpuProcess(7, 3), GpuProcess(8, None)))
     assert read_nvml() == Machine((whole, *SLICES), "535.104.05", "12.2", source="NVML")
+    assert nvml.opened == 0
 
 
 def test_a_gpu_that_fell_off_the_bus_costs_no_other(nvml: FakeNvml) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -100,6 +101,7 @@ def test_the_digest_follows_what_the_predictions_depend_on(make_plan: Callable[.
 
 
 def test_a_request_has_a_short_stable_name() -> None:
+    assert re.fullmatch("[0-9a-f]{8}", REQUEST.short_digest("auto"))
     assert REQUEST.short_digest("auto") == replace(REQUEST, runtime="venv").short_digest("auto")
     assert REQUEST.short_digest("auto") != REQUEST.short_digest("venv")
     assert REQUEST.short_digest("auto") != replace(REQUEST, exif="ignore").short_digest("auto")

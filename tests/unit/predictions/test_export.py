@@ -16,7 +16,7 @@ import pytest
 
 from orchestrator.errors import OrchError, PredictionsError, UsageError
 from orchestrator.predictions import npz
-from orchestrator.predictions.export import EXPORTERS, export_coco, export_fashionfail
+from orchestrator.predictions.export import EXPORTERS, export_coco, export_fashionfail, get_exporter
 from orchestrator.predictions.predictions import Predictions
 from tests.unit.predictions.predictions_samples import FILES, META, sample_arrays, save
 
@@ -223,3 +223,10 @@ def test_membership_reads_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "boxes" in arrays
     assert "nothing" not in arrays
     assert FILES[0] not in arrays
+
+
+def test_formats_are_found_by_name_and_an_unknown_one_gets_a_suggestion() -> None:
+    assert {name: get_exporter(name) for name in EXPORTERS} == EXPORTERS
+    with pytest.raises(UsageError, match="unknown format 'cocoa'") as caught:
+        get_exporter("cocoa")
+    assert caught.value.why == "did you mean coco?"

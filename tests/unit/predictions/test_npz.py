@@ -13,6 +13,7 @@ from numpy.lib import format as npy
 from orchestrator.errors import OrchError, PredictionsError, UsageError
 from orchestrator.predictions import npz
 from orchestrator.predictions.npz import NpzWriter, open_arrays
+from tests.unit.durability import durable_steps, record_syncs
 
 
 @pytest.mark.parametrize("compress", [True, False])
@@ -172,3 +173,11 @@ def test_two_arrays_of_one_name_are_refused(tmp_path: Path) -> None:
             archive.writestr("a.npy", b"")
     with pytest.raises(PredictionsError):
         open_arrays(tmp_path / "x.npz")
+
+
+def test_an_archive_is_on_the_disk_before_its_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "predictions.npz"
+    steps = record_syncs(monkeypatch, target)
+    with NpzWriter(target, compress=True) as writer:
+        writer.write_array("x", np.arange(1000))
+    assert steps == durable_steps(target)

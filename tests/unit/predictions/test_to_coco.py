@@ -79,7 +79,7 @@ def shorten(arrays: Arrays) -> None:
         (move("offsets", 1, 9), "offsets does not ascend"),
         (move("mask_offsets", 0, 1), "mask_offsets do not start at 0"),
         (move("mask_offsets", 2, 0), "mask_offsets do not ascend"),
-        (shorten, "masks goes on after the last instance"),
+        (shorten, "masks continues after the last instance"),
         (lambda arrays: arrays.pop("masks"), "array 'masks': it is missing"),
         (lambda arrays: arrays.update(boxes=arrays["boxes"].astype(np.float64)), "its dtype is float64"),
     ],

@@ -87,6 +87,18 @@ def test_a_file_that_changed_meanwhile_is_fetched_anew(
     assert (tmp_path / "w.pth").read_bytes() == OTHER
 
 
+def test_a_part_is_continued_only_under_the_condition_that_the_file_is_the_same(site: Site, tmp_path: Path) -> None:
+    """Without the condition, nothing in this server's answers would show that the file changed."""
+    site.breaks, site.tags_parts = [6 * BLOCK] + [0] * ATTEMPTS, False
+    with pytest.raises(MachineError):
+        get(site, tmp_path / "w.pth")
+    site.breaks, site.files["/w.pth"], site.etags["/w.pth"] = [], OTHER, '"second"'
+    site.seen.clear()
+    get(site, tmp_path / "w.pth")
+    assert (tmp_path / "w.pth").read_bytes() == OTHER
+    assert site.seen == [("/w.pth", f"bytes={6 * BLOCK}-")]
+
+
 def test_a_shorter_new_file_is_fetched_anew(site: Site, tmp_path: Path) -> None:
     site.breaks, site.knows_if_range = [6 * BLOCK] + [0] * ATTEMPTS, False
     with pytest.raises(MachineError):

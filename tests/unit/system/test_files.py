@@ -6,12 +6,15 @@ import hashlib
 import json
 import os
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from orchestrator.system.files import replace_path, sha256_of, write_json, write_text
+from tests.unit.durability import durable_steps, record_syncs
 
 
 def test_json_is_replaced_in_one_step_and_readable(tmp_path: Path) -> None:
@@ -82,3 +85,15 @@ def test_a_durable_write_waits_for_the_file_before_its_name_and_for_the_folder_a
     monkeypatch.setattr(os, "replace", record_replace)
     write_text(tmp_path / "x", "text", durable=durable)
     assert steps == expected
+
+
+@pytest.mark.parametrize("write", [write_json, write_text])
+def test_files_are_written_durably_unless_asked_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[..., Any]
+) -> None:
+    steps = record_syncs(monkeypatch, tmp_path / "x.json")
+    write(tmp_path / "x.json", "text")
+    assert steps == durable_steps(tmp_path / "x.json")
+    steps.clear()
+    write(tmp_path / "x.json", "text", durable=False)
+    assert steps == ["renamed"]

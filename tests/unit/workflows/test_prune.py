@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from orchestrator.catalog.loader import Catalog, load_catalog
 from orchestrator.catalog.upstream_code import tree_folder
 from orchestrator.cli import main
 from orchestrator.errors import MachineError
+from orchestrator.hardware.gpu_code import LABEL
 from orchestrator.paths import build_logs_folder, environments_folder, home, weights_folder, worker_cache_folder
 from orchestrator.runtimes.environments import environment_folder
 from orchestrator.system.locks import hold_lock
-from orchestrator.workflows.prune.engine import EngineImage, current_variants, why_unneeded
+from orchestrator.workflows.prune.engine import EngineImage, current_variants, engine_leftovers, why_unneeded
 from orchestrator.workflows.prune.files import file_leftovers, size_of
 from orchestrator.workflows.prune.leftovers import Scope
 from orchestrator.workflows.prune.prune import find_leftovers, remove_leftovers
@@ -121,6 +123,99 @@ def test_a_scope_keeps_to_its_stacks(catalog: Catalog) -> None:
     one = image("old", "orch/tiny:cpu-old")
     assert why(one, catalog, Scope(stacks=["tiny"])) is not None
     assert why(one, catalog, Scope(everything=True, stacks=["garments"])) is None
+
+
+# ---- the engine's lists ----------------------------------------------------------------------------------------------
+
+OLD = {f"{LABEL}.{name}": value for name, value in
+       {"stack": "tiny", "variant": "cpu", "identity": "old", "content": "old"}.items()}  # fmt: skip
+RUN = {f"{LABEL}.run": "run1", f"{LABEL}.stack": "tiny"}
+OFFERED_IMAGE = ("image", "orch/tiny:cpu-old")
+
+
+class FakeEngine:
+    """An engine with one old image of tiny and the containers given, as the SDK's low-level client lists them."""
+
+    def __init__(self, containers: list[dict[str, Any]], ended_before: float) -> None:
+        self._containers, self._ended = containers, ended_before
+        self.client = self.api = self
+
+    def containers(self, all: bool) -> list[dict[str, Any]]:
+        assert all, "ended containers too"
+        return self._containers
+
+    def inspect_container(self, identifier: str) -> dict[str, Any]:
+        moment = datetime.fromtimestamp(time.time() - self._ended, UTC).strftime("%Y-%m-%dT%H:%M:%S.123456789Z")
+        state = next(one["State"] for one in self._containers if one["Id"] == identifier)
+        never = "0001-01-01T00:00:00Z"
+        return {"Created": moment, "State": {"FinishedAt": moment if state == "exited" else never}}
+
+    def images(self, filters: dict[str, str]) -> list[dict[str, Any]]:
+        assert filters == {"label": f"{LABEL}.identity"}
+        return [{"Id": "sha256:1", "RepoTags": ["orch/tiny:cpu-old"], "Labels": OLD, "Size": 5, "Created": 1}]
+
+    def remove_container(self, identifier: str) -> None:
+        raise AssertionError("listing removes nothing")
+
+    remove_image = remove_container
+
+
+def listed_container(
+    state: str, labels: dict[str, str] | None, image: str = "sha256:1", number: str = "1"
+) -> dict[str, Any]:
+    return {"Id": f"c{number}", "ImageID": image, "State": state, "Labels": labels, "Names": [f"/box{number}"]}
+
+
+def offered(
+    monkeypatch: pytest.MonkeyPatch, catalog: Catalog, *containers: dict[str, Any], ended_before: float = 3600
+) -> list[tuple[str, str]]:
+    """What of the engine is offered for removal, in order."""
+    engine = FakeEngine(list(containers), ended_before)
+    monkeypatch.setattr("orchestrator.workflows.prune.engine.connect", lambda: engine)
+    leftovers, notes = engine_leftovers(catalog, Scope(stacks=["tiny"]))
+    assert notes == []
+    return [(one.kind, one.name) for one in leftovers]
+
+
+@pytest.mark.parametrize("labels", [None, RUN])
+@pytest.mark.parametrize("state", ["running", "paused", "restarting"])
+def test_an_image_in_use_is_never_offered(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch, state: str, labels: dict[str, str] | None
+) -> None:
+    assert offered(monkeypatch, catalog, listed_container(state, labels)) == []
+    other = listed_container(state, labels, image="sha256:2")
+    assert offered(monkeypatch, catalog, other) == [OFFERED_IMAGE]
+
+
+def test_a_container_that_ended_and_is_not_orchs_uses_its_image(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert offered(monkeypatch, catalog, listed_container("exited", {})) == []
+    both = listed_container("exited", RUN), listed_container("running", RUN, number="2")
+    assert offered(monkeypatch, catalog, *both) == [("container", "box1")], "another one still uses the image"
+
+
+@pytest.mark.parametrize("state", ["exited", "created", "dead"])
+def test_a_container_is_offered_with_its_image_ten_minutes_after_its_end(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    ended = listed_container(state, RUN)
+    for seconds in (0, 30, 590):
+        assert offered(monkeypatch, catalog, ended, ended_before=seconds) == [], "its run may still read it"
+    assert offered(monkeypatch, catalog, ended, ended_before=620) == [("container", "box1"), OFFERED_IMAGE]
+
+
+def test_a_container_of_another_stack_or_that_is_gone_is_not_offered(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign = listed_container("exited", {**RUN, f"{LABEL}.stack": "other"})
+    assert offered(monkeypatch, catalog, foreign) == []
+
+    def gone(engine: FakeEngine, identifier: str) -> None:
+        raise RuntimeError("no such container")
+
+    monkeypatch.setattr(FakeEngine, "inspect_container", gone)
+    assert offered(monkeypatch, catalog, listed_container("exited", RUN)) == []
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ class Run:
         self.queue = JobQueue(self.paths.job_folder("w0"))
         self.queue.create()
         self.log = root / "w0.log"
-        spec = JobSpec("w0", self.folder, "faulty-bright", [worker.id], root / "shards", self.log)
+        spec = JobSpec("w0", self.folder, "faulty-bright", [worker.id], self.log)
         self.warm = WarmWorker(worker.spool, spec)
         self.lines: list[bytes] = []
         self.thread = threading.Thread(target=lambda: self.lines.extend(self.warm.lines()), daemon=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +13,6 @@ import pytest
 from orchestrator.runtimes.base import Exit
 from orchestrator.runtimes.warm import heartbeat
 from orchestrator.runtimes.warm import worker as warm_worker
-from orchestrator.runtimes.warm.results import copy_parts_to_job, move_file, move_results
 from orchestrator.runtimes.warm.worker import JobSpec, WarmWorker
 from tests.unit.runtimes.warm.warm_samples import FakeWorker
 
@@ -33,11 +30,8 @@ def worker(tmp_path: Path) -> Iterator[FakeWorker]:
 class Case:
     """A placed job, followed in a thread of its own."""
 
-    def __init__(self, worker: FakeWorker, root: Path, parts: tuple[str, ...] = ()) -> None:
-        self.worker, self.shards, self.log = worker, root / "shards", root / "w.log"
-        self.shards.mkdir()
-        for name in parts:
-            (self.shards / name).write_bytes(b"part")
+    def __init__(self, worker: FakeWorker, root: Path) -> None:
+        self.worker, self.log = worker, root / "w.log"
         self.folder = worker.jobs / JOB
         (self.folder / "queue").mkdir(parents=True)
         self.spec = JobSpec(
@@ -45,7 +39,6 @@ class Case:
             self.folder,
             "faulty-bright",
             [worker.id],
-            self.shards,
             self.log,
         )
         self.warm = WarmWorker(worker.spool, self.spec)
@@ -85,7 +78,7 @@ def until(holds: Callable[[], object]) -> None:
     raise AssertionError("never came")
 
 
-def test_the_ticket_waits_for_a_shard_and_a_shard_is_home_before_its_event(worker: FakeWorker, tmp_path: Path) -> None:
+def test_the_ticket_waits_for_a_shard_and_the_log_comes_home(worker: FakeWorker, tmp_path: Path) -> None:
     case = Case(worker, tmp_path)
     ticket = worker.tickets / f"{JOB}.json"
     assert not ticket.exists()
@@ -94,14 +87,8 @@ def test_the_ticket_waits_for_a_shard_and_a_shard_is_home_before_its_event(worke
     assert json.loads(ticket.read_text())["workers"] == ["box-1"]
     case.claimed()
     case.emit("hello")
-    out = case.folder / "out"
-    (out / "masks" / "00000").mkdir(parents=True)
-    (out / "masks" / "00000" / "00000000.png").write_bytes(b"png")
-    (out / "00000.npz").write_bytes(b"shard")
     case.emit("shard_done", shard=0)
     until(lambda: len(case.lines) == 2)
-    assert (case.shards / "00000.npz").read_bytes() == b"shard"
-    assert (case.shards / "masks" / "00000" / "00000000.png").read_bytes() == b"png"
     (case.folder / "worker.log").write_text("text\n")
     case.emit("bye")
     case.exit(0)
@@ -187,56 +174,3 @@ def test_a_job_that_waits_long_is_said_to_be_alive(
     case.exit(0)
     case.ended()
     assert [one["seq"] for one in case.lines] == list(range(1, len(case.lines) + 1))
-
-
-def test_parts_go_to_the_job_and_come_back_where_it_went_on(worker: FakeWorker, tmp_path: Path) -> None:
-    case = Case(worker, tmp_path, ("00000.part.npz", "00001.part.npz"))
-    out = case.folder / "out"
-    assert sorted(path.name for path in out.iterdir()) == ["00000.part.npz", "00001.part.npz"]
-    case.order()
-    case.claimed()
-    (out / "00001.part.npz").write_bytes(b"a longer part")
-    (out / "00002.part.npz").write_bytes(b"new")
-    (out / "00003.npz").write_bytes(b"finished, never told of")
-    case.exit(143)
-    case.ended()
-    (case.shards / "00000.part.npz").write_bytes(b"another job's")
-    case.warm.close()
-    there = {path.name: path.read_bytes() for path in case.shards.iterdir()}
-    assert there == {
-        "00000.part.npz": b"another job's",
-        "00001.part.npz": b"a longer part",
-        "00002.part.npz": b"new",
-        "00003.npz": b"finished, never told of",
-    }
-
-
-def test_a_finished_shard_ends_its_part(tmp_path: Path) -> None:
-    shards, out = tmp_path / "shards", tmp_path / "out"
-    shards.mkdir()
-    (shards / "00000.part.npz").write_bytes(b"part")
-    given = copy_parts_to_job(shards, out)
-    (out / "00000.npz").write_bytes(b"shard")
-    move_results(out, shards, given, 0)
-    assert [path.name for path in shards.iterdir()] == ["00000.npz"]
-
-
-def test_on_another_file_system_a_shard_is_copied_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source, target = tmp_path / "source", tmp_path / "target"
-    source.write_bytes(b"shard")
-    rename = os.replace
-
-    def refuse(old: Path, new: Path) -> None:
-        if old == source:
-            raise OSError(errno.EXDEV, "Invalid cross-device link")
-        rename(old, new)
-
-    monkeypatch.setattr(os, "replace", refuse)
-    move_file(source, target)
-    assert target.read_bytes() == b"shard"
-    assert [path.name for path in tmp_path.iterdir()] == ["target"]
-
-
-def test_a_shard_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        move_results(tmp_path, tmp_path, {}, 7)

@@ -1,0 +1,93 @@
+"""Read what a worker prints: only events of the contract, each once, no more than a worker has reason to send."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from orchestrator.inputs.collect import InputImage
+from orchestrator.runtimes.guest_contract import parse_event
+
+EVENTS_PER_SECOND = 2000
+"""More events of a worker than this within a second are dropped."""
+_LARGEST_GAP = 100
+"""A number further ahead than this is not remembered: one odd line must not hide the events after it."""
+_DECISIVE = ("shard_done", "failure", "heartbeat", "bye")
+"""Events without which a run would wait for ever or take a worker for dead: never dropped for their number or rate."""
+
+
+class EventReader:
+    """The events of one worker. `shards` has the images of each shard that the worker has."""
+
+    def __init__(
+        self,
+        shards: Mapping[int, Sequence[InputImage]],
+        report: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`report` gets at most one message of each kind about lines that were dropped."""
+        self._shards, self._report, self._clock = shards, report, clock
+        self._sequence = 0
+        self._second, self._count = 0.0, 0
+        self._reported: set[str] = set()
+        self._decisive: set[bytes] = set()
+        """Digests of the lines about finished shards of the worker's own."""
+
+    def read(self, line: bytes) -> dict[str, Any] | None:
+        """Return the event in a line; None for one to be dropped."""
+        event = parse_event(line)
+        if event is None:
+            self._report_once("it sends lines that are no events of the contract; they are skipped")
+            return None
+        if self._is_repeated(event, line) or not self._is_about_own_shard(event):
+            return None
+        if self._is_too_often() and event["event"] not in _DECISIVE:
+            self._report_once(f"it sends more than {EVENTS_PER_SECOND} events a second; the others are skipped")
+            return None
+        return event
+
+    def _is_repeated(self, event: Mapping[str, Any], line: bytes) -> bool:
+        """Return whether an event came before: a stream is read again after a broken connection.
+
+        Numbers tell, but decide nothing about the events that a run waits for: a worker can make up any number.
+        """
+        if event["event"] in _DECISIVE:
+            digest = hashlib.sha256(line).digest()
+            is_repeated = digest in self._decisive
+            if event.get("shard") in self._shards:
+                self._decisive.add(digest)
+            return is_repeated
+        is_repeated = bool(event["seq"] <= self._sequence)
+        if 0 < event["seq"] - self._sequence <= _LARGEST_GAP:
+            self._sequence = event["seq"]
+        return is_repeated
+
+    def _is_about_own_shard(self, event: dict[str, Any]) -> bool:
+        """Return whether an event names no shard, or one that the worker has, and only images of that shard.
+
+        Numbers of finished images are limited to those that the shard has.
+        """
+        if "shard" not in event:
+            return True
+        images = self._shards.get(event["shard"])
+        if images is None:
+            return False
+        for name in ("done", "reused"):
+            if name in event:
+                event[name] = min(event[name], len(images))
+        known = range(images[0].index, images[-1].index + 1)
+        return all(index in known for index in event.get("indices", [event["index"]] if "index" in event else []))
+
+    def _is_too_often(self) -> bool:
+        now = self._clock()
+        if now - self._second >= 1:
+            self._second, self._count = now, 0
+        self._count += 1
+        return self._count > EVENTS_PER_SECOND
+
+    def _report_once(self, message: str) -> None:
+        if message not in self._reported:
+            self._reported.add(message)
+            self._report(message)

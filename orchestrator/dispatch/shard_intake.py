@@ -1,0 +1,236 @@
+"""Take what workers leave in their out folders into the run: copied, checked in full, then put into place.
+
+A worker's out folder is its own and is read through GuestTree only. The run's shards/ is the host's own: no worker sees
+it. A part, the finished beginning of a shard, is kept there when its worker ends, and the next worker gets a copy.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from orchestrator.errors import RunError
+from orchestrator.inputs.collect import InputImage
+from orchestrator.paths import GuestFolder, RunPaths
+from orchestrator.plan.plan import Plan
+from orchestrator.plan.shards import shard_rules
+from orchestrator.system.files import is_regular_file, remove, sync_path
+from orchestrator.system.guest_tree import GuestTree
+
+if TYPE_CHECKING:
+    from orchestrator.predictions.shard_check import ShardContent, ShardRules
+
+SHARD_BYTES = 1 << 30
+"""Most bytes of a shard file: it is checked in memory."""
+PICTURE_EXTRA_BYTES = 1 << 16
+"""Bytes that a mask picture may have beyond one and a quarter per pixel: more is no compression."""
+MASKS = "masks"
+_HOST_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
+"""What only the host's own disk raises; anything else that fails is the worker's doing."""
+
+
+Images = Sequence[InputImage]
+
+
+class Intake(Protocol):
+    """Takes results of workers. `take` and `take_parts` may be called from several threads."""
+
+    def take(self, out: GuestFolder, number: int, images: Images) -> ShardContent | None:
+        """Take a finished shard of these images; None if it was taken before. Raises ShardFault, RunError."""
+
+    def take_parts(self, out: GuestFolder, shards: Mapping[int, Images]) -> None:
+        """Keep the valid parts of unfinished shards. Raises nothing."""
+
+    def give_part(self, out: GuestFolder, number: int) -> None:
+        """Copy the part of a shard, if there is one, into the folder of the worker that will continue it."""
+
+    def fail(self, number: int, reason: str) -> ShardContent:
+        """Have all images of a shard fail with this reason. Raises RunError."""
+
+
+class ShardIntake:
+    """The intake of one run."""
+
+    def __init__(self, plan: Plan, paths: RunPaths) -> None:
+        self._paths, self._images_of = paths, plan.images_of
+        self._make_rules: Callable[[], ShardRules] = lambda: shard_rules(plan)
+        self._rules: ShardRules | None = None
+        self._has_pictures = plan.has_pictures
+        self._taken: set[int] = set()
+        self._lock = threading.Lock()
+
+    def take(self, out: GuestFolder, number: int, images: Images) -> ShardContent | None:
+        """Copy a finished shard with its pictures, check it, and put it into shards/. Raises ShardFault, RunError."""
+        if number in self._taken:
+            return None
+        with _host_errors_named(self._paths.shard(number)), self._opened(out) as tree:
+            try:
+                name, target = f"{out.name}/{number:05d}.npz", self._paths.shard(number)
+                content = self._copy_checked(tree, out.name, name, number, images, target, is_part=False)
+                self._complete(number)
+                return content
+            finally:  # what was taken or refused is not needed there any more
+                with suppress(OSError):
+                    tree.remove(f"{out.name}/{number:05d}.npz")
+                tree.remove_folder(f"{out.name}/{MASKS}/{number:05d}")
+
+    def take_parts(self, out: GuestFolder, shards: Mapping[int, Images]) -> None:
+        """Keep the valid parts of shards that are not finished, for the next worker. Raises nothing."""
+        for number, images in shards.items():
+            if number in self._taken or self._paths.shard(number).exists():
+                continue
+            with suppress(Exception), self._opened(out) as tree:  # without a part its images are predicted again
+                name = f"{out.name}/{number:05d}.part.npz"
+                if tree.has(name):
+                    self._copy_checked(tree, out.name, name, number, images, self._paths.part(number), is_part=True)
+
+    def take_leftovers(self, outs: Iterable[GuestFolder], numbers: Sequence[int]) -> None:
+        """Take the shards and parts that workers of an interrupted run left. Raises RunError."""
+        from orchestrator.predictions.shard_check import ShardFault
+
+        for out in outs:
+            with suppress(OSError, ShardFault), self._opened(out) as tree:
+                names = set(tree.names(out.name))
+                left = {number: self._images_of(number) for number in numbers if _names(number) & names}
+                for number, images in left.items():
+                    with suppress(ShardFault):
+                        self.take(out, number, images)
+                self.take_parts(out, left)
+
+    def give_part(self, out: GuestFolder, number: int) -> None:
+        """Copy the part of a shard, if there is one, into the out folder of the worker that will continue it."""
+        part = self._paths.part(number)
+        if not is_regular_file(part):
+            return
+        with suppress(OSError), GuestTree(out.root) as tree:  # without it the worker only predicts more
+            tree.put(f"{out.name}/{part.name}", part)
+
+    def fail(self, number: int, reason: str) -> ShardContent:
+        """Write a shard whose images all failed: those with a reason of their own by that, the others by `reason`."""
+        from orchestrator.predictions.shard_check import write_failed_shard
+
+        images = self._images_of(number)
+        reasons = [reason if image.error is None else image.error for image in images]
+        with _host_errors_named(self._paths.shard(number)):
+            content = write_failed_shard(
+                self._paths.shard(number), number, [image.file for image in images], reasons, self._known_rules()
+            )
+            self._complete(number)
+        return content
+
+    # --- steps
+
+    def _complete(self, number: int) -> None:
+        sync_path(self._paths.shards)
+        with self._lock:
+            self._taken.add(number)
+        remove(self._paths.part(number))
+
+    def _copy_checked(
+        self, tree: GuestTree, out: str, name: str, number: int, images: Images, target: Path, *, is_part: bool
+    ) -> ShardContent:
+        """Copy a shard or part aside, check the copy and its pictures, rename it to `target`."""
+        from orchestrator.predictions.shard_check import ShardFault, check_shard
+
+        aside = self._paths.shards / f".{target.name}.{secrets.token_hex(4)}.tmp"
+        try:
+            try:
+                tree.copy(name, aside, SHARD_BYTES)
+            except OSError as error:
+                _raise_if_host(error)
+                raise ShardFault(f"its file cannot be taken: {error.strerror}") from error
+            files = [image.file for image in images]
+            content = check_shard(aside, number, files, self._known_rules(), is_part=is_part)
+            if self._has_pictures:
+                self._take_pictures(tree, f"{out}/{MASKS}/{number:05d}", number, images, content.predicted_sizes)
+            os.replace(aside, target)
+        except BaseException:
+            remove(aside)
+            raise
+        return content
+
+    def _take_pictures(
+        self,
+        tree: GuestTree,
+        folder: str,
+        number: int,
+        images: Images,
+        sizes: Mapping[int, tuple[int, int]],
+    ) -> None:
+        """Copy and check the picture of each predicted image. Raises ShardFault that names the images at fault."""
+        from orchestrator.predictions.shard_check import ShardFault, check_picture
+
+        target = self._paths.shards / MASKS / f"{number:05d}"
+        target.mkdir(parents=True, exist_ok=True)
+        faults: dict[int, str] = {}
+        for position, (height, width) in sizes.items():
+            name = f"{images[position].index:08d}.png"
+            aside = target / f".{name}.{secrets.token_hex(4)}.tmp"
+            try:
+                tree.copy(f"{folder}/{name}", aside, height * width * 5 // 4 + PICTURE_EXTRA_BYTES)
+                check_picture(aside, (height, width))
+                os.replace(aside, target / name)
+            except FileNotFoundError:
+                # Of images taken over from a part, the picture may have been taken with the part.
+                if not is_regular_file(target / name):
+                    faults[position] = "its mask picture is missing"
+            except ValueError as error:
+                faults[position] = f"its mask picture is refused: {error}"
+            except OSError as error:
+                _raise_if_host(error)
+                faults[position] = f"its mask picture is refused: {error.strerror}"
+            finally:
+                remove(aside)
+        if faults:
+            raise ShardFault(next(iter(faults.values())), faults)
+
+    @contextmanager
+    def _opened(self, out: GuestFolder) -> Iterator[GuestTree]:
+        from orchestrator.predictions.shard_check import ShardFault
+
+        try:
+            tree = GuestTree(out.root)
+        except OSError as error:
+            raise ShardFault(f"its out folder cannot be opened: {error.strerror}") from error
+        with tree:
+            yield tree
+
+    def _known_rules(self) -> ShardRules:
+        # Made when first needed: that imports numpy, which would delay the start of workers.
+        if self._rules is None:
+            self._rules = self._make_rules()
+        return self._rules
+
+
+def _names(number: int) -> set[str]:
+    return {f"{number:05d}.npz", f"{number:05d}.part.npz"}
+
+
+def _raise_if_host(error: OSError) -> None:
+    if error.errno in _HOST_ERRORS:
+        raise error
+
+
+@contextmanager
+def _host_errors_named(target: Path) -> Iterator[None]:
+    """Turn an error of the host's own disk into a RunError."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"cannot write {target}",
+            why=error.strerror or str(error),
+            hint="free disk space, then run the same command again: it resumes where it stopped",
+        ) from error
+
+
+def remove_job_folders(folder: Path) -> None:
+    """Remove the folder of all job folders, whose out folders guests wrote."""
+    with suppress(OSError), GuestTree(folder.parent) as tree:
+        tree.remove_folder(folder.name)

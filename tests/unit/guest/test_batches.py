@@ -1,0 +1,61 @@
+"""The queue as a worker reads it: new shards in order, and the end mark that never hides a shard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from orch_runner.batches import ShardQueue
+
+from tests.unit.guest.job_samples import make_job, put_shard
+
+
+def test_shards_come_by_number_and_each_once(tmp_path: Path) -> None:
+    queue = ShardQueue(make_job(tmp_path), 1)
+    put_shard(tmp_path, 12)
+    put_shard(tmp_path, 3)
+    taken = [queue.take_next() for _ in range(3)]
+    assert [shard and shard.number for shard in taken] == [3, 12, None]
+    assert not queue.has_ended, "no end mark yet"
+    (tmp_path / "queue" / "end").touch()
+    assert queue.take_next() is None
+    assert queue.has_ended
+
+
+def test_a_shard_written_just_before_the_end_mark_is_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host writes the last shard and the end mark right after the worker listed the queue."""
+    queue = ShardQueue(make_job(tmp_path), 1)
+    list_folder = Path.iterdir
+
+    def list_and_be_late(path: Path) -> Iterator[Path]:
+        names = list(list_folder(path))
+        monkeypatch.setattr(Path, "iterdir", list_folder)
+        put_shard(tmp_path, 7)
+        (tmp_path / "queue" / "end").touch()
+        return iter(names)
+
+    monkeypatch.setattr(Path, "iterdir", list_and_be_late)
+    assert queue.take_next() is None
+    assert not queue.has_ended
+    shard = queue.take_next()
+    assert shard is not None
+    assert shard.number == 7
+    assert queue.take_next() is None
+    assert queue.has_ended
+
+
+@pytest.mark.parametrize("careful", [True, False])
+def test_a_shard_of_the_other_kind_is_left_in_the_queue(tmp_path: Path, careful: bool) -> None:
+    queue = ShardQueue(make_job(tmp_path), 1, careful)
+    put_shard(tmp_path, 1, careful=not careful)
+    assert queue.take_next() is None
+    assert queue.is_other_kind
+    assert queue.seen == set()
+    put_shard(tmp_path, 0, careful=careful)
+    shard = queue.take_next()
+    assert shard is not None
+    assert shard.number == 0
+    assert not queue.is_other_kind

@@ -1,0 +1,48 @@
+"""Reports at their edges: exactly as many failures as fit, none at all, a run directory that is not complete."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import UsageError
+from orchestrator.evaluation.gate.gate import GateResult
+from orchestrator.reports.draw import draw_run_directory
+from orchestrator.reports.junit import MAX_CASES, list_cases
+from tests.unit.evaluation.compare_samples import two_runs
+from tests.unit.predictions.predictions_samples import FILES, SIZES, sample_arrays, save
+from tests.unit.reports.test_ci_reports import BROKEN, summary
+from tests.unit.reports.test_draw import images_of_the_sample
+from tests.unit.reports.test_report import report, run_directory
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1])
+def test_as_many_failures_as_fit_have_cases_and_only_the_others_are_counted(more: int) -> None:
+    failed = [f"{number}.jpg" for number in range(MAX_CASES + more)]
+    names = [case.name for case in list_cases(GateResult("m", summary(*failed, images=9000), verdicts=(BROKEN,)))]
+    expected = ["run", *failed[:MAX_CASES], *["more failed images"] * (more > 0), "all other images are predicted"]
+    assert names == [*expected, "failed-images"]
+
+
+def test_a_page_lists_failed_images_of_the_runs_that_have_some(tmp_path: Path) -> None:
+    good, worse, _ = two_runs(tmp_path)
+    page, _ = report(tmp_path, [good, worse])
+    assert "No image failed." in page
+    assert "0 failed" not in page
+    page, _ = report(tmp_path, [save(sample_arrays(), tmp_path / "p.npz")])
+    assert "No image failed." not in page
+    (_, _, failures) = page.partition(": 1 failed</h3>")
+    table = failures.partition("</table>")[0]
+    assert (FILES[2] in table, FILES[0] in table, "truncated file" in table) == (True, False, True)
+
+
+@pytest.mark.parametrize("missing", ["predictions.npz", "run.json"])
+def test_pictures_of_a_run_need_the_whole_run(tmp_path: Path, missing: str) -> None:
+    images = images_of_the_sample(tmp_path / "in")
+    run = run_directory(tmp_path / "run", sample_arrays(), images)
+    written = draw_run_directory(run, tmp_path / "out", 0.0)
+    assert len(written) == len(SIZES) - 1
+    (run / missing).unlink()
+    with pytest.raises(UsageError, match="is not a complete run directory"):
+        draw_run_directory(run, tmp_path / "out", 0.0)
