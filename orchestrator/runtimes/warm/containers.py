@@ -43,6 +43,7 @@ from orchestrator.runtimes.warm.settings import (
     warm_labels,
 )
 from orchestrator.runtimes.warm.spool import VariantSpool, make_variant_folder, variants_in, worker_group
+from orchestrator.runtimes.worker_cache import ensure_worker_cache
 from orchestrator.system.container_engine import Engine, connect
 from orchestrator.system.display import Display
 from orchestrator.system.json_lines import split_lines
