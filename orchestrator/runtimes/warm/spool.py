@@ -6,6 +6,7 @@ reference of its files is orch_runner.serve.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import suppress
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import RuntimeUnsuitable
-from orchestrator.system.guest_tree import GuestTree
+from orchestrator.system.guest_tree import GuestFileRefused, GuestTree
 
 TICKET_FORMAT = "orch-ticket/1"
 TICKETS, CLAIMED, JOBS, WORKERS, DATA = FOLDERS = ("tickets", "claimed", "jobs", "workers", "data")
@@ -44,15 +45,28 @@ class VariantSpool:
         return self.spool / self.name
 
     def open(self) -> GuestTree:
-        """Check the spool and open the folder. Raises UnusableSpool, FileNotFoundError, OSError."""
-        with GuestTree(self.spool) as spool:
+        """Check the spool and open the folder. Raises UnusableSpool, FileNotFoundError."""
+        with _opened(self.spool) as spool:
             is_shared = check_spool(self.spool, spool.status())
-            tree = spool.below(self.name)
+            try:
+                tree = spool.below(self.name)
+            except GuestFileRefused as error:
+                raise UnusableSpool(f"cannot use {self.root}", why=error.reason, hint=f"rm {self.root}") from error
             try:
                 return _checked(tree, self, spool.status().st_gid if is_shared else None)
             except BaseException:
                 tree.close()
                 raise
+
+
+def _opened(spool: Path) -> GuestTree:
+    try:
+        return GuestTree(spool)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        why = "it is a link or no folder" if error.errno in (errno.ENOTDIR, errno.ELOOP) else error.strerror
+        raise UnusableSpool(f"cannot use the spool {spool}", why=why, hint="name another: --spool DIR") from error
 
 
 def check_spool(spool: Path, state: os.stat_result) -> bool:
@@ -110,12 +124,16 @@ def make_variant_folder(spool: VariantSpool, user: tuple[int, int], *, is_defaul
     `is_default`: the spool is the one that orch itself chose, and is closed to others where it is not yet.
     Raises UnusableSpool, OSError.
     """
-    spool.spool.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(FileExistsError):
+    try:
+        spool.spool.parent.mkdir(parents=True, exist_ok=True)
         spool.spool.mkdir(mode=0o700)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise UnusableSpool(f"cannot make the spool {spool.spool}", why=error.strerror, hint="--spool DIR") from error
     if is_default:
         close_to_others(spool.spool)
-    with GuestTree(spool.spool) as tree:
+    with _opened(spool.spool) as tree:
         is_shared = check_spool(spool.spool, tree.status())
         owner = user if os.geteuid() == 0 and user[0] != 0 and not is_shared else None
         if owner is not None and _owner(tree, spool.name) not in (None, owner[0]):
