@@ -36,8 +36,9 @@ from orchestrator.runtimes.base import BuildOptions, Prepared
 from orchestrator.runtimes.build_inputs import build_inputs
 from orchestrator.runtimes.guest_contract import GuestPaths, job_document
 from orchestrator.runtimes.registry import get_runtime
+from orchestrator.runtimes.warm.heartbeat import list_worker_ids
 from orchestrator.runtimes.warm.select import select_warm
-from orchestrator.runtimes.warm.spool import SpoolPaths, list_worker_ids
+from orchestrator.runtimes.warm.spool import VariantSpool, make_variant_folder
 from orchestrator.system.container_engine import connect
 from orchestrator.system.display import SilentDisplay
 from orchestrator.workflows.demo.scenes import write_scenes
@@ -76,8 +77,9 @@ def main() -> None:
 def measure(folder: Path, runtime: str, repeat: int, commands: int) -> None:
     """Medians of the forward pass, the request, and the whole command warm and cold."""
     entry = load_catalog().model(MODEL)
-    for name in ("spool", "data", "cache", "opt"):
+    for name in ("data", "cache", "opt"):
         (folder / name).mkdir()
+    make_variant_folder(spool_in(folder, entry), (os.getuid(), os.getgid()), is_default=False)
     write_scenes(folder / "data", range(1))
     ensure_weights(entry, offline=False, progress=lambda there, total: None)
     prepared = {name: made(entry, name) for name in {runtime, "venv"}}
@@ -96,6 +98,11 @@ def measure(folder: Path, runtime: str, repeat: int, commands: int) -> None:
     print(f"{f'{MODEL}, one image, medians':<40} {'':>10} {'above the forward pass':>24}")
     for name, seconds in rows.items():
         print(f"{name:<40} {1000 * seconds:>7.1f} ms {1000 * (seconds - forward):>21.1f} ms", flush=True)
+
+
+def spool_in(folder: Path, entry: ModelEntry) -> VariantSpool:
+    """The spool's folder of the model's variant for CPUs."""
+    return VariantSpool(folder / "spool", entry.stack.name, "cpu")
 
 
 def made(entry: ModelEntry, runtime: str) -> Prepared:
@@ -169,28 +176,31 @@ def worker(folder: Path, prepared: Prepared, entry: ModelEntry) -> Iterator[None
     own = {"ORCH_STACK": entry.stack.name, "ORCH_VARIANT": "cpu", "ORCH_DEVICE": "cpu"}
     own["ORCH_DATA_HOST"] = str(folder / "data")
     if prepared.runtime == "docker":
-        start = docker_command(folder, weights, prepared, own)
+        start = docker_command(folder, spool_in(folder, entry).root, weights, prepared, own)
     else:
         build_inputs(entry.stack, "cpu", BuildOptions()).write_context(folder / "opt", {})
         paths = {name: str(folder / name) for name in ("data", "cache", "opt")} | {"weights": str(weights)}
         own |= {"ORCH_PATHS": json.dumps(paths), "PYTHONPATH": str(folder / "opt" / "runner")}
-        start = [f"{prepared.location}/bin/python", "-m", "orch_runner.serve", str(folder / "spool")]
+        start = [f"{prepared.location}/bin/python", "-m", "orch_runner.serve", str(spool_in(folder, entry).root)]
     process = subprocess.Popen(start, env={**os.environ, **own}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        while not list_worker_ids(SpoolPaths(folder / "spool")):
-            assert process.poll() is None, "the warm worker did not start"
-            time.sleep(0.05)
+        with spool_in(folder, entry).open() as tree:
+            while not list_worker_ids(tree):
+                assert process.poll() is None, "the warm worker did not start"
+                time.sleep(0.05)
         yield
     finally:
         process.terminate()
         process.wait()
 
 
-def docker_command(folder: Path, weights: Path, prepared: Prepared, environment: dict[str, str]) -> list[str]:
+def docker_command(
+    folder: Path, spool: Path, weights: Path, prepared: Prepared, environment: dict[str, str]
+) -> list[str]:
     """A `docker run` as hardened as orch's containers are."""
     from orchestrator.system.container_engine import build_command
 
-    mounts = [(folder / "spool", "/spool", "rw"), (folder / "cache", "/cache", "rw"), (folder / "data", "/data", "ro"),
+    mounts = [(spool, "/spool", "rw"), (folder / "cache", "/cache", "rw"), (folder / "data", "/data", "ro"),
               (weights, "/weights", "ro")]  # fmt: skip
     volumes = [part for source, target, mode in mounts for part in ("-v", f"{source}:{target}:{mode}")]
     settings = [part for name, value in environment.items() for part in ("-e", f"{name}={value}")]

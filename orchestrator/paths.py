@@ -115,22 +115,18 @@ class RunPaths:
         """Return a worker's job folder, which is mounted read-only."""
         return self.jobs / worker if self.spooled is None else Path(f"{self.spooled}-{worker}")
 
+    def job_folder(self, worker: str) -> GuestFolder:
+        """Return a worker's job folder as GuestTree reaches it."""
+        if self.spool_root is None or self.spooled is None:
+            return GuestFolder(self.jobs, worker)
+        return GuestFolder(self.spool_root, f"{self.spooled.relative_to(self.spool_root).as_posix()}-{worker}")
+
     def out(self, worker: str) -> GuestFolder:
         """Return a worker's own folder for results."""
-        job = self.job(worker)
         if self.spool_root is None:
-            return GuestFolder(job, "out")
-        return GuestFolder(self.spool_root, f"{job.relative_to(self.spool_root).as_posix()}/out")
-
-    def left_outs(self) -> list[GuestFolder]:
-        """Return the out folders of all workers whose job folders are there."""
-        first = "" if self.spooled is None else f"{self.spooled.name}-"
-        folder = self.jobs if self.spooled is None else self.spooled.parent
-        try:
-            names = sorted(path.name for path in folder.iterdir())
-        except OSError:
-            return []
-        return [self.out(name.removeprefix(first)) for name in names if name.startswith(first) and name != "data"]
+            return GuestFolder(self.job(worker), "out")
+        job = self.job_folder(worker)
+        return GuestFolder(job.root, f"{job.name}/out")
 
 
 class TaskPaths(RunPaths):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -71,7 +72,8 @@ def up(
 
     known, display = catalog(stacks), make_display(json=json, quiet=False)
     options = UpOptions(
-        spool=(spool or spool_folder()).resolve(),
+        spool=(spool or spool_folder()).absolute(),
+        is_default_spool=spool is None and "ORCH_SPOOL" not in os.environ,
         variant=variant,
         device=device,
         data=None if data is None else data.resolve(),
@@ -106,7 +108,7 @@ def down(
     from orchestrator.paths import spool_folder
     from orchestrator.runtimes.warm.containers import stop_workers
 
-    stopped = stop_workers(names or [], (spool or spool_folder()).resolve(), say)
+    stopped = stop_workers(names or [], (spool or spool_folder()).absolute(), say)
     if json:
         print_json({"ended": stopped})
         return

@@ -230,7 +230,7 @@ class Dispatcher:
         # Unique, so that a worker an earlier orch left behind never writes under the same temporary name.
         name = f"w{slot}-{self._token}{self._starts:02d}"
         job = self._paths.job(name)
-        job_queue = JobQueue(job)
+        job_queue = JobQueue(self._paths.job_folder(name))
         job_queue.create()
         worker = self._start(slot, name, job)
         running = _Running(worker, job_queue, slot, self._paths.out(name), time.monotonic())

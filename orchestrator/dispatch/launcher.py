@@ -10,12 +10,10 @@ from orchestrator.paths import RunPaths, worker_cache_folder
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.shards import attribute_columns
 from orchestrator.runtimes.base import Runtime, Worker, WorkerSpec
-from orchestrator.runtimes.guest_contract import JOB_MODE, JOB_NAME, OUT_NAME, QUEUE_NAME, job_document
+from orchestrator.runtimes.guest_contract import OUT_NAME, job_document, write_job, writing_job
 from orchestrator.runtimes.readable import ReadableImages, readable_weights
 from orchestrator.runtimes.worker_cache import ensure_worker_cache
 from orchestrator.system.display import Report
-from orchestrator.system.files import write_json
-from orchestrator.system.guest_tree import GuestTree
 
 RUNNER = "orch_runner"
 _COPIES_NAME = "readable"
@@ -65,16 +63,14 @@ class Launcher:
 
         `module`: the program, which writes its results to the folder `out` in `job`.
         """
-        with GuestTree(job) as tree:
-            tree.make_folder(OUT_NAME, self._owner)
+        job_folder = self._paths.job_folder(name)
+        with writing_job(job_folder) as tree:
+            tree.make_folder(f"{job_folder.name}/{OUT_NAME}", self._owner)
         plan = self._plan
         cache = worker_cache_folder(plan.entry.stack.name, plan.request.variant, self._owner)
         ensure_worker_cache(cache, self._owner)
         for folder in (self._weights, self._paths.logs):
             folder.mkdir(parents=True, exist_ok=True)
-        if self._owner is not None:
-            for read in (job, job / QUEUE_NAME):
-                read.chmod(0o755)
         spec = WorkerSpec(
             run=self._label,
             name=name,
@@ -92,7 +88,7 @@ class Launcher:
         )
         guest_paths = self._runtime.guest_paths(plan.prepared, spec)
         document = job_document(job_settings(plan, self._threads), name, guest_paths)
-        write_json(job / JOB_NAME, document, durable=False, mode=JOB_MODE)
+        write_job(job_folder, document)
         return self._runtime.start(plan.prepared, spec)
 
 

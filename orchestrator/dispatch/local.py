@@ -12,7 +12,7 @@ from orchestrator.dispatch.executors import NoSettings, Work, refuse_active_subm
 from orchestrator.dispatch.launcher import Launcher, readable_images
 from orchestrator.dispatch.outcome import Outcome, finish
 from orchestrator.dispatch.scheduler import sort_largest_first
-from orchestrator.dispatch.shard_intake import ShardIntake, remove_job_folders
+from orchestrator.dispatch.shard_intake import ShardIntake, find_left_outs, remove_job_folders
 from orchestrator.dispatch.slots import LeasedSlots, OwnedSlots, Slots, assign_devices, describe_busy_gpus
 from orchestrator.dispatch.submitter import Submission
 from orchestrator.hardware import Gpu, Selection, cores, gpus_for
@@ -92,7 +92,7 @@ def predict_missing(work: Work, display: Display) -> DispatchResult:
 def take_leftovers(intake: ShardIntake, plan: Plan, paths: RunPaths) -> list[int]:
     """Take what workers of an interrupted run finished, and return the shards that are missing then."""
     missing = missing_shards(plan, paths)
-    outs = paths.left_outs()
+    outs = find_left_outs(paths)
     if not outs or not missing:
         return missing
     intake.take_leftovers(outs, missing)

@@ -230,6 +230,18 @@ def _host_errors_named(target: Path) -> Iterator[None]:
         ) from error
 
 
+def find_left_outs(paths: RunPaths) -> list[GuestFolder]:
+    """Return the out folders of all workers whose job folders are there."""
+    jobs = paths.job_folder("")
+    folder, _, first = jobs.name.rpartition("/")
+    try:
+        with GuestTree(jobs.root) as tree:
+            names = tree.names(folder)
+    except OSError:
+        return []
+    return [paths.out(name.removeprefix(first)) for name in names if name.startswith(first) and name != "data"]
+
+
 def remove_job_folders(folder: Path) -> None:
     """Remove the folder of all job folders, whose out folders guests wrote."""
     with suppress(OSError), GuestTree(folder.parent) as tree:

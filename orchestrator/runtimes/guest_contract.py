@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
+from orchestrator.errors import RuntimeUnsuitable
 from orchestrator.inputs.collect import InputImage
-from orchestrator.system.files import write_json
+from orchestrator.paths import GuestFolder
+from orchestrator.system.files import json_bytes
+from orchestrator.system.guest_tree import GuestFileRefused, GuestTree
 from orchestrator.system.json_lines import parse_object
 
 CONTRACT = "orch-job/1"
@@ -77,38 +81,82 @@ class ShardOrder:
 
 
 class JobQueue:
-    """The queue in a worker's job folder: a file per shard, and the signs `alive` and `end`."""
+    """The queue in a worker's job folder: a file per shard, and the signs `alive` and `end`.
 
-    def __init__(self, job: Path) -> None:
-        self.folder = job / QUEUE_NAME
-        self._files: dict[int, Path] = {}
+    A warm worker can change its job folder. What it damages there is not written, and the worker counts as lost.
+    """
+
+    def __init__(self, job: GuestFolder) -> None:
+        self._job = job
+        self._queue = f"{job.name}/{QUEUE_NAME}"
+        self._files: dict[int, str] = {}
+        self._touched = 0.0
 
     def create(self) -> None:
-        """Make the queue's folder, with the sign that this host is alive."""
-        self.folder.mkdir(parents=True)
-        (self.folder / ALIVE_NAME).touch()
+        """Make the job folder and the queue's, with the sign that this host is alive. Raises RuntimeUnsuitable."""
+        with writing_job(self._job) as tree:
+            state = tree.status()
+            is_others = os.geteuid() == 0 != state.st_uid and not tree.is_shared
+            # Root's warm workers are nobody, who writes events and results into the job folder.
+            tree.make_folder(self._job.name, (state.st_uid, state.st_gid) if is_others else None)
+            tree.make_folder(self._queue)
+            tree.touch(f"{self._queue}/{ALIVE_NAME}")
+        self._touched = time.monotonic()
 
     def put(self, shard: ShardOrder) -> None:
         """Write a shard's file."""
         suffix = f".{shard.repeat}" if shard.repeat else ""
-        file = self._files[shard.number] = self.folder / f"{shard.number:05d}{suffix}.json"
-        write_json(file, shard.document(), durable=False, mode=JOB_MODE)
+        file = self._files[shard.number] = f"{self._queue}/{shard.number:05d}{suffix}.json"
+        with self._opened() as tree:
+            tree.write(file, json_bytes(shard.document()))
 
     def remove(self, number: int) -> None:
         """Delete a shard's file, if it is there."""
         file = self._files.pop(number, None)
         if file is not None:
-            file.unlink(missing_ok=True)
+            with self._opened() as tree:
+                tree.remove(file)
 
     def end(self) -> None:
         """Have the worker leave once the queue is empty."""
-        (self.folder / END_NAME).touch()
+        with self._opened() as tree:
+            tree.touch(f"{self._queue}/{END_NAME}")
 
     def keep_alive(self) -> None:
         """Touch the sign that this host is alive, if it is due."""
-        alive = self.folder / ALIVE_NAME
-        if time.time() - alive.stat().st_mtime >= ALIVE_EVERY:
-            os.utime(alive)
+        now = time.monotonic()
+        if now - self._touched >= ALIVE_EVERY:
+            self._touched = now
+            with self._opened() as tree:
+                tree.touch(f"{self._queue}/{ALIVE_NAME}")
+
+    @contextmanager
+    def _opened(self) -> Iterator[GuestTree]:
+        with suppress(GuestFileRefused, FileNotFoundError), GuestTree(self._job.root) as tree:
+            yield tree
+
+    def _file(self, number: int) -> str:
+        return f"{self._queue}/{number:05d}.json"
+
+
+@contextmanager
+def writing_job(job: GuestFolder) -> Iterator[GuestTree]:
+    """Yield the tree of a job folder; what a guest damaged in it is raised as RuntimeUnsuitable."""
+    try:
+        with GuestTree(job.root) as tree:
+            yield tree
+    except (GuestFileRefused, FileNotFoundError, FileExistsError) as error:
+        raise RuntimeUnsuitable(
+            f"cannot write the job {job.name} in {job.root}",
+            why=f"the worker changed it: {error.strerror}",
+            hint="orch ps; orch down STACK ends the worker, orch up STACK starts another",
+        ) from error
+
+
+def write_job(job: GuestFolder, document: Mapping[str, Any]) -> None:
+    """Write job.json. Raises RuntimeUnsuitable."""
+    with writing_job(job) as tree:
+        tree.write(f"{job.name}/{JOB_NAME}", json_bytes(document))
 
 
 LINE_BYTES = 1 << 16

@@ -115,14 +115,19 @@ def write_text(path: Path, text: str, *, durable: bool = True, mode: int | None 
         stream.write(text.encode("utf-8"))
 
 
-def write_json(path: Path, value: Any, *, durable: bool = True, mode: int | None = None) -> None:
-    """Replace a JSON file, as `replace_file` does."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
+def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
+    """Replace a JSON file, as `replace_path` does."""
+    with replace_file(path, durable=durable) as stream:
+        stream.write(json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """Return a JSON file's content."""
     try:
-        text.encode()
+        text = json.dumps(value, indent=2, ensure_ascii=False).encode()
     except UnicodeEncodeError:  # a file name that is not UTF-8: JSON carries it only as an escape
-        text = json.dumps(value, indent=2)
-    write_text(path, text + "\n", durable=durable, mode=mode)
+        text = json.dumps(value, indent=2).encode()
+    return text + b"\n"
 
 
 def sha256_of(path: Path) -> str:

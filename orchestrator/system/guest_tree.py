@@ -8,14 +8,16 @@ over by name, and nothing that the guest may swap is chowned or chmodded.
 from __future__ import annotations
 
 import errno
-import itertools
+import fcntl
 import os
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -31,6 +33,12 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Without O_NONBLOCK, opening a FIFO would wait for its other end for ever.
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_SHARED = stat.S_ISGID | stat.S_IRWXG
+_DEPTH = 64
+"""Levels that are removed one within another; deeper ones are moved up first, so that no stack overflows."""
+_AT_ONCE = 1000
+_REMOVE_SECONDS = 60.0
+"""A guest that makes files faster than they are removed does not keep the host for longer."""
 
 
 class GuestFileRefused(OSError):
@@ -43,24 +51,29 @@ class GuestFileRefused(OSError):
 
 @dataclass(frozen=True)
 class GuestFile:
-    """State of a regular file: its size in bytes, and the time of its last change in nanoseconds."""
+    """State of a regular file: its size in bytes, the time of its last change in nanoseconds, and its owner."""
 
     size: int
     mtime_ns: int
+    uid: int
 
 
 class GuestTree:
     """A folder that a guest can write, held open by descriptor.
 
     Names are relative to the root, "/"-separated, without "." and "..". All methods raise FileNotFoundError for what is
-    missing, GuestFileRefused for what is no regular file or folder of an expected owner, and OSError.
+    missing, GuestFileRefused for what is no regular file or folder of an expected owner, and OSError. What is made can
+    be read by all who reach the root; in a set-group-id root that a group can write, it can be written by that group.
     """
 
-    def __init__(self, root: Path, owners: tuple[int, ...] | None = None) -> None:
-        """Open `root`, whose own path the guest cannot change. `owners`: uids whose files are read; None: anybody's."""
+    def __init__(self, root: Path, owners: tuple[int, ...] | None = None, *, descriptor: int | None = None) -> None:
+        """Open `root`, whose own path the guest cannot change. `owners`: uids whose files are read; None: anybody's.
+
+        `descriptor`: the folder, opened already, that is closed with the tree.
+        """
         self.root = root
         self._owners = owners
-        self._descriptor = os.open(root, _FOLDER)
+        self._descriptor = os.open(root, _FOLDER) if descriptor is None else descriptor
 
     def __enter__(self) -> GuestTree:
         return self
@@ -72,9 +85,27 @@ class GuestTree:
 
     def close(self) -> None:
         """Release the descriptor."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def below(self, name: str, owners: tuple[int, ...] | None = None) -> GuestTree:
+        """Open a folder as a tree of its own: it stays that folder whatever is renamed."""
+        with self._folder(name) as descriptor:
+            return GuestTree(self.root / name, owners, descriptor=os.dup(descriptor))
+
+    def status(self) -> os.stat_result:
+        """Return owner, mode and identity of the root itself."""
+        return os.fstat(self._descriptor)
+
+    def set_mode(self, mode: int) -> None:
+        """Set the mode of the root itself, which must be the caller's."""
+        os.fchmod(self._descriptor, mode)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether a group works in the tree: its root is set-group-id and the group may write."""
+        return self.status().st_mode & _SHARED == _SHARED
 
     # --- reading
 
@@ -95,7 +126,7 @@ class GuestTree:
         """Return the state of a regular file; None for what is missing or no such file."""
         try:
             with self._opened(name) as (_, state):
-                return GuestFile(state.st_size, state.st_mtime_ns)
+                return GuestFile(state.st_size, state.st_mtime_ns, state.st_uid)
         except OSError:
             return None
 
@@ -137,6 +168,22 @@ class GuestTree:
                 raise GuestFileRefused(self.root / name, f"a file of {state.st_size} bytes, {limit} at most")
             stream.seek(offset)
             return stream.read(limit)
+
+    def read_block(self, name: str, offset: int, limit: int = BLOCK) -> bytes:
+        """Return the next bytes of a file that grows, from `offset` on, at most `limit`; b"" where there are none."""
+        with self._opened(name) as (stream, state):
+            return os.pread(stream.fileno(), max(0, min(limit, state.st_size - offset)), offset)
+
+    def is_locked(self, name: str) -> bool:
+        """Whether a process of this kernel holds the lock (flock) of a file."""
+        try:
+            with self._opened(name) as (stream, _):
+                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
 
     def copy(self, name: str, target: Path, limit: int, *, durable: bool = True) -> int:
         """Copy a file's content to `target`, outside of the tree, whole or not at all. Returns its bytes.
@@ -186,24 +233,36 @@ class GuestTree:
         Raises FileExistsError.
         """
         with self._parent(name) as (descriptor, last):
-            os.mkdir(last, 0o700 if owner is not None else 0o777, dir_fd=descriptor)
-            if owner is None:
-                return
+            os.mkdir(last, 0o700, dir_fd=descriptor)
             made = self._open_folder(last, descriptor)
             try:
                 # What is held open is ours: a folder that the guest put in its place would be the guest's.
                 if os.fstat(made).st_uid != os.geteuid():
                     raise GuestFileRefused(self.root / name, "a folder that was swapped while it was made")
-                os.fchown(made, *owner)
+                if self.is_shared:
+                    os.fchmod(made, 0o2770)
+                elif owner is None:
+                    os.fchmod(made, 0o755)
+                else:
+                    os.fchown(made, *owner)
             finally:
                 os.close(made)
+
+    def make_folders(self, name: str) -> None:
+        """Make a folder and its parents, as far as they are missing."""
+        parts = _parts(self.root, name)
+        for number in range(1, len(parts) + 1):
+            with suppress(FileExistsError):
+                self.make_folder("/".join(parts[:number]))
+        with self._folder(name):  # refuses what stands there instead of a folder
+            pass
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file aside and rename it into place; what stands there by that name is replaced, never followed."""
         with self._parent(name) as (descriptor, last):
             aside = f".{last}.{secrets.token_hex(4)}.tmp"
             try:
-                with open(os.open(aside, _CREATE, 0o666, dir_fd=descriptor), "wb") as stream:
+                with open(self._create(aside, descriptor), "wb") as stream:
                     stream.write(content)
                 os.rename(aside, last, src_dir_fd=descriptor, dst_dir_fd=descriptor)
             except BaseException:
@@ -215,7 +274,7 @@ class GuestTree:
         """Make an empty file, or set the time of one that is there to now."""
         with self._parent(name) as (descriptor, last):
             try:
-                os.close(os.open(last, _CREATE, 0o666, dir_fd=descriptor))
+                os.close(self._create(last, descriptor))
             except FileExistsError:
                 with self._opened(name) as (stream, _):
                     os.utime(stream.fileno())
@@ -225,14 +284,26 @@ class GuestTree:
         with self._parent(name) as (descriptor, last):
             os.symlink(target, last, dir_fd=descriptor)
 
-    def put(self, name: str, source: Path, *, link: bool = False) -> None:
-        """Put a file of the host's in: a copy of its content, or a hard link of it (`link`). Raises FileExistsError."""
-        with self._parent(name) as (descriptor, last):
-            if link:
-                os.link(source, last, dst_dir_fd=descriptor, follow_symlinks=False)
-                return
-            with source.open("rb") as stream, open(os.open(last, _CREATE, 0o666, dir_fd=descriptor), "wb") as copied:
-                shutil.copyfileobj(stream, copied, BLOCK)
+    def put(self, name: str, source: Path) -> None:
+        """Copy the content of a file of the host's in. Raises FileExistsError."""
+        with (
+            self._parent(name) as (descriptor, last),
+            open(_open_source(source), "rb") as stream,
+            open(self._create(last, descriptor), "wb") as copied,
+        ):
+            shutil.copyfileobj(stream, copied, BLOCK)
+
+    def put_link(self, name: str, source: Path, reader: int) -> bool:
+        """Hard-link a file of the host's in, if the uid `reader` can read it and never write it; return whether.
+
+        Raises OSError where files cannot be linked at all, such as from another file system.
+        """
+        with self._parent(name) as (descriptor, last), open(_open_source(source), "rb") as stream:
+            state = os.fstat(stream.fileno())
+            if state.st_uid == reader or state.st_mode & 0o022 or not state.st_mode & 0o004:
+                return False
+            os.link(f"/proc/self/fd/{stream.fileno()}", last, dst_dir_fd=descriptor, follow_symlinks=True)
+            return True
 
     def remove(self, name: str) -> bool:
         """Remove a file or link by name; False where there was none."""
@@ -248,11 +319,14 @@ class GuestTree:
         # RecursionError: rmtree goes no deeper than Python's stack. What a guest nested deeper stays.
         with suppress(OSError, RecursionError), self._parent(name) as (descriptor, last):
             state = os.stat(last, dir_fd=descriptor, follow_symlinks=False)
-            if stat.S_ISDIR(state.st_mode):
-                _empty_folder(last, descriptor)
-                os.rmdir(last, dir_fd=descriptor)
-            else:
+            if not stat.S_ISDIR(state.st_mode):
                 os.unlink(last, dir_fd=descriptor)
+                return
+            with self._folder(name) as folder:
+                until = time.monotonic() + _REMOVE_SECONDS
+                while _empty(folder, folder, _DEPTH, until):
+                    pass
+            os.rmdir(last, dir_fd=descriptor)
 
     # --- reaching things
 
@@ -276,6 +350,12 @@ class GuestTree:
             if error.errno in (errno.ELOOP, errno.ENOTDIR):
                 raise GuestFileRefused(self.root / name, "a link or a file where a folder belongs") from None
             raise
+
+    def _create(self, name: str, parent: int) -> int:
+        """Create a file for writing, whatever the process's umask is: another user's worker has to read it."""
+        created = os.open(name, _CREATE, 0o600, dir_fd=parent)
+        os.fchmod(created, 0o660 if self.is_shared else 0o644)
+        return created
 
     @contextmanager
     def _parent(self, name: str) -> Iterator[tuple[int, str]]:
@@ -315,55 +395,45 @@ class GuestTree:
         return None
 
 
-def _empty_folder(name: str, parent: int) -> None:
-    """Remove all that is in a folder, however deep: what is in its folders is moved up until they are empty.
-
-    shutil.rmtree recurses, and a guest can nest folders deeper than Python or its open files allow.
-    """
-    top = os.open(name, _FOLDER, dir_fd=parent)
-    try:
-        has_progress = True
-        while has_progress:
-            has_progress = False
-            for entry in _entries(top):
-                if _remove_entry(entry, top):
-                    has_progress = True
-                    continue
-                with suppress(OSError):
-                    folder = os.open(entry, _FOLDER, dir_fd=top)
-                    try:
-                        for inner in _entries(folder):
-                            has_progress |= _remove_entry(inner, folder) or _move_up(inner, folder, top)
-                    finally:
-                        os.close(folder)
-    finally:
-        os.close(top)
-
-
-def _entries(folder: int) -> list[str]:
-    """Return the names in a folder, ENTRIES_LIMIT at most: the others come with the next pass."""
-    with os.scandir(folder) as entries:
-        return [entry.name for entry in itertools.islice(entries, ENTRIES_LIMIT)]
-
-
-def _remove_entry(name: str, folder: int) -> bool:
-    """Remove a file, a link or an empty folder; return whether it is gone."""
-    for remove in (os.unlink, os.rmdir):
-        with suppress(OSError):
-            remove(name, dir_fd=folder)
-            return True
-    return False
-
-
-def _move_up(name: str, folder: int, top: int) -> bool:
-    with suppress(OSError):
-        os.rename(name, secrets.token_hex(12), src_dir_fd=folder, dst_dir_fd=top)
-        return True
-    return False
-
-
 def _parts(root: Path, name: str) -> list[str]:
     parts = name.split("/") if name else []
     if any(part in ("", ".", "..") or "\0" in part for part in parts):
         raise GuestFileRefused(root / name.replace("\0", "?"), "a name that leads elsewhere")
     return parts
+
+
+def _open_source(path: Path) -> int:
+    """Open a file of the host's; nothing else, so that a FIFO among the images keeps nobody waiting."""
+    opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    if not stat.S_ISREG(os.fstat(opened).st_mode):
+        os.close(opened)
+        raise OSError(errno.EINVAL, "no regular file", str(path))
+    return opened
+
+
+def _empty(folder: int, top: int, depth: int, until: float) -> bool:
+    """Remove what is in a folder, following nothing; return whether anything was removed or moved to `top`.
+
+    `until`: the monotonic time after which nothing more is removed.
+    """
+    has_changed = False
+    if time.monotonic() > until:
+        return False
+    with os.scandir(folder) as entries:
+        listed = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in islice(entries, _AT_ONCE)]
+    for name, is_folder in listed:
+        with suppress(OSError):
+            if not is_folder:
+                os.unlink(name, dir_fd=folder)
+            elif depth == 0:
+                os.rename(name, f".deep-{secrets.token_hex(8)}", src_dir_fd=folder, dst_dir_fd=top)
+            else:
+                below = os.open(name, _FOLDER, dir_fd=folder)
+                try:
+                    while _empty(below, top, depth - 1, until):
+                        has_changed = True
+                finally:
+                    os.close(below)
+                os.rmdir(name, dir_fd=folder)
+            has_changed = True
+    return has_changed

@@ -55,12 +55,12 @@ class Candidate:
             self.warm.close()
         if not isinstance(error, RuntimeUnsuitable | BaseImageError) or self.is_last:
             return False
-        if self.warm is not None and self.warm.has_started:  # workers have done part of the run
-            return False
         self.refusal = error
         name = self.runtime.name if self.warm is None else "a warm worker"
+        # What warm workers finished is in the run directory: the next candidate resumes the run.
+        begins = "continuing without" if self.warm is not None and self.warm.has_started else "not using"
         why = f" ({'; '.join(error.why.splitlines())})" if error.why else ""
-        self.say(f"not using {name}: {error.message}{why}")
+        self.say(f"{begins} {name}: {error.message}{why}")
         return True
 
 

@@ -23,6 +23,7 @@ from orchestrator import Predictions
 from orchestrator.catalog.loader import load_catalog
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.build_inputs import build_inputs
+from orchestrator.runtimes.warm.spool import VariantSpool, make_variant_folder
 from tests.conformance.conftest import TEST_STACKS, Orch
 from tests.conformance.pictures import photograph
 
@@ -49,11 +50,16 @@ class Warm:
     root: Path
     python: str
     spool: Path = field(init=False)
+    served: Path = field(init=False)
+    """The spool's folder of the worker's variant."""
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.spool = self.root / "spool"
-        for name in ("opt", "data", "cache", "spool"):
+        variant = VariantSpool(self.spool, self.stack, "cpu")
+        self.served = variant.root
+        make_variant_folder(variant, (os.getuid(), os.getgid()), is_default=False)
+        for name in ("opt", "data", "cache"):
             (self.root / name).mkdir(exist_ok=True)
         entry = load_catalog([TEST_STACKS]).stack(self.stack)
         build_inputs(entry, "cpu", BuildOptions()).write_context(self.root / "opt", {})
@@ -67,7 +73,7 @@ class Warm:
         own |= {"ORCH_DATA_HOST": str(self.root / "data"), "PYTHONPATH": str(self.root / "opt" / "runner")}
         before = set(self.beats())
         with (self.root / "log.txt").open("ab") as log:
-            command = [self.python, "-m", "orch_runner.serve", str(self.spool)]
+            command = [self.python, "-m", "orch_runner.serve", str(self.served)]
             process = subprocess.Popen(command, env={**os.environ, **own, **environment}, stderr=log)
         self.processes.append(process)
         wait_for(lambda: set(self.beats()) - before)
@@ -75,7 +81,7 @@ class Warm:
 
     def beats(self) -> list[str]:
         """The workers that show themselves."""
-        return [path.name for path in (self.spool / "workers").glob("*[!s].json") if path.name[0] != "."]
+        return [path.name for path in (self.served / "workers").glob("*[!s].json") if path.name[0] != "."]
 
     @property
     def log(self) -> str:
@@ -96,9 +102,8 @@ class Warm:
 
     def left(self) -> list[str]:
         """What lies in the spool's folders of jobs, tickets, claims and images."""
-        return [
-            str(path) for name in ("jobs", "tickets", "claimed", "data") for path in (self.spool / name).glob("*/*")
-        ]
+        patterns = ("jobs/*", "tickets/*", "claimed/*/*", "data/*")
+        return [str(path) for pattern in patterns for path in self.served.glob(pattern)]
 
     def close(self) -> None:
         """Leave nothing running."""
@@ -299,16 +304,16 @@ def test_eight_runs_of_two_models_at_once_all_complete(orch: Orch, faulty: Warm,
     assert faulty.left() == []
 
 
-def test_images_elsewhere_are_linked_or_copied_or_the_mount_is_named(orch: Orch, faulty: Warm, tmp_path: Path) -> None:
+def test_images_elsewhere_are_copied(orch: Orch, faulty: Warm, tmp_path: Path) -> None:
     inside = faulty.pictures(4)
     outside = tmp_path / "elsewhere"
     (outside / "deep").mkdir(parents=True)
     for path in inside.iterdir():
         (outside / "deep" / path.name).write_bytes(path.read_bytes())
     orch(*faulty.command("faulty", inside, tmp_path / "inside"))
-    said = orch(*faulty.command("faulty", outside, tmp_path / "linked")).stderr
-    assert "4 images linked into the spool" in said
-    one, other = (Predictions.load(tmp_path / name / "predictions.npz") for name in ("inside", "linked"))
+    said = orch(*faulty.command("faulty", outside, tmp_path / "copied")).stderr
+    assert "4 images (0 MB) copied into the spool" in said  # linked, the worker could write to them
+    one, other = (Predictions.load(tmp_path / name / "predictions.npz") for name in ("inside", "copied"))
     assert np.array_equal(one.masks, other.masks)
     assert faulty.left() == []
 
@@ -332,3 +337,20 @@ def test_images_too_large_to_copy_name_the_mount_or_go_cold(orch: Orch, faulty: 
     finally:
         orch.environment.pop("ORCH_SPOOL_COPY_LIMIT", None)
         shutil.rmtree(outside)
+
+
+def test_a_run_that_asked_for_no_warm_worker_goes_on_without_it(
+    orch: Orch, faulty: Warm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker goes away in the middle and no other comes: the run ends cold, with what the worker did kept."""
+    if "docker" not in orch("doctor", "--json", expect=None).stdout:
+        pytest.skip("no engine here")
+    photos = faulty.pictures(40)
+    command = ("run", "--spool", faulty.spool, "-m", "faulty", "-i", photos, "-o", tmp_path / "out")
+    running = orch.start(*command, "--shard-size", 4, "--set", "sleep=0.05")
+    wait_for(partial(more_than, 1, tmp_path / "out" / "shards"))
+    faulty.close()
+    _, said = running.communicate(timeout=400)
+    assert running.returncode == 0, said
+    assert "continuing without a warm worker" in said
+    assert images_done(tmp_path / "out") == 40

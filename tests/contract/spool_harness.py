@@ -94,7 +94,7 @@ class WarmProcess:
 
     @property
     def tickets(self) -> Path:
-        return self.spool / "tickets" / "levels-cpu"
+        return self.spool / "tickets"
 
     @property
     def log(self) -> str:

@@ -346,7 +346,7 @@ def test_the_heartbeat_and_the_files_say_what_the_worker_is(worker: WarmProcess)
     worker.start(ORCH_DATA_HOST="/photos", ORCH_THREADS="3", ORCH_SOURCES='{"upstream": "abc"}', ORCH_MEMORY_MB="500")
     beat = worker.heartbeat
     assert (beat["format"], beat["state"], beat["data_host"], beat["threads"]) == (
-        "orch-worker/1",
+        "orch-worker/2",
         "idle",
         "/photos",
         3,

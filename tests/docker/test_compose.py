@@ -172,7 +172,7 @@ def test_a_folder_that_is_missing_is_named_and_not_made(place: Place) -> None:
 def test_the_image_holds_what_orch_itself_builds_from(serving: Place) -> None:
     inputs = build_inputs(load_catalog().stacks[STACK], "cpu", BuildOptions())
     wanted = {"requirements.lock": inputs.lock, **inputs.files}
-    (shown,) = (serving.spool / "workers").glob("*.files.json")
+    (shown,) = (serving.spool / f"{STACK}-cpu" / "workers").glob("*.files.json")
     there = json.loads(shown.read_text())["files"]
     assert {name: there.get(name) for name in wanted} == {
         name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in wanted.items()

@@ -3,12 +3,14 @@
     python -m orch_runner.serve SPOOL            serve until SIGTERM
     python -m orch_runner.serve --check SPOOL    exit 0 if this machine's worker is healthy, else 1 with its problem
 
-Host and worker meet only in the spool folder. Each file that another process reads is written under a name that begins
-with a dot, then renamed. A job is a job of the contract orch-job/1 (see orch_runner.__main__).
+SPOOL is the folder of the worker's stack and variant; other stacks have folders of their own, which it does not see.
+Host and worker meet only there. The host trusts nothing in it: it follows no link, reads only regular files up to a
+size, and keeps elsewhere what it must rely on. Each file that another process reads is written under a name that begins
+with a dot, then renamed. A job is a job of the contract that orch_runner.contract names (see orch_runner.__main__).
 
-    tickets/STACK-VARIANT/JOB.json   a waiting job: {"format": "orch-ticket/1", "job", "model", "created": seconds
-                       since the epoch, "workers": [ids of the workers that may take it], absent: any worker}
-    claimed/ID/JOB.json              the same file, renamed by the worker that took the job
+    tickets/JOB.json   a waiting job: {"format": "orch-ticket/1", "job", "model", "created": seconds since the epoch,
+                       "workers": [ids of the workers that may take it], absent: any worker}
+    claimed/ID/JOB.json  the same file, renamed by the worker that took the job
     jobs/JOB/          made by the host before the ticket:
         job.json, queue/   as in the contract, with paths as the worker sees them. The host writes the first shard
                            before the ticket: the worker reads it to see whether the job starts careful
@@ -21,8 +23,10 @@ with a dot, then renamed. A job is a job of the contract orch-job/1 (see orch_ru
         worker.log     the job's part of what the contract writes to stderr
         exit.json      {"code": exit status of the contract, 137 if a process died, "detail": reason or null}; the
                        last file written
-    workers/ID.json    the heartbeat, rewritten every second: {"format": "orch-worker/1", "id", "stack", "variant",
-                       "device", "host": hostname, "pid", "uid", "gid", "threads", "started", "beat": counter, "time",
+    data/KEY/          images that the host staged for a run
+    workers/ID.json    the heartbeat, rewritten every second: {"format": "orch-worker/2", "contract": the version of
+                       jobs that it reads, "id", "stack", "variant", "device", "host": hostname, "pid", "uid", "gid",
+                       "threads", "started", "beat": counter, "time",
                        "state": "idle" | "loading" | "busy" | "unfit", "problem": text or null, "models": [{"name",
                        "state": "loading" | "idle" | "busy", "private", "sessions", "idle_seconds", "rss_mb",
                        "gpu_mb" or null}], "rss_mb", "memory_limit_mb", "waiting": tickets, "jobs": claimed,
@@ -36,7 +40,8 @@ with a dot, then renamed. A job is a job of the contract orch-job/1 (see orch_ru
     workers/ID.lock    locked (flock) by the worker for as long as it lives
 
 ID is the hostname and a random token, new at each start. A worker that starts and finds claims of a dead worker of its
-hostname writes exit.json {"code": 137, "detail": "the warm worker was restarted"} for them.
+hostname writes exit.json {"code": 137, "detail": "the warm worker was restarted"} for them. In a folder that a group
+shares (set-group-id, writable by the group), the group may change all that the worker writes.
 
 Environment: ORCH_STACK, ORCH_VARIANT, ORCH_DEVICE (cpu or cuda); ORCH_DATA_HOST, the host's name of the
 folder of images; ORCH_SOURCES, JSON {name: commit} of upstream code; ORCH_THREADS; ORCH_IDLE_SECONDS (900), after

@@ -21,16 +21,19 @@ from orchestrator.runtimes.warm.settings import (
     LOG_OPTIONS,
     START_SECONDS,
     STOP_SECONDS,
+    USER_LABEL,
     VARIANT_LABEL,
     common_environment,
     own_environment,
     warm_labels,
 )
+from orchestrator.runtimes.warm.spool import VariantSpool
 
 DEMO_STACK = "garments"
 """The stack whose service is in no profile: it needs no GPU and no weights to fetch."""
 PROJECT = "orch"
-USER = "${ORCH_UID:-1000}:${ORCH_GID:-1000}"
+USER_ID = "${ORCH_UID:-1000}"
+USER = f"{USER_ID}:${{ORCH_GID:-1000}}"
 SPOOL = "${ORCH_SPOOL:-./spool}"
 DATA = "${ORCH_DATA:-./data}"
 HOME = "${ORCH_HOME:-${HOME}/.cache/orch}"
@@ -50,6 +53,7 @@ HEADER = """\
 #   docker compose -f compose.yaml -f compose.gpu.yaml …     on the GPU
 #
 # .env sets the user that workers run as and the images that they see: orch compose --env --out .env
+# That also makes the folders that are mounted. Each worker sees only the spool's folder of its own stack and variant.
 """
 GPU_HEADER = """\
 # The GPU settings of compose.yaml, and nothing else. Made from the catalog: orch compose --gpu --out compose.gpu.yaml
@@ -133,6 +137,16 @@ def _gpu_variants(catalog: Catalog) -> list[tuple[StackEntry, str]]:
     return [(stack, variant) for stack, variant in variants if variant is not None]
 
 
+def service_variants(catalog: Catalog) -> list[tuple[str, str]]:
+    """Return (stack, variant) of all services of both files."""
+    variants = [(stack.name, _cpu(stack)) for stack in _stacks(catalog)]
+    return variants + [(stack.name, variant) for stack, variant in _gpu_variants(catalog)]
+
+
+def _spool_mount(stack: StackEntry, variant: str) -> dict[str, Any]:
+    return _bind(f"{SPOOL}/{VariantSpool(Path(), stack.name, variant).name}", GUEST_SPOOL, read_only=False)
+
+
 def _cache(stack: StackEntry, variant: str) -> str:
     return f"{stack.name}-{variant}-cache"
 
@@ -175,10 +189,10 @@ def _service(stack: StackEntry, worker: SharedMapping, environment: SharedMappin
         **({} if stack.name == DEMO_STACK else {"profiles": [stack.name, "all"]}),
         "image": image_alias(stack.name, variant),
         **_build(stack, variant, root),
-        "labels": InlineMapping(warm_labels(stack.name, variant)),
+        "labels": InlineMapping({**warm_labels(stack.name, variant), USER_LABEL: USER_ID}),
         "environment": {MERGE: environment, **own_environment(stack, variant)},
         "volumes": [
-            _bind(SPOOL, GUEST_SPOOL, read_only=False),
+            _spool_mount(stack, variant),
             _bind(DATA, GUEST["data"]),
             *_weights(stack, root),
             _cache_mount(stack, variant),
@@ -193,7 +207,7 @@ def _on_the_gpu(stack: StackEntry, variant: str, root: Path) -> dict[str, Any]:
         **_build(stack, variant, root),
         "labels": {VARIANT_LABEL: variant},
         "environment": {"ORCH_VARIANT": variant, "ORCH_DEVICE": "cuda"},
-        "volumes": [_cache_mount(stack, variant)],
+        "volumes": [_spool_mount(stack, variant), _cache_mount(stack, variant)],
         "deploy": {"resources": {"reservations": {"devices": [gpu]}}},
     }
 

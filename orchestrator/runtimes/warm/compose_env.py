@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from orchestrator.catalog.loader import Catalog
 from orchestrator.errors import UsageError
 from orchestrator.runtimes.docker.user import worker_user
-from orchestrator.runtimes.warm.compose import PROJECT
+from orchestrator.runtimes.warm.compose import PROJECT, service_variants
+from orchestrator.runtimes.warm.spool import VariantSpool, make_variant_folder
 from orchestrator.system.files import write_text
 
 SPOOL_NAME, DATA_NAME = "spool", "data"
@@ -51,28 +52,22 @@ def other_lines(text: str, values: Mapping[str, str]) -> list[str]:
 def write_environment(path: Path, values: Mapping[str, str], catalog: Catalog) -> None:
     """Write .env, and make the folders that Compose mounts, so that workers can be started at once.
 
-    Variables of an earlier .env that are not in `values` stay as they are.
+    Variables of an earlier .env that are not in `values` stay as they are. Raises UnusableSpool, OSError.
     """
     kept = [] if not path.exists() else other_lines(path.read_text(encoding="utf-8"), values)
+    chosen = os.environ.get("ORCH_SPOOL") or _value_in(kept, "ORCH_SPOOL")
+    spool = path.parent / (chosen or SPOOL_NAME)
+    user = (int(values["ORCH_UID"]), int(values["ORCH_GID"]))
+    for stack, variant in service_variants(catalog):
+        make_variant_folder(VariantSpool(spool.absolute(), stack, variant), user, is_default=chosen is None)
     write_text(path, environment_text(values) + "".join(f"{line}\n" for line in kept))
-    make_spool(path.parent / SPOOL_NAME, (int(values["ORCH_UID"]), int(values["ORCH_GID"])))
     if "ORCH_DATA" not in values:
         (path.parent / DATA_NAME).mkdir(exist_ok=True)
-    for stack in catalog.stacks:
-        (Path(values["ORCH_HOME"]) / "weights" / stack).mkdir(parents=True, exist_ok=True)
+    for name in catalog.stacks:
+        (Path(values["ORCH_HOME"]) / "weights" / name).mkdir(parents=True, exist_ok=True)
 
 
-def make_folder_for(folder: Path, user: tuple[int, int]) -> None:
-    """Make a folder if it is missing; where root starts workers of another user, give it to that user."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if os.geteuid() == 0 and user[0] != 0:
-        os.chown(folder, *user)
-
-
-def make_spool(spool: Path, user: tuple[int, int]) -> None:
-    """Make a spool for `user`, and give it the folders that earlier workers of another user made in it."""
-    make_folder_for(spool, user)
-    made = [path for pattern in ("*", "tickets/*", "claimed/*") for path in spool.glob(pattern)]
-    for path in made:
-        if path.is_dir() and not path.is_symlink():
-            make_folder_for(path, user)
+def _value_in(lines: Sequence[str], variable: str) -> str | None:
+    """Return a variable's value in the lines of a .env file; None where it has none."""
+    values = [line.removeprefix("export ").partition("=")[2] for line in lines if variable in line.partition("=")[0]]
+    return values[-1].strip("'\" ") or None if values else None

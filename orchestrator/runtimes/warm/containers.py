@@ -25,8 +25,8 @@ from orchestrator.runtimes.docker.runtime import isolation, start_container
 from orchestrator.runtimes.docker.user import calling_user, folder_owner, worker_user
 from orchestrator.runtimes.mounts import GUEST
 from orchestrator.runtimes.registry import choose_runtime
-from orchestrator.runtimes.warm.compose_env import make_spool
-from orchestrator.runtimes.warm.discover import host_path
+from orchestrator.runtimes.warm.discover import host_path, spool_of
+from orchestrator.runtimes.warm.heartbeat import Heartbeat, list_worker_ids, read_heartbeat, remove_dead_workers
 from orchestrator.runtimes.warm.settings import (
     CHECK,
     CHECK_SECONDS,
@@ -36,12 +36,13 @@ from orchestrator.runtimes.warm.settings import (
     STACK_LABEL,
     START_SECONDS,
     STOP_SECONDS,
+    USER_LABEL,
     WARM_LABEL,
     common_environment,
     own_environment,
     warm_labels,
 )
-from orchestrator.runtimes.warm.spool import Heartbeat, SpoolPaths, list_worker_ids, read_heartbeat
+from orchestrator.runtimes.warm.spool import VariantSpool, make_variant_folder, variants_in, worker_group
 from orchestrator.runtimes.worker_cache import ensure_worker_cache
 from orchestrator.system.container_engine import Engine, connect
 from orchestrator.system.display import Display
@@ -59,6 +60,8 @@ class UpOptions:
     """Options of `orch up`. None: what fits, or the worker's own default."""
 
     spool: Path
+    is_default_spool: bool = False
+    """Whether the user named none."""
     variant: str | None = None
     device: str | None = None
     data: Path | None = None
@@ -74,7 +77,7 @@ class WarmSpec:
     """One warm worker to start: its number, folders on the host and settings. A pure value."""
 
     number: int
-    spool: Path
+    spool: VariantSpool
     weights: Path
     cache: Path
     data: Path | None = None
@@ -136,17 +139,18 @@ def warm_settings(
         **({"runtime": gpu.runtime} if gpu.runtime else {}),
     }
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-    return {**settings, "labels": {**warm_labels(stack.name, variant), UP_LABEL: digest}}
+    uid = str(settings["user"]).partition(":")[0]
+    return {**settings, "labels": {**warm_labels(stack.name, variant), USER_LABEL: uid, UP_LABEL: digest}}
 
 
 def container_name(stack: str, variant: str, spec: WarmSpec) -> str:
     """Return the worker's name, which differs by spool: several users may share an engine."""
-    spool = hashlib.sha256(os.fsencode(spec.spool)).hexdigest()[:6]
+    spool = hashlib.sha256(os.fsencode(spec.spool.spool)).hexdigest()[:6]
     return f"orch-{stack}-{variant}-{spool}-{spec.number}"
 
 
 def _mounts(spec: WarmSpec) -> list[dict[str, Any]]:
-    folders = [(spec.spool, GUEST_SPOOL, False), (spec.weights, GUEST["weights"], True)]
+    folders = [(spec.spool.root, GUEST_SPOOL, False), (spec.weights, GUEST["weights"], True)]
     folders += [(spec.cache, GUEST["cache"], False)]
     folders += [] if spec.data is None else [(spec.data, GUEST["data"], True)]
     return [
@@ -181,11 +185,17 @@ def start_workers(
     runtime.require(choice.devices)
     fetch_weights(stack, models, display, offline=options.build.offline)
     prepared = runtime.prepare(stack, choice.variant, options.build, display.detail)
+    spool = VariantSpool(options.spool, stack.name, choice.variant)
+    owner, user = _worker_users(connect())
+    make_variant_folder(spool, owner, is_default=options.is_default_spool)
+    with spool.open() as tree:
+        remove_dead_workers(tree)
+    user = (user[0], worker_group(spool.spool, user[1]))
     serving: list[ServingWorker] = []
     for number in range(1, options.workers + 1):
         spec = WarmSpec(
             number=number,
-            spool=options.spool,
+            spool=spool,
             weights=home() / "weights" / stack.name,
             cache=worker_cache_folder(stack.name, choice.variant, runtime.worker_owner()),
             data=options.data,
@@ -194,16 +204,21 @@ def start_workers(
             memory_mb=options.memory_mb,
             threads=options.threads,
         )
-        serving.append(_ensure_serving(connect(), prepared, spec, display))
+        ensure_worker_cache(spec.cache, runtime.worker_owner())
+        serving.append(_ensure_serving(connect(), prepared, spec, user, display))
     return serving
 
 
-def _ensure_serving(engine: Engine, prepared: Prepared, spec: WarmSpec, display: Display) -> ServingWorker:
+def _worker_users(engine: Engine) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return who owns a worker's files on this host, and who it is in its container."""
     user = worker_user(calling_user())
+    return folder_owner(user, calling_user(), engine.security) or calling_user(), user
+
+
+def _ensure_serving(
+    engine: Engine, prepared: Prepared, spec: WarmSpec, user: tuple[int, int], display: Display
+) -> ServingWorker:
     spec.weights.mkdir(parents=True, exist_ok=True)
-    owner = folder_owner(user, calling_user(), engine.security)
-    make_spool(spec.spool, owner or calling_user())
-    ensure_worker_cache(spec.cache, owner)
     gpu = gpu_settings(detect_gpu_access(engine), spec.device)
     settings = warm_settings(prepared, spec, engine.security, user, gpu)
     earlier = _get_container(engine, settings["name"])
@@ -213,7 +228,7 @@ def _ensure_serving(engine: Engine, prepared: Prepared, spec: WarmSpec, display:
         _stop(earlier)
     container = earlier if fits else start_container(engine, settings)
     _wait_until_serving(container, spec.spool)
-    return ServingWorker(settings["name"], prepared.stack.name, prepared.variant, spec.spool, not fits)
+    return ServingWorker(settings["name"], prepared.stack.name, prepared.variant, spec.spool.spool, not fits)
 
 
 def _get_container(engine: Engine, name: str) -> Any:
@@ -229,12 +244,12 @@ def _runs_with(container: Any, settings: dict[str, Any]) -> bool:
     return bool(container.status == "running" and container.labels.get(UP_LABEL) == settings["labels"][UP_LABEL])
 
 
-def _wait_until_serving(container: Any, spool: Path) -> None:
+def _wait_until_serving(container: Any, spool: VariantSpool) -> None:
     """Wait for the worker's heartbeat. Raises MachineError with the end of its log if none comes."""
     container.reload()
     hostname, deadline = container.attrs["Config"]["Hostname"], time.monotonic() + START_SECONDS
     while True:
-        beats = [beat for beat in _heartbeats(SpoolPaths(spool)) if beat.host == hostname]
+        beats = [beat for beat in _heartbeats(spool) if beat.host == hostname]
         if beats and beats[-1].problem is None:
             return
         container.reload()
@@ -248,8 +263,9 @@ def _wait_until_serving(container: Any, spool: Path) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def _heartbeats(spool: SpoolPaths) -> list[Heartbeat]:
-    beats = [read_heartbeat(spool, worker) for worker in list_worker_ids(spool)]
+def _heartbeats(spool: VariantSpool) -> list[Heartbeat]:
+    with spool.open() as tree:
+        beats = [read_heartbeat(tree, worker) for worker in list_worker_ids(tree)]
     return [beat for beat in beats if beat is not None]
 
 
@@ -268,20 +284,33 @@ def mounted_at(container: Any, target: str) -> Path | None:
     return None
 
 
+def mounted_spool(container: Any) -> Path | None:
+    """Return the spool whose folder of its variant a worker has mounted; None where it has another one."""
+    return spool_of(mounted_at(container, str(GUEST_SPOOL)), container.labels)
+
+
 def stop_workers(stacks: Sequence[str], spool: Path, report: Callable[[str], None]) -> list[str]:
-    """Stop this spool's workers of these stacks, or of all, and return their names; Compose stops its own."""
+    """Stop this spool's workers of these stacks, or of all, and return their names; Compose stops its own.
+
+    Also removes what workers left in the spool that ended in another way.
+    """
     chosen: list[Any] = []
     for container in list_containers(stacks):
         project = container.labels.get(COMPOSE_LABEL)
         if project is not None and stacks:
             report(f"{container.name} belongs to Compose; to stop it: docker compose -p {project} --profile all down")
-        if project is None and mounted_at(container, str(GUEST_SPOOL)) == spool:
+        # The whole spool is what an earlier orch mounted.
+        if project is None and spool in (mounted_spool(container), mounted_at(container, str(GUEST_SPOOL))):
             chosen.append(container)
     threads = [threading.Thread(target=_stop, args=(container,)) for container in chosen]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    for variant in variants_in(spool):
+        if not stacks or variant.stack in stacks:
+            with contextlib.suppress(OSError, MachineError), variant.open() as tree:
+                remove_dead_workers(tree)
     return [str(container.name) for container in chosen]
 
 

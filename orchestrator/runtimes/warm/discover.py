@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,9 +12,22 @@ from typing import Any
 
 from orchestrator.paths import home
 from orchestrator.runtimes.build_inputs import LOCK_NAME, BuildInputs
-from orchestrator.runtimes.warm.settings import WARM_LABEL
-from orchestrator.runtimes.warm.spool import Heartbeat, SpoolPaths, find_alive, list_worker_ids, read_heartbeat
+from orchestrator.runtimes.docker.user import calling_user, container_user, worker_user
+from orchestrator.runtimes.guest_contract import CONTRACT
+from orchestrator.runtimes.warm.heartbeat import (
+    WORKER_FORMAT,
+    Heartbeat,
+    find_alive,
+    is_locked,
+    list_worker_ids,
+    read_file_list,
+    read_heartbeat,
+    read_version,
+)
+from orchestrator.runtimes.warm.settings import STACK_LABEL, USER_LABEL, VARIANT_LABEL, WARM_LABEL
+from orchestrator.runtimes.warm.spool import VariantSpool, close_to_others, is_own_spool
 from orchestrator.system.container_engine import connect
+from orchestrator.system.guest_tree import GuestTree
 
 LABEL_IDENTITY = "org.orch.identity"
 WATCH_SECONDS = 2.5
@@ -44,6 +56,7 @@ class WarmContainer:
     hostname: str
     identity: str | None
     spool: Path | None
+    """The user's spool; None where what it has mounted is no folder of its variant."""
     data: Path | None
 
 
@@ -68,11 +81,17 @@ def needs_of(inputs: BuildInputs, device: str) -> Needs:
 
 
 def unfit_reason(
-    worker: Heartbeat, made_of: Mapping[str, Any], needs: Needs, identity: str | None = None, caller: int | None = None
+    worker: Heartbeat,
+    made_of: Mapping[str, Any],
+    needs: Needs,
+    identity: str | None = None,
+    caller: int | None = None,
+    *,
+    is_shared: bool = False,
 ) -> str | None:
     """Return why a worker cannot replace a cold one; None if it can.
 
-    `made_of` is the content of the worker's files.json.
+    `made_of` is the content of the worker's files.json. `is_shared`: the spool is a group's.
     """
     if (worker.stack, worker.variant) != (needs.stack, needs.variant):
         return f"it is for {worker.stack}, {worker.variant}"
@@ -80,8 +99,10 @@ def unfit_reason(
         return f"its device is {worker.device}, not {needs.device}"
     if worker.problem is not None:
         return worker.problem
+    if worker.contract != CONTRACT:
+        return f"it reads jobs of version {worker.contract}, not {CONTRACT}: build and start it again"
     caller = os.geteuid() if caller is None else caller
-    if caller not in (0, worker.uid):
+    if caller not in (0, worker.uid) and not is_shared:
         return f"it runs as uid {worker.uid}, you are uid {caller}: neither can write the other's files"
     files, sources = made_of.get("files", {}), made_of.get("sources", {})
     differing = sorted(name for name, digest in needs.files.items() if files.get(name) != digest)
@@ -97,7 +118,7 @@ def unfit_reason(
 
 
 def discover_spools(spool: Path | None, containers: ListContainers) -> Iterator[Path]:
-    """Yield the folders that may be spools; only `spool` or $ORCH_SPOOL where one is given.
+    """Yield the folders that may be spools; only `spool` or $ORCH_SPOOL where one is given, else the caller's own.
 
     The engine, which takes a while to answer, comes last.
     """
@@ -106,32 +127,66 @@ def discover_spools(spool: Path | None, containers: ListContainers) -> Iterator[
         yield chosen.expanduser().absolute()
         return
     beside = [Path("spool").absolute()] if any(Path(name).is_file() for name in _COMPOSE_FILES) else []
-    near = [folder for folder in [*beside, home() / "spool"] if folder.is_dir()]
-    yield from near
+    near = [folder for folder in [*beside, home() / "spool"] if is_own_spool(folder)]
+    for folder in near:
+        close_to_others(folder)
+        yield folder
     mounted = dict.fromkeys(container.spool for container in containers() if container.spool is not None)
-    yield from (folder for folder in mounted if folder not in near and folder.is_dir())
+    yield from (folder for folder in mounted if folder not in near and is_own_spool(folder))
 
 
 def discover_workers(
-    spool: SpoolPaths, needs: Needs, containers: ListContainers, patience: float = WATCH_SECONDS
+    spool: VariantSpool, needs: Needs, containers: ListContainers, patience: float = WATCH_SECONDS
 ) -> tuple[list[DiscoveredWorker], list[str]]:
-    """Return the workers of a spool that are up and fit, and why others of the same stack do not fit."""
+    """Return the workers of a variant that are up and fit, and why others do not fit. Raises UnusableSpool, OSError."""
+    try:
+        with spool.open() as tree:
+            return _discover(tree, needs, containers, patience)
+    except FileNotFoundError:
+        reason = _earlier_layout(spool.spool)
+        return [], [] if reason is None else [reason]
+
+
+def _earlier_layout(spool: Path) -> str | None:
+    try:
+        with GuestTree(spool) as tree:
+            is_earlier = tree.has("workers")
+    except OSError:
+        return None
+    if not is_earlier:
+        return None
+    return (
+        f"the workers of {spool} are of an earlier orch, end them: orch down --all, docker compose down; rm -r {spool}"
+    )
+
+
+def _discover(
+    tree: GuestTree, needs: Needs, containers: ListContainers, patience: float
+) -> tuple[list[DiscoveredWorker], list[str]]:
     fit: dict[str, DiscoveredWorker] = {}
     reasons: list[str] = []
-    for worker in list_worker_ids(spool):
-        beat = read_heartbeat(spool, worker)
-        if beat is None or beat.stack != needs.stack:
+    for worker in list_worker_ids(tree):
+        beat = read_heartbeat(tree, worker)
+        if beat is None:
+            version = read_version(tree, worker)
+            if version not in (None, WORKER_FORMAT) and is_locked(tree, worker):
+                reasons.append(
+                    f"{worker}: it is of another orch ({version}, not {WORKER_FORMAT}): build and start it again"
+                )
+            continue
+        if beat.stack != needs.stack:
             continue
         data, container = locate_data_folder(beat), None
         if data is None:  # only the engine may know
             container = next((running for running in containers() if running.hostname == beat.host), None)
         identity = None if container is None else container.identity
-        reason = unfit_reason(beat, _made_of(spool, worker), needs, identity)
+        made_of = read_file_list(tree, worker)
+        reason = unfit_reason(beat, made_of, needs, identity, is_shared=tree.is_shared)
         if reason is None:
             fit[worker] = DiscoveredWorker(beat, data if container is None else container.data)
         else:
             reasons.append(f"{worker}: {reason}")
-    alive = find_alive(spool, list(fit), patience)
+    alive = find_alive(tree, list(fit), patience)
     reasons += [f"{worker}: it is no longer up" for worker in fit if worker not in alive]
     return [fitting for worker, fitting in fit.items() if worker in alive], reasons
 
@@ -147,18 +202,13 @@ def locate_data_folder(worker: Heartbeat) -> Path | None:
     return None
 
 
-def _made_of(spool: SpoolPaths, worker: str) -> dict[str, Any]:
-    try:
-        document = json.loads((spool.workers / f"{worker}.files.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return document if isinstance(document, dict) else {}
-
-
 def list_running_containers() -> list[WarmContainer]:
-    """Return the running containers of warm workers; none where no engine answers."""
+    """Return the running containers of the caller's warm workers; none where no engine answers."""
     with contextlib.suppress(Exception):  # whatever is wrong with the engine, workers may be up without it
-        listed = connect().client.containers.list(filters={"label": f"{WARM_LABEL}=1", "status": "running"})
+        engine = connect()
+        uid = container_user(worker_user(calling_user()), engine.security).partition(":")[0]
+        labels = [f"{WARM_LABEL}=1", f"{USER_LABEL}={uid}"]
+        listed = engine.client.containers.list(filters={"label": labels, "status": "running"})
         return [_describe(container.attrs, container.image.labels) for container in listed]
     return []
 
@@ -166,7 +216,15 @@ def list_running_containers() -> list[WarmContainer]:
 def _describe(attrs: Mapping[str, Any], labels: Mapping[str, str]) -> WarmContainer:
     sources = {mount.get("Destination"): host_path(mount.get("Source")) for mount in attrs.get("Mounts", [])}
     hostname = str(attrs["Config"]["Hostname"])
-    return WarmContainer(hostname, labels.get(LABEL_IDENTITY), sources.get("/spool"), sources.get("/data"))
+    spool = spool_of(sources.get("/spool"), attrs["Config"].get("Labels") or {})
+    return WarmContainer(hostname, labels.get(LABEL_IDENTITY), spool, sources.get("/data"))
+
+
+def spool_of(mounted: Path | None, labels: Mapping[str, str]) -> Path | None:
+    """Return the spool whose folder of a container's variant is mounted; None for any other folder."""
+    if mounted is None or mounted.name != f"{labels.get(STACK_LABEL)}-{labels.get(VARIANT_LABEL)}":
+        return None
+    return mounted.parent
 
 
 def host_path(source: str | None) -> Path | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -10,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import MachineError
-from orchestrator.runtimes.warm.containers import list_containers, mounted_at
+from orchestrator.runtimes.warm.containers import list_containers, mounted_spool
 from orchestrator.runtimes.warm.discover import WATCH_SECONDS
-from orchestrator.runtimes.warm.settings import GUEST_SPOOL, STACK_LABEL, VARIANT_LABEL
-from orchestrator.runtimes.warm.spool import SpoolPaths, is_alive, list_worker_ids
+from orchestrator.runtimes.warm.heartbeat import Heartbeat, is_alive, list_worker_ids, read_heartbeat
+from orchestrator.runtimes.warm.settings import STACK_LABEL, VARIANT_LABEL
+from orchestrator.runtimes.warm.spool import VariantSpool, is_own_spool, variants_in
 
 
 @dataclass(frozen=True)
@@ -46,28 +46,28 @@ def list_workers(spools: Sequence[Path]) -> list[WarmWorkerStatus]:
         containers = list_containers()
     except MachineError:  # workers may run without an engine, or in another one
         containers = []
-    spool_of = {container.id: mounted_at(container, str(GUEST_SPOOL)) for container in containers}
-    folders = {folder.resolve() for folder in [*spools, *spool_of.values()] if folder is not None}
+    spool_by_container = {container.id: mounted_spool(container) for container in containers}
+    folders = {folder.resolve() for folder in [*spools, *spool_by_container.values()] if folder is not None}
     beats = {folder: read_heartbeats(folder) for folder in sorted(folders)}
     workers: list[WarmWorkerStatus] = []
     for container in containers:
-        spool = spool_of[container.id]
+        spool = spool_by_container[container.id]
         beat = None if spool is None else _take_heartbeat(beats[spool.resolve()], container)
         if spool is None or beat is None:
             workers.append(_describe_container(container, spool))
         else:
             workers.append(describe_worker(beat, container.name, spool))
-    workers += [describe_worker(beat, str(beat["id"]), spool) for spool, others in beats.items() for beat in others]
+    workers += [describe_worker(beat, beat.id, spool) for spool, others in beats.items() for beat in others]
     return sorted(workers, key=lambda worker: (worker.stack, worker.variant, worker.name))
 
 
-def _take_heartbeat(beats: list[dict[str, Any]], container: Any) -> dict[str, Any] | None:
+def _take_heartbeat(beats: list[Heartbeat], container: Any) -> Heartbeat | None:
     """Return the container's heartbeat and remove it from `beats`; None where it has none."""
     if container.status != "running":
         return None
     hostname = container.attrs["Config"]["Hostname"]
     for beat in beats:
-        if beat.get("host") == hostname:
+        if beat.host == hostname:
             beats.remove(beat)
             return beat
     return None
@@ -76,47 +76,46 @@ def _take_heartbeat(beats: list[dict[str, Any]], container: Any) -> dict[str, An
 def _describe_container(container: Any, spool: Path | None) -> WarmWorkerStatus:
     """Return the status of a worker that has a container but no heartbeat."""
     labels, state = container.labels, container.attrs["State"]
-    status = "starting" if container.status == "running" else str(container.status)
+    is_starting = container.status == "running" and spool is not None and is_own_spool(spool)
+    status = "starting" if is_starting else str(container.status)
     problem = f"exit {state['ExitCode']}" if container.status in ("exited", "restarting") else None
     stack, variant = str(labels.get(STACK_LABEL)), str(labels.get(VARIANT_LABEL))
     return WarmWorkerStatus(container.name, stack, variant, status, None if spool is None else str(spool), problem)
 
 
-def read_heartbeats(spool: Path) -> list[dict[str, Any]]:
-    """Return the heartbeats of a spool's workers that are up."""
-    paths = SpoolPaths(spool)
-    workers = list_worker_ids(paths)
-    with ThreadPoolExecutor(max_workers=max(1, len(workers))) as pool:  # each may have to be watched for a while
-        up = list(pool.map(lambda worker: is_alive(paths, worker, WATCH_SECONDS), workers))
-    beats = [_read(paths, worker) for worker, alive in zip(workers, up, strict=True) if alive]
+def read_heartbeats(spool: Path) -> list[Heartbeat]:
+    """Return the heartbeats of a spool's workers that are up; none of a spool that is not the caller's."""
+    variants = variants_in(spool)
+    with ThreadPoolExecutor(max_workers=max(1, len(variants))) as pool:  # each may have to be watched for a while
+        return [beat for beats in pool.map(_read_variant, variants) for beat in beats]
+
+
+def _read_variant(variant: VariantSpool) -> list[Heartbeat]:
+    try:
+        with variant.open() as tree, ThreadPoolExecutor(max_workers=8) as pool:
+            workers = list_worker_ids(tree)
+            up = pool.map(lambda worker: is_alive(tree, worker, WATCH_SECONDS), workers)
+            beats = [read_heartbeat(tree, worker) for worker, alive in zip(workers, up, strict=True) if alive]
+    except (OSError, MachineError):
+        return []
     return [beat for beat in beats if beat is not None]
 
 
-def _read(spool: SpoolPaths, worker: str) -> dict[str, Any] | None:
-    try:
-        beat = json.loads((spool.workers / f"{worker}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return beat if isinstance(beat, dict) else None
-
-
-def describe_worker(beat: dict[str, Any], name: str, spool: Path) -> WarmWorkerStatus:
+def describe_worker(beat: Heartbeat, name: str, spool: Path) -> WarmWorkerStatus:
     """Return the status of a worker, by its heartbeat."""
-    models = beat.get("models") or []
-    gpu = [model["gpu_mb"] for model in models if model.get("gpu_mb") is not None]
     return WarmWorkerStatus(
         name=name,
-        stack=str(beat.get("stack")),
-        variant=str(beat.get("variant")),
-        state=str(beat.get("state")),
+        stack=beat.stack,
+        variant=beat.variant,
+        state=beat.state,
         spool=str(spool),
-        problem=beat.get("problem"),
-        device=beat.get("device"),
-        models=[str(model.get("name")) for model in models],
-        memory_mb=beat.get("rss_mb"),
-        gpu_mb=sum(gpu) if gpu else None,
-        queue=beat.get("waiting"),
-        jobs=beat.get("jobs"),
-        images=beat.get("images"),
-        images_per_s=beat.get("images_per_s"),
+        problem=beat.problem,
+        device=beat.device,
+        models=beat.models,
+        memory_mb=beat.rss_mb,
+        gpu_mb=beat.gpu_mb,
+        queue=beat.waiting,
+        jobs=beat.jobs,
+        images=beat.images,
+        images_per_s=beat.images_per_s,
     )

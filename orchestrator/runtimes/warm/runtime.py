@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,12 +17,14 @@ from orchestrator.errors import RuntimeUnsuitable
 from orchestrator.inputs.collect import InputSet
 from orchestrator.paths import RunPaths
 from orchestrator.runtimes.base import BuildOptions, Location, Prepared, Runtime, WorkerSpec
-from orchestrator.runtimes.guest_contract import ALIVE_NAME, ALIVE_TIMEOUT, QUEUE_NAME, GuestPaths
+from orchestrator.runtimes.guest_contract import ALIVE_NAME, ALIVE_TIMEOUT, QUEUE_NAME, GuestPaths, writing_job
 from orchestrator.runtimes.warm.discover import DiscoveredWorker, Needs
-from orchestrator.runtimes.warm.spool import Heartbeat, SpoolPaths
+from orchestrator.runtimes.warm.heartbeat import Heartbeat
+from orchestrator.runtimes.warm.spool import DATA, JOBS, VariantSpool, given_to
 from orchestrator.runtimes.warm.staging import RootLocations, locate_roots, read_copy_limit, stage_images
 from orchestrator.runtimes.warm.worker import JobSpec, WarmWorker
 from orchestrator.system.display import Report
+from orchestrator.system.guest_tree import GuestTree
 
 ABANDONED_SECONDS = 10 * ALIVE_TIMEOUT
 """A job folder that no host touched for this long is abandoned."""
@@ -45,7 +46,7 @@ def run_key(root: Path) -> str:
 class WarmRuntime(Runtime):
     """Starts jobs in a spool. Its name is docker's: results are those of containers of the same build."""
 
-    spool: SpoolPaths
+    spool: VariantSpool
     needs: Needs
     paths: RunPaths
     """With job folders in the spool."""
@@ -60,9 +61,9 @@ class WarmRuntime(Runtime):
     _discovered_at: float = -DISCOVER_SECONDS
 
     @classmethod
-    def of_run(cls, spool: SpoolPaths, needs: Needs, paths: RunPaths, discover: Discover, say: Report) -> WarmRuntime:
+    def of_run(cls, spool: VariantSpool, needs: Needs, paths: RunPaths, discover: Discover, say: Report) -> WarmRuntime:
         """Return the runtime of one run, with the run's job folders in the spool."""
-        paths = RunPaths(paths.root, spooled=spool.jobs / run_key(paths.root), spool_root=spool.root)
+        paths = RunPaths(paths.root, spooled=spool.root / JOBS / run_key(paths.root), spool_root=spool.root)
         return cls(spool, needs, paths, discover, say)
 
     def locate(self, stack: StackEntry, variant: str, options: BuildOptions) -> Location:
@@ -77,10 +78,25 @@ class WarmRuntime(Runtime):
         """Check the workers' weights; stage images that they cannot read. Raises RuntimeUnsuitable."""
         self._check_weights(weights)
         to_stage = self._locate(self._worker(), inputs.roots).to_stage
-        if to_stage:
-            report = stage_images(inputs, to_stage, self._staged, read_copy_limit(), self.needs.stack)
-            if report is not None:
-                self.say(report)
+        if not to_stage:
+            return
+        try:
+            with self.spool.open() as tree:
+                report = stage_images(inputs, to_stage, tree, self._staged, read_copy_limit(), self.needs.stack)
+        except OSError as error:
+            raise RuntimeUnsuitable(
+                f"cannot put images into {self.spool.root}", why=f"{error.filename}: {error.strerror}", hint="orch ps"
+            ) from error
+        if report is not None:
+            self.say(report)
+
+    def worker_owner(self) -> tuple[int, int] | None:
+        """Return who owns the folder of the workers, where that is not the caller. Raises RuntimeUnsuitable."""
+        try:
+            with self.spool.open() as tree:
+                return given_to(tree)
+        except OSError as error:
+            raise RuntimeUnsuitable(f"cannot open {self.spool.root}", why=error.strerror, hint="orch ps") from error
 
     def guest_paths(self, prepared: Prepared, spec: WorkerSpec) -> GuestPaths:
         """Return the folders as the workers report them. Raises RuntimeUnsuitable while none is up."""
@@ -94,20 +110,20 @@ class WarmRuntime(Runtime):
     def start(self, prepared: Prepared, spec: WorkerSpec) -> WarmWorker:
         """Write a job for the workers that are up. Raises RuntimeUnsuitable while none is."""
         worker = self._worker()
-        data = spec.job / "data"
-        data.mkdir(exist_ok=True)
-        for number, folder in self._locate(worker, spec.roots).seen_as.items():
-            (data / str(number)).symlink_to(folder)
+        folder = self.paths.job_folder(spec.name)
+        with writing_job(folder) as tree:
+            data = f"{folder.name}/data"
+            tree.make_folder(data)
+            for number, seen_as in self._locate(worker, spec.roots).seen_as.items():
+                tree.link_to(f"{data}/{number}", str(seen_as))
         beat = worker.heartbeat
         ids = [
             other.heartbeat.id
             for other in self._workers
             if other.heartbeat.paths == beat.paths and other.data == worker.data
         ]
-        tickets = self.spool.tickets(beat.stack, beat.variant)
-        job = WarmWorker(self.spool, JobSpec(spec.name, spec.job, tickets, spec.weights.name, ids, spec.log))
-        if beat.uid != os.geteuid():
-            _give_to(spec.job, (beat.uid, beat.gid))
+        with writing_job(folder):
+            job = WarmWorker(self.spool, JobSpec(spec.name, spec.job, spec.weights.name, ids, spec.log))
         self.has_started, self._has_reported_waiting = True, False
         return job
 
@@ -117,27 +133,31 @@ class WarmRuntime(Runtime):
         Abandoned jobs of other runs are removed.
         """
         key, count = run_key(self.paths.root), 0
-        for folder in self._job_folders():
-            if folder.name.startswith(f"{key}-"):
-                count += 1
-                with suppress(OSError):
-                    (folder / "kill").touch()
-                shutil.rmtree(folder, ignore_errors=True)
-            elif _is_abandoned(folder):
-                shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError, RuntimeUnsuitable), self.spool.open() as tree:
+            for name in tree.names(JOBS):
+                folder = f"{JOBS}/{name}"
+                if name.startswith(f"{key}-"):
+                    count += 1
+                    with suppress(OSError):
+                        tree.touch(f"{folder}/kill")
+                    tree.remove_folder(folder)
+                elif _is_abandoned(tree, folder):
+                    tree.remove_folder(folder)
         return count
 
     def close(self) -> None:
         """Remove the staged images."""
-        shutil.rmtree(self._staged, ignore_errors=True)
+        with suppress(OSError, RuntimeUnsuitable), self.spool.open() as tree:
+            tree.remove_folder(self._staged)
 
     @property
-    def _staged(self) -> Path:
-        return self.spool.staged(run_key(self.paths.root))
+    def _staged(self) -> str:
+        """The folder of images that no worker can read where they are, by its name in the spool."""
+        return f"{DATA}/{run_key(self.paths.root)}"
 
     def _locate(self, worker: DiscoveredWorker, roots: Sequence[Path]) -> RootLocations:
         paths = worker.heartbeat.paths
-        staged = PurePosixPath(paths["spool"]) / self._staged.relative_to(self.spool.root).as_posix()
+        staged = PurePosixPath(paths["spool"]) / self._staged
         return locate_roots(roots, worker.data, PurePosixPath(paths["data"]), staged)
 
     def _worker(self) -> DiscoveredWorker:
@@ -168,12 +188,6 @@ class WarmRuntime(Runtime):
                 )
             time.sleep(0.1)
 
-    def _job_folders(self) -> list[Path]:
-        try:
-            return [path for path in self.spool.jobs.iterdir() if path.is_dir()]
-        except OSError:
-            return []
-
 
 def find_missing_weights(worker: Heartbeat, weights: Mapping[str, Stored]) -> str | None:
     """Return the first weights file that a worker lacks or has another version of; None if it has all."""
@@ -188,14 +202,10 @@ def find_missing_weights(worker: Heartbeat, weights: Mapping[str, Stored]) -> st
     return None
 
 
-def _is_abandoned(folder: Path) -> bool:
-    try:
-        return time.time() - (folder / QUEUE_NAME / ALIVE_NAME).stat().st_mtime > ABANDONED_SECONDS
-    except OSError:
+def _is_abandoned(tree: GuestTree, folder: str) -> bool:
+    """Return whether no host touched a job of the caller's for long."""
+    name = f"{folder}/{QUEUE_NAME}/{ALIVE_NAME}"
+    state = tree.state(name)
+    if state is None or state.uid != os.geteuid():
         return False
-
-
-def _give_to(folder: Path, owner: tuple[int, int]) -> None:
-    """Make another user the owner of a job, so that their worker can write into it."""
-    for path in (folder, folder / "out", *(folder / "out").iterdir()):
-        os.chown(path, *owner)
+    return time.time() - state.mtime_ns / 1e9 > ABANDONED_SECONDS

@@ -21,7 +21,7 @@ from orchestrator.runtimes.warm.discover import (
     needs_of,
 )
 from orchestrator.runtimes.warm.runtime import WarmRuntime
-from orchestrator.runtimes.warm.spool import SpoolPaths
+from orchestrator.runtimes.warm.spool import UnusableSpool, VariantSpool
 from orchestrator.system.display import Report
 
 
@@ -51,11 +51,15 @@ def select_warm(
     reasons: list[str] = []
     for folder in discover_spools(spool, containers):
         searched.append(str(folder))
-        spool_paths = SpoolPaths(folder)
-        workers, why_not = discover_workers(spool_paths, needs, containers)
+        variant = VariantSpool(folder, needs.stack, needs.variant)
+        try:
+            workers, why_not = discover_workers(variant, needs, containers)
+        except UnusableSpool as error:
+            reasons.append(f"{error.message}: {error.why} ({error.hint})")
+            continue
         reasons += why_not
         if workers:
-            runtime = WarmRuntime.of_run(spool_paths, needs, paths, partial(_discover, spool_paths, needs), say)
+            runtime = WarmRuntime.of_run(variant, needs, paths, partial(_discover, variant, needs), say)
             heartbeat = workers[0].heartbeat
             return WarmSelection(runtime, f"warm worker {heartbeat.id} in {folder}", heartbeat.threads)
     kind = RuntimeUnsuitable if reasons else NoWarmWorker
@@ -67,6 +71,6 @@ def select_warm(
     )
 
 
-def _discover(spool: SpoolPaths, needs: Needs) -> list[DiscoveredWorker]:
+def _discover(spool: VariantSpool, needs: Needs) -> list[DiscoveredWorker]:
     """Return the workers that fit now. Containers are listed anew: a restarted one may have other mounts."""
     return discover_workers(spool, needs, cache(list_running_containers), patience=1.5)[0]

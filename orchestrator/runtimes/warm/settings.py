@@ -17,6 +17,8 @@ COMMAND = [*SERVE, str(GUEST_SPOOL)]
 CHECK = [*SERVE, "--check", str(GUEST_SPOOL)]
 """The health check: exits with 0 while the heartbeat is fresh."""
 WARM_LABEL, STACK_LABEL, VARIANT_LABEL = f"{LABEL}.warm", f"{LABEL}.stack", f"{LABEL}.variant"
+USER_LABEL = f"{LABEL}.user"
+"""Label with the uid that a worker runs as: several users may share an engine."""
 CHECK_SECONDS = 5
 START_SECONDS = 60
 """A health check that fails within this time after the start does not count."""

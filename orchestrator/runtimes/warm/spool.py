@@ -1,166 +1,178 @@
-"""The spool, the folder that hosts and warm workers share: its files and heartbeats (see orch_runner.serve)."""
+"""The spool: a user's own folder, in it one folder per stack and variant, which that variant's workers have mounted.
+
+What is below a variant's folder may be changed by its workers at any moment, and is reached through GuestTree only. The
+reference of its files is orch_runner.serve.
+"""
 
 from __future__ import annotations
 
-import fcntl
-import json
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+import errno
+import os
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from orchestrator.errors import RuntimeUnsuitable
+from orchestrator.system.guest_tree import GuestFileRefused, GuestTree
 
 TICKET_FORMAT = "orch-ticket/1"
-WORKER_FORMAT = "orch-worker/1"
-GONE_SECONDS = 10.0
-"""A worker whose heartbeat has not changed for this long counts as gone."""
-STALE_SECONDS = 120.0
-"""A heartbeat older than this is not watched for changes; clocks may differ by less than that."""
-UNLOCKED_SECONDS = 4.0
-"""The same, where its lock is free as well. A free lock alone proves nothing: not all mounts pass locks on."""
+TICKETS, CLAIMED, JOBS, WORKERS, DATA = FOLDERS = ("tickets", "claimed", "jobs", "workers", "data")
+_SHARED = stat.S_ISGID | stat.S_IRWXG
+
+
+class UnusableSpool(RuntimeUnsuitable):
+    """A folder that is not a spool of the caller's, or that others can change."""
 
 
 @dataclass(frozen=True)
-class SpoolPaths:
-    """The files of a spool that the host uses."""
+class VariantSpool:
+    """The folder of one stack's variant in a spool."""
 
-    root: Path
-
-    def tickets(self, stack: str, variant: str) -> Path:
-        """Return the folder of the jobs that wait for a variant's workers."""
-        return self.root / "tickets" / f"{stack}-{variant}"
-
-    def claim(self, worker: str, job: str) -> Path:
-        """Return the file of a ticket that a worker claimed."""
-        return self.root / "claimed" / worker / f"{job}.json"
-
-    @property
-    def jobs(self) -> Path:
-        """Return the folder of the job folders."""
-        return self.root / "jobs"
-
-    @property
-    def workers(self) -> Path:
-        """Return the folder of the heartbeats, locks and lists of files of workers."""
-        return self.root / "workers"
-
-    def staged(self, run: str) -> Path:
-        """Return the folder for a run's images that no worker can read where they are."""
-        return self.root / "data" / run
-
-
-@dataclass(frozen=True)
-class Heartbeat:
-    """The last heartbeat of a worker."""
-
-    id: str
+    spool: Path
+    """The user's folder, which no worker sees."""
     stack: str
     variant: str
-    device: str
-    host: str
-    uid: int
-    gid: int
-    threads: int
-    beat: int
-    state: str
-    problem: str | None
-    data_host: str | None
-    data_inode: int | None
-    weights: Mapping[str, tuple[int, int]]
-    paths: Mapping[str, str]
-    digests: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Return the folder's name."""
+        return f"{self.stack}-{self.variant}"
+
+    @property
+    def root(self) -> Path:
+        """Return the folder that workers have mounted."""
+        return self.spool / self.name
+
+    def open(self) -> GuestTree:
+        """Check the spool and open the folder. Raises UnusableSpool, FileNotFoundError."""
+        with _opened(self.spool) as spool:
+            is_shared = check_spool(self.spool, spool.status())
+            try:
+                tree = spool.below(self.name)
+            except GuestFileRefused as error:
+                raise UnusableSpool(f"cannot use {self.root}", why=error.reason, hint=f"rm {self.root}") from error
+            try:
+                return _checked(tree, self, spool.status().st_gid if is_shared else None)
+            except BaseException:
+                tree.close()
+                raise
 
 
-def parse_heartbeat(raw: Mapping[str, Any]) -> Heartbeat:
-    """Parse a heartbeat's JSON. Raises ValueError, KeyError, TypeError."""
-    if raw["format"] != WORKER_FORMAT:
-        raise ValueError(f"a heartbeat of format {raw['format']!r}")
-    known = {field.name: raw[field.name] for field in fields(Heartbeat) if field.name != "digests"}
-    weights = {name: (int(size), int(mtime)) for name, (size, mtime) in raw["weights"].items()}
-    # A worker of an earlier orch has no digests; it is refused later, for its files.
-    return Heartbeat(**{**known, "weights": weights, "digests": dict(raw.get("digests") or {})})
-
-
-def read_heartbeat(spool: SpoolPaths, worker: str) -> Heartbeat | None:
-    """Return a worker's heartbeat; None where none can be read."""
+def _opened(spool: Path) -> GuestTree:
     try:
-        return parse_heartbeat(json.loads((spool.workers / f"{worker}.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+        return GuestTree(spool)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        why = "it is a link or no folder" if error.errno in (errno.ENOTDIR, errno.ELOOP) else error.strerror
+        raise UnusableSpool(f"cannot use the spool {spool}", why=why, hint="name another: --spool DIR") from error
 
 
-def list_worker_ids(spool: SpoolPaths) -> list[str]:
-    """Return the ids of all workers with a heartbeat in the spool, dead ones too."""
-    try:
-        names = [path.name for path in spool.workers.iterdir()]
-    except OSError:
-        return []
-    return sorted(
-        name.removesuffix(".json")
-        for name in names
-        if name.endswith(".json") and not name.endswith(".files.json") and not name.startswith(".")
-    )
-
-
-def is_locked(spool: SpoolPaths, worker: str) -> bool:
-    """Return whether a process of this kernel holds the worker's lock."""
-    try:
-        with (spool.workers / f"{worker}.lock").open("r") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
+def check_spool(spool: Path, state: os.stat_result) -> bool:
+    """Check the owner and the mode of a spool; return whether a group shares it. Raises UnusableSpool."""
+    mode, me = stat.S_IMODE(state.st_mode), os.geteuid()
+    what, more = f"cannot use the spool {spool}", "see docs/warm-workers.md, Several users"
+    if mode & _SHARED == _SHARED and not mode & stat.S_IRWXO:
+        if me != 0 and state.st_gid not in {os.getegid(), *os.getgroups()}:
+            raise UnusableSpool(what, why=f"it belongs to the group {state.st_gid}, you are not in it", hint=more)
         return True
-    except OSError:
-        return False
+    if state.st_uid != me:
+        raise UnusableSpool(
+            what, why=f"it belongs to uid {state.st_uid}, you are uid {me}", hint=f"name another: --spool DIR; {more}"
+        )
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise UnusableSpool(what, why=f"others can enter it: its mode is {mode:04o}", hint=f"chmod 700 {spool}")
     return False
 
 
-class HeartbeatWatch:
-    """Watches a worker's heartbeat by this process's own clock: the worker's clock may differ."""
-
-    def __init__(self, spool: SpoolPaths, worker: str) -> None:
-        self._spool, self.worker = spool, worker
-        self._beat: int | None = None
-        self._changed = time.monotonic()
-
-    def is_gone(self) -> bool:
-        """Return whether the heartbeat has not changed for too long. To be called again and again."""
-        now, beat = time.monotonic(), _read_beat(self._spool, self.worker)
-        if beat is not None and beat != self._beat:
-            self._beat, self._changed = beat, now
-        unchanged = now - self._changed
-        return unchanged > GONE_SECONDS or (unchanged > UNLOCKED_SECONDS and not is_locked(self._spool, self.worker))
+def _checked(tree: GuestTree, spool: VariantSpool, group: int | None) -> GuestTree:
+    state, me = tree.status(), os.geteuid()
+    if group is None and me not in (0, state.st_uid):
+        raise UnusableSpool(f"cannot use {spool.root}", why=f"it belongs to uid {state.st_uid}, you are uid {me}")
+    if group is not None and (not tree.is_shared or state.st_gid != group):
+        raise UnusableSpool(
+            f"cannot use {spool.root}",
+            why="it is not shared with the group of the spool",
+            hint=f"chgrp -R {group} {spool.root}; chmod -R g+rwXs,o= {spool.root}",
+        )
+    return tree
 
 
-def find_alive(spool: SpoolPaths, workers: Sequence[str], patience: float) -> set[str]:
-    """Return the workers that are up: those with a held lock and a recent heartbeat, at once.
-
-    Where there are none of these, the others' heartbeats are watched for up to `patience` seconds.
-    """
-    ages = {worker: _age(spool, worker) for worker in workers}
-    alive = {worker for worker, age in ages.items() if age < GONE_SECONDS and is_locked(spool, worker)}
-    doubtful = [worker for worker, age in ages.items() if age < STALE_SECONDS and worker not in alive]
-    if alive or not doubtful:
-        return alive
-    first = {worker: _read_beat(spool, worker) for worker in doubtful}
-    until = time.monotonic() + patience
-    while not alive and time.monotonic() < until:
-        time.sleep(0.1)
-        alive = {worker for worker in doubtful if _read_beat(spool, worker) not in (None, first[worker])}
-    return alive
-
-
-def is_alive(spool: SpoolPaths, worker: str, patience: float) -> bool:
-    """Return whether a worker is up."""
-    return bool(find_alive(spool, [worker], patience))
-
-
-def _read_beat(spool: SpoolPaths, worker: str) -> int | None:
-    heartbeat = read_heartbeat(spool, worker)
-    return None if heartbeat is None else heartbeat.beat
-
-
-def _age(spool: SpoolPaths, worker: str) -> float:
+def is_own_spool(spool: Path) -> bool:
+    """Return whether a folder, no link to one, belongs to the caller."""
     try:
-        return abs(time.time() - (spool.workers / f"{worker}.json").stat().st_mtime)
+        state = spool.lstat()
     except OSError:
-        return STALE_SECONDS
+        return False
+    return stat.S_ISDIR(state.st_mode) and state.st_uid == os.geteuid()
+
+
+def close_to_others(spool: Path) -> None:
+    """Take the rights of others from the caller's own spool, unless it is a group's."""
+    with suppress(OSError), GuestTree(spool) as tree:
+        state = tree.status()
+        mode = stat.S_IMODE(state.st_mode)
+        is_groups = tree.is_shared and not mode & stat.S_IRWXO
+        if state.st_uid == os.geteuid() and mode & (stat.S_IRWXG | stat.S_IRWXO) and not is_groups:
+            tree.set_mode(0o700)
+
+
+def make_variant_folder(spool: VariantSpool, user: tuple[int, int], *, is_default: bool) -> None:
+    """Make a variant's folder for workers that run as `user`, in a spool that only the caller or a group can enter.
+
+    `is_default`: the spool is the one that orch itself chose, and is closed to others where it is not yet.
+    Raises UnusableSpool, OSError.
+    """
+    try:
+        spool.spool.parent.mkdir(parents=True, exist_ok=True)
+        spool.spool.mkdir(mode=0o700)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise UnusableSpool(f"cannot make the spool {spool.spool}", why=error.strerror, hint="--spool DIR") from error
+    if is_default:
+        close_to_others(spool.spool)
+    with _opened(spool.spool) as tree:
+        is_shared = check_spool(spool.spool, tree.status())
+        owner = user if os.geteuid() == 0 and user[0] != 0 and not is_shared else None
+        if owner is not None and _owner(tree, spool.name) not in (None, owner[0]):
+            tree.remove_folder(spool.name)  # of workers of another user, who could not use it any more
+        for name in (spool.name, *(f"{spool.name}/{folder}" for folder in FOLDERS)):
+            with suppress(FileExistsError):
+                tree.make_folder(name, owner)
+        if owner is None and not is_shared:
+            with tree.below(spool.name) as made:
+                made.set_mode(0o700)
+
+
+def variants_in(spool: Path) -> list[VariantSpool]:
+    """Return the variants with a folder in a spool; none where it is no spool of the caller's."""
+    try:
+        with GuestTree(spool) as tree:
+            check_spool(spool, tree.status())
+            names = tree.names()
+    except (OSError, UnusableSpool):
+        return []
+    split = (name.rpartition("-") for name in names if not name.startswith("."))
+    return [VariantSpool(spool, stack, variant) for stack, _, variant in split if stack and variant]
+
+
+def worker_group(spool: Path, group: int) -> int:
+    """Return the group of a spool's workers: that of a shared spool, else `group`."""
+    with GuestTree(spool) as tree:
+        return tree.status().st_gid if tree.is_shared else group
+
+
+def _owner(tree: GuestTree, name: str) -> int | None:
+    try:
+        with tree.below(name) as folder:
+            return folder.status().st_uid
+    except FileNotFoundError:
+        return None
+
+
+def given_to(tree: GuestTree) -> tuple[int, int] | None:
+    """Return who must own what a worker writes to: the owner of its tree, where that is not the caller."""
+    state = tree.status()
+    return (state.st_uid, state.st_gid) if os.geteuid() == 0 != state.st_uid and not tree.is_shared else None

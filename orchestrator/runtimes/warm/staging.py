@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from orchestrator.errors import RuntimeUnsuitable, UsageError
 from orchestrator.inputs.collect import InputImage, InputSet
+from orchestrator.system.guest_tree import GuestFileRefused, GuestTree
 
 COPY_LIMIT = 1 << 30
 _UNITS = {"K": 10, "M": 20, "G": 30, "T": 40}
@@ -49,9 +49,12 @@ def read_copy_limit() -> int:
     return int(digits) << _UNITS.get(unit, 0)
 
 
-def stage_images(inputs: InputSet, numbers: Sequence[int], folder: Path, limit: int, stack: str) -> str | None:
-    """Link or copy these roots' images into `folder`/ROOT/ and return a line about it.
+def stage_images(
+    inputs: InputSet, numbers: Sequence[int], tree: GuestTree, folder: str, limit: int, stack: str
+) -> str | None:
+    """Link or copy these roots' images into `folder`/ROOT/ of a spool and return a line about it.
 
+    What an earlier run left there is removed first. An image is linked only where the worker can never write to it.
     Raises RuntimeUnsuitable, OSError.
     """
     count = size = 0
@@ -59,21 +62,19 @@ def stage_images(inputs: InputSet, numbers: Sequence[int], folder: Path, limit: 
         count, size = count + 1, size + image.size
     if not count:
         return None
-    if _link_all(inputs, numbers, folder):
+    tree.remove_folder(folder)
+    if _link_all(inputs, numbers, tree, folder):
         return f"{count} images linked into the spool: the worker cannot read them where they are"
+    tree.remove_folder(folder)
     if size > limit:
-        shutil.rmtree(folder, ignore_errors=True)
         outside = inputs.roots[numbers[0]]
         raise RuntimeUnsuitable(
             f"the warm worker cannot read {outside}",
             why=f"{count} images of {size >> 20} MB are too large to copy (ORCH_SPOOL_COPY_LIMIT={limit >> 20}M)",
             hint=f"ORCH_DATA={outside} docker compose up -d; or: orch up {stack} --data {outside}",
         )
-    for image in _of_roots(inputs, numbers):
-        target = folder / image.path
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(inputs.locate(image), target)
+    for image, name in _named(inputs, numbers, tree, folder):
+        tree.put(name, inputs.locate(image))
     return f"{count} images ({size >> 20} MB) copied into the spool: the worker cannot read them where they are"
 
 
@@ -82,14 +83,28 @@ def _of_roots(inputs: InputSet, numbers: Sequence[int]) -> Iterator[InputImage]:
     return (image for image in inputs.images if image.path and int(image.path.partition("/")[0]) in numbers)
 
 
-def _link_all(inputs: InputSet, numbers: Sequence[int], folder: Path) -> bool:
-    """Hard-link all images; False where that is impossible, which the first one shows."""
+def _named(inputs: InputSet, numbers: Sequence[int], tree: GuestTree, folder: str) -> Iterator[tuple[InputImage, str]]:
+    """Yield the images with the names that they get, whose folders are there."""
+    made = ""
     for image in _of_roots(inputs, numbers):
-        target = folder / image.path
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.unlink(missing_ok=True)
-            os.link(inputs.locate(image), target)
-        except OSError:  # another file system, or another user's file
-            return False
-    return True
+        name = f"{folder}/{image.path}"
+        parent = name.rpartition("/")[0]
+        if parent != made:
+            tree.make_folders(parent)
+            made = parent
+        yield image, name
+
+
+def _link_all(inputs: InputSet, numbers: Sequence[int], tree: GuestTree, folder: str) -> bool:
+    """Hard-link all images; False where that is impossible or unsafe, which mostly the first one shows."""
+    reader = tree.status().st_uid
+    if tree.is_shared or reader == os.geteuid():
+        return False  # a group, or the worker as the owner of the images, could write to them
+    try:
+        return all(
+            tree.put_link(name, inputs.locate(image), reader) for image, name in _named(inputs, numbers, tree, folder)
+        )
+    except GuestFileRefused:
+        raise
+    except OSError:  # another file system, or another user's file
+        return False

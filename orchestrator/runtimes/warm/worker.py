@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -14,9 +13,11 @@ from typing import Any
 
 from orchestrator.runtimes.base import Exit
 from orchestrator.runtimes.guest_contract import END_NAME, QUEUE_NAME
-from orchestrator.runtimes.warm.spool import TICKET_FORMAT, HeartbeatWatch, SpoolPaths
-from orchestrator.system.files import write_json
-from orchestrator.system.json_lines import JsonLinesFile
+from orchestrator.runtimes.warm.heartbeat import HeartbeatWatch, clean_text
+from orchestrator.runtimes.warm.spool import CLAIMED, JOBS, TICKET_FORMAT, TICKETS, VariantSpool
+from orchestrator.system.files import json_bytes
+from orchestrator.system.guest_tree import GuestFileRefused, GuestTree
+from orchestrator.system.json_lines import LineSplitter, parse_object
 
 POLL_SECONDS = 0.002
 """Seconds between two looks for events while some arrived within the last ACTIVE_SECONDS."""
@@ -27,6 +28,10 @@ HEARTBEAT_CHECK_SECONDS = 0.5
 WAITING_SIGN_SECONDS = 20.0
 """Seconds between two heartbeat events that are made here for a job that waits: no process writes events for it."""
 KILL_SECONDS = 2.0
+EVENTS_LIMIT = 1 << 30
+"""Bytes of events that a job may write."""
+LOG_LIMIT = 16 << 20
+"""Bytes of a job's log that are kept, its last ones."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,6 @@ class JobSpec:
 
     name: str
     folder: Path
-    tickets: Path
     model: str
     workers: Sequence[str]
     log: Path
@@ -44,12 +48,18 @@ class JobSpec:
 class WarmWorker:
     """One job. Its ticket is written with its first shard, so that no worker claims an empty job."""
 
-    def __init__(self, spool: SpoolPaths, spec: JobSpec) -> None:
+    def __init__(self, spool: VariantSpool, spec: JobSpec) -> None:
+        """Open the job's folder, which stays that folder whatever the worker renames. Raises OSError."""
         self.name = spec.name
-        self._spool, self._spec = spool, spec
+        self._spec = spec
         self._job = spec.folder.name
-        self._ticket = spec.tickets / f"{self._job}.json"
-        self._watches = {worker: HeartbeatWatch(spool, worker) for worker in spec.workers}
+        self._ticket = f"{TICKETS}/{self._job}.json"
+        self._tree = spool.open()
+        self._folder = self._tree.below(f"{JOBS}/{self._job}")
+        with self._folder.below(QUEUE_NAME) as queue:
+            self._queue = queue.status()
+        self._events = _Events(self._folder)
+        self._watches = {worker: HeartbeatWatch(self._tree, worker) for worker in spec.workers}
         self._exit: Exit | None = None
         self._over = threading.Event()
         self._is_terminated = False
@@ -76,13 +86,13 @@ class WarmWorker:
         """Have the worker finish the batch that it predicts, and end the job."""
         self._is_terminated = True
         with suppress(OSError):
-            (self._spec.folder / "stop").touch()
+            self._folder.touch("stop")
 
     def kill(self) -> None:
         """End the job now; the model stays loaded."""
         self._killed_at = self._killed_at or time.monotonic()
         with suppress(OSError):
-            (self._spec.folder / "kill").touch()
+            self._folder.touch("kill")
 
     def close(self) -> None:
         """Copy the log into the run directory, and remove the job."""
@@ -90,19 +100,26 @@ class WarmWorker:
             self.kill()
             if not self._withdraw():
                 self._over.wait(KILL_SECONDS)
-        folder = self._spec.folder
-        with suppress(OSError), (folder / "worker.log").open("rb") as text, self._spec.log.open("ab") as log:
-            shutil.copyfileobj(text, log)
-        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            self._copy_log()
+        self._folder.close()
+        self._tree.remove_folder(f"{JOBS}/{self._job}")
+        self._tree.close()
+
+    def _copy_log(self) -> None:
+        state = self._folder.state("worker.log")
+        if state is not None:
+            text = self._folder.read_block("worker.log", max(0, state.size - LOG_LIMIT), LOG_LIMIT)
+            with self._spec.log.open("ab") as log:
+                log.write(text)
 
     # --- the ticket
 
     def _has_work(self) -> bool:
         """Wait for the first shard; False when none will come."""
-        queue = self._spec.folder / QUEUE_NAME
         while True:
-            is_ended = (queue / END_NAME).exists()
-            if any(path.suffix == ".json" and path.name[0] != "." for path in queue.iterdir()):
+            is_ended = self._folder.has(f"{QUEUE_NAME}/{END_NAME}")
+            if any(name.endswith(".json") and name[0] != "." for name in self._folder.names(QUEUE_NAME)):
                 return True
             if is_ended or self._is_terminated or self._killed_at is not None:
                 self._exit = Exit(0 if is_ended else 143)
@@ -111,24 +128,22 @@ class WarmWorker:
 
     def _write_ticket(self) -> None:
         document = {"format": TICKET_FORMAT, "job": self._job, "model": self._spec.model, "created": time.time()}
-        write_json(self._ticket, {**document, "workers": list(self._spec.workers)}, durable=False)
+        self._tree.write(self._ticket, json_bytes({**document, "workers": list(self._spec.workers)}))
 
     def _withdraw(self) -> bool:
         """Delete the ticket; False if a worker claimed it."""
         try:
-            self._ticket.unlink()
+            return self._tree.remove(self._ticket)
         except OSError:
             return False
-        return True
 
     # --- the events and the end
 
     def _follow(self) -> Iterator[bytes]:
-        events = JsonLinesFile(self._spec.folder / "events.jsonl")
         last_event = last_check = last_sent = time.monotonic()
         while True:
             job_exit = self._read_exit()  # before the events: they are complete once the file is there
-            for event in events.read_new():
+            for event in self._events.read_new():
                 if "event" not in event:
                     continue
                 last_event = last_sent = time.monotonic()
@@ -154,15 +169,19 @@ class WarmWorker:
 
     def _is_waiting(self) -> bool:
         """Return whether no process serves the job, not yet or not at the moment."""
-        return self._ticket.exists() or (self._spec.folder / "waiting").exists()
+        return self._tree.has(self._ticket) or self._folder.has("waiting")
 
     def _read_exit(self) -> Exit | None:
+        """Return the end that the worker reports; None for what is no such report."""
         try:
-            raw = json.loads((self._spec.folder / "exit.json").read_text(encoding="utf-8"))
+            raw = parse_object(self._folder.read("exit.json")) or {}
+            code = raw.get("code")
+            detail = None if raw.get("detail") is None else clean_text(raw["detail"])
         except (OSError, ValueError):
             return None
-        detail = raw.get("detail")
-        return Exit(int(raw["code"]), detail == "out of memory", detail)
+        if type(code) is not int or not -255 <= code <= 255:
+            return None
+        return Exit(code, detail == "out of memory", detail)
 
     def _exit_without_worker(self, now: float) -> Exit | None:
         """Return how the job ended where no worker will write its exit.json; None while one may."""
@@ -170,10 +189,44 @@ class WarmWorker:
             return Exit(137)
         if self._is_terminated and self._withdraw():
             return Exit(143)
-        claimed = [worker for worker in self._watches if self._spool.claim(worker, self._job).exists()]
+        if self._events.position > EVENTS_LIMIT:
+            return Exit(137, detail=f"it wrote more than {EVENTS_LIMIT >> 20} MB of events")
+        if self._is_replaced():
+            return Exit(137, detail="the warm worker replaced the folder of its job")
+        claimed = [worker for worker in self._watches if self._tree.has(f"{CLAIMED}/{worker}/{self._job}.json")]
         gone = [worker for worker, watch in self._watches.items() if watch.is_gone()]
         if claimed and claimed[0] in gone:
             return Exit(137, detail="the warm worker is gone")
-        if len(gone) == len(self._watches) and not claimed and self._withdraw():
+        if len(gone) == len(self._watches) and not claimed:
+            self._withdraw()
             return Exit(137, detail="the warm worker left before it took the job")
         return None
+
+    def _is_replaced(self) -> bool:
+        """Return whether another folder than the host's stands where the worker looks for its shards."""
+        try:
+            with self._tree.below(f"{JOBS}/{self._job}/{QUEUE_NAME}") as now:
+                ours, theirs = self._queue, now.status()
+        except (GuestFileRefused, FileNotFoundError):
+            return True
+        except OSError:  # a network file system that is away for a moment
+            return False
+        return (ours.st_dev, ours.st_ino) != (theirs.st_dev, theirs.st_ino)
+
+
+class _Events:
+    """The events of a job, as the worker writes them."""
+
+    def __init__(self, folder: GuestTree) -> None:
+        self._folder, self._splitter = folder, LineSplitter()
+        self.position = 0
+        """Bytes read so far."""
+
+    def read_new(self) -> Iterator[dict[str, Any]]:
+        """Yield the objects of the lines completed since the last call, at most one block of them."""
+        try:
+            block = self._folder.read_block("events.jsonl", self.position)
+        except OSError:
+            return
+        self.position += len(block)
+        yield from filter(None, map(parse_object, self._splitter.feed(block)))

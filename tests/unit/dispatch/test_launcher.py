@@ -73,10 +73,12 @@ def write_job(folder: Path, model: str, variant: str, device: str, asked: dict[s
     inputs = collect_inputs([str(folder / "in")], folder / "unpacked")
     plan = Plan(request, entry, Prepared(entry.stack, variant, "docker", "identity", "image"), weights, inputs, 2)
     runtime: Any = _NamingRuntime()
-    launcher = Launcher(plan, RunPaths(folder / "run"), runtime, [device], 3, folder / "weights")
-    (folder / "job").mkdir()
-    launcher.start(0, "w0-1", folder / "job")
-    return folder / "job" / "job.json"
+    paths = RunPaths(folder / "run")
+    launcher = Launcher(plan, paths, runtime, [device], 3, folder / "weights")
+    job = paths.job("w0-1")
+    job.mkdir()
+    launcher.start(0, "w0-1", job)
+    return job / "job.json"
 
 
 @pytest.mark.parametrize("model", RUNS)

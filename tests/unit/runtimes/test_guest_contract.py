@@ -9,7 +9,9 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from orchestrator.errors import RuntimeUnsuitable
 from orchestrator.inputs.collect import InputImage
+from orchestrator.paths import GuestFolder
 from orchestrator.runtimes.guest_contract import (
     ALIVE_EVERY,
     ALIVE_TIMEOUT,
@@ -19,6 +21,7 @@ from orchestrator.runtimes.guest_contract import (
     JobQueue,
     ShardOrder,
     job_document,
+    write_job,
 )
 
 SETTINGS = {"run": "run1", "plan": "plan1", "device": "cpu", "score_threshold": 0.05}
@@ -37,26 +40,48 @@ def test_the_job_document() -> None:
 
 
 def test_a_queue_is_a_folder_of_files_as_the_contract_names_them(tmp_path: Path) -> None:
-    queue = JobQueue(tmp_path / "job")
+    queue, folder = JobQueue(GuestFolder(tmp_path, "job")), tmp_path / "job" / "queue"
     queue.create()
     queue.put(ShardOrder(3, []))
     queue.put(ShardOrder(12, []))
     queue.remove(3)
     queue.remove(4)
-    assert sorted(path.name for path in queue.folder.iterdir()) == ["00012.json", "alive"]
-    assert json.loads((queue.folder / "00012.json").read_text())["shard"] == 12
+    assert sorted(path.name for path in folder.iterdir()) == ["00012.json", "alive"]
+    assert json.loads((folder / "00012.json").read_text())["shard"] == 12
     queue.end()
-    assert (tmp_path / "job" / "queue" / "end").exists()
+    assert (folder / "end").exists()
 
 
 @pytest.mark.parametrize(("age", "is_due"), [(ALIVE_EVERY / 2, False), (ALIVE_EVERY + 1, True)])
-def test_the_sign_of_life_is_renewed_when_it_is_due(tmp_path: Path, age: float, is_due: bool) -> None:
-    queue = JobQueue(tmp_path)
+def test_the_sign_of_life_is_renewed_when_it_is_due(
+    tmp_path: Path, age: float, is_due: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue, now = JobQueue(GuestFolder(tmp_path, "job")), time.monotonic()
     queue.create()
-    alive, then = queue.folder / "alive", time.time() - age
+    alive, then = tmp_path / "job" / "queue" / "alive", time.time() - 100
     os.utime(alive, (then, then))
+    monkeypatch.setattr(time, "monotonic", lambda: now + age)
     queue.keep_alive()
-    assert (alive.stat().st_mtime - then > ALIVE_EVERY / 4) == is_due
+    assert (alive.stat().st_mtime - then > 50) == is_due
+
+
+@pytest.mark.parametrize("name", ["jobs", "jobs/j", "jobs/j/queue"])
+def test_nothing_is_written_through_a_link_in_place_of_a_folder(tmp_path: Path, name: str) -> None:
+    outside, root = tmp_path / "outside", tmp_path / "spool"
+    (outside / "j" / "queue").mkdir(parents=True)
+    (outside / "queue").mkdir()
+    (root / "jobs").mkdir(parents=True)
+    queue = JobQueue(GuestFolder(root, "jobs/j"))
+    queue.create()
+    (root / name).rename(root / "away")
+    (root / name).symlink_to(outside)
+    queue.put(ShardOrder(3, []))
+    queue.end()
+    queue.remove(3)
+    queue.keep_alive()
+    with pytest.raises(RuntimeUnsuitable):
+        write_job(GuestFolder(root, "jobs/j" if name != "jobs/j/queue" else "jobs/j/queue"), {})
+    assert sorted(path.relative_to(outside).as_posix() for path in outside.rglob("*")) == ["j", "j/queue", "queue"]
 
 
 def test_a_shard_document_skips_what_is_known_to_be_unreadable() -> None:

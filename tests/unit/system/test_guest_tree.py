@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -233,3 +235,107 @@ def test_a_guest_that_appends_while_its_file_is_copied_does_not_lengthen_the_cop
     monkeypatch.setattr(os, "open", append_and_open)
     assert tree.copy("out/x", target, limit=100) == 10
     assert target.read_bytes() == b"0123456789"
+
+
+def test_a_deep_tree_and_many_files_are_removed(tree: GuestTree) -> None:
+    here = os.open(tree.root / "out", os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    for number in range(2500):
+        (tree.root / "out" / str(number)).touch()
+    tree.remove_folder("out")
+    assert not tree.has("out")
+
+
+def test_a_guest_that_never_stops_making_files_does_not_hold_the_host(
+    tree: GuestTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.system.guest_tree._REMOVE_SECONDS", 0.3)
+    over = threading.Event()
+
+    def make() -> None:
+        while not over.is_set():
+            with suppress(OSError):
+                (tree.root / "out" / os.urandom(8).hex()).touch()
+
+    maker = threading.Thread(target=make)
+    maker.start()
+    try:
+        started = time.monotonic()
+        tree.remove_folder("out")
+        assert time.monotonic() - started < 30
+    finally:
+        over.set()
+        maker.join()
+
+
+def test_a_folder_held_open_stays_that_folder(tree: GuestTree, outside: Path) -> None:
+    (tree.root / "out" / "log").write_bytes(b"0123456789")
+    with tree.below("out") as out:
+        (tree.root / "out").rename(tree.root / "away")
+        (tree.root / "out").symlink_to(outside)
+        assert out.read_block("log", 2, 3) == b"234"
+        assert out.read_block("log", 20) == b""
+        out.write("mark", b"")
+        assert out.status().st_ino == (tree.root / "away").stat().st_ino
+    assert sorted(path.name for path in outside.iterdir()) == ["secret"]
+    with pytest.raises(GuestFileRefused):
+        tree.below("out")
+
+
+def test_locks_are_seen_and_only_on_files(tree: GuestTree, outside: Path) -> None:
+    with (tree.root / "out" / "lock").open("w") as lock:
+        assert not tree.is_locked("out/lock")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert tree.is_locked("out/lock")
+    (tree.root / "out" / "link").symlink_to(outside / "secret")
+    with (outside / "secret").open() as secret:
+        fcntl.flock(secret, fcntl.LOCK_EX)
+        assert not tree.is_locked("out/link")
+
+
+def test_folders_are_made_below_real_ones_only(tree: GuestTree, outside: Path) -> None:
+    tree.make_folders("data/a/b")
+    tree.make_folders("data/a/b")
+    assert (tree.root / "data" / "a" / "b").is_dir()
+    (tree.root / "data" / "link").symlink_to(outside)
+    (tree.root / "data" / "file").touch()
+    for name in ("data/link", "data/link/c", "data/file", "data/file/c"):
+        with pytest.raises(GuestFileRefused):
+            tree.make_folders(name)
+    assert sorted(path.name for path in outside.iterdir()) == ["secret"]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_what_is_made_has_the_same_mode_under_every_umask(tree: GuestTree, shared: bool, tmp_path: Path) -> None:
+    if shared:
+        tree.root.chmod(0o2770)
+    (tmp_path / "image").write_bytes(b"pixels")
+    earlier = os.umask(0o077)
+    try:
+        tree.make_folder("jobs")
+        tree.write("a", b"1")
+        tree.touch("b")
+        tree.put("c", tmp_path / "image")
+    finally:
+        os.umask(earlier)
+    modes = {name: stat.S_IMODE((tree.root / name).stat().st_mode) for name in ("jobs", "a", "b", "c")}
+    file, folder = (0o660, 0o2770) if shared else (0o644, 0o755)
+    assert modes == {"jobs": folder, "a": file, "b": file, "c": file}
+
+
+def test_a_file_is_linked_only_for_who_can_read_it_and_never_write_it(tree: GuestTree, tmp_path: Path) -> None:
+    image, me = tmp_path / "image", os.geteuid()
+    image.write_bytes(b"pixels")
+    for mode, reader, linked in ((0o644, me, False), (0o600, 99, False), (0o664, 99, False), (0o644, 99, True)):
+        image.chmod(mode)
+        assert tree.put_link("x", image, reader) is linked
+    assert (tree.root / "x").samefile(image)
+    os.mkfifo(tmp_path / "fifo")
+    for action in (lambda: tree.put("y", tmp_path / "fifo"), lambda: tree.put_link("y", tmp_path / "fifo", 99)):
+        with pytest.raises(OSError, match="no regular file"):
+            action()

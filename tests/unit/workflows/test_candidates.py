@@ -124,9 +124,9 @@ def test_other_errors_and_those_of_the_last_runtime_end_the_run(install: Install
 
 
 @pytest.mark.parametrize(
-    ("started", "warm", "falls_back"), [(False, None, True), (True, None, False), (False, True, False)]
+    ("started", "warm", "falls_back"), [(False, None, True), (True, None, True), (False, True, False)]
 )
-def test_warm_workers_give_way_until_they_have_started(started: bool, warm: bool | None, falls_back: bool) -> None:
+def test_a_run_that_asked_for_no_warm_worker_does_without(started: bool, warm: bool | None, falls_back: bool) -> None:
     runtime: Any = FakeWarm("docker")
     runtime.has_started = started
     lines: list[str] = []
@@ -138,7 +138,8 @@ def test_warm_workers_give_way_until_they_have_started(started: bool, warm: bool
         assert not falls_back
     else:
         assert falls_back
-    assert lines == ["not using a warm worker: it does not see /data"] * falls_back
+    begins = "continuing without" if started else "not using"
+    assert lines == [f"{begins} a warm worker: it does not see /data"] * falls_back
     assert runtime.closed
 
 

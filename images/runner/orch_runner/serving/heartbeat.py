@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, Deque, Dict, Mapping, Optional, Tuple
 
 from orch_runner import __version__
+from orch_runner.contract import CONTRACT
 from orch_runner.memory import resident_mb
 from orch_runner.serving.model_pool import ModelPool
 from orch_runner.serving.spool import WorkerIdentity, hash_small_weights, list_weights
 
-FORMAT = "orch-worker/1"
+FORMAT = "orch-worker/2"
 RATE_SECONDS = 30.0
 _GPU_FILES = ("/dev/nvidia[0-9]*", "/dev/dxg", "/dev/nvhost*")
 
@@ -45,6 +46,7 @@ class HeartbeatWriter:
         state = "unfit" if self.problem else "loading" if is_loading else "busy" if jobs else "idle"
         return {
             "format": FORMAT,
+            "contract": CONTRACT,
             "id": identity.id,
             "stack": identity.stack,
             "variant": identity.variant,

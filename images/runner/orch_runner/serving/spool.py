@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import socket
+import stat
 import time
 from dataclasses import dataclass
 from functools import lru_cache
@@ -63,7 +64,7 @@ class WorkerSpool:
 
     def __init__(self, identity: WorkerIdentity) -> None:
         self._identity, self.root = identity, Path(identity.paths["spool"])
-        self.tickets_folder = self.root / "tickets" / f"{identity.stack}-{identity.variant}"
+        self.tickets_folder = self.root / "tickets"
         self._workers, self._jobs = self.root / "workers", self.root / "jobs"
         self._claimed = self.root / "claimed" / identity.id
         self._lock: Optional[IO[str]] = None
@@ -73,6 +74,7 @@ class WorkerSpool:
     def open(self) -> None:
         """Make the folders, lock this worker's id, clean up after its predecessors. Raises SpoolRefused."""
         try:
+            _share_with_group(self.root)
             for folder in (self.tickets_folder, self._claimed, self._jobs, self._workers):
                 folder.mkdir(parents=True, exist_ok=True)
             for folder in (self.tickets_folder, self._jobs):
@@ -174,9 +176,11 @@ class WorkerSpool:
 
     def _list_others(self) -> List[str]:
         try:
-            return [name for name in os.listdir(self.root / "claimed") if name != self._identity.id]
+            claims, beats = os.listdir(self.root / "claimed"), os.listdir(self._workers)
         except OSError:
             return []
+        workers = {*claims, *(name[: -len(".lock")] for name in beats if name.endswith(".lock"))}
+        return sorted(workers - {self._identity.id})
 
     def _clean_up_after(self, worker: str, reason: str) -> None:
         for claim in (self.root / "claimed" / worker).glob("*.json"):
@@ -197,6 +201,13 @@ class WorkerSpool:
             (self.root / "claimed" / worker).rmdir()
         except OSError:
             pass
+
+
+def _share_with_group(root: Path) -> None:
+    """In a spool that a group shares, let the group change all that this process and its children write."""
+    shared = stat.S_ISGID | stat.S_IRWXG
+    if root.stat().st_mode & shared == shared:
+        os.umask(0o007)
 
 
 def _try_lock(lock: IO[str]) -> bool:

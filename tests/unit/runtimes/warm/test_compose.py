@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from orchestrator.runtimes.base import Prepared, WorkerSpec
 from orchestrator.runtimes.docker.gpu_access import GpuSettings
 from orchestrator.runtimes.docker.runtime import container_settings
 from orchestrator.runtimes.warm.compose import USER, compose_document, compose_text, gpu_text, gpu_variant
-from orchestrator.runtimes.warm.compose_env import environment, environment_text, make_spool, write_environment
+from orchestrator.runtimes.warm.compose_env import environment, environment_text, write_environment
 from tests.unit.stack_samples import MINIMAL, stack_entry
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -218,8 +219,28 @@ def test_writing_env_makes_the_folders_that_are_mounted(tmp_path: Path) -> None:
     values = environment((1000, 1000), (), home, None)
     write_environment(root / ".env", values, catalog_of(stack_entry(tmp_path / "tiny")))
     assert (root / ".env").read_text() == environment_text(values)
-    made = [root / "spool", root / "data", home / "weights" / "tiny"]
+    folders = [f"spool/tiny-cpu/{name}" for name in ("tickets", "claimed", "jobs", "workers", "data")]
+    made = [*(root / name for name in folders), root / "data", home / "weights" / "tiny"]
     assert all(folder.is_dir() for folder in made)
+    assert stat.S_IMODE((root / "spool").stat().st_mode) == 0o700
+
+
+def test_the_folders_of_a_spool_elsewhere_are_made_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog, values = catalog_of(stack_entry(tmp_path / "tiny")), environment((1000, 1000), (), tmp_path / "home", None)
+    (tmp_path / ".env").write_text(f"ORCH_SPOOL={tmp_path / 'mine'}\n")
+    write_environment(tmp_path / ".env", values, catalog)
+    assert (tmp_path / "mine" / "tiny-cpu" / "jobs").is_dir()
+    monkeypatch.setenv("ORCH_SPOOL", str(tmp_path / "other"))
+    write_environment(tmp_path / ".env", values, catalog)
+    assert (tmp_path / "other" / "tiny-cpu" / "jobs").is_dir()
+    assert not (tmp_path / "spool").exists()
+
+
+def test_a_worker_has_its_own_folder_of_the_spool_alone(services: dict[str, Any], on_gpus: dict[str, Any]) -> None:
+    for name, service in [*services.items(), *on_gpus.items()]:
+        variant = service.get("environment", {})["ORCH_VARIANT"]
+        (spool,) = [mount["source"] for mount in service["volumes"] if mount["target"] == "/spool"]
+        assert spool == f"${{ORCH_SPOOL:-./spool}}/{name}-{variant}"
 
 
 def test_a_persons_own_settings_stay_in_the_env_file(tmp_path: Path) -> None:
@@ -230,23 +251,3 @@ def test_a_persons_own_settings_stay_in_the_env_file(tmp_path: Path) -> None:
         write_environment(tmp_path / ".env", values, catalog)
         kept = "# mine\nORCH_IDLE_SECONDS=60\nORCH_DATA=/photos\n"
         assert (tmp_path / ".env").read_text() == environment_text(values) + kept
-
-
-def test_root_gives_the_spool_to_who_the_workers_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[tuple[str, int, int]] = []
-
-    def chown(path: Path, uid: int, gid: int) -> None:
-        given.append((path.relative_to(tmp_path).as_posix(), uid, gid))
-
-    monkeypatch.setattr("os.chown", chown)
-    monkeypatch.setattr("os.geteuid", lambda: 0)
-    (tmp_path / "spool" / "tickets" / "tiny-cpu").mkdir(parents=True)
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "spool" / "link").symlink_to(tmp_path / "elsewhere")
-    make_spool(tmp_path / "spool", (65534, 65534))
-    assert given == [(name, 65534, 65534) for name in ("spool", "spool/tickets", "spool/tickets/tiny-cpu")]
-    given.clear()
-    monkeypatch.setattr("os.geteuid", lambda: 1000)
-    make_spool(tmp_path / "other", (1000, 1000))
-    assert given == []
-    assert (tmp_path / "other").is_dir()

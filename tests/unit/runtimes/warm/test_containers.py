@@ -20,13 +20,17 @@ from orchestrator.errors import MachineError
 from orchestrator.runtimes.base import Prepared, WorkerSpec
 from orchestrator.runtimes.docker.gpu_access import GpuSettings
 from orchestrator.runtimes.docker.runtime import container_settings
+from orchestrator.runtimes.guest_contract import CONTRACT
 from orchestrator.runtimes.warm import containers, listing
 from orchestrator.runtimes.warm.containers import WarmSpec, fetch_weights, stop_workers, warm_settings
+from orchestrator.runtimes.warm.heartbeat import parse_heartbeat
 from orchestrator.runtimes.warm.listing import WarmWorkerStatus, describe_worker, list_workers, read_heartbeats
+from orchestrator.runtimes.warm.spool import VariantSpool
 from orchestrator.system.display import SilentDisplay
 from tests.unit.stack_samples import MINIMAL, stack_entry
 
-SPEC = WarmSpec(number=2, spool=Path("/s"), weights=Path("/h/weights/tiny"), cache=Path("/c"))
+SPOOL = VariantSpool(Path("/s"), "tiny", "cpu")
+SPEC = WarmSpec(number=2, spool=SPOOL, weights=Path("/h/weights/tiny"), cache=Path("/c"))
 Beat = Callable[..., dict[str, Any]]
 SPOOL_DIGEST = "8e295f"
 ONE_SHOT = WorkerSpec(
@@ -49,7 +53,7 @@ def test_a_warm_worker_is_as_isolated_as_a_one_shot_worker(prepared: Prepared) -
     }
     assert warm.keys() - one_shot.keys() == {"restart_policy", "healthcheck"}
     assert warm["mounts"] == [
-        {"Type": "bind", "Source": "/s", "Target": "/spool", "ReadOnly": False},
+        {"Type": "bind", "Source": "/s/tiny-cpu", "Target": "/spool", "ReadOnly": False},
         {"Type": "bind", "Source": "/h/weights/tiny", "Target": "/weights", "ReadOnly": True},
         {"Type": "bind", "Source": "/c", "Target": "/cache", "ReadOnly": False},
     ]
@@ -58,7 +62,9 @@ def test_a_warm_worker_is_as_isolated_as_a_one_shot_worker(prepared: Prepared) -
 def test_a_warm_worker_is_told_the_same_as_by_compose() -> None:
     stack = load_catalog().stacks["amrcnn"]
     prepared = Prepared(stack, "cpu", "docker", "0", "orch/amrcnn:cpu-0")
-    spec = WarmSpec(1, Path("/s"), Path("/w"), Path("/c"), Path("/my data"), "cpu", 60, 4000, 2)
+    spec = WarmSpec(
+        1, VariantSpool(Path("/s"), "amrcnn", "cpu"), Path("/w"), Path("/c"), Path("/my data"), "cpu", 60, 4000, 2
+    )
     settings = warm_settings(prepared, spec, (), (1000, 1000), GpuSettings())
     service = yaml.safe_load((Path(__file__).parents[4] / "compose.yaml").read_text())["services"]["amrcnn"]
     chosen = {
@@ -71,7 +77,8 @@ def test_a_warm_worker_is_told_the_same_as_by_compose() -> None:
     assert settings["command"] == service["command"]
     assert settings["healthcheck"]["test"] == service["healthcheck"]["test"]
     assert settings["restart_policy"] == {"Name": service["restart"]}
-    assert service["labels"].items() <= settings["labels"].items()
+    labels = {**service["labels"], "org.orch.user": "1000"}
+    assert labels.items() <= settings["labels"].items()
     assert {"Type": "bind", "Source": "/my data", "Target": "/data", "ReadOnly": True} in settings["mounts"]
 
 
@@ -87,7 +94,13 @@ def test_another_setting_is_another_worker_to_start(prepared: Prepared) -> None:
 
 
 def test_another_spool_is_another_worker(prepared: Prepared) -> None:
-    other = warm_settings(prepared, WarmSpec(**{**vars(SPEC), "spool": Path("/t")}), (), (1000, 1000), GpuSettings())
+    other = warm_settings(
+        prepared,
+        WarmSpec(**{**vars(SPEC), "spool": VariantSpool(Path("/t"), "tiny", "cpu")}),
+        (),
+        (1000, 1000),
+        GpuSettings(),
+    )
     assert other["name"] != warm_settings(prepared, SPEC, (), (1000, 1000), GpuSettings())["name"]
 
 
@@ -113,7 +126,7 @@ class Container:
         self.status = status
         named = {key.replace("_", "."): value for key, value in labels.items()}
         self.labels = {"org.orch.stack": "tiny", "org.orch.variant": "cpu", **named}
-        mount = {"Type": "bind", "Destination": "/spool", "Source": str(spool)}
+        mount = {"Type": "bind", "Destination": "/spool", "Source": str(spool / f"{self.labels['org.orch.stack']}-cpu")}
         self.attrs = {"Config": {"Hostname": f"host-of-{name}"}, "Mounts": [mount], "State": {"ExitCode": 5}}
         self.calls: list[str] = []
 
@@ -154,15 +167,17 @@ def beat() -> Iterator[Beat]:
 
     def write(spool: Path, worker: str, *, up: bool = True, **changes: Any) -> dict[str, Any]:
         document = {
-            "format": "orch-worker/1", "id": worker, "stack": "tiny", "variant": "cpu", "device": "cpu",
+            "format": "orch-worker/2", "contract": CONTRACT, "id": worker, "stack": "tiny", "variant": "cpu",
+            "device": "cpu",
             "host": worker, "pid": 1, "uid": 1000, "gid": 1000, "threads": 2, "started": 0.0, "beat": 1,
             "time": time.time(), "state": "busy", "problem": None, "rss_mb": 310.5, "memory_limit_mb": 1000,
             "waiting": 2, "jobs": 1, "models": [{"name": "tiny-model", "gpu_mb": None}], "images": 40,
             "images_per_s": 2.5, "data_host": None, "data_inode": None, "weights": {}, "digests": {},
-            "paths": {}, "runner": "1",
+            "paths": dict.fromkeys(("spool", "data", "weights", "cache", "opt"), "/x"), "runner": "1",
             **changes,
         }  # fmt: skip
-        workers = spool / "workers"
+        spool.mkdir(mode=0o700, exist_ok=True)
+        workers = spool / "tiny-cpu" / "workers"
         workers.mkdir(parents=True, exist_ok=True)
         (workers / f"{worker}.json").write_text(json.dumps(document))
         if up:
@@ -181,8 +196,8 @@ def test_containers_are_shown_with_their_heartbeats_and_workers_without_containe
     spool = tmp_path / "spool"
     beat(spool, "host-of-busy")
     beat(spool, "venv-worker", state="idle", models=[])
-    (spool / "workers" / "host-of-busy.files.json").write_text('{"files": {}, "sources": {}}')
-    (spool / "workers" / "torn.json").write_text("{")
+    (spool / "tiny-cpu" / "workers" / "host-of-busy.files.json").write_text('{"files": {}, "sources": {}}')
+    (spool / "tiny-cpu" / "workers" / "torn.json").write_text("{")
     engine_with(
         monkeypatch, Container("busy", spool), Container("new", spool), Container("broken", spool, "restarting")
     )
@@ -194,7 +209,7 @@ def test_containers_are_shown_with_their_heartbeats_and_workers_without_containe
         ("venv-worker", "idle", None),
     ]
     assert shown[1] == WarmWorkerStatus(
-        name="busy", stack="tiny", variant="cpu", state="busy", spool=str(spool), device="cpu", models=["tiny-model"],
+        name="busy", stack="tiny", variant="cpu", state="busy", spool=str(spool), device="cpu", models=("tiny-model",),
         memory_mb=310.5, queue=2, jobs=1, images=40, images_per_s=2.5,
     )  # fmt: skip
 
@@ -223,15 +238,15 @@ def test_a_heartbeat_that_does_not_go_on_is_no_worker(
         beat(tmp_path, "slow-clock", up=False, time=13.0, beat=next(beats))
         threading.Event().wait(0.01)
 
-    monkeypatch.setattr("orchestrator.runtimes.warm.spool.time.sleep", meanwhile)
+    monkeypatch.setattr("orchestrator.runtimes.warm.heartbeat.time.sleep", meanwhile)
     monkeypatch.setattr(listing, "WATCH_SECONDS", 1.0)
-    assert [one["id"] for one in read_heartbeats(tmp_path)] == ["slow-clock"]
+    assert [one.id for one in read_heartbeats(tmp_path)] == ["slow-clock"]
 
 
 def test_gpu_memory_is_shown_where_it_is_known(tmp_path: Path, beat: Beat) -> None:
     models = [{"name": "a", "gpu_mb": 900}, {"name": "b", "gpu_mb": None}]
-    shown = describe_worker(beat(tmp_path, "w", models=models), "w", tmp_path)
-    assert (shown.models, shown.gpu_mb) == (["a", "b"], 900)
+    shown = describe_worker(parse_heartbeat(beat(tmp_path, "w", models=models)), "w", tmp_path)
+    assert (shown.models, shown.gpu_mb) == (("a", "b"), 900)
 
 
 def test_the_commands_print_for_people_and_for_programs(

@@ -25,7 +25,7 @@ from orchestrator.runtimes.warm.discover import (
     needs_of,
     unfit_reason,
 )
-from orchestrator.runtimes.warm.spool import find_alive, list_worker_ids, parse_heartbeat
+from orchestrator.runtimes.warm.heartbeat import find_alive, list_worker_ids, parse_heartbeat
 from tests.unit.runtimes.warm.warm_samples import FakeWorker, heartbeat
 
 NEEDS = Needs(
@@ -99,22 +99,25 @@ def test_a_worker_whose_lock_cannot_be_seen_is_watched(worker: FakeWorker) -> No
     thread = threading.Thread(target=beat)
     thread.start()
     try:
-        assert find_alive(worker.spool, ["box-1"], patience=60) == {"box-1"}
+        with worker.spool.open() as tree:
+            assert find_alive(tree, ["box-1"], patience=60) == {"box-1"}
     finally:
         beating.set()
         thread.join()
 
 
 def test_an_old_heartbeat_is_not_even_watched(worker: FakeWorker) -> None:
-    file = worker.spool.workers / "box-1.json"
+    file = worker.workers / "box-1.json"
     os.utime(file, (time.time() - 3600,) * 2)
-    assert find_alive(worker.spool, ["box-1"], patience=3600) == set()
+    with worker.spool.open() as tree:
+        assert find_alive(tree, ["box-1"], patience=3600) == set()
 
 
 def test_what_is_no_heartbeat_is_passed_over(worker: FakeWorker) -> None:
-    (worker.spool.workers / "odd.json").write_text("[1")
-    (worker.spool.workers / "old.json").write_text('{"format": "orch-worker/0"}')
-    assert list_worker_ids(worker.spool) == ["box-1", "odd", "old"]
+    (worker.workers / "odd.json").write_text("[1")
+    (worker.workers / "old.json").write_text('{"format": "orch-worker/0"}')
+    with worker.spool.open() as tree:
+        assert list_worker_ids(tree) == ["box-1", "odd", "old"]
     worker.lock()
     assert len(discover_workers(worker.spool, NEEDS, no_containers)[0]) == 1
 
@@ -133,7 +136,7 @@ def test_the_folder_of_images_is_believed_where_it_is_the_same_folder(tmp_path: 
 
 def test_the_engine_is_asked_where_the_worker_does_not_know(worker: FakeWorker) -> None:
     worker.lock()
-    container = WarmContainer("box", None, worker.spool.root, Path("/photos"))
+    container = WarmContainer("box", None, worker.spool.spool, Path("/photos"))
     found, _ = discover_workers(worker.spool, NEEDS, lambda: [container])
     assert [one.data for one in found] == [Path("/photos")]
     found, reasons = discover_workers(worker.spool, NEEDS, lambda: [replace(container, identity="other")])
@@ -143,9 +146,9 @@ def test_the_engine_is_asked_where_the_worker_does_not_know(worker: FakeWorker) 
 
 def test_a_container_is_read_from_what_the_engine_says() -> None:
     attrs = {
-        "Config": {"Hostname": "box"},
+        "Config": {"Hostname": "box", "Labels": {"org.orch.stack": "tiny", "org.orch.variant": "cpu"}},
         "Mounts": [
-            {"Destination": "/spool", "Source": "/host_mnt/home/me/spool"},
+            {"Destination": "/spool", "Source": "/host_mnt/home/me/spool/tiny-cpu"},
             {"Destination": "/data", "Source": "/photos"},
             {"Destination": "/cache", "Source": "/var/lib/docker/volumes/cache/_data"},
         ],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import stat
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -10,9 +12,10 @@ import pytest
 from orchestrator.errors import RuntimeUnsuitable, UsageError
 from orchestrator.inputs.collect import InputSet, collect_inputs
 from orchestrator.runtimes.warm.staging import COPY_LIMIT, RootLocations, locate_roots, read_copy_limit, stage_images
+from orchestrator.system.guest_tree import GuestFileRefused, GuestTree
 
 
-def refuse(*arguments: object) -> None:
+def refuse(*arguments: object, **named: object) -> None:
     raise OSError(18, "Invalid cross-device link")
 
 
@@ -40,33 +43,86 @@ def test_roots_inside_the_mount_are_named_and_others_are_to_be_staged() -> None:
     assert locate_roots(roots, None, PurePosixPath("/data"), PurePosixPath("/s")).to_stage == (0, 1, 2)
 
 
-def test_images_are_linked_where_they_can_be(inputs: InputSet, tmp_path: Path) -> None:
-    said = stage_images(inputs, (0,), tmp_path / "staged", limit=0, stack="s")
+@pytest.fixture
+def tree(tmp_path: Path) -> Iterator[GuestTree]:
+    """A spool's folder of a variant, which belongs to another user as root's does."""
+    root = tmp_path / "spool"
+    root.mkdir()
+    if os.geteuid() == 0:
+        os.chown(root, 65534, 65534)
+    with GuestTree(root) as opened:
+        yield opened
+
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root's workers are another user")
+
+
+@as_root
+def test_images_are_linked_where_the_worker_cannot_write_to_them(
+    inputs: InputSet, tmp_path: Path, tree: GuestTree
+) -> None:
+    said = stage_images(inputs, (0,), tree, "data/key", limit=0, stack="s")
     assert said == "1 images linked into the spool: the worker cannot read them where they are"
-    assert (tmp_path / "staged" / "0" / "a" / "one.png").samefile(tmp_path / "root0" / "a" / "one.png")
-    assert not (tmp_path / "staged" / "1").exists()
-    stage_images(inputs, (0, 1), tmp_path / "staged", limit=0, stack="s")
-    assert (tmp_path / "staged" / "1" / "two.png").read_bytes() == b"x" * 11
+    staged = tree.root / "data" / "key"
+    assert (staged / "0" / "a" / "one.png").samefile(tmp_path / "root0" / "a" / "one.png")
+    assert not (staged / "1").exists()
+    stage_images(inputs, (0, 1), tree, "data/key", limit=0, stack="s")
+    assert (staged / "1" / "two.png").read_bytes() == b"x" * 11
+
+
+@as_root
+@pytest.mark.parametrize("why", ["its own", "group", "unreadable", "shared"])
+def test_images_that_a_worker_could_write_or_cannot_read_are_copied(
+    inputs: InputSet, tmp_path: Path, tree: GuestTree, why: str
+) -> None:
+    image = tmp_path / "root0" / "a" / "one.png"
+    if why == "its own":
+        os.chown(image, 65534, 65534)
+    elif why == "shared":
+        tree.root.chmod(0o2770)
+    else:
+        image.chmod(0o664 if why == "group" else 0o600)
+    said = stage_images(inputs, (0,), tree, "data/key", limit=1000, stack="s")
+    assert said is not None
+    assert "1 images (0 MB) copied" in said
+    copy = tree.root / "data" / "key" / "0" / "a" / "one.png"
+    assert not copy.samefile(image)
+    assert stat.S_IMODE(copy.stat().st_mode) == (0o660 if why == "shared" else 0o644)
 
 
 def test_images_are_copied_where_they_cannot_be_linked_up_to_a_limit(
-    inputs: InputSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    inputs: InputSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tree: GuestTree
 ) -> None:
     monkeypatch.setattr(os, "link", refuse)
-    said = stage_images(inputs, (0, 1), tmp_path / "staged", limit=21, stack="s")
+    said = stage_images(inputs, (0, 1), tree, "data/key", limit=21, stack="s")
     assert said is not None
     assert "2 images (0 MB) copied" in said
-    assert (tmp_path / "staged" / "1" / "two.png").read_bytes() == b"x" * 11
+    assert (tree.root / "data" / "key" / "1" / "two.png").read_bytes() == b"x" * 11
     with pytest.raises(RuntimeUnsuitable) as caught:
-        stage_images(inputs, (0, 1), tmp_path / "other", limit=20, stack="s")
+        stage_images(inputs, (0, 1), tree, "data/other", limit=20, stack="s")
     hint = str(caught.value.hint)
     assert f"ORCH_DATA={tmp_path / 'root0'} docker compose up -d" in hint
     assert f"orch up s --data {tmp_path / 'root0'}" in hint
-    assert not (tmp_path / "other").exists()
+    assert not (tree.root / "data" / "other").exists()
 
 
-def test_nothing_to_stage_says_nothing(inputs: InputSet, tmp_path: Path) -> None:
-    assert stage_images(inputs, (7,), tmp_path / "staged", 0, "s") is None
+@pytest.mark.parametrize("planted", ["data", "data/key", "data/key/0"])
+def test_a_folder_that_a_worker_swapped_for_a_link_costs_no_original(
+    inputs: InputSet, tmp_path: Path, tree: GuestTree, planted: str
+) -> None:
+    (tree.root / planted).parent.mkdir(parents=True, exist_ok=True)
+    (tree.root / planted).symlink_to(tmp_path / "root0")
+    originals = {path: path.stat().st_ino for path in (tmp_path / "root0").rglob("*")}
+    try:
+        stage_images(inputs, (0,), tree, "data/key", limit=1000, stack="s")
+    except GuestFileRefused:
+        assert planted == "data"
+    assert {path: path.stat().st_ino for path in (tmp_path / "root0").rglob("*")} == originals
+    assert {path.name for path in (tmp_path / "root0").iterdir()} == {"a"}
+
+
+def test_nothing_to_stage_says_nothing(inputs: InputSet, tree: GuestTree) -> None:
+    assert stage_images(inputs, (7,), tree, "data/key", 0, "s") is None
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from orchestrator.catalog.weights import Stored
+from orchestrator.runtimes.warm.heartbeat import Heartbeat
 from orchestrator.runtimes.warm.runtime import find_missing_weights
-from orchestrator.runtimes.warm.spool import Heartbeat
 
 
 def heartbeat(**there: Any) -> Heartbeat:

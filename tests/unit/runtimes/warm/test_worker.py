@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from orchestrator.runtimes.base import Exit
-from orchestrator.runtimes.warm import spool
+from orchestrator.runtimes.warm import heartbeat
 from orchestrator.runtimes.warm import worker as warm_worker
 from orchestrator.runtimes.warm.worker import JobSpec, WarmWorker
 from tests.unit.runtimes.warm.warm_samples import FakeWorker
@@ -32,12 +32,11 @@ class Case:
 
     def __init__(self, worker: FakeWorker, root: Path) -> None:
         self.worker, self.log = worker, root / "w.log"
-        self.folder = worker.spool.jobs / JOB
+        self.folder = worker.jobs / JOB
         (self.folder / "queue").mkdir(parents=True)
         self.spec = JobSpec(
             "w0-1",
             self.folder,
-            worker.spool.tickets("faulty", "cpu"),
             "faulty-bright",
             [worker.id],
             self.log,
@@ -81,7 +80,7 @@ def until(holds: Callable[[], object]) -> None:
 
 def test_the_ticket_waits_for_a_shard_and_the_log_comes_home(worker: FakeWorker, tmp_path: Path) -> None:
     case = Case(worker, tmp_path)
-    ticket = case.spec.tickets / f"{JOB}.json"
+    ticket = worker.tickets / f"{JOB}.json"
     assert not ticket.exists()
     case.order()
     until(ticket.exists)
@@ -112,7 +111,7 @@ def test_without_a_shard_there_is_no_ticket(worker: FakeWorker, tmp_path: Path) 
     case = Case(worker, tmp_path)
     (case.folder / "queue" / "end").touch()
     assert case.ended() == Exit(0)
-    assert not list(case.spec.tickets.iterdir())
+    assert not list(worker.tickets.iterdir())
 
 
 def test_stopping_an_unclaimed_job_takes_its_ticket_back(
@@ -121,10 +120,10 @@ def test_stopping_an_unclaimed_job_takes_its_ticket_back(
     monkeypatch.setattr(warm_worker, "HEARTBEAT_CHECK_SECONDS", 0.01)
     case = Case(worker, tmp_path)
     case.order()
-    until(lambda: list(case.spec.tickets.glob("*.json")))
+    until(lambda: list(worker.tickets.glob("*.json")))
     case.warm.terminate()
     assert case.ended() == Exit(143)
-    assert not list(case.spec.tickets.iterdir())
+    assert not list(worker.tickets.iterdir())
 
 
 def test_a_killed_job_is_over_soon_whatever_the_worker_does(
@@ -144,10 +143,10 @@ def test_a_worker_that_goes_away_is_noticed(
     worker: FakeWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, claims: bool
 ) -> None:
     monkeypatch.setattr(warm_worker, "HEARTBEAT_CHECK_SECONDS", 0.01)
-    monkeypatch.setattr(spool, "UNLOCKED_SECONDS", 0.2)
+    monkeypatch.setattr(heartbeat, "UNLOCKED_SECONDS", 0.2)
     case = Case(worker, tmp_path)
     case.order()
-    until(lambda: list(case.spec.tickets.glob("*.json")))
+    until(lambda: list(worker.tickets.glob("*.json")))
     if claims:
         case.claimed()
     worker.close()

@@ -9,13 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from orchestrator.runtimes.warm.spool import SpoolPaths
+from orchestrator.runtimes.guest_contract import CONTRACT
+from orchestrator.runtimes.warm.spool import VariantSpool, make_variant_folder
 
 
 def heartbeat(**changes: Any) -> dict[str, Any]:
     """A heartbeat's document."""
     document = {
-        "format": "orch-worker/1",
+        "format": "orch-worker/2",
+        "contract": CONTRACT,
         "id": "box-1",
         "stack": "faulty",
         "variant": "cpu",
@@ -38,33 +40,28 @@ def heartbeat(**changes: Any) -> dict[str, Any]:
 
 
 class FakeWorker:
-    """The files of a worker; nobody works."""
+    """The files of a worker of the variant `faulty`, `cpu` in the spool at `root`; nobody works."""
 
     def __init__(self, root: Path, files: Mapping[str, str] | None = None, **changes: Any) -> None:
-        self.spool = SpoolPaths(root)
+        self.spool = VariantSpool(root, "faulty", "cpu")
         self.document = heartbeat(**changes)
         self.id = str(self.document["id"])
-        for folder in (
-            self.spool.workers,
-            self.spool.jobs,
-            self.spool.tickets("faulty", "cpu"),
-            root / "claimed" / self.id,
-        ):
-            folder.mkdir(parents=True, exist_ok=True)
-        (self.spool.workers / f"{self.id}.files.json").write_text(
-            json.dumps({"files": dict(files or {}), "sources": {}})
-        )
+        make_variant_folder(self.spool, (os.geteuid(), os.getegid()), is_default=False)
+        self.workers, self.jobs = self.spool.root / "workers", self.spool.root / "jobs"
+        self.tickets, self.claimed = self.spool.root / "tickets", self.spool.root / "claimed" / self.id
+        self.claimed.mkdir()
+        (self.workers / f"{self.id}.files.json").write_text(json.dumps({"files": dict(files or {}), "sources": {}}))
         self._lock: IO[str] | None = None
         self.beat()
 
     def beat(self) -> None:
         """Another beat of its heart."""
         self.document["beat"] += 1
-        (self.spool.workers / f"{self.id}.json").write_text(json.dumps(self.document))
+        (self.workers / f"{self.id}.json").write_text(json.dumps(self.document))
 
     def lock(self) -> None:
         """Hold the lock as a live worker does."""
-        self._lock = (self.spool.workers / f"{self.id}.lock").open("w")
+        self._lock = (self.workers / f"{self.id}.lock").open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     def close(self) -> None:
@@ -75,7 +72,7 @@ class FakeWorker:
     def claim(self, job: str) -> bool:
         """Take a job."""
         try:
-            (self.spool.tickets("faulty", "cpu") / f"{job}.json").rename(self.spool.claim(self.id, job))
+            (self.tickets / f"{job}.json").rename(self.claimed / f"{job}.json")
         except OSError:
             return False
         return True
