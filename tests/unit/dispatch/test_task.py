@@ -22,6 +22,7 @@ from orchestrator.dispatch.shared.task_records import find_abandoned, merge_reco
 from orchestrator.errors import Interrupted
 from orchestrator.paths import RunPaths
 from orchestrator.plan.plan import Plan
+from orchestrator.runtimes.registry import get_runtime
 from orchestrator.system.display import SilentDisplay
 from orchestrator.system.files import write_json
 from tests.unit.dispatch.slurm_samples import FakeSlurm, begun, document, finish_shards, make_plan
