@@ -14,9 +14,11 @@ from typing import cast
 
 from orchestrator.errors import MachineError
 from orchestrator.runtimes.base import Exit, WorkerSpec
+from orchestrator.system.files import read_regular
 from orchestrator.system.json_lines import split_lines
 
 _PID_NAME = "pid"
+_PID_BYTES = 200
 _BLOCK_BYTES = 1 << 16
 _INHERITED = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR")
 _GPUS = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
@@ -95,7 +97,7 @@ def reap_processes(jobs: Path) -> int:
     killed = 0
     for file in jobs.glob(f"*/{_PID_NAME}"):
         try:
-            recorded = file.read_text()
+            recorded = read_regular(file, _PID_BYTES).decode("ascii")
             pid = int(recorded.partition(" ")[0])
             if _identity(pid) != recorded:
                 continue
