@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, NoReturn
 
 from orchestrator.dispatch.dispatcher import Dispatcher
 from orchestrator.dispatch.scheduler import Scheduler
@@ -117,6 +117,9 @@ class NoIntake(Intake):
     def take_parts(self, out: GuestFolder, shards: Mapping[int, Images]) -> None: ...
 
     def give_part(self, out: GuestFolder, number: int) -> None: ...
+
+    def fail(self, number: int, reason: str) -> NoReturn:
+        raise SystemExit(reason)
 
 
 class SleepingWorker:

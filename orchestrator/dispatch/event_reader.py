@@ -59,7 +59,7 @@ class EventReader:
             if event.get("shard") in self._shards:
                 self._decisive.add(digest)
             return is_repeated
-        is_repeated = event["seq"] <= self._sequence
+        is_repeated = bool(event["seq"] <= self._sequence)
         if 0 < event["seq"] - self._sequence <= _LARGEST_GAP:
             self._sequence = event["seq"]
         return is_repeated

@@ -8,6 +8,7 @@ over by name, and nothing that the guest may swap is chowned or chmodded.
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import secrets
 import shutil
@@ -248,7 +249,8 @@ class GuestTree:
         with suppress(OSError, RecursionError), self._parent(name) as (descriptor, last):
             state = os.stat(last, dir_fd=descriptor, follow_symlinks=False)
             if stat.S_ISDIR(state.st_mode):
-                shutil.rmtree(last, ignore_errors=True, dir_fd=descriptor)
+                _empty_folder(last, descriptor)
+                os.rmdir(last, dir_fd=descriptor)
             else:
                 os.unlink(last, dir_fd=descriptor)
 
@@ -311,6 +313,53 @@ class GuestTree:
         if self._owners is not None and state.st_uid not in self._owners:
             return f"a file of uid {state.st_uid}"
         return None
+
+
+def _empty_folder(name: str, parent: int) -> None:
+    """Remove all that is in a folder, however deep: what is in its folders is moved up until they are empty.
+
+    shutil.rmtree recurses, and a guest can nest folders deeper than Python or its open files allow.
+    """
+    top = os.open(name, _FOLDER, dir_fd=parent)
+    try:
+        has_progress = True
+        while has_progress:
+            has_progress = False
+            for entry in _entries(top):
+                if _remove_entry(entry, top):
+                    has_progress = True
+                    continue
+                with suppress(OSError):
+                    folder = os.open(entry, _FOLDER, dir_fd=top)
+                    try:
+                        for inner in _entries(folder):
+                            has_progress |= _remove_entry(inner, folder) or _move_up(inner, folder, top)
+                    finally:
+                        os.close(folder)
+    finally:
+        os.close(top)
+
+
+def _entries(folder: int) -> list[str]:
+    """Return the names in a folder, ENTRIES_LIMIT at most: the others come with the next pass."""
+    with os.scandir(folder) as entries:
+        return [entry.name for entry in itertools.islice(entries, ENTRIES_LIMIT)]
+
+
+def _remove_entry(name: str, folder: int) -> bool:
+    """Remove a file, a link or an empty folder; return whether it is gone."""
+    for remove in (os.unlink, os.rmdir):
+        with suppress(OSError):
+            remove(name, dir_fd=folder)
+            return True
+    return False
+
+
+def _move_up(name: str, folder: int, top: int) -> bool:
+    with suppress(OSError):
+        os.rename(name, secrets.token_hex(12), src_dir_fd=folder, dst_dir_fd=top)
+        return True
+    return False
 
 
 def _parts(root: Path, name: str) -> list[str]:

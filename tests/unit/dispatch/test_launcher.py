@@ -16,7 +16,7 @@ from orchestrator.paths import RunPaths
 from orchestrator.plan.options import RunOptions
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.request import make_request
-from orchestrator.runtimes.base import Exit, Prepared, Runtime, Worker, WorkerSpec
+from orchestrator.runtimes.base import Exit, Prepared, Worker, WorkerSpec
 from orchestrator.runtimes.guest_contract import GuestPaths
 
 DOCUMENTS = Path(__file__).parent / "job_documents"
@@ -46,7 +46,7 @@ class _StartedWorker:
     def close(self) -> None: ...
 
 
-class _NamingRuntime(Runtime):
+class _NamingRuntime:
     """Starts nothing and names folders as containers do."""
 
     name = "docker"
@@ -55,6 +55,8 @@ class _NamingRuntime(Runtime):
         names = ("data", "weights", "out", "cache", "job/queue", "opt/orch/stack")
         sources = {name: PurePosixPath("/opt/orch/sources", name) for name in prepared.stack.spec.sources}
         return GuestPaths(*(PurePosixPath("/", name) for name in names), sources=sources)
+
+    def worker_owner(self) -> None: ...
 
     def start(self, prepared: Prepared, spec: WorkerSpec) -> Worker:
         return _StartedWorker(spec.name)

@@ -191,7 +191,7 @@ def test_a_full_disk_is_the_runs_fault_not_the_shards(case: Case, monkeypatch: p
         raise OSError(28, "No space left on device")
 
     case.write()
-    monkeypatch.setattr(shard_intake.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(RunError, match="cannot write") as caught:
         case.take()
     assert caught.value.why == "No space left on device"

@@ -190,3 +190,28 @@ def test_listing_and_marks(tree: GuestTree, tmp_path: Path) -> None:
     assert tree.read("out/c") == b"pixels"
     tree.link_to("data", "/data")
     assert os.readlink(tree.root / "data") == "/data"
+
+
+def test_a_folder_nested_deeper_than_python_recurses_is_removed(tmp_path: Path) -> None:
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("deep", dir_fd=descriptor)
+        below = os.open("deep", os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = below
+        os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=descriptor))
+    os.close(descriptor)
+    with GuestTree(tmp_path) as tree:
+        tree.remove_folder("deep")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_removing_a_folder_keeps_what_its_links_lead_to(tmp_path: Path) -> None:
+    (tmp_path / "mine" / "sub").mkdir(parents=True)
+    (tmp_path / "mine" / "file").touch()
+    (tmp_path / "out" / "sub").mkdir(parents=True)
+    (tmp_path / "out" / "link").symlink_to(tmp_path / "mine")
+    (tmp_path / "out" / "sub" / "link").symlink_to(tmp_path / "mine")
+    with GuestTree(tmp_path) as tree:
+        tree.remove_folder("out")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "mine", "sub"]
