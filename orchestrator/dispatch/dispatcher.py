@@ -30,6 +30,7 @@ from orchestrator.runtimes.base import Exit, Worker
 from orchestrator.runtimes.guest_contract import ALIVE_EVERY, JobQueue
 from orchestrator.runtimes.limits import OUT_SIZE
 from orchestrator.system.display import Display
+from orchestrator.system.files import open_to_append
 
 if TYPE_CHECKING:
     from orchestrator.predictions.shard_check import ShardFault
@@ -155,7 +156,7 @@ class Dispatcher:
         started = time.monotonic()
         self._done_images, self._slots = already, slots
         try:
-            with self._display.images(total, already), self._paths.events.open("a", encoding="utf-8") as events:
+            with self._display.images(total, already), open_to_append(self._paths.events) as events:
                 self._fill_slots()
                 while self._running or self._replacements or (self._scheduler.remaining and not self._interrupts):
                     self._step(events)

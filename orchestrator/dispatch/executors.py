@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from orchestrator.plan.plan import Plan
 from orchestrator.runtimes.base import BuildOptions, Runtime
 from orchestrator.runtimes.limits import NO_LIMITS, Limits
 from orchestrator.system.display import Display
+from orchestrator.system.files import read_json_object
 from orchestrator.system.suggestions import unknown_name
 
 GivenSettings = Sequence[str] | Mapping[str, Any]
@@ -155,10 +155,10 @@ def find_submission(paths: RunPaths) -> Submission | None:
     """Return the last job that was submitted for a run; None for a run that was never submitted."""
     for name in EXECUTORS:
         try:
-            document = json.loads(paths.submission(name).read_text(encoding="utf-8"))
+            document = read_json_object(paths.submission(name))
         except (OSError, ValueError):
             continue
-        if isinstance(document, dict) and "job" in document:
+        if isinstance(document.get("job"), str | int):
             return Submission(name, str(document["job"]))
     return None
 

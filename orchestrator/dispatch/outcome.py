@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from orchestrator.errors import RunError
 from orchestrator.paths import RunPaths
 from orchestrator.plan.plan import Plan
 from orchestrator.predictions.mask_files import picture_path
-from orchestrator.system.files import is_regular_file, write_json
+from orchestrator.system.files import is_regular_file, read_json_object, sha256_of, write_json
 from orchestrator.system.json_lines import JsonLinesFile
 
 
@@ -40,12 +40,54 @@ class Outcome:
         return int(self.summary.get("failed", 0))
 
 
+_KINDS: Mapping[str, type] = {
+    "model": str, "images": int, "predicted": int, "failed": int, "instances": int, "failures": list, "ignored": int,
+    "predictions": str, "runtime": str, "variant": str, "device": str, "versions": dict, "notices": list,
+    "lost_workers": int, "seconds": dict,
+}  # fmt: skip
+
+
+def read_outcome(paths: RunPaths) -> Outcome | None:
+    """Return the outcome of a complete run; None where summary.json or predictions.npz is missing or damaged.
+
+    A summary of an earlier version has no digest: its predictions.npz is taken as it is.
+    """
+    try:
+        summary = read_json_object(paths.summary)
+    except (OSError, ValueError):
+        return None
+    if not _is_summary(summary) or not is_regular_file(paths.predictions):
+        return None
+    digest = summary.get("predictions_sha256")
+    if digest is not None and sha256_of(paths.predictions) != digest:
+        return None
+    return Outcome(paths, summary)
+
+
+def _is_summary(summary: Mapping[str, Any]) -> bool:
+    if not all(type(summary.get(name)) is kind for name, kind in _KINDS.items()):
+        return False
+    seconds, failures = summary["seconds"], summary["failures"]
+    texts = (failure.get(name) for failure in failures if isinstance(failure, dict) for name in ("image_file", "error"))
+    return (
+        all(isinstance(seconds.get(name), int | float) for name in ("dispatch", "collect"))
+        and all(isinstance(failure, dict) for failure in failures)
+        and all(isinstance(text, str) for text in texts)
+        and summary["predicted"] + summary["failed"] == summary["images"]
+    )
+
+
 def finish(plan: Plan, paths: RunPaths, result: DispatchResult) -> Outcome:
     """Collect the shards, write the summary, and remove what is no longer needed."""
     from orchestrator.predictions.collect import collect
 
     started = time.monotonic()
     shards = [paths.shard(number) for number in plan.shards]
+    for shard in shards:
+        if not is_regular_file(shard):
+            raise RunError(
+                f"{shard} is missing, or no file", hint="remove it and run the same command again: it resumes"
+            )
     rows = ((image.file, image.image_id) for image in plan.inputs.images)
     collected = collect(shards, rows, plan.predictions_meta(), paths.predictions)
     pictures = {}
@@ -61,6 +103,7 @@ def finish(plan: Plan, paths: RunPaths, result: DispatchResult) -> Outcome:
         "failures": read_failures(paths.predictions) if collected.failed else [],
         "ignored": len(plan.inputs.skipped),
         "predictions": str(paths.predictions),
+        "predictions_sha256": sha256_of(paths.predictions),
         **pictures,
         "runtime": plan.prepared.runtime,
         "variant": plan.request.variant,

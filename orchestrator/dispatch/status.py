@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from orchestrator.dispatch.executors import find_submission, get_submitter
-from orchestrator.dispatch.shared.follow import read_run_document
+from orchestrator.dispatch.shared.follow import require_run
 from orchestrator.dispatch.shared.progress import EventTail, RunProgress, describe_tasks, list_shards
 from orchestrator.dispatch.shared.task_records import read_records
 from orchestrator.dispatch.submitter import QueuedTask, Submission
@@ -15,12 +15,12 @@ from orchestrator.system.locks import hold_lock
 
 def read_status(paths: RunPaths) -> dict[str, Any]:
     """Return a run's state as `orch status --json` prints it. Asks the cluster at most once. Raises UsageError."""
-    document, submission = read_run_document(paths), find_submission(paths)
+    document, submission = require_run(paths), find_submission(paths)
     shards = int(document["shards"])
     status: dict[str, Any] = {
         "run": str(paths.root),
         "model": document["resolved"]["model"],
-        "variant": document["request"]["variant"],
+        "variant": document["request"].get("variant"),
         "images": document["resolved"]["inputs"]["count"],
         "shards": shards,
         "shards_done": shards if paths.summary.exists() else len(list_shards(paths, shards)),

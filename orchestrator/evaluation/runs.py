@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from orchestrator.errors import UsageError
 from orchestrator.paths import RunPaths
 from orchestrator.predictions.predictions import Predictions
+from orchestrator.system.files import read_json_object
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,12 @@ class OpenedRun:
 
     @property
     def images_per_second(self) -> float | None:
-        """Images divided by the seconds that workers took, their start included; None where not recorded."""
-        seconds = self.summary.get("seconds", {}).get("dispatch")
-        images = self.summary.get("images")
-        return images / seconds if seconds and images else None
+        """Images of the run over the seconds its workers took, their start included; None where not recorded."""
+        seconds, images = self.summary.get("seconds"), self.summary.get("images")
+        dispatch = seconds.get("dispatch") if isinstance(seconds, dict) else None
+        if not isinstance(dispatch, int | float) or not isinstance(images, int):
+            return None
+        return images / dispatch if dispatch and images else None
 
 
 def find_predictions(path: Path) -> Path:
@@ -72,10 +74,9 @@ def open_runs(paths: Sequence[Path]) -> list[OpenedRun]:
 def _read_document(path: Path) -> dict[str, Any]:
     """Read a JSON object; return {} where it is missing or broken, as only the predictions are required."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        return read_json_object(path)
     except (OSError, ValueError):
         return {}
-    return document if isinstance(document, dict) else {}
 
 
 def _make_labels(opened: Sequence[Predictions], paths: Sequence[Path]) -> list[str]:

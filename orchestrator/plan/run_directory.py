@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import errno
+import os
 import shutil
 from bisect import insort
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,12 +13,12 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import UsageError
+from orchestrator.errors import RunError, UsageError
 from orchestrator.inputs.collect import InputImage, read_inputs
 from orchestrator.paths import RunPaths
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.request import Request
-from orchestrator.system.files import write_json
+from orchestrator.system.files import is_regular_file, read_json_object, write_json
 from orchestrator.system.locks import hold_lock
 
 RUN_FORMAT = "orch-run/1"
@@ -29,7 +30,7 @@ _States = dict[str, tuple[int, int]]
 def read_request_field(paths: RunPaths, field: str = "runtime") -> str | None:
     """Return a field of the recorded request, the runtime by default; None where no run was begun."""
     try:
-        return str(json.loads(paths.run_json.read_text(encoding="utf-8"))["request"][field])
+        return str(read_json_object(paths.run_json)["request"][field])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -38,11 +39,12 @@ def read_request_field(paths: RunPaths, field: str = "runtime") -> str | None:
 def open_run(paths: RunPaths, request: Request) -> Iterator[dict[str, Any] | None]:
     """Lock a run directory and yield its run.json, None for a new run.
 
-    Raises UsageError for a folder that belongs to another request or program, or cannot be written.
+    Raises UsageError for a folder that belongs to another request or program, or cannot be written; RunError for
+    damaged files of a run.
     """
     if paths.root.exists() and not paths.root.is_dir():
         raise UsageError(f"{paths.root} is a file, not a folder to write a run into")
-    if paths.root.is_dir() and not paths.run_json.exists() and _has_foreign_files(paths):
+    if paths.root.is_dir() and not os.path.lexists(paths.run_json) and _has_foreign_files(paths):
         raise UsageError(f"{paths.root} is not empty and not a run directory", hint="choose another folder with --out")
     missing = [folder for folder in (paths.root, *paths.root.parents) if not folder.exists()]
     with ExitStack() as stack:
@@ -54,10 +56,16 @@ def open_run(paths: RunPaths, request: Request) -> Iterator[dict[str, Any] | Non
             raise UsageError(
                 f"another orch is writing to {paths.root}", hint="wait for it, or choose another folder with --out"
             )
+        _refuse_links(paths)
         try:
             yield _earlier(paths, request)
+        except OSError as error:
+            named = _name_damage(paths, error)
+            if named is None:
+                raise
+            raise named from error
         finally:
-            if not paths.run_json.exists():  # it failed before it began
+            if not os.path.lexists(paths.run_json):  # it failed before it began
                 _remove_traces(paths, missing)
 
 
@@ -75,14 +83,60 @@ def _remove_traces(paths: RunPaths, folders: Sequence[Path]) -> None:
             folder.rmdir()
 
 
-def _earlier(paths: RunPaths, request: Request) -> dict[str, Any] | None:
-    if not paths.run_json.exists():
+def _refuse_links(paths: RunPaths) -> None:
+    """Raise RunError where a folder of the run is a link or a file: it would be written to whatever it leads to."""
+    folders = (paths.shards, paths.shards / "masks", paths.masks, paths.logs, paths.jobs, paths.unpacked)
+    for folder in (*folders, paths.claims, paths.tasks, paths.task_events):
+        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+            raise RunError(
+                f"{folder} is not a folder of its own",
+                why="it is a link or a file",
+                hint=f"put the folder itself there, or remove {folder.name} and run the same command again",
+            )
+
+
+def _name_damage(paths: RunPaths, error: OSError) -> RunError | None:
+    """Return the RunError for an error about a file of the run directory; None for any other error."""
+    file = error.filename2 or error.filename
+    if not isinstance(file, str | Path) or not Path(file).is_relative_to(paths.root):
         return None
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    hint = f"{'free disk space' if is_full else f'remove {file}'}, then run the same command again: it resumes"
+    return RunError(f"cannot use {file}", why=error.strerror, hint=hint)
+
+
+def read_run_document(paths: RunPaths) -> dict[str, Any]:
+    """Return run.json, its fields of the kinds that they must have. Raises FileNotFoundError, RunError."""
     try:
-        earlier: dict[str, Any] = json.loads(paths.run_json.read_text(encoding="utf-8"))
-        before, written_as = earlier["request"], earlier["format"]
+        document = read_json_object(paths.run_json)
+        resolved = document["resolved"]
+        fields = (
+            (document, {"format": str, "request": dict, "plan": str, "resolved": dict, "shard_size": int}),
+            (document, {"shards": int, "roots": list, "ignored": list}),
+            (resolved, {"model": str, "inputs": dict}),
+            (resolved["inputs"], {"count": int, "digest": str}),
+        )
+        for part, kinds in fields:
+            for name, kind in kinds.items():
+                if type(part[name]) is not kind or (kind is int and part[name] < 0):
+                    raise ValueError(f"{name!r} is {part[name]!r}"[:200])
+        if document["shard_size"] < 1:
+            raise ValueError("'shard_size' is 0")
+    except FileNotFoundError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"cannot read {paths.run_json}", why=f"{type(error).__name__}: {error}") from None
+        why = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        raise RunError(
+            f"{paths.run_json} is damaged", why=why, hint="restore it, or begin a new run with --out FOLDER"
+        ) from None
+    return document
+
+
+def _earlier(paths: RunPaths, request: Request) -> dict[str, Any] | None:
+    if not os.path.lexists(paths.run_json):
+        return None
+    earlier = read_run_document(paths)
+    before, written_as = earlier["request"], earlier["format"]
     if written_as != RUN_FORMAT:
         why = f"its format is {written_as}; this version writes {RUN_FORMAT}"
         raise UsageError(f"{paths.root} was begun by another version of orch", why=why, hint="choose another --out")
@@ -125,8 +179,7 @@ def run_document(plan: Plan, notes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_changes(paths: RunPaths, plan: Plan, earlier: Mapping[str, Any]) -> None:
-    same = plan.inputs.images.is_saved_as(paths.inputs)
-    count, first = (0, []) if same else _count(_changes(read_inputs(paths.inputs), plan.inputs.images))
+    count, first = _compare_inputs(paths, plan, earlier)
     if count:
         more = f" and {count - len(first)} more" if count > len(first) else ""
         raise UsageError(
@@ -147,6 +200,25 @@ def _refuse_changes(paths: RunPaths, plan: Plan, earlier: Mapping[str, Any]) -> 
             why="; ".join(differing) or "another version of orch",
             hint="begin a new run with --out FOLDER",
         )
+
+
+def _compare_inputs(paths: RunPaths, plan: Plan, earlier: Mapping[str, Any]) -> tuple[int, list[str]]:
+    """Return the number of changed images and the first five; write inputs.jsonl again where only it is damaged."""
+    try:
+        if not is_regular_file(paths.inputs):
+            raise ValueError("it is missing, or no file")
+        if plan.inputs.images.is_saved_as(paths.inputs):
+            return 0, []
+        return _count(_changes(read_inputs(paths.inputs), plan.inputs.images))
+    except (ValueError, TypeError, RecursionError, AttributeError) as error:
+        if plan.digest() == earlier.get("plan"):
+            plan.inputs.images.save(paths.inputs)
+            return 0, []
+        raise RunError(
+            f"{paths.inputs} is damaged, and the images are not those that the run began with",
+            why=str(error),
+            hint="restore it, or begin a new run with --out FOLDER",
+        ) from None
 
 
 def _count(changes: Iterable[str]) -> tuple[int, list[str]]:

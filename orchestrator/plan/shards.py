@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from orchestrator.paths import RunPaths
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.request import MAX_PIXELS
-from orchestrator.system.files import is_regular_file
+from orchestrator.system.files import is_regular_file, remove
 
 if TYPE_CHECKING:
     from orchestrator.predictions.shard_check import ShardRules
@@ -33,7 +33,7 @@ def default_shard_size(images: int, batch_size: int = 1) -> int:
 def missing_shards(plan: Plan, paths: RunPaths) -> list[int]:
     """Return the shards that have no whole, valid file of this plan; remove what interrupted writes left."""
     for leftover in paths.shards.glob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
+        remove(leftover)
     rules = shard_rules(plan) if any(paths.shards.glob("*.npz")) else None
     return [number for number in plan.shards if rules is None or not is_done(paths, plan, rules, number)]
 

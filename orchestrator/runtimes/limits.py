@@ -15,8 +15,10 @@ OUT_SIZE = 16 << 30
 """Bytes of an out folder: it holds shards under way, the host removes those it has taken."""
 MEMORY_SHARE = 0.9
 """Share of the machine's memory that all workers of a run may use together."""
-LOG_SIZE = 64 << 20
-"""Bytes of a worker's log that are kept."""
+LOG_SIZE = 1 << 30
+"""Bytes that a container may log on each of its two streams: about a week of events."""
+KEPT_LOG_SIZE = 64 << 20
+"""Bytes of a worker's log that are kept in the run directory."""
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(?:I?B)?", re.IGNORECASE)
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}

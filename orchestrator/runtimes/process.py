@@ -14,10 +14,12 @@ from typing import cast
 from orchestrator.errors import MachineError
 from orchestrator.runtimes.base import Exit, WorkerSpec
 from orchestrator.runtimes.limits import format_size
+from orchestrator.system.files import read_regular
 from orchestrator.system.guest_tree import GuestTree
 from orchestrator.system.json_lines import split_lines
 
 _PID_NAME = "pid"
+_PID_BYTES = 200
 _LIMIT_UNIT = 512
 """Bytes of a block, in which POSIX's ulimit counts."""
 _BLOCK_BYTES = 1 << 16
@@ -114,7 +116,7 @@ def reap_processes(jobs: Path) -> int:
     killed = 0
     for file in jobs.glob(f"*/{_PID_NAME}"):
         try:
-            recorded = file.read_text()
+            recorded = read_regular(file, _PID_BYTES).decode("ascii")
             pid = int(recorded.partition(" ")[0])
             if _identity(pid) != recorded:
                 continue

@@ -63,6 +63,7 @@ class ReadableImages:
         self._originals, self._images_of, self._user = roots, images_of, user
         self._copies, self._is_finished, self._say = folder / "images", is_finished, say
         self._copied: set[int] = set()
+        self._has_said = False
         self._folders: dict[Path, bool] = {}
         """Whether the worker's user can enter a folder, seen from its root."""
         self.roots: Sequence[Path] = roots
@@ -84,8 +85,8 @@ class ReadableImages:
         for done in [copied for copied in self._copied if self._is_finished(copied)]:
             shutil.rmtree(self._copies / f"{done:05d}", ignore_errors=True)
             self._copied.remove(done)
-        if not self._copied:
-            uid = self._user[0]
+        if not self._has_said:
+            self._has_said, uid = True, self._user[0]
             self._say(f"workers run as uid {uid}, who cannot read {unreadable[0].file} and maybe others: using copies")
         self._copied.add(number)
         require_room(self._copies, sum(image.size for image in unreadable), f"copies of images for uid {self._user[0]}")

@@ -77,13 +77,16 @@ def read_regular(path: Path, limit: int = READ_LIMIT) -> bytes:
         if error.errno in (errno.ELOOP, errno.ENXIO):
             raise OSError(error.errno, "a link or a socket, not a file", str(path)) from None
         raise
-    with open(descriptor, "rb") as stream:
+    try:
         state = os.fstat(descriptor)
         if not stat.S_ISREG(state.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
         if state.st_size > limit:
             raise OSError(errno.EFBIG, f"{state.st_size} bytes, {limit} at most", str(path))
-        return stream.read(limit)
+        with open(descriptor, "rb", closefd=False) as stream:
+            return stream.read(limit)
+    finally:
+        os.close(descriptor)
 
 
 def read_json_object(path: Path, limit: int = READ_LIMIT) -> dict[str, Any]:
@@ -95,6 +98,21 @@ def read_json_object(path: Path, limit: int = READ_LIMIT) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
     return value
+
+
+def open_to_append(path: Path) -> IO[str]:
+    """Open a text file to append lines to it. What is no file there, but a link, FIFO or socket, is replaced.
+
+    Raises IsADirectoryError, OSError.
+    """
+    if not is_regular_file(path) and (path.is_symlink() or not path.is_dir()):
+        path.unlink(missing_ok=True)
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    stream = open(os.open(path, flags, 0o666), "a", encoding="utf-8")  # noqa: SIM115  # the caller closes it
+    size = os.fstat(stream.fileno()).st_size
+    if size and os.pread(stream.fileno(), 1, size - 1) != b"\n":  # a line that was cut off ends here
+        stream.write("\n")
+    return stream
 
 
 def sync_path(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -28,7 +29,13 @@ def acquire_lock(path: Path, *, wait: bool) -> IO[str] | None:
     """
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
-        stream = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8")
+        # A link would lead the lock elsewhere, and a FIFO has no content.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        try:
+            stream = os.fdopen(descriptor, "r+", encoding="utf-8")
+        except OSError:
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "not a regular file", str(path)) from None
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             if _is_same_file(path, stream):

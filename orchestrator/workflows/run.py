@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
@@ -13,11 +13,11 @@ from orchestrator.catalog.bundled import STACKS
 from orchestrator.catalog.loader import ModelEntry
 from orchestrator.catalog.weights import Stored, ensure_weights, weights_in
 from orchestrator.dispatch.executors import ExecutorSettings, Work, get_executor
-from orchestrator.dispatch.outcome import Outcome
+from orchestrator.dispatch.outcome import Outcome, read_outcome
 from orchestrator.dispatch.shared.follow import follow_run
 from orchestrator.dispatch.shared.work_file import make_placeholder
 from orchestrator.dispatch.sharing import NoSharing, Sharing
-from orchestrator.errors import UsageError
+from orchestrator.errors import RunError, UsageError
 from orchestrator.hardware import Gpu, Selection
 from orchestrator.inputs.collect import InputSet, collect_inputs
 from orchestrator.paths import RunPaths, weights_folder
@@ -58,9 +58,9 @@ def run_model(entry: ModelEntry, options: RunOptions, display: Display, sharing:
             runtime.set_limits(options.limits)
             _warn_of_foreign_code(entry, options, runtime, display)
         with candidate, open_run(paths, request) as earlier:
-            if earlier is not None and paths.summary.exists() and paths.predictions.exists():
-                display.say(f"{paths.root} is complete already")
-                return Outcome(paths, json.loads(paths.summary.read_text(encoding="utf-8")))
+            outcome = None if earlier is None else _find_outcome(paths, display)
+            if outcome is not None:
+                return outcome
             runtime.require(choice.devices)
             inputs = collect_inputs(options.images, paths.unpacked, options.image_root, options.follow_links)
             _say_inputs(display, inputs)
@@ -91,6 +91,27 @@ def _warn_of_foreign_code(entry: ModelEntry, options: RunOptions, runtime: Runti
         display.say(
             f"the {runtime.name} runtime runs the model as you: {' and '.join(foreign)}; --runtime docker contains it"
         )
+
+
+def _find_outcome(paths: RunPaths, display: Display) -> Outcome | None:
+    """Return the outcome of a run that is complete; None for one with work left.
+
+    Damaged results are made again from the shards. Raises RunError where none are kept: that would predict all again.
+    """
+    outcome = read_outcome(paths)
+    if outcome is not None:
+        display.say(f"{paths.root} is complete already")
+    elif os.path.lexists(paths.summary):
+        damaged = f"{paths.summary} or {paths.predictions} is damaged or missing"
+        if not any(paths.shards.glob("*.npz")):
+            raise RunError(
+                damaged,
+                why="the shards are not kept, so it cannot be made again from them",
+                hint=f"restore it, or remove {paths.summary} and run the same command again: it predicts all images",
+            )
+        display.say(f"{damaged}; collecting the shards again")
+        paths.summary.unlink()  # whatever it is, only what is collected now may take its place
+    return outcome
 
 
 def _run_folder(request: Request, options: RunOptions) -> Path:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from dataclasses import dataclass
 from time import monotonic, sleep, time_ns
 from typing import Any
 
 from orchestrator.dispatch.executors import find_submission, get_submitter
-from orchestrator.dispatch.outcome import Outcome
+from orchestrator.dispatch.outcome import Outcome, read_outcome
 from orchestrator.dispatch.shared.claims import LEASE_SECONDS, Claims
 from orchestrator.dispatch.shared.collection import collect_once
 from orchestrator.dispatch.shared.progress import EventTail, RunProgress, describe_tasks, list_shards, shard_sizes
@@ -18,6 +17,7 @@ from orchestrator.dispatch.shared.work_file import read_work_file
 from orchestrator.dispatch.submitter import QueuedTask, Submission, Submitter
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError, UsageError
 from orchestrator.paths import RunPaths
+from orchestrator.plan.run_directory import read_run_document
 from orchestrator.system.display import Display
 from orchestrator.system.signals import call_on_signal
 
@@ -44,14 +44,12 @@ class _Followed:
         return self.shards - len(list_shards(self.paths, self.shards))
 
 
-def read_run_document(paths: RunPaths) -> dict[str, Any]:
-    """Return the content of run.json. Raises UsageError."""
+def require_run(paths: RunPaths) -> dict[str, Any]:
+    """Return the content of run.json. Raises UsageError, RunError."""
     try:
-        document: dict[str, Any] = json.loads(paths.run_json.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        why = "it has no run.json" if isinstance(error, FileNotFoundError) else str(error)
-        raise UsageError(f"{paths.root} is not a run directory", why=why) from None
-    return document
+        return read_run_document(paths)
+    except FileNotFoundError:
+        raise UsageError(f"{paths.root} is not a run directory", why="it has no run.json") from None
 
 
 def follow_run(paths: RunPaths, display: Display) -> Outcome:
@@ -59,7 +57,7 @@ def follow_run(paths: RunPaths, display: Display) -> Outcome:
 
     Raises RunError, MachineError or Interrupted when its tasks end before it is complete.
     """
-    document = read_run_document(paths)
+    document = require_run(paths)
     if paths.summary.exists():
         return _read_outcome(paths)
     submission = _require_submission(paths, "the same orch run command resumes it")
@@ -86,7 +84,7 @@ def follow_run(paths: RunPaths, display: Display) -> Outcome:
 
 def cancel_run(paths: RunPaths, display: Display) -> str:
     """End a run's tasks and return the job's number. Raises UsageError, MachineError."""
-    read_run_document(paths)
+    require_run(paths)
     submission = _require_submission(paths, "to stop a run on this machine, press Ctrl-C in its terminal")
     get_submitter(submission).cancel(paths, submission.job, display)
     return submission.job
@@ -100,7 +98,13 @@ def _require_submission(paths: RunPaths, hint: str) -> Submission:
 
 
 def _read_outcome(paths: RunPaths) -> Outcome:
-    return Outcome(paths, json.loads(paths.summary.read_text(encoding="utf-8")))
+    outcome = read_outcome(paths)
+    if outcome is None:
+        raise RunError(
+            f"{paths.summary} is damaged, or not of {paths.predictions.name}",
+            hint="the same orch run command collects the shards again",
+        )
+    return outcome
 
 
 def _follow(run: _Followed, display: Display) -> None:

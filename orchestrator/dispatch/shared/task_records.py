@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from orchestrator.dispatch.dispatcher import DispatchResult
 from orchestrator.dispatch.submitter import TaskAttempt
 from orchestrator.paths import RunPaths, TaskPaths
-from orchestrator.system.files import write_json
+from orchestrator.system.files import read_json_object, write_json
 
 WORKING_STATES = ("preparing", "predicting")
 
@@ -47,6 +47,8 @@ def find_abandoned(records: list[dict[str, Any]], attempt: TaskAttempt) -> list[
         and (record.get("job"), record.get("node")) == (attempt.job, attempt.node)
         and record.get("restarts", 0) < attempt.restarts
         and record.get("state") in WORKING_STATES
+        # Its scratch folder is removed: only one that was made for it.
+        and Path(record.get("scratch", "")).name.startswith(f"orch-{record['task']}-")
     ]
 
 
@@ -55,10 +57,35 @@ def read_records(paths: RunPaths, job: str | None) -> list[dict[str, Any]]:
     records = []
     for file in paths.tasks.glob("*.json"):
         with suppress(OSError, ValueError):
-            record = json.loads(file.read_text(encoding="utf-8"))
-            if isinstance(record, dict) and _belongs_to(record, job):
+            record = read_json_object(file)
+            if _is_record(record) and _belongs_to(record, job):
                 records.append(record)
     return sorted(records, key=lambda record: (record.get("started", 0), record.get("task", "")))
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "task": (str,),
+    "index": (int,),
+    "job": (str, type(None)),
+    "restarts": (int,),
+    "node": (str,),
+    "scratch": (str,),
+    "started": (int, float),
+    "state": (str,),
+    "notices": (list,),
+    "lost_workers": (int,),
+    "error": (dict,),
+}
+_REQUIRED = ("task", "index", "node", "started", "state")
+
+
+def _is_record(record: dict[str, Any]) -> bool:
+    """Return whether the fields of a record have the kinds that they must have: its file may be damaged."""
+    if not all(name in record for name in _REQUIRED):
+        return False
+    if not all(isinstance(record[name], kinds) for name, kinds in _KINDS.items() if name in record):
+        return False
+    return "error" not in record or isinstance(record["error"].get("message"), str)
 
 
 def _belongs_to(record: dict[str, Any], job: str | None) -> bool:
@@ -68,7 +95,7 @@ def _belongs_to(record: dict[str, Any], job: str | None) -> bool:
 def merge_records(paths: RunPaths, job: str | None) -> DispatchResult:
     """Return what the workers of all tasks reported, as if one dispatcher had had them all."""
     records = read_records(paths, job)
-    notices = dict.fromkeys(notice for record in records for notice in record.get("notices", ()))
+    notices = dict.fromkeys(str(notice) for record in records for notice in record.get("notices", ()))
     lost = sum(int(record.get("lost_workers", 0)) for record in records)
     started = min((record["started"] for record in records), default=time.time())
     return DispatchResult(tuple(notices), lost, time.time() - started)

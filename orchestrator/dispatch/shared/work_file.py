@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,10 +18,10 @@ from orchestrator.inputs.manifest import open_inputs
 from orchestrator.paths import RunPaths
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.request import AUTO, Request
-from orchestrator.plan.run_directory import run_document
+from orchestrator.plan.run_directory import read_run_document, run_document
 from orchestrator.runtimes.base import BuildOptions, Prepared
 from orchestrator.runtimes.limits import NO_LIMITS, Limits
-from orchestrator.system.files import write_json
+from orchestrator.system.files import is_regular_file, read_json_object, write_json
 
 WORK_FORMAT = "orch-work/1"
 
@@ -101,15 +100,15 @@ def write_work_file(
 def read_work_file(paths: RunPaths) -> RecordedWork:
     """Read the run back on another machine. Raises RunError, SpecError."""
     try:
-        run = json.loads(paths.run_json.read_text(encoding="utf-8"))
-        work = json.loads(paths.work.read_text(encoding="utf-8"))
+        run = read_run_document(paths)
+        work = read_json_object(paths.work)
         if (work["format"], work["orch"]) != (WORK_FORMAT, __version__):
             raise RunError(
                 f"{paths.root} was submitted by orch {work['orch']}, this is {__version__}",
                 hint="cancel the run and start it again: orch cancel, orch run",
             )
         return _parse(paths, run, work)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         why = f"{type(error).__name__}: {error}"
         raise RunError(f"{paths.root} is not a run that can be continued here", why=why) from error
 
@@ -121,6 +120,8 @@ def _parse(paths: RunPaths, run: Mapping[str, Any], work: Mapping[str, Any]) -> 
         key: Stored(**{**stored, "path": None if stored["path"] is None else Path(stored["path"])})
         for key, stored in work["weights"].items()
     }
+    if not is_regular_file(paths.inputs):
+        raise ValueError(f"{paths.inputs.name} is missing, or no file")
     inputs = InputSet(
         open_inputs(paths.inputs, run["resolved"]["inputs"]["digest"]),
         tuple(Path(root) for root in run["roots"]),
@@ -144,6 +145,6 @@ def _parse(paths: RunPaths, run: Mapping[str, Any], work: Mapping[str, Any]) -> 
 
 def record_variant(paths: RunPaths, plan: Plan, choice: Selection, gpus: list[dict[str, Any]]) -> None:
     """Complete run.json with the variant that was selected on a node."""
-    earlier = json.loads(paths.run_json.read_text(encoding="utf-8"))
+    earlier = read_run_document(paths)
     notes = {key: value for key, value in earlier.items() if key not in run_document(plan, {})}
     write_json(paths.run_json, run_document(plan, {**notes, "why_variant": choice.why, "gpus": gpus}))

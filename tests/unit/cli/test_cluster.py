@@ -12,12 +12,9 @@ from orchestrator.cli import main
 from orchestrator.cli.run import SlurmOption
 from orchestrator.dispatch.slurm.settings import SlurmSettings
 from orchestrator.paths import RunPaths
-from orchestrator.system.files import write_json
-from tests.unit.dispatch.slurm_samples import FakeSlurm, begun, make_plan, task_record
+from tests.unit.dispatch.slurm_samples import FakeSlurm, begun, complete, make_plan, task_record
 
 Captured = pytest.CaptureFixture[str]
-SUMMARY = {"predicted": 4, "failed": 1, "instances": 7, "failures": [{"image_file": "a.jpg", "error": "cut off"}],
-           "seconds": {"dispatch": 2.0}}  # fmt: skip
 
 
 @pytest.fixture
@@ -50,11 +47,11 @@ def test_status_for_people_and_for_programs(slurm: FakeSlurm, paths: RunPaths, c
 
 
 def test_attach_ends_with_the_exit_code_of_the_run(paths: RunPaths, capsys: Captured) -> None:
-    write_json(paths.summary, SUMMARY)
+    summary = complete(paths)
     assert main(["attach", str(paths.root)]) == 1
     assert "failed: a.jpg: cut off" in capsys.readouterr().err
     assert main(["attach", str(paths.root), "--json"]) == 1
-    assert json.loads(capsys.readouterr().out) == SUMMARY
+    assert json.loads(capsys.readouterr().out) == summary
 
 
 def test_cancel_says_what_it_ended(slurm: FakeSlurm, paths: RunPaths, capsys: Captured) -> None:

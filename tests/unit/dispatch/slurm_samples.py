@@ -18,7 +18,7 @@ from orchestrator.plan.plan import Plan
 from orchestrator.plan.request import Request
 from orchestrator.plan.run_directory import open_run, record_plan
 from orchestrator.runtimes.base import BuildOptions, Prepared
-from orchestrator.system.files import write_json
+from orchestrator.system.files import sha256_of, write_json
 from tests.unit.stack_samples import model_entry
 
 SCRIPT = """#!/bin/sh
@@ -87,6 +87,19 @@ def finish_shards(paths: RunPaths, numbers: Sequence[int]) -> None:
     """Files of these shards, with nothing in them."""
     for number in numbers:
         paths.shard(number).write_bytes(b"")
+
+
+def complete(paths: RunPaths) -> dict[str, Any]:
+    """The summary of a run that is complete, one of whose images failed, beside some predictions."""
+    paths.predictions.write_bytes(b"predictions")
+    summary: dict[str, Any] = {
+        "model": "tiny-model", "images": 5, "predicted": 4, "failed": 1, "instances": 7, "ignored": 0,
+        "failures": [{"image_file": "a.jpg", "error": "cut off"}], "predictions": str(paths.predictions),
+        "predictions_sha256": sha256_of(paths.predictions), "runtime": "venv", "variant": "cpu", "device": "cpu",
+        "versions": {}, "notices": [], "lost_workers": 0, "retired": [], "seconds": {"dispatch": 1.0, "collect": 0.1},
+    }  # fmt: skip
+    write_json(paths.summary, summary)
+    return summary
 
 
 def task_record(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,11 +17,9 @@ from orchestrator.dispatch.slurm import executor as slurm_executor
 from orchestrator.errors import Interrupted, MachineError, RunError, UsageError
 from orchestrator.paths import RunPaths
 from orchestrator.system.display import SilentDisplay
-from orchestrator.system.files import write_json
-from tests.unit.dispatch.slurm_samples import FakeSlurm, begun, finish_shards, make_plan, task_record
+from tests.unit.dispatch.slurm_samples import FakeSlurm, begun, complete, finish_shards, make_plan, task_record
 
 UNFIT = {"message": "the variant gpu does not fit this machine", "why": "its binaries have no code for Older"}
-SUMMARY = {"images": 5, "failed": 0}
 
 
 @pytest.fixture
@@ -48,8 +48,19 @@ def test_a_folder_that_is_no_run_directory_is_refused(tmp_path: Path) -> None:
 
 
 def test_attached_to_a_complete_run_gives_its_summary(paths: RunPaths) -> None:
-    write_json(paths.summary, SUMMARY)
-    assert follow_run(paths, SilentDisplay()).summary == SUMMARY
+    summary = complete(paths)
+    assert follow_run(paths, SilentDisplay()).summary == summary
+
+
+@pytest.mark.parametrize("damage", [lambda paths: paths.predictions.write_bytes(b"others"),
+                                    lambda paths: paths.summary.write_text("{}"),
+                                    lambda paths: (paths.summary.unlink(), paths.summary.symlink_to("run.json"))],
+                         ids=["predictions", "summary", "link"])  # fmt: skip
+def test_attached_to_a_run_with_a_damaged_result_names_it(paths: RunPaths, damage: Callable[[RunPaths], Any]) -> None:
+    complete(paths)
+    damage(paths)
+    with pytest.raises(RunError, match=str(paths.summary)):
+        follow_run(paths, SilentDisplay())
 
 
 def test_tasks_that_are_gone_before_all_is_done_are_an_error_with_their_reasons(
@@ -97,11 +108,11 @@ def test_a_slurm_that_is_away_for_a_while_does_not_end_the_following(slurm: Fake
     def complete_in_the_end() -> None:
         while len(slurm.asked) < 5:
             time.sleep(0.01)
-        write_json(paths.summary, SUMMARY)
+        complete(paths)
 
     thread = threading.Thread(target=complete_in_the_end)
     thread.start()
-    assert follow_run(paths, SilentDisplay()).summary == SUMMARY
+    assert follow_run(paths, SilentDisplay()).failed == 1
     thread.join()
 
 

@@ -185,10 +185,17 @@ def test_a_folder_without_a_run_ends_the_task_with_the_reason(
 
 
 def test_what_a_killed_attempt_of_the_same_task_left_on_the_same_node_is_reaped() -> None:
-    dead = {"task": "t0-dead", "job": "12_0", "node": "n1", "restarts": 0, "state": "predicting"}
+    dead = {
+        "task": "t0-dead",
+        "job": "12_0",
+        "node": "n1",
+        "restarts": 0,
+        "state": "predicting",
+        "scratch": "/x/orch-t0-dead-1",
+    }
     others = [
         {**dead, "node": "n2"}, {**dead, "job": "12_1"}, {**dead, "state": "stopped"}, {**dead, "restarts": 1},
-        {**dead, "job": None},
+        {**dead, "job": None}, {**dead, "scratch": "/home/somebody"},
     ]  # fmt: skip
     assert find_abandoned([*others, dead], TaskAttempt(0, 2, "12_0", 1, "n1")) == [dead]
     assert find_abandoned([dead], TaskAttempt(0, 1, None, 1, "n1")) == [], "started by hand: it may well be alive"
@@ -199,9 +206,12 @@ def test_what_all_tasks_said_is_added_up_those_of_other_jobs_left_out(tmp_path: 
     for number, (job, notices, lost) in enumerate(
         [("12_0", ["slow"], 1), ("12_1", ["slow", "odd"], 2), ("11_0", ["old"], 9), (None, [], 0)]
     ):
-        content = {"task": f"t{number}", "job": job, "started": 1.0, "notices": notices, "lost_workers": lost}
+        content = {"task": f"t{number}", "index": 0, "node": "n", "state": "done", "job": job, "started": 1.0}
+        content |= {"notices": notices, "lost_workers": lost}
         write_json(paths.tasks / f"t{number}.json", content)
     (paths.tasks / "cut-off.json").write_text(json.dumps({})[:1])
+    write_json(paths.tasks / "odd.json", {**content, "job": "12_3", "lost_workers": "many"})
+    os.mkfifo(paths.tasks / "pipe.json")
     merged = merge_records(paths, "12")
     assert (merged.notices, merged.lost_workers) == (("slow", "odd"), 3)
 

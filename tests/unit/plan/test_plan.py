@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from orchestrator.catalog.weights import Stored
-from orchestrator.errors import UsageError
+from orchestrator.errors import OrchError, RunError, UsageError
 from orchestrator.inputs.collect import collect_inputs, read_inputs
 from orchestrator.paths import RunPaths
 from orchestrator.plan.plan import Plan
@@ -191,7 +191,9 @@ def test_a_changed_stack_or_weights_are_refused(paths: RunPaths, make_plan: Call
 def test_a_run_json_that_cannot_be_read_is_refused(paths: RunPaths, text: str) -> None:
     paths.root.mkdir(parents=True)
     paths.run_json.write_text(text)
-    assert refused(paths).message == f"cannot read {paths.run_json}"
+    with pytest.raises(RunError) as caught, open_run(paths, REQUEST):
+        raise AssertionError
+    assert caught.value.message == f"{paths.run_json} is damaged"
     assert paths.run_json.read_text() == text
 
 
@@ -266,3 +268,63 @@ def test_one_image_less_is_one_change_among_many(
     begin(paths, make_plan())
     (tmp_path / "in" / "0.jpg").unlink()
     assert changed(paths, make_plan()).why == "gone: 0.jpg"
+
+
+def as_fifo(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+INPUT_DAMAGES: dict[str, Callable[[Path], object]] = {
+    "gone": lambda path: path.unlink(),
+    "a FIFO": as_fifo,
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-30]),
+    "no JSON": lambda path: path.write_bytes(b"\xff\n"),
+    "other fields": lambda path: path.write_text('{"index": 0}\n'),
+    "a list": lambda path: path.write_text("[]\n"),
+    "nested": lambda path: path.write_text("[" * 100_000 + "\n"),
+}
+
+
+@pytest.mark.parametrize("damage", INPUT_DAMAGES.values(), ids=INPUT_DAMAGES.keys())
+def test_damaged_inputs_are_written_again_where_the_images_are_the_same(
+    paths: RunPaths, make_plan: Callable[..., Plan], damage: Callable[[Path], object]
+) -> None:
+    plan = make_plan()
+    begin(paths, plan)
+    before = paths.inputs.read_bytes()
+    damage(paths.inputs)
+    with open_run(paths, plan.request) as earlier:
+        record_plan(paths, make_plan(), earlier, {})
+    assert paths.inputs.read_bytes() == before
+
+
+def test_damaged_inputs_of_other_images_are_named(paths: RunPaths, make_plan: Callable[..., Plan]) -> None:
+    begin(paths, make_plan())
+    paths.inputs.write_bytes(b"\xff\n")
+    with pytest.raises(RunError, match=str(paths.inputs)), open_run(paths, REQUEST) as earlier:
+        record_plan(paths, make_plan(identity="b2"), earlier, {})
+
+
+@pytest.mark.parametrize("name", ["run.json", ".lock"])
+def test_a_fifo_in_place_of_a_file_of_the_run_is_named(
+    paths: RunPaths, make_plan: Callable[..., Plan], name: str
+) -> None:
+    begin(paths, make_plan())
+    as_fifo(paths.root / name)
+    with pytest.raises(OrchError, match=r"run|one"), open_run(paths, REQUEST):
+        raise AssertionError
+
+
+@pytest.mark.parametrize("name", ["shards", "shards/masks", "masks", "logs", "jobs", "unpacked", "claims", "events"])
+def test_a_run_whose_folder_is_a_link_is_refused(
+    paths: RunPaths, make_plan: Callable[..., Plan], tmp_path: Path, name: str
+) -> None:
+    begin(paths, make_plan())
+    (tmp_path / "mine").mkdir()
+    folder = paths.root / name
+    if folder.exists():
+        folder.rmdir()
+    folder.symlink_to(tmp_path / "mine")
+    with pytest.raises(RunError, match=str(folder)), open_run(paths, REQUEST):
+        raise AssertionError

@@ -77,7 +77,7 @@ def test_a_container_is_hardened(prepared: Prepared) -> None:
         "init": True,
         "detach": True,
         "stop_signal": "SIGTERM",
-        "log_config": {"Type": "json-file", "Config": {"max-size": "64m", "max-file": "3"}},
+        "log_config": {"Type": "json-file", "Config": {"max-size": "4096m", "max-file": "1"}},
         "device_requests": [],
     }
 

@@ -13,7 +13,15 @@ from typing import Any
 
 import pytest
 
-from orchestrator.system.files import replace_path, sha256_of, write_json, write_text
+from orchestrator.system.files import (
+    open_to_append,
+    read_json_object,
+    read_regular,
+    replace_path,
+    sha256_of,
+    write_json,
+    write_text,
+)
 from tests.unit.durability import durable_steps, record_syncs
 
 
@@ -97,3 +105,36 @@ def test_files_are_written_durably_unless_asked_otherwise(
     steps.clear()
     write(tmp_path / "x.json", "text", durable=False)
     assert steps == ["renamed"]
+
+
+@pytest.mark.parametrize("kind", ["missing", "file", "cut", "link", "fifo"])
+def test_lines_are_appended_to_a_file_of_its_own(tmp_path: Path, kind: str) -> None:
+    path, mine = tmp_path / "events.jsonl", tmp_path / "mine"
+    mine.write_text("mine")
+    before = {"file": "a\n", "cut": "a"}.get(kind)
+    if before is not None:
+        path.write_text(before)
+    elif kind == "link":
+        path.symlink_to(mine)
+    elif kind == "fifo":
+        os.mkfifo(path)
+    with open_to_append(path) as stream:
+        stream.write("b\n")
+    assert path.read_text() == ("a\nb\n" if before else "b\n")
+    assert mine.read_text() == "mine"
+
+
+def test_only_a_regular_file_of_bounded_size_is_read(tmp_path: Path) -> None:
+    file, link, fifo = tmp_path / "file", tmp_path / "link", tmp_path / "fifo"
+    file.write_text('{"a": 1}')
+    link.symlink_to(file)
+    os.mkfifo(fifo)
+    assert read_json_object(file) == {"a": 1}
+    for other in (link, fifo, tmp_path):
+        with pytest.raises(OSError, match="not a"):
+            read_regular(other)
+    with pytest.raises(OSError, match="3 at most"):
+        read_regular(file, 3)
+    file.write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="nested"):
+        read_json_object(file)
