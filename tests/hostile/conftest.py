@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,8 +26,10 @@ def hostile_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def commands(hostile_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
-    """The command line with the hostile stack."""
-    environment = {"ORCH_HOME": str(hostile_home), "ORCH_STACKS": str(STACKS), "NO_COLOR": "1"}
+    """The command line with the hostile stack: a copy of it, so that editing the stack changes no run under way."""
+    stacks = tmp_path_factory.mktemp("hostile-stacks") / "stacks"
+    shutil.copytree(STACKS, stacks, ignore=shutil.ignore_patterns("__pycache__"))
+    environment = {"ORCH_HOME": str(hostile_home), "ORCH_STACKS": str(stacks), "NO_COLOR": "1"}
     environment["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("hostile-config"))
     base = os.environ.get("ORCH_TEST_BASE_IMAGE") or os.environ.get("ORCH_BASE_IMAGE")
     if base:

@@ -130,7 +130,9 @@ class Attacker:
                 allowed = (
                     act(Act(shard, self.target, self.cache, emitter or self._emitter, fields)) is not False and allowed
                 )
-            except OSError as error:
+            except Exception as error:  # an attack that is impossible here must not spoil the run
+                if moment in ("load", "predict") and not isinstance(error, OSError):
+                    raise  # that is the attack
                 log(f"attack {name}: {error!r}")
                 (self.cache / f"failed-{name}").write_text(repr(error))
             finally:
