@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import queue
 import secrets
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -16,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from orchestrator.dispatch.event_reader import EventReader
+from orchestrator.dispatch.listener import Happened, Listener
 from orchestrator.dispatch.out_size import find_excess
 from orchestrator.dispatch.scheduler import ImagesOf, Scheduler
 from orchestrator.dispatch.shard_intake import Intake
@@ -49,8 +48,6 @@ SLOT_CHECK_SECONDS = 1.0
 """Seconds between two checks for further slots, such as on a GPU that another run released."""
 MOST_NOTICES = 1000
 """Notices of workers that are kept for the summary; more are dropped."""
-MOST_WAITING_EVENTS = 10_000
-"""While more events wait to be handled, workers are not listened to: their own output waits."""
 SIZE_CHECK_SECONDS = 2.0
 """Seconds between two looks at the size of a worker's out folder."""
 QUEUED_SECONDS = 1.0
@@ -134,8 +131,7 @@ class Dispatcher:
         self._scheduler = shards if isinstance(shards, Scheduler) else Scheduler(shards, images_of)
         # A SimpleQueue's put may interrupt its own thread's get, as a signal handler does; a Queue's would wait for
         # the lock which that get holds, for ever.
-        self._happened: queue.SimpleQueue[tuple[str, str, Any]] = queue.SimpleQueue()
-        """("interrupt" | "event" | "refused" | "notice" | "error" | "exit", worker, what belongs to it)."""
+        self._happened: Happened = queue.SimpleQueue()
         self._running: dict[str, _Running] = {}
         self._replacements: dict[int, _Replacement] = {}
         self._slots: Slots = OwnedSlots(0)
@@ -237,47 +233,8 @@ class Dispatcher:
         running = _Running(worker, job_queue, slot, self._paths.out(name), time.monotonic())
         self._running[name] = running
         self._scheduler.add_worker(name)
-        threading.Thread(target=self._listen, args=(running,), daemon=True).start()
+        Listener(worker, running.out, running.shards, self._intake, self._happened).start()
         return running
-
-    def _listen(self, running: _Running) -> None:
-        """Queue a worker's events and its exit. Runs in a thread of its own."""
-        name, worker = running.name, running.worker
-        reader = EventReader(running.shards, lambda message: self._happened.put(("notice", name, message)))
-        try:
-            for line in worker.lines():
-                event = reader.read(line)
-                if event is not None:
-                    self._take_in(running, event)
-                while self._happened.qsize() > MOST_WAITING_EVENTS:
-                    time.sleep(0.01)
-            worker_exit = worker.wait()
-        except Exception as error:
-            worker_exit = Exit(137, detail=f"lost touch with it: {error}")
-        self._intake.take_parts(running.out, dict(running.shards))
-        self._happened.put(("exit", name, worker_exit))
-
-    def _take_in(self, running: _Running, event: dict[str, Any]) -> None:
-        """Queue an event; that of a finished shard only once the shard is checked and in the run directory."""
-        if event["event"] != "shard_done":
-            self._happened.put(("event", running.name, event))
-            return
-        from orchestrator.predictions.shard_check import ShardFault
-
-        number = event["shard"]
-        try:
-            content = self._intake.take(running.out, number, running.shards[number])
-        except KeyError:  # its result came already
-            return
-        except ShardFault as fault:
-            self._happened.put(("refused", running.name, (number, fault)))
-        except OrchError as error:
-            self._happened.put(("error", running.name, error))
-        else:
-            if content is not None:
-                counts = {"images": content.images, "failed": content.failed, "instances": content.instances}
-                event = {**event, **counts}
-            self._happened.put(("event", running.name, event))
 
     # --- replacing workers
 

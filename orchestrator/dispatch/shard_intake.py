@@ -21,7 +21,7 @@ from orchestrator.paths import GuestFolder, RunPaths
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.shards import shard_rules
 from orchestrator.system.files import is_regular_file, remove, sync_path
-from orchestrator.system.guest_tree import GuestTree
+from orchestrator.system.guest_tree import GuestFile, GuestTree
 
 if TYPE_CHECKING:
     from orchestrator.predictions.shard_check import ShardContent, ShardRules
@@ -63,6 +63,8 @@ class ShardIntake:
         self._rules: ShardRules | None = None
         self._has_pictures = plan.has_pictures
         self._taken: set[int] = set()
+        self._parts: dict[GuestFolder, dict[int, GuestFile]] = {}
+        """The state of each part when it was last looked at: one that did not change is not copied again."""
         self._lock = threading.Lock()
 
     def take(self, out: GuestFolder, number: int, images: Images) -> ShardContent | None:
@@ -87,7 +89,9 @@ class ShardIntake:
                 continue
             with suppress(Exception), self._opened(out) as tree:  # without a part its images are predicted again
                 name = f"{out.name}/{number:05d}.part.npz"
-                if tree.has(name):
+                state = tree.state(name)
+                if state is not None and self._parts.get(out, {}).get(number) != state:
+                    self._parts.setdefault(out, {})[number] = state
                     self._copy_checked(tree, out.name, name, number, images, self._paths.part(number), is_part=True)
 
     def take_leftovers(self, outs: Iterable[GuestFolder], numbers: Sequence[int]) -> None:

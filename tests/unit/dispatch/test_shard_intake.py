@@ -280,6 +280,9 @@ def test_a_part_is_kept_when_its_worker_ends_and_given_to_the_next(case: Case) -
     (case.paths.job("w1") / "out").mkdir(parents=True)
     case.intake.give_part(case.paths.out("w1"), 1)
     case.intake.give_part(case.paths.out("w1"), 2)
+    case.paths.part(1).unlink()
+    case.intake.take_parts(case.out, {1: case.plan.images_of(1)})
+    assert not case.paths.part(1).exists(), "it did not change since it was taken"
     given = case.paths.job("w1") / "out"
     assert [(path.name, path.read_bytes()) for path in given.iterdir()] == [("00001.part.npz", part)]
     write_shard(given, 1, shard_of(case.plan, 1))
