@@ -11,7 +11,7 @@ from orchestrator.catalog.loader import Catalog
 from orchestrator.errors import UsageError
 from orchestrator.runtimes.docker.user import worker_user
 from orchestrator.runtimes.warm.compose import PROJECT, service_variants
-from orchestrator.runtimes.warm.spool import VariantSpool, make_variant_folder
+from orchestrator.runtimes.warm.spool import VariantSpool, make_variant_folder, worker_group
 from orchestrator.system.files import write_text
 
 SPOOL_NAME, DATA_NAME = "spool", "data"
@@ -60,6 +60,8 @@ def write_environment(path: Path, values: Mapping[str, str], catalog: Catalog) -
     user = (int(values["ORCH_UID"]), int(values["ORCH_GID"]))
     for stack, variant in service_variants(catalog):
         make_variant_folder(VariantSpool(spool.absolute(), stack, variant), user, is_default=chosen is None)
+    if user[0] != 0:
+        values = {**values, "ORCH_GID": str(worker_group(spool, user[1]))}
     write_text(path, environment_text(values) + "".join(f"{line}\n" for line in kept))
     if "ORCH_DATA" not in values:
         (path.parent / DATA_NAME).mkdir(exist_ok=True)

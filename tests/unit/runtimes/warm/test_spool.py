@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.catalog.bundled import RUNNER
+from orchestrator.catalog.loader import load_catalog
+from orchestrator.runtimes.warm.compose_env import environment, write_environment
 from orchestrator.runtimes.warm.discover import WarmContainer, discover_spools
 from orchestrator.runtimes.warm.heartbeat import list_worker_ids, remove_dead_workers
 from orchestrator.runtimes.warm.spool import UnusableSpool, VariantSpool, close_to_others, make_variant_folder
@@ -184,6 +186,22 @@ def test_a_group_shares_a_spool_and_others_cannot(open_tmp: Path) -> None:
     os.chown(spool / "tiny-cpu", ALICE, ALICE)
     (spool / "tiny-cpu").chmod(0o2770)
     assert try_as([0, 0], OPEN, spool) == "it is not shared with the group of the spool"
+
+
+@as_root
+def test_the_environment_of_compose_takes_the_group_of_a_shared_spool(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lab").mkdir()
+    os.chown(tmp_path / "lab", ALICE, LAB)
+    (tmp_path / "lab").chmod(0o2770)
+    (tmp_path / ".env").write_text(f"ORCH_SPOOL={tmp_path / 'lab'}\n")
+    values = environment((BOB, BOB), (), tmp_path / "home", None)
+    write_environment(tmp_path / ".env", values, load_catalog())
+    text = (tmp_path / ".env").read_text()
+    assert f"ORCH_UID={BOB}\nORCH_GID={LAB}\n" in text
+    state = (tmp_path / "lab" / "garments-cpu" / "jobs").stat()
+    assert (state.st_gid, stat.S_IMODE(state.st_mode)) == (LAB, 0o2770)
 
 
 def test_files_of_dead_workers_are_removed_and_of_live_ones_kept(tmp_path: Path) -> None:
