@@ -56,4 +56,4 @@ def test_options_cannot_change_and_unknown_ones_are_refused() -> None:
     with pytest.raises(ValidationError):
         options(imags=("y",))
     with pytest.raises(ValidationError):
-        options().runtime = "docker"  # type: ignore[misc]
+        options().runtime = "docker"

@@ -199,11 +199,11 @@ def test_a_guest_that_appends_while_its_file_is_copied_does_not_lengthen_the_cop
     source, target, opened = tree.root / "out" / "x", tmp_path / "copy", os.open
     source.write_bytes(b"0123456789")
 
-    def append_and_open(path: object, *arguments: Any, **options: Any) -> int:
+    def append_and_open(path: Any, *arguments: Any, **options: Any) -> int:
         if str(path).endswith(".tmp"):
             with source.open("ab") as stream:
                 stream.write(b"more and more")
-        return opened(path, *arguments, **options)  # type: ignore[call-overload, no-any-return]
+        return opened(path, *arguments, **options)
 
     monkeypatch.setattr(os, "open", append_and_open)
     assert tree.copy("out/x", target, limit=100) == 10
