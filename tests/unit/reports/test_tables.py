@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -176,7 +177,7 @@ def test_the_caption_says_how_figures_were_made(comparison: Comparison) -> None:
         f"masks of 12 annotated images, by {engine}",
         "Δ: to worse; [95% of 50 resamples of the images, seed 3]; * leaves out zero",
     ]
-    changes = {"missing": 2, "unknown_images": ("x", "y", "z"), "notes": ("a note",)}
+    changes: dict[str, Any] = {"missing": 2, "unknown_images": ("x", "y", "z"), "notes": ("a note",)}
     told = replace(comparison, evaluations=(comparison.evaluations[0], replace(comparison.evaluations[1], **changes)))
     assert make_caption(told)[2:] == [
         "good: 2 annotated images have no predictions and count as missed",
