@@ -84,13 +84,30 @@ def _minimum_widths(table: Table) -> list[int]:
     return widths
 
 
+def _choose_widths(table: Table) -> list[int]:
+    """Return the width of each column: what it needs, and as much of the rest as fits.
+
+    Left to rich, columns would share the rest alike, and what some of them need would be cut off at the end.
+    """
+    from rich.console import Console
+
+    widths = _minimum_widths(table)
+    rest = max(0, Console().width - sum(widths) - SPACE_BETWEEN * len(widths))
+    for index, name in enumerate(table.columns):
+        longest = max([len(name), *(len(row[index].text) for row in table.rows)])
+        more = min(longest - widths[index], rest)
+        widths[index] += more
+        rest -= more
+    return widths
+
+
 def _draw_figures(table: Table) -> RichTable:
     from rich.text import Text
 
     drawn = _empty_table()
-    for index, (name, width) in enumerate(zip(table.columns, _minimum_widths(table), strict=True)):
+    for index, (name, width) in enumerate(zip(table.columns, _choose_widths(table), strict=True)):
         justify: Literal["left", "right"] = "left" if index < table.words else "right"
-        drawn.add_column(printable(name), justify=justify, overflow="fold", min_width=width)
+        drawn.add_column(printable(name), justify=justify, overflow="fold", width=width)
     for row in table.rows:
         drawn.add_row(*(Text(printable(cell.text), style="bold" if cell.best else "") for cell in row))
     return drawn

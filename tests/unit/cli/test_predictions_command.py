@@ -88,6 +88,6 @@ def test_export_names_its_file_after_the_format(file: Path, tmp_path: Path, caps
     assert main(["export", str(file), "-f", "fashionfail", "-o", str(tmp_path / "x.npz")]) == 0
     assert capsys.readouterr().err == f"wrote {tmp_path / 'x.npz'}\n"
     with np.load(tmp_path / "x.npz", allow_pickle=True) as exported:
-        assert [one["image_file"] for one in exported["data"]] == ["a.jpg", "b.jpg", "b.jpg"], "none that failed"
+        assert [one["image_file"] for one in exported["data"]] == ["a.jpg", "sub/b.jpg", "other/b.jpg"]
     assert main(["export", str(file), "-f", "cocoa"]) == 2
     assert "did you mean coco?" in capsys.readouterr().err

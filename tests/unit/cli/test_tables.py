@@ -38,7 +38,7 @@ def test_a_table_that_fits_has_a_row_per_run(monkeypatch: pytest.MonkeyPatch, ca
     for width in (NEEDED, 120):
         lines = lines_of(printed(monkeypatch, capsys, width))
         assert ["short", "0.5", "0.25"] in lines
-        assert lines[0][:2] == ["model", "AP"]
+        assert any(line[:2] == ["model", "AP"] for line in lines)
 
 
 def test_a_table_that_does_not_fit_has_a_row_per_figure(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
