@@ -26,9 +26,9 @@ SHARDS, SHARD_SIZE = 12, 2
 EXECUTABLE = 0o111 | stat.S_ISUID | stat.S_ISGID
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """What must not reach a terminal: control characters but newline and tab, and those that turn text around."""
-DOCUMENTED = frozenset({0, 1, 4, 5, 6})
-SOLID = 0.5
-"""Seconds less than this are no hang."""
+LARGEST = {"events.jsonl": 16 << 20, "summary.json": 1 << 20, "predictions.npz": 16 << 20}
+"""Bytes of the files of a run, which no flood may make larger."""
+LARGEST_OUTPUT = 256 << 10
 
 
 def write_images(folder: Path) -> Path:
@@ -129,6 +129,8 @@ class Arena:
         elif done.code not in allowed:
             fight.faults.append(f"exit {done.code}, expected one of {sorted(allowed)}")
         fight.faults += said_to_terminal(done)
+        if len(done.stderr) > LARGEST_OUTPUT:
+            fight.faults.append(f"{len(done.stderr)} bytes were printed")
         self._note_calls(done)
 
     def _note_calls(self, done: Done) -> None:
@@ -140,6 +142,10 @@ class Arena:
         faults = fight.faults
         faults += [f"outside: {one}" for one in fight.outside.changes(links=links)]
         for folder in folders:
+            for name, limit in LARGEST.items():
+                path = folder / name
+                if path.is_file() and path.stat().st_size > limit:
+                    faults.append(f"{name} has {path.stat().st_size} bytes")
             faults += [f"the secret is in {path}" for path in fight.outside.traces(folder)]
             faults += self.stray_modes(folder)
         faults += [f"the guest reached {one}" for one in self.reached()]
