@@ -41,7 +41,8 @@ def run_model(entry: ModelEntry, options: RunOptions, display: Display, sharing:
     settings = executor.settings_type.parse(options.executor_settings)
     choice, gpus = executor.select(entry, options.variant, options.device)
     request = make_request(entry, options, options.runtime, choice.variant, choice.device)
-    root = RunPaths(_run_folder(request, options).absolute())
+    folder = options.out or Path("runs") / f"{request.model}-{request.short_digest(options.runtime)}"
+    root = RunPaths(folder.absolute())
     choice = _resume_choice(choice, root)
     for candidate in runtime_candidates(entry, options, choice, root, display.say):
         runtime, paths = candidate.runtime, candidate.paths(root)
@@ -67,10 +68,6 @@ def run_model(entry: ModelEntry, options: RunOptions, display: Display, sharing:
                 return outcome
             break
     return follow_run(root, display)
-
-
-def _run_folder(request: Request, options: RunOptions) -> Path:
-    return options.out or Path("runs") / f"{request.model}-{request.short_digest(options.runtime)}"
 
 
 def _resume_choice(choice: Selection, paths: RunPaths) -> Selection:
