@@ -28,8 +28,7 @@ Examples:
 """
 
 ModelsOption = Annotated[
-    list[str] | None,
-    typer.Option("--model", "-m", metavar="MODEL", help="Model to run, see orch models; repeatable."),
+    list[str] | None, typer.Option("--model", "-m", metavar="MODEL", help="Model to run, see orch models; repeatable.")
 ]
 ImagesOption = Annotated[
     list[str] | None,
@@ -42,8 +41,7 @@ ImagesOption = Annotated[
     ),
 ]
 MoreImagesArgument = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="SOURCE", help="More images, so that --images photos/*.jpg works."),
+    list[str] | None, typer.Argument(metavar="SOURCE", help="More images, so that --images photos/*.jpg works.")
 ]
 OutOption = Annotated[
     Path | None,
@@ -114,26 +112,8 @@ class RunCommand(PanelCommand):
     """The help of `orch run`."""
 
     panels = {  # noqa: RUF012  # read only
-        "What to run": (
-            "model",
-            "all_models",
-            "file",
-            "images",
-            "more_images",
-            "image_root",
-            "settings",
-            "stacks",
-        ),
-        "Where it runs": (
-            "runtime",
-            "variant",
-            "device",
-            "warm",
-            "spool",
-            "offline",
-            "base_image",
-            "build_arg",
-        ),
+        "What to run": ("model", "all_models", "file", "images", "more_images", "image_root", "settings", "stacks"),
+        "Where it runs": ("runtime", "variant", "device", "warm", "spool", "offline", "base_image", "build_arg"),
         "How fast": ("workers", "workers_per_gpu", "threads", "batch_size", "shard_size", "wait"),
         "Results": ("out", "score_threshold", "max_detections", "exif", "json", "quiet"),
         "Checks for CI": ("annotations", "baseline", "fail_on", "junit", "job_summary"),
@@ -163,8 +143,7 @@ def run(
         int | None, typer.Option(metavar="N", min=1, help="Images per batch. Default: the model's.")
     ] = None,
     shard_size: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, max=100_000, help="Images per shard, the unit of retry."),
+        int | None, typer.Option(metavar="N", min=1, max=100_000, help="Images per shard, the unit of retry.")
     ] = None,
     score_threshold: Annotated[
         float | None, typer.Option(metavar="SCORE", min=0, max=1, help="Lowest score to keep. Default: the model's.")
