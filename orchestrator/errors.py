@@ -14,12 +14,7 @@ class OrchError(Exception):
     exit_code = 5
 
     def __init__(
-        self,
-        message: str,
-        *,
-        why: str | None = None,
-        log: Path | str | None = None,
-        hint: str | None = None,
+        self, message: str, *, why: str | None = None, log: Path | str | None = None, hint: str | None = None
     ) -> None:
         super().__init__(message)
         self.message = message

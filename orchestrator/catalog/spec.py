@@ -28,13 +28,10 @@ def _stays_inside(path: str) -> str:
 RelativePath = Annotated[str, AfterValidator(_stays_inside)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 PredictorPath = Annotated[
-    str,
-    StringConstraints(pattern=r"^[A-Za-z0-9_./-]+\.py:[A-Za-z_][A-Za-z0-9_]*$"),
-    AfterValidator(_stays_inside),
+    str, StringConstraints(pattern=r"^[A-Za-z0-9_./-]+\.py:[A-Za-z_][A-Za-z0-9_]*$"), AfterValidator(_stays_inside)
 ]
 PythonVersion = Annotated[str, StringConstraints(pattern=r"^3\.[0-9]+$")]
-Capability = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,2}\.[0-9]$")]
-"""A compute capability."""
+Capability = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,2}\.[0-9]$")]  # a compute capability
 DriverVersion = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)*$")]
 SettingValue = bool | int | float | str
 
@@ -60,8 +57,7 @@ class BuildArgument(Spec):
     """A Dockerfile argument that `--build-arg` sets."""
 
     help: str
-    default: str | None = None
-    """None: the user must give it, and the variant can only be built as an image."""
+    default: str | None = None  # none: the user must give it, and the variant can only be built as an image
 
 
 class Variant(Spec):
@@ -87,8 +83,7 @@ class Variant(Spec):
     """Both lists of compute capabilities apply until a build has read the capabilities of the binaries."""
     jit_minutes: Annotated[int, Field(ge=1)] | None = None
     """Minutes for which the driver compiles PTX at the first start on a GPU without native code, where known."""
-    on_request: bool = False
-    """Selected only by name."""
+    on_request: bool = False  # selected only by name
     size_gb: Annotated[float, Field(gt=0)] | None = None
     """Disk space of the built image, its base included; an environment takes about as much."""
 
@@ -103,20 +98,14 @@ class Weights(Spec):
     """One weights file and its only origin: bundled, url, package or manual steps."""
 
     file: RelativePath
-    bundled: RelativePath | None = None
-    """Path inside the stack's folder."""
+    bundled: RelativePath | None = None  # path inside the stack's folder
     url: str | None = None
-    package: str | None = None
-    """Importable package, installed by the lock, that contains `file`."""
-    manual: str | None = None
-    """Steps by which a person gets the file."""
+    package: str | None = None  # importable package, installed by the lock, that contains `file`
+    manual: str | None = None  # steps by which a person gets the file
     sha256: Sha256 | None = None
-    size: int | None = None
-    """Bytes."""
-    size_range: tuple[int, int] | None = None
-    """Least and most bytes, where no digest is published."""
-    unpack: bool = False
-    """The download is an archive; `file` names the folder it is unpacked into."""
+    size: int | None = None  # bytes
+    size_range: tuple[int, int] | None = None  # least and most bytes, where no digest is published
+    unpack: bool = False  # the download is an archive; `file` names the folder it is unpacked into
     licence: str
 
     @model_validator(mode="after")
@@ -177,11 +166,9 @@ class Defaults(Spec):
     @classmethod
     def _drop_image_size(cls, values: Any) -> Any:
         """Accept the field that earlier versions had and never read; the setting `image_size` has the effect."""
-        return (
-            {name: value for name, value in values.items() if name != "image_size"}
-            if isinstance(values, dict)
-            else values
-        )
+        if not isinstance(values, dict):
+            return values
+        return {name: value for name, value in values.items() if name != "image_size"}
 
 
 class NetworkLimits(Spec):
@@ -200,8 +187,7 @@ class Setting(Spec):
     help: str
     minimum: float | None = None
     maximum: float | None = None
-    multiple_of: Annotated[int, Field(ge=1)] | None = None
-    """Whole numbers only: the value must be a multiple of this."""
+    multiple_of: Annotated[int, Field(ge=1)] | None = None  # whole numbers only: the value must be a multiple of this
     choices: tuple[str, ...] | None = None
 
     def parse(self, text: str) -> SettingValue:
@@ -249,8 +235,7 @@ class ModelDescription(Spec):
     licence: str
     aliases: tuple[ModelName, ...] = ()
     weights: Mapping[Name, Weights]
-    config: RelativePath | None = None
-    """Upstream's configuration file, inside its sources."""
+    config: RelativePath | None = None  # upstream's configuration file, inside its sources
     gpu_memory: Annotated[int, Field(ge=1)] | None = None
     """MiB of GPU memory that one worker needs with the defaults, where measured."""
     taxonomy: str
@@ -267,8 +252,7 @@ class Stack(Spec):
     stack: Name
     title: str
     dockerfile: RelativePath
-    predictor: PredictorPath
-    """File inside the stack's folder, and the class in it."""
+    predictor: PredictorPath  # file inside the stack's folder, and the class in it
     sources: Mapping[Name, UpstreamSource] = {}
     variants: Mapping[Name, Variant] = Field(min_length=1)
     taxonomies: Mapping[str, Taxonomy] = Field(min_length=1)

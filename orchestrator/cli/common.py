@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
 
 StacksOption = Annotated[
-    list[Path] | None,
-    typer.Option("--stacks", metavar="DIR", help="Also use the stacks in this folder; repeatable."),
+    list[Path] | None, typer.Option("--stacks", metavar="DIR", help="Also use the stacks in this folder; repeatable.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]
@@ -42,13 +41,9 @@ DeviceOption = Annotated[
     ),
 ]
 SettingsOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of the model; repeatable."),
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of the model; repeatable.")
 ]
-BaseImageOption = Annotated[
-    str | None,
-    typer.Option("--base-image", metavar="IMAGE", help="Build on this base image."),
-]
+BaseImageOption = Annotated[str | None, typer.Option("--base-image", metavar="IMAGE", help="Build on this base image.")]
 BuildArgOption = Annotated[
     list[str] | None,
     typer.Option("--build-arg", metavar="NAME=VALUE", help="Build argument of the Dockerfile; repeatable."),

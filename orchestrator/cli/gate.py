@@ -45,9 +45,7 @@ JunitOption = Annotated[
 SummaryOption = Annotated[
     Path | None,
     typer.Option(
-        "--summary",
-        metavar="FILE.md",
-        help=f"Append a summary in Markdown. Default: ${GITHUB_SUMMARY}, if it is set.",
+        "--summary", metavar="FILE.md", help=f"Append a summary in Markdown. Default: ${GITHUB_SUMMARY}, if it is set."
     ),
 ]
 

@@ -13,8 +13,7 @@ OTHER = "Other"
 class PanelCommand(TyperCommand):
     """A command whose help shows its parameters in panels. Subclasses say which parameter is in which panel."""
 
-    panels: Mapping[str, Sequence[str]]
-    """Names of parameters by the title of their panel, in order."""
+    panels: Mapping[str, Sequence[str]]  # names of parameters by the title of their panel, in order
 
     # `Any`: the classes of Click are Typer's own in some of its versions.
     def format_options(self, ctx: Any, formatter: Any) -> None:

@@ -29,8 +29,7 @@ def prune(
         list[str] | None, typer.Option("--stack", metavar="STACK", help="Only what belongs to this stack; repeatable.")
     ] = None,
     older_than: Annotated[
-        float,
-        typer.Option(min=0, metavar="DAYS", help="Only images, environments and sources older than this."),
+        float, typer.Option(min=0, metavar="DAYS", help="Only images, environments and sources older than this.")
     ] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed; remove nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,

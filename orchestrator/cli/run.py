@@ -28,8 +28,7 @@ Examples:
 """
 
 ModelsOption = Annotated[
-    list[str] | None,
-    typer.Option("--model", "-m", metavar="MODEL", help="Model to run, see orch models; repeatable."),
+    list[str] | None, typer.Option("--model", "-m", metavar="MODEL", help="Model to run, see orch models; repeatable.")
 ]
 ImagesOption = Annotated[
     list[str] | None,
@@ -42,8 +41,7 @@ ImagesOption = Annotated[
     ),
 ]
 MoreImagesArgument = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="SOURCE", help="More images, so that --images photos/*.jpg works."),
+    list[str] | None, typer.Argument(metavar="SOURCE", help="More images, so that --images photos/*.jpg works.")
 ]
 FollowLinksOption = Annotated[
     bool,
@@ -143,26 +141,10 @@ class RunCommand(PanelCommand):
 
     panels = {  # noqa: RUF012  # read only
         "What to run": (
-            "model",
-            "all_models",
-            "file",
-            "images",
-            "more_images",
-            "image_root",
-            "follow_links",
-            "settings",
+            *("model", "all_models", "file", "images", "more_images", "image_root", "follow_links", "settings"),
             "stacks",
         ),
-        "Where it runs": (
-            "runtime",
-            "variant",
-            "device",
-            "warm",
-            "spool",
-            "offline",
-            "base_image",
-            "build_arg",
-        ),
+        "Where it runs": ("runtime", "variant", "device", "warm", "spool", "offline", "base_image", "build_arg"),
         "Limits of workers": ("user", "memory", "processes", "file_size", "out_size"),
         "How fast": ("workers", "workers_per_gpu", "threads", "batch_size", "shard_size", "wait"),
         "Results": ("out", "score_threshold", "max_detections", "exif", "json", "quiet"),
@@ -199,8 +181,7 @@ def run(
         int | None, typer.Option(metavar="N", min=1, help="Images per batch. Default: the model's.")
     ] = None,
     shard_size: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, max=100_000, help="Images per shard, the unit of retry."),
+        int | None, typer.Option(metavar="N", min=1, max=100_000, help="Images per shard, the unit of retry.")
     ] = None,
     score_threshold: Annotated[
         float | None, typer.Option(metavar="SCORE", min=0, max=1, help="Lowest score to keep. Default: the model's.")

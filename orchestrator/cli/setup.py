@@ -68,8 +68,7 @@ def new_stack(
 
 @new.command("comparison")
 def new_comparison(
-    file: Annotated[Path, typer.Argument(metavar="[FILE]")] = Path("orch.yaml"),
-    json: JsonOption = False,
+    file: Annotated[Path, typer.Argument(metavar="[FILE]")] = Path("orch.yaml"), json: JsonOption = False
 ) -> None:
     """Write an orch.yaml to be changed: models, images, settings, truth, for orch run -f."""
     from orchestrator.workflows.comparison_file import write_example

@@ -144,7 +144,9 @@ def _compare_records(first: Record, second: Record, floor: float | None, toleran
         at_floor=0 if not floor else int((np.abs(alone - floor) <= tolerances.score).sum()),
         score_difference=_largest_difference(first["scores"][left], second["scores"][right]),
         least_iou=min((pair[2] for pair in pairs), default=1.0),
-        attribute_difference=_largest_difference(first.get("attributes"), second.get("attributes"), left, right),
+        attribute_difference=_largest_difference(first["attributes"][left], second["attributes"][right])
+        if "attributes" in first and "attributes" in second
+        else 0.0,
         box_difference=_largest_difference(first["boxes"][left], second["boxes"][right]),
         image_score_difference=_largest_difference(
             np.array([first.get("image_score", np.nan)]), np.array([second.get("image_score", np.nan)])
@@ -166,19 +168,9 @@ def _pair_records(first: Record, second: Record, tolerances: Tolerances) -> Iter
         yield int(rows[index]), int(columns[index]), float(ious[index])
 
 
-def _largest_difference(
-    first: NDArray[Any] | None,
-    second: NDArray[Any] | None,
-    left: list[int] | None = None,
-    right: list[int] | None = None,
-) -> float:
-    """Return the largest difference between two arrays, or rows of them; 0 when one of them is missing."""
-    if first is None or second is None:
-        return 0.0
-    difference = np.abs(
-        (first if left is None else first[left]).astype(np.float64)
-        - (second if right is None else second[right]).astype(np.float64)
-    )
+def _largest_difference(first: NDArray[Any], second: NDArray[Any]) -> float:
+    """Return the largest difference between two arrays of one shape; 0 where nothing can be compared."""
+    difference = np.abs(first.astype(np.float64) - second.astype(np.float64))
     return float(np.nanmax(difference)) if difference.size and not np.isnan(difference).all() else 0.0
 
 

@@ -20,8 +20,7 @@ class Compatibility:
 
     how: How
     why: str
-    minutes: int | None = None
-    """Minutes that the driver compiles at the first start, where the stack states them."""
+    minutes: int | None = None  # minutes that the driver compiles at the first start, where the stack states them
 
     @property
     def is_possible(self) -> bool:

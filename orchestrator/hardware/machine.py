@@ -33,20 +33,15 @@ class Gpu:
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
-    index: int
-    """The driver's number of the GPU; slices of a GPU share it."""
-    uuid: str
-    """"GPU-…" or "MIG-…"; an index where no UUID is known."""
+    index: int  # the driver's number of the GPU; slices of a GPU share it
+    uuid: str  # "GPU-…" or "MIG-…"; an index where no UUID is known
     name: str
     memory: int
     capability: str
     driver: str
-    free: int | None = None
-    """MiB of memory that is not in use."""
-    mig: str | None = None
-    """The profile of a MIG slice: "3g.20gb"."""
-    parent: str | None = None
-    """The UUID of the GPU that a slice is part of."""
+    free: int | None = None  # MiB of memory that is not in use
+    mig: str | None = None  # the profile of a MIG slice: "3g.20gb"
+    parent: str | None = None  # the UUID of the GPU that a slice is part of
     processes: tuple[GpuProcess, ...] = ()
 
     @property
@@ -61,22 +56,15 @@ class Machine:
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
-    gpus: tuple[Gpu, ...] = ()
-    """The GPUs that may be used, in order; a GPU cut into MIG slices is listed as its slices."""
+    gpus: tuple[Gpu, ...] = ()  # the GPUs that may be used, in order; a GPU cut into MIG slices is listed as its slices
     driver: str | None = None
-    cuda: str | None = None
-    """The newest CUDA that the driver knows."""
+    cuda: str | None = None  # the newest CUDA that the driver knows
     platform: Platform = "linux"
-    model: str | None = None
-    """The maker's name of the board, where that matters: a Jetson."""
-    lacks: str | None = None
-    """Why there is no GPU, where there is none."""
-    broken: str | None = None
-    """The driver's error, where it does not answer."""
-    notes: tuple[str, ...] = ()
-    """One sentence for each GPU that is present but cannot be used."""
-    source: str = "nothing"
-    """Where this was read: NVML, nvidia-smi, the container engine, a file."""
+    model: str | None = None  # the maker's name of the board, where that matters: a Jetson
+    lacks: str | None = None  # why there is no GPU, where there is none
+    broken: str | None = None  # the driver's error, where it does not answer
+    notes: tuple[str, ...] = ()  # one sentence for each GPU that is present but cannot be used
+    source: str = "nothing"  # where this was read: NVML, nvidia-smi, the container engine, a file
 
     def usable_gpus(self) -> tuple[Gpu, ...]:
         """Return the GPUs. Raises MachineError where the driver is broken: using the CPU would hide that."""

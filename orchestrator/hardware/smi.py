@@ -9,8 +9,7 @@ from pathlib import Path
 
 from orchestrator.hardware.machine import Gpu, Machine
 
-_NO_DEVICES = 6
-"""nvidia-smi's exit code for a driver without a GPU."""
+_NO_DEVICES = 6  # nvidia-smi's exit code for a driver without a GPU
 _QUERY = "index,uuid,name,memory.total,memory.free,compute_cap,driver_version"
 _WSL = "/usr/lib/wsl/lib/nvidia-smi"
 

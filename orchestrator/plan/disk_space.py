@@ -14,8 +14,7 @@ from orchestrator.system.free_space import GB, Need
 
 UNDECLARED_GB = {"cpu": 1.0, "cuda": 6.0}
 """Size of a variant whose stack.yaml has no size_gb: CUDA's libraries alone are 3 to 4 GB."""
-OUTPUT_BYTES = 32_000
-"""Per image, shards and predictions together: 13 kB were measured with 20 instances an image."""
+OUTPUT_BYTES = 32_000  # per image, shards and predictions together: 13 kB were measured with 20 instances an image
 
 
 def build_needs(stack: StackEntry, variant: str, runtime: Runtime, options: BuildOptions) -> Iterator[Need]:

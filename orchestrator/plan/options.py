@@ -51,12 +51,10 @@ class CommonOptions(BaseModel):
     max_detections: AtLeastOne | None = None
     batch_size: AtLeastOne | None = None
     shard_size: AtLeastOne | None = None
-    workers: AtLeastOne | None = None
-    """None: one on the CPU, one per GPU."""
+    workers: AtLeastOne | None = None  # none: one on the CPU, one per GPU
     workers_per_gpu: Annotated[int | Literal["auto"] | None, BeforeValidator(_parse_workers_per_gpu)] = None
     """"auto": as many as fit into the GPU's free memory, where the model states how much it needs."""
-    wait: bool = True
-    """Wait while other runs use all GPUs; on a cluster, until the run is complete."""
+    wait: bool = True  # wait while other runs use all GPUs; on a cluster, until the run is complete
     threads: AtLeastOne | None = None
     user: Annotated[tuple[int, int] | None, BeforeValidator(_parse_user)] = None
     """Uid and gid of workers in containers; None: the caller's, nobody's for root."""
@@ -68,8 +66,7 @@ class CommonOptions(BaseModel):
     out_size: Size = None
     """Bytes of results that a worker may have under way."""
     offline: bool = False
-    warm: bool | None = None
-    """True: only warm workers; False: none; None: warm workers where fitting ones are up."""
+    warm: bool | None = None  # true: only warm workers; False: none; None: warm workers where fitting ones are up
     spool: Path | None = None
 
     @property
@@ -92,10 +89,7 @@ class RunOptions(CommonOptions):
     images: Sequence[str]
     out: Path | None = None
     image_root: Path | None = None
-    settings: Sequence[str] = ()
-    """Settings of the model, NAME=VALUE."""
-    executor_settings: tuple[str, ...] = ()
-    """Settings of the executor, KEY=VALUE; the executor checks them."""
+    settings: Sequence[str] = ()  # settings of the model, NAME=VALUE
+    executor_settings: tuple[str, ...] = ()  # settings of the executor, KEY=VALUE; the executor checks them
     build: BuildOptions = BuildOptions()
-    weights_folder: Path | None = None
-    """Use the weights in this folder instead of those in the cache."""
+    weights_folder: Path | None = None  # use the weights in this folder instead of those in the cache

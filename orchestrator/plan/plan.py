@@ -100,8 +100,4 @@ class Plan:
 
     def native(self) -> dict[str, Any]:
         native = self.entry.spec.native
-        return {
-            "box_order": native.box_order,
-            "class_base": native.class_base,
-            "class_map": list(self.entry.class_map),
-        }
+        return {"box_order": native.box_order, "class_base": native.class_base, "class_map": list(self.entry.class_map)}

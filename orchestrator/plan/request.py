@@ -15,10 +15,8 @@ from orchestrator.errors import UsageError
 from orchestrator.inputs.sources import expand_user
 from orchestrator.plan.options import RunOptions
 
-AUTO = "auto"
-"""Variant and device of a request until a node of the cluster has chosen them."""
-MAX_PIXELS = 250_000_000
-"""Larger images fail instead of being decoded."""
+AUTO = "auto"  # variant and device of a request until a node of the cluster has chosen them
+MAX_PIXELS = 250_000_000  # larger images fail instead of being decoded
 
 
 @dataclass(frozen=True)
@@ -30,8 +28,7 @@ class Request:
     image_root: str | None
     runtime: str
     variant: str
-    device: str
-    """"cpu" or "cuda". Which GPUs are used changes no result; run.json records them beside the request."""
+    device: str  # "cpu" or "cuda". Which GPUs are used changes no result; run.json records them beside the request.
     exif: str
     score_threshold: float | None
     max_detections: int | None

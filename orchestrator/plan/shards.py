@@ -14,12 +14,10 @@ if TYPE_CHECKING:
     from orchestrator.predictions.shard_check import ShardRules
 
 USUAL_SHARD = 64
-MANY_SHARDS = 128
-"""Shards of a usual run: enough to keep eight workers busy until the end; see bench/many_gpus.py."""
+MANY_SHARDS = 128  # shards of a usual run: enough to keep eight workers busy until the end; see bench/many_gpus.py
 FEW_IMAGES, FEW_SHARDS = 4, 16
 """A shard has its own cost: shards are not smaller than FEW_IMAGES unless there would be fewer than FEW_SHARDS."""
-MOST_SHARDS = 4096
-"""Most shards of a run: network file systems are slow with more files in a folder."""
+MOST_SHARDS = 4096  # most shards of a run: network file systems are slow with more files in a folder
 
 
 def default_shard_size(images: int, batch_size: int = 1) -> int:

@@ -66,10 +66,7 @@ def choose_colour(category: int) -> Colour:
 
 
 def draw_predictions(
-    pixels: NDArray[np.uint8],
-    record: Record,
-    categories: Sequence[Mapping[str, Any]],
-    min_score: float = 0.5,
+    pixels: NDArray[np.uint8], record: Record, categories: Sequence[Mapping[str, Any]], min_score: float = 0.5
 ) -> Image.Image:
     """Draw the record's instances of at least `min_score` over the image (H,W,3), the best one on top.
 
@@ -98,11 +95,7 @@ def draw_predictions(
 
 
 def draw_run(
-    predictions: Predictions,
-    find_image: Callable[[str], Path],
-    folder: Path,
-    min_score: float = 0.5,
-    exif: bool = True,
+    predictions: Predictions, find_image: Callable[[str], Path], folder: Path, min_score: float = 0.5, exif: bool = True
 ) -> list[Path]:
     """Draw every predicted image as `folder`/<relative path>.png; return those paths.
 

@@ -108,11 +108,8 @@ def build_inputs(stack: StackEntry, variant: str, options: BuildOptions) -> Buil
     if build_lock is not None:
         files[BUILD_LOCK_NAME] = build_lock
     given = options.build_args or {}
-    arguments = {
-        "BASE_IMAGE": options.base_image or spec.base_image,
-        **_default_arguments(stack, variant, given),
-        **given,
-    }
+    defaults = _default_arguments(stack, variant, given)
+    arguments = {"BASE_IMAGE": options.base_image or spec.base_image, **defaults, **given}
     return BuildInputs(
         stack.name, variant, stack.dockerfile, lock, files, arguments, stack.spec.sources, spec.device == "cuda"
     )

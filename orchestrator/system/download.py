@@ -16,8 +16,7 @@ from orchestrator.system.free_space import Need, require_space
 if TYPE_CHECKING:
     import requests
 
-ATTEMPTS = 4
-"""Failures in a row, without a new byte between them, that end a download."""
+ATTEMPTS = 4  # failures in a row, without a new byte between them, that end a download
 TIMEOUT = (20, 60)  # seconds to connect, and between two blocks
 RESERVE_BYTES = 64 << 20
 RESUME_HINT = "type the same command again: it resumes"

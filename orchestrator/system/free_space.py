@@ -12,8 +12,7 @@ from orchestrator.errors import MachineError
 
 SKIP = "ORCH_SKIP_DISK_CHECK"
 GB = 10**9
-RESERVE = GB // 4
-"""Bytes left free on every disk, for logs, locks and the machine itself."""
+RESERVE = GB // 4  # bytes left free on every disk, for logs, locks and the machine itself
 HINT = f"orch prune --dry-run shows what orch could remove; $ORCH_HOME moves its cache; {SKIP}=1 skips this check"
 
 
@@ -26,7 +25,7 @@ class Need:
     what: str
 
 
-def require_space(needs: Sequence[Need], purpose: str, *, reserve: int = RESERVE, hint: str = HINT) -> None:
+def require_space(needs: Sequence[Need], purpose: str, *, reserve: int = RESERVE) -> None:
     """Raise MachineError, with the numbers, where a disk has too little for all that goes to it.
 
     `reserve` bytes stay free on each disk.
@@ -39,7 +38,7 @@ def require_space(needs: Sequence[Need], purpose: str, *, reserve: int = RESERVE
         disks.setdefault(folder.stat().st_dev, (folder, []))[1].append(need)
     short = [line for folder, wanted in disks.values() if (line := _shortage(folder, wanted, reserve)) is not None]
     if short:
-        raise MachineError(f"not enough disk space for {purpose}", why="\n".join(short), hint=hint)
+        raise MachineError(f"not enough disk space for {purpose}", why="\n".join(short), hint=HINT)
 
 
 def _shortage(folder: Path, needs: Sequence[Need], reserve: int) -> str | None:

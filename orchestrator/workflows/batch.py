@@ -20,8 +20,7 @@ from orchestrator.system.signals import StopRequests, share_signals
 from orchestrator.system.subprocesses import terminate_subprocesses
 from orchestrator.workflows.run import run_model
 
-READY_SECONDS = 5.0
-"""A run that prepares for longer than this has no share of the GPUs until it is ready to predict."""
+READY_SECONDS = 5.0  # a run that prepares for longer than this has no share of the GPUs until it is ready to predict
 CHECK_SECONDS = 0.1
 
 
@@ -53,9 +52,7 @@ def run_batch(requests: Sequence[RunRequest], display: BatchDisplay) -> dict[str
             except BaseException as error:
                 bugs.append(error)
 
-        threads = [
-            threading.Thread(target=work, args=(request,), name=request.name, daemon=True) for request in requests
-        ]
+        threads = [threading.Thread(target=work, args=(one,), name=one.name, daemon=True) for one in requests]
         state.started.update({request.name: time.monotonic() for request in requests})
         for thread in threads:
             thread.start()
@@ -98,16 +95,13 @@ class BatchState:
     def __init__(self, stop: StopRequests) -> None:
         self.stop = stop
         self.cpu = threading.Lock()
-        self.started: dict[str, float] = {}
-        """Start of each run that has not ended, on the monotonic clock."""
-        self.on_gpus: set[str] = set()
-        """Runs that predict on GPUs, or wait for one."""
+        self.started: dict[str, float] = {}  # start of each run that has not ended, on the monotonic clock
+        self.on_gpus: set[str] = set()  # runs that predict on GPUs, or wait for one
         self._off_gpus: set[str] = set()
         self._stacks: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
 
     def check(self) -> None:
-        """Raise Interrupted if the user stopped the command."""
         if self.stop.count:
             raise Interrupted("stopped")
 
@@ -128,12 +122,9 @@ class BatchState:
     def count_claims(self) -> int:
         """Return the number of runs that use GPUs now or will in a moment; those that build for long do not count."""
         now = time.monotonic()
-        preparing = [
-            name
-            for name, started in dict(self.started).items()
-            if name not in self.on_gpus | self._off_gpus and now - started < READY_SECONDS
-        ]
-        return len(self.on_gpus) + len(preparing)
+        ready = self.on_gpus | self._off_gpus
+        starts = [started for name, started in dict(self.started).items() if name not in ready]
+        return len(self.on_gpus) + sum(now - started < READY_SECONDS for started in starts)
 
     @contextmanager
     def hold(self, lock: threading.Lock) -> Iterator[None]:
@@ -181,15 +172,9 @@ class BatchSharing:
 
 def find_runnable(catalog: Catalog, options: RunOptions) -> tuple[list[ModelEntry], dict[str, str]]:
     """Return the models that can run on this machine without further steps, and why each of the others cannot."""
-    runnable: list[ModelEntry] = []
-    reasons: dict[str, str] = {}
-    for entry in catalog.models.values():
-        reason = _why_not(entry, options)
-        if reason is None:
-            runnable.append(entry)
-        else:
-            reasons[entry.name] = reason
-    return runnable, reasons
+    reasons = {name: _why_not(entry, options) for name, entry in catalog.models.items()}
+    runnable = [catalog.models[name] for name, reason in reasons.items() if reason is None]
+    return runnable, {name: reason for name, reason in reasons.items() if reason is not None}
 
 
 def _why_not(entry: ModelEntry, options: RunOptions) -> str | None:

@@ -29,12 +29,9 @@ class Candidate:
     why: str
     say: Report
     is_last: bool = True
-    warm: WarmRuntime | None = None
-    """The runtime, where its workers were up before the run."""
-    threads: int | None = None
-    """Threads of those workers."""
-    refusal: OrchError | None = None
-    """Why it did not suit."""
+    warm: WarmRuntime | None = None  # the runtime, where its workers were up before the run
+    threads: int | None = None  # threads of those workers
+    refusal: OrchError | None = None  # why it did not suit
 
     def paths(self, paths: RunPaths) -> RunPaths:
         """Return `paths` with the job folders where this runtime has them."""

@@ -32,11 +32,9 @@ class Compared:
 
     @property
     def exit_code(self) -> int:
-        """Return the highest exit code of the errors."""
         return max((error.exit_code for error in self.errors), default=EXIT_OK)
 
     def as_json(self) -> dict[str, Any]:
-        """Return what --json prints."""
         return {
             "comparison": None if self.comparison is None else make_document(self.comparison),
             "written": [str(path) for path in self.written],
@@ -50,7 +48,7 @@ def compare_and_report(file: ComparisonFile, results: Mapping[str, RunResult], d
     While a run is interrupted, or continues on a cluster, nothing is compared: it has to be resumed first.
     """
     complete = [one.paths.root for one in results.values() if isinstance(one, Outcome) and one.complete]
-    if any(_is_unfinished(one) for one in results.values()):
+    if any(not one.complete if isinstance(one, Outcome) else isinstance(one, Interrupted) for one in results.values()):
         return Compared(None, (), ())
     comparison: Comparison | None = None
     written: list[Path] = []
@@ -66,10 +64,6 @@ def compare_and_report(file: ComparisonFile, results: Mapping[str, RunResult], d
         except OrchError as error:
             errors.append(error)
     return Compared(comparison, tuple(written), tuple(errors))
-
-
-def _is_unfinished(result: RunResult) -> bool:
-    return isinstance(result, Interrupted) or (isinstance(result, Outcome) and not result.complete)
 
 
 def _compare(file: ComparisonFile, complete: list[Path], written: list[Path], display: Display) -> Comparison:

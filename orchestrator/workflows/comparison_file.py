@@ -83,15 +83,11 @@ class ReportSpec(Spec):
 class ComparisonSpec(Spec):
     """One orch.yaml. Paths are relative to its folder."""
 
-    models: Annotated[
-        tuple[Annotated[ModelSpec, BeforeValidator(_as_mapping)], ...],
-        AfterValidator(_refuse_empty),
-    ]
+    models: Annotated[tuple[Annotated[ModelSpec, BeforeValidator(_as_mapping)], ...], AfterValidator(_refuse_empty)]
     images: Annotated[tuple[str, ...], BeforeValidator(_as_list), AfterValidator(_refuse_empty)]
     image_root: str | None = None
     annotations: str | None = None
-    out: str | None = None
-    """Folder of all results; by default the file's name without its suffix, with -result."""
+    out: str | None = None  # folder of all results; by default the file's name without its suffix, with -result
     run: RunSpec = RunSpec()
     compare: CompareSpec = CompareSpec()
     report: ReportSpec | Literal[False] = ReportSpec()

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tempfile
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +32,7 @@ from orchestrator.system.signals import raise_on_sigterm
 
 SCRIPT_NAME = "convert/convert.py"
 LOCK_NAME = "convert.lock"
-PYTHONS = ("3.11", "3.10", "3.12")
-"""Versions that PyTorch 2.2 and numpy 1.26 have wheels for."""
+PYTHONS = ("3.11", "3.10", "3.12")  # versions that PyTorch 2.2 and numpy 1.26 have wheels for
 ENVIRONMENT_BYTES = 5 << 30
 """Measured: 4.3 GB, most of it CUDA libraries, without which PyTorch's wheel cannot be imported."""
 ONNX_BYTES = 256 << 20
@@ -67,7 +67,6 @@ class Converted:
     added: Stored | None
 
     def as_json(self) -> dict[str, Any]:
-        """Return what --json prints."""
         return {
             "model": self.model.name,
             "onnx": str(self.onnx),
@@ -98,9 +97,16 @@ def convert_checkpoint(stack: StackEntry, options: ConvertOptions, display: Disp
     target = options.onnx.absolute()
     try:
         with raise_on_sigterm(KeyboardInterrupt()), replace_path(target) as aside:
-            job = _job(stack, options, aside)
+            models = {name: ModelEntry(name, spec, stack) for name, spec in stack.spec.models.items()}
+            job = {
+                "checkpoint": str(options.checkpoint.absolute()),
+                "onnx": str(aside),
+                "model": None if options.model is None else options.model.name,
+                "models": {name: len(entry.class_map) + 1 for name, entry in models.items()},
+                "trust": options.trust,
+            }
             details = run_script(command, job, _script_environment(stack), log, display.detail)
-            model = _models(stack)[details["model"]]
+            model = models[details["model"]]
             if target.exists() and not options.force:  # another program wrote it meanwhile
                 raise _exists(target)
     except KeyboardInterrupt:
@@ -152,8 +158,7 @@ def _require_usable(options: ConvertOptions) -> None:
     """Check all that can be checked without the environment. Raises UsageError."""
     checkpoint, onnx = options.checkpoint, options.onnx
     if not checkpoint.is_file():
-        why = "it is not a file" if checkpoint.exists() else None
-        raise UsageError(f"no checkpoint at {checkpoint}", why=why)
+        raise UsageError(f"no checkpoint at {checkpoint}", why="it is not a file" if checkpoint.exists() else None)
     problem = checkpoint_problem(checkpoint)
     if problem is not None:
         raise UsageError(f"{checkpoint} is not a complete checkpoint", why=problem)
@@ -180,20 +185,6 @@ def _require_space(environment: Path, options: ConvertOptions) -> None:
     require_space(needs, "the conversion")
 
 
-def _models(stack: StackEntry) -> dict[str, ModelEntry]:
-    return {name: ModelEntry(name, spec, stack) for name, spec in stack.spec.models.items()}
-
-
-def _job(stack: StackEntry, options: ConvertOptions, aside: Path) -> dict[str, Any]:
-    return {
-        "checkpoint": str(options.checkpoint.absolute()),
-        "onnx": str(aside),
-        "model": None if options.model is None else options.model.name,
-        "models": {name: len(entry.class_map) + 1 for name, entry in _models(stack).items()},
-        "trust": options.trust,
-    }
-
-
 def _script_environment(stack: StackEntry) -> dict[str, str]:
     """Return a worker's environment variables, without GPUs: the conversion then gives the same bytes everywhere."""
     cache = worker_cache_folder(stack.name, "convert")
@@ -211,11 +202,13 @@ def run_script(
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     last = ""
-    with log.open("a", encoding="utf-8") as stream:
+    with log.open("a", encoding="utf-8") as stream, tempfile.TemporaryFile("w+") as job_file:
+        json.dump(job, job_file)
+        job_file.seek(0)
         try:
             process = subprocess.Popen(
                 command,
-                stdin=subprocess.PIPE,
+                stdin=job_file,
                 stdout=subprocess.PIPE,
                 stderr=stream,
                 encoding="utf-8",
@@ -224,34 +217,18 @@ def run_script(
             )
         except OSError as error:
             raise MachineError("cannot start the conversion", why=str(error), log=log) from error
-        try:
-            for last in _conversation(process, json.dumps(job)):
-                stream.write(last)
-                stream.flush()
-                if not last.startswith("{"):
-                    report(last.rstrip())
-            code = process.wait()
-        finally:
-            _end(process)
+        with process:  # waits for it and closes its output
+            assert process.stdout is not None
+            try:
+                for last in process.stdout:
+                    stream.write(last)
+                    stream.flush()
+                    if not last.startswith("{"):
+                        report(last.rstrip())
+                code = process.wait()
+            finally:
+                process.kill()
     return _result(code, last, log)
-
-
-def _conversation(process: subprocess.Popen[str], job: str) -> Iterator[str]:
-    assert process.stdin is not None
-    assert process.stdout is not None
-    with suppress(BrokenPipeError):  # it ended before it read; its exit status tells how
-        process.stdin.write(job)
-        process.stdin.close()
-    yield from process.stdout
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    process.kill()
-    process.wait()
-    for stream in (process.stdin, process.stdout):
-        if stream is not None:
-            with suppress(BrokenPipeError):
-                stream.close()
 
 
 def _result(code: int, last: str, log: Path) -> dict[str, Any]:

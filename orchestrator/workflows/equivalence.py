@@ -37,7 +37,6 @@ class Equivalence:
     record: Path
 
     def as_json(self) -> dict[str, Any]:
-        """Return what --json prints."""
         return {
             "model": self.model,
             "variants": list(self.variants),
@@ -90,10 +89,9 @@ def check_equivalence(
 
 
 def _check_variants(entry: ModelEntry, variants: Sequence[str]) -> tuple[str, str]:
-    """Return the two variants. Raises UsageError."""
     if len(variants) != 2 or variants[0] == variants[1]:
-        known = ", ".join(entry.stack.spec.variants)
-        raise UsageError("give two variants to compare", why=f"{entry.stack.name} has {known}", hint="--variants A,B")
+        why = f"{entry.stack.name} has {', '.join(entry.stack.spec.variants)}"
+        raise UsageError("give two variants to compare", why=why, hint="--variants A,B")
     for name in variants:
         find_variant(entry.stack, name)
     return variants[0], variants[1]

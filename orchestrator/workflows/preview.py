@@ -7,13 +7,13 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from orchestrator.catalog.loader import ModelEntry, StackEntry
+from orchestrator.catalog.loader import ModelEntry
 from orchestrator.catalog.weights import weights_state
 from orchestrator.errors import OrchError, UsageError
 from orchestrator.hardware import Gpu, Machine, Selection, check_compatibility, choose_variant, gpus_of
 from orchestrator.hardware.compatibility import How
 from orchestrator.hardware.devices import device_kind
-from orchestrator.runtimes.base import BuildOptions, Runtime
+from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.built import apply_gpu_code
 from orchestrator.runtimes.limits import Limits
 from orchestrator.runtimes.registry import choose_runtime
@@ -23,15 +23,12 @@ from orchestrator.runtimes.registry import choose_runtime
 class VariantRow:
     """How one variant runs on one device."""
 
-    device: str
-    """"cpu", a GPU's number for --device, or "cuda" where there is no GPU."""
-    name: str
-    """The device's name."""
+    device: str  # "cpu", a GPU's number for --device, or "cuda" where there is no GPU
+    name: str  # the device's name
     variant: str
     runs: How
     why: str
-    minutes: int | None = None
-    """Minutes that the first start takes, where that is known."""
+    minutes: int | None = None  # minutes that the first start takes, where that is known
     on_request: bool = False
 
 
@@ -62,8 +59,7 @@ class WeightsPreview:
 
     key: str
     file: str
-    state: str
-    """"present", "missing", "changed" or "in the image"."""
+    state: str  # "present", "missing", "changed" or "in the image"
     least: int | None = None
     most: int | None = None
     by_hand: bool = False
@@ -97,10 +93,8 @@ class RunPreview:
     runtime: str | None = None
     why_runtime: str | None = None
     environment: EnvironmentPreview | None = None
-    workers: Limits | None = None
-    """What each worker may use; None where no runtime is known."""
-    error: OrchError | None = None
-    """The error that `orch run` would end with."""
+    workers: Limits | None = None  # what each worker may use; None where no runtime is known
+    error: OrchError | None = None  # the error that `orch run` would end with
 
     @property
     def exit_code(self) -> int:
@@ -140,7 +134,11 @@ def preview_run(
         raise
     except OrchError as error:
         return RunPreview(variants, weights, error=error)
-    environment = _preview_environment(entry.stack, variants.selection.variant, chosen)
+    environment = None
+    name = variants.selection.variant
+    with suppress(OrchError):
+        location = chosen.locate(entry.stack, name, BuildOptions())
+        environment = EnvironmentPreview(chosen.name, name, location.path, location.is_built)
     return RunPreview(variants, weights, chosen.name, why, environment, workers)
 
 
@@ -151,16 +149,15 @@ def preview_variants(
     stack = entry.stack
     if device is not None:
         device_kind(device)
-    selection: Selection | None = None
-    error: OrchError | None = None
+    rows = tuple(_rows(entry, machine))
     try:
         gpus = gpus_of(machine, stack, device, variant)
         selection = choose_variant(stack, variant, device, gpus, entry.spec.gpu_memory)
     except UsageError:
         raise
-    except OrchError as refusal:
-        error = refusal
-    return VariantPreview(entry.name, stack.name, machine, tuple(_rows(entry, machine)), selection, error)
+    except OrchError as error:
+        return VariantPreview(entry.name, stack.name, machine, rows, None, error)
+    return VariantPreview(entry.name, stack.name, machine, rows, selection, None)
 
 
 def _rows(entry: ModelEntry, machine: Machine) -> Iterator[VariantRow]:
@@ -184,14 +181,6 @@ def _preview_weights(entry: ModelEntry) -> Iterator[WeightsPreview]:
         least, most = (spec.size, spec.size) if spec.size is not None else spec.size_range or (None, None)
         state = weights_state(entry, key)
         yield WeightsPreview(key, spec.file, state, least, most, spec.manual is not None)
-
-
-def _preview_environment(stack: StackEntry, variant: str, runtime: Runtime) -> EnvironmentPreview | None:
-    """Return what `orch run` would start workers in; None where that is unknown."""
-    with suppress(OrchError):
-        location = runtime.locate(stack, variant, BuildOptions())
-        return EnvironmentPreview(runtime.name, variant, location.path, location.is_built)
-    return None
 
 
 def name_gpus(gpus: tuple[Gpu, ...], devices: tuple[str, ...]) -> list[str]:

@@ -48,7 +48,8 @@ def run_model(entry: ModelEntry, options: RunOptions, display: Display, sharing:
         )
     choice, gpus = executor.select(entry, options.variant, options.device)
     request = make_request(entry, options, options.runtime, choice.variant, choice.device)
-    root = RunPaths(_run_folder(request, options).absolute())
+    folder = options.out or Path("runs") / f"{request.model}-{request.short_digest(options.runtime)}"
+    root = RunPaths(folder.absolute())
     choice = _resume_choice(choice, root)
     for candidate in runtime_candidates(entry, options, choice, root, display.say):
         runtime, paths = candidate.runtime, candidate.paths(root)
@@ -112,10 +113,6 @@ def _find_outcome(paths: RunPaths, display: Display) -> Outcome | None:
         display.say(f"{damaged}; collecting the shards again")
         paths.summary.unlink()  # whatever it is, only what is collected now may take its place
     return outcome
-
-
-def _run_folder(request: Request, options: RunOptions) -> Path:
-    return options.out or Path("runs") / f"{request.model}-{request.short_digest(options.runtime)}"
 
 
 def _resume_choice(choice: Selection, paths: RunPaths) -> Selection:

@@ -46,11 +46,9 @@ class SelfTest:
 
     outcome: Outcome
     random_weights: bool
-    instances: tuple[tuple[str, int], ...]
-    """File name of each photograph, and the number of instances in it."""
+    instances: tuple[tuple[str, int], ...]  # file name of each photograph, and the number of instances in it
 
     def as_json(self) -> dict[str, Any]:
-        """Return what --json prints."""
         return {
             "passed": True,
             "random_weights": self.random_weights,

@@ -52,11 +52,7 @@ class _Level:
     """The detections at one threshold, by category and descending score."""
 
     def __init__(
-        self,
-        category: NDArray[np.int64],
-        right: NDArray[np.bool_],
-        ignored: NDArray[np.bool_],
-        categories: int,
+        self, category: NDArray[np.int64], right: NDArray[np.bool_], ignored: NDArray[np.bool_], categories: int
     ) -> None:
         self._right = np.flatnonzero(right)
         self._kind = category[self._right]

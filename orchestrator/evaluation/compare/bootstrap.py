@@ -30,11 +30,7 @@ class Interval:
 
 
 def compute_intervals(
-    runs: Sequence[ResampledPrecision],
-    images: int,
-    weights: NDArray[np.float64],
-    resamples: int,
-    seed: int,
+    runs: Sequence[ResampledPrecision], images: int, weights: NDArray[np.float64], resamples: int, seed: int
 ) -> list[dict[str, Interval]]:
     """Return for each run but the first the intervals of RESAMPLED; empty without annotations.
 

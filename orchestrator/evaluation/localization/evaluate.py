@@ -11,12 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from orchestrator.errors import PredictionsError, UsageError
-from orchestrator.evaluation.localization.ground_truth import (
-    TrueMask,
-    find_positions,
-    read_masks,
-    read_recorded_masks,
-)
+from orchestrator.evaluation.localization.ground_truth import TrueMask, find_positions, read_masks, read_recorded_masks
 from orchestrator.evaluation.localization.metrics import (
     Localization,
     compute_image_figures,

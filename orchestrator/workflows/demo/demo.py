@@ -24,8 +24,7 @@ from orchestrator.workflows.demo.photographs import fetch_photographs
 from orchestrator.workflows.demo.scenes import write_scenes
 from orchestrator.workflows.run import run_model
 
-FIRST_SEED = 1_000_000
-"""Training used smaller seeds: the model has not seen these scenes."""
+FIRST_SEED = 1_000_000  # training used smaller seeds: the model has not seen these scenes
 SHEET = 12
 
 
@@ -40,7 +39,6 @@ class DemoResult:
     pictures: tuple[Path, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """Return what --json prints."""
         runs = {"garments-tiny": self.garments.summary, "ppocr-det": self.textlines.summary}
         return {
             "folder": str(self.folder),
@@ -50,11 +48,10 @@ class DemoResult:
         }
 
     def text(self) -> str:
-        """Return the result as text."""
+        annotations = _annotations(self.folder, self.metrics.images)
         lines = ["", "Two stacks, two environments, one format:"]
         for outcome in (self.garments, self.textlines):
-            summary = outcome.summary
-            versions = summary["versions"]
+            summary, versions = outcome.summary, outcome.summary["versions"]
             pins = ", ".join(f"{name} {versions[name]}" for name in ("numpy", "onnxruntime") if name in versions)
             lines.append(
                 f"  {summary['model']:<14} {summary['images']:>4} images {summary['instances']:>5} instances   {pins}"
@@ -69,14 +66,11 @@ class DemoResult:
             f"              {self.textlines.paths.predictions}",
             *(f"{'pictures' if number == 0 else '':<13} {path}" for number, path in enumerate(self.pictures)),
             "",
-            f"next: {_orch()} report {self.garments.paths.root} --annotations {self._annotations()}",
+            f"next: {_orch()} report {self.garments.paths.root} --annotations {annotations}",
             f"      {_orch()} inspect {self.textlines.paths.root}",
             f"      {_orch()} run --model ppocr-det --images YOUR-PHOTOS/",
         ]
         return "\n".join(lines)
-
-    def _annotations(self) -> Path:
-        return _annotations(self.folder, self.metrics.images)
 
 
 def run_demo(folder: Path, runtime: str, scenes: int, display: Display) -> DemoResult:

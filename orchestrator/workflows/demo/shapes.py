@@ -134,13 +134,11 @@ def _shoe(rng: np.random.Generator) -> Shape:
         (-0.47, top), (-0.18, top - _between(rng, 0.0, 0.05)), (-0.11, top + 0.16), (0.1, 0.02), (0.36, 0.1),
         (0.49, 0.24), (0.5, 0.42), (0.3, 0.45), (-0.1, 0.45), (-0.5, 0.45), (-0.5, 0.1),
     ]  # fmt: skip
-    laces = tuple(
-        Stroke(
-            _points([(-0.16 + 0.09 * step, top + 0.14 + 0.09 * step), (-0.02 + 0.09 * step, 0.04 + 0.05 * step)]),
-            0.02,
-        )
+    lace_ends = (
+        [(-0.16 + 0.09 * step, top + 0.14 + 0.09 * step), (-0.02 + 0.09 * step, 0.04 + 0.05 * step)]
         for step in range(3)
     )
+    laces = tuple(Stroke(_points(ends), 0.02) for ends in lace_ends)
     sole = (_rectangle(-0.55, 0.33, 0.55, 0.6),) if rng.random() < 0.85 else ()
     aspect = _between(rng, 0.95, 1.2) if boot else _between(rng, 1.35, 1.85)
     return Shape(_rounded(outline), aspect, panels=sole, seams=laces)
@@ -176,13 +174,7 @@ def _hat(rng: np.random.Generator) -> Shape:
         (crown, brim - 0.02), (0.5, brim + 0.1), (0.5, brim + 0.18), (0.1, brim + 0.1), (-crown, brim + 0.1),
     ]  # fmt: skip
     peak = _points(
-        [
-            (crown * 0.3, brim),
-            (crown, brim - 0.02),
-            (0.55, brim + 0.08),
-            (0.55, brim + 0.3),
-            (0.1, brim + 0.3),
-        ]
+        [(crown * 0.3, brim), (crown, brim - 0.02), (0.55, brim + 0.08), (0.55, brim + 0.3), (0.1, brim + 0.3)]
     )
     seam = Stroke(_arc((0.0, brim), (crown * 0.45, 0.45 + brim), 1.0, 2.0), 0.008)
     return Shape(_rounded(outline), _between(rng, 1.3, 1.65), panels=(peak,), seams=(seam,))

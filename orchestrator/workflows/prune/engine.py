@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any
 
-from orchestrator.catalog.loader import Catalog, StackEntry
+from orchestrator.catalog.loader import Catalog
 from orchestrator.errors import MachineError, OrchError
 from orchestrator.hardware.gpu_code import LABEL
 from orchestrator.runtimes.base import BuildOptions
@@ -17,8 +18,7 @@ from orchestrator.runtimes.build_inputs import image_alias, image_inputs
 from orchestrator.system.container_engine import Engine, connect
 from orchestrator.workflows.prune.leftovers import Leftover, Scope
 
-SETTLED_SECONDS = 600
-"""A container that ended more recently may still be read by its run."""
+SETTLED_SECONDS = 600  # a container that ended more recently may still be read by its run
 ENDED = ("exited", "dead", "created")
 
 
@@ -30,8 +30,7 @@ class EngineImage:
     tags: tuple[str, ...]
     labels: Mapping[str, str]
     bytes: int
-    made: float = 0
-    """Seconds since the epoch."""
+    made: float = 0  # seconds since the epoch
 
     def label(self, name: str) -> str:
         """Return the value of one of orch's labels; empty where it is missing."""
@@ -63,18 +62,12 @@ def current_variants(catalog: Catalog) -> dict[tuple[str, str], CurrentVariant]:
     current: dict[tuple[str, str], CurrentVariant] = {}
     for stack in catalog.stacks.values():
         for name in stack.spec.variants:
-            try:
-                current[stack.name, name] = _current_variant(stack, name)
-            except (OrchError, OSError):
-                continue
+            declared = stack.spec.variants[name].build_args
+            unset = {argument: "" for argument, spec in declared.items() if spec.default is None}
+            with suppress(OrchError, OSError):
+                inputs = image_inputs(stack, name, BuildOptions(build_args=unset))
+                current[stack.name, name] = CurrentVariant(inputs.identity, inputs.content)
     return current
-
-
-def _current_variant(stack: StackEntry, variant: str) -> CurrentVariant:
-    spec = stack.spec.variants[variant]
-    unset = {name: "" for name, argument in spec.build_args.items() if argument.default is None}
-    inputs = image_inputs(stack, variant, BuildOptions(build_args=unset))
-    return CurrentVariant(inputs.identity, inputs.content)
 
 
 def why_unneeded(
@@ -92,12 +85,9 @@ def why_unneeded(
     if now is not None:
         same = now.content == image.label("content") or now.identity == image.label("identity")
         return None if same else f"an older {variant} of {stack}"
-    return f"{stack} has no variant {variant} any more" if _is_variant_removed(catalog, stack, variant) else None
-
-
-def _is_variant_removed(catalog: Catalog, stack: str, variant: str) -> bool:
-    """Return whether a known stack lacks the variant; unknown stacks may be in another --stacks folder."""
-    return stack in catalog.stacks and variant not in catalog.stacks[stack].spec.variants
+    # An unknown stack may be in another --stacks folder.
+    is_removed = stack in catalog.stacks and variant not in catalog.stacks[stack].spec.variants
+    return f"{stack} has no variant {variant} any more" if is_removed else None
 
 
 def engine_leftovers(catalog: Catalog, scope: Scope) -> tuple[list[Leftover], list[str]]:

@@ -106,7 +106,7 @@ def _logs(catalog: Catalog, scope: Scope) -> Iterator[Leftover]:
         stack = _by_prefix(path.name.removeprefix("orch-"), catalog)
         if path.is_file() and scope.covers(stack) and (scope.everything or age > LOG_DAYS):
             why = "--all" if scope.everything else f"{age:.0f} days old"
-            yield Leftover("log", str(path), state.st_size, why, partial(_remove_file, path))
+            yield Leftover("log", str(path), state.st_size, why, partial(path.unlink, missing_ok=True))
 
 
 def _worker_caches(catalog: Catalog, scope: Scope) -> Iterator[Leftover]:
@@ -131,18 +131,13 @@ def _remove_folder(folder: Path, lock: Path) -> str | None:
     if any(os.fsencode(f"{folder}/") in command for command in _commands()):
         return "a process uses it"
     aside = folder if folder.name.startswith(ASIDE) else folder.with_name(f"{ASIDE}{folder.name}")
-    try:
-        with hold_lock(lock, wait=False) as acquired:
-            if not acquired:
-                return "another orch process is using it"
-            if aside != folder:
-                shutil.rmtree(aside, ignore_errors=True)
-                folder.rename(aside)
-            shutil.rmtree(aside)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        return error.strerror or str(error)
+    with suppress(FileNotFoundError), hold_lock(lock, wait=False) as acquired:
+        if not acquired:
+            return "another orch process is using it"
+        if aside != folder:
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
+        shutil.rmtree(aside)
     return None
 
 
@@ -150,18 +145,7 @@ def _remove_cache(folder: Path) -> str | None:
     """Remove a worker cache; return why not where workers are running that may write to it."""
     if any(_RUNNER in command for command in _commands()):
         return "workers are running on this machine"
-    try:
-        shutil.rmtree(folder)
-    except OSError as error:
-        return error.strerror or str(error)
-    return None
-
-
-def _remove_file(path: Path) -> str | None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        return error.strerror or str(error)
+    shutil.rmtree(folder)
     return None
 
 

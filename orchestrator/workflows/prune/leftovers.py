@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 DAY = 86400  # seconds
-Remove = Callable[[], str | None]
-"""Remove something; return the reason where it must be kept."""
+Remove = Callable[[], str | None]  # remove something; return the reason where it must be kept. Raises OSError.
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,10 @@ def remove_leftovers(leftovers: Sequence[Leftover]) -> Pruned:
     """Remove leftovers in order, so that an image follows the containers made from it."""
     removed, kept = [], []
     for one in leftovers:
-        reason = one.remove()
+        try:
+            reason = one.remove()
+        except OSError as error:
+            reason = error.strerror or str(error)
         if reason is None:
             removed.append(one)
         else:

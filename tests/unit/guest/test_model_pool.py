@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from orch_runner.serving.model_pool import Assignment, ModelPool
 
-
 START = Assignment(evict=[])
 """Start a process; nothing has to be unloaded for it."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,6 @@ from pydantic import ValidationError
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.inputs.collect import InputImage
 from orchestrator.plan.options import RunOptions
-from orchestrator.runtimes import readable
 from orchestrator.runtimes.docker import runtime as docker_runtime
 from orchestrator.runtimes.docker.runtime import DockerRuntime, isolation
 from orchestrator.runtimes.docker.user import NOBODY, container_user, folder_owner, worker_user
@@ -176,7 +176,7 @@ def test_a_caller_whose_workers_are_the_caller_copies_nothing(root: Path, tmp_pa
 def test_a_disk_without_room_for_copies_is_named(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shard = images(root, "secret.png")
     seen = ReadableImages([root], lambda number: shard, USER, tmp_path / "x", lambda number: False, lambda line: None)
-    monkeypatch.setattr(readable.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(MachineError, match="not enough disk space for copies") as caught:
         seen.images_of(0)
     assert "chmod -R o+rX" in str(caught.value.hint)
