@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import OrchError
-from orchestrator.predictions.collect import SHARD_FORMAT
+from orchestrator.predictions.collect import MAX_ERROR_LENGTH, SHARD_FORMAT
 from orchestrator.predictions.npz import NpzWriter, open_arrays
 from orchestrator.predictions.schema import FORMAT, SCHEMA, STATUS_FAILED
 from orchestrator.predictions.validation import check_arrays
@@ -31,9 +31,13 @@ class ShardFault(Exception):
     """
 
     def __init__(self, reason: str, images: Mapping[int, str] | None = None) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.images = dict(images or {})
+        self.reason = _one_line(reason)
+        super().__init__(self.reason)
+        self.images = {image: _one_line(why) for image, why in (images or {}).items()}
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:MAX_ERROR_LENGTH]
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,8 @@ def _check_content(arrays: Mapping[str, NDArray[Any]], rules: ShardRules) -> Sha
     pixels = sizes.astype(np.int64).prod(axis=1)
     for position in np.flatnonzero((pixels > rules.max_pixels) & (status != STATUS_FAILED)).tolist():
         by_image.setdefault(position, f"image_size: more than {rules.max_pixels} pixels")
+    for position, why in _break_limits(arrays, rules):
+        by_image.setdefault(position, why)
     if by_image:
         raise ShardFault(next(iter(by_image.values())), by_image)
     predicted = np.flatnonzero(status != STATUS_FAILED).tolist()
@@ -162,6 +168,19 @@ def _check_content(arrays: Mapping[str, NDArray[Any]], rules: ShardRules) -> Sha
         len(arrays["scores"]),
         {position: (int(sizes[position, 0]), int(sizes[position, 1])) for position in predicted},
     )
+
+
+def _break_limits(arrays: Mapping[str, NDArray[Any]], rules: ShardRules) -> Iterator[tuple[int, str]]:
+    """Yield the images with more instances, or lower scores, than the run asked for; each by its position."""
+    most, floor = rules.meta.get("max_detections"), rules.meta.get("score_threshold")
+    counts = np.diff(arrays["offsets"])
+    if most is not None:
+        for position in np.flatnonzero(counts > most).tolist():
+            yield position, f"scores: more than {most} instances"
+    if floor is not None:
+        low = np.repeat(np.arange(len(counts)), counts)[arrays["scores"] < np.float32(floor)]
+        for position in np.unique(low).tolist():
+            yield position, f"scores: one is below {floor:g}"
 
 
 def check_picture(path: Path, size: tuple[int, int]) -> None:

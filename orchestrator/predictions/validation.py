@@ -269,13 +269,15 @@ class _ContentByImage(_Content):
         self.by_image: dict[int, str] = {}
 
     def _report_images(self, array: str, bad: NDArray[np.bool_] | np.bool_, message: str) -> None:
-        for image in np.flatnonzero(bad).tolist():
-            self.by_image.setdefault(image, f"{array}: {message}")
+        if bad.any():
+            for image in np.flatnonzero(bad).tolist():
+                self.by_image.setdefault(image, f"{array}: {message}")
 
     def _report_rows(self, array: str, bad: Selection, message: str) -> None:
+        if not bad.any():
+            return
         if self.image_of_row is None:
-            if bad.any():
-                self._report(array, message)
+            self._report(array, message)
             return
         for image in np.unique(self.image_of_row[bad]).tolist():
             self.by_image.setdefault(image, f"{array}: {message}")

@@ -37,10 +37,12 @@ The queue folder, written by the host (each file under another name, then rename
                       skip: fail these. careful: announce each batch before it is decoded and predicted, with
                       no other work in progress, so that the host knows what killed a worker.
                       alone: predict each of these in a batch of its own. Removed when the shard is done
+    NNNNN.K.json      the same shard again, after its result was refused for the K-th time
     end               no more shards: finish and exit 0
     alive             touched by the host every few seconds
 
-The out folder, written by the runner:
+The out folder, written by the runner and by no other worker. The host copies what it takes from there, checks all of it
+by the rules of the predictions, and deletes it; it may put the part of a shard there before the shard is queued:
 
     NNNNN.npz         a finished shard: the arrays of orch-predictions/1 with offsets from 0 and
                       meta = {"format": "orch-shard/1", "shard": n, "plan": digest, "images": count}.

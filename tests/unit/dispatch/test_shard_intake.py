@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,19 @@ BY_IMAGE = {
 def test_a_wrong_value_costs_its_image_alone(case: Case, change: Callable[[Arrays], Arrays]) -> None:
     case.write(**change(shard_of(case.plan, 0)))
     assert list(case.refused().images) == [1]
+
+
+def test_more_or_lower_scores_than_were_asked_for_cost_their_image(tmp_path: Path) -> None:
+    case = Case(tmp_path)
+    case.plan = replace(case.plan, request=replace(case.plan.request, score_threshold=0.4, max_detections=1))
+    case.intake = ShardIntake(case.plan, case.paths)
+    case.write(**spoil("scores", 1, value=0.39)(shard_of(case.plan, 0)))
+    assert list(case.refused().images) == [1]
+    arrays = shard_of(case.plan, 0)
+    case.write(offsets=np.array([0, 0, 2]), boxes=arrays["boxes"])
+    assert list(case.refused().images) == [1]
+    case.write()
+    case.take()
 
 
 def test_bytes_that_are_no_rle_cost_their_image(case: Case) -> None:
