@@ -83,13 +83,15 @@ class ShardOrder:
 class JobQueue:
     """The queue in a worker's job folder: a file per shard, and the signs `alive` and `end`.
 
-    A warm worker can change its job folder. What it damages there is not written, and the worker counts as lost.
+    A warm worker can change its job folder. What cannot be written there is written later; a worker that replaced the
+    folder for good counts as lost (runtimes.warm.worker).
     """
 
     def __init__(self, job: GuestFolder) -> None:
         self._job = job
         self._queue = f"{job.name}/{QUEUE_NAME}"
         self._files: dict[int, str] = {}
+        self._unwritten: dict[str, bytes] = {}
         self._touched = 0.0
 
     def create(self) -> None:
@@ -107,28 +109,37 @@ class JobQueue:
         """Write a shard's file."""
         suffix = f".{shard.repeat}" if shard.repeat else ""
         file = self._files[shard.number] = f"{self._queue}/{shard.number:05d}{suffix}.json"
-        with self._opened() as tree:
-            tree.write(file, json_bytes(shard.document()))
+        self._unwritten[file] = json_bytes(shard.document())
+        self._write()
 
     def remove(self, number: int) -> None:
         """Delete a shard's file, if it is there."""
         file = self._files.pop(number, None)
         if file is not None:
+            self._unwritten.pop(file, None)
             with self._opened() as tree:
                 tree.remove(file)
 
     def end(self) -> None:
         """Have the worker leave once the queue is empty."""
-        with self._opened() as tree:
-            tree.touch(f"{self._queue}/{END_NAME}")
+        self._unwritten[f"{self._queue}/{END_NAME}"] = b""
+        self._write()
 
     def keep_alive(self) -> None:
-        """Touch the sign that this host is alive, if it is due."""
+        """Touch the sign that this host is alive, if it is due, and write what could not be written."""
+        if self._unwritten:
+            self._write()
         now = time.monotonic()
         if now - self._touched >= ALIVE_EVERY:
             self._touched = now
             with self._opened() as tree:
                 tree.touch(f"{self._queue}/{ALIVE_NAME}")
+
+    def _write(self) -> None:
+        with self._opened() as tree:
+            for file, content in list(self._unwritten.items()):
+                tree.write(file, content)
+                del self._unwritten[file]
 
     @contextmanager
     def _opened(self) -> Iterator[GuestTree]:

@@ -284,3 +284,25 @@ def test_up_ps_logs_and_down(place: Place) -> None:
     assert sorted(ended) == sorted(one["name"] for one in mine)
     left = json.loads(place.orch("ps", *here, "--json").stdout)["workers"]
     assert not [one for one in left if one["spool"] == str(spool)]
+
+
+def test_a_run_that_did_not_insist_on_a_worker_ends_without_it(place: Place) -> None:
+    """The worker goes away for good in the middle: the run is resumed cold, what the worker did is kept."""
+    here, out = ("--spool", place.root / "leaving"), place.root / "left"
+    place.orch("up", STACK, *here, "--data", place.data)
+    asked = ("run", *here, "-m", MODEL, "-i", place.data / "many", "-o", out, "--shard-size", 5)
+    command = [sys.executable, "-m", "orchestrator", *map(str, asked)]
+    running = subprocess.Popen(command, env=place.environment, cwd=place.root, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while len(list((out / "shards").glob("[!.]*.npz"))) < 3:
+        assert time.monotonic() < deadline
+        assert running.poll() is None
+        time.sleep(0.01)
+    place.orch("down", STACK, *here)
+    said = running.communicate(timeout=LIMIT_SECONDS)[1]
+    assert running.returncode == 0, said
+    assert "continuing without a warm worker" in said
+    predictions = Predictions.load(out / "predictions.npz")
+    assert len(predictions) == MANY
+    assert predictions.validate() == []
+    assert not predictions.status.any()

@@ -84,6 +84,23 @@ def test_nothing_is_written_through_a_link_in_place_of_a_folder(tmp_path: Path, 
     assert sorted(path.relative_to(outside).as_posix() for path in outside.rglob("*")) == ["j", "j/queue", "queue"]
 
 
+def test_a_shard_that_could_not_be_written_is_written_later(tmp_path: Path) -> None:
+    """A worker that swaps its job folder for a link and back must not keep a run waiting for ever."""
+    job, away = tmp_path / "job", tmp_path / "away"
+    queue = JobQueue(GuestFolder(tmp_path, "job"))
+    queue.create()
+    job.rename(away)
+    job.symlink_to(away)
+    for number in (1, 2):
+        queue.put(ShardOrder(number, []))
+    queue.remove(2)
+    queue.end()
+    job.unlink()
+    away.rename(job)
+    queue.keep_alive()
+    assert sorted(path.name for path in (job / "queue").iterdir()) == ["00001.json", "alive", "end"]
+
+
 def test_a_shard_document_skips_what_is_known_to_be_unreadable() -> None:
     images = [
         InputImage(4, "a.jpg", "0/a.jpg", 5, 1, 1),
