@@ -215,9 +215,9 @@ class GuestTree:
 
     def copy_folder(self, name: str, target: Path, limit: int) -> None:
         """Copy the files of a folder and of those in it to the folder `target`, which is made; skip all else."""
-        target.mkdir(exist_ok=True)
-        with self._folder(name):
+        with self._folder(name):  # refused before anything is made
             names = self.names(name)
+        target.mkdir(exist_ok=True)
         for entry in names:
             inside = f"{name}/{entry}" if name else entry
             try:
@@ -316,8 +316,7 @@ class GuestTree:
 
     def remove_folder(self, name: str) -> None:
         """Remove a folder with all that is in it, following nothing; what cannot be removed stays."""
-        # RecursionError: rmtree goes no deeper than Python's stack. What a guest nested deeper stays.
-        with suppress(OSError, RecursionError), self._parent(name) as (descriptor, last):
+        with suppress(OSError), self._parent(name) as (descriptor, last):
             state = os.stat(last, dir_fd=descriptor, follow_symlinks=False)
             if not stat.S_ISDIR(state.st_mode):
                 os.unlink(last, dir_fd=descriptor)

@@ -473,3 +473,29 @@ def test_a_shard_counts_for_the_worker_that_has_it_alone(paths: RunPaths) -> Non
     fleet = Fleet(script)
     make(paths, fleet, 4).run(OwnedSlots(4), 16, 0)
     assert fleet.predicted == [0, 1, 2, 3]
+
+
+def test_a_worker_that_fills_its_folder_is_killed_and_the_reason_names_the_limit(
+    paths: RunPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "SIZE_CHECK_SECONDS", 0.0)
+    display, filled = SilentDisplay(), threading.Event()
+    said: list[str] = []
+    monkeypatch.setattr(display, "say", said.append)
+
+    def fill_once(worker: FakeWorker, order: dict[str, Any]) -> Exit | None:
+        if order["shard"] == 1 and not filled.is_set():
+            filled.set()
+            (worker.folder.parent / "out").mkdir()
+            (worker.folder.parent / "out" / "filling").write_bytes(b"x" * 3_000_000)
+            while worker._exit is None:
+                time.sleep(0.01)
+        return worker._exit
+
+    fleet = Fleet(fill_once)
+    intake = TrustingIntake()
+    dispatcher = Dispatcher(paths, fleet.start, display, range(3), images_of, intake, out_size=2 << 20)
+    assert dispatcher.run(OwnedSlots(1), 12, 0).lost_workers == 1
+    assert fleet.predicted == [0, 1, 2]
+    reason = "exit 137, its out folder holds more than 2 MiB, --out-size raises the limit"
+    assert any(f"was lost ({reason})" in line for line in said)

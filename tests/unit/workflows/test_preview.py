@@ -102,6 +102,9 @@ def test_on_this_machine_the_runtime_and_what_is_built_are_said(bare: None, caps
     document = json.loads(capsys.readouterr().out)
     assert (document["runtime"], document["environment"]["built"]) == ("venv", False)
     assert document["chosen"]["why"] == "no GPU on this machine"
+    assert document["workers"]["file_size"] == 8 << 30
+    assert main(["plan", "facere"]) == 0
+    assert "each with at most 8.0 GiB per file, 16.0 GiB of results under way" in capsys.readouterr().err
 
 
 def test_an_engine_that_shows_no_gpus_is_refused_before_anything_is_built(
@@ -117,7 +120,11 @@ def test_an_engine_that_shows_no_gpus_is_refused_before_anything_is_built(
     assert main(["plan", "facere"]) == 4
     assert "the engine gives its containers no GPU" in capsys.readouterr().err
     assert main(["plan", "facere", "--runtime", "venv"]) == 0
-    assert main(["plan", "facere", "--device", "cpu", "--runtime", "docker"]) == 0
+    capsys.readouterr()
+    assert main(["plan", "facere", "--device", "cpu", "--runtime", "docker", "--json"]) == 0
+    workers = json.loads(capsys.readouterr().out)["workers"]
+    assert (workers["processes"], workers["memory"]) == (2048, None)  # this engine does not say what memory it has
+    assert not workers["user"].startswith("0:")
 
 
 def test_the_doctor_says_where_a_model_would_run(bare: None, capsys: pytest.CaptureFixture[str]) -> None:
