@@ -1,9 +1,7 @@
 """`orch compare` and `orch report`: several runs in a table, or on a page."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -17,12 +15,8 @@ from orchestrator.cli.evaluation import (
     disabled_collector,
 )
 from orchestrator.cli.gate import BaselineOption, FailOnOption, compare_to_baseline
-from orchestrator.cli.tables import print_figures, write_or_print
+from orchestrator.cli.tables import write_figures
 from orchestrator.errors import EXIT_OK, UsageError
-
-if TYPE_CHECKING:
-    from orchestrator.evaluation.compare.compare import Comparison
-    from orchestrator.reports.tables import Table
 
 FORMATS = ("rich", "csv", "json", "markdown", "latex")
 SourcesArgument = Annotated[list[Path], typer.Argument(metavar="FILE|RUN...", help="Predictions, or run directories.")]
@@ -78,19 +72,8 @@ def compare(
     for line in (*result.notes, *make_caption(result)):
         say(line)
     tables = make_tables(result, per_category, wide=format_name == "csv")
-    if format_name == "rich" and output is None:
-        print_figures(tables)
-    else:
-        write_or_print(_format(result, tables, format_name), output)
+    write_figures(make_document(result), tables, format_name, output)
     return EXIT_OK
-
-
-def _format(result: Comparison, tables: list[Table], format_name: str) -> str:
-    from orchestrator.reports.tables import format_csv, format_json, format_latex, format_markdown
-
-    if format_name == "json":
-        return format_json(result)
-    return {"csv": format_csv, "latex": format_latex}.get(format_name, format_markdown)(tables)
 
 
 def report(

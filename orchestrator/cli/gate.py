@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json as json_module
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from orchestrator.cli.common import print_error, print_json, say
-from orchestrator.cli.tables import print_figures, write_or_print
+from orchestrator.cli.tables import write_figures
 from orchestrator.errors import EXIT_OK, EXIT_SOME_FAILED, MachineError, UsageError
 
 if TYPE_CHECKING:
@@ -167,10 +166,7 @@ def compare_to_baseline(
         say(f"note: the baseline is of {baseline.model} {baseline.variant}, the run of {now.model} {now.variant}")
     tables = [_make_table("baseline", "", figures)]
     tables += [_make_table("AP per category", "category", categories)] if per_category else []
-    if format_name == "rich" and output is None:
-        print_figures(tables)
-    else:
-        write_or_print(_format(document, tables, format_name), output)
+    write_figures(document, tables, format_name, output)
     for verdict in verdicts:
         say(f"{'broken' if verdict.is_broken else 'kept'}: {verdict.rule}: {verdict.message}")
     return code
@@ -187,11 +183,3 @@ def _make_table(title: str, first_column: str, changes: Sequence[FigureChange]) 
         for change in changes
     ]
     return Table(title, (first_column, "baseline", "now", "difference"), tuple(rows))
-
-
-def _format(document: dict[str, Any], tables: Sequence[Table], format_name: str) -> str:
-    from orchestrator.reports.tables import format_csv, format_latex, format_markdown
-
-    if format_name == "json":
-        return json_module.dumps(document, indent=2) + "\n"
-    return {"csv": format_csv, "latex": format_latex}.get(format_name, format_markdown)(tables)

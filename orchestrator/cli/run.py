@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
+from typer.core import TyperCommand
 
 from orchestrator.cli import batch, common
 from orchestrator.cli.gate import BaselineOption, FailOnOption, JunitOption, SummaryOption, open_gate, say_verdicts
-from orchestrator.cli.help import PanelCommand
 from orchestrator.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from orchestrator.plan.options import RunOptions
 
 SHOWN_FAILURES = 20
+OTHER = "Other"  # title of the panel with parameters of no other panel
 RESUME_HINT = "the same command resumes it"
 EXAMPLES = """\b
 Examples:
@@ -136,10 +137,10 @@ FileOption = Annotated[
 ]
 
 
-class RunCommand(PanelCommand):
-    """The help of `orch run`."""
+class RunCommand(TyperCommand):
+    """`orch run`, whose help shows the parameters in panels, without importing rich."""
 
-    panels = {  # noqa: RUF012  # read only
+    panels: ClassVar = {
         "What to run": (
             *("model", "all_models", "file", "images", "more_images", "image_root", "follow_links", "settings"),
             "stacks",
@@ -151,6 +152,21 @@ class RunCommand(PanelCommand):
         "Checks for CI": ("annotations", "baseline", "fail_on", "junit", "job_summary"),
         "Cluster": ("executor", "slurm"),
     }
+
+    # `Any`: the classes of Click are Typer's own in some of its versions.
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write one section per panel; parameters of no panel come last."""
+        records = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                name = record[0].partition(" <")[0] if param.param_type_name == "argument" else record[0]
+                records[param.name] = (name, record[1])
+        for title, names in self.panels.items():
+            with formatter.section(title):
+                formatter.write_dl([records.pop(name) for name in names if name in records])
+        with formatter.section(OTHER):
+            formatter.write_dl(list(records.values()))
 
 
 def run(

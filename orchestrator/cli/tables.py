@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.cli.common import say, show_line
 from orchestrator.system.display import printable
@@ -50,16 +51,24 @@ def print_figures(tables: Sequence[Table]) -> None:
         console.print(_draw_figures(transpose(table) if width > console.width else table))
 
 
-def write_or_print(text: str, output: Path | None) -> None:
-    """Write text to the file `output` and say so, or print it on stdout."""
+def write_figures(document: Any, tables: Sequence[Table], format_name: str, output: Path | None) -> None:
+    """Write tables to the file `output`, or print them; `document` is their content for the format json."""
+    if format_name == "rich" and output is None:
+        print_figures(tables)
+        return
+    from orchestrator.reports.tables import format_csv, format_latex, format_markdown
+    from orchestrator.system.files import write_text
+
+    if format_name == "json":
+        text = json.dumps(document, indent=2) + "\n"
+    else:
+        text = {"csv": format_csv, "latex": format_latex}.get(format_name, format_markdown)(tables)
     if output is None:
         for line in text.removesuffix("\n").split("\n"):
             show_line(line)
-        return
-    from orchestrator.system.files import write_text
-
-    write_text(output, text)
-    say(f"wrote {output}")
+    else:
+        write_text(output, text)
+        say(f"wrote {output}")
 
 
 def _print_plain(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -7,8 +7,7 @@ import inspect
 import pytest
 
 from orchestrator.cli import main
-from orchestrator.cli.help import OTHER
-from orchestrator.cli.run import RunCommand, run
+from orchestrator.cli.run import OTHER, RunCommand, run
 
 Captured = pytest.CaptureFixture[str]
 
