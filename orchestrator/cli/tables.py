@@ -57,18 +57,24 @@ def write_figures(document: Any, tables: Sequence[Table], format_name: str, outp
         print_figures(tables)
         return
     from orchestrator.reports.tables import format_csv, format_latex, format_markdown
-    from orchestrator.system.files import write_text
 
     if format_name == "json":
         text = json.dumps(document, indent=2) + "\n"
     else:
         text = {"csv": format_csv, "latex": format_latex}.get(format_name, format_markdown)(tables)
+    write_or_print(text, output)
+
+
+def write_or_print(text: str, output: Path | None) -> None:
+    """Write text to the file `output` and say so, or print it on stdout."""
     if output is None:
         for line in text.removesuffix("\n").split("\n"):
             show_line(line)
-    else:
-        write_text(output, text)
-        say(f"wrote {output}")
+        return
+    from orchestrator.system.files import write_text
+
+    write_text(output, text)
+    say(f"wrote {output}")
 
 
 def _print_plain(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
