@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.predictions import rle
-from orchestrator.predictions.collect import SHARD_FORMAT, collect
+from orchestrator.predictions.collect import SHARD_FORMAT, collect_shards
 from orchestrator.predictions.predictions import Predictions
 
 SIZES = ((768, 1024), (1024, 768), (1080, 810), (600, 800))
@@ -83,7 +83,7 @@ def _make_shards(folder: Path, args: argparse.Namespace) -> None:
 def _collect(folder: Path, args: argparse.Namespace) -> None:
     shards, target = sorted(folder.glob("shard-*.npz")), folder / "predictions.npz"
     start = time.perf_counter()
-    collect(shards, ((image_name(i), i + 1) for i in range(args.images)), {"model": "bench"}, target)
+    collect_shards(shards, ((image_name(i), i + 1) for i in range(args.images)), {"model": "bench"}, target)
     _report(start, bytes=target.stat().st_size)
 
 

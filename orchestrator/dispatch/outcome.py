@@ -79,7 +79,7 @@ def _is_summary(summary: Mapping[str, Any]) -> bool:
 
 def finish(plan: Plan, paths: RunPaths, result: DispatchResult) -> Outcome:
     """Collect the shards, write the summary, and remove what is no longer needed."""
-    from orchestrator.predictions.collect import collect
+    from orchestrator.predictions.collect import collect_shards
 
     started = time.monotonic()
     shards = [paths.shard(number) for number in plan.shards]
@@ -89,7 +89,7 @@ def finish(plan: Plan, paths: RunPaths, result: DispatchResult) -> Outcome:
                 f"{shard} is missing, or no file", hint="remove it and run the same command again: it resumes"
             )
     rows = ((image.file, image.image_id) for image in plan.inputs.images)
-    collected = collect(shards, rows, plan.predictions_meta(), paths.predictions)
+    collected = collect_shards(shards, rows, plan.predictions_meta(), paths.predictions)
     pictures = {}
     if plan.has_pictures:
         gather_masks(plan, paths, read_predicted(paths.predictions))

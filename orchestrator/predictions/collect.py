@@ -41,7 +41,7 @@ class _Totals:
     failed: int = 0
 
 
-def collect(
+def collect_shards(
     shards: Sequence[Path],
     inputs: Iterable[tuple[str, int]],
     meta: Mapping[str, Any],

@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.errors import RunError
 from orchestrator.predictions import npz
-from orchestrator.predictions.collect import MAX_ERROR_LENGTH, Collected, collect
+from orchestrator.predictions.collect import MAX_ERROR_LENGTH, Collected, collect_shards
 from orchestrator.predictions.predictions import Predictions
 from tests.unit.predictions.predictions_samples import FILES, META, Arrays, sample_arrays, shard_arrays, write_shards
 
@@ -22,7 +22,7 @@ INPUTS = list(zip(FILES, (11, 12, 13, 14), strict=True))
 def test_everything_arrives(tmp_path: Path) -> None:
     arrays = sample_arrays()
     shards = write_shards(arrays, [0, 1, 3, 4], tmp_path)
-    assert collect(shards, iter(INPUTS), META, tmp_path / "p.npz") == Collected(4, 1, 6)
+    assert collect_shards(shards, iter(INPUTS), META, tmp_path / "p.npz") == Collected(4, 1, 6)
     predictions = Predictions.load(tmp_path / "p.npz")
     assert predictions.validate() == []
     assert predictions.meta == META
@@ -34,18 +34,18 @@ def test_everything_arrives(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cuts", [[0, 4], [0, 1, 2, 3, 4], [0, 2, 2, 4]])
 def test_the_cut_does_not_change_the_bytes(tmp_path: Path, cuts: list[int]) -> None:
     arrays = sample_arrays()
-    collect(write_shards(arrays, [0, 1, 3, 4], tmp_path / "a"), INPUTS, META, tmp_path / "a.npz")
+    collect_shards(write_shards(arrays, [0, 1, 3, 4], tmp_path / "a"), INPUTS, META, tmp_path / "a.npz")
     shuffled = dict(reversed(META.items()))
-    collect(write_shards(arrays, cuts, tmp_path / "b"), INPUTS, shuffled, tmp_path / "b.npz")
+    collect_shards(write_shards(arrays, cuts, tmp_path / "b"), INPUTS, shuffled, tmp_path / "b.npz")
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
 
 
 def test_large_shards_are_read_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shards = write_shards(sample_arrays(), [0, 4], tmp_path)
-    collect(shards, INPUTS, META, tmp_path / "a.npz")
+    collect_shards(shards, INPUTS, META, tmp_path / "a.npz")
     whole = npz.Arrays.chunks
     monkeypatch.setattr(npz.Arrays, "chunks", lambda self, name: whole(self, name, nbytes=8))
-    collect(shards, INPUTS, META, tmp_path / "b.npz")
+    collect_shards(shards, INPUTS, META, tmp_path / "b.npz")
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
 
 
@@ -53,21 +53,21 @@ def test_columns_are_as_wide_as_needed_and_reasons_bounded(tmp_path: Path) -> No
     arrays = sample_arrays()
     arrays["error"] = np.array(["", "", "x" * 5000, ""])
     arrays["image_file"] = arrays["image_file"].astype("U200")
-    collect(write_shards(arrays, [0, 4], tmp_path), INPUTS, META, tmp_path / "p.npz")
+    collect_shards(write_shards(arrays, [0, 4], tmp_path), INPUTS, META, tmp_path / "p.npz")
     predictions = Predictions.load(tmp_path / "p.npz")
     assert predictions.error[2] == "x" * MAX_ERROR_LENGTH
     assert predictions.image_file.dtype == np.dtype("U11")
 
 
 def test_no_shards_give_an_empty_file(tmp_path: Path) -> None:
-    assert collect([], [], META, tmp_path / "p.npz") == Collected(0, 0, 0)
+    assert collect_shards([], [], META, tmp_path / "p.npz") == Collected(0, 0, 0)
     assert len(Predictions.load(tmp_path / "p.npz")) == 0
 
 
 def test_a_shard_without_instances_still_has_attribute_columns(tmp_path: Path) -> None:
     arrays = sample_arrays()
     shards = write_shards(arrays, [0, 2, 3, 4], tmp_path)  # the failed image alone
-    collect(shards, INPUTS, META, tmp_path / "p.npz")
+    collect_shards(shards, INPUTS, META, tmp_path / "p.npz")
     attributes = Predictions.load(tmp_path / "p.npz").attributes
     assert attributes is not None
     np.testing.assert_array_equal(attributes, arrays["attributes"])
@@ -111,7 +111,7 @@ def test_a_shard_that_does_not_fit_is_named(tmp_path: Path, change: Callable[[Ar
     target = tmp_path / "p.npz"
     target.write_bytes(b"as before")
     with pytest.raises(RunError, match=r"00001\.npz") as caught:
-        collect(shards, INPUTS, META, target)
+        collect_shards(shards, INPUTS, META, target)
     assert why in str(caught.value.why)
     assert target.read_bytes() == b"as before"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p.npz", "shards"]
@@ -122,10 +122,10 @@ def test_a_missing_or_truncated_shard_is_named(tmp_path: Path) -> None:
     whole = shards[1].read_bytes()
     shards[1].write_bytes(whole[: len(whole) // 2])
     with pytest.raises(RunError, match=r"00001\.npz"):
-        collect(shards, INPUTS, META, tmp_path / "p.npz")
+        collect_shards(shards, INPUTS, META, tmp_path / "p.npz")
     shards[1].unlink()
     with pytest.raises(RunError, match=r"00001\.npz"):
-        collect(shards, INPUTS, META, tmp_path / "p.npz")
+        collect_shards(shards, INPUTS, META, tmp_path / "p.npz")
 
 
 def test_flipped_data_is_noticed_by_its_checksum(tmp_path: Path) -> None:
@@ -135,13 +135,13 @@ def test_flipped_data_is_noticed_by_its_checksum(tmp_path: Path) -> None:
     whole[place + 2] ^= 1
     shards[0].write_bytes(whole)
     with pytest.raises(RunError, match=r"00000\.npz"):
-        collect(shards, INPUTS, META, tmp_path / "p.npz")
+        collect_shards(shards, INPUTS, META, tmp_path / "p.npz")
 
 
 def test_inputs_and_shards_must_cover_each_other(tmp_path: Path) -> None:
     shards = write_shards(sample_arrays(), [0, 1, 3, 4], tmp_path)
     with pytest.raises(RunError, match="1 input images are in no shard"):
-        collect(shards[:2], INPUTS, META, tmp_path / "p.npz")
+        collect_shards(shards[:2], INPUTS, META, tmp_path / "p.npz")
     with pytest.raises(RunError, match=r"00002\.npz") as caught:
-        collect(shards, INPUTS[:3], META, tmp_path / "p.npz")
+        collect_shards(shards, INPUTS[:3], META, tmp_path / "p.npz")
     assert "after the last input image" in str(caught.value.why)
