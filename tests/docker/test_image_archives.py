@@ -16,7 +16,7 @@ from PIL import Image
 from orchestrator import Predictions
 from orchestrator.catalog.loader import load_catalog
 from orchestrator.errors import MachineError, UsageError
-from orchestrator.paths import home, images_folder
+from orchestrator.paths import images_folder, worker_cache_folder
 from orchestrator.plan.options import RunOptions
 from orchestrator.runtimes import apptainer
 from orchestrator.runtimes.base import BuildOptions, Prepared
@@ -126,11 +126,13 @@ def test_a_run_by_apptainers_command_lines_predicts_what_docker_does(tmp_path: P
         outcome = run_model(faulty(), options, SilentDisplay())
         assert (outcome.failed, outcome.summary["runtime"]) == (1, runtime)
         found[runtime] = Predictions.load(outcome.paths.predictions)
-        facts = home() / "worker-cache" / "faulty-cpu" / "facts.json"
+        owner = get_runtime(runtime).worker_owner()
+        facts = worker_cache_folder("faulty", "cpu", owner) / "facts.json"
         assert '"home": "/tmp/home"' in facts.read_text()
         assert '"interfaces": ["lo"]' in facts.read_text()
         assert '"root_writable": false, "data_writable": false, "job_writable": false' in facts.read_text()
-        assert facts.stat().st_uid == os.getuid()
+        assert facts.stat().st_uid == (os.getuid() if owner is None else owner[0])
+        assert owner == ((65534, 65534) if os.getuid() == 0 else None)
         facts.unlink()
     for ours, theirs in zip(found["apptainer"], found["docker"], strict=True):
         assert str(ours) == str(theirs)

@@ -84,8 +84,9 @@ def test_a_worker_sees_its_gpu(
 
 
 def test_root_gives_up_its_privileges_and_the_network_stays_where_it_must(prepared: Prepared) -> None:
-    assert command(prepared, network=True, root=True)[:8] == [
-        "apptainer", "exec", "--containall", "--no-home", "--cleanenv", "--pwd", "/tmp", "--no-privs"
+    assert command(prepared, network=True, root=True)[:12] == [
+        "apptainer", "exec", "--containall", "--no-home", "--cleanenv", "--pwd", "/tmp", "--no-privs",
+        "--security", "uid:65534", "--security", "gid:65534",
     ]  # fmt: skip
     assert "--net" not in command(prepared, network=True)
 
