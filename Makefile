@@ -26,6 +26,7 @@ lint: $(VENV)/.stamp-dev ## check style and types
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m ruff format --check .
 	@$(BIN)/python -m mypy
+	@PYTHONPATH=images/runner $(BIN)/lint-imports --no-cache --no-logo
 
 bench: $(VENV)/.stamp-dev ## measure
 	@$(BIN)/python -m bench $(ARGS)

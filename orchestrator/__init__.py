@@ -8,13 +8,13 @@ __version__ = "0.1.0"
 __all__ = ["Predictions", "__version__"]
 
 if TYPE_CHECKING:
-    from orchestrator.predictions.predictions import Predictions
+    from orchestrator.predictions import Predictions
 
 
 def __getattr__(name: str) -> Any:
     """`orchestrator.Predictions`, imported when asked for: the command line must not wait for numpy."""
     if name == "Predictions":
-        from orchestrator.predictions.predictions import Predictions
+        from orchestrator.predictions import Predictions
 
         return Predictions
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

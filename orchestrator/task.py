@@ -2,7 +2,7 @@
 
 import sys
 
-from orchestrator.dispatch.shared.task import main
+from orchestrator.dispatch import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -1,1 +1,40 @@
 """Stacks and models from stack.yaml files, their weights and their upstream code."""
+
+from typing import TYPE_CHECKING
+
+from orchestrator._lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from orchestrator.catalog.bundled import RUNNER, STACKS
+    from orchestrator.catalog.loader import Catalog, ModelEntry, StackEntry, load_catalog, read_stack
+    from orchestrator.catalog.scaffold import create_stack
+    from orchestrator.catalog.spec import (
+        MANIPULATION,
+        MODEL_NAME_PATTERN,
+        SettingValue,
+        Spec,
+        UpstreamSource,
+        Variant,
+        Weights,
+    )
+    from orchestrator.catalog.upstream_code import ensure_sources, source_state, tree_folder
+    from orchestrator.catalog.weights import (
+        Stored,
+        add_weights,
+        ensure_weights,
+        verify_weights,
+        weights_in,
+        weights_state,
+    )
+else:
+    __getattr__ = lazy_exports(
+        __name__,
+        {
+            "bundled": "RUNNER STACKS",
+            "loader": "Catalog ModelEntry StackEntry load_catalog read_stack",
+            "scaffold": "create_stack",
+            "spec": "MANIPULATION MODEL_NAME_PATTERN SettingValue Spec UpstreamSource Variant Weights",
+            "upstream_code": "ensure_sources source_state tree_folder",
+            "weights": "Stored add_weights ensure_weights verify_weights weights_in weights_state",
+        },
+    )

@@ -13,8 +13,7 @@ from orchestrator.catalog.bundled import DOCKERFILES, STACKS, TAXONOMIES
 from orchestrator.catalog.spec import Category, ModelDescription, SettingValue, Stack, Taxonomy
 from orchestrator.errors import SpecError, UsageError
 from orchestrator.paths import user_stacks_folder
-from orchestrator.system.suggestions import did_you_mean, unknown_name
-from orchestrator.system.yaml_source import YamlSource, spec_error
+from orchestrator.system import YamlSource, did_you_mean, spec_error, unknown_name
 
 SPEC_NAME = "stack.yaml"
 

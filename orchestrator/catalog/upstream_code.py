@@ -19,10 +19,7 @@ from typing import Any
 from orchestrator.catalog.spec import UpstreamSource
 from orchestrator.errors import MachineError, SpecError
 from orchestrator.paths import build_logs_folder, home
-from orchestrator.system.display import Report
-from orchestrator.system.files import sha256_of, write_json
-from orchestrator.system.locks import hold_lock
-from orchestrator.system.subprocesses import run_subprocess
+from orchestrator.system import Report, hold_lock, run_subprocess, sha256_of, write_json
 
 MANIFEST = "source.json"
 TREE = "tree"

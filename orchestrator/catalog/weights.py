@@ -15,11 +15,18 @@ from orchestrator.catalog.loader import SPEC_NAME, ModelEntry
 from orchestrator.catalog.spec import Weights
 from orchestrator.errors import MachineError, SpecError, UsageError
 from orchestrator.paths import weights_folder
-from orchestrator.system.archives import is_archive, unpack
-from orchestrator.system.download import TransferProgress, fetch
-from orchestrator.system.files import remove, replace_path, sha256_of, write_json
-from orchestrator.system.locks import hold_lock
-from orchestrator.system.suggestions import did_you_mean
+from orchestrator.system import (
+    TransferProgress,
+    did_you_mean,
+    fetch,
+    hold_lock,
+    is_archive,
+    remove,
+    replace_path,
+    sha256_of,
+    unpack,
+    write_json,
+)
 
 
 @dataclass(frozen=True)

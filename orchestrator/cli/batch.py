@@ -15,11 +15,10 @@ from orchestrator.cli.tables import print_figures, print_table
 from orchestrator.errors import MachineError, OrchError, UsageError
 
 if TYPE_CHECKING:
-    from orchestrator.catalog.loader import Catalog
-    from orchestrator.evaluation.gate.gate import Gate, GateResult
-    from orchestrator.plan.options import RunOptions
-    from orchestrator.workflows.batch import RunRequest, RunResult
-    from orchestrator.workflows.comparison import Compared
+    from orchestrator.catalog import Catalog
+    from orchestrator.evaluation import Gate, GateResult
+    from orchestrator.plan import RunOptions
+    from orchestrator.workflows import Compared, RunRequest, RunResult
 
     Checking = AbstractContextManager[Gate]
 
@@ -48,7 +47,7 @@ def run_models(
     quiet: bool,
 ) -> int:
     """Run several models on the same images, all without `names`; return the highest of their exit codes."""
-    from orchestrator.workflows.batch import find_runnable, make_requests
+    from orchestrator.workflows import find_runnable, make_requests
 
     skipped: dict[str, str] = {}
     if names:
@@ -85,8 +84,7 @@ def run_file(
         if source is not None and source.name == "COMMANDLINE" and name not in WITH_FILE:
             raise UsageError(f"--{name.replace('_', '-')} and --file were given", why=f"write it into {file} instead")
     from orchestrator.cli.progress import make_display
-    from orchestrator.workflows.comparison import compare_and_report
-    from orchestrator.workflows.comparison_file import read_comparison
+    from orchestrator.workflows import compare_and_report, read_comparison
 
     comparison = read_comparison(file, catalog(stacks))
     with checked_by([run.name for run in comparison.runs], annotations=comparison.annotations) as checks:
@@ -103,7 +101,7 @@ def run_file(
 
 def _run(requests: Sequence[RunRequest], *, json: bool, quiet: bool) -> dict[str, RunResult]:
     from orchestrator.cli.progress import make_batch_display
-    from orchestrator.workflows.batch import run_batch
+    from orchestrator.workflows import run_batch
 
     names = [request.name for request in requests]
     results = run_batch(requests, make_batch_display(names, json=json, quiet=quiet))
@@ -159,7 +157,7 @@ def _print_results(results: Mapping[str, RunResult], quiet: bool) -> None:
 
 
 def _print_compared(compared: Compared, quiet: bool) -> None:
-    from orchestrator.reports.tables import make_caption, make_tables
+    from orchestrator.reports import make_caption, make_tables
 
     if compared.comparison is not None and not quiet:
         for line in (*compared.comparison.notes, *make_caption(compared.comparison)):

@@ -34,10 +34,9 @@ def build(
     """
     stack = common.catalog(stacks).stack(name)
     from orchestrator.cli.progress import make_display
-    from orchestrator.plan.disk_space import build_needs
-    from orchestrator.runtimes.built import select_variant
-    from orchestrator.runtimes.registry import choose_runtime
-    from orchestrator.system.free_space import require_space
+    from orchestrator.plan import build_needs
+    from orchestrator.runtimes import choose_runtime, select_variant
+    from orchestrator.system import require_space
 
     display = make_display(json=json, quiet=False)
     chosen, _ = choose_runtime(runtime)

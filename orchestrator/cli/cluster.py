@@ -16,7 +16,7 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The run direct
 
 def status(run: RunArgument, json: JsonOption = False) -> None:
     """Show the state of a run: complete, running, or waiting in the cluster's queue and why."""
-    from orchestrator.dispatch.status import read_status
+    from orchestrator.dispatch import read_status
     from orchestrator.paths import RunPaths
 
     state = read_status(RunPaths(run.absolute()))
@@ -36,7 +36,7 @@ def status(run: RunArgument, json: JsonOption = False) -> None:
 def attach(run: RunArgument, json: JsonOption = False, quiet: QuietOption = False) -> int:
     """Show the progress of a run on a cluster until it is complete. Ctrl-C does not stop the run."""
     from orchestrator.cli.progress import make_display
-    from orchestrator.dispatch.shared.follow import follow_run
+    from orchestrator.dispatch import follow_run
     from orchestrator.paths import RunPaths
 
     outcome = follow_run(RunPaths(run.absolute()), make_display(json=json, quiet=quiet))
@@ -47,7 +47,7 @@ def attach(run: RunArgument, json: JsonOption = False, quiet: QuietOption = Fals
 def cancel(run: RunArgument, json: JsonOption = False) -> None:
     """End a run on a cluster; no job, process or container is left. Finished shards are kept; orch run resumes."""
     from orchestrator.cli.progress import make_display
-    from orchestrator.dispatch.shared.follow import cancel_run
+    from orchestrator.dispatch import cancel_run
     from orchestrator.paths import RunPaths
 
     job = cancel_run(RunPaths(run.absolute()), make_display(json=json, quiet=False))

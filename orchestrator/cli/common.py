@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.errors import OrchError, UsageError
-from orchestrator.system.display import print_line
+from orchestrator.system import print_line
 
 if TYPE_CHECKING:
-    from orchestrator.catalog.loader import Catalog
-    from orchestrator.runtimes.base import BuildOptions
+    from orchestrator.catalog import Catalog
+    from orchestrator.runtimes import BuildOptions
 
 
 StacksOption = Annotated[
@@ -52,7 +52,7 @@ BuildArgOption = Annotated[
 
 def catalog(stacks: list[Path] | None) -> Catalog:
     """Return all stacks: orch's own, the user's, and those in the folders `stacks`."""
-    from orchestrator.catalog.loader import load_catalog
+    from orchestrator.catalog import load_catalog
 
     return load_catalog(stacks or [])
 
@@ -61,7 +61,7 @@ def make_build_options(
     base_image: str | None, build_args: list[str] | None, *, rebuild: bool, offline: bool
 ) -> BuildOptions:
     """Return the options of a build. Raises UsageError for a --build-arg that is not NAME=VALUE."""
-    from orchestrator.runtimes.base import BuildOptions
+    from orchestrator.runtimes import BuildOptions
 
     arguments: dict[str, str] = {}
     for argument in build_args or []:

@@ -49,7 +49,7 @@ def compare(
     With --baseline: compare one run with stored figures.
     """
     if format_name not in FORMATS:
-        from orchestrator.system.suggestions import unknown_name
+        from orchestrator.system import unknown_name
 
         raise unknown_name("format", format_name, FORMATS)
     kind = check_iou(iou)
@@ -60,8 +60,8 @@ def compare(
         )
     if fail_on:
         raise UsageError("--fail-on needs a baseline", hint="orch compare RUN --baseline FILE|RUN -a COCO.json …")
-    from orchestrator.evaluation.compare.compare import CompareOptions, compare_runs
-    from orchestrator.reports.tables import make_caption, make_document, make_tables
+    from orchestrator.evaluation import CompareOptions, compare_runs
+    from orchestrator.reports import make_caption, make_document, make_tables
 
     compare_options = CompareOptions(kind, tuple(categories or ()), align, resamples, seed, min_score, engine)
     with disabled_collector():
@@ -96,9 +96,8 @@ def report(
     """Write one HTML page on runs: figures, curves, pictures side by side, failures, provenance."""
     kind = check_iou(iou)
     from orchestrator.cli.progress import make_display
-    from orchestrator.evaluation.compare.compare import CompareOptions
-    from orchestrator.reports.html.gallery import PageLimits
-    from orchestrator.reports.html.write import ReportOptions, write_report
+    from orchestrator.evaluation import CompareOptions
+    from orchestrator.reports import PageLimits, ReportOptions, write_report
 
     compare_options = CompareOptions(kind, tuple(categories or ()), align, resamples, min_score=min_score)
     limits = PageLimits(images=max_images, megabytes=max_megabytes, min_score=min_score)

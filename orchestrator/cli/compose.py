@@ -33,7 +33,7 @@ def compose(
     if env:
         _write_env(data, out, stacks)
         return
-    from orchestrator.runtimes.warm.compose import compose_text, gpu_text
+    from orchestrator.runtimes import compose_text, gpu_text
 
     root = (out.parent if out is not None else Path()).resolve()
     text = (gpu_text if gpu else compose_text)(catalog(stacks), root)
@@ -42,8 +42,7 @@ def compose(
 
 def _write_env(data: Path | None, out: Path | None, stacks: list[Path] | None) -> None:
     from orchestrator.paths import home
-    from orchestrator.runtimes.docker.user import calling_user
-    from orchestrator.runtimes.warm.compose_env import environment, environment_text, write_environment
+    from orchestrator.runtimes import calling_user, environment, environment_text, write_environment
 
     values = environment(calling_user(), _security(), home(), None if data is None else data.resolve())
     if out is None:
@@ -56,7 +55,7 @@ def _write_env(data: Path | None, out: Path | None, stacks: list[Path] | None) -
 
 def _security() -> tuple[str, ...]:
     """Return the engine's security options; none if no engine answers: .env may be for another host."""
-    from orchestrator.system.container_engine import connect
+    from orchestrator.system import connect
 
     try:
         return connect().security

@@ -11,9 +11,9 @@ from orchestrator.cli.common import JsonOption, OfflineOption, StacksOption, cat
 from orchestrator.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
-    from orchestrator.catalog.loader import Catalog, ModelEntry, StackEntry
-    from orchestrator.system.display import Display
-    from orchestrator.workflows.convert import Converted
+    from orchestrator.catalog import Catalog, ModelEntry, StackEntry
+    from orchestrator.system import Display
+    from orchestrator.workflows import Converted
 
 
 def convert(
@@ -41,7 +41,7 @@ def convert(
     entry = known.stack(stack)
     wanted = None if model is None else _model_of(known, entry, model)
     from orchestrator.cli.progress import make_display
-    from orchestrator.workflows.convert import ConvertOptions, convert_checkpoint
+    from orchestrator.workflows import ConvertOptions, convert_checkpoint
 
     options = ConvertOptions(checkpoint, onnx, wanted, add, force, trust, offline)
     display = make_display(json=json, quiet=False)

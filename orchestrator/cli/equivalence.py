@@ -12,7 +12,7 @@ from orchestrator.cli.tables import print_table
 from orchestrator.errors import EXIT_OK, PredictionsError, UsageError
 
 if TYPE_CHECKING:
-    from orchestrator.workflows.equivalence import Equivalence
+    from orchestrator.workflows import Equivalence
 
 
 def equivalence(
@@ -54,9 +54,9 @@ def equivalence(
     """
     entry = common.catalog(stacks).model(model)
     from orchestrator.cli.progress import make_display
-    from orchestrator.evaluation.agreement import Tolerances
-    from orchestrator.plan.options import RunOptions
-    from orchestrator.workflows.equivalence import check_equivalence
+    from orchestrator.evaluation import Tolerances
+    from orchestrator.plan import RunOptions
+    from orchestrator.workflows import check_equivalence
 
     names = [name.strip() for name in variants.split(",")]
     for_all, of_variant = _base_images(base_image or [], names)

@@ -16,7 +16,7 @@ from orchestrator.cli.tables import print_table
 from orchestrator.errors import UsageError
 
 if TYPE_CHECKING:
-    from orchestrator.evaluation.coco.results import Evaluation
+    from orchestrator.evaluation import Evaluation
 
 SHOWN = 5
 SourceArgument = Annotated[Path, typer.Argument(metavar="FILE|RUN", help="predictions.npz, or a run directory.")]
@@ -73,17 +73,16 @@ def evaluate(
             )
         _evaluate_masks(file, masks, json)
         return
-    from orchestrator.evaluation.coco.evaluate import CountLevel
-    from orchestrator.evaluation.coco.evaluate import evaluate as evaluate_predictions
-    from orchestrator.evaluation.runs import find_predictions
-    from orchestrator.predictions.predictions import Predictions
+    from orchestrator.evaluation import CountLevel, find_predictions
+    from orchestrator.evaluation import evaluate as evaluate_predictions
+    from orchestrator.predictions import Predictions
 
     predictions = Predictions.load(find_predictions(file))
     counts_at = CountLevel(count_iou, count_score)
     with disabled_collector():
         result = evaluate_predictions(predictions, annotations, kind, categories or (), counts_at, engine)
     if save_baseline is not None:
-        from orchestrator.evaluation.gate.baseline import to_baseline, write_baseline
+        from orchestrator.evaluation import to_baseline, write_baseline
 
         write_baseline(save_baseline, to_baseline(predictions, result, annotations))
         if not json:
@@ -112,13 +111,13 @@ def disabled_collector() -> Iterator[None]:
 
 
 def _has_recorded_masks(run: Path) -> bool:
-    from orchestrator.evaluation.localization.ground_truth import read_recorded_masks
+    from orchestrator.evaluation import read_recorded_masks
 
     return run.is_dir() and bool(read_recorded_masks(run))
 
 
 def _evaluate_masks(run: Path, masks: Path | None, json: bool) -> None:
-    from orchestrator.evaluation.localization.evaluate import evaluate_masks
+    from orchestrator.evaluation import evaluate_masks
 
     result = evaluate_masks(run, masks)
     if json:

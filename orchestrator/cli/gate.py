@@ -15,9 +15,8 @@ from orchestrator.cli.tables import write_figures
 from orchestrator.errors import EXIT_OK, EXIT_SOME_FAILED, MachineError, UsageError
 
 if TYPE_CHECKING:
-    from orchestrator.evaluation.gate.gate import Gate, GateResult
-    from orchestrator.evaluation.gate.rules import FigureChange
-    from orchestrator.reports.tables import Table
+    from orchestrator.evaluation import FigureChange, Gate, GateResult
+    from orchestrator.reports import Table
 
 GITHUB_SUMMARY = "GITHUB_STEP_SUMMARY"
 IMPLIED_RULE = "failed-images"  # of every run without another rule on failed images: none may fail
@@ -63,14 +62,13 @@ def open_gate(
 
     Raises UsageError, PredictionsError before anything runs, MachineError when a report cannot be written.
     """
-    from orchestrator.evaluation.gate.gate import Gate, check_gate_options
-    from orchestrator.evaluation.gate.rules import parse_rules
+    from orchestrator.evaluation import Gate, check_gate_options, parse_rules
 
     rules = parse_rules(fail_on or ())
     check_gate_options(rules, annotations, baseline)
     measure = None
     if annotations is not None:  # a run without annotations needs neither numpy nor an evaluation engine
-        from orchestrator.evaluation.gate.baseline import Baselines
+        from orchestrator.evaluation import Baselines
 
         measure = Baselines(models, annotations, baseline).measure
     default = os.environ.get(GITHUB_SUMMARY)
@@ -95,11 +93,11 @@ def _write_reports(gate: Gate, junit: Path | None, summary: Path | None) -> None
     """Write the JUnit report and the job summary, if wanted. Raises OSError."""
     results = gate.finish()
     if junit is not None:
-        from orchestrator.reports.junit import write_junit
+        from orchestrator.reports import write_junit
 
         write_junit(junit, results)
     if summary is not None:
-        from orchestrator.reports.job_summary import append_summary
+        from orchestrator.reports import append_summary
 
         append_summary(summary, results)
 
@@ -137,8 +135,14 @@ def compare_to_baseline(
 
     `chosen` are the categories to evaluate. Raises UsageError, PredictionsError.
     """
-    from orchestrator.evaluation.gate.baseline import compare_categories, compare_figures, evaluate_with_baseline
-    from orchestrator.evaluation.gate.rules import format_verdicts, judge_rules, parse_rules
+    from orchestrator.evaluation import (
+        compare_categories,
+        compare_figures,
+        evaluate_with_baseline,
+        format_verdicts,
+        judge_rules,
+        parse_rules,
+    )
 
     if len(files) != 1:
         raise UsageError("--baseline compares one run", why=f"{len(files)} were given")
@@ -173,7 +177,7 @@ def compare_to_baseline(
 
 
 def _make_table(title: str, first_column: str, changes: Sequence[FigureChange]) -> Table:
-    from orchestrator.reports.tables import Cell, Table
+    from orchestrator.reports import Cell, Table
 
     def cell(value: float | None, sign: str = "") -> Cell:
         return Cell("–" if value is None else format(value, f"{sign}.4f").replace("-", "−"), value)

@@ -10,7 +10,7 @@ from orchestrator.cli.common import JsonOption, StacksOption, catalog, print_jso
 from orchestrator.cli.tables import print_table
 
 if TYPE_CHECKING:
-    from orchestrator.catalog.loader import ModelEntry
+    from orchestrator.catalog import ModelEntry
 
 app = typer.Typer(help="List the models, or show one.", invoke_without_command=True, rich_markup_mode=None)
 
@@ -46,7 +46,7 @@ def show(
         print_json(_as_json(entry))
         return
     spec, defaults = entry.spec, entry.spec.defaults
-    from orchestrator.plan.request import most_detections, score_floor
+    from orchestrator.plan import most_detections, score_floor
 
     floor = score_floor(entry, entry.settings(()), None)
     facts: list[tuple[str, str]] = [
@@ -76,13 +76,13 @@ def show(
 
 
 def _weights(entry: ModelEntry) -> str:
-    from orchestrator.catalog.weights import weights_state
+    from orchestrator.catalog import weights_state
 
     return ", ".join(sorted({weights_state(entry, key) for key in entry.spec.weights})) or "none"
 
 
 def _origin(entry: ModelEntry, key: str) -> str:
-    from orchestrator.catalog.weights import weights_state
+    from orchestrator.catalog import weights_state
 
     weight = entry.spec.weights[key]
     origin = weight.url or weight.manual or weight.bundled or f"package {weight.package}"
@@ -90,7 +90,7 @@ def _origin(entry: ModelEntry, key: str) -> str:
 
 
 def _as_json(entry: ModelEntry) -> dict[str, Any]:
-    from orchestrator.catalog.weights import weights_state
+    from orchestrator.catalog import weights_state
 
     return {
         "name": entry.name,

@@ -13,9 +13,9 @@ from orchestrator.cli.tables import print_table
 from orchestrator.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
-    from orchestrator.catalog.loader import ModelEntry
+    from orchestrator.catalog import ModelEntry
     from orchestrator.hardware import Machine
-    from orchestrator.workflows.preview import RunPreview
+    from orchestrator.workflows import RunPreview
 
 RUNS = {"native": "yes", "unknown": "perhaps", "jit": "slow first start", "impossible": "no"}
 """The table's word for each value of `How`."""
@@ -65,14 +65,14 @@ def preview_model(
 ) -> RunPreview:
     """Return what a run would select, fetch and build; `runtime` None: the machine is only described."""
     from orchestrator.hardware import detect_machine
-    from orchestrator.workflows.preview import preview_run
+    from orchestrator.workflows import preview_run
 
     return preview_run(entry, machine or detect_machine(), runtime, variant, device)
 
 
 def show(preview: RunPreview) -> None:
     """Print a preview as a table and sentences."""
-    from orchestrator.workflows.preview import name_gpus
+    from orchestrator.workflows import name_gpus
 
     variants = preview.variants
     rows = [

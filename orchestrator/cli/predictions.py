@@ -13,7 +13,7 @@ from orchestrator.cli.tables import print_table
 from orchestrator.errors import PredictionsError, UsageError
 
 if TYPE_CHECKING:
-    from orchestrator.predictions.predictions import Predictions
+    from orchestrator.predictions import Predictions
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE|RUN", help="predictions.npz, or a run directory.")]
 SHOWN = 10
@@ -22,13 +22,13 @@ SHOWN_META = ("format", "model", "stack", "variant", "runtime", "device", "score
 
 
 def _load(path: Path) -> Predictions:
-    from orchestrator.predictions.predictions import Predictions
+    from orchestrator.predictions import Predictions
 
     return Predictions.load(_file(path))
 
 
 def _file(path: Path) -> Path:
-    from orchestrator.evaluation.runs import find_predictions
+    from orchestrator.evaluation import find_predictions
 
     return find_predictions(path)
 
@@ -73,7 +73,7 @@ def _inspect_image(predictions: Predictions, image: str, as_json: bool) -> None:
     try:
         record = predictions[int(image) if image.isdigit() and image not in predictions.files else image]
     except (KeyError, IndexError):
-        from orchestrator.system.suggestions import did_you_mean
+        from orchestrator.system import did_you_mean
 
         why = did_you_mean(image, predictions.files[:5000])
         raise UsageError(f"the file has no image {image!r}", why=why) from None
@@ -119,7 +119,7 @@ def export(
     json: JsonOption = False,
 ) -> None:
     """Write predictions in the format of another tool."""
-    from orchestrator.predictions.export import get_exporter
+    from orchestrator.predictions import get_exporter
 
     write = get_exporter(format_name)
     predictions = _load(file)
@@ -139,7 +139,7 @@ def draw(
     json: JsonOption = False,
 ) -> None:
     """Draw boxes and masks into a run's images, as PNG files."""
-    from orchestrator.reports.draw import draw_run_directory
+    from orchestrator.reports import draw_run_directory
 
     folder = output or run / "pictures"
     pictures = draw_run_directory(run, folder, min_score)

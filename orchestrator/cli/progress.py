@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from orchestrator.system.display import (
+from orchestrator.system import (
     BatchDisplay,
     Display,
     PlainBatchDisplay,

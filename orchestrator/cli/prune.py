@@ -13,7 +13,7 @@ from orchestrator.cli.tables import print_table
 from orchestrator.errors import UsageError
 
 if TYPE_CHECKING:
-    from orchestrator.workflows.prune.leftovers import Leftover
+    from orchestrator.workflows import Leftover
 
 LONGEST_REASON = 200
 
@@ -42,8 +42,7 @@ def prune(
             "cannot ask for confirmation: this is no terminal",
             hint="orch prune --dry-run shows what would be removed, --yes removes it",
         )
-    from orchestrator.workflows.prune.leftovers import Scope
-    from orchestrator.workflows.prune.prune import find_leftovers, remove_leftovers
+    from orchestrator.workflows import Scope, find_leftovers, remove_leftovers
 
     leftovers, notes = find_leftovers(catalog(stacks), Scope(everything, tuple(names or ()), older_than))
     document: dict[str, Any] = {

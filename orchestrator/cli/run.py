@@ -15,9 +15,9 @@ from orchestrator.cli.gate import BaselineOption, FailOnOption, JunitOption, Sum
 from orchestrator.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
-    from orchestrator.dispatch.outcome import Outcome
-    from orchestrator.evaluation.gate.gate import GateResult
-    from orchestrator.plan.options import RunOptions
+    from orchestrator.dispatch import Outcome
+    from orchestrator.evaluation import GateResult
+    from orchestrator.plan import RunOptions
 
 SHOWN_FAILURES = 20
 OTHER = "Other"  # title of the panel with parameters of no other panel
@@ -248,7 +248,7 @@ def _make_options(values: Mapping[str, object]) -> RunOptions:
     """Return the options of a run, which have the names of the command's parameters. Raises UsageError."""
     from pydantic import ValidationError
 
-    from orchestrator.plan.options import RunOptions
+    from orchestrator.plan import RunOptions
 
     if values["executor_settings"] and values["executor"] != "slurm":
         raise UsageError("--slurm is for --executor slurm")
@@ -271,7 +271,7 @@ def _run_one(
     quiet: bool,
 ) -> int:
     from orchestrator.cli.progress import make_display
-    from orchestrator.workflows.run import run_model
+    from orchestrator.workflows import run_model
 
     entry = common.catalog(stacks).model(name)
     with checked_by([entry.name]) as checks:

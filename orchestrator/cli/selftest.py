@@ -31,8 +31,8 @@ def selftest(
     """
     entry = common.catalog(stacks).model(model)
     from orchestrator.cli.progress import make_display
-    from orchestrator.plan.options import RunOptions
-    from orchestrator.workflows.selftest import run_selftest
+    from orchestrator.plan import RunOptions
+    from orchestrator.workflows import run_selftest
 
     build = common.make_build_options(base_image, build_arg, rebuild=False, offline=offline)
     options = RunOptions(

@@ -27,7 +27,7 @@ def doctor(
 ) -> int:
     """Examine this machine: engine, GPUs, Python, disk; with the next step where something is missing."""
     entry = None if model is None else catalog(stacks).model(model)
-    from orchestrator.workflows.doctor import examine_machine
+    from orchestrator.workflows import examine_machine
 
     findings = examine_machine()
     has_problem = any(finding.status == "problem" for finding in findings)
@@ -55,7 +55,7 @@ def new_stack(
     json: JsonOption = False,
 ) -> None:
     """Write a working skeleton of a stack: stack.yaml, Dockerfile, predictor, locked requirements."""
-    from orchestrator.catalog.scaffold import create_stack
+    from orchestrator.catalog import create_stack
 
     created = create_stack(name, folder)
     if json:
@@ -71,7 +71,7 @@ def new_comparison(
     file: Annotated[Path, typer.Argument(metavar="[FILE]")] = Path("orch.yaml"), json: JsonOption = False
 ) -> None:
     """Write an orch.yaml to be changed: models, images, settings, truth, for orch run -f."""
-    from orchestrator.workflows.comparison_file import write_example
+    from orchestrator.workflows import write_example
 
     write_example(file)
     if json:
@@ -89,7 +89,7 @@ def demo(
 ) -> int:
     """Run two stacks whose dependencies conflict on scenes and photographs, and draw the results."""
     from orchestrator.cli.progress import make_display
-    from orchestrator.workflows.demo.demo import run_demo
+    from orchestrator.workflows import run_demo
 
     result = run_demo(out, runtime, scenes, make_display(json=json, quiet=False))
     if json:

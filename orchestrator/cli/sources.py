@@ -15,7 +15,7 @@ app = typer.Typer(help="List and fetch the upstream code of stacks.", no_args_is
 @app.command("list")
 def list_sources(stacks: StacksOption = None, json: JsonOption = False) -> None:
     """List the upstream code of all stacks, and whether it is cached."""
-    from orchestrator.catalog.upstream_code import source_state
+    from orchestrator.catalog import source_state
 
     rows = [
         [stack.name, name, source.commit[:12], source_state(name, source), source.url]
@@ -36,7 +36,7 @@ def fetch(
     json: JsonOption = False,
 ) -> None:
     """Fetch upstream code into the cache for `orch build --offline`."""
-    from orchestrator.catalog.upstream_code import ensure_sources
+    from orchestrator.catalog import ensure_sources
     from orchestrator.cli.progress import make_display
 
     known = catalog(stacks)

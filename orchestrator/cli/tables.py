@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.cli.common import say, show_line
-from orchestrator.system.display import printable
+from orchestrator.system import printable
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
-    from orchestrator.reports.tables import Table
+    from orchestrator.reports import Table
 
 SPACE_BETWEEN = 3  # characters between two columns
 LONGEST_NAME = 16  # characters of a text column that stay on one line
@@ -43,7 +43,7 @@ def print_figures(tables: Sequence[Table]) -> None:
         return
     from rich.console import Console
 
-    from orchestrator.reports.tables import transpose
+    from orchestrator.reports import transpose
 
     console = Console(highlight=False)
     for table in tables:
@@ -56,7 +56,7 @@ def write_figures(document: Any, tables: Sequence[Table], format_name: str, outp
     if format_name == "rich" and output is None:
         print_figures(tables)
         return
-    from orchestrator.reports.tables import format_csv, format_latex, format_markdown
+    from orchestrator.reports import format_csv, format_latex, format_markdown
 
     if format_name == "json":
         text = json.dumps(document, indent=2) + "\n"
@@ -71,7 +71,7 @@ def write_or_print(text: str, output: Path | None) -> None:
         for line in text.removesuffix("\n").split("\n"):
             show_line(line)
         return
-    from orchestrator.system.files import write_text
+    from orchestrator.system import write_text
 
     write_text(output, text)
     say(f"wrote {output}")

@@ -28,7 +28,7 @@ from orchestrator.cli.tables import print_table
 from orchestrator.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
-    from orchestrator.runtimes.warm.listing import WarmWorkerStatus
+    from orchestrator.runtimes import WarmWorkerStatus
 
 SpoolOption = Annotated[
     Path | None,
@@ -68,7 +68,7 @@ def up(
         raise UsageError(f"{data} is not a folder")
     from orchestrator.cli.progress import make_display
     from orchestrator.paths import spool_folder
-    from orchestrator.runtimes.warm.containers import UpOptions, start_workers
+    from orchestrator.runtimes import UpOptions, start_workers
 
     known, display = catalog(stacks), make_display(json=json, quiet=False)
     options = UpOptions(
@@ -106,7 +106,7 @@ def down(
     if not names and not everything:
         raise UsageError("name the stacks to stop, or give --all", hint="orch ps")
     from orchestrator.paths import spool_folder
-    from orchestrator.runtimes.warm.containers import stop_workers
+    from orchestrator.runtimes import stop_workers
 
     stopped = stop_workers(names or [], (spool or spool_folder()).absolute(), say)
     if json:
@@ -121,7 +121,7 @@ def down(
 def ps(spool: SpoolOption = None, json: JsonOption = False) -> None:
     """List warm workers, those of Compose too: state, loaded models, memory, speed."""
     from orchestrator.paths import spool_folder
-    from orchestrator.runtimes.warm.listing import list_workers
+    from orchestrator.runtimes import list_workers
 
     workers = list_workers([(spool or spool_folder()).resolve()])
     if json:
@@ -160,7 +160,7 @@ def logs(
     ] = None,
 ) -> None:
     """Print the logs of warm workers, those of Compose too."""
-    from orchestrator.runtimes.warm.containers import list_containers, log_lines
+    from orchestrator.runtimes import list_containers, log_lines
 
     containers = list_containers(names or [])
     if not containers:

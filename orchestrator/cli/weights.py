@@ -18,7 +18,7 @@ ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="See orch mo
 @app.command("list")
 def list_weights(stacks: StacksOption = None, json: JsonOption = False) -> None:
     """List the weights of all models, and whether they are cached."""
-    from orchestrator.catalog.weights import weights_state
+    from orchestrator.catalog import weights_state
 
     rows = [
         [
@@ -47,7 +47,7 @@ def fetch(
 
     A download that was interrupted is resumed.
     """
-    from orchestrator.catalog.weights import ensure_weights
+    from orchestrator.catalog import ensure_weights
     from orchestrator.cli.progress import make_display
 
     entry = catalog(stacks).model(model)
@@ -71,7 +71,7 @@ def add(
     json: JsonOption = False,
 ) -> None:
     """Add weights that you have to the cache."""
-    from orchestrator.catalog.weights import add_weights
+    from orchestrator.catalog import add_weights
 
     entry = catalog(stacks).model(model)
     stored = add_weights(entry, path, key)
@@ -91,7 +91,7 @@ def verify(
 
     Reads all weights that are cached, or those of one model.
     """
-    from orchestrator.catalog.weights import verify_weights, weights_state
+    from orchestrator.catalog import verify_weights, weights_state
 
     known = catalog(stacks)
     entries = list(known.models.values()) if model is None else [known.model(model)]

@@ -1,1 +1,31 @@
 """Carry out a recorded plan: shards, events, predictions.npz, summary.json."""
+
+from typing import TYPE_CHECKING
+
+from orchestrator._lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from orchestrator.dispatch.executors import ExecutorSettings, Work, get_executor
+    from orchestrator.dispatch.launcher import Launcher
+    from orchestrator.dispatch.outcome import Outcome, read_outcome
+    from orchestrator.dispatch.shared.follow import cancel_run, follow_run
+    from orchestrator.dispatch.shared.task import main
+    from orchestrator.dispatch.shared.work_file import make_placeholder
+    from orchestrator.dispatch.sharing import NoSharing, Sharing
+    from orchestrator.dispatch.slurm.settings import SlurmSettings
+    from orchestrator.dispatch.status import read_status
+else:
+    __getattr__ = lazy_exports(
+        __name__,
+        {
+            "executors": "ExecutorSettings Work get_executor",
+            "launcher": "Launcher",
+            "outcome": "Outcome read_outcome",
+            "shared.follow": "cancel_run follow_run",
+            "shared.task": "main",
+            "shared.work_file": "make_placeholder",
+            "sharing": "NoSharing Sharing",
+            "slurm.settings": "SlurmSettings",
+            "status": "read_status",
+        },
+    )

@@ -23,16 +23,13 @@ from orchestrator.dispatch.slots import OwnedSlots, Slots
 from orchestrator.dispatch.worker_failures import RESUME_HINT, WorkerFailure, WorkerFailures
 from orchestrator.dispatch.worker_state import WorkerState
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError
-from orchestrator.inputs.collect import InputImage
+from orchestrator.inputs import InputImage
 from orchestrator.paths import GuestFolder, RunPaths
-from orchestrator.runtimes.base import Exit, Worker
-from orchestrator.runtimes.guest_contract import ALIVE_EVERY, JobQueue
-from orchestrator.runtimes.limits import OUT_SIZE
-from orchestrator.system.display import Display
-from orchestrator.system.files import open_to_append
+from orchestrator.runtimes import ALIVE_EVERY, OUT_SIZE, Exit, JobQueue, Worker
+from orchestrator.system import Display, open_to_append
 
 if TYPE_CHECKING:
-    from orchestrator.predictions.shard_check import ShardFault
+    from orchestrator.predictions import ShardFault
 
 SILENCE_SECONDS = 120.0
 """A worker that sends no event for this long, not even a heartbeat, counts as hung."""

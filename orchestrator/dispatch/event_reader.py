@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from orchestrator.inputs.collect import InputImage
-from orchestrator.runtimes.guest_contract import parse_event
+from orchestrator.inputs import InputImage
+from orchestrator.runtimes import parse_event
 
 EVENTS_PER_SECOND = 2000
 """More events of a worker than this within a second are dropped."""

@@ -8,19 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, cast
 
-from orchestrator.catalog.loader import ModelEntry
+from orchestrator.catalog import ModelEntry
 from orchestrator.dispatch.outcome import Outcome
 from orchestrator.dispatch.sharing import NoSharing, Sharing
 from orchestrator.dispatch.submitter import Submission, Submitter, TaskAttempt
 from orchestrator.errors import UsageError
 from orchestrator.hardware import Gpu, Selection
 from orchestrator.paths import RunPaths
-from orchestrator.plan.plan import Plan
-from orchestrator.runtimes.base import BuildOptions, Runtime
-from orchestrator.runtimes.limits import NO_LIMITS, Limits
-from orchestrator.system.display import Display
-from orchestrator.system.files import read_json_object
-from orchestrator.system.suggestions import unknown_name
+from orchestrator.plan import Plan
+from orchestrator.runtimes import NO_LIMITS, BuildOptions, Limits, Runtime
+from orchestrator.system import Display, read_json_object, unknown_name
 
 GivenSettings = Sequence[str] | Mapping[str, Any]
 """Settings as a user gives them: KEY=VALUE texts of a command line, or a mapping of a YAML file."""

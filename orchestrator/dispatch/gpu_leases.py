@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from orchestrator.paths import leases_folder
-from orchestrator.system.locks import acquire_lock
+from orchestrator.system import acquire_lock
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.paths import RunPaths, worker_cache_folder
-from orchestrator.plan.plan import Plan
-from orchestrator.plan.shards import attribute_columns
-from orchestrator.runtimes.base import Runtime, Worker, WorkerSpec
-from orchestrator.runtimes.guest_contract import OUT_NAME, job_document, write_job, writing_job
-from orchestrator.runtimes.readable import ReadableImages, readable_weights
-from orchestrator.runtimes.worker_cache import ensure_worker_cache
-from orchestrator.system.display import Report
+from orchestrator.plan import Plan, attribute_columns
+from orchestrator.runtimes import (
+    OUT_NAME,
+    ReadableImages,
+    Runtime,
+    Worker,
+    WorkerSpec,
+    ensure_worker_cache,
+    job_document,
+    readable_weights,
+    write_job,
+    writing_job,
+)
+from orchestrator.system import Report
 
 RUNNER = "orch_runner"
 _COPIES_NAME = "readable"

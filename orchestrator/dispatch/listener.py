@@ -12,8 +12,7 @@ from orchestrator.dispatch.event_reader import EventReader
 from orchestrator.dispatch.shard_intake import Images, Intake
 from orchestrator.errors import OrchError
 from orchestrator.paths import GuestFolder
-from orchestrator.runtimes.base import Exit, Worker
-from orchestrator.runtimes.guest_contract import PART_EVERY
+from orchestrator.runtimes import PART_EVERY, Exit, Worker
 
 MOST_WAITING_EVENTS = 10_000
 """While more events wait to be handled, workers are not listened to: their own output waits."""
@@ -58,7 +57,7 @@ class Listener:
         if event["event"] != "shard_done":
             self._put("event", event)
             return
-        from orchestrator.predictions.shard_check import ShardFault
+        from orchestrator.predictions import ShardFault
 
         number = event["shard"]
         images = self._shards.get(number)

@@ -6,7 +6,7 @@ import importlib
 import threading
 from collections.abc import Sequence
 
-from orchestrator.catalog.loader import ModelEntry
+from orchestrator.catalog import ModelEntry
 from orchestrator.dispatch.dispatcher import Dispatcher, DispatchResult
 from orchestrator.dispatch.executors import NoSettings, Work, refuse_active_submission
 from orchestrator.dispatch.launcher import Launcher, readable_images
@@ -17,12 +17,9 @@ from orchestrator.dispatch.slots import LeasedSlots, OwnedSlots, Slots, assign_d
 from orchestrator.dispatch.submitter import Submission
 from orchestrator.hardware import Gpu, Selection, cores, gpus_for
 from orchestrator.paths import RunPaths
-from orchestrator.plan.plan import Plan
-from orchestrator.plan.shards import missing_shards
-from orchestrator.runtimes.built import select_variant
-from orchestrator.runtimes.limits import OUT_SIZE
-from orchestrator.system.display import Display
-from orchestrator.system.signals import call_on_signal
+from orchestrator.plan import Plan, missing_shards
+from orchestrator.runtimes import OUT_SIZE, select_variant
+from orchestrator.system import Display, call_on_signal
 
 CHECKS = "orchestrator.predictions.shard_check"
 

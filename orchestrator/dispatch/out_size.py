@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from orchestrator.paths import GuestFolder
-from orchestrator.runtimes.limits import format_size
-from orchestrator.system.guest_tree import GuestFileRefused, GuestTree
+from orchestrator.runtimes import format_size
+from orchestrator.system import GuestFileRefused, GuestTree
 
 
 def find_excess(out: GuestFolder, limit: int) -> str | None:

@@ -16,10 +16,9 @@ from orchestrator.dispatch.shard_intake import remove_job_folders
 from orchestrator.dispatch.worker_state import WorkerState
 from orchestrator.errors import RunError
 from orchestrator.paths import RunPaths
-from orchestrator.plan.plan import Plan
-from orchestrator.predictions.mask_files import picture_path
-from orchestrator.system.files import is_regular_file, read_json_object, sha256_of, write_json
-from orchestrator.system.json_lines import JsonLinesFile
+from orchestrator.plan import Plan
+from orchestrator.predictions import picture_path
+from orchestrator.system import JsonLinesFile, is_regular_file, read_json_object, sha256_of, write_json
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def _is_summary(summary: Mapping[str, Any]) -> bool:
 
 def finish(plan: Plan, paths: RunPaths, result: DispatchResult) -> Outcome:
     """Collect the shards, write the summary, and remove what is no longer needed."""
-    from orchestrator.predictions.collect import collect_shards
+    from orchestrator.predictions import collect_shards
 
     started = time.monotonic()
     shards = [paths.shard(number) for number in plan.shards]
@@ -161,14 +160,14 @@ def read_versions(paths: RunPaths) -> dict[str, str]:
 
 def read_predicted(predictions: Path) -> list[bool]:
     """Return for each image whether it was predicted."""
-    from orchestrator.predictions.predictions import Predictions
+    from orchestrator.predictions import Predictions
 
     return [not status for status in Predictions.load(predictions).status]
 
 
 def read_failures(predictions: Path) -> list[dict[str, str]]:
     """Return the images that could not be predicted, and why."""
-    from orchestrator.predictions.predictions import Predictions
+    from orchestrator.predictions import Predictions
 
     loaded = Predictions.load(predictions)
     return [

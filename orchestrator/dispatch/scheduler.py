@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from orchestrator.inputs.collect import InputImage
-from orchestrator.runtimes.guest_contract import ShardOrder
+from orchestrator.inputs import InputImage
+from orchestrator.runtimes import ShardOrder
 
 QUEUED_PER_WORKER = 2
 """One shard being predicted and one waiting, so that a worker never idles between shards."""

@@ -16,15 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from orchestrator.errors import RunError
-from orchestrator.inputs.collect import InputImage
+from orchestrator.inputs import InputImage
 from orchestrator.paths import GuestFolder, RunPaths
-from orchestrator.plan.plan import Plan
-from orchestrator.plan.shards import shard_rules
-from orchestrator.system.files import is_regular_file, remove, sync_path
-from orchestrator.system.guest_tree import GuestFile, GuestTree
+from orchestrator.plan import Plan, shard_rules
+from orchestrator.system import GuestFile, GuestTree, is_regular_file, remove, sync_path
 
 if TYPE_CHECKING:
-    from orchestrator.predictions.shard_check import ShardContent, ShardRules
+    from orchestrator.predictions import ShardContent, ShardRules
 
 SHARD_BYTES = 1 << 30
 """Most bytes of a shard file: it is checked in memory."""
@@ -96,7 +94,7 @@ class ShardIntake:
 
     def take_leftovers(self, outs: Iterable[GuestFolder], numbers: Sequence[int]) -> None:
         """Take the shards and parts that workers of an interrupted run left. Raises RunError."""
-        from orchestrator.predictions.shard_check import ShardFault
+        from orchestrator.predictions import ShardFault
 
         for out in outs:
             with suppress(OSError, ShardFault), self._opened(out) as tree:
@@ -117,7 +115,7 @@ class ShardIntake:
 
     def fail(self, number: int, reason: str) -> ShardContent:
         """Write a shard whose images all failed: those with a reason of their own by that, the others by `reason`."""
-        from orchestrator.predictions.shard_check import write_failed_shard
+        from orchestrator.predictions import write_failed_shard
 
         images = self._images_of(number)
         reasons = [reason if image.error is None else image.error for image in images]
@@ -140,7 +138,7 @@ class ShardIntake:
         self, tree: GuestTree, out: str, name: str, number: int, images: Images, target: Path, *, is_part: bool
     ) -> ShardContent:
         """Copy a shard or part aside, check the copy and its pictures, rename it to `target`."""
-        from orchestrator.predictions.shard_check import ShardFault, check_shard
+        from orchestrator.predictions import ShardFault, check_shard
 
         aside = self._paths.shards / f".{target.name}.{secrets.token_hex(4)}.tmp"
         try:
@@ -168,7 +166,7 @@ class ShardIntake:
         sizes: Mapping[int, tuple[int, int]],
     ) -> None:
         """Copy and check the picture of each predicted image. Raises ShardFault that names the images at fault."""
-        from orchestrator.predictions.shard_check import ShardFault, check_picture
+        from orchestrator.predictions import ShardFault, check_picture
 
         target = self._paths.shards / MASKS / f"{number:05d}"
         target.mkdir(parents=True, exist_ok=True)
@@ -196,7 +194,7 @@ class ShardIntake:
 
     @contextmanager
     def _opened(self, out: GuestFolder) -> Iterator[GuestTree]:
-        from orchestrator.predictions.shard_check import ShardFault
+        from orchestrator.predictions import ShardFault
 
         try:
             tree = GuestTree(out.root)

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 from orchestrator.dispatch.gpu_leases import Lease, LeaseHolder, lease_gpu
 from orchestrator.errors import MachineError
 from orchestrator.hardware import Gpu
-from orchestrator.system.display import Display
+from orchestrator.system import Display
 
 MOST_WORKERS_PER_GPU = 8
 """More workers than that on one GPU wait for each other, however small the model."""

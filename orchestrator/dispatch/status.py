@@ -10,7 +10,7 @@ from orchestrator.dispatch.shared.progress import EventTail, RunProgress, descri
 from orchestrator.dispatch.shared.task_records import read_records
 from orchestrator.dispatch.submitter import QueuedTask, Submission
 from orchestrator.paths import RunPaths
-from orchestrator.system.locks import hold_lock
+from orchestrator.system import hold_lock
 
 
 def read_status(paths: RunPaths) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from orchestrator.paths import RunPaths
-from orchestrator.system.display import Display
+from orchestrator.system import Display
 
 
 @dataclass(frozen=True)

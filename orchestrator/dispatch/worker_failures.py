@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import MachineError, OrchError, RunError
-from orchestrator.runtimes.base import Exit
+from orchestrator.runtimes import Exit
 
 MOST_IDLE_EXITS = 4
 """Workers of one slot that may exit one after another before a shard is begun."""

@@ -1,1 +1,61 @@
 """Figures and verdicts: predictions against annotations, runs against runs, runs against a baseline."""
+
+from typing import TYPE_CHECKING
+
+from orchestrator._lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from orchestrator.evaluation.agreement import (
+        LEVELS,
+        ToleranceAgreement,
+        Tolerances,
+        compare_within_tolerances,
+        measure_agreement,
+        select_rows,
+    )
+    from orchestrator.evaluation.coco.evaluate import CountLevel, evaluate
+    from orchestrator.evaluation.coco.ground_truth import Iou, Truth
+    from orchestrator.evaluation.coco.results import FIGURES, Evaluation
+    from orchestrator.evaluation.compare.bootstrap import Interval
+    from orchestrator.evaluation.compare.compare import (
+        CompareOptions,
+        Comparison,
+        JudgedRun,
+        compare_opened,
+        compare_runs,
+        make_comparable,
+    )
+    from orchestrator.evaluation.equivalence_record import write_record
+    from orchestrator.evaluation.gate.baseline import (
+        Baselines,
+        compare_categories,
+        compare_figures,
+        evaluate_with_baseline,
+        to_baseline,
+        write_baseline,
+    )
+    from orchestrator.evaluation.gate.gate import Gate, GateResult, check_gate_options
+    from orchestrator.evaluation.gate.rules import FailedImages, FigureChange, format_verdicts, judge_rules, parse_rules
+    from orchestrator.evaluation.localization.evaluate import evaluate_masks
+    from orchestrator.evaluation.localization.ground_truth import read_recorded_masks
+    from orchestrator.evaluation.runs import OpenedRun, find_predictions, open_runs
+else:
+    __getattr__ = lazy_exports(
+        __name__,
+        {
+            "agreement": "LEVELS ToleranceAgreement Tolerances compare_within_tolerances measure_agreement select_rows",
+            "coco.evaluate": "CountLevel evaluate",
+            "coco.ground_truth": "Iou Truth",
+            "coco.results": "Evaluation FIGURES",
+            "compare.bootstrap": "Interval",
+            "compare.compare": "CompareOptions Comparison JudgedRun compare_opened compare_runs make_comparable",
+            "equivalence_record": "write_record",
+            "gate.baseline": "Baselines compare_categories compare_figures evaluate_with_baseline to_baseline "
+            "write_baseline",
+            "gate.gate": "Gate GateResult check_gate_options",
+            "gate.rules": "FailedImages FigureChange format_verdicts judge_rules parse_rules",
+            "localization.evaluate": "evaluate_masks",
+            "localization.ground_truth": "read_recorded_masks",
+            "runs": "OpenedRun find_predictions open_runs",
+        },
+    )

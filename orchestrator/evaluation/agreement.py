@@ -14,8 +14,7 @@ from pycocotools import mask as coco_mask
 from orchestrator.errors import PredictionsError
 from orchestrator.evaluation.coco.ground_truth import Iou
 from orchestrator.evaluation.runs import OpenedRun
-from orchestrator.predictions.predictions import Predictions, Record
-from orchestrator.predictions.schema import STATUS_PREDICTED, to_xywh
+from orchestrator.predictions import STATUS_PREDICTED, Predictions, Record, to_xywh
 
 LEVELS = (0.5, 0.75, 0.9)  # IoU from which instances of two models are a pair
 MOST_DIFFERENT_IMAGES = 5

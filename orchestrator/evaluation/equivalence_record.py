@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator import __version__
 from orchestrator.evaluation.agreement import ToleranceAgreement
 from orchestrator.paths import home
-from orchestrator.system.files import write_json
+from orchestrator.system import write_json
 
 FORMAT = "orch-equivalence/1"
 

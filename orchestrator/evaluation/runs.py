@@ -10,8 +10,8 @@ from typing import Any
 
 from orchestrator.errors import UsageError
 from orchestrator.paths import RunPaths
-from orchestrator.predictions.predictions import Predictions
-from orchestrator.system.files import read_json_object
+from orchestrator.predictions import Predictions
+from orchestrator.system import read_json_object
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from orchestrator.catalog.spec import Variant
+from orchestrator.catalog import Variant
 from orchestrator.hardware.machine import Gpu
 from orchestrator.hardware.platforms import TEGRA
 

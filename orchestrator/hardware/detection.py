@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.catalog.loader import StackEntry
+from orchestrator.catalog import StackEntry
 from orchestrator.errors import MachineError
 from orchestrator.hardware.machine import Gpu, Machine
 from orchestrator.hardware.nvml import read_nvml
 from orchestrator.hardware.platforms import is_in_container, read_jetson, read_platform
 from orchestrator.hardware.smi import read_smi
 from orchestrator.hardware.visible import keep_visible
-from orchestrator.system.container_engine import connect
+from orchestrator.system import connect
 
 NO_DRIVER = "no NVIDIA driver: neither libnvidia-ml.so.1 nor nvidia-smi is installed"
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from orchestrator.catalog.spec import Variant
+from orchestrator.catalog import Variant
 
 MODULE = "orch_runner.gpu.binaries"
 FORMAT = "orch-binaries/1"

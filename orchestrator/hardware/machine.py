@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.errors import MachineError, UsageError
-from orchestrator.system.yaml_source import describe_errors
+from orchestrator.system import describe_errors
 
 FORMAT = "orch-machine/1"
 BROKEN_HINT = "repair the driver, or ask for the CPU: --device cpu"

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from orchestrator.catalog.loader import StackEntry
-from orchestrator.catalog.spec import Variant
+from orchestrator.catalog import StackEntry, Variant
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.hardware.compatibility import Compatibility, check_compatibility
 from orchestrator.hardware.devices import device_kind, find_gpus

@@ -1,1 +1,23 @@
 """List the images that a user names (files, folders, lists, archives, data sets) as an InputSet."""
+
+from typing import TYPE_CHECKING
+
+from orchestrator._lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from orchestrator.inputs.benco_datasets import NEGATIVE, Sample, is_tp_gt, read_data_set
+    from orchestrator.inputs.collect import InputSet, collect_inputs
+    from orchestrator.inputs.folders import SkippedFile
+    from orchestrator.inputs.manifest import InputImage, open_inputs, read_inputs
+    from orchestrator.inputs.sources import expand_user
+else:
+    __getattr__ = lazy_exports(
+        __name__,
+        {
+            "benco_datasets": "NEGATIVE Sample is_tp_gt read_data_set",
+            "collect": "InputSet collect_inputs",
+            "folders": "SkippedFile",
+            "manifest": "InputImage open_inputs read_inputs",
+            "sources": "expand_user",
+        },
+    )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, overload
 
 from orchestrator.inputs.record_buffer import UnnamedFile
-from orchestrator.system.files import replace_file
+from orchestrator.system import replace_file
 
 STRIDE = 64
 """The offset of every STRIDE-th line is kept, so that a slice is read without the lines before it."""

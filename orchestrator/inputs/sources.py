@@ -16,8 +16,7 @@ from orchestrator.errors import UsageError
 from orchestrator.inputs.benco_datasets import IMAGES, MASKS, Samples, is_tp_gt, read_json, read_tp_gt
 from orchestrator.inputs.folders import SkippedFile, SourceImage, from_folder, public_name, refusal
 from orchestrator.inputs.links import Links
-from orchestrator.system.archives import is_archive, unpack
-from orchestrator.system.files import write_json
+from orchestrator.system import is_archive, unpack, write_json
 
 _DONE = "unpacked.json"
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from orchestrator.catalog.loader import ModelEntry, StackEntry
-from orchestrator.catalog.weights import weights_state
+from orchestrator.catalog import ModelEntry, StackEntry, weights_state
 from orchestrator.paths import weights_folder
-from orchestrator.runtimes.base import BuildOptions, Runtime
-from orchestrator.runtimes.build_inputs import find_variant
-from orchestrator.system.free_space import GB, Need
+from orchestrator.runtimes import BuildOptions, Runtime, find_variant
+from orchestrator.system import GB, Need
 
 UNDECLARED_GB = {"cpu": 1.0, "cuda": 6.0}
 """Size of a variant whose stack.yaml has no size_gb: CUDA's libraries alone are 3 to 4 GB."""

@@ -8,8 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from orchestrator.runtimes.base import BuildOptions
-from orchestrator.runtimes.limits import Limits, parse_size, parse_user
+from orchestrator.runtimes import BuildOptions, Limits, parse_size, parse_user
 
 MAX_WORKERS_PER_GPU = 64
 

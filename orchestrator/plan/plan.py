@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator import __version__
-from orchestrator.catalog.loader import ModelEntry
-from orchestrator.catalog.spec import MANIPULATION
-from orchestrator.catalog.weights import Stored
-from orchestrator.inputs.collect import InputImage, InputSet
+from orchestrator.catalog import MANIPULATION, ModelEntry, Stored
+from orchestrator.inputs import InputImage, InputSet
 from orchestrator.plan.request import Request
-from orchestrator.runtimes.base import Prepared
+from orchestrator.runtimes import Prepared
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from orchestrator.catalog.loader import ModelEntry
-from orchestrator.catalog.spec import SettingValue
+from orchestrator.catalog import ModelEntry, SettingValue
 from orchestrator.errors import UsageError
-from orchestrator.inputs.sources import expand_user
+from orchestrator.inputs import expand_user
 from orchestrator.plan.options import RunOptions
 
 AUTO = "auto"  # variant and device of a request until a node of the cluster has chosen them

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import RunError, UsageError
-from orchestrator.inputs.collect import InputImage, read_inputs
+from orchestrator.inputs import InputImage, read_inputs
 from orchestrator.paths import RunPaths
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.request import Request
-from orchestrator.system.files import is_regular_file, read_json_object, write_json
-from orchestrator.system.locks import hold_lock
+from orchestrator.system import hold_lock, is_regular_file, read_json_object, write_json
 
 RUN_FORMAT = "orch-run/1"
 

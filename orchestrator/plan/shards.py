@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from orchestrator.paths import RunPaths
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.request import MAX_PIXELS
-from orchestrator.system.files import is_regular_file, remove
+from orchestrator.system import is_regular_file, remove
 
 if TYPE_CHECKING:
-    from orchestrator.predictions.shard_check import ShardRules
+    from orchestrator.predictions import ShardRules
 
 USUAL_SHARD = 64
 MANY_SHARDS = 128  # shards of a usual run: enough to keep eight workers busy until the end; see bench/many_gpus.py
@@ -38,7 +38,7 @@ def missing_shards(plan: Plan, paths: RunPaths) -> list[int]:
 
 def shard_rules(plan: Plan) -> ShardRules:
     """Return what each shard of a plan must keep."""
-    from orchestrator.predictions.shard_check import ShardRules
+    from orchestrator.predictions import ShardRules
 
     return ShardRules(plan.digest(), plan.predictions_meta(), attribute_columns(plan), plan.has_pictures, MAX_PIXELS)
 
@@ -50,7 +50,7 @@ def attribute_columns(plan: Plan) -> int:
 
 def is_done(paths: RunPaths, plan: Plan, rules: ShardRules, number: int) -> bool:
     """Return whether a shard's file is whole and keeps the rules; a damaged one is predicted again."""
-    from orchestrator.predictions.shard_check import ShardFault, check_shard
+    from orchestrator.predictions import ShardFault, check_shard
 
     path = paths.shard(number)
     if not is_regular_file(path):

@@ -19,8 +19,7 @@ from orchestrator.predictions.export_imdlbenco import export_imdlbenco
 from orchestrator.predictions.npz import NpzWriter
 from orchestrator.predictions.predictions import Predictions
 from orchestrator.predictions.schema import STATUS_PREDICTED
-from orchestrator.system.files import replace_file
-from orchestrator.system.suggestions import unknown_name
+from orchestrator.system import replace_file, unknown_name
 
 Exporter = Callable[[Predictions, Path, Path | None], None]
 

@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
-from orchestrator.catalog.spec import MANIPULATION
+from orchestrator.catalog import MANIPULATION
 from orchestrator.errors import PredictionsError, UsageError
 from orchestrator.predictions.mask_files import picture_path
 from orchestrator.predictions.predictions import Predictions
 from orchestrator.predictions.schema import STATUS_PREDICTED
-from orchestrator.system.files import write_json
+from orchestrator.system import write_json
 
 LABELS = "pred_label_combined.json"
 

@@ -19,7 +19,7 @@ from numpy.lib import format as npy
 from numpy.typing import DTypeLike, NDArray
 
 from orchestrator.errors import PredictionsError, UsageError
-from orchestrator.system.files import replace_file
+from orchestrator.system import replace_file
 
 # Measured with `python -m bench.collect`: the fastest level whose files are smaller than the pickled layout's at its 6.
 LEVEL = 5

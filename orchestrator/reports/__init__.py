@@ -1,1 +1,37 @@
 """Pages, drawings, tables, JUnit and job summaries."""
+
+from typing import TYPE_CHECKING
+
+from orchestrator._lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from orchestrator.reports.draw import draw_run_directory, make_contact_sheet
+    from orchestrator.reports.html.gallery import PageLimits
+    from orchestrator.reports.html.write import ReportOptions, write_report
+    from orchestrator.reports.job_summary import append_summary
+    from orchestrator.reports.junit import write_junit
+    from orchestrator.reports.tables import (
+        Cell,
+        Table,
+        format_csv,
+        format_json,
+        format_latex,
+        format_markdown,
+        make_caption,
+        make_document,
+        make_tables,
+        transpose,
+    )
+else:
+    __getattr__ = lazy_exports(
+        __name__,
+        {
+            "draw": "draw_run_directory make_contact_sheet",
+            "html.gallery": "PageLimits",
+            "html.write": "ReportOptions write_report",
+            "job_summary": "append_summary",
+            "junit": "write_junit",
+            "tables": "Cell Table format_csv format_json format_latex format_markdown make_caption "
+            "make_document make_tables transpose",
+        },
+    )

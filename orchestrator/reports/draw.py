@@ -13,13 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from orchestrator.errors import PredictionsError, UsageError
-from orchestrator.inputs.collect import read_inputs
+from orchestrator.inputs import read_inputs
 from orchestrator.paths import RunPaths
-from orchestrator.predictions import rle
-from orchestrator.predictions.mask_files import picture_path
-from orchestrator.predictions.predictions import Predictions, Record
-from orchestrator.predictions.schema import STATUS_PREDICTED
-from orchestrator.system.files import replace_file
+from orchestrator.predictions import STATUS_PREDICTED, Predictions, Record, picture_path, rle
+from orchestrator.system import replace_file
 
 Colour = tuple[int, int, int]
 Box = tuple[float, float, float, float]

@@ -6,8 +6,8 @@ import html
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from orchestrator.evaluation.gate.gate import GateResult
-from orchestrator.system.display import printable
+from orchestrator.evaluation import GateResult
+from orchestrator.system import printable
 
 SHOWN_FAILURES = 50  # per model: GitHub accepts 1 MiB of summary per step
 SHOWN_CHARACTERS = 300

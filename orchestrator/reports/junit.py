@@ -15,10 +15,8 @@ from typing import Literal
 from xml.etree import ElementTree
 
 from orchestrator import __version__
-from orchestrator.evaluation.gate.gate import GateResult
-from orchestrator.evaluation.gate.rules import FailedImages
-from orchestrator.system.display import printable
-from orchestrator.system.files import write_text
+from orchestrator.evaluation import FailedImages, GateResult
+from orchestrator.system import printable, write_text
 
 MAX_CASES = 1000  # failed images with a case of their own; summary.json has all
 _NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

@@ -9,10 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from orchestrator.evaluation.agreement import LEVELS
-from orchestrator.evaluation.coco.results import FIGURES
-from orchestrator.evaluation.compare.bootstrap import Interval
-from orchestrator.evaluation.compare.compare import Comparison
+from orchestrator.evaluation import FIGURES, LEVELS, Comparison, Interval
 
 DIFFERENCES = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "map_w": "mAP_w"}
 DIFFERENCE_COLUMNS = tuple(f"Δ {name}" for name in DIFFERENCES.values())

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from orchestrator.catalog.loader import StackEntry
+from orchestrator.catalog import StackEntry
 from orchestrator.errors import BuildError, MachineError, UsageError
 from orchestrator.paths import build_logs_folder, images_folder
 from orchestrator.runtimes.base import BuildOptions, Location, Prepared, Runtime, WorkerSpec, worker_environment
@@ -24,11 +24,7 @@ from orchestrator.runtimes.guest_contract import JOB_NAME, GuestPaths
 from orchestrator.runtimes.limits import Limits
 from orchestrator.runtimes.mounts import GUEST, GUEST_HOME, bound_folders, image_paths
 from orchestrator.runtimes.process import ProcessWorker, reap_processes, visible_gpus
-from orchestrator.system.container_engine import connect
-from orchestrator.system.display import Report
-from orchestrator.system.files import replace_path
-from orchestrator.system.locks import hold_lock
-from orchestrator.system.subprocesses import run_subprocess
+from orchestrator.system import Report, connect, hold_lock, replace_path, run_subprocess
 
 COMMANDS = ("apptainer", "singularity")
 OLDEST_SINGULARITY = (3, 8)

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from orchestrator.catalog.loader import StackEntry
+from orchestrator.catalog import StackEntry
 from orchestrator.errors import UsageError
-from orchestrator.hardware.gpu_code import GpuCode
+from orchestrator.hardware import GpuCode
 from orchestrator.runtimes.guest_contract import GuestPaths
 from orchestrator.runtimes.limits import FILE_SIZE, NO_LIMITS, OUT_SIZE, Limits, refuse_limits
-from orchestrator.system.display import Report
+from orchestrator.system import Report
 
 
 @dataclass(frozen=True)

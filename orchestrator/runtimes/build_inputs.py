@@ -10,9 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from orchestrator.catalog.bundled import RUNNER
-from orchestrator.catalog.loader import StackEntry
-from orchestrator.catalog.spec import UpstreamSource, Variant
+from orchestrator.catalog import RUNNER, StackEntry, UpstreamSource, Variant
 from orchestrator.errors import SpecError, UsageError
 from orchestrator.runtimes.base import BuildOptions
 

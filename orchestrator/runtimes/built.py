@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from orchestrator.catalog.loader import StackEntry
+from orchestrator.catalog import StackEntry
 from orchestrator.errors import OrchError
-from orchestrator.hardware import Gpu, Selection, choose_variant, gpus_for
-from orchestrator.hardware.gpu_code import GpuCode
+from orchestrator.hardware import Gpu, GpuCode, Selection, choose_variant, gpus_for
 from orchestrator.runtimes.base import BuildOptions, Runtime
 from orchestrator.runtimes.registry import usable_runtimes
 

@@ -12,10 +12,7 @@ from pathlib import Path
 
 from orchestrator.errors import BuildError, MachineError
 from orchestrator.paths import build_logs_folder, environments_folder
-from orchestrator.system.display import Report
-from orchestrator.system.files import write_json
-from orchestrator.system.locks import hold_lock
-from orchestrator.system.subprocesses import read_output, run_subprocess
+from orchestrator.system import Report, hold_lock, read_output, run_subprocess, write_json
 
 LOCKED = ("--no-deps", "--require-hashes")
 """Options with which every lock is installed: nothing in it is resolved again."""

@@ -11,11 +11,9 @@ from pathlib import PurePath
 from typing import Any
 
 from orchestrator.errors import RuntimeUnsuitable
-from orchestrator.inputs.collect import InputImage
+from orchestrator.inputs import InputImage
 from orchestrator.paths import GuestFolder
-from orchestrator.system.files import json_bytes
-from orchestrator.system.guest_tree import GuestFileRefused, GuestTree
-from orchestrator.system.json_lines import parse_object
+from orchestrator.system import GuestFileRefused, GuestTree, json_bytes, parse_object
 
 CONTRACT = "orch-job/1"
 ALIVE_TIMEOUT = 60.0

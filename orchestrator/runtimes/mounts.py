@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from orchestrator.catalog.upstream_code import tree_folder
+from orchestrator.catalog import tree_folder
 from orchestrator.runtimes.base import Prepared, WorkerSpec
 from orchestrator.runtimes.guest_contract import QUEUE_NAME, GuestPaths
 

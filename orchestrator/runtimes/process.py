@@ -14,9 +14,7 @@ from typing import cast
 from orchestrator.errors import MachineError
 from orchestrator.runtimes.base import Exit, WorkerSpec
 from orchestrator.runtimes.limits import format_size
-from orchestrator.system.files import read_regular
-from orchestrator.system.guest_tree import GuestTree
-from orchestrator.system.json_lines import split_lines
+from orchestrator.system import GuestTree, read_regular, split_lines
 
 _PID_NAME = "pid"
 _PID_BYTES = 200

@@ -16,10 +16,8 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from orchestrator.errors import MachineError
-from orchestrator.inputs.collect import InputImage
-from orchestrator.system.display import Report
-from orchestrator.system.files import replace_file
-from orchestrator.system.free_space import RESERVE
+from orchestrator.inputs import InputImage
+from orchestrator.system import RESERVE, Report, replace_file
 
 _SUFFIX_LENGTH = 16
 HINT = "make the files readable for everybody (chmod -R o+rX), or have workers run as a user who reads them: --user UID"

@@ -9,7 +9,7 @@ from orchestrator.runtimes.apptainer import ApptainerRuntime
 from orchestrator.runtimes.base import Runtime
 from orchestrator.runtimes.docker.runtime import DockerRuntime
 from orchestrator.runtimes.venv import VenvRuntime
-from orchestrator.system.suggestions import unknown_name
+from orchestrator.system import unknown_name
 
 AUTO = "auto"
 RUNTIMES: dict[str, Callable[[], Runtime]] = {

@@ -10,12 +10,9 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.catalog.bundled import RUNNER
-from orchestrator.catalog.loader import StackEntry
-from orchestrator.catalog.spec import Variant
-from orchestrator.catalog.upstream_code import ensure_sources
+from orchestrator.catalog import RUNNER, StackEntry, Variant, ensure_sources
 from orchestrator.errors import MachineError
-from orchestrator.hardware.gpu_code import MODULE, GpuCode, parse_gpu_code
+from orchestrator.hardware import MODULE, GpuCode, parse_gpu_code
 from orchestrator.runtimes.base import (
     BuildOptions,
     Finding,
@@ -37,10 +34,7 @@ from orchestrator.runtimes.guest_contract import JOB_NAME, GuestPaths
 from orchestrator.runtimes.limits import Limits
 from orchestrator.runtimes.mounts import host_paths
 from orchestrator.runtimes.process import ProcessWorker, inherited_variables, reap_processes, visible_gpus
-from orchestrator.system.display import Report
-from orchestrator.system.files import write_text
-from orchestrator.system.guest_tree import GuestTree
-from orchestrator.system.subprocesses import read_output
+from orchestrator.system import GuestTree, Report, read_output, write_text
 
 GPU_CODE_NAME = "orch-binaries.json"
 """In the folder of an environment: what orch_runner.gpu.binaries printed."""

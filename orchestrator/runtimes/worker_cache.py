@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from orchestrator.errors import MachineError
-from orchestrator.system.guest_tree import GuestTree
+from orchestrator.system import GuestTree
 
 _PATIENCE_SECONDS = 1.0
 """Time for another orch, which is just making the folder, to give it away."""

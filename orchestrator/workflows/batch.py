@@ -9,15 +9,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from orchestrator.catalog.loader import Catalog, ModelEntry
-from orchestrator.catalog.weights import weights_state
-from orchestrator.dispatch.executors import get_executor
-from orchestrator.dispatch.outcome import Outcome
+from orchestrator.catalog import Catalog, ModelEntry, weights_state
+from orchestrator.dispatch import Outcome, get_executor
 from orchestrator.errors import Interrupted, MachineError, OrchError, UsageError
-from orchestrator.plan.options import RunOptions
-from orchestrator.system.display import BatchDisplay
-from orchestrator.system.signals import StopRequests, share_signals
-from orchestrator.system.subprocesses import terminate_subprocesses
+from orchestrator.plan import RunOptions
+from orchestrator.system import BatchDisplay, StopRequests, share_signals, terminate_subprocesses
 from orchestrator.workflows.run import run_model
 
 READY_SECONDS = 5.0  # a run that prepares for longer than this has no share of the GPUs until it is ready to predict

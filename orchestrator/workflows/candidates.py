@@ -6,19 +6,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 
-from orchestrator.catalog.loader import ModelEntry
-from orchestrator.catalog.weights import Stored
+from orchestrator.catalog import ModelEntry, Stored
 from orchestrator.errors import BaseImageError, OrchError, RuntimeUnsuitable, UsageError
 from orchestrator.hardware import Selection
-from orchestrator.inputs.collect import InputSet
+from orchestrator.inputs import InputSet
 from orchestrator.paths import RunPaths
-from orchestrator.plan.options import RunOptions
-from orchestrator.plan.run_directory import read_request_field
-from orchestrator.runtimes.base import Runtime
-from orchestrator.runtimes.registry import AUTO_ORDER, choose_runtime, get_runtime
-from orchestrator.runtimes.warm.runtime import WarmRuntime
-from orchestrator.runtimes.warm.select import NoWarmWorker, select_warm
-from orchestrator.system.display import Report
+from orchestrator.plan import RunOptions, read_request_field
+from orchestrator.runtimes import (
+    AUTO_ORDER,
+    NoWarmWorker,
+    Runtime,
+    WarmRuntime,
+    choose_runtime,
+    get_runtime,
+    select_warm,
+)
+from orchestrator.system import Report
 
 
 @dataclass

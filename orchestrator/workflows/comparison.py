@@ -7,14 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.dispatch.outcome import Outcome
+from orchestrator.dispatch import Outcome
 from orchestrator.errors import EXIT_OK, Interrupted, OrchError
-from orchestrator.evaluation.compare.compare import CompareOptions, Comparison, compare_runs
-from orchestrator.reports.html.gallery import PageLimits
-from orchestrator.reports.html.write import ReportOptions, write_report
-from orchestrator.reports.tables import format_json, format_markdown, make_document, make_tables
-from orchestrator.system.display import Display
-from orchestrator.system.files import write_text
+from orchestrator.evaluation import CompareOptions, Comparison, compare_runs
+from orchestrator.reports import (
+    PageLimits,
+    ReportOptions,
+    format_json,
+    format_markdown,
+    make_document,
+    make_tables,
+    write_report,
+)
+from orchestrator.system import Display, write_text
 from orchestrator.workflows.batch import RunResult
 from orchestrator.workflows.comparison_file import ComparisonFile, ReportSpec
 

@@ -10,13 +10,12 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationError
 
-from orchestrator.catalog.loader import Catalog, ModelEntry
-from orchestrator.catalog.spec import MODEL_NAME_PATTERN, SettingValue, Spec
-from orchestrator.dispatch.slurm.settings import SlurmSettings
+from orchestrator.catalog import MODEL_NAME_PATTERN, Catalog, ModelEntry, SettingValue, Spec
+from orchestrator.dispatch import SlurmSettings
 from orchestrator.errors import OrchError, SpecError, UsageError
-from orchestrator.plan.options import CommonOptions, RunOptions
-from orchestrator.runtimes.base import BuildOptions
-from orchestrator.system.yaml_source import YamlSource, spec_error
+from orchestrator.plan import CommonOptions, RunOptions
+from orchestrator.runtimes import BuildOptions
+from orchestrator.system import YamlSource, spec_error
 from orchestrator.workflows.batch import RunRequest
 
 Location = tuple[str | int, ...]

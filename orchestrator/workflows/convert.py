@@ -17,18 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.catalog.loader import ModelEntry, StackEntry
-from orchestrator.catalog.weights import Stored, add_weights
+from orchestrator.catalog import ModelEntry, StackEntry, Stored, add_weights
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError, UsageError
 from orchestrator.hardware import cores
 from orchestrator.paths import build_logs_folder, worker_cache_folder
-from orchestrator.runtimes.base import Exit, worker_environment
-from orchestrator.runtimes.environments import ensure_environment, environment_folder, is_complete
-from orchestrator.runtimes.process import inherited_variables
-from orchestrator.system.display import Display, Report
-from orchestrator.system.files import replace_path, sha256_of
-from orchestrator.system.free_space import Need, require_space
-from orchestrator.system.signals import raise_on_sigterm
+from orchestrator.runtimes import (
+    Exit,
+    ensure_environment,
+    environment_folder,
+    inherited_variables,
+    is_complete,
+    worker_environment,
+)
+from orchestrator.system import Display, Need, Report, raise_on_sigterm, replace_path, require_space, sha256_of
 
 SCRIPT_NAME = "convert/convert.py"
 LOCK_NAME = "convert.lock"

@@ -10,13 +10,11 @@ from functools import partial
 from pathlib import Path
 
 from orchestrator import __version__
-from orchestrator.catalog.loader import load_catalog
+from orchestrator.catalog import load_catalog
 from orchestrator.errors import OrchError
-from orchestrator.hardware import Gpu, cores, detect_machine
-from orchestrator.hardware.machine import BROKEN_HINT
+from orchestrator.hardware import BROKEN_HINT, Gpu, cores, detect_machine
 from orchestrator.paths import home
-from orchestrator.runtimes.base import Finding
-from orchestrator.runtimes.registry import RUNTIMES, get_runtime
+from orchestrator.runtimes import RUNTIMES, Finding, get_runtime
 
 LOW_SPACE_GB = 20
 

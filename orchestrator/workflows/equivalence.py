@@ -11,16 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.catalog.loader import ModelEntry
-from orchestrator.dispatch.outcome import Outcome
+from orchestrator.catalog import ModelEntry
+from orchestrator.dispatch import Outcome
 from orchestrator.errors import MachineError, UsageError
-from orchestrator.evaluation.agreement import ToleranceAgreement, Tolerances, compare_within_tolerances
-from orchestrator.evaluation.equivalence_record import write_record
+from orchestrator.evaluation import ToleranceAgreement, Tolerances, compare_within_tolerances, write_record
 from orchestrator.paths import home
-from orchestrator.plan.options import RunOptions
-from orchestrator.predictions.predictions import Predictions
-from orchestrator.runtimes.build_inputs import find_variant
-from orchestrator.system.display import Display
+from orchestrator.plan import RunOptions
+from orchestrator.predictions import Predictions
+from orchestrator.runtimes import find_variant
+from orchestrator.system import Display
 from orchestrator.workflows.run import run_model
 from orchestrator.workflows.selftest import make_random_weights, selftest_photographs
 

@@ -7,16 +7,19 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from orchestrator.catalog.loader import ModelEntry
-from orchestrator.catalog.weights import weights_state
+from orchestrator.catalog import ModelEntry, weights_state
 from orchestrator.errors import OrchError, UsageError
-from orchestrator.hardware import Gpu, Machine, Selection, check_compatibility, choose_variant, gpus_of
-from orchestrator.hardware.compatibility import How
-from orchestrator.hardware.devices import device_kind
-from orchestrator.runtimes.base import BuildOptions
-from orchestrator.runtimes.built import apply_gpu_code
-from orchestrator.runtimes.limits import Limits
-from orchestrator.runtimes.registry import choose_runtime
+from orchestrator.hardware import (
+    Gpu,
+    How,
+    Machine,
+    Selection,
+    check_compatibility,
+    choose_variant,
+    device_kind,
+    gpus_of,
+)
+from orchestrator.runtimes import BuildOptions, Limits, apply_gpu_code, choose_runtime
 
 
 @dataclass(frozen=True)

@@ -9,27 +9,38 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.catalog.bundled import STACKS
-from orchestrator.catalog.loader import ModelEntry
-from orchestrator.catalog.weights import Stored, ensure_weights, weights_in
-from orchestrator.dispatch.executors import ExecutorSettings, Work, get_executor
-from orchestrator.dispatch.outcome import Outcome, read_outcome
-from orchestrator.dispatch.shared.follow import follow_run
-from orchestrator.dispatch.shared.work_file import make_placeholder
-from orchestrator.dispatch.sharing import NoSharing, Sharing
+from orchestrator.catalog import STACKS, ModelEntry, Stored, ensure_weights, weights_in
+from orchestrator.dispatch import (
+    ExecutorSettings,
+    NoSharing,
+    Outcome,
+    Sharing,
+    Work,
+    follow_run,
+    get_executor,
+    make_placeholder,
+    read_outcome,
+)
 from orchestrator.errors import RunError, UsageError
 from orchestrator.hardware import Gpu, Selection
-from orchestrator.inputs.collect import InputSet, collect_inputs
+from orchestrator.inputs import InputSet, collect_inputs
 from orchestrator.paths import RunPaths, weights_folder
-from orchestrator.plan.disk_space import build_needs, output_need, weights_needs
-from orchestrator.plan.options import RunOptions
-from orchestrator.plan.plan import Plan
-from orchestrator.plan.request import AUTO, Request, make_request
-from orchestrator.plan.run_directory import open_run, read_request_field, record_plan
-from orchestrator.plan.shards import default_shard_size
-from orchestrator.runtimes.base import Prepared, Runtime
-from orchestrator.system.display import Display
-from orchestrator.system.free_space import Need, require_space
+from orchestrator.plan import (
+    AUTO,
+    Plan,
+    Request,
+    RunOptions,
+    build_needs,
+    default_shard_size,
+    make_request,
+    open_run,
+    output_need,
+    read_request_field,
+    record_plan,
+    weights_needs,
+)
+from orchestrator.runtimes import Prepared, Runtime
+from orchestrator.system import Display, Need, require_space
 from orchestrator.workflows.candidates import Candidate, runtime_candidates
 
 

@@ -12,24 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.catalog.loader import ModelEntry
-from orchestrator.dispatch.launcher import Launcher
-from orchestrator.dispatch.outcome import Outcome
+from orchestrator.catalog import ModelEntry
+from orchestrator.dispatch import Launcher, Outcome
 from orchestrator.errors import MachineError, PredictionsError, RunError
 from orchestrator.hardware import cores
-from orchestrator.inputs.collect import collect_inputs
+from orchestrator.inputs import collect_inputs
 from orchestrator.paths import RunPaths, home
-from orchestrator.plan.disk_space import build_needs
-from orchestrator.plan.options import RunOptions
-from orchestrator.plan.plan import Plan
-from orchestrator.plan.request import make_request
-from orchestrator.predictions.predictions import Predictions
-from orchestrator.runtimes.built import select_variant
-from orchestrator.runtimes.guest_contract import OUT_NAME, QUEUE_NAME, parse_event
-from orchestrator.runtimes.limits import FILE_SIZE
-from orchestrator.system.display import Display
-from orchestrator.system.free_space import require_space
-from orchestrator.system.guest_tree import GuestTree
+from orchestrator.plan import Plan, RunOptions, build_needs, make_request
+from orchestrator.predictions import Predictions
+from orchestrator.runtimes import FILE_SIZE, OUT_NAME, QUEUE_NAME, parse_event, select_variant
+from orchestrator.system import Display, GuestTree, require_space
 from orchestrator.workflows.candidates import cold_candidates
 from orchestrator.workflows.demo.photographs import fetch_photographs
 from orchestrator.workflows.demo.scenes import write_scenes

@@ -10,8 +10,8 @@ from orchestrator.dispatch.shared.claims import Claims
 from orchestrator.dispatch.shared.task_records import merge_records
 from orchestrator.errors import MachineError
 from orchestrator.paths import RunPaths
-from orchestrator.plan.plan import Plan
-from orchestrator.system.display import Display
+from orchestrator.plan import Plan
+from orchestrator.system import Display
 
 COLLECT_CLAIM = "collect"
 

@@ -17,9 +17,8 @@ from orchestrator.dispatch.shared.work_file import read_work_file
 from orchestrator.dispatch.submitter import QueuedTask, Submission, Submitter
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError, UsageError
 from orchestrator.paths import RunPaths
-from orchestrator.plan.run_directory import read_run_document
-from orchestrator.system.display import Display
-from orchestrator.system.signals import call_on_signal
+from orchestrator.plan import read_run_document
+from orchestrator.system import Display, call_on_signal
 
 POLL_SECONDS = 2.0
 QUEUE_POLL_SECONDS = 10.0

@@ -11,7 +11,7 @@ from orchestrator.dispatch.shared.task_records import WORKING_STATES
 from orchestrator.dispatch.submitter import QueuedTask
 from orchestrator.dispatch.worker_state import WorkerState
 from orchestrator.paths import RunPaths
-from orchestrator.system.json_lines import JsonLinesFile
+from orchestrator.system import JsonLinesFile
 
 
 class EventTail:

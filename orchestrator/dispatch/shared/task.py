@@ -32,14 +32,9 @@ from orchestrator.dispatch.submitter import Submitter, TaskAttempt
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError
 from orchestrator.hardware import Gpu, cores, gpus_for
 from orchestrator.paths import RunPaths, TaskPaths
-from orchestrator.plan.plan import Plan
-from orchestrator.plan.request import AUTO
-from orchestrator.runtimes.base import Runtime
-from orchestrator.runtimes.built import select_variant
-from orchestrator.runtimes.limits import OUT_SIZE
-from orchestrator.runtimes.registry import choose_runtime
-from orchestrator.system.display import Display, PlainDisplay
-from orchestrator.system.signals import call_on_signal, raise_on_sigterm
+from orchestrator.plan import AUTO, Plan
+from orchestrator.runtimes import OUT_SIZE, Runtime, choose_runtime, select_variant
+from orchestrator.system import Display, PlainDisplay, call_on_signal, raise_on_sigterm
 
 EXIT_STOPPED = 143
 PLAN_CLAIM = "plan"

@@ -11,7 +11,7 @@ from typing import Any
 from orchestrator.dispatch.dispatcher import DispatchResult
 from orchestrator.dispatch.submitter import TaskAttempt
 from orchestrator.paths import RunPaths, TaskPaths
-from orchestrator.system.files import read_json_object, write_json
+from orchestrator.system import read_json_object, write_json
 
 WORKING_STATES = ("preparing", "predicting")
 

@@ -8,20 +8,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator import __version__
-from orchestrator.catalog.loader import ModelEntry, StackEntry, read_stack
-from orchestrator.catalog.weights import Stored
+from orchestrator.catalog import ModelEntry, StackEntry, Stored, read_stack
 from orchestrator.errors import RunError
 from orchestrator.hardware import Selection
-from orchestrator.inputs.collect import InputSet
-from orchestrator.inputs.folders import SkippedFile
-from orchestrator.inputs.manifest import open_inputs
+from orchestrator.inputs import InputSet, SkippedFile, open_inputs
 from orchestrator.paths import RunPaths
-from orchestrator.plan.plan import Plan
-from orchestrator.plan.request import AUTO, Request
-from orchestrator.plan.run_directory import read_run_document, run_document
-from orchestrator.runtimes.base import BuildOptions, Prepared
-from orchestrator.runtimes.limits import NO_LIMITS, Limits
-from orchestrator.system.files import is_regular_file, read_json_object, write_json
+from orchestrator.plan import AUTO, Plan, Request, read_run_document, run_document
+from orchestrator.runtimes import NO_LIMITS, BuildOptions, Limits, Prepared
+from orchestrator.system import is_regular_file, read_json_object, write_json
 
 WORK_FORMAT = "orch-work/1"
 

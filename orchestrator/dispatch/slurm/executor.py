@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from orchestrator.catalog.loader import ModelEntry
+from orchestrator.catalog import ModelEntry
 from orchestrator.dispatch.dispatcher import DispatchResult
 from orchestrator.dispatch.executors import Work, find_submission
 from orchestrator.dispatch.outcome import Outcome, finish
@@ -17,13 +17,10 @@ from orchestrator.dispatch.slurm.array_task import read_array_task
 from orchestrator.dispatch.slurm.settings import ArrayJob, SlurmSettings, make_job_script
 from orchestrator.dispatch.submitter import QueuedTask, Submission, TaskAttempt
 from orchestrator.errors import MachineError, UsageError
-from orchestrator.hardware import Gpu, Selection, choose_variant
-from orchestrator.hardware.devices import device_kind
+from orchestrator.hardware import Gpu, Selection, choose_variant, device_kind
 from orchestrator.paths import RunPaths, home
-from orchestrator.plan.request import AUTO
-from orchestrator.plan.shards import missing_shards
-from orchestrator.system.display import Display
-from orchestrator.system.files import write_json, write_text
+from orchestrator.plan import AUTO, missing_shards
+from orchestrator.system import Display, write_json, write_text
 
 NAME = "slurm"
 STOP_SECONDS = 45.0

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from orchestrator.dispatch.shared.claims import LEASE_SECONDS
 from orchestrator.errors import UsageError
 from orchestrator.paths import user_executor_settings
-from orchestrator.system.yaml_source import YamlSource, describe_errors
+from orchestrator.system import YamlSource, describe_errors
 
 DEFAULT_TASKS = 4
 NO_GRES = "none"

@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 
 from orchestrator.errors import PredictionsError
 from orchestrator.evaluation.coco.ground_truth import Truth
-from orchestrator.predictions.annotations import find_images
-from orchestrator.predictions.predictions import Predictions
-from orchestrator.predictions.schema import to_xywh
+from orchestrator.predictions import Predictions, find_images, to_xywh
 
 ALL = slice(None)
 

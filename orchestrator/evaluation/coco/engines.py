@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from orchestrator.errors import MachineError
 from orchestrator.evaluation.coco.detections import Detections
 from orchestrator.evaluation.coco.ground_truth import Iou, Truth
-from orchestrator.system.suggestions import unknown_name
+from orchestrator.system import unknown_name
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)

@@ -15,9 +15,8 @@ from orchestrator.evaluation.coco.engines import AUTO, THRESHOLDS, Curves, compu
 from orchestrator.evaluation.coco.ground_truth import Iou, Truth, read_truth
 from orchestrator.evaluation.coco.matching import find_counted, match
 from orchestrator.evaluation.coco.results import CategoryMetrics, DetectionCounts, Evaluation
-from orchestrator.predictions.predictions import Predictions
-from orchestrator.predictions.schema import STATUS_FAILED
-from orchestrator.system.suggestions import did_you_mean
+from orchestrator.predictions import STATUS_FAILED, Predictions
+from orchestrator.system import did_you_mean
 
 SHOWN_CATEGORIES = 5  # of those whose names differ, in a note
 

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import OrchError, UsageError
-from orchestrator.predictions import rle
-from orchestrator.predictions.annotations import read_annotations
+from orchestrator.predictions import read_annotations, rle
 
 Iou = Literal["segm", "bbox"]
 MAX_COORDINATE = 1e5  # pixels; pycocotools stores all points of a polygon's edges: a distant one takes all memory

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from orchestrator.errors import PredictionsError
 from orchestrator.evaluation.equivalence_record import is_equivalence_recorded
 from orchestrator.evaluation.runs import OpenedRun
-from orchestrator.predictions.predictions import Predictions
-from orchestrator.predictions.schema import STATUS_FAILED, STATUS_PREDICTED
+from orchestrator.predictions import STATUS_FAILED, STATUS_PREDICTED, Predictions
 
 SHOWN_NAMES = 3
 

@@ -19,9 +19,8 @@ from orchestrator.evaluation.gate.gate import Measurement
 from orchestrator.evaluation.gate.rules import FigureChange, Findings
 from orchestrator.evaluation.runs import find_predictions
 from orchestrator.paths import RunPaths
-from orchestrator.predictions.predictions import Predictions
-from orchestrator.predictions.schema import STATUS_FAILED
-from orchestrator.system.files import sha256_of, write_json
+from orchestrator.predictions import STATUS_FAILED, Predictions
+from orchestrator.system import sha256_of, write_json
 
 FORMAT = "orch-baseline/1"
 

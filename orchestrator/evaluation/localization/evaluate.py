@@ -19,9 +19,7 @@ from orchestrator.evaluation.localization.metrics import (
     count_levels,
 )
 from orchestrator.evaluation.runs import find_predictions
-from orchestrator.predictions.mask_files import picture_path
-from orchestrator.predictions.predictions import Predictions
-from orchestrator.predictions.schema import STATUS_PREDICTED
+from orchestrator.predictions import STATUS_PREDICTED, Predictions, picture_path
 
 HALF = 127  # of 255; a pixel of the truth above this is manipulated
 

@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import UsageError
-from orchestrator.inputs.benco_datasets import NEGATIVE, Sample, is_tp_gt, read_data_set
-from orchestrator.inputs.collect import read_inputs
+from orchestrator.inputs import NEGATIVE, Sample, is_tp_gt, read_data_set, read_inputs
 from orchestrator.paths import RunPaths
-from orchestrator.predictions.annotations import find_images
+from orchestrator.predictions import find_images
 
 SUFFIXES = ("", "_gt", "_mask", "-mask", "_edgemask")
 PICTURES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg", ".gif", ".webp")

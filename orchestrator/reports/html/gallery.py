@@ -11,13 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.evaluation.agreement import measure_agreement, select_rows
-from orchestrator.evaluation.coco.ground_truth import Iou, Truth
-from orchestrator.evaluation.compare.compare import JudgedRun
-from orchestrator.evaluation.runs import OpenedRun
-from orchestrator.predictions.annotations import find_images
-from orchestrator.predictions.predictions import Predictions
-from orchestrator.predictions.schema import STATUS_FAILED, to_xywh
+from orchestrator.evaluation import Iou, JudgedRun, OpenedRun, Truth, measure_agreement, select_rows
+from orchestrator.predictions import STATUS_FAILED, Predictions, find_images, to_xywh
 from orchestrator.reports.html.thumbnails import Thumbnail, fit_size, make_thumbnail, shrink_mask
 
 Finder = Callable[[str], Path]

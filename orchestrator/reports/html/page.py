@@ -13,9 +13,8 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from orchestrator.evaluation.compare.compare import Comparison, JudgedRun
-from orchestrator.evaluation.runs import OpenedRun
-from orchestrator.predictions.schema import STATUS_FAILED
+from orchestrator.evaluation import Comparison, JudgedRun, OpenedRun
+from orchestrator.predictions import STATUS_FAILED
 from orchestrator.reports.draw import choose_colour
 from orchestrator.reports.html.charts import draw_histogram, draw_precision_recall
 from orchestrator.reports.html.gallery import Gallery, PageLimits

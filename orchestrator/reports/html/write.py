@@ -8,8 +8,7 @@ from pathlib import Path
 
 from orchestrator import __version__
 from orchestrator.errors import UsageError
-from orchestrator.evaluation.compare.compare import CompareOptions, compare_opened, make_comparable
-from orchestrator.evaluation.runs import OpenedRun, open_runs
+from orchestrator.evaluation import CompareOptions, OpenedRun, compare_opened, make_comparable, open_runs
 from orchestrator.reports.draw import make_input_locator
 from orchestrator.reports.html.gallery import (
     Finder,
@@ -20,8 +19,7 @@ from orchestrator.reports.html.gallery import (
     measure_disagreement,
 )
 from orchestrator.reports.html.page import Page, render
-from orchestrator.system.display import Display
-from orchestrator.system.files import write_text
+from orchestrator.system import Display, write_text
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,12 @@ import tempfile
 from pathlib import Path
 
 from orchestrator.errors import MachineError
-from orchestrator.hardware.gpu_code import LABEL
+from orchestrator.hardware import LABEL
 from orchestrator.paths import images_folder
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.build_inputs import BuildInputs
 from orchestrator.runtimes.docker.build import ensure_image, inspect_image, point_alias
-from orchestrator.system.container_engine import Engine
-from orchestrator.system.display import Report
-from orchestrator.system.files import replace_file
-from orchestrator.system.locks import hold_lock
+from orchestrator.system import Engine, Report, hold_lock, replace_file
 
 _GZIP_LEVEL = 1
 """Higher levels take far longer for little. zstd is not in the standard library before Python 3.14."""

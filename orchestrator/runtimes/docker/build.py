@@ -12,16 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator import __version__
-from orchestrator.catalog.upstream_code import ensure_sources
+from orchestrator.catalog import ensure_sources
 from orchestrator.errors import BaseImageError, BuildError, MachineError
-from orchestrator.hardware.gpu_code import LABEL, MODULE, GpuCode, parse_gpu_code
+from orchestrator.hardware import LABEL, MODULE, GpuCode, parse_gpu_code
 from orchestrator.paths import build_logs_folder, home
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.build_inputs import BuildInputs, image_alias
-from orchestrator.system.container_engine import Engine, build_command
-from orchestrator.system.display import Report
-from orchestrator.system.locks import hold_lock
-from orchestrator.system.subprocesses import run_subprocess
+from orchestrator.system import Engine, Report, build_command, hold_lock, run_subprocess
 
 NOT_READ = "cannot read what its GPU code runs on; the lists in stack.yaml are used"
 _CHATTER = re.compile(r"#\d+ (sha256:|transferring|DONE|CACHED|\[internal\] load)|-+$")

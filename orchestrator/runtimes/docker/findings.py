@@ -8,8 +8,7 @@ from orchestrator.errors import MachineError, OrchError
 from orchestrator.hardware import detect_machine
 from orchestrator.runtimes.base import Finding
 from orchestrator.runtimes.docker.gpu_access import detect_gpu_access
-from orchestrator.system.container_engine import Engine, build_command, connect
-from orchestrator.system.subprocesses import read_output
+from orchestrator.system import Engine, build_command, connect, read_output
 
 
 def examine_engine() -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import yaml
 
 from orchestrator.errors import MachineError
-from orchestrator.system.container_engine import Engine
+from orchestrator.system import Engine
 
 Method = Literal["CDI", "--gpus", "nvidia runtime"]
 KIND = "nvidia.com/gpu"

@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.catalog.loader import StackEntry
+from orchestrator.catalog import StackEntry
 from orchestrator.errors import MachineError, UsageError
-from orchestrator.hardware.gpu_code import LABEL, GpuCode, read_labels
+from orchestrator.hardware import LABEL, GpuCode, read_labels
 from orchestrator.runtimes.base import (
     BuildOptions,
     Exit,
@@ -43,9 +43,7 @@ from orchestrator.runtimes.limits import (
     format_size,
 )
 from orchestrator.runtimes.mounts import GUEST, GUEST_HOME, bound_folders, image_paths
-from orchestrator.system.container_engine import Engine, connect
-from orchestrator.system.display import Report
-from orchestrator.system.json_lines import split_lines
+from orchestrator.system import Engine, Report, connect, split_lines
 
 SHM_SIZE = "1g"
 TMP_SIZE = "2g"

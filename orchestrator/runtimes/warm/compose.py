@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from orchestrator.catalog import bundled
-from orchestrator.catalog.loader import Catalog, StackEntry
-from orchestrator.catalog.spec import Variant, Weights
+from orchestrator.catalog import Catalog, StackEntry, Variant, Weights, bundled
 from orchestrator.runtimes.build_inputs import image_alias
 from orchestrator.runtimes.docker.runtime import isolation
 from orchestrator.runtimes.mounts import GUEST

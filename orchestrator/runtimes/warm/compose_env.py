@@ -7,12 +7,12 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from orchestrator.catalog.loader import Catalog
+from orchestrator.catalog import Catalog
 from orchestrator.errors import UsageError
 from orchestrator.runtimes.docker.user import worker_user
 from orchestrator.runtimes.warm.compose import PROJECT, service_variants
 from orchestrator.runtimes.warm.spool import VariantSpool, make_variant_folder, worker_group
-from orchestrator.system.files import write_text
+from orchestrator.system import write_text
 
 SPOOL_NAME, DATA_NAME = "spool", "data"
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,=-]*")

@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestrator.catalog.loader import ModelEntry, StackEntry
-from orchestrator.catalog.weights import ensure_weights
+from orchestrator.catalog import ModelEntry, StackEntry, ensure_weights
 from orchestrator.errors import MachineError
-from orchestrator.hardware.gpu_code import LABEL
+from orchestrator.hardware import LABEL
 from orchestrator.paths import home, worker_cache_folder
 from orchestrator.runtimes.base import BuildOptions, Prepared
 from orchestrator.runtimes.built import select_variant
@@ -44,9 +43,7 @@ from orchestrator.runtimes.warm.settings import (
 )
 from orchestrator.runtimes.warm.spool import VariantSpool, make_variant_folder, variants_in, worker_group
 from orchestrator.runtimes.worker_cache import ensure_worker_cache
-from orchestrator.system.container_engine import Engine, connect
-from orchestrator.system.display import Display
-from orchestrator.system.json_lines import split_lines
+from orchestrator.system import Display, Engine, connect, split_lines
 
 UP_LABEL = f"{LABEL}.up"
 """Label with a digest of all settings: `orch up` leaves a worker alone that has the same ones."""

@@ -26,8 +26,7 @@ from orchestrator.runtimes.warm.heartbeat import (
 )
 from orchestrator.runtimes.warm.settings import STACK_LABEL, USER_LABEL, VARIANT_LABEL, WARM_LABEL
 from orchestrator.runtimes.warm.spool import VariantSpool, close_to_others, is_own_spool
-from orchestrator.system.container_engine import connect
-from orchestrator.system.guest_tree import GuestTree
+from orchestrator.system import GuestTree, connect
 
 LABEL_IDENTITY = "org.orch.identity"
 WATCH_SECONDS = 2.5

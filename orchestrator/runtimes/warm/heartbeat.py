@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.runtimes.warm.spool import CLAIMED, WORKERS
-from orchestrator.system.guest_tree import GuestTree
-from orchestrator.system.json_lines import parse_object
+from orchestrator.system import GuestTree, parse_object
 
 WORKER_FORMAT = "orch-worker/2"
 GONE_SECONDS = 10.0

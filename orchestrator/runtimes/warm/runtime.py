@@ -11,10 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from orchestrator.catalog.loader import StackEntry
-from orchestrator.catalog.weights import Stored
+from orchestrator.catalog import StackEntry, Stored
 from orchestrator.errors import RuntimeUnsuitable
-from orchestrator.inputs.collect import InputSet
+from orchestrator.inputs import InputSet
 from orchestrator.paths import RunPaths
 from orchestrator.runtimes.base import BuildOptions, Location, Prepared, Runtime, WorkerSpec
 from orchestrator.runtimes.guest_contract import ALIVE_NAME, ALIVE_TIMEOUT, QUEUE_NAME, GuestPaths, writing_job
@@ -23,8 +22,7 @@ from orchestrator.runtimes.warm.heartbeat import Heartbeat
 from orchestrator.runtimes.warm.spool import DATA, JOBS, VariantSpool, given_to
 from orchestrator.runtimes.warm.staging import RootLocations, locate_roots, read_copy_limit, stage_images
 from orchestrator.runtimes.warm.worker import JobSpec, WarmWorker
-from orchestrator.system.display import Report
-from orchestrator.system.guest_tree import GuestTree
+from orchestrator.system import GuestTree, Report
 
 ABANDONED_SECONDS = 10 * ALIVE_TIMEOUT
 """A job folder that no host touched for this long is abandoned."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
-from orchestrator.catalog.loader import ModelEntry
+from orchestrator.catalog import ModelEntry
 from orchestrator.errors import RuntimeUnsuitable
 from orchestrator.hardware import Selection
 from orchestrator.paths import RunPaths
@@ -22,7 +22,7 @@ from orchestrator.runtimes.warm.discover import (
 )
 from orchestrator.runtimes.warm.runtime import WarmRuntime
 from orchestrator.runtimes.warm.spool import UnusableSpool, VariantSpool
-from orchestrator.system.display import Report
+from orchestrator.system import Report
 
 
 class NoWarmWorker(RuntimeUnsuitable):

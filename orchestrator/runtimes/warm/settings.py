@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import PurePosixPath
 
-from orchestrator.catalog.loader import StackEntry
-from orchestrator.hardware.gpu_code import LABEL
+from orchestrator.catalog import StackEntry
+from orchestrator.hardware import LABEL
 from orchestrator.runtimes.base import worker_environment
 from orchestrator.runtimes.docker.runtime import NAMES
 from orchestrator.runtimes.mounts import GUEST, GUEST_HOME

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import RuntimeUnsuitable
-from orchestrator.system.guest_tree import GuestFileRefused, GuestTree
+from orchestrator.system import GuestFileRefused, GuestTree
 
 TICKET_FORMAT = "orch-ticket/1"
 TICKETS, CLAIMED, JOBS, WORKERS, DATA = FOLDERS = ("tickets", "claimed", "jobs", "workers", "data")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from orchestrator.errors import RuntimeUnsuitable, UsageError
-from orchestrator.inputs.collect import InputImage, InputSet
-from orchestrator.system.guest_tree import GuestFileRefused, GuestTree
+from orchestrator.inputs import InputImage, InputSet
+from orchestrator.system import GuestFileRefused, GuestTree
 
 COPY_LIMIT = 1 << 30
 _UNITS = {"K": 10, "M": 20, "G": 30, "T": 40}

@@ -15,9 +15,7 @@ from orchestrator.runtimes.base import Exit
 from orchestrator.runtimes.guest_contract import END_NAME, QUEUE_NAME
 from orchestrator.runtimes.warm.heartbeat import HeartbeatWatch, clean_text
 from orchestrator.runtimes.warm.spool import CLAIMED, JOBS, TICKET_FORMAT, TICKETS, VariantSpool
-from orchestrator.system.files import json_bytes
-from orchestrator.system.guest_tree import GuestFileRefused, GuestTree
-from orchestrator.system.json_lines import LineSplitter, parse_object
+from orchestrator.system import GuestFileRefused, GuestTree, LineSplitter, json_bytes, parse_object
 
 POLL_SECONDS = 0.002
 """Seconds between two looks for events while some arrived within the last ACTIVE_SECONDS."""

@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from orchestrator.catalog.loader import ModelEntry, load_catalog
-from orchestrator.dispatch.outcome import Outcome
-from orchestrator.evaluation.coco.evaluate import evaluate
-from orchestrator.evaluation.coco.results import Evaluation
-from orchestrator.plan.options import RunOptions
-from orchestrator.predictions.predictions import Predictions
-from orchestrator.reports.draw import draw_run_directory, make_contact_sheet
-from orchestrator.system.display import Display
+from orchestrator.catalog import ModelEntry, load_catalog
+from orchestrator.dispatch import Outcome
+from orchestrator.evaluation import Evaluation, evaluate
+from orchestrator.plan import RunOptions
+from orchestrator.predictions import Predictions
+from orchestrator.reports import draw_run_directory, make_contact_sheet
+from orchestrator.system import Display
 from orchestrator.workflows.demo.photographs import fetch_photographs
 from orchestrator.workflows.demo.scenes import write_scenes
 from orchestrator.workflows.run import run_model

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from orchestrator.errors import MachineError
 from orchestrator.paths import home
-from orchestrator.runtimes.environments import LOCKED, WHEELS, find_uv
+from orchestrator.runtimes import LOCKED, WHEELS, find_uv
 
 LOCK = Path(__file__).parent / "pictures.lock"
 PICTURES = ("page.png", "text.png", "coffee.png", "rocket.jpg")

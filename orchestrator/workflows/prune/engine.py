@@ -10,12 +10,11 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from orchestrator.catalog.loader import Catalog
+from orchestrator.catalog import Catalog
 from orchestrator.errors import MachineError, OrchError
-from orchestrator.hardware.gpu_code import LABEL
-from orchestrator.runtimes.base import BuildOptions
-from orchestrator.runtimes.build_inputs import image_alias, image_inputs
-from orchestrator.system.container_engine import Engine, connect
+from orchestrator.hardware import LABEL
+from orchestrator.runtimes import BuildOptions, image_alias, image_inputs
+from orchestrator.system import Engine, connect
 from orchestrator.workflows.prune.leftovers import Leftover, Scope
 
 SETTLED_SECONDS = 600  # a container that ended more recently may still be read by its run

@@ -10,14 +10,11 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from orchestrator.catalog.loader import Catalog, StackEntry
-from orchestrator.catalog.upstream_code import tree_folder
+from orchestrator.catalog import Catalog, StackEntry, tree_folder
 from orchestrator.errors import OrchError
 from orchestrator.paths import RunPaths, build_logs_folder, environments_folder, home
-from orchestrator.runtimes.base import BuildOptions, Runtime
-from orchestrator.runtimes.environments import environment_folder
-from orchestrator.runtimes.registry import usable_runtimes
-from orchestrator.system.locks import hold_lock
+from orchestrator.runtimes import BuildOptions, Runtime, environment_folder, usable_runtimes
+from orchestrator.system import hold_lock
 from orchestrator.workflows.convert import LOCK_NAME as CONVERT_LOCK
 from orchestrator.workflows.convert import PYTHONS as CONVERT_PYTHONS
 from orchestrator.workflows.prune.leftovers import DAY, Leftover, Scope

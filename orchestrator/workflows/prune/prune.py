@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orchestrator.catalog.loader import Catalog
+from orchestrator.catalog import Catalog
 from orchestrator.workflows.prune.engine import engine_leftovers
 from orchestrator.workflows.prune.files import file_leftovers
 from orchestrator.workflows.prune.leftovers import Leftover, Pruned, Scope

@@ -17,7 +17,8 @@ from orchestrator.dispatch.local import LocalExecutor, make_slots
 from orchestrator.dispatch.outcome import Outcome
 from orchestrator.dispatch.sharing import NoSharing
 from orchestrator.dispatch.slots import LeasedSlots, OwnedSlots
-from orchestrator.hardware import Gpu, GpuProcess
+from orchestrator.hardware import Gpu
+from orchestrator.hardware.machine import GpuProcess
 from orchestrator.paths import RunPaths
 from orchestrator.plan.plan import Plan
 from orchestrator.system.display import SilentDisplay

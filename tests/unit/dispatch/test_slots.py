@@ -20,7 +20,8 @@ from orchestrator.dispatch.slots import (
     describe_busy_gpus,
 )
 from orchestrator.errors import MachineError
-from orchestrator.hardware import Gpu, GpuProcess
+from orchestrator.hardware import Gpu
+from orchestrator.hardware.machine import GpuProcess
 from orchestrator.system.display import SilentDisplay
 
 GPUS = ("cuda:GPU-a", "cuda:GPU-b")

@@ -14,9 +14,10 @@ import pynvml
 import pytest
 
 from orchestrator.errors import MachineError, UsageError
-from orchestrator.hardware import Gpu, GpuProcess, Machine, cores, detect_machine, read_machine, write_machine
+from orchestrator.hardware import Gpu, Machine, cores, detect_machine, read_machine, write_machine
 from orchestrator.hardware import detection as detect
 from orchestrator.hardware.detection import NO_DRIVER, engine_machine
+from orchestrator.hardware.machine import GpuProcess
 from orchestrator.hardware.nvml import read_nvml
 from orchestrator.hardware.platforms import is_in_container, read_jetson, read_platform
 from orchestrator.hardware.smi import parse_gpus, read_smi, split_slices

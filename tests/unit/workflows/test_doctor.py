@@ -11,9 +11,9 @@ import pytest
 
 from orchestrator.catalog.loader import load_catalog
 from orchestrator.errors import MachineError, SpecError
-from orchestrator.hardware import Gpu, GpuProcess, Machine
+from orchestrator.hardware import Gpu, Machine
 from orchestrator.hardware.detection import NO_DRIVER
-from orchestrator.hardware.machine import BROKEN_HINT
+from orchestrator.hardware.machine import BROKEN_HINT, GpuProcess
 from orchestrator.paths import home
 from orchestrator.runtimes import apptainer, venv
 from orchestrator.runtimes.base import Finding
