@@ -130,7 +130,7 @@ class BaselineComparison:
     run: Path
     baseline: Path
     annotations: Path
-    iou: Literal["segm", "bbox"]
+    iou: Literal["segm", "bbox"] | None
     categories: Sequence[str | int]
     engine: str
     fail_on: Sequence[str]

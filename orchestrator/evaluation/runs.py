@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import UsageError
+from orchestrator.evaluation.coco.ground_truth import Iou
 from orchestrator.paths import RunPaths
 from orchestrator.predictions.predictions import Predictions
 
@@ -45,6 +46,19 @@ class OpenedRun:
         seconds = self.summary.get("seconds", {}).get("dispatch")
         images = self.summary.get("images")
         return images / seconds if seconds and images else None
+
+
+def choose_iou(predictions: Sequence[Predictions], iou: Iou | None) -> Iou:
+    """Return what overlaps are measured by: `iou`, or by default masks where all runs have them, else boxes.
+
+    PredictionsError when masks are asked for and a run has none.
+    """
+    if iou is None:
+        return "segm" if all(one.has_masks or not len(one.scores) for one in predictions) else "bbox"
+    if iou == "segm":
+        for one in predictions:
+            one.require_masks()
+    return iou
 
 
 def find_predictions(path: Path) -> Path:

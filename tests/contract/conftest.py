@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.runtimes.venv import LOCKED, WHEELS
+from orchestrator.runtimes.environments import LOCKED, WHEELS
 from tests.contract.harness import REPOSITORY, Guest
 
 LOCK = Path(__file__).parent / "py38.lock"

@@ -4,7 +4,7 @@
     python -m orch_runner.serve --check SPOOL    exit 0 if this machine's worker is healthy, else 1 with its problem
 
 Host and worker meet only in the spool folder. Each file that another process reads is written under a name that begins
-with a dot, then renamed. A job is a job of the contract orch-job/1 (see orch_runner.__main__).
+with a dot, then renamed. A job is a job of the contract orch-job/2 (see orch_runner.__main__).
 
     tickets/STACK-VARIANT/JOB.json   a waiting job: {"format": "orch-ticket/1", "job", "model", "created": seconds
                        since the epoch, "workers": [ids of the workers that may take it], absent: any worker}

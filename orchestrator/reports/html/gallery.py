@@ -239,7 +239,7 @@ class _Panels:
         right = self._right[run] if self._right and index >= 0 else {}
         shown = []
         for row in rows[: limits.instances].tolist():
-            mask = {"counts": predictions.counts(row), "size": [height, width]}
+            mask = {"counts": predictions.counts(row), "size": [height, width]} if predictions.has_masks else None
             shown.append(
                 [
                     int(predictions.classes[row]),
