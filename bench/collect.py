@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.predictions import rle
-from orchestrator.predictions.collect import SHARD_FORMAT, collect_shards
+from orchestrator.predictions.collect import collect_shards
 from orchestrator.predictions.predictions import Predictions
+from orchestrator.predictions.schema import SHARD_FORMAT
 
 SIZES = ((768, 1024), (1024, 768), (1080, 810), (600, 800))
 POOL = 400  # different masks per image size; far more than zlib's 32 KiB window remembers
@@ -52,7 +53,7 @@ def main() -> None:
         validated = _measured("validate", Path(folder), args)
     print(f"{args.images} images, {args.per_image} instances each, {args.shard_size} images per shard")
     print(f"{'':28}{'wall s':>10}{'peak MB':>10}{'file MB':>10}")
-    for name, result in (("pickled npz", pickled), ("orch-predictions/1", ours), ("  validate()", validated)):
+    for name, result in (("pickled npz", pickled), ("orch-predictions/2", ours), ("  validate()", validated)):
         size = f"{result['bytes'] / 1e6:10.1f}" if "bytes" in result else ""
         print(f"{name:28}{result['seconds']:10.1f}{result['peak_mb']:10.0f}{size}")
     ratios = [ours[key] / pickled[key] for key in ("seconds", "peak_mb", "bytes")]
@@ -148,6 +149,7 @@ def _shard(
     scores = np.sort(rng.beta(1, 3, (len(names), per_image)).astype(np.float32))[:, ::-1]
     return {
         "image_file": np.array(names),
+        "image_sha256": rng.integers(1, 256, (len(names), 32), np.uint8),
         "image_size": np.array([SIZES[kind] for kind in kinds], np.int32).reshape(-1, 2),
         "status": np.zeros(len(names), np.uint8),
         "error": np.zeros(len(names), "U1"),

@@ -237,6 +237,7 @@ def _write_predictions(
     with NpzWriter(path, compress=True) as writer:
         for name, array in {
             "image_file": np.array([f"{number:06d}.jpg" for number in range(images)]),
+            "image_sha256": np.ones((images, 32), np.uint8),
             "image_size": np.array([SIZE] * images, np.int32),
             "status": np.zeros(images, np.uint8),
             "error": np.zeros(images, "U1"),

@@ -98,12 +98,13 @@ def job(folder: Path) -> dict[str, Any]:
     paths = {name: str(folder / name) for name in ("data", "weights", "out", "cache", "stack")}
     weights = {"onnx": {"file": "facere_base.onnx", "sha256": None, "package": None}}
     return {
-        "contract": "orch-job/1", "run": "bench", "worker": "w0", "plan": "bench",
+        "contract": "orch-job/2", "run": "bench", "worker": "w0", "plan": "bench",
         "predictor": "predictor.py:Predictor",
         "model": {"name": "facere", "task": "instance-segmentation", "settings": {"paste": "cut"}, "weights": weights},
         "native": {"box_order": "xyxy", "class_base": 1, "class_map": list(range(46))}, "device": "cpu",
         "exif": "apply", "score_threshold": None, "max_detections": None, "max_pixels": 250_000_000, "batch_size": 1,
         "threads": 1, "readers": 2, "attributes": 0, "image_scores": False, "alive_timeout": 600, "part_every": 60,
+        "max_file_bytes": 1 << 30, "decode_timeout": 120,
         "paths": {**paths, "queue": str(folder / "job" / "queue"), "sources": {}},
     }  # fmt: skip
 

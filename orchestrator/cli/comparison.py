@@ -28,7 +28,7 @@ ResamplesOption = Annotated[
 def compare(
     files: SourcesArgument,
     annotations: AnnotationsOption = None,
-    iou: IouOption = "segm",
+    iou: IouOption = None,
     categories: CategoriesOption = None,
     align: AlignOption = False,
     per_category: Annotated[bool, typer.Option("--per-category", help="Also print a table of categories.")] = False,
@@ -80,7 +80,7 @@ def report(
     files: SourcesArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="File of the page.")] = Path("report.html"),
     annotations: AnnotationsOption = None,
-    iou: IouOption = "segm",
+    iou: IouOption = None,
     categories: CategoriesOption = None,
     align: AlignOption = False,
     max_images: Annotated[int, typer.Option(min=1, help="Largest number of images in the gallery.")] = 240,

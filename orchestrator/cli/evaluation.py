@@ -23,7 +23,10 @@ SourceArgument = Annotated[Path, typer.Argument(metavar="FILE|RUN", help="predic
 AnnotationsOption = Annotated[
     Path | None, typer.Option("--annotations", "-a", metavar="COCO.json", help="The truth: a COCO annotation file.")
 ]
-IouOption = Annotated[str, typer.Option("--iou", help="Compare masks (segm) or boxes (bbox).")]
+IouOption = Annotated[
+    str | None,
+    typer.Option("--iou", help="Compare masks (segm) or boxes (bbox). Default: masks if all runs have them."),
+]
 CategoriesOption = Annotated[
     list[str] | None,
     typer.Option("--categories", metavar="NAME|ID", help="Only these categories; repeatable, or separated by commas."),
@@ -31,17 +34,17 @@ CategoriesOption = Annotated[
 AlignOption = Annotated[bool, typer.Option("--align", help="Compare only what all runs have, and print what that is.")]
 
 
-def check_iou(text: str) -> Literal["segm", "bbox"]:
-    """Return the value of --iou. Raises UsageError."""
-    if text not in ("segm", "bbox"):
+def check_iou(text: str | None) -> Literal["segm", "bbox"] | None:
+    """Return the value of --iou, None for its default. Raises UsageError."""
+    if text not in ("segm", "bbox", None):
         raise UsageError(f"--iou {text}: must be segm or bbox")
-    return cast(Literal["segm", "bbox"], text)
+    return cast(Literal["segm", "bbox"] | None, text)
 
 
 def evaluate(
     file: SourceArgument,
     annotations: AnnotationsOption = None,
-    iou: IouOption = "segm",
+    iou: IouOption = None,
     categories: CategoriesOption = None,
     masks: Annotated[
         Path | None,

@@ -122,7 +122,7 @@ def compare_to_baseline(
     path: Path,
     annotations: Path | None,
     fail_on: Sequence[str],
-    iou: Literal["segm", "bbox"],
+    iou: Literal["segm", "bbox"] | None,
     chosen: Sequence[str | int],
     engine: str,
     *,

@@ -17,6 +17,8 @@ RESUME_HINT = "fix that, then run the same command again: it resumes where it st
 FAILURE_CODES = (2, 3, 4, 5)
 """Exit codes of a runner that reported a failure event."""
 
+REBUILD_HINT = "build the stack with this version of orch: orch build STACK; start warm workers again: orch up STACK"
+
 
 @dataclass(frozen=True)
 class WorkerFailure:
@@ -41,8 +43,9 @@ class WorkerFailure:
 
     @property
     def hint(self) -> str | None:
-        """What the runner says can be done about it."""
-        return self.failure.get("hint") if self.failure else None
+        """What can be done about it, as the runner says; for a runner of another version, as orch knows."""
+        hint = self.failure.get("hint") if self.failure else None
+        return REBUILD_HINT if hint is None and self.category == "contract" else hint
 
 
 @dataclass

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from orchestrator.evaluation.gate.rules import FailedImages, FigureChange, format_verdicts, judge_rules, parse_rules
     from orchestrator.evaluation.localization.evaluate import evaluate_masks
     from orchestrator.evaluation.localization.ground_truth import read_recorded_masks
-    from orchestrator.evaluation.runs import OpenedRun, find_predictions, open_runs
+    from orchestrator.evaluation.runs import OpenedRun, choose_iou, find_predictions, open_runs
 else:
     __getattr__ = lazy_exports(
         __name__,
@@ -56,6 +56,6 @@ else:
             "gate.rules": "FailedImages FigureChange format_verdicts judge_rules parse_rules",
             "localization.evaluate": "evaluate_masks",
             "localization.ground_truth": "read_recorded_masks",
-            "runs": "OpenedRun find_predictions open_runs",
+            "runs": "OpenedRun choose_iou find_predictions open_runs",
         },
     )

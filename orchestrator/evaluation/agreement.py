@@ -154,11 +154,19 @@ def _compare_records(first: Record, second: Record, floor: float | None, toleran
 
 
 def _pair_records(first: Record, second: Record, tolerances: Tolerances) -> Iterator[tuple[int, int, float]]:
-    """Yield (row, row, IoU) of instances of the same class, the most similar first, each row at most once."""
+    """Yield (row, row, IoU) of instances of the same class, the most similar first, each row at most once.
+
+    The IoU is that of masks, or of boxes where one of the two has no masks.
+    """
     if not len(first["scores"]) or not len(second["scores"]):
         return
-    iou = np.asarray(coco_mask.iou(first["masks"], second["masks"], [0] * len(second["masks"])))
-    areas, other_areas = (np.asarray(coco_mask.area(record["masks"]), np.float64) for record in (first, second))
+    if "masks" in first and "masks" in second:
+        iou = np.asarray(coco_mask.iou(first["masks"], second["masks"], [0] * len(second["masks"])))
+        areas, other_areas = (np.asarray(coco_mask.area(one["masks"]), np.float64) for one in (first, second))
+    else:
+        shapes, other_shapes = (to_xywh(one["boxes"]) for one in (first, second))
+        iou = np.asarray(coco_mask.iou(shapes, other_shapes, [0] * len(other_shapes)))
+        areas, other_areas = (one[:, 2] * one[:, 3] for one in (shapes, other_shapes))
     iou = np.where(areas[:, None] + other_areas[None] == 0, 1.0, iou)  # two empty masks are equal
     rows, columns = np.nonzero(first["classes"][:, None] == second["classes"][None])
     ious, differences = iou[rows, columns], np.abs(first["scores"][rows] - second["scores"][columns])

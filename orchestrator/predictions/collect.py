@@ -8,19 +8,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice, zip_longest
 from pathlib import Path
-from typing import Any
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import OrchError, RunError
-from orchestrator.predictions.npz import Arrays, ArrayWriter, NpzWriter, open_arrays
-from orchestrator.predictions.schema import FORMAT, SCHEMA, SPECS, STATUS_FAILED, ArraySpec
+from orchestrator.predictions.npz import Arrays, NpzWriter, open_arrays
+from orchestrator.predictions.schema import FORMAT, PAIRED, SCHEMA, SHARD_FORMAT, SPECS, STATUS_FAILED, ArraySpec
 
-SHARD_FORMAT = "orch-shard/1"
 MAX_ERROR_LENGTH = 300  # characters; one long reason would widen the column of all images
 
 _WRITTEN_HERE = ("image_id", "meta")  # the arrays that do not come from the shards
+_IDS_IN_MEMORY = 8 << 20
+_IDS_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -37,17 +39,18 @@ class _Totals:
     """What must be known before arrays are written; collected while the image list is checked."""
 
     image_file_width: int = 1
+    image_id_width: int = 1
     error_width: int = 1
     failed: int = 0
 
 
 def collect_shards(
     shards: Sequence[Path],
-    inputs: Iterable[tuple[str, int]],
+    inputs: Iterable[tuple[str, Any]],
     meta: Mapping[str, Any],
     target: Path,
 ) -> Collected:
-    """Join `shards` into the predictions file `target`, in the order of `inputs` (image file, image id).
+    """Join `shards` into the predictions file `target`, in the order of `inputs` (image file, image id as JSON).
 
     The bytes depend only on the content, not on how the images were divided into shards. Memory does not grow
     with the number of images, only a little with that of shards. RunError, naming the shard, when one is
@@ -56,16 +59,41 @@ def collect_shards(
     opened = [_open(shard) for shard in shards]
     _check_same_plan(opened)
     images, instances = _count_rows(opened, "image_file"), _count_rows(opened, "scores")
-    with NpzWriter(target, compress=True) as writer:
-        with writer.array("image_id", (images,), np.int64) as ids:
-            totals = _check_images(opened, inputs, ids)
+    masked = _with_masks(opened)
+    with NpzWriter(target, compress=True) as writer, SpooledTemporaryFile(_IDS_IN_MEMORY, "w+") as ids:
+        totals = _check_images(opened, inputs, ids)
+        _write_ids(writer, ids, images, totals.image_id_width)
         for spec in SCHEMA:
+            if spec.name in PAIRED:
+                if masked:
+                    _join(writer, spec, masked, totals)
+                continue
             is_present = not spec.optional or (opened and spec.name in opened[0])
             if is_present and spec.name not in _WRITTEN_HERE:
                 _join(writer, spec, opened, totals)
         text = json.dumps({**meta, "format": FORMAT}, sort_keys=True, separators=(",", ":"))
         writer.write_array("meta", np.array(text))
     return Collected(images, totals.failed, instances)
+
+
+def _with_masks(shards: Sequence[Arrays]) -> list[Arrays]:
+    """Return the shards that have masks. RunError when another one has instances: a model has masks or has none.
+
+    A shard without instances may have none either way, for example because all its images failed.
+    """
+    masked = [shard for shard in shards if "masks" in shard]
+    for shard in shards:
+        if masked and "masks" not in shard and shard.header("scores").shape[0]:
+            raise _broken(shard.path, f"its instances have no masks, those of {masked[0].path.name} have")
+    return masked
+
+
+def _write_ids(writer: NpzWriter, ids: IO[str], images: int, width: int) -> None:
+    ids.seek(0)
+    lines = (line.rstrip("\n") for line in ids)
+    with writer.array("image_id", (images,), np.dtype(("U", width))) as array:
+        while chunk := list(islice(lines, _IDS_AT_ONCE)):
+            array.write(np.array(chunk, np.str_))
 
 
 def _open(path: Path) -> Arrays:
@@ -78,7 +106,7 @@ def _open(path: Path) -> Arrays:
             fault = spec.find_fault(headers[spec.name])
             if fault:
                 raise _broken(path, f"array {spec.name!r}: {fault}")
-        elif not spec.optional:
+        elif not spec.optional or (spec.name in PAIRED and not headers.keys().isdisjoint(PAIRED)):
             raise _broken(path, f"it has no array {spec.name!r}")
     images, instances = headers["image_file"].shape[0], headers["scores"].shape[0]
     sizes: dict[int | str, int] = {"I": images, "I+1": images + 1, "N": instances, "N+1": instances + 1}
@@ -118,14 +146,16 @@ def _read_plan(shard: Arrays) -> str:
     return plan
 
 
-def _check_images(shards: Sequence[Arrays], inputs: Iterable[tuple[str, int]], ids: ArrayWriter) -> _Totals:
-    """Compare the shards' images with `inputs`, write the ids, and return the totals."""
+def _check_images(shards: Sequence[Arrays], inputs: Iterable[tuple[str, Any]], ids: IO[str]) -> _Totals:
+    """Compare the shards' images with `inputs`, write the ids as lines of JSON, and return the totals."""
     totals, rest = _Totals(), iter(inputs)
     for shard in shards:
         for files in _chunks(shard, "image_file"):
             expected = list(islice(rest, len(files)))
             _check_order(shard.path, files.tolist(), [file for file, _ in expected])
-            ids.write(np.array([number for _, number in expected], np.int64))
+            texts = [str(number) if type(number) is int else json.dumps(number) for _, number in expected]
+            ids.write("".join([f"{text}\n" for text in texts]))
+            totals.image_id_width = max([totals.image_id_width, *map(len, texts)])
             totals.image_file_width = max(totals.image_file_width, _longest(files))
         for errors in _chunks(shard, "error"):
             totals.error_width = max(totals.error_width, min(_longest(errors), MAX_ERROR_LENGTH))

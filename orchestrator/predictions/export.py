@@ -54,6 +54,9 @@ def export_fashionfail(predictions: Predictions, target: Path, annotations: Path
     """
     if annotations is not None:
         raise UsageError("the format fashionfail cannot use annotations", why="it has no image ids")
+    if not predictions.has_masks:
+        what = predictions.path or "these predictions"
+        raise PredictionsError(f"{what} have no masks", why="the format fashionfail needs them", hint="--format coco")
     converted = list(_convert_records(predictions))
     records = np.empty(len(converted), dtype=object)
     records[:] = converted

@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from orchestrator.errors import MachineError
 from orchestrator.predictions import rle
@@ -19,12 +20,12 @@ Predictions = Any
 
 
 def to_pandas(predictions: Predictions) -> pd.DataFrame:
-    """Return the table of `Predictions.to_pandas`; `area` is the mask's, x1 to y2 are the box, in pixels."""
+    """Return the table of `Predictions.to_pandas`; `area` is the mask's or, without masks, the box's."""
     pandas = _import("pandas")
     names = _names(predictions)
     counts = np.diff(predictions.offsets)
     boxes = predictions.boxes
-    areas = [rle.count_pixels(predictions.counts(row)) for row in range(len(predictions.scores))]
+    areas = _areas(predictions)
     columns: dict[str, Any] = {
         "image_file": np.repeat(predictions.image_file, counts),
         "image_id": np.repeat(predictions.image_id, counts),
@@ -32,7 +33,7 @@ def to_pandas(predictions: Predictions) -> pd.DataFrame:
         "name": [names.get(number, str(number)) for number in predictions.classes.tolist()],
         "score": predictions.scores,
         **{side: boxes[:, index] for index, side in enumerate(("x1", "y1", "x2", "y2"))},
-        "area": np.array(areas, np.int64),
+        "area": areas,
     }
     attributes = predictions.attributes
     if attributes is not None:
@@ -50,9 +51,11 @@ def to_supervision(predictions: Predictions, image: int | str) -> sv.Detections:
     record = predictions[image]
     names = _names(predictions)
     height, width = record["image_size"]
-    masks = np.zeros((len(record["scores"]), height, width), bool)
-    for index, mask in enumerate(record["masks"]):
-        masks[index] = rle.decode(mask["counts"], mask["size"])
+    masks: NDArray[np.bool_] | None = None
+    if predictions.has_masks:
+        masks = np.zeros((len(record["scores"]), height, width), bool)
+        for index, mask in enumerate(record["masks"]):
+            masks[index] = rle.decode(mask["counts"], mask["size"])
     classes = record["classes"].astype(np.int64)
     return supervision.Detections(
         xyxy=record["boxes"].astype(np.float64).reshape(-1, 4),
@@ -61,6 +64,14 @@ def to_supervision(predictions: Predictions, image: int | str) -> sv.Detections:
         class_id=classes,
         data={"class_name": np.array([names.get(number, str(number)) for number in classes.tolist()], str)},
     )
+
+
+def _areas(predictions: Predictions) -> NDArray[Any]:
+    if predictions.has_masks:
+        rows = range(len(predictions.scores))
+        return np.array([rle.count_pixels(predictions.counts(row)) for row in rows], np.int64)
+    corners = np.asarray(predictions.boxes)
+    return (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])
 
 
 def _names(predictions: Predictions) -> dict[int, str]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from orchestrator.errors import PredictionsError
 from orchestrator.predictions import interop, rle
 from orchestrator.predictions.npz import Arrays, Header, open_arrays
-from orchestrator.predictions.schema import FORMAT, SPECS, Problem, to_xywh
+from orchestrator.predictions.schema import FORMAT, FORMATS, PAIRED, SPECS, ArraySpec, Problem, specs_of, to_xywh
 from orchestrator.predictions.validation import find_problems
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import supervision as sv
 
 CHUNK = 1 << 20  # bytes of each array held while COCO results are made
+_INT64_END = 1 << 63
 
 Record = dict[str, Any]
 
@@ -31,7 +32,8 @@ class Predictions:
     """Predictions by image. Arrays are read at the first use, checked, and kept.
 
     `predictions[i]`, by index or file name, is the record of an image: image_file, image_size, boxes,
-    classes, scores, masks, status, error, and image_id, attributes, image_score where the file has them.
+    classes, scores, status, error, and masks, image_id, image_sha256, attributes, image_score where the file has them.
+    Files of format orch-predictions/1 and /2 are read alike.
     PredictionsError at the first use of a broken array.
     """
 
@@ -45,7 +47,7 @@ class Predictions:
         """Open a predictions file. UsageError when it does not exist, PredictionsError when it is not one."""
         arrays = open_arrays(Path(path))
         predictions = cls(arrays, Path(path))
-        if predictions.meta.get("format") != FORMAT:
+        if predictions.meta.get("format") not in FORMATS:
             raise predictions._broken(f"its format is {predictions.meta.get('format')!r}, not {FORMAT!r}")
         return predictions
 
@@ -69,8 +71,13 @@ class Predictions:
         """Return the rows of an image's instances."""
         return slice(int(self.offsets[image]), int(self.offsets[image + 1]))
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether instances have masks; those of a detector have only boxes."""
+        return any(name in self.arrays for name in PAIRED)
+
     def counts(self, row: int) -> bytes:
-        """Return the RLE counts of an instance's mask."""
+        """Return the RLE counts of an instance's mask; PredictionsError without masks."""
         return self.masks[int(self.mask_offsets[row]) : int(self.mask_offsets[row + 1])].tobytes()
 
     def mask(self, row: int) -> NDArray[np.bool_]:
@@ -85,37 +92,46 @@ class Predictions:
         """Return everything in which the file breaks the format, at most `limit` problems of each kind."""
         return find_problems(self.arrays, limit)
 
-    def to_coco(self, image_ids: NDArray[np.int64] | None = None) -> Iterator[dict[str, Any]]:
+    def to_coco(self, image_ids: NDArray[Any] | None = None) -> Iterator[dict[str, Any]]:
         """Yield COCO results (bbox as x, y, width, height; counts as str) in the order of the rows.
 
+        Without masks there is no "segmentation".
         `image_ids` (I,) replaces the file's own image_id, or the number from 1 where it has none. Arrays are read side
         by side, CHUNK bytes at a time. PredictionsError when one ends too early or the masks are not where
         `mask_offsets` says.
         """
         ids = self.image_id if image_ids is None else image_ids
-        rows = {name: self._reader(name) for name in ("boxes", "classes", "scores", "mask_offsets", "masks")}
+        names = ("boxes", "classes", "scores", *(("mask_offsets", "masks") if self.has_masks else ()))
+        rows = {name: self._reader(name) for name in names}
         counts = np.diff(self._offsets("offsets", len(self.image_size), rows["scores"].length)).tolist()
-        start = int(rows["mask_offsets"].take(1)[0])
-        if start != 0:
-            raise self._broken("mask_offsets do not start at 0")
+        masks = self._read_counts(rows["mask_offsets"], rows["masks"]) if self.has_masks else None
         for image_id, size, count in zip(ids.tolist(), self.image_size.tolist(), counts, strict=True):
             boxes = to_xywh(rows["boxes"].take(count)).tolist()
-            columns = (rows[name].take(count).tolist() for name in ("classes", "scores", "mask_offsets"))
-            for box, category, score, stop in zip(boxes, *columns, strict=True):
-                if stop < start:
-                    raise self._broken("mask_offsets do not ascend")
-                mask = rows["masks"].take(stop - start).tobytes().decode("latin-1")
-                start = stop
-                yield {
-                    "image_id": image_id,
-                    "category_id": category,
-                    "bbox": box,
-                    "score": score,
-                    "segmentation": {"size": size, "counts": mask},
-                }
+            columns = (rows[name].take(count).tolist() for name in ("classes", "scores"))
+            for box, category, score in zip(boxes, *columns, strict=True):
+                result = {"image_id": image_id, "category_id": category, "bbox": box, "score": score}
+                if masks is not None:
+                    result["segmentation"] = {"size": size, "counts": next(masks)}
+                yield result
         for name, reader in rows.items():
             if not reader.is_at_end():
                 raise self._broken(f"{name} continues after the last instance")
+
+    def _read_counts(self, offsets: _RowReader, masks: _RowReader) -> Iterator[str]:
+        """Yield the RLE counts of one instance after another; the first offset is checked at once."""
+        start = int(offsets.take(1)[0])
+        if start != 0:
+            raise self._broken("mask_offsets do not start at 0")
+
+        def read(start: int) -> Iterator[str]:
+            while True:
+                stop = int(offsets.take(1)[0])
+                if stop < start:
+                    raise self._broken("mask_offsets do not ascend")
+                yield masks.take(stop - start).tobytes().decode("latin-1")
+                start = stop
+
+        return read(start)
 
     def _reader(self, name: str) -> _RowReader:
         if name not in self.arrays:
@@ -125,7 +141,7 @@ class Predictions:
         else:
             array = self.arrays[name]
             header, chunks = Header(array.shape, array.dtype, False), iter((array,))
-        fault = SPECS[name].find_fault(header)
+        fault = self._spec(name).find_fault(header)
         if fault:
             raise self._broken(f"array {name!r}: {fault}")
         return _RowReader(header, chunks, lambda: self._broken(f"{name} ends too early"))
@@ -159,9 +175,29 @@ class Predictions:
         return names
 
     @cached_property
-    def image_id(self) -> NDArray[np.int64]:
-        """(I,) ids of the images; numbers from 1 when the file has none."""
-        return self._array("image_id") if "image_id" in self.arrays else np.arange(1, len(self) + 1)
+    def image_id(self) -> NDArray[Any]:
+        """(I,) ids of the images: int64, or objects where some id is no such number; from 1 when the file has none."""
+        if "image_id" not in self.arrays:
+            return np.arange(1, len(self) + 1)
+        stored = self._array("image_id")
+        if stored.dtype.kind != "U":
+            return stored
+        try:
+            values = json.loads(f"[{','.join(stored.tolist())}]")
+        except (ValueError, RecursionError) as error:
+            raise self._broken(f"image_id is not JSON: {error}") from error
+        if len(values) != len(stored):
+            raise self._broken("an image_id is not one JSON value")
+        if all(type(value) is int and -_INT64_END <= value < _INT64_END for value in values):
+            return np.array(values, np.int64)
+        ids = np.empty(len(values), object)
+        ids[:] = values
+        return ids
+
+    @property
+    def image_sha256(self) -> NDArray[np.uint8] | None:
+        """(I,32) digests of the files that were decoded, zero where none was read; None in format 1"""
+        return self._array("image_sha256") if "image_sha256" in self.arrays else None
 
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
@@ -170,7 +206,10 @@ class Predictions:
 
     @cached_property
     def mask_offsets(self) -> NDArray[np.int64]:
-        """(N+1,) see SCHEMA; checked to ascend from 0 to M."""
+        """(N+1,) see SCHEMA; checked to ascend from 0 to M. PredictionsError where there are no masks."""
+        self.require_masks()
+        if not self.has_masks:
+            return np.zeros(1, np.int64)
         return self._offsets("mask_offsets", len(self.scores), len(self.masks))
 
     @property
@@ -210,8 +249,9 @@ class Predictions:
 
     @property
     def masks(self) -> NDArray[np.uint8]:
-        """(M,) counts back to back; see `counts` and `mask`"""
-        return self._array("masks")
+        """(M,) counts back to back; see `counts` and `mask`. PredictionsError where there are no masks."""
+        self.require_masks()
+        return self._array("masks") if self.has_masks else np.zeros(0, np.uint8)
 
     @property
     def attributes(self) -> NDArray[np.float32] | None:
@@ -236,25 +276,46 @@ class Predictions:
             "boxes": self.boxes[rows],
             "classes": self.classes[rows],
             "scores": self.scores[rows],
-            "masks": [{"size": list(size), "counts": self.counts(n)} for n in range(rows.start, rows.stop)],
             "status": int(self.status[i]),
             "error": str(self.error[i]),
         }
+        if self.has_masks:
+            record["masks"] = [{"size": list(size), "counts": self.counts(n)} for n in range(rows.start, rows.stop)]
         if "image_id" in self.arrays:
-            record["image_id"] = int(self.image_id[i])
+            record["image_id"] = self.image_id[i : i + 1].tolist()[0]
+        if self.image_sha256 is not None:
+            record["image_sha256"] = self.image_sha256[i].tobytes().hex()
         if self.attributes is not None:
             record["attributes"] = self.attributes[rows]
         if self.image_scores is not None:
             record["image_score"] = float(self.image_scores[i])
         return record
 
+    @cached_property
+    def _specs(self) -> Mapping[str, ArraySpec]:
+        """The arrays of this file's format."""
+        return specs_of(self.meta.get("format"))
+
+    def _spec(self, name: str) -> ArraySpec:
+        # The spec of meta, which names the format, is the same in all formats.
+        return SPECS[name] if name == "meta" or "meta" not in self.arrays else self._specs[name]
+
+    def require_masks(self) -> None:
+        """Raise PredictionsError where there are instances without masks."""
+        if not self.has_masks and len(self.scores):
+            raise PredictionsError(
+                f"{self.path or 'these predictions'} have no masks",
+                why=f"{self.meta.get('model', 'the model')} gives boxes only",
+                hint="compare boxes: --iou bbox",
+            )
+
     def _array(self, name: str) -> NDArray[Any]:
         if name not in self._kept:
             if name not in self.arrays:
                 raise self._broken(f"it has no array {name!r}")
             array = self.arrays[name]
-            like = SPECS[name].rows_like
-            fault = SPECS[name].find_fault(Header(array.shape, array.dtype, False))
+            like = self._spec(name).rows_like
+            fault = self._spec(name).find_fault(Header(array.shape, array.dtype, False))
             if fault is None and like not in (None, name) and len(array) != len(self._array(str(like))):
                 fault = f"it has {len(array)} rows, {like} has {len(self._array(str(like)))}"
             if fault:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from orchestrator.predictions.npz import Header
 
-FORMAT = "orch-predictions/1"
+FORMAT, FORMAT_1 = "orch-predictions/2", "orch-predictions/1"
+SHARD_FORMAT = "orch-shard/2"
 STATUS_PREDICTED, STATUS_FAILED = 0, 1
 
 
@@ -49,7 +50,8 @@ class ArraySpec:
 # In the order in which they are written.
 SCHEMA = (
     ArraySpec("image_file", "str", ("I",), "path relative to the input root, separated by /"),
-    ArraySpec("image_id", "int64", ("I",), "COCO's own id, or else the number from 1", optional=True),
+    ArraySpec("image_id", "str", ("I",), "JSON text of COCO's own id, or else of the number from 1", optional=True),
+    ArraySpec("image_sha256", "uint8", ("I", 32), "sha256 of the bytes that were decoded; zero if none were read"),
     ArraySpec("image_size", "int32", ("I", 2), "height, width of the image the predictions refer to"),
     ArraySpec("status", "uint8", ("I",), "0 predicted, 1 failed"),
     ArraySpec("error", "str", ("I",), "why the image failed; empty for predicted ones"),
@@ -57,13 +59,32 @@ SCHEMA = (
     ArraySpec("boxes", "float32", ("N", 4), "x1, y1, x2, y2 in pixels; right and lower edge exclusive"),
     ArraySpec("classes", "int32", ("N",), "category ids of the taxonomy in meta"),
     ArraySpec("scores", "float32", ("N",), "in [0, 1], descending within an image"),
-    ArraySpec("masks", "uint8", ("M",), "COCO compressed RLE counts, back to back"),
-    ArraySpec("mask_offsets", "int64", ("N+1",), "row n is masks[mask_offsets[n]:mask_offsets[n+1]]"),
+    ArraySpec("masks", "uint8", ("M",), "COCO compressed RLE counts, back to back", optional=True),
+    ArraySpec("mask_offsets", "int64", ("N+1",), "row n is masks[mask_offsets[n]:mask_offsets[n+1]]", optional=True),
     ArraySpec("attributes", "float32", ("N", "A"), "score per attribute", optional=True),
     ArraySpec("image_scores", "float32", ("I",), "probability of the whole image, or NaN", optional=True),
     ArraySpec("meta", "str", (), "JSON object, see META"),
 )
-SPECS: Mapping[str, ArraySpec] = {spec.name: spec for spec in SCHEMA}
+PAIRED = ("masks", "mask_offsets")
+"""The arrays that are both there or both absent: a model without masks has neither."""
+_CHANGED_IN_2 = {
+    "image_id": ArraySpec("image_id", "int64", ("I",), "COCO's own id, or else the number from 1", optional=True)
+}
+_SCHEMA_1 = tuple(
+    replace(_CHANGED_IN_2.get(spec.name, spec), optional=spec.optional and spec.name not in PAIRED)
+    for spec in SCHEMA
+    if spec.name != "image_sha256"
+)
+FORMATS: Mapping[str, tuple[ArraySpec, ...]] = {FORMAT: SCHEMA, FORMAT_1: _SCHEMA_1}
+"""The arrays of each format that is read; FORMAT is the one that is written."""
+
+
+def specs_of(version: object) -> Mapping[str, ArraySpec]:
+    """Return the arrays of a format by name; those of FORMAT if it is unknown."""
+    return {spec.name: spec for spec in FORMATS.get(str(version), SCHEMA)}
+
+
+SPECS: Mapping[str, ArraySpec] = specs_of(FORMAT)
 
 META: Mapping[str, str] = {
     "format": f"{FORMAT!r}",

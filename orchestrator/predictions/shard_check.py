@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import OrchError
-from orchestrator.predictions.collect import MAX_ERROR_LENGTH, SHARD_FORMAT
+from orchestrator.predictions.collect import MAX_ERROR_LENGTH
 from orchestrator.predictions.npz import NpzWriter, open_arrays
-from orchestrator.predictions.schema import FORMAT, SCHEMA, STATUS_FAILED
+from orchestrator.predictions.schema import FORMAT, SCHEMA, SHARD_FORMAT, STATUS_FAILED
 from orchestrator.predictions.validation import check_arrays
 
 _LAST_CODE_POINT = 0x10FFFF

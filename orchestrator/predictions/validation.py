@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from orchestrator.errors import OrchError
 from orchestrator.predictions import rle
 from orchestrator.predictions.npz import Arrays, Header
-from orchestrator.predictions.schema import FORMAT, META, SCHEMA, SPECS, STATUS_FAILED, Problem
+from orchestrator.predictions.schema import FORMAT, FORMATS, META, PAIRED, STATUS_FAILED, ArraySpec, Problem, specs_of
 
 BOX_TOLERANCE = 1e-3  # pixels; float32 arithmetic of models puts boxes this far outside the image
 
@@ -22,13 +22,28 @@ Selection = NDArray[np.bool_]
 def find_problems(arrays: Arrays | Mapping[str, NDArray[Any]], limit: int) -> list[Problem]:
     """Return all problems, at most `limit` of each kind; content is checked only when the structure holds."""
     sound: dict[str, NDArray[Any]] = {}
-    return _check_structure(arrays, sound) or _Content(sound, limit).check()
+    specs = specs_of(_read_format(arrays))
+    return _check_structure(arrays, specs, sound) or _Content(sound, limit).check()
 
 
-def _check_structure(arrays: Arrays | Mapping[str, NDArray[Any]], sound: dict[str, NDArray[Any]]) -> list[Problem]:
+def _read_format(arrays: Arrays | Mapping[str, NDArray[Any]]) -> str:
+    """Return the format that `meta` names, FORMAT where that cannot be read or is unknown."""
+    try:
+        version = json.loads(str(arrays["meta"][()]))["format"]
+    except (OrchError, ValueError, TypeError, KeyError, IndexError, RecursionError):
+        return FORMAT
+    return version if isinstance(version, str) and version in FORMATS else FORMAT
+
+
+def _check_structure(
+    arrays: Arrays | Mapping[str, NDArray[Any]], specs: Mapping[str, ArraySpec], sound: dict[str, NDArray[Any]]
+) -> list[Problem]:
     """Return missing, unknown and unreadable arrays, wrong dtypes and shapes; put the others in `sound`."""
-    problems = [Problem(name, "the format has no array of this name") for name in arrays if name not in SPECS]
-    for spec in SCHEMA:
+    problems = [Problem(name, "the format has no array of this name") for name in arrays if name not in specs]
+    for name, other in (PAIRED, PAIRED[::-1]):
+        if name in arrays and other not in arrays and specs[other].optional:
+            problems.append(Problem(other, f"the array is missing, but there is {name!r}"))
+    for spec in specs.values():
         if spec.name not in arrays:
             if not spec.optional:
                 problems.append(Problem(spec.name, "the array is missing"))
@@ -43,16 +58,16 @@ def _check_structure(arrays: Arrays | Mapping[str, NDArray[Any]], sound: dict[st
             problems.append(Problem(spec.name, fault))
         else:
             sound[spec.name] = array
-    return problems + list(_compare_sizes(sound))
+    return problems + list(_compare_sizes(sound, specs))
 
 
-def _compare_sizes(arrays: Mapping[str, NDArray[Any]]) -> Iterator[Problem]:
+def _compare_sizes(arrays: Mapping[str, NDArray[Any]], specs: Mapping[str, ArraySpec]) -> Iterator[Problem]:
     sizes: dict[int | str, int] = {}
     for letter, name in (("I", "image_file"), ("N", "scores")):
         if name in arrays:
             sizes |= {letter: len(arrays[name]), f"{letter}+1": len(arrays[name]) + 1}
     for name, array in arrays.items():
-        for side, symbol in zip(array.shape, SPECS[name].shape, strict=True):
+        for side, symbol in zip(array.shape, specs[name].shape, strict=True):
             if side != sizes.get(symbol, side):
                 yield Problem(name, f"its length is {side}, but {symbol} = {sizes[symbol]}")
 
@@ -124,7 +139,7 @@ class _Content:
         if not isinstance(meta, dict):
             return self._report("meta", "is not a JSON object")
         self.meta = meta
-        if meta.get("format") != FORMAT:
+        if meta.get("format") not in FORMATS:
             self._report("meta", f"format is {meta.get('format')!r}, not {FORMAT!r}")
         for key in META:
             if key not in meta:
@@ -157,6 +172,9 @@ class _Content:
             repeated = np.ones(len(ids), bool)
             repeated[first] = False
             self._report_images("image_id", repeated, "an image before has the same id")
+            if ids.dtype.kind == "U":
+                broken = np.fromiter((not _is_json(text) for text in ids.tolist()), bool, len(ids))
+                self._report_images("image_id", broken, "is not JSON")
 
     def _check_status(self) -> None:
         status, has_reason = self.arrays["status"], np.not_equal(self.arrays["error"], "")
@@ -167,6 +185,9 @@ class _Content:
         self._report_images("image_size", (sizes < 0).any(axis=1), "is negative")
         unknown = (status == 0) & (sizes == 0).any(axis=1)
         self._report_images("image_size", unknown, "the image was predicted, but has no size")
+        if "image_sha256" in self.arrays:
+            unread = (status == 0) & ~self.arrays["image_sha256"].any(axis=1)
+            self._report_images("image_sha256", unread, "the image was predicted, but has no digest")
 
     def _check_offsets(self) -> None:
         offsets, count = self.arrays["offsets"], len(self.arrays["scores"])
@@ -228,6 +249,8 @@ class _Content:
             self._report_images("image_scores", (scores < 0) | (scores > 1), "is outside [0, 1]")
 
     def _check_masks(self) -> None:
+        if "masks" not in self.arrays:
+            return None
         offsets, data = self.arrays["mask_offsets"], self.arrays["masks"]
         down = offsets[1:] < offsets[:-1]
         self._report_rows("mask_offsets", down, "the next mask starts before this one")
@@ -238,6 +261,14 @@ class _Content:
             return None
         sizes = self.arrays["image_size"][self.image_of_row]
         self._report_rows("masks", ~rle.check_all(data, offsets, sizes), "is not COCO RLE of the image's size")
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _leaves_root(file: str) -> bool:
@@ -251,7 +282,7 @@ def check_arrays(arrays: Mapping[str, NDArray[Any]]) -> tuple[dict[int, str], li
     Returns the first problem of each image at fault, by its position, and the problems that belong to no image.
     """
     sound: dict[str, NDArray[Any]] = {}
-    structure = _check_structure(arrays, sound)
+    structure = _check_structure(arrays, specs_of(_read_format(arrays)), sound)
     if structure:
         return {}, [str(problem) for problem in structure]
     content = _ContentByImage(sound, limit=0)

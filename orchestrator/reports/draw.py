@@ -78,7 +78,8 @@ def draw_predictions(
     rows = [row for row, score in enumerate(record["scores"].tolist()) if score >= min_score][::-1]
     canvas = np.array(pixels, np.uint8)
     for row in rows:
-        _paint_mask(canvas, record["masks"][row], choose_colour(int(record["classes"][row])), style.line)
+        if "masks" in record:
+            _paint_mask(canvas, record["masks"][row], choose_colour(int(record["classes"][row])), style.line)
     image = Image.fromarray(canvas)
     pen = ImageDraw.Draw(image)
     for row in rows:

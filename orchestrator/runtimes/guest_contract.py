@@ -15,13 +15,17 @@ from orchestrator.inputs import InputImage
 from orchestrator.paths import GuestFolder
 from orchestrator.system import GuestFileRefused, GuestTree, json_bytes, parse_object
 
-CONTRACT = "orch-job/1"
+CONTRACT = "orch-job/2"
 ALIVE_TIMEOUT = 60.0
 """Seconds after which a worker leaves its job if the host no longer touches the file `alive`."""
 ALIVE_EVERY = 2.0
 """Seconds between two touches of the file `alive`."""
 PART_EVERY = 60.0
 """Seconds between two saves of an unfinished shard."""
+MAX_FILE_BYTES = 1 << 30
+"""Larger image files fail instead of being read into memory."""
+DECODE_TIMEOUT = 120.0
+"""Seconds after which an image that is still being decoded fails."""
 END_NAME = "end"
 ALIVE_NAME = "alive"
 QUEUE_NAME = "queue"
@@ -51,7 +55,12 @@ def job_document(settings: Mapping[str, Any], worker: str, paths: GuestPaths) ->
     located: dict[str, Any] = {name: str(path) for name, path in asdict(paths).items() if name != "sources"}
     located["sources"] = {name: str(path) for name, path in paths.sources.items()}
     times = {"alive_timeout": ALIVE_TIMEOUT, "part_every": PART_EVERY}
-    return {**settings, "contract": CONTRACT, "worker": worker, **times, "paths": located}
+    limits = {"max_file_bytes": MAX_FILE_BYTES, "decode_timeout": DECODE_TIMEOUT}
+    return {**settings, "contract": CONTRACT, "worker": worker, **times, **limits, "paths": located}
+
+
+_IMAGE_FIELDS = ("index", "file", "path", "size", "mtime_ns")
+"""The state of the file is part of it: staged copies must keep their modification times."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,7 @@ class ShardOrder:
         known = {image.index: image.error for image in self.images if image.error is not None}
         return {
             "shard": self.number,
-            "images": [{"index": image.index, "file": image.file, "path": image.path} for image in self.images],
+            "images": [{name: getattr(image, name) for name in _IMAGE_FIELDS} for image in self.images],
             "skip": {str(index): reason for index, reason in {**known, **self.skip}.items()},
             "careful": self.careful,
             "alone": sorted(self.alone),

@@ -285,13 +285,16 @@ class GuestTree:
             os.symlink(target, last, dir_fd=descriptor)
 
     def put(self, name: str, source: Path) -> None:
-        """Copy the content of a file of the host's in. Raises FileExistsError."""
+        """Copy the content and time of a file of the host's in. Raises FileExistsError."""
         with (
             self._parent(name) as (descriptor, last),
             open(_open_source(source), "rb") as stream,
             open(self._create(last, descriptor), "wb") as copied,
         ):
             shutil.copyfileobj(stream, copied, BLOCK)
+            copied.flush()
+            state = os.fstat(stream.fileno())
+            os.utime(copied.fileno(), ns=(state.st_atime_ns, state.st_mtime_ns))
 
     def put_link(self, name: str, source: Path, reader: int) -> bool:
         """Hard-link a file of the host's in, if the uid `reader` can read it and never write it; return whether.

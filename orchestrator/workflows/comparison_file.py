@@ -62,7 +62,8 @@ class ModelSpec(RunSpec):
 class CompareSpec(Spec):
     """How runs are compared; see orch compare."""
 
-    iou: Literal["segm", "bbox"] = "segm"
+    iou: Literal["segm", "bbox"] | None = None
+    """None: masks if all runs have them, else boxes."""
     categories: tuple[str | int, ...] = ()
     align: bool = False
     resamples: Annotated[int, Field(ge=0, le=100_000)] = 1000

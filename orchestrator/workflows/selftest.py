@@ -138,7 +138,8 @@ def _check(outcome: Outcome) -> Iterator[tuple[str, int]]:
         raise PredictionsError("the predictions of the self-test are invalid", why="\n".join(problems))
     if not len(predictions.scores):
         raise PredictionsError("nothing was detected in any photograph", why="there is nothing to check")
-    for row in range(len(predictions.scores)):
-        predictions.mask(row)
+    if predictions.has_masks:
+        for row in range(len(predictions.scores)):
+            predictions.mask(row)
     for index, file in enumerate(predictions.files):
         yield file, int(predictions.offsets[index + 1] - predictions.offsets[index])

@@ -131,9 +131,13 @@ class Guest:
         skip: Mapping[int, str] | None = None,
         careful: bool = False,
         alone: Sequence[int] = (),
+        **changes: Any,
     ) -> None:
-        """Hand over a shard; its images are numbered from 100 x its number."""
-        images = [{"index": 100 * number + at, "file": file, "path": file} for at, file in enumerate(files)]
+        """Hand over a shard; its images are numbered from 100 x its number. `changes`: fields of each image."""
+        images = [
+            {"index": 100 * number + at, "file": file, "path": file, "size": None, "mtime_ns": None, **changes}
+            for at, file in enumerate(files)
+        ]
         order = {"shard": number, "images": images, "skip": skip or {}, "careful": careful, "alone": list(alone)}
         aside = self.root / "queue" / "order.tmp"
         aside.write_text(json.dumps(order))
@@ -147,7 +151,7 @@ class Guest:
         """A job with all fields; `changes` replace some."""
         names = ("data", "weights", "out", "cache", "queue")
         job: dict[str, Any] = {
-            "contract": "orch-job/1",
+            "contract": "orch-job/2",
             "run": "run",
             "worker": "w0",
             "plan": "sha256:1",
@@ -172,6 +176,8 @@ class Guest:
             "image_scores": False,
             "alive_timeout": 60,
             "part_every": 600,
+            "max_file_bytes": 1 << 20,
+            "decode_timeout": 30,
             "paths": {**{name: str(self.root / name) for name in names}, "stack": str(STACK), "sources": {}},
         }
         return {**job, **changes}

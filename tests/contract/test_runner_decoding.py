@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from typing import Any
@@ -185,3 +186,35 @@ def test_decoding_in_many_threads_changes_nothing(make_guest: Callable[[str], Gu
     one, many = make_guest("one"), make_guest("many")
     assert (run_threads(one, rgb, 1).status, run_threads(many, rgb, 8).status) == (0, 0)
     assert (one.root / "out" / "00000.npz").read_bytes() == (many.root / "out" / "00000.npz").read_bytes()
+
+
+@every_python
+def test_digests_are_those_of_the_files_that_were_decoded(guest: Guest, rgb: np.ndarray) -> None:
+    guest.save("a.png", rgb)
+    (guest.root / "data" / "broken.png").write_bytes(b"no image")
+    guest.put(0, ["a.png", "broken.png", "gone.png"])
+    guest.run()
+    found = [digest.tobytes() for digest in guest.shard(0)["image_sha256"]]
+    files = [(guest.root / "data" / name).read_bytes() for name in ("a.png", "broken.png")]
+    assert found == [*(hashlib.sha256(content).digest() for content in files), bytes(32)]
+
+
+@pytest.mark.parametrize(("field", "value"), [("size", 1), ("mtime_ns", 1)])
+def test_a_file_that_changed_since_it_was_listed_fails_alone(
+    guest: Guest, rgb: np.ndarray, field: str, value: int
+) -> None:
+    guest.save("a.png", rgb)
+    guest.put(0, ["a.png"], **{field: value})
+    guest.put(1, ["a.png"])
+    guest.run()
+    assert guest.shard(0)["error"].tolist() == ["the file changed after the images of this run were listed"]
+    assert guest.shard(1)["error"].tolist() == [""]
+
+
+def test_a_file_beyond_the_size_limit_fails_alone(guest: Guest, rgb: np.ndarray) -> None:
+    guest.save("a.png", rgb)
+    with (guest.root / "data" / "sparse.png").open("wb") as stream:
+        stream.truncate(6 << 30)
+    guest.put(0, ["sparse.png", "a.png"])
+    guest.run()
+    assert guest.shard(0)["error"].tolist() == ["the file has 6442450944 bytes, more than the limit of 1048576", ""]

@@ -189,6 +189,6 @@ def test_a_shard_without_detections_or_with_nothing_but_failures_keeps_its_dtype
             name: (array.shape, "U" if array.dtype.kind == "U" else str(array.dtype)) for name, array in shard.items()
         }
         assert found == expected
-        meta = {"format": "orch-shard/1", "shard": number, "plan": "sha256:1", "images": images}
+        meta = {"format": "orch-shard/2", "shard": number, "plan": "sha256:1", "images": images}
         assert json.loads(str(shard["meta"])) == meta
         assert shard["mask_offsets"][-1] == len(shard["masks"])

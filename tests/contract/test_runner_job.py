@@ -21,7 +21,7 @@ def test_another_contract_is_refused_on_the_first_line(guest: Guest) -> None:
     assert outcome.story == ["failure", "bye"]
     assert outcome.events[0]["category"] == "contract"
     assert "orch-job/2" in outcome.events[0]["message"]
-    assert "orch-job/1" in outcome.events[0]["message"]
+    assert "orch-job/2" in outcome.events[0]["message"]
 
 
 REFUSED: dict[str, tuple[Change, str]] = {
@@ -47,7 +47,7 @@ def test_a_wrong_job_is_refused_by_the_field_that_is_wrong(guest: Guest, name: s
     assert sign in outcome.one("failure")["message"]
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '"orch-job/1"'])
+@pytest.mark.parametrize("text", ["", "[]", "{", '"orch-job/2"'])
 def test_what_is_no_job_is_refused(guest: Guest, text: str) -> None:
     outcome = guest.start_raw(text).wait()
     assert (outcome.status, outcome.story) == (2, ["failure", "bye"])
@@ -65,7 +65,7 @@ def test_the_events_tell_the_whole_story_and_stdout_holds_nothing_else(guest: Gu
     assert outcome.story[-1] == "bye"
     hello, ready, bye = outcome.one("hello"), outcome.one("ready"), outcome.one("bye")
     assert set(hello) == {"event", "seq", "time", "contract", "runner", "python", "pid"}
-    assert (hello["contract"], outcome.one("loading")["model"]) == ("orch-job/1", "levels")
+    assert (hello["contract"], outcome.one("loading")["model"]) == ("orch-job/2", "levels")
     assert (ready["device"], ready["batch_size"], bye["reason"]) == ("cpu", 2, "all done")
     assert {"python", "numpy", "PIL"} <= set(ready["versions"])
     assert [(event["shard"], event["images"], event["reused"]) for event in outcome.named("shard_started")] == [

@@ -15,8 +15,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from orchestrator.predictions.collect import SHARD_FORMAT, collect_shards
+from orchestrator.predictions.collect import collect_shards
 from orchestrator.predictions.predictions import Predictions
+from orchestrator.predictions.schema import SHARD_FORMAT
 from tests.hostile.fuzzing import damaged, fuzzed
 from tests.unit.predictions.predictions_samples import FILES, META, sample_arrays
 

@@ -1,10 +1,10 @@
-"""Run one job by the guest contract of orch, ``orch-job/1``. Host and guest meet only in these files.
+"""Run one job by the guest contract of orch, ``orch-job/2``. Host and guest meet only in these files.
 
     python -m orch_runner JOB.json
 
 JOB.json, written by the host before the runner starts and never changed afterwards:
 
-    contract          "orch-job/1"; any other value is refused
+    contract          "orch-job/2"; any other value is refused
     run, worker       identifiers, only for messages
     plan              digest of the run's plan, written into every shard
     predictor         "predictor.py:Predictor": file inside paths.stack, and the class in it
@@ -26,14 +26,17 @@ JOB.json, written by the host before the runner starts and never changed afterwa
     image_scores      true if the task has an image-level score
     alive_timeout     seconds after the last change of paths.queue/alive until the runner exits
     part_every        seconds between saves of the finished part of the current shard
+    max_file_bytes    larger image files are refused
+    decode_timeout    seconds for decoding one image; beyond, the image fails
     paths             {"data", "weights", "out", "cache", "queue", "stack",
                        "sources": {name: folder of upstream code}}
 
 The queue folder, written by the host (each file under another name, then renamed), read-only for the runner:
 
-    NNNNN.json        a shard to predict: {"shard": n, "images": [{"index", "file", "path"}, ...],
+    NNNNN.json        a shard to predict: {"shard": n, "images": [{"index", "file", "path", "size", "mtime_ns"}, ...],
                       "skip": {index: reason}, "careful": bool, "alone": [index, ...]}
-                      path is relative to paths.data; file is the image's name in the predictions.
+                      path is relative to paths.data; file is the image's name in the predictions; size and
+                      mtime_ns are those of the file when it was listed, or null: a file in another state fails.
                       skip: fail these. careful: announce each batch before it is decoded and predicted, with
                       no other work in progress, so that the host knows what killed a worker.
                       alone: predict each of these in a batch of its own. Removed when the shard is done
@@ -44,8 +47,10 @@ The queue folder, written by the host (each file under another name, then rename
 The out folder, written by the runner and by no other worker. The host copies what it takes from there, checks all of it
 by the rules of the predictions, and deletes it; it may put the part of a shard there before the shard is queued:
 
-    NNNNN.npz         a finished shard: the arrays of orch-predictions/1 with offsets from 0 and
-                      meta = {"format": "orch-shard/1", "shard": n, "plan": digest, "images": count}.
+    NNNNN.npz         a finished shard: the arrays of orch-predictions/2 with offsets from 0 and
+                      meta = {"format": "orch-shard/2", "shard": n, "plan": digest, "images": count}.
+                      image_sha256 is zero for files that were not read. masks and mask_offsets are absent where
+                      the predictor gave no masks; masks for some images only is a failure of category output.
                       Written under another name, fsynced, renamed.
     masks/NNNNN/IIIIIIII.png
                       task manipulation-localization: the probability per pixel of image I of shard N as 8-bit grey,

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Callable, Deque, Dict, Iterable, Iterator, List, Optional, Set, Tuple, Union
 
 import numpy as np
 
 from orch_runner.contract import ImageRef, JobRefused, QueuedShard, RunnerJob, read_queued_shard
-from orch_runner.decode import DecodeError, decode
-from orch_runner.events import bind_log, bound_log, log
+from orch_runner.decode import decode_content
+from orch_runner.decode_pool import DecodePool
+from orch_runner.events import log
+from orch_runner.image_file import NO_DIGEST, DecodeError, read_image_file
 from orch_runner.liveness import Liveness
 from orch_runner.shard_file import read_part
 from orch_runner.shard_rows import ShardRow
@@ -49,7 +50,15 @@ class Shard:
         return rows
 
 
-Decoded = Union[np.ndarray, DecodeError]
+@dataclass(eq=False)
+class DecodedFile:
+    """The pixels of an image, and the digest of its file."""
+
+    pixels: np.ndarray
+    sha256: bytes
+
+
+Decoded = Union[DecodedFile, DecodeError]
 ShardImage = Tuple[int, ImageRef]
 """The position of an image in its shard, and the image."""
 
@@ -125,7 +134,7 @@ class BatchStream:
     def __init__(self, job: RunnerJob, queue: ShardQueue, decoder: str, color: str, batch_size: int) -> None:
         self._job, self._queue = job, queue
         self._decoder, self._color, self._batch_size = decoder, color, batch_size
-        self._pool = ThreadPoolExecutor(job.readers, "decode", initializer=bind_log, initargs=(bound_log(),))
+        self._pool: DecodePool[Decoded] = DecodePool(job.readers, job.decode_timeout)
         self._ahead = -(-2 * job.readers // batch_size) + 1
         self._planned: Iterator[Tuple[Shard, List[ShardImage]]] = iter(())
         self.outcome = "stopped"
@@ -165,7 +174,7 @@ class BatchStream:
 
     def close(self) -> None:
         """Stop decoding; drop the images that were not yielded."""
-        self._pool.shutdown(wait=False)
+        self._pool.close()
 
     def _cut(self, shard: Shard) -> List[Tuple[Shard, List[ShardImage]]]:
         """Cut by position, so that workers, retries and resumption never change an image's batch mates."""
@@ -185,18 +194,32 @@ class BatchStream:
     def _make_batch(self, shard: Shard, images: List[ShardImage]) -> Batch:
         if shard.queued.careful:
             # Decoded only after the batch is announced: decoding, too, can kill a worker.
-            return Batch(shard, images, lambda: [self._decode(ref) for _, ref in images])
-        futures: List["Future[Decoded]"] = [self._pool.submit(self._decode, ref) for _, ref in images]
-        return Batch(shard, images, lambda: [future.result() for future in futures])
+            return Batch(shard, images, lambda: [self._start(ref)() for _, ref in images])
+        waiting = [self._start(ref) for _, ref in images]
+        return Batch(shard, images, lambda: [wait() for wait in waiting])
+
+    def _start(self, ref: ImageRef) -> Callable[[], Decoded]:
+        """Start decoding an image; return a function that waits for it."""
+        task = self._pool.submit(lambda: self._decode(ref))
+
+        def wait() -> Decoded:
+            decoded = self._pool.wait(task)
+            limit = self._job.decode_timeout
+            return DecodeError(f"not decoded within the limit of {limit:g} s") if decoded is None else decoded
+
+        return wait
 
     def _decode(self, ref: ImageRef) -> Decoded:
+        sha256 = NO_DIGEST
         try:
-            path = self._job.data / ref.path
-            return decode(path, self._decoder, self._color, self._job.exif, self._job.max_pixels)
+            file = read_image_file(self._job.data / ref.path, self._job.max_file_bytes, ref.size, ref.mtime_ns)
+            sha256 = file.sha256
+            pixels = decode_content(file.data, self._decoder, self._color, self._job.exif, self._job.max_pixels)
+            return DecodedFile(pixels, sha256)
         except DecodeError as error:
-            return error
+            return DecodeError(str(error), sha256)
         except MemoryError:
-            return DecodeError("not enough memory to decode")
+            return DecodeError("not enough memory to decode", sha256)
         except Exception as error:  # whatever a decoder raises, it must not cost the other images
             log(f"{ref.file}: {error!r}")
-            return DecodeError(f"cannot be decoded: {type(error).__name__}: {error}")
+            return DecodeError(f"cannot be decoded: {type(error).__name__}: {error}", sha256)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, FrozenSet, List, Mapping, Optional, Tuple, TypeVar
 
-CONTRACT = "orch-job/1"
-SHARD_FORMAT = "orch-shard/1"
+CONTRACT = "orch-job/2"
+SHARD_FORMAT = "orch-shard/2"
 
 _Number = TypeVar("_Number", int, float)
 
@@ -71,6 +71,8 @@ class RunnerJob:
     image_scores: bool
     alive_timeout: float
     part_every: float
+    max_file_bytes: int
+    decode_timeout: float
     data: Path
     weights_dir: Path
     out: Path
@@ -82,11 +84,16 @@ class RunnerJob:
 
 @dataclass(frozen=True)
 class ImageRef:
-    """One image to predict: its index in the run, its public name, and its path under paths.data."""
+    """One image to predict: its index in the run, its public name, and its path under paths.data.
+
+    `size` and `mtime_ns` are the file's when the host listed it; None if they are not to be checked.
+    """
 
     index: int
     file: str
     path: str
+    size: Optional[int] = None
+    mtime_ns: Optional[int] = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,9 @@ def read_job(path: Path) -> RunnerJob:
         raise JobRefused(f"cannot read {path}: {error}") from error
     version = raw.get("contract") if isinstance(raw, dict) else None
     if version != CONTRACT:
-        raise JobRefused(f"unknown contract {version!r}; this runner reads {CONTRACT}")
+        raise JobRefused(
+            f"unknown contract {version!r}; this runner reads {CONTRACT} and was built by another version of orch"
+        )
     try:
         return _make_job(raw)
     except KeyError as error:
@@ -142,6 +151,8 @@ def _make_job(raw: Dict[str, Any]) -> RunnerJob:
         image_scores=bool(raw["image_scores"]),
         alive_timeout=_check_minimum(raw, "alive_timeout", float, 0.0),
         part_every=_check_minimum(raw, "part_every", float, 0.0),
+        max_file_bytes=_check_minimum(raw, "max_file_bytes", int, 1),
+        decode_timeout=_check_minimum(raw, "decode_timeout", float, 0.001),
         data=Path(paths["data"]),
         weights_dir=Path(paths["weights"]),
         out=Path(paths["out"]),
@@ -181,13 +192,16 @@ def _check_optional(
     return None if raw[name] is None else _check_minimum(raw, name, kind, minimum)
 
 
+def _make_image(raw: Mapping[str, Any]) -> ImageRef:
+    size, mtime_ns = (None if raw[name] is None else int(raw[name]) for name in ("size", "mtime_ns"))
+    return ImageRef(int(raw["index"]), str(raw["file"]), str(raw["path"]), size, mtime_ns)
+
+
 def read_queued_shard(path: Path) -> QueuedShard:
     """Read and check a shard file of the queue. Raises JobRefused."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        images: List[ImageRef] = [
-            ImageRef(int(image["index"]), str(image["file"]), str(image["path"])) for image in raw["images"]
-        ]
+        images: List[ImageRef] = [_make_image(image) for image in raw["images"]]
         return QueuedShard(
             number=int(raw["shard"]),
             images=tuple(images),

@@ -7,6 +7,7 @@ image of a file with several is used.
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
 from typing import Callable, Dict
@@ -15,6 +16,8 @@ import numpy as np
 from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 
+from orch_runner.image_file import DecodeError, read_image_file
+
 # Once, not around each call: changing the filters is not safe while other threads decode.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
@@ -22,39 +25,35 @@ ORIENTATION = 0x0112
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
-_Reader = Callable[[Path, PillowImage.Image], np.ndarray]
+_Reader = Callable[[bytes, PillowImage.Image], np.ndarray]
 """A function that reads the pixels of an opened file, as stored, into (H, W, 3) uint8 RGB."""
 
 
-class DecodeError(Exception):
-    """The file cannot be decoded; the message is the reason shown to users."""
+def decode_pillow(data: bytes, exif: str, max_pixels: int) -> np.ndarray:
+    """Decode a file's content with Pillow into (H, W, 3) uint8 RGB. Raises DecodeError."""
+    return _decode(data, exif, max_pixels, _read_with_pillow)
 
 
-def decode_pillow(path: Path, exif: str, max_pixels: int) -> np.ndarray:
-    """Decode `path` with Pillow into (H, W, 3) uint8 RGB. Raises DecodeError."""
-    return _decode(path, exif, max_pixels, _read_with_pillow)
-
-
-def decode_opencv(path: Path, exif: str, max_pixels: int) -> np.ndarray:
-    """Decode `path` into (H, W, 3) uint8 RGB, JPEGs with the pixels of cv2.imread. Raises DecodeError.
+def decode_opencv(data: bytes, exif: str, max_pixels: int) -> np.ndarray:
+    """Decode a file's content into (H, W, 3) uint8 RGB, JPEGs with the pixels of cv2.imread. Raises DecodeError.
 
     Pillow still checks each file, so both decoders accept the same files; it also reads the other formats, in which
     both libraries give the same pixels.
     """
-    return _decode(path, exif, max_pixels, _read_with_opencv)
+    return _decode(data, exif, max_pixels, _read_with_opencv)
 
 
-def _decode(path: Path, exif: str, max_pixels: int, read: _Reader) -> np.ndarray:
+def _decode(data: bytes, exif: str, max_pixels: int, read: _Reader) -> np.ndarray:
     # Disable Pillow's own limit: the runner checks the limit that the user has set.
     PillowImage.MAX_IMAGE_PIXELS = None
     try:
-        with PillowImage.open(path) as image:
+        with PillowImage.open(io.BytesIO(data)) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise DecodeError(f"{width}x{height} pixels is more than the limit of {max_pixels}")
             # Newer Pillow versions always apply the orientation of TIFFs while loading.
             stored = _read_orientation(image) if image.format == "TIFF" else 1
-            pixels = read(path, image)
+            pixels = read(data, image)
             remaining = _read_orientation(image)
     except DecodeError:
         raise
@@ -69,15 +68,15 @@ def _decode(path: Path, exif: str, max_pixels: int, read: _Reader) -> np.ndarray
     return pixels if remaining != 1 else apply_orientation(pixels, {6: 8, 8: 6}.get(stored, stored))
 
 
-def _read_with_pillow(path: Path, image: PillowImage.Image) -> np.ndarray:
-    del path
+def _read_with_pillow(data: bytes, image: PillowImage.Image) -> np.ndarray:
+    del data
     image.load()
     return _to_rgb(image)
 
 
-def _read_with_opencv(path: Path, image: PillowImage.Image) -> np.ndarray:
+def _read_with_opencv(data: bytes, image: PillowImage.Image) -> np.ndarray:
     if image.format not in ("JPEG", "MPO") or image.mode not in ("L", "RGB"):
-        return _read_with_pillow(path, image)
+        return _read_with_pillow(data, image)
     import cv2
 
     width, height = image.size
@@ -86,12 +85,12 @@ def _read_with_opencv(path: Path, image: PillowImage.Image) -> np.ndarray:
     image.load()
     try:
         flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-        pixels = cv2.imdecode(np.fromfile(str(path), np.uint8), flags)
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         pixels = None
     if pixels is None or pixels.shape != (height, width, 3):
-        with PillowImage.open(path) as reopened:
-            return _read_with_pillow(path, reopened)
+        with PillowImage.open(io.BytesIO(data)) as reopened:
+            return _read_with_pillow(data, reopened)
     return np.asarray(pixels)[:, :, ::-1]
 
 
@@ -115,10 +114,6 @@ def _read_orientation(image: PillowImage.Image) -> int:
 
 
 def _explain(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "the file does not exist (any more)"
-    if isinstance(error, PermissionError):
-        return "permission denied"
     if isinstance(error, UnidentifiedImageError):
         return "not an image, or of a kind that Pillow cannot read"
     return f"broken image: {str(error) or type(error).__name__}"
@@ -141,16 +136,22 @@ def _repeat_grey(values: np.ndarray) -> np.ndarray:
     return np.repeat(values.astype(np.uint8)[:, :, None], 3, axis=2)
 
 
-Decoder = Callable[[Path, str, int], np.ndarray]
+Decoder = Callable[[bytes, str, int], np.ndarray]
 DECODERS: Dict[str, Decoder] = {"pillow": decode_pillow, "opencv": decode_opencv}
 MODULES = {"pillow": "PIL", "opencv": "cv2"}
 """The module that each decoder imports."""
 
 
+MAX_FILE_BYTES = 1 << 30
+"""The largest file that `decode` reads; jobs have a limit of their own."""
+
+
 def decode(path: Path, decoder: str, color: str, exif: str, max_pixels: int) -> np.ndarray:
-    """Decode `path` into a C-contiguous (H, W, 3) uint8 array in `color` order. Raises DecodeError."""
-    if path.exists() and not path.is_file():
-        # Opening a pipe would block forever.
-        raise DecodeError("not a regular file")
-    pixels = DECODERS[decoder](path, exif, max_pixels)
+    """Decode `path` as `decode_content` does. Raises DecodeError."""
+    return decode_content(read_image_file(path, MAX_FILE_BYTES, None, None).data, decoder, color, exif, max_pixels)
+
+
+def decode_content(data: bytes, decoder: str, color: str, exif: str, max_pixels: int) -> np.ndarray:
+    """Decode a file's content into a C-contiguous (H, W, 3) uint8 array in `color` order. Raises DecodeError."""
+    pixels = DECODERS[decoder](data, exif, max_pixels)
     return np.ascontiguousarray(pixels[:, :, ::-1] if color == "BGR" else pixels)

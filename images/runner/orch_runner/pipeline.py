@@ -12,8 +12,8 @@ from typing import Any, Callable, Deque, List, Optional, Tuple
 from orch_runner import probability
 from orch_runner.batches import Batch, BatchStream, Shard
 from orch_runner.contract import Fatal, ImageRef, RunnerJob
-from orch_runner.decode import DecodeError
 from orch_runner.events import Emitter, bind_log, bound_log, log
+from orch_runner.image_file import NO_DIGEST, DecodeError
 from orch_runner.limits import describe_error
 from orch_runner.predictor import Image, Predictor
 from orch_runner.shard_file import remove_part, write_rows
@@ -33,8 +33,8 @@ class _Failure:
     is_out_of_memory: bool
 
 
-DecodedImage = Tuple[int, ImageRef, Image]
-"""The position of an image in its shard, the image, and its pixels."""
+DecodedImage = Tuple[int, ImageRef, Image, bytes]
+"""The position of an image in its shard, the image, its pixels, and the digest of its file."""
 
 
 class Pipeline:
@@ -115,9 +115,9 @@ class Pipeline:
         waiting: List[DecodedImage] = []
         for (position, ref), decoded in zip(batch.images, batch.decoded()):
             if isinstance(decoded, DecodeError):
-                self._fail(shard, position, ref, str(decoded))
+                self._fail(shard, position, ref, str(decoded), sha256=decoded.sha256)
             else:
-                waiting.append((position, ref, Image(ref.file, decoded)))
+                waiting.append((position, ref, Image(ref.file, decoded.pixels), decoded.sha256))
         while waiting:
             images, waiting = waiting[: self._batch_limit], waiting[self._batch_limit :]
             failure = self._try_predict(shard, images)
@@ -134,15 +134,15 @@ class Pipeline:
     def _try_predict(self, shard: Shard, images: List[DecodedImage]) -> Optional[_Failure]:
         """Predict images together; return the failure, if any. Raises Fatal when the device is lost."""
         try:
-            raws = self._predictor.predict([image for _, _, image in images])
+            raws = self._predictor.predict([image for _, _, image, _ in images])
             if len(raws) != len(images):
                 raise ValueError(f"the predictor gave {len(raws)} results for {len(images)} images")
         except FAILURES as error:  # whatever a model raises on an image must not cost the other images
             _raise_if_device_lost(error)
-            log(f"{', '.join(ref.file for _, ref, _ in images)}:\n{traceback.format_exc()}")
+            log(f"{', '.join(ref.file for _, ref, _, _ in images)}:\n{traceback.format_exc()}")
             return _Failure(describe_error(error), is_out_of_memory(error))
-        for (position, ref, image), raw in zip(images, raws):
-            future = self._finishers.submit(self._finish, shard.number, ref, image, raw)
+        for (position, ref, image, sha256), raw in zip(images, raws):
+            future = self._finishers.submit(self._finish, shard.number, ref, image, sha256, raw)
             self._pending.append((shard, position, ref, future))
         return None
 
@@ -151,10 +151,10 @@ class Pipeline:
         for item in images:
             alone: Optional[_Failure] = failure if len(images) == 1 else self._try_predict(shard, [item])
             if alone is not None:
-                position, ref, image = item
-                self._fail(shard, position, ref, alone.reason, image)
+                position, ref, image, sha256 = item
+                self._fail(shard, position, ref, alone.reason, image, sha256)
 
-    def _finish(self, shard: int, ref: ImageRef, image: Image, raw: Any) -> ShardRow:
+    def _finish(self, shard: int, ref: ImageRef, image: Image, sha256: bytes, raw: Any) -> ShardRow:
         size = _size(image)
         try:
             prediction = self._predictor.finish(raw, image)
@@ -162,11 +162,11 @@ class Pipeline:
                 pixels = probability.check_probability(prediction.probability, *size)
                 prediction = probability.make_instance(self._job, prediction, pixels)
                 probability.write_picture(self._job, shard, ref.index, pixels)
-            return make_row(self._job, ref.file, size, prediction)
+            return make_row(self._job, ref.file, size, prediction, sha256)
         except FAILURES as error:  # as in _try_predict
             _raise_if_device_lost(error)
             log(f"{ref.file}:\n{traceback.format_exc()}")
-            return make_failed_row(ref.file, describe_error(error), size)
+            return make_failed_row(ref.file, describe_error(error), size, sha256)
 
     def _collect(self, limit: int) -> None:
         """Store finished rows, in order; wait until at most `limit` are pending."""
@@ -175,9 +175,17 @@ class Pipeline:
             self._store(shard, position, ref, future.result())
             self._finish_shard_if_complete(shard)
 
-    def _fail(self, shard: Shard, position: int, ref: ImageRef, reason: str, image: Optional[Image] = None) -> None:
+    def _fail(
+        self,
+        shard: Shard,
+        position: int,
+        ref: ImageRef,
+        reason: str,
+        image: Optional[Image] = None,
+        sha256: bytes = NO_DIGEST,
+    ) -> None:
         size = (0, 0) if image is None else _size(image)
-        self._store(shard, position, ref, make_failed_row(ref.file, reason, size))
+        self._store(shard, position, ref, make_failed_row(ref.file, reason, size, sha256))
 
     def _store(self, shard: Shard, position: int, ref: ImageRef, row: ShardRow) -> None:
         shard.rows[position] = row

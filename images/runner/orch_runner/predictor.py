@@ -54,8 +54,8 @@ class Prediction:
     A model that gives a probability per pixel (task manipulation-localization) sets `probability`, (H, W) in [0, 1] at
     the given image's size, and the runner makes the instances. Otherwise:
     boxes (n, 4) float in pixels of the given image, exclusive right and lower edges; classes (n,) int; scores (n,)
-    in [0, 1], any order; masks: (n, H, W) bool, or n CropMask, or n COCO compressed RLE dicts, or None;
-    attributes (n, A) float; image_score in [0, 1].
+    in [0, 1], any order; masks: (n, H, W) bool, or n CropMask, or n COCO compressed RLE dicts, or None for a
+    model without masks, whose predictions then have none; attributes (n, A) float; image_score in [0, 1].
     """
 
     boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))

@@ -22,6 +22,7 @@ def shard_path(out: Path, number: int, part: bool = False) -> Path:
 
 def write_rows(job: RunnerJob, number: int, rows: Sequence[ShardRow], part: bool = False) -> Path:
     """Write rows as shard `number` (or its part). Raises Fatal("output") when the file cannot be written."""
+    check_masks(rows)
     target = shard_path(job.out, number, part)
     try:
         with open_replacement(target) as stream:
@@ -30,6 +31,14 @@ def write_rows(job: RunnerJob, number: int, rows: Sequence[ShardRow], part: bool
     except OSError as error:
         raise output_error(target.name, error) from error
     return target
+
+
+def check_masks(rows: Sequence[ShardRow]) -> None:
+    """Raise Fatal("output") where some images' instances have masks and others' have none."""
+    given = {row.masks is not None: row.file for row in rows if len(row.scores)}
+    if len(given) == 2:
+        message = f"the predictor gave masks for {given[True]} and none for {given[False]}"
+        raise Fatal("output", 5, message, "Prediction.masks must be None for all images of a model, or for none")
 
 
 def check_writable(job: RunnerJob) -> None:
@@ -74,9 +83,9 @@ def _make_meta(job: RunnerJob, number: int, rows: Sequence[ShardRow]) -> Dict[st
 
 def _make_arrays(job: RunnerJob, number: int, rows: Sequence[ShardRow]) -> Dict[str, np.ndarray]:
     counts = [len(row.scores) for row in rows]
-    masks = [mask for row in rows for mask in row.masks]
     arrays = {
         "image_file": np.array([row.file for row in rows], dtype=np.str_),
+        "image_sha256": np.frombuffer(b"".join(row.sha256 for row in rows), np.uint8).reshape(-1, 32),
         "image_size": np.array([row.size for row in rows], np.int32).reshape(-1, 2),
         "status": np.array([1 if row.error else 0 for row in rows], np.uint8),
         "error": np.array([row.error for row in rows], dtype=np.str_),
@@ -84,10 +93,12 @@ def _make_arrays(job: RunnerJob, number: int, rows: Sequence[ShardRow]) -> Dict[
         "boxes": _concatenate([row.boxes for row in rows], (0, 4), np.float32),
         "classes": _concatenate([row.classes for row in rows], (0,), np.int32),
         "scores": _concatenate([row.scores for row in rows], (0,), np.float32),
-        "masks": np.frombuffer(b"".join(masks), np.uint8),
-        "mask_offsets": np.concatenate(([0], np.cumsum([len(mask) for mask in masks]))).astype(np.int64),
         "meta": np.array(json.dumps(_make_meta(job, number, rows))),
     }
+    if any(row.masks is not None for row in rows):
+        masks = [mask for row in rows for mask in row.masks or ()]
+        arrays["masks"] = np.frombuffer(b"".join(masks), np.uint8)
+        arrays["mask_offsets"] = np.concatenate(([0], np.cumsum([len(mask) for mask in masks]))).astype(np.int64)
     if job.attributes:
         attributes = [row.attributes for row in rows if row.attributes is not None]
         arrays["attributes"] = _concatenate(attributes, (0, job.attributes), np.float32)
@@ -102,11 +113,11 @@ def _concatenate(parts: Sequence[np.ndarray], empty: Tuple[int, ...], dtype: typ
 
 def _make_rows(arrays: Dict[str, np.ndarray]) -> List[ShardRow]:
     rows: List[ShardRow] = []
-    offsets, mask_offsets, masks = arrays["offsets"], arrays["mask_offsets"], arrays["masks"].tobytes()
+    offsets, masks = arrays["offsets"], arrays["masks"].tobytes() if "masks" in arrays else b""
     attributes: Optional[np.ndarray] = arrays.get("attributes")
     for index, file in enumerate(arrays["image_file"].tolist()):
         first, last = int(offsets[index]), int(offsets[index + 1])
-        cuts = mask_offsets[first : last + 1].tolist()
+        cuts = arrays["mask_offsets"][first : last + 1].tolist() if "masks" in arrays else []
         row = ShardRow(
             file,
             (int(arrays["image_size"][index, 0]), int(arrays["image_size"][index, 1])),
@@ -114,7 +125,8 @@ def _make_rows(arrays: Dict[str, np.ndarray]) -> List[ShardRow]:
             arrays["boxes"][first:last],
             arrays["classes"][first:last],
             arrays["scores"][first:last],
-            [masks[start:end] for start, end in zip(cuts, cuts[1:])],
+            [masks[start:end] for start, end in zip(cuts, cuts[1:])] if "masks" in arrays else None,
+            sha256=arrays["image_sha256"][index].tobytes(),
         )
         if attributes is not None:
             row.attributes = attributes[first:last]

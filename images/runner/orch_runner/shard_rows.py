@@ -8,8 +8,9 @@ from typing import List, Optional, Tuple
 import numpy as np
 
 from orch_runner.contract import RunnerJob
-from orch_runner.predictor import CropMask, Prediction
-from orch_runner.rle import encode_mask, encode_masks
+from orch_runner.image_file import NO_DIGEST
+from orch_runner.predictor import Prediction
+from orch_runner.rle import encode_masks
 
 MAX_ERROR_LENGTH = 300
 EDGE_TOLERANCE = 1e-3  # pixels
@@ -17,7 +18,10 @@ EDGE_TOLERANCE = 1e-3  # pixels
 
 @dataclass
 class ShardRow:
-    """One image of a shard: its instances, or the error that made it fail (empty if none)."""
+    """One image of a shard: its instances, or the error that made it fail (empty if none).
+
+    `masks` is None where the predictor gave none; `sha256` is the digest of the file that was decoded.
+    """
 
     file: str
     size: Tuple[int, int] = (0, 0)
@@ -25,18 +29,21 @@ class ShardRow:
     boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))
     classes: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     scores: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
-    masks: List[bytes] = field(default_factory=list)
+    masks: Optional[List[bytes]] = None
     attributes: Optional[np.ndarray] = None
     image_score: float = float("nan")
+    sha256: bytes = NO_DIGEST
 
 
-def make_failed_row(file: str, reason: str, size: Tuple[int, int] = (0, 0)) -> ShardRow:
+def make_failed_row(file: str, reason: str, size: Tuple[int, int] = (0, 0), sha256: bytes = NO_DIGEST) -> ShardRow:
     """Return the row of an image that failed; the reason becomes one line of at most MAX_ERROR_LENGTH."""
     line = " ".join(reason.split()) or "unknown error"
-    return ShardRow(file, size, error=line[:MAX_ERROR_LENGTH])
+    return ShardRow(file, size, error=line[:MAX_ERROR_LENGTH], sha256=sha256)
 
 
-def make_row(job: RunnerJob, file: str, size: Tuple[int, int], prediction: Prediction) -> ShardRow:
+def make_row(
+    job: RunnerJob, file: str, size: Tuple[int, int], prediction: Prediction, sha256: bytes = NO_DIGEST
+) -> ShardRow:
     """Return the standard row of a prediction on an image of `size` (height, width). Raises ValueError."""
     height, width = size
     scores = np.asarray(prediction.scores, np.float32)
@@ -57,6 +64,7 @@ def make_row(job: RunnerJob, file: str, size: Tuple[int, int], prediction: Predi
         masks=_encode_masks(prediction, count, order, height, width),
         attributes=_check_attributes(prediction, count, order, job.attributes),
         image_score=_check_image_score(prediction, job.image_scores),
+        sha256=sha256,
     )
 
 
@@ -96,10 +104,11 @@ def _select(scores: np.ndarray, floor: Optional[float], limit: Optional[int]) ->
     return order if limit is None else order[:limit]
 
 
-def _encode_masks(prediction: Prediction, count: int, order: np.ndarray, height: int, width: int) -> List[bytes]:
+def _encode_masks(
+    prediction: Prediction, count: int, order: np.ndarray, height: int, width: int
+) -> Optional[List[bytes]]:
     if prediction.masks is None:
-        # In the standard format every instance has a mask; those of a detector without masks are empty.
-        return [encode_mask(CropMask(0, 0, np.zeros((1, 1), bool)), height, width)] * len(order)
+        return None
     if len(prediction.masks) != count:
         raise ValueError(f"the predictor gave {len(prediction.masks)} masks for {count} scores")
     return encode_masks(prediction.masks, order, height, width)

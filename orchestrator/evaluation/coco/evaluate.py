@@ -15,6 +15,7 @@ from orchestrator.evaluation.coco.engines import AUTO, THRESHOLDS, Curves, compu
 from orchestrator.evaluation.coco.ground_truth import Iou, Truth, read_truth
 from orchestrator.evaluation.coco.matching import find_counted, match
 from orchestrator.evaluation.coco.results import CategoryMetrics, DetectionCounts, Evaluation
+from orchestrator.evaluation.runs import choose_iou
 from orchestrator.predictions import STATUS_FAILED, Predictions
 from orchestrator.system import did_you_mean
 
@@ -32,16 +33,18 @@ class CountLevel:
 def evaluate(
     predictions: Predictions,
     annotations: Path,
-    iou: Iou = "segm",
+    iou: Iou | None = None,
     categories: Sequence[str | int] = (),
     counts_at: CountLevel = CountLevel(),
     engine: str = AUTO,
 ) -> Evaluation:
     """Compare predictions with a COCO annotation file, over all its categories or some (names or ids).
 
-    PredictionsError when no image is annotated, sizes disagree, or the predictions are broken; UsageError when the
+    `iou` None: masks if the predictions have them, else boxes. PredictionsError when no image is annotated, sizes
+    disagree, the predictions are broken or lack the masks that were asked for; UsageError when the
     annotations are broken or a category is unknown.
     """
+    iou = choose_iou([predictions], iou)
     truth = read_truth(annotations, iou)
     if categories:
         truth = truth.keep_categories(choose_categories(categories, truth.categories))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,20 +20,25 @@ from orchestrator.evaluation.coco.resampling import ResampledPrecision
 from orchestrator.evaluation.coco.results import Evaluation
 from orchestrator.evaluation.compare.bootstrap import CONFIDENCE, Interval, compute_intervals
 from orchestrator.evaluation.compare.fairness import (
+    IMAGE_CONTENT,
+    IMAGE_LIST,
     align,
     find_differences,
     note_failures,
     note_variants,
     refuse_differences,
 )
-from orchestrator.evaluation.runs import OpenedRun, open_runs
+from orchestrator.evaluation.runs import OpenedRun, choose_iou, open_runs
 
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """How runs are compared; `min_score` matters only where models are compared with each other."""
+    """How runs are compared; `min_score` matters only where models are compared with each other.
 
-    iou: Iou = "segm"
+    `iou` None: by masks if all runs have them, else by boxes.
+    """
+
+    iou: Iou | None = None
     categories: Sequence[str | int] = ()
     align: bool = False
     resamples: int = 1000
@@ -91,7 +96,7 @@ def make_comparable(runs: Sequence[OpenedRun], with_align: bool) -> tuple[list[O
     refuse_differences(runs, differences, with_align)
     kept, notes = align(runs, differences) if differences else (list(runs), [])
     notes += [*note_failures(kept), *note_variants(kept)]
-    return kept, notes, any(difference.setting == "image list" for difference in differences)
+    return kept, notes, any(difference.setting in (IMAGE_LIST, IMAGE_CONTENT) for difference in differences)
 
 
 def compare_opened(
@@ -104,35 +109,38 @@ def compare_opened(
 ) -> tuple[Comparison, Truth | None, list[JudgedRun]]:
     """Compare comparable runs; also return the truth and each run's curves and matches, for drawing.
 
-    With `has_fewer_images` the truth is that of the runs' images only.
+    With `has_fewer_images` the truth is that of the runs' images only. PredictionsError when masks are asked for and a
+    run has none.
     """
+    iou = choose_iou([run.predictions for run in runs], options.iou)
+    options = replace(options, iou=iou)
     if annotations is None:
         for run in runs:
             check_predictions(run.predictions)
-        agreements = compare_by_overlap(runs, options.iou, options.min_score)
+        agreements = compare_by_overlap(runs, iou, options.min_score)
         return Comparison(tuple(runs), options, CONFIDENCE, (), (), tuple(agreements), tuple(notes)), None, []
-    truth = _read_truth(annotations, options, runs[0] if has_fewer_images else None)
-    judged = [_judge(run, truth, options, with_matches) for run in runs]
+    truth = _read_truth(annotations, iou, options, runs[0] if has_fewer_images else None)
+    judged = [_judge(run, truth, iou, options, with_matches) for run in runs]
     intervals = _compare_to_first(judged, truth, options)
     evaluations = tuple(run.evaluation for run in judged)
     return Comparison(tuple(runs), options, CONFIDENCE, evaluations, intervals, (), tuple(notes)), truth, judged
 
 
-def _read_truth(annotations: Path, options: CompareOptions, aligned: OpenedRun | None) -> Truth:
+def _read_truth(annotations: Path, iou: Iou, options: CompareOptions, aligned: OpenedRun | None) -> Truth:
     """Read the annotations of the chosen categories; with `aligned`, of that run's images only."""
-    truth = read_truth(annotations, options.iou)
+    truth = read_truth(annotations, iou)
     if options.categories:
         truth = truth.keep_categories(choose_categories(options.categories, truth.categories))
     return truth if aligned is None else truth.keep_images(join(aligned.predictions, truth).predicted)
 
 
-def _judge(run: OpenedRun, truth: Truth, options: CompareOptions, with_matches: bool) -> JudgedRun:
+def _judge(run: OpenedRun, truth: Truth, iou: Iou, options: CompareOptions, with_matches: bool) -> JudgedRun:
     """Evaluate one run; match its detections if resampling or the caller needs that."""
     joined = join(run.predictions, truth)
-    curves, note = compute_curves(truth, joined.detections, options.iou, options.engine)
-    evaluation = evaluate_joined(truth, joined, curves, options.iou, CountLevel(), [note] if note else [])
+    curves, note = compute_curves(truth, joined.detections, iou, options.engine)
+    evaluation = evaluate_joined(truth, joined, curves, iou, CountLevel(), [note] if note else [])
     is_matched = options.resamples or with_matches
-    matches = match(truth, joined.detections, options.iou, THRESHOLDS) if is_matched else None
+    matches = match(truth, joined.detections, iou, THRESHOLDS) if is_matched else None
     return JudgedRun(joined, curves, evaluation, matches)
 
 

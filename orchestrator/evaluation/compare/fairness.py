@@ -17,6 +17,8 @@ from orchestrator.evaluation.runs import OpenedRun
 from orchestrator.predictions import STATUS_FAILED, STATUS_PREDICTED, Predictions
 
 SHOWN_NAMES = 3
+IMAGE_LIST, IMAGE_CONTENT = "image list", "image content"
+"""The differences that aligning removes by dropping images."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,8 @@ class Difference:
 
 
 def find_differences(runs: Sequence[OpenedRun]) -> list[Difference]:
-    """Return differences in image list, taxonomy, score floor, max detections and image sizes."""
-    checks = (_check_images, _check_taxonomy, _check_floor, _check_limit, _check_sizes)
+    """Return differences in image list, content of images, taxonomy, score floor, max detections and image sizes."""
+    checks = (_check_images, _check_content, _check_taxonomy, _check_floor, _check_limit, _check_sizes)
     return [difference for check in checks if (difference := check(runs)) is not None]
 
 
@@ -56,7 +58,7 @@ def refuse_differences(runs: Sequence[OpenedRun], differences: Sequence[Differen
 def align(runs: Sequence[OpenedRun], differences: Sequence[Difference]) -> tuple[list[OpenedRun], list[str]]:
     """Cut the runs down to what all of them have; return them with a sentence on each change."""
     settings = {difference.setting for difference in differences}
-    files = _common_files(runs) if "image list" in settings else None
+    files = _common_files(runs) if settings & {IMAGE_LIST, IMAGE_CONTENT} else None
     categories = _common_categories(runs) if "taxonomy" in settings else None
     floor = max((_setting(run, "score_threshold") or 0.0 for run in runs), default=0.0)
     limits = [limit for run in runs if (limit := _setting(run, "max_detections")) is not None]
@@ -84,7 +86,34 @@ def _check_images(runs: Sequence[OpenedRun]) -> Difference | None:
         own = [file for file in run.predictions.files if file not in common]
         names = ", ".join(own[:SHOWN_NAMES]) + (", …" if len(own) > SHOWN_NAMES else "")
         values.append(f"has {len(files)} images" + (f", {len(own)} of them not in all runs ({names})" if own else ""))
-    return Difference("image list", tuple(values), f"only the {len(common)} images all runs have" if common else None)
+    return Difference(IMAGE_LIST, tuple(values), f"only the {len(common)} images all runs have" if common else None)
+
+
+def _check_content(runs: Sequence[OpenedRun]) -> Difference | None:
+    """Find images of one name and different bytes, by the digests of the files that the runs decoded."""
+    differing = _differing_files(runs)
+    if not differing:
+        return None
+    names = ", ".join(differing[:SHOWN_NAMES]) + (", …" if len(differing) > SHOWN_NAMES else "")
+    values = tuple(f"has its own content of {len(differing)} images ({names})" for _ in runs)
+    common = set(_common_files(runs))
+    remedy = f"not the {len(differing)} images whose files differ" if common else None
+    return Difference(IMAGE_CONTENT, values, remedy)
+
+
+def _differing_files(runs: Sequence[OpenedRun]) -> list[str]:
+    """Return the files whose digests differ between two runs; a run without digests, or an unread file, agrees."""
+    known: dict[str, bytes] = {}
+    differing: dict[str, None] = {}
+    for run in runs:
+        digests = run.predictions.image_sha256
+        if digests is None:
+            continue
+        is_read: list[bool] = np.any(digests, axis=1).tolist()
+        for file, has_digest, digest in zip(run.predictions.files, is_read, digests, strict=True):
+            if has_digest and known.setdefault(file, digest.tobytes()) != digest.tobytes():
+                differing[file] = None
+    return list(differing)
 
 
 def _check_taxonomy(runs: Sequence[OpenedRun]) -> Difference | None:
@@ -136,9 +165,12 @@ def _categories(run: OpenedRun) -> dict[int, str]:
 
 
 def _common_files(runs: Sequence[OpenedRun]) -> list[str]:
-    """Return the files that all runs have, in the order of the first run."""
+    """Return the files that all runs have with the same content, in the order of the first run."""
     sets = [set(run.predictions.files) for run in runs]
-    return [file for file in runs[0].predictions.files if all(file in files for files in sets)]
+    differing = set(_differing_files(runs))
+    return [
+        file for file in runs[0].predictions.files if file not in differing and all(file in files for files in sets)
+    ]
 
 
 def _common_categories(runs: Sequence[OpenedRun]) -> dict[int, str]:
@@ -181,13 +213,14 @@ def restrict(predictions: Predictions, cut: Cut) -> Predictions:
 def _take(
     predictions: Predictions, order: NDArray[np.int64], rows: NDArray[np.int64], image: NDArray[np.int64], cut: Cut
 ) -> Predictions:
-    cuts = predictions.mask_offsets
     arrays: dict[str, NDArray[Any]] = {
-        "offsets": np.concatenate(([0], np.cumsum(np.bincount(image, minlength=len(order))))).astype(np.int64),
-        "masks": predictions.masks[_ranges(cuts[rows], cuts[rows + 1])],
-        "mask_offsets": np.concatenate(([0], np.cumsum(cuts[rows + 1] - cuts[rows]))).astype(np.int64),
+        "offsets": np.concatenate(([0], np.cumsum(np.bincount(image, minlength=len(order))))).astype(np.int64)
     }
-    for name in ("image_file", "image_id", "image_size", "status", "error", "image_scores"):
+    if predictions.has_masks:
+        cuts = predictions.mask_offsets
+        arrays["masks"] = predictions.masks[_ranges(cuts[rows], cuts[rows + 1])]
+        arrays["mask_offsets"] = np.concatenate(([0], np.cumsum(cuts[rows + 1] - cuts[rows]))).astype(np.int64)
+    for name in ("image_file", "image_id", "image_sha256", "image_size", "status", "error", "image_scores"):
         if name in predictions.arrays:
             arrays[name] = predictions.arrays[name][order]
     for name in ("boxes", "classes", "scores", "attributes"):

@@ -40,7 +40,7 @@ class Baseline:
 
 
 def make_baseline(
-    source: Path, annotations: Path, iou: Iou = "segm", categories: Sequence[str | int] = (), engine: str = AUTO
+    source: Path, annotations: Path, iou: Iou | None = None, categories: Sequence[str | int] = (), engine: str = AUTO
 ) -> Baseline:
     """Evaluate a run or a predictions file. Raises UsageError, PredictionsError."""
     predictions = Predictions.load(find_predictions(source))
@@ -159,7 +159,7 @@ def evaluate_with_baseline(
     source: Path,
     baseline: Path,
     annotations: Path,
-    iou: Iou = "segm",
+    iou: Iou | None = None,
     categories: Sequence[str | int] = (),
     engine: str = AUTO,
 ) -> tuple[Baseline, Baseline, Findings]:
@@ -172,7 +172,7 @@ def evaluate_with_baseline(
     if is_stored(baseline):
         then = read_baseline(baseline)
         check_annotations(then, annotations)
-        iou = iou if iou != "segm" else then.settings["iou"]
+        iou = iou if iou is not None else then.settings["iou"]
         categories = categories or then.settings["evaluated categories"]
     else:
         then = make_baseline(baseline, annotations, iou, categories, engine)

@@ -211,7 +211,7 @@ class _Panels:
             return {"error": "the annotations do not say the image's size"}
         shown = []
         for number in numbers:
-            mask = None if truth.masks is None else _scale_mask(truth.masks[number], size)
+            mask = _scale_mask(None if truth.masks is None else truth.masks[number], size)
             box = _scale_box(truth.boxes[number], size, (width, height))
             shown.append([int(truth.category[number]), None, box, mask, None])
         return {"instances": shown}
@@ -228,10 +228,10 @@ class _Panels:
         right = self._right[run] if self._right and index >= 0 else {}
         shown = []
         for row in rows[: limits.instances].tolist():
-            mask = _scale_mask({"counts": predictions.counts(row), "size": [height, width]}, size)
+            mask = {"counts": predictions.counts(row), "size": [height, width]} if predictions.has_masks else None
             box = _scale_box(to_xywh(predictions.boxes[row]), size, (width, height))
             score = round(float(predictions.scores[row]), 3)
-            shown.append([int(predictions.classes[row]), score, box, mask, right.get(row)])
+            shown.append([int(predictions.classes[row]), score, box, _scale_mask(mask, size), right.get(row)])
         panel: dict[str, Any] = {"instances": shown}
         if len(rows) > limits.instances:
             panel["more"] = len(rows) - limits.instances
@@ -246,5 +246,5 @@ def _scale_box(box: NDArray[np.float64], size: tuple[int, int], original: tuple[
     return [round(side, 1) for side in (box * scale).tolist()]
 
 
-def _scale_mask(mask: dict[str, Any], size: tuple[int, int]) -> list[Any] | None:
-    return shrink_mask(mask["counts"], list(mask["size"]), *size)
+def _scale_mask(mask: dict[str, Any] | None, size: tuple[int, int]) -> list[Any] | None:
+    return None if mask is None else shrink_mask(mask["counts"], list(mask["size"]), *size)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from orchestrator import __version__
 from orchestrator.errors import UsageError
-from orchestrator.evaluation import CompareOptions, OpenedRun, compare_opened, make_comparable, open_runs
+from orchestrator.evaluation import CompareOptions, OpenedRun, choose_iou, compare_opened, make_comparable, open_runs
 from orchestrator.reports.draw import make_input_locator
 from orchestrator.reports.html.gallery import (
     Finder,
@@ -53,8 +53,9 @@ def write_report(
     comparison, truth, judged = compare_opened(
         runs, notes, annotations, options.compare, has_fewer_images, with_matches=True
     )
+    iou = choose_iou([run.predictions for run in runs], options.compare.iou)
     finders = [_make_finder(run, options.image_root) for run in runs]
-    material = Material(runs, finders, truth, judged, options.compare.iou, options.limits)
+    material = Material(runs, finders, truth, judged, iou, options.limits)
     display.detail("finding where they disagree")
     disagreement = measure_disagreement(material)
     chosen = choose_images(disagreement, options.limits.images)

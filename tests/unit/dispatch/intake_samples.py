@@ -13,7 +13,7 @@ from orchestrator.dispatch.shard_intake import Images, Intake
 from orchestrator.paths import GuestFolder
 from orchestrator.plan.plan import Plan
 from orchestrator.predictions import rle
-from orchestrator.predictions.collect import SHARD_FORMAT
+from orchestrator.predictions.schema import SHARD_FORMAT
 from orchestrator.predictions.shard_check import ShardContent, ShardFault
 
 HEIGHT, WIDTH = 12, 20

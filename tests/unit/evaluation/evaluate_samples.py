@@ -15,7 +15,7 @@ from pycocotools.cocoeval import COCOeval
 
 from orchestrator.predictions import rle
 from orchestrator.predictions.predictions import Predictions
-from tests.unit.predictions.predictions_samples import META, Arrays, box_mask, save
+from tests.unit.predictions.predictions_samples import META, Arrays, box_mask, digests, save
 
 Iou = Literal["segm", "bbox"]
 CATEGORIES = [{"id": 0, "name": "shirt"}, {"id": 3, "name": "hat"}, {"id": 7, "name": "bag"}, {"id": 9, "name": "shoe"}]
@@ -75,6 +75,7 @@ def random_arrays(truth: dict[str, Any], seed: int, noise: float = 6.0, crowded:
     masks = [rle.encode(box_mask(SIZE, box)) for box in whole]  # type: ignore[arg-type]
     return {
         "image_file": np.array([image["file_name"] for image in truth["images"]]),
+        "image_sha256": digests([image["file_name"] for image in truth["images"]]),
         "image_size": np.array([SIZE] * len(counts), np.int32),
         "status": np.zeros(len(counts), np.uint8),
         "error": np.zeros(len(counts), "U1"),

@@ -265,3 +265,38 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["compare", good]) == 2
     save(changed(dict(Predictions.load(good).arrays), score_threshold=0.9), tmp_path / "s.npz")
     assert main(["compare", good, str(tmp_path / "s.npz"), "--json"]) == 6
+
+
+def test_other_pixels_under_one_name_are_refused_and_aligned(tmp_path: Path) -> None:
+    good, worse, truth = two_runs(tmp_path)
+    with np.load(worse) as data:
+        arrays = {name: data[name] for name in data.files}
+    arrays["image_sha256"] = arrays["image_sha256"].copy()
+    arrays["image_sha256"][3] = 7
+    other = save(arrays, tmp_path / "other.npz")
+    file = str(arrays["image_file"][3])
+    with pytest.raises(PredictionsError, match="differ in image content") as caught:
+        compare_runs([good, other], truth, CompareOptions(resamples=0))
+    assert file in str(caught.value.why)
+    aligned = compare_runs([good, other], truth, CompareOptions(resamples=0, align=True))
+    assert any("not the 1 images whose files differ" in note for note in aligned.notes)
+    assert aligned.evaluations[0].images == len(arrays["image_file"]) - 1
+    del arrays["image_sha256"]
+    meta = {**json.loads(str(arrays["meta"])), "format": "orch-predictions/1"}
+    old = save({**arrays, "meta": np.array(json.dumps(meta))}, tmp_path / "old.npz")
+    assert compare_runs([good, old], truth, CompareOptions(resamples=0)).notes == (), "format 1 has no digests"
+
+
+def test_the_default_follows_what_all_runs_have(tmp_path: Path) -> None:
+    good, worse, truth = two_runs(tmp_path)
+    with np.load(worse) as data:
+        boxes = save({n: data[n] for n in data.files if n not in ("masks", "mask_offsets")}, tmp_path / "boxes.npz")
+    for given in (truth, None):
+        assert compare_runs([good, worse], given, CompareOptions(resamples=0)).options.iou == "segm"
+        by_boxes = compare_runs([good, boxes], given, CompareOptions(resamples=0))
+        asked = compare_runs([good, worse], given, CompareOptions("bbox", resamples=0))
+        assert by_boxes.options.iou == "bbox"
+        assert by_boxes.evaluations == asked.evaluations
+        assert [one.pairs for one in by_boxes.agreements] == [one.pairs for one in asked.agreements]
+        with pytest.raises(PredictionsError, match="have no masks"):
+            compare_runs([good, boxes], given, CompareOptions("segm", resamples=0))

@@ -22,7 +22,7 @@ from orchestrator.evaluation.localization.metrics import (
     count_levels,
 )
 from orchestrator.predictions.schema import STATUS_FAILED
-from tests.unit.predictions.predictions_samples import META, Arrays, save
+from tests.unit.predictions.predictions_samples import META, Arrays, digests, save
 
 FILES = ["a.jpg", "sub/b.png", "sub/c.jpg", "d.jpg"]
 SIZE = (24, 32)
@@ -34,6 +34,7 @@ def arrays(scores: list[float] | None = None, failed: tuple[int, ...] = ()) -> A
     status = np.array([STATUS_FAILED if n in failed else 0 for n in range(count)], np.uint8)
     found: Arrays = {
         "image_file": np.array(FILES),
+        "image_sha256": digests(FILES),
         "image_size": np.array([SIZE] * count, np.int32),
         "status": status,
         "error": np.where(status == STATUS_FAILED, "broken", ""),

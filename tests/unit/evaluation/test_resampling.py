@@ -17,7 +17,7 @@ from orchestrator.evaluation.coco.resampling import ResampledPrecision
 from orchestrator.evaluation.compare.bootstrap import compute_intervals
 from orchestrator.predictions.predictions import Predictions
 from tests.unit.evaluation.evaluate_samples import random_arrays, random_truth, reference, stored
-from tests.unit.predictions.predictions_samples import Arrays
+from tests.unit.predictions.predictions_samples import Arrays, digests
 
 
 def resampler(tmp_path: Path, sample: dict[str, Any], arrays: Arrays) -> tuple[Truth, ResampledPrecision]:
@@ -44,6 +44,7 @@ def repeated(sample: dict[str, Any], arrays: Arrays, times: np.ndarray[Any, Any]
     masks = [found.counts(row) for row in rows_all.tolist()]
     result |= {
         "image_file": np.array([image["file_name"] for image in images]),
+        "image_sha256": digests([image["file_name"] for image in images]),
         "image_size": arrays["image_size"][order],
         "status": arrays["status"][order],
         "error": arrays["error"][order],

@@ -16,7 +16,7 @@ from orchestrator.predictions.export import export_fashionfail
 from orchestrator.predictions.predictions import Predictions
 from tests.unit.evaluation.compare_samples import changed
 from tests.unit.evaluation.evaluate_samples import random_arrays, random_truth, reference, stored
-from tests.unit.predictions.predictions_samples import META, Arrays, box_mask, save
+from tests.unit.predictions.predictions_samples import META, Arrays, box_mask, digests, save
 
 SIZE = (100, 100)
 NAMES = [{"id": number, "name": f"c{number}"} for number in range(46)]
@@ -29,6 +29,7 @@ def predictions_of(found: list[tuple[int, int, tuple[int, int, int, int]]], imag
     kept = {key: value for key, value in META.items() if key != "attribute_names"}
     return {
         "image_file": np.array([f"{n}.jpg" for n in range(images)]),
+        "image_sha256": digests([f"{n}.jpg" for n in range(images)]),
         "image_size": np.array([SIZE] * images, np.int32),
         "status": np.zeros(images, np.uint8),
         "error": np.zeros(images, "U1"),
@@ -141,6 +142,7 @@ def _read_fashionfail(path: Path, order: str, base: int, like: Arrays) -> Arrays
     classes = np.concatenate([record["classes"] for record in ordered]) - base
     return {
         "image_file": like["image_file"],
+        "image_sha256": like["image_sha256"],
         "image_size": like["image_size"],
         "status": like["status"],
         "error": like["error"],

@@ -55,7 +55,8 @@ def test_opencv_pixels_of_jpegs(tmp_path: Path, mode: str, options: dict[str, An
 def test_other_kinds_are_read_as_everywhere(tmp_path: Path, name: str, mode: str) -> None:
     picture(mode).save(tmp_path / name)
     assert np.array_equal(
-        decode_opencv(tmp_path / name, "apply", LIMIT), decode_pillow(tmp_path / name, "apply", LIMIT)
+        decode_opencv((tmp_path / name).read_bytes(), "apply", LIMIT),
+        decode_pillow((tmp_path / name).read_bytes(), "apply", LIMIT),
     )
 
 
@@ -68,7 +69,7 @@ def test_what_is_cut_off_is_refused_alike(tmp_path: Path, options: dict[str, Any
     reasons = []
     for decoder in (decode_pillow, decode_opencv):
         with pytest.raises(DecodeError) as caught:
-            decoder(tmp_path / "cut.jpg", "apply", LIMIT)
+            decoder((tmp_path / "cut.jpg").read_bytes(), "apply", LIMIT)
         reasons.append(str(caught.value).partition("(")[0])
     assert reasons[0] == reasons[1]
 
@@ -76,16 +77,16 @@ def test_what_is_cut_off_is_refused_alike(tmp_path: Path, options: dict[str, Any
 def test_opencv_keeps_the_limit(tmp_path: Path) -> None:
     picture("RGB").save(tmp_path / "x.jpg")
     with pytest.raises(DecodeError, match="75x50 pixels is more than the limit of 100"):
-        decode_opencv(tmp_path / "x.jpg", "apply", 100)
+        decode_opencv((tmp_path / "x.jpg").read_bytes(), "apply", 100)
 
 
 def test_what_opencv_refuses_pillow_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture("RGB").save(tmp_path / "x.jpg")
-    expected = decode_pillow(tmp_path / "x.jpg", "apply", LIMIT)
+    expected = decode_pillow((tmp_path / "x.jpg").read_bytes(), "apply", LIMIT)
 
     def refuse(*_: object) -> None:
         raise cv2.error("no")
 
     for refusal in (refuse, lambda *_: None):
         monkeypatch.setattr(cv2, "imdecode", refusal)
-        assert np.array_equal(decode_opencv(tmp_path / "x.jpg", "apply", LIMIT), expected)
+        assert np.array_equal(decode_opencv((tmp_path / "x.jpg").read_bytes(), "apply", LIMIT), expected)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 
 from orchestrator.predictions import rle
 from orchestrator.predictions.npz import NpzWriter
-from orchestrator.predictions.schema import FORMAT, SCHEMA
+from orchestrator.predictions.schema import FORMAT, SCHEMA, SHARD_FORMAT
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -49,6 +51,11 @@ def box_mask(size: tuple[int, int], box: tuple[int, int, int, int]) -> NDArray[n
     return mask
 
 
+def digests(files: Sequence[str]) -> NDArray[np.uint8]:
+    """(I,32) digests, of the files' names in place of their content."""
+    return np.frombuffer(b"".join(sha256(file.encode()).digest() for file in files), np.uint8).reshape(-1, 32)
+
+
 def sample_arrays() -> Arrays:
     """Valid predictions of four images, one of them failed, with every optional array."""
     sizes = [size for size, count in zip(SIZES, COUNTS, strict=True) for _ in range(count)]
@@ -56,7 +63,8 @@ def sample_arrays() -> Arrays:
     counts = [rle.encode(box_mask(size, box)) for size, box in zip(sizes, boxes, strict=True)]
     return {
         "image_file": np.array(FILES),
-        "image_id": np.array([11, 12, 13, 14], np.int64),
+        "image_id": np.array(["11", "12", "13", "14"]),
+        "image_sha256": digests(FILES) * np.array([1, 1, 0, 1], np.uint8)[:, None],
         "image_size": np.array(SIZES, np.int32),
         "status": np.array([0, 0, 1, 0], np.uint8),
         "error": np.array(["", "", "truncated file", ""]),
@@ -83,7 +91,7 @@ def save(arrays: Arrays, path: Path) -> Path:
 def shard_arrays(arrays: Arrays, first: int, stop: int, number: int, plan: str = "plan") -> Arrays:
     """Images first:stop of predictions as the arrays of a shard."""
     rows = slice(*arrays["offsets"][[first, stop]].tolist())
-    cuts = arrays["mask_offsets"][rows.start : rows.stop + 1]
+    cuts = arrays.get("mask_offsets", np.zeros(len(arrays["scores"]) + 1, np.int64))[rows.start : rows.stop + 1]
     part: Arrays = {}
     for spec in SCHEMA:
         if spec.name not in arrays or spec.name in ("image_id", "meta"):
@@ -96,7 +104,7 @@ def shard_arrays(arrays: Arrays, first: int, stop: int, number: int, plan: str =
             part[spec.name] = arrays["masks"][cuts[0] : cuts[-1]]
         else:
             part[spec.name] = arrays[spec.name][slice(first, stop) if spec.shape[0] == "I" else rows]
-    meta = {"format": "orch-shard/1", "shard": number, "plan": plan, "images": stop - first}
+    meta = {"format": SHARD_FORMAT, "shard": number, "plan": plan, "images": stop - first}
     return {**part, "meta": np.array(json.dumps(meta))}
 
 

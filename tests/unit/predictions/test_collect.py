@@ -80,7 +80,7 @@ def change_shard(path: Path, change: Callable[[Arrays], None]) -> None:
 
 
 def shard_meta(**changes: Any) -> Callable[[Arrays], None]:
-    meta = {"format": "orch-shard/1", "shard": 1, "plan": "plan"} | changes
+    meta = {"format": "orch-shard/2", "shard": 1, "plan": "plan"} | changes
     return lambda arrays: arrays.update(meta=np.array(json.dumps(meta)))
 
 
@@ -101,7 +101,7 @@ def shard_meta(**changes: Any) -> Callable[[Arrays], None]:
         (lambda arrays: arrays.update(meta=np.array("[]")), "no format and plan"),
         (lambda arrays: arrays.update(error=np.array([{}, {}], dtype=object)), "pickled"),
         (shard_meta(plan="other"), "belongs to plan other"),
-        (shard_meta(format="orch-shard/2"), "orch-shard/2"),
+        (shard_meta(format="orch-shard/1"), "orch-shard/1"),
     ],
     ids=range(15),
 )

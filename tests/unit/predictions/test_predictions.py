@@ -85,7 +85,7 @@ def test_numpy_alone_reads_the_file(predictions: Predictions) -> None:
     assert predictions.path is not None
     with np.load(predictions.path, allow_pickle=False) as loaded:
         assert set(loaded.files) == {spec.name for spec in SCHEMA}
-        assert json.loads(str(loaded["meta"]))["format"] == "orch-predictions/1"
+        assert json.loads(str(loaded["meta"]))["format"] == "orch-predictions/2"
 
 
 def test_coco_results_have_full_precision(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from orchestrator.runtimes.guest_contract import (
     ALIVE_EVERY,
     ALIVE_TIMEOUT,
     CONTRACT,
+    DECODE_TIMEOUT,
+    MAX_FILE_BYTES,
     PART_EVERY,
     GuestPaths,
     JobQueue,
@@ -34,6 +36,7 @@ PATHS = GuestPaths(
 def test_the_job_document() -> None:
     assert job_document(SETTINGS, "w0-1", PATHS) == {
         **SETTINGS, "contract": CONTRACT, "worker": "w0-1", "alive_timeout": ALIVE_TIMEOUT, "part_every": PART_EVERY,
+        "max_file_bytes": MAX_FILE_BYTES, "decode_timeout": DECODE_TIMEOUT,
         "paths": {"data": "/data", "weights": "/weights", "out": "/out", "cache": "/cache", "queue": "/job/queue",
                   "stack": "/stack", "sources": {"up": "/sources/up"}},
     }  # fmt: skip
@@ -110,9 +113,9 @@ def test_a_shard_document_skips_what_is_known_to_be_unreadable() -> None:
     assert ShardOrder(2, images, {6: "died"}, True, frozenset({6, 4})).document() == {
         "shard": 2,
         "images": [
-            {"index": 4, "file": "a.jpg", "path": "0/a.jpg"},
-            {"index": 5, "file": "b.jpg", "path": ""},
-            {"index": 6, "file": "c.jpg", "path": "0/c.jpg"},
+            {"index": 4, "file": "a.jpg", "path": "0/a.jpg", "size": 1, "mtime_ns": 1},
+            {"index": 5, "file": "b.jpg", "path": "", "size": 0, "mtime_ns": 0},
+            {"index": 6, "file": "c.jpg", "path": "0/c.jpg", "size": 1, "mtime_ns": 1},
         ],
         "skip": {"5": "no such file", "6": "died"},
         "careful": True,
