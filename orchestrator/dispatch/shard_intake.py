@@ -76,9 +76,8 @@ class ShardIntake:
                 self._complete(number)
                 return content
             finally:  # what was taken or refused is not needed there any more
-                with suppress(OSError):
-                    tree.remove(f"{out.name}/{number:05d}.npz")
-                tree.remove_folder(f"{out.name}/{MASKS}/{number:05d}")
+                for left in (f"{number:05d}.npz", f"{MASKS}/{number:05d}"):  # a worker may make a folder of either
+                    tree.remove_folder(f"{out.name}/{left}")
 
     def take_parts(self, out: GuestFolder, shards: Mapping[int, Images]) -> None:
         """Keep the valid parts of shards that are not finished, for the next worker. Raises nothing."""

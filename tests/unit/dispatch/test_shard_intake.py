@@ -177,7 +177,7 @@ def test_a_file_that_is_no_archive_is_refused(case: Case) -> None:
     case.refused(1)
 
 
-def test_nothing_planted_is_followed_or_waited_for(case: Case, secret: Path, tmp_path: Path) -> None:
+def test_nothing_planted_is_followed_or_waited_for(case: Case, secret: Path) -> None:
     shard = case.folder / "00000.npz"
     shard.symlink_to(secret)
     case.refused()
@@ -185,9 +185,10 @@ def test_nothing_planted_is_followed_or_waited_for(case: Case, secret: Path, tmp
     case.refused()
     os.link(secret, shard)
     case.refused()
-    shard.mkdir()
+    (shard / "folder").mkdir(parents=True)
     case.refused()
-    case.folder.rmdir() if not list(case.folder.iterdir()) else os.rename(case.folder, tmp_path / "aside")
+    assert list(case.folder.iterdir()) == [], "what is left would keep the next worker from writing there"
+    case.folder.rmdir()
     case.folder.symlink_to(secret.parent, target_is_directory=True)
     case.refused()
     assert secret.exists()
