@@ -160,8 +160,10 @@ def variants_in(spool: Path) -> list[VariantSpool]:
 
 def worker_group(spool: Path, group: int) -> int:
     """Return the group of a spool's workers: that of a shared spool, else `group`."""
-    with GuestTree(spool) as tree:
-        return tree.status().st_gid if tree.is_shared else group
+    with suppress(FileNotFoundError), GuestTree(spool) as tree:
+        if tree.is_shared:
+            return tree.status().st_gid
+    return group
 
 
 def _owner(tree: GuestTree, name: str) -> int | None:
