@@ -18,6 +18,7 @@ from orchestrator.plan.plan import Plan
 from orchestrator.plan.request import make_request
 from orchestrator.runtimes.base import Exit, Prepared, Worker, WorkerSpec
 from orchestrator.runtimes.guest_contract import GuestPaths
+from orchestrator.runtimes.limits import NO_LIMITS, Limits
 
 DOCUMENTS = Path(__file__).parent / "job_documents"
 RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -57,6 +58,9 @@ class _NamingRuntime:
         return GuestPaths(*(PurePosixPath("/", name) for name in names), sources=sources)
 
     def worker_owner(self) -> None: ...
+
+    def limits_in_force(self, workers: int) -> Limits:
+        return NO_LIMITS
 
     def start(self, prepared: Prepared, spec: WorkerSpec) -> Worker:
         return _StartedWorker(spec.name)
