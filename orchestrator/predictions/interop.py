@@ -71,7 +71,8 @@ def _areas(predictions: Predictions) -> NDArray[Any]:
         rows = range(len(predictions.scores))
         return np.array([rle.count_pixels(predictions.counts(row)) for row in rows], np.int64)
     corners = np.asarray(predictions.boxes)
-    return (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])
+    sides: NDArray[Any] = corners[:, 2:] - corners[:, :2]
+    return np.asarray(sides.prod(axis=1))
 
 
 def _names(predictions: Predictions) -> dict[int, str]:
