@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         measure_agreement,
         select_rows,
     )
+    from orchestrator.evaluation.coco.detections import choose_iou
     from orchestrator.evaluation.coco.evaluate import CountLevel, evaluate
     from orchestrator.evaluation.coco.ground_truth import Iou, Truth
     from orchestrator.evaluation.coco.results import FIGURES, Evaluation
@@ -38,12 +39,13 @@ if TYPE_CHECKING:
     from orchestrator.evaluation.gate.rules import FailedImages, FigureChange, format_verdicts, judge_rules, parse_rules
     from orchestrator.evaluation.localization.evaluate import evaluate_masks
     from orchestrator.evaluation.localization.ground_truth import read_recorded_masks
-    from orchestrator.evaluation.runs import OpenedRun, choose_iou, find_predictions, open_runs
+    from orchestrator.evaluation.runs import OpenedRun, find_predictions, open_runs
 else:
     __getattr__ = lazy_exports(
         __name__,
         {
             "agreement": "LEVELS ToleranceAgreement Tolerances compare_within_tolerances measure_agreement select_rows",
+            "coco.detections": "choose_iou",
             "coco.evaluate": "CountLevel evaluate",
             "coco.ground_truth": "Iou Truth",
             "coco.results": "Evaluation FIGURES",
@@ -56,6 +58,6 @@ else:
             "gate.rules": "FailedImages FigureChange format_verdicts judge_rules parse_rules",
             "localization.evaluate": "evaluate_masks",
             "localization.ground_truth": "read_recorded_masks",
-            "runs": "OpenedRun choose_iou find_predictions open_runs",
+            "runs": "OpenedRun find_predictions open_runs",
         },
     )

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import UsageError
-from orchestrator.evaluation.coco.ground_truth import Iou
 from orchestrator.paths import RunPaths
 from orchestrator.predictions import Predictions
 from orchestrator.system import read_json_object
@@ -46,19 +45,6 @@ class OpenedRun:
         if not isinstance(dispatch, int | float) or not isinstance(images, int):
             return None
         return images / dispatch if dispatch and images else None
-
-
-def choose_iou(predictions: Sequence[Predictions], iou: Iou | None) -> Iou:
-    """Return what overlaps are measured by: `iou`, or by default masks where all runs have them, else boxes.
-
-    PredictionsError when masks are asked for and a run has none.
-    """
-    if iou is None:
-        return "segm" if all(one.has_masks or not len(one.scores) for one in predictions) else "bbox"
-    if iou == "segm":
-        for one in predictions:
-            one.require_masks()
-    return iou
 
 
 def find_predictions(path: Path) -> Path:

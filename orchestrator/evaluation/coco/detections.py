@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import PredictionsError
-from orchestrator.evaluation.coco.ground_truth import Truth
+from orchestrator.evaluation.coco.ground_truth import Iou, Truth
 from orchestrator.predictions import Predictions, find_images, to_xywh
 
 ALL = slice(None)
@@ -123,3 +124,16 @@ def _check_sizes(predictions: Predictions, truth: Truth, indices: NDArray[np.int
         why="the annotations and the predictions disagree on EXIF rotation" if is_rotated else None,
         hint="orch run --exif apply|ignore, whichever the annotations follow" if is_rotated else None,
     )
+
+
+def choose_iou(predictions: Sequence[Predictions], iou: Iou | None) -> Iou:
+    """Return what overlaps are measured by: `iou`, or by default masks where all runs have them, else boxes.
+
+    PredictionsError when masks are asked for and a run has none.
+    """
+    if iou is None:
+        return "segm" if all(one.has_masks or not len(one.scores) for one in predictions) else "bbox"
+    if iou == "segm":
+        for one in predictions:
+            one.require_masks()
+    return iou

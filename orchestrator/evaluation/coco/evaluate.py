@@ -10,12 +10,11 @@ import numpy as np
 
 from orchestrator.errors import UsageError
 from orchestrator.evaluation.coco.averages import Averages, compute_category_weights, compute_weighted
-from orchestrator.evaluation.coco.detections import Detections, JoinedDetections, join
+from orchestrator.evaluation.coco.detections import Detections, JoinedDetections, choose_iou, join
 from orchestrator.evaluation.coco.engines import AUTO, THRESHOLDS, Curves, compute_curves
 from orchestrator.evaluation.coco.ground_truth import Iou, Truth, read_truth
 from orchestrator.evaluation.coco.matching import find_counted, match
 from orchestrator.evaluation.coco.results import CategoryMetrics, DetectionCounts, Evaluation
-from orchestrator.evaluation.runs import choose_iou
 from orchestrator.predictions import STATUS_FAILED, Predictions
 from orchestrator.system import did_you_mean
 

@@ -11,7 +11,7 @@ import numpy as np
 from orchestrator.errors import UsageError
 from orchestrator.evaluation.agreement import OverlapAgreement, compare_by_overlap
 from orchestrator.evaluation.coco.averages import compute_category_weights
-from orchestrator.evaluation.coco.detections import JoinedDetections, check_predictions, join
+from orchestrator.evaluation.coco.detections import JoinedDetections, check_predictions, choose_iou, join
 from orchestrator.evaluation.coco.engines import AUTO, THRESHOLDS, Curves, compute_curves
 from orchestrator.evaluation.coco.evaluate import CountLevel, choose_categories, evaluate_joined
 from orchestrator.evaluation.coco.ground_truth import Iou, Truth, read_truth
@@ -28,7 +28,7 @@ from orchestrator.evaluation.compare.fairness import (
     note_variants,
     refuse_differences,
 )
-from orchestrator.evaluation.runs import OpenedRun, choose_iou, open_runs
+from orchestrator.evaluation.runs import OpenedRun, open_runs
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import PredictionsError, RunError
-from orchestrator.evaluation.runs import choose_iou
+from orchestrator.evaluation.coco.detections import choose_iou
 from orchestrator.predictions.collect import collect_shards
 from orchestrator.predictions.export import export_coco
 from orchestrator.predictions.predictions import Predictions
