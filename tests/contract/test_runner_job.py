@@ -16,11 +16,11 @@ Change = Callable[[dict[str, Any]], Any]
 
 
 def test_another_contract_is_refused_on_the_first_line(guest: Guest) -> None:
-    outcome = guest.run(contract="orch-job/2")
+    outcome = guest.run(contract="orch-job/1")
     assert outcome.status == 2
     assert outcome.story == ["failure", "bye"]
     assert outcome.events[0]["category"] == "contract"
-    assert "orch-job/2" in outcome.events[0]["message"]
+    assert "orch-job/1" in outcome.events[0]["message"]
     assert "orch-job/2" in outcome.events[0]["message"]
 
 
