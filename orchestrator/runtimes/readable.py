@@ -153,9 +153,10 @@ def make_private(folder: Path) -> None:
 
 
 def copy_for_all(source: Path, target: Path) -> None:
-    """Copy a regular file to a name whose folder, and itself, everybody can read who can come that far."""
+    """Copy a regular file, with its time, to a name whose folder, and itself, everybody can read who can come there."""
     with open(os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
-        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        state = os.fstat(stream.fileno())
+        if not stat.S_ISREG(state.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(source))
         missing = [parent for parent in target.parents if not parent.exists()]
         for parent in reversed(missing):
@@ -163,6 +164,8 @@ def copy_for_all(source: Path, target: Path) -> None:
             parent.chmod(0o755)
         with replace_file(target, durable=False, mode=0o644) as copied:
             shutil.copyfileobj(stream, copied, 1 << 20)
+            copied.flush()
+            os.utime(copied.fileno(), ns=(state.st_atime_ns, state.st_mtime_ns))  # workers compare it with the listing
 
 
 def require_room(folder: Path, size: int, what: str) -> None:

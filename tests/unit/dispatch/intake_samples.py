@@ -52,6 +52,7 @@ def shard_of(plan: Plan, number: int, images: int | None = None) -> dict[str, An
     meta = {"format": SHARD_FORMAT, "shard": number, "plan": plan.digest(), "images": count}
     arrays: dict[str, Any] = {
         "image_file": np.array(files),
+        "image_sha256": np.ones((count, 32), np.uint8),
         "image_size": np.full((count, 2), (HEIGHT, WIDTH), np.int32),
         "status": np.zeros(count, np.uint8),
         "error": np.array([""] * count),
