@@ -16,7 +16,7 @@ def make_job(folder: Path, settings: dict[str, Any] | None = None, **changes: An
     for name in FOLDERS:
         (folder / name).mkdir(parents=True, exist_ok=True)
     document = {
-        "contract": "orch-job/1",
+        "contract": "orch-job/2",
         "run": "run",
         "worker": "w0",
         "plan": "sha256:1",
@@ -28,6 +28,8 @@ def make_job(folder: Path, settings: dict[str, Any] | None = None, **changes: An
         "score_threshold": None,
         "max_detections": None,
         "max_pixels": 1_000_000,
+        "max_file_bytes": 1 << 20,
+        "decode_timeout": 60.0,
         "batch_size": 4,
         "threads": 1,
         "readers": 2,
@@ -45,6 +47,8 @@ def make_job(folder: Path, settings: dict[str, Any] | None = None, **changes: An
 
 def put_shard(folder: Path, number: int, files: tuple[str, ...] = ("a.png",), careful: bool = False) -> None:
     """Write a shard into the queue."""
-    images = [{"index": index, "file": file, "path": file} for index, file in enumerate(files)]
+    images = [
+        {"index": index, "file": file, "path": file, "size": None, "mtime_ns": None} for index, file in enumerate(files)
+    ]
     order = {"shard": number, "images": images, "skip": {}, "careful": careful, "alone": []}
     (folder / "queue" / f"{number:05d}.json").write_text(json.dumps(order))

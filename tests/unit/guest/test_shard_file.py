@@ -42,8 +42,8 @@ def test_a_part_file_is_read_back_and_only_for_the_shard_and_files_it_was_writte
     files = [row.file for row in rows]
     write_rows(job, 3, rows, part=True)
     again = read_part(job, 3, [*files, "later.png"])
-    assert [(row.file, row.size, row.error, row.masks) for row in again] == [
-        (row.file, row.size, row.error, row.masks) for row in rows
+    assert [(row.file, row.size, row.error, row.masks or []) for row in again] == [
+        (row.file, row.size, row.error, row.masks or []) for row in rows
     ]
     assert again[3].error == "no image"
     for name in ("boxes", "classes", "scores"):
