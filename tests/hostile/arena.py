@@ -142,7 +142,7 @@ class Arena:
     def _judge_reach(self, fight: Fight, folders: Sequence[Path], *, links: bool = True, own: bool = False) -> None:
         """Judge what the attack reached: the files outside, copies of the secret, modes in these run folders.
 
-        `links`: whether a further name of a file outside counts. `own`: the guest is the caller and writes there itself.
+        `links`: whether a further name of a file outside counts. `own`: the guest is the caller, who may write there.
         """
         faults = fight.faults
         if not own:
