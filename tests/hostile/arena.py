@@ -120,7 +120,9 @@ class Arena:
         done = fight.done
         allowed = frozenset.intersection(*(one.exits for one in attacks))
         self._judge_exit(fight, done, allowed)
-        self._judge_reach(fight, [fight.out], links=not any(one.hard_link for one in attacks))
+        is_caller = "venv" in self.options
+        own = is_caller and any(one.follows for one in attacks)
+        self._judge_reach(fight, [fight.out], links=not any(one.hard_link for one in attacks), own=own)
         self._judge_predictions(fight, attacks)
 
     def _judge_exit(self, fight: Fight, done: Done, allowed: frozenset[int]) -> None:
@@ -137,10 +139,14 @@ class Arena:
         for call in done.calls:
             self.calls[f"{call['event']} by {call['by']}"] = call["path"]
 
-    def _judge_reach(self, fight: Fight, folders: Sequence[Path], *, links: bool = True) -> None:
-        """Judge what the attack reached: the files outside, copies of the secret, modes in these run folders."""
+    def _judge_reach(self, fight: Fight, folders: Sequence[Path], *, links: bool = True, own: bool = False) -> None:
+        """Judge what the attack reached: the files outside, copies of the secret, modes in these run folders.
+
+        `links`: whether a further name of a file outside counts. `own`: the guest is the caller, who may write there.
+        """
         faults = fight.faults
-        faults += [f"outside: {one}" for one in fight.outside.changes(links=links)]
+        if not own:
+            faults += [f"outside: {one}" for one in fight.outside.changes(links=links)]
         for folder in folders:
             for name, limit in LARGEST.items():
                 path = folder / name

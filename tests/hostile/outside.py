@@ -14,6 +14,8 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 OTHER_USER = 4242
+LONGEST_PATH = 4000
+"""Deeper files cannot be named by a path; nothing but folders is that deep."""
 
 
 @dataclass
@@ -121,13 +123,15 @@ class Outside:
 
 
 def files_below(folder: Path) -> Iterator[str]:
-    """Yield all paths below a folder, following nothing; folders of any depth."""
+    """Yield all paths below a folder, following nothing; folders as deep as paths can be."""
     waiting = [str(folder)]
     while waiting:
         here = waiting.pop()
         try:
             with os.scandir(here) as entries:
                 for entry in entries:
+                    if len(entry.path) > LONGEST_PATH:
+                        continue
                     yield entry.path
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(entry.path)

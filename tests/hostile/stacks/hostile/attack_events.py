@@ -153,12 +153,6 @@ def done_without_file(act: Act) -> None:
     act.npz.unlink()
 
 
-@attack("done-never-said")
-def done_never_said(act: Act) -> bool:
-    """A finished shard of which the host is not told."""
-    return False
-
-
 @attack("failures-counted-wrong")
 def failures(act: Act) -> None:
     """More failed images than there are."""
@@ -236,20 +230,15 @@ def exit_stopped(act: Act) -> None:
 
 @attack("kills-itself", "predict")
 def kills_itself(act: Act) -> None:
-    """A worker that dies on every image."""
+    """A worker that dies on the images of a shard."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@attack("dies-after-part", "progress")
+@attack("dies-after-part")
 def dies_after_part(act: Act) -> None:
-    """A worker that dies in the middle of each shard."""
+    """A worker that dies each time it has left a part, which is sound."""
+    act.npz.rename(act.part())
     os._exit(17)
-
-
-@attack("closes-the-stream", "shard_started")
-def closes_stream(act: Act) -> None:
-    """A worker that closes its stream of events and goes on."""
-    os.close(act.emitter._descriptor)
 
 
 @attack("load-fails-with-escapes", "load")
@@ -262,7 +251,7 @@ def load_fails(act: Act) -> None:
 
 @attack("image-fails-with-escapes", "predict")
 def image_fails(act: Act) -> None:
-    """The same on each image."""
+    """The same on the images of a shard."""
     raise RuntimeError(ESCAPES)
 
 
