@@ -60,22 +60,24 @@ def _join(text: str) -> str:
 
 
 def _source_folder(package: str) -> Path:
-    return ROOT / "images" / "runner" / RUNNER if package == RUNNER else ROOT / "orchestrator" / package
+    return Path("images", "runner", RUNNER) if package == RUNNER else Path("orchestrator", package)
 
 
 def _test_folders(package: str) -> tuple[str, ...]:
     return ("tests/unit/guest", "tests/contract") if package == RUNNER else (f"tests/unit/{package}",)
 
 
-def draw(package: str, seed: int, each: int) -> list[Mutant]:
+def draw(package: str, seed: int, each: int, root: Path = ROOT) -> list[Mutant]:
     """Return the faults of a package that a seed selects: kinds with equal chances, then places of that kind."""
     by_kind: dict[str, list[Mutant]] = {}
-    for path in sorted(_source_folder(package).rglob("*.py")):
-        source, file = path.read_text(encoding="utf-8"), path.relative_to(ROOT).as_posix()
+    for path in sorted((root / _source_folder(package)).rglob("*.py")):
+        source, file = path.read_text(encoding="utf-8"), path.relative_to(root).as_posix()
         for site in find_sites(source):
             line = source[source.rfind("\n", 0, site.start) + 1 :].partition("\n")[0].strip()
             old = source[site.start : site.end]
-            mutant = Mutant(package, site.kind, file, site.start, old, site.new, line, _order_tests(package, path))
+            mutant = Mutant(
+                package, site.kind, file, site.start, old, site.new, line, _order_tests(package, path.stem, root)
+            )
             by_kind.setdefault(site.kind, []).append(mutant)
     generator = random.Random(f"{seed}:{package}")
     drawn: list[Mutant] = []
@@ -86,22 +88,18 @@ def draw(package: str, seed: int, each: int) -> list[Mutant]:
     return drawn
 
 
-def _order_tests(package: str, path: Path) -> tuple[str, ...]:
+def _order_tests(package: str, module: str, root: Path) -> tuple[str, ...]:
     """Return what to test: files named after the module first, as they probably fail first."""
     folders = _test_folders(package)
-    named = sorted(
-        found.relative_to(ROOT).as_posix()
-        for folder in folders
-        for found in (ROOT / folder).rglob(f"test_{path.stem}*.py")
-    )
-    return (*named, *folders)
+    named = [path for folder in folders for path in (root / folder).rglob(f"test_{module}*.py")]
+    return (*sorted(path.relative_to(root).as_posix() for path in named), *folders)
 
 
-def known() -> list[Mutant]:
+def known(root: Path = ROOT) -> list[Mutant]:
     """Return the fixed faults. ValueError where the code no longer has the text of one."""
     mutants = []
     for name, file, old, new, tests in FAULTS:
-        source = (ROOT / file).read_text(encoding="utf-8")
+        source = (root / file).read_text(encoding="utf-8")
         if source.count(old) != 1:
             raise ValueError(f"{name}: {file} has {old!r} {source.count(old)} times, must have it once")
         mutants.append(Mutant(KNOWN, name, file, source.index(old), old, new, old, tuple(tests.split())))
@@ -235,8 +233,10 @@ def main() -> int:
             copies.put(Copy(Path(folder, str(number))))
         if not options.list:
             os.nice(15)
+        # The copy is what is tested, even if the working tree changes meanwhile.
+        root = ROOT if options.list else Path(folder, "0")
         for package in options.package or (KNOWN, *PACKAGES):
-            mutants = known() if package == KNOWN else draw(package, options.seed, options.each)
+            mutants = known(root) if package == KNOWN else draw(package, options.seed, options.each, root)
             if options.list:
                 print("\n".join(f"{package}: {mutant.describe()}" for mutant in mutants))
                 continue
