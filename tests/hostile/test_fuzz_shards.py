@@ -16,8 +16,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from orchestrator.predictions.collect import SHARD_FORMAT, collect
+from orchestrator.predictions.collect import collect_shards
 from orchestrator.predictions.predictions import Predictions
+from orchestrator.predictions.schema import SHARD_FORMAT
 from tests.hostile.fuzzing import damaged, fuzzed
 from tests.unit.predictions.predictions_samples import FILES, META, sample_arrays
 
@@ -63,7 +64,7 @@ def judge(folder: Path, content: bytes, *, is_part: bool = False) -> bool:
         return True
     assert found.images == len(FILES)
     target = folder / "predictions.npz"
-    collect([path], ((file, number) for number, file in enumerate(FILES, 1)), META, target)
+    collect_shards([path], ((file, number) for number, file in enumerate(FILES, 1)), META, target)
     predictions = Predictions.load(target)
     assert predictions.validate() == []
     check_values(predictions)
