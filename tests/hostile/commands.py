@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -87,25 +88,28 @@ class Commands:
         """End the server."""
         if self._server is not None:
             assert self._server.stdin is not None
-            self._server.stdin.close()
+            with contextlib.suppress(BrokenPipeError):
+                self._server.stdin.close()
             self._server.wait(timeout=10)
             assert self._server.stdout is not None
             self._server.stdout.close()
             self._server = None
 
     def _serving(self) -> subprocess.Popen[str]:
-        if self._server is None:
+        if self._server is None or self._server.poll() is not None:
+            self._answers = queue.SimpleQueue()
             command = [sys.executable, "-W", "ignore", "-m", "tests.hostile.command_server"]
             self._server = subprocess.Popen(
                 command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             )
-            threading.Thread(target=self._listen, args=(self._server,), daemon=True).start()
+            threading.Thread(target=self._listen, args=(self._server, self._answers), daemon=True).start()
         return self._server
 
-    def _listen(self, server: subprocess.Popen[str]) -> None:
+    @staticmethod
+    def _listen(server: subprocess.Popen[str], answers: queue.SimpleQueue[dict[str, Any]]) -> None:
         assert server.stdout is not None
         for line in server.stdout:
-            self._answers.put(json.loads(line))
+            answers.put(json.loads(line))
 
     def _wait(self, pid: int, deadline: float, interrupt_when: Callable[[], bool] | None) -> tuple[int, bool]:
         next_interrupt = float("inf") if interrupt_when is None else 0.0
@@ -117,6 +121,10 @@ class Commands:
             if interrupt_when is not None and now > next_interrupt and interrupt_when():
                 next_interrupt = now + 20
                 os.kill(pid, signal.SIGINT)
+            if self._server is None or self._server.poll() is not None:
+                self._server = None
+                raise RuntimeError("the server of commands was ended by somebody else")
             if now > deadline:
-                os.killpg(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)
                 return int(self._answers.get(timeout=10)["code"]), True
