@@ -42,7 +42,7 @@ def test_pasting_equals_a_naive_reference_also_where_boxes_leave_the_image(check
 
 def test_graphs_of_another_shape_are_refused_with_the_reason(checked: tuple[str, Any]) -> None:
     assert checked[1]["refusals"] == {
-        "no_loop": "its masks come out of Identity, not Unsqueeze",
+        "no_loop": "its masks are made by Identity, not Unsqueeze",
         "nearest": "its loop resizes with mode 'nearest', not 'linear'",
         "two": "its loop has 2 Resize, not one",
         "three_outputs": "it has 3 outputs, not boxes, labels, scores, masks",
@@ -51,7 +51,7 @@ def test_graphs_of_another_shape_are_refused_with_the_reason(checked: tuple[str,
 
 def test_a_loop_that_pastes_otherwise_is_left_in_with_one_line(checked: tuple[str, Any]) -> None:
     text = checked[1]["other paste"]
-    assert text.startswith("True False other.onnx: masks are pasted by the graph itself, slowly: its loop")
+    assert text.startswith("True False other.onnx: masks are pasted by the graph itself, which is slow: its loop")
     assert text.count("\n") == 1
 
 

@@ -104,7 +104,7 @@ def test_interrupted_stops_cleanly_says_how_to_resume_and_resumes(
     os.kill(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert "the same command goes on" in errors
+    assert "the same command resumes it" in errors
     assert not (tmp_path / "stopped" / "predictions.npz").exists()
     again = orch(*common, "-o", tmp_path / "stopped")
     assert "resuming" in again.stderr
