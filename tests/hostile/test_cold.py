@@ -53,6 +53,7 @@ def test_a_hostile_process(venv_arena: Arena, attack: Attack) -> None:
 
 
 @pytest.mark.docker
+@pytest.mark.nightly
 @pytest.mark.parametrize("attack", DOCKER, ids=lambda one: one.name)
 def test_a_hostile_container(docker_arena: Arena, attack: Attack) -> None:
     assert attack.name in {one.name for one in DOCKER}

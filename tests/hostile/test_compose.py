@@ -17,7 +17,7 @@ from tests.hostile.table import attacks
 from tests.hostile.test_cold import check
 from tests.hostile.warm_arena import WarmArena
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.nightly]
 NAMES = (
     "part-link-and-dies",
     "shard-link-to-secret",

@@ -8,7 +8,7 @@ from tests.hostile.table import Attack, attacks
 from tests.hostile.test_cold import check, door, fight
 from tests.hostile.warm_arena import WarmArena
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.nightly]
 WARM = [one for one in attacks() if one.warm]
 
 
