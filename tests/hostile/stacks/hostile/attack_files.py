@@ -286,26 +286,24 @@ def plants_others(act: Act) -> None:
         makers[number % 4](path)
 
 
-@attack("plants-parts", "shard_started")
-def plants_parts(act: Act) -> None:
-    """Parts of all shards: garbage, links, pipes, folders."""
+def plant_parts(act: Act, *makers: Any) -> None:
+    """Put something where the parts of all shards belong."""
     for number in range(12):
         path = act.part(number)
-        if path.exists() or path.is_symlink():
-            continue
-        makers: Any = (
-            lambda path: path.write_bytes(b"garbage"),
-            lambda path: path.symlink_to(act.target / "secret.npz"),
-            os.mkfifo,
-            os.mkdir,
-        )
-        makers[number % 4](path)
+        if not path.exists() and not path.is_symlink():
+            makers[number % len(makers)](path)
+
+
+@attack("plants-parts", "shard_started")
+def plants_parts(act: Act) -> None:
+    """Parts of all shards: garbage, links, folders. (Of a pipe, the worker itself would read for ever.)"""
+    plant_parts(act, lambda path: path.write_bytes(b"x"), lambda path: path.symlink_to(act.target / "x"), os.mkdir)
 
 
 @attack("plants-parts-and-dies", "shard_started")
 def plants_parts_and_dies(act: Act) -> None:
-    """The same, and the worker dies: what it left is for its successor."""
-    plants_parts(act)
+    """The same with pipes and a secret, and the worker dies: what it left is for its successor."""
+    plant_parts(act, lambda path: path.symlink_to(act.target / "secret.npz"), os.mkfifo, listening)
     os._exit(9)
 
 
