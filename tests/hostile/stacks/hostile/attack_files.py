@@ -424,7 +424,7 @@ drawn("picture-no-width", lambda act, path: png(path, 0, 0))
 drawn("picture-largest", lambda act, path: png(path, 2**31 - 1, 2**31 - 1))
 drawn("picture-truncated", lambda act, path: png(path, 50, 40))
 drawn("picture-sparse", lambda act, path: largest(path))
-drawn("picture-set-uid", lambda act, path: (image(path, "L", (50, 40)), path.chmod(0o6777)))
+attack("picture-set-uid")(lambda act: picture(act).chmod(0o6777))
 
 
 @attack("masks-folder-link")
