@@ -229,7 +229,7 @@ def folder_no_permissions(act: Act) -> None:
     act.out.chmod(0)
 
 
-@attack("deep-tree", "bye")
+@attack("deep-tree")
 def deep_tree(act: Act) -> None:
     """Thousands of folders, one in another."""
     here = os.getcwd()
@@ -531,11 +531,27 @@ def reaches_the_host(act: Act) -> None:
 
 @attack("spool-staged-images", "ready")
 def staged_images(act: Act) -> None:
-    """Staged images that are the host's own files under a second name, or that others may read."""
+    """Staged images that the guest can change although they are the host's own files under a second name."""
     data = Path(act.job["paths"]["data"])
     for entry in data.iterdir():
         for folder, _, files in os.walk(entry.resolve()):
             for file in files:
-                state = os.stat(os.path.join(folder, file))
-                if state.st_nlink > 1:
-                    (act.cache / f"reached-{os.urandom(3).hex()}").write_text(f"{file} has {state.st_nlink} names")
+                path = os.path.join(folder, file)
+                if os.stat(path).st_nlink > 1 and can_change(path):
+                    (act.cache / f"reached-{os.urandom(3).hex()}").write_text(f"{file} is the host's own, and writable")
+
+
+def can_change(path: str) -> bool:
+    """Whether a file can be opened for writing, or its mode or times be set."""
+    changes: Any = (
+        lambda: os.close(os.open(path, os.O_WRONLY)),
+        lambda: os.chmod(path, 0o644),
+        lambda: os.utime(path, (1, 1)),
+    )
+    for change in changes:
+        try:
+            change()
+        except OSError:
+            continue
+        return True
+    return False
