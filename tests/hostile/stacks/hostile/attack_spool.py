@@ -125,7 +125,6 @@ for_a_second("spool-events-fifo", lambda act, path: os.mkfifo(path))
 for_a_second("spool-events-sparse", lambda act, path: largest(path))
 for_a_second("spool-events-folder", lambda act, path: path.mkdir())
 for_a_second("spool-events-gone", lambda act, path: None)
-for_a_second("spool-events-garbage", lambda act, path: path.write_bytes(NESTED + b"\n" + b"\xff" * 10**6 + b"\n{}\n"))
 once("spool-log-hard-link", lambda act: os.link(act.folder / "worker.log", act.folder / "x"))
 once("spool-log-escapes", lambda act: put(act.folder / "worker.log", ESCAPES.encode("utf-8", "surrogatepass") * 100))
 
