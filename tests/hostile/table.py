@@ -95,7 +95,7 @@ ALONE: Mapping[str, frozenset[int]] = {
 DOCKER = """
     shard-link-to-secret shard-link-dangling shard-link-to-own-memory shard-hard-link-to-secret shard-two-names
     shard-fifo shard-socket shard-device shard-folder shard-set-uid folder-set-gid shard-without-permissions
-    folder-without-permissions shard-swapped-for-link plants-other-shards plants-parts part-link-and-dies
+    shard-swapped-for-link plants-other-shards plants-parts part-link-and-dies
     masks-folder-link masks-shard-folder-link picture-link picture-hard-link picture-fifo picture-set-uid
     masks-folder-swapped-for-link child-outlives-the-run child-holds-the-events ignores-sigterm cache-of-links
     odd-names deep-tree boxes-nan classes-negative seq-missing seq-text line-nested prints-escapes

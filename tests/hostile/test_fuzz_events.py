@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from orchestrator.dispatch.event_reader import EventReader
 from orchestrator.dispatch.worker_state import WorkerState
 from orchestrator.inputs.manifest import InputImage
 from tests.hostile.fuzzing import damaged, fuzzed
-
-event_reader = pytest.importorskip("orchestrator.dispatch.event_reader")
 
 IMAGES = [InputImage(index, f"{index}.png", f"0/{index}.png", index + 1, 1, 1) for index in range(8)]
 SHARDS = {0: IMAGES[:4], 1: IMAGES[4:]}
@@ -86,7 +84,7 @@ lines = st.one_of(
 @example([b'{"event": "shard_done", "seq": true, "shard": true}'])
 @fuzzed(300)
 def test_no_line_of_a_worker_raises_or_leaves_the_contract(given_lines: list[bytes]) -> None:
-    reader, state = event_reader.EventReader(SHARDS, lambda message: None, lambda: 0.0), WorkerState()
+    reader, state = EventReader(SHARDS, lambda message: None, lambda: 0.0), WorkerState()
     for line in given_lines:
         event = reader.read(line)
         if event is None:
@@ -114,7 +112,7 @@ def check(event: dict[str, Any]) -> None:
 @example([b'{"event": "notice", "seq": 2000, "time": 1, "message": "x"}'])
 @fuzzed(50)
 def test_honest_events_come_through_whatever_is_said_between_them(between: list[bytes]) -> None:
-    reader = event_reader.EventReader(SHARDS, lambda message: None, lambda: 0.0)
+    reader = EventReader(SHARDS, lambda message: None, lambda: 0.0)
     odd = [line for line in between if not _has_small_number(line)]
     seen = []
     for line in [piece for honest in HONEST for piece in (*odd, honest)]:

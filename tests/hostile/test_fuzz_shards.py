@@ -19,10 +19,10 @@ from PIL import Image
 from orchestrator.predictions.collect import collect_shards
 from orchestrator.predictions.predictions import Predictions
 from orchestrator.predictions.schema import SHARD_FORMAT
+from orchestrator.predictions.shard_check import ShardContent, ShardFault, ShardRules, check_picture, check_shard
 from tests.hostile.fuzzing import damaged, fuzzed
 from tests.unit.predictions.predictions_samples import FILES, META, sample_arrays
 
-shard_check = pytest.importorskip("orchestrator.predictions.shard_check")
 PLAN = "0" * 64
 SIZE = (40, 50)
 Arrays = dict[str, Any]
@@ -35,9 +35,9 @@ def sound_shard(images: int = len(FILES)) -> Arrays:
     return {**arrays, "meta": np.array(json.dumps(meta))}
 
 
-def rules() -> Any:
+def rules() -> ShardRules:
     """What the shard must keep."""
-    return shard_check.ShardRules(PLAN, META, 2, True, 1_000_000)
+    return ShardRules(PLAN, META, 2, True, 1_000_000)
 
 
 def npz(arrays: Arrays) -> bytes:
@@ -51,10 +51,12 @@ def judge(folder: Path, content: bytes, *, is_part: bool = False) -> bool:
     """Check a shard; if it is accepted, what is made of it must be valid. Returns whether it was."""
     path = folder / "00003.npz"
     path.write_bytes(content)
+    found: ShardContent | None = None
+    fault = ShardFault("")
     try:
-        found = shard_check.check_shard(path, 3, FILES, rules(), is_part=is_part)
-    except shard_check.ShardFault as raised:
-        found, fault = None, raised
+        found = check_shard(path, 3, FILES, rules(), is_part=is_part)
+    except ShardFault as raised:
+        fault = raised
     if found is None:
         assert str(fault.reason).strip()
         assert set(fault.images) <= set(range(len(FILES)))
@@ -119,7 +121,7 @@ def test_the_sound_shard_is_accepted(folder: Path) -> None:
     assert judge(folder, npz(sound_shard()))
 
 
-SOUND = npz(sound_shard()) if shard_check else b""
+SOUND = npz(sound_shard())
 
 
 @given(damaged(SOUND))
@@ -257,7 +259,7 @@ def test_damaged_pictures(folder: Path, content: bytes) -> None:
     path = folder / "picture.png"
     path.write_bytes(content)
     try:
-        shard_check.check_picture(path, SIZE)
+        check_picture(path, SIZE)
     except ValueError:
         is_refused = True
     else:

@@ -229,7 +229,7 @@ def folder_no_permissions(act: Act) -> None:
     act.out.chmod(0)
 
 
-@attack("deep-tree", "bye")
+@attack("deep-tree")
 def deep_tree(act: Act) -> None:
     """Thousands of folders, one in another."""
     here = os.getcwd()
@@ -286,26 +286,24 @@ def plants_others(act: Act) -> None:
         makers[number % 4](path)
 
 
-@attack("plants-parts", "shard_started")
-def plants_parts(act: Act) -> None:
-    """Parts of all shards: garbage, links, pipes, folders."""
+def plant_parts(act: Act, *makers: Any) -> None:
+    """Put something where the parts of all shards belong."""
     for number in range(12):
         path = act.part(number)
-        if path.exists() or path.is_symlink():
-            continue
-        makers: Any = (
-            lambda path: path.write_bytes(b"garbage"),
-            lambda path: path.symlink_to(act.target / "secret.npz"),
-            os.mkfifo,
-            os.mkdir,
-        )
-        makers[number % 4](path)
+        if not path.exists() and not path.is_symlink():
+            makers[number % len(makers)](path)
+
+
+@attack("plants-parts", "shard_started")
+def plants_parts(act: Act) -> None:
+    """Parts of all shards: garbage, links, folders. (Of a pipe, the worker itself would read for ever.)"""
+    plant_parts(act, lambda path: path.write_bytes(b"x"), lambda path: path.symlink_to(act.target / "x"), os.mkdir)
 
 
 @attack("plants-parts-and-dies", "shard_started")
 def plants_parts_and_dies(act: Act) -> None:
-    """The same, and the worker dies: what it left is for its successor."""
-    plants_parts(act)
+    """The same with pipes and a secret, and the worker dies: what it left is for its successor."""
+    plant_parts(act, lambda path: path.symlink_to(act.target / "secret.npz"), os.mkfifo, listening)
     os._exit(9)
 
 
@@ -426,7 +424,7 @@ drawn("picture-no-width", lambda act, path: png(path, 0, 0))
 drawn("picture-largest", lambda act, path: png(path, 2**31 - 1, 2**31 - 1))
 drawn("picture-truncated", lambda act, path: png(path, 50, 40))
 drawn("picture-sparse", lambda act, path: largest(path))
-drawn("picture-set-uid", lambda act, path: (image(path, "L", (50, 40)), path.chmod(0o6777)))
+attack("picture-set-uid")(lambda act: picture(act).chmod(0o6777))
 
 
 @attack("masks-folder-link")
@@ -533,11 +531,27 @@ def reaches_the_host(act: Act) -> None:
 
 @attack("spool-staged-images", "ready")
 def staged_images(act: Act) -> None:
-    """Staged images that are the host's own files under a second name, or that others may read."""
+    """Staged images that the guest can change although they are the host's own files under a second name."""
     data = Path(act.job["paths"]["data"])
     for entry in data.iterdir():
         for folder, _, files in os.walk(entry.resolve()):
             for file in files:
-                state = os.stat(os.path.join(folder, file))
-                if state.st_nlink > 1:
-                    (act.cache / f"reached-{os.urandom(3).hex()}").write_text(f"{file} has {state.st_nlink} names")
+                path = os.path.join(folder, file)
+                if os.stat(path).st_nlink > 1 and can_change(path):
+                    (act.cache / f"reached-{os.urandom(3).hex()}").write_text(f"{file} is the host's own, and writable")
+
+
+def can_change(path: str) -> bool:
+    """Whether a file can be opened for writing, or its mode or times be set."""
+    changes: Any = (
+        lambda: os.close(os.open(path, os.O_WRONLY)),
+        lambda: os.chmod(path, 0o644),
+        lambda: os.utime(path, (1, 1)),
+    )
+    for change in changes:
+        try:
+            change()
+        except OSError:
+            continue
+        return True
+    return False

@@ -94,17 +94,37 @@ def put_sparse(path: Path) -> None:
 
 
 # --- the job's own files
-for NAME, FILE in (("log", "worker.log"), ("events", "events.jsonl"), ("exit", "exit.json"), ("job", "job.json")):
+def for_a_second(name: str, make: Callable[[Act, Path], Any]) -> None:
+    """Register an attack that replaces a job's events for a second: for ever, the worker would be silent, and ended."""
 
-    def _file(act: Act, file: str = FILE) -> Path:
-        return act.folder / file
+    def act(act: Act) -> None:
+        path = act.folder / "events.jsonl"
+        away = act.folder / ".events"
+        os.rename(path, away)
+        make(act, path)
+        time.sleep(1)
+        if path.is_dir() and not path.is_symlink():
+            os.rename(path, act.folder / ".folder")
+        os.rename(away, path)
 
-    once(f"spool-{NAME}-link", lambda act, of=_file: put_link(of(act), act.target / "secret.txt"))  # type: ignore[misc]
-    once(f"spool-{NAME}-fifo", lambda act, of=_file: put_fifo(of(act)))  # type: ignore[misc]
-    once(f"spool-{NAME}-sparse", lambda act, of=_file: put_sparse(of(act)))  # type: ignore[misc]
-once("spool-events-folder", lambda act: put_folder(act.folder / "events.jsonl"))
-once("spool-events-gone", lambda act: (act.folder / "events.jsonl").unlink())
-once("spool-events-cut", lambda act: os.truncate(act.folder / "events.jsonl", 10))
+    attack(name)(act)
+
+
+def replaced(name: str, file: str) -> None:
+    """Register attacks that replace a file of the job by what it is not."""
+    once(f"{name}-link", lambda act: put_link(act.folder / file, act.target / "secret.txt"))
+    once(f"{name}-fifo", lambda act: put_fifo(act.folder / file))
+    once(f"{name}-sparse", lambda act: put_sparse(act.folder / file))
+
+
+replaced("spool-log", "worker.log")
+replaced("spool-exit", "exit.json")
+replaced("spool-job", "job.json")
+for_a_second("spool-events-link", lambda act, path: path.symlink_to(act.target / "secret.txt"))
+for_a_second("spool-events-fifo", lambda act, path: os.mkfifo(path))
+for_a_second("spool-events-sparse", lambda act, path: largest(path))
+for_a_second("spool-events-folder", lambda act, path: path.mkdir())
+for_a_second("spool-events-gone", lambda act, path: None)
 once("spool-log-hard-link", lambda act: os.link(act.folder / "worker.log", act.folder / "x"))
 once("spool-log-escapes", lambda act: put(act.folder / "worker.log", ESCAPES.encode("utf-8", "surrogatepass") * 100))
 
