@@ -46,7 +46,7 @@ def inspect(
         _inspect_image(predictions, image, json)
         return
     counts = np.bincount(predictions.classes - min(0, int(predictions.classes.min(initial=0))))
-    names = {int(entry["id"]): str(entry["name"]) for entry in predictions.meta["categories"]}
+    names = predictions.category_names
     by_category = {name: int(counts[key]) for key, name in names.items() if 0 <= key < len(counts) and counts[key]}
     failed = int((predictions.status != 0).sum())
     facts: dict[str, Any] = {
@@ -77,7 +77,7 @@ def _inspect_image(predictions: Predictions, image: str, as_json: bool) -> None:
 
         why = did_you_mean(image, predictions.files[:5000])
         raise UsageError(f"the file has no image {image!r}", why=why) from None
-    names = {int(entry["id"]): str(entry["name"]) for entry in predictions.meta["categories"]}
+    names = predictions.category_names
     boxes = [[round(float(side), 1) for side in box] for box in record["boxes"]]
     instances = [
         {"category": names.get(int(category), str(category)), "score": round(float(score), 4), "box": box}

@@ -162,11 +162,19 @@ class Predictions:
         """The origin and settings of the predictions; keys as in META."""
         try:
             meta = json.loads(str(self._array("meta")[()]))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self._broken("meta is not JSON") from error
         if not isinstance(meta, dict):
             raise self._broken("meta is not a JSON object")
         return meta
+
+    @cached_property
+    def category_names(self) -> dict[int, str]:
+        """The names of categories by id. Raises PredictionsError where meta has no list of them."""
+        try:
+            return {int(entry["id"]): str(entry["name"]) for entry in self.meta["categories"]}
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._broken("meta has no list of categories") from error
 
     @cached_property
     def files(self) -> list[str]:

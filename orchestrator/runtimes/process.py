@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
+import select
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import cast
+from typing import IO, cast
 
 from orchestrator.errors import MachineError
 from orchestrator.runtimes.base import Exit, WorkerSpec
@@ -21,6 +21,10 @@ _PID_BYTES = 200
 _LIMIT_UNIT = 512
 """Bytes of a block, in which POSIX's ulimit counts."""
 _BLOCK_BYTES = 1 << 16
+_PIPE_BYTES = 1 << 20
+"""The most that a pipe holds: what a process wrote before it ended."""
+_END_CHECK_SECONDS = 0.5
+"""Seconds between two checks whether a silent process has ended."""
 _INHERITED = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR")
 _GPUS = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
 
@@ -62,9 +66,21 @@ class ProcessWorker:
         (spec.job / _PID_NAME).write_text(_identity(self._process.pid) or "ended")
 
     def lines(self) -> Iterator[bytes]:
-        """Yield events as they are written."""
-        read = cast(io.BufferedReader, self._process.stdout).read1
-        yield from split_lines(iter(lambda: read(_BLOCK_BYTES), b""), keep_unfinished=True)
+        """Yield events as they are written, until the process ends: a child of its own may keep the pipe open."""
+        yield from split_lines(self._blocks(), keep_unfinished=True)
+
+    def _blocks(self) -> Iterator[bytes]:
+        pipe, left = cast(IO[bytes], self._process.stdout).fileno(), _PIPE_BYTES
+        while left > 0:
+            has_ended = self._process.poll() is not None
+            if select.select([pipe], [], [], 0 if has_ended else _END_CHECK_SECONDS)[0]:
+                block = os.read(pipe, _BLOCK_BYTES)
+                if not block:
+                    return
+                left -= len(block) if has_ended else 0
+                yield block
+            elif has_ended:
+                return
 
     def wait(self) -> Exit:
         """Block until the process has ended."""
