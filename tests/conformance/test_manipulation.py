@@ -121,7 +121,7 @@ def test_the_export_has_upstreams_names_and_none_is_overwritten(orch: Orch, seve
     assert set(labels) == {"a/x.png", "b/x.png", "y.jpg", "y.png", "z.png", "z.bmp", "w.png"}
     assert (target / "pred" / "w.png").read_bytes() == (tmp_path / "out" / "masks" / "w.png.png").read_bytes()
     again = orch("export", tmp_path / "out", "-f", "imdlbenco", "-o", target, expect=2)
-    assert "is there already" in again.stderr
+    assert "exists already" in again.stderr
     wrong = orch("export", tmp_path / "out", "-f", "fashionfail", "-o", tmp_path / "x.npz", expect=None)
     assert "Traceback" not in wrong.stderr
 
@@ -147,4 +147,4 @@ def test_a_data_set_is_predicted_and_judged_by_the_masks_it_came_with(orch: Orch
         "run", "-m", MODEL, "-i", tmp_path / "set" / "one" / "Gt", "--runtime", "venv", "-o", tmp_path / "plain"
     )
     assert "3 images" in plain.stderr
-    assert "no truth was given" in orch("eval", tmp_path / "plain", expect=2).stderr
+    assert "no annotations were given" in orch("eval", tmp_path / "plain", expect=2).stderr
