@@ -45,9 +45,8 @@ def inspect(
     if image is not None:
         _inspect_image(predictions, image, json)
         return
-    counts = np.bincount(predictions.classes - min(0, int(predictions.classes.min(initial=0))))
-    names = predictions.category_names
-    by_category = {name: int(counts[key]) for key, name in names.items() if 0 <= key < len(counts) and counts[key]}
+    counts = dict(zip(*(found.tolist() for found in np.unique(predictions.classes, return_counts=True)), strict=True))
+    by_category = {name: counts[key] for key, name in predictions.category_names.items() if key in counts}
     failed = int((predictions.status != 0).sum())
     facts: dict[str, Any] = {
         "file": str(_file(file)),
