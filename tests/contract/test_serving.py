@@ -43,10 +43,12 @@ def run(worker: WarmProcess, name: str, settings: dict[str, object] | None = Non
     return job.wait()
 
 
-def hold(worker: WarmProcess, name: str, wait_at: str, **changes: object) -> SpooledJob:
+def hold(
+    worker: WarmProcess, name: str, wait_at: str, settings: dict[str, object] | None = None, **changes: object
+) -> SpooledJob:
     """A job under way, stuck in a prediction until `release`."""
     job = filled(worker, name)
-    job.place(worker, {"wait_at": wait_at}, **changes)
+    job.place(worker, {"wait_at": wait_at, **(settings or {})}, **changes)
     until((worker.cache / "waiting").exists, "the prediction that waits")
     return job
 
@@ -90,17 +92,16 @@ def test_the_model_stays_loaded_and_what_is_per_job_is_honoured(worker: WarmProc
 
 def test_jobs_take_turns_batch_by_batch(worker: WarmProcess) -> None:
     worker.start()
-    one = hold(worker, "one", "2.png", batch_size=1)
+    one = hold(worker, "one", "2.png", {"seconds": 0.2}, batch_size=1)
     two = filled(worker, "two", [f"two-{at}.png" for at in range(4)])
-    two.place(worker, {"wait_at": "2.png"}, batch_size=1)
+    two.place(worker, {"wait_at": "2.png", "seconds": 0.2}, batch_size=1)
     two.until("shard_started")
     release(worker)
     assert (one.wait().status, two.wait().status) == (0, 0)
     after = [batch[0].startswith("two") for batch in worker.batches[3:]]
     assert len(after) == 7
-    # One job after the other would give two groups; a slow machine lets one of them get a batch ahead at times.
-    assert len(list(groupby(after))) > 3
-    # What is predicted of one job while the other waits for its turn is never more than the other's next batch.
+    # One job after the other would give two groups; a busy machine lets one of them get a batch ahead at times.
+    assert len(list(groupby(after))) > 2
 
 
 def test_eight_jobs_at_once_all_end(worker: WarmProcess) -> None:
@@ -159,7 +160,7 @@ def test_sigterm_finishes_the_batch_and_writes_what_is_done(worker: WarmProcess)
     worker.start()
     held = hold(worker, "held", "3.png", batch_size=2)
     worker.processes[-1].terminate()
-    until(lambda: "stopping" in worker.log, "the signal")
+    until(lambda: "held: ends after the current batch" in worker.log, "the signal in the model's process")
     release(worker)
     assert worker.processes[-1].wait(30) == 143
     outcome = held.wait()
@@ -172,7 +173,7 @@ def test_a_part_is_gone_on_from(worker: WarmProcess) -> None:
     worker.start()
     held = hold(worker, "held", "3.png", batch_size=2)
     (held.root / "stop").touch()
-    until(lambda: "stopped by its host" in worker.log, "the worker to see that")
+    until(lambda: "held: ends after the current batch" in worker.log, "the stop in the model's process")
     release(worker)
     assert held.wait().status == 143
     job = filled(worker, "next")

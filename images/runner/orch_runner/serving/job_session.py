@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Iterable, Optional, Set
 
 from orch_runner.contract import read_job
-from orch_runner.events import Emitter, bind_log
+from orch_runner.events import Emitter, bind_log, log
 from orch_runner.memory import resident_mb
 from orch_runner.worker import STOPPED, emit_hello, emit_ready, predict_queue, report_failure
 
@@ -58,6 +58,7 @@ class JobSession:
         """End after the current batch. `drop`: the results do not matter any more."""
         self._is_dropped = self._is_dropped or drop
         self._stopping.set()
+        log(f"{self._folder.name}: ends after the current batch")
 
     def emit_heartbeat(self) -> None:
         """Emit that this process is alive."""

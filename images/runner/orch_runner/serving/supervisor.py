@@ -100,7 +100,7 @@ class Supervisor:
     def _stop_all(self) -> None:
         if not self._is_stopping:
             return
-        log("stopping after the current batches")
+        log("stopping")
         for process in self._pool.processes:
             process.shut_down()
         for job in [job for job in self._jobs.values() if job.process is None]:

@@ -62,6 +62,7 @@ class Predictor(BasePredictor):
             (self.cache / "waiting").touch()
             while not (self.cache / "go").exists():
                 time.sleep(0.01)
+        time.sleep(self.settings.get("seconds", 0))
         if len(images) > self.settings.get("memory", 99):
             raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
         for image in images:
