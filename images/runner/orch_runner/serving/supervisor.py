@@ -135,11 +135,12 @@ class Supervisor:
     def _free_device(self, process: ModelProcessHandle) -> None:
         """Unload the idle models and load again: the device's memory was full."""
         log(f"{process.model}: no memory on the device; unloading what is idle")
-        for job in self._jobs_of(process):
-            job.process, job.sequence = None, count_events(job.folder)
+        jobs = self._jobs_of(process)
         process.jobs.clear()
         for other in [process, *self._pool.idle]:
             self._end_process(other)
+        for job in jobs:  # only now: until its end the process may write events
+            job.process, job.sequence = None, count_events(job.folder)
 
     def _jobs_of(self, process: ModelProcessHandle) -> List[ActiveJob]:
         return [self._jobs[job] for job in process.jobs if job in self._jobs]
