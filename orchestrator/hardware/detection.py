@@ -41,7 +41,10 @@ def engine_machine(info: Mapping[str, Any]) -> Machine:
     ids = [name.partition("=")[2] for name in listed if name.startswith("nvidia.com/gpu=")]
     by_uuid = [one for one in ids if one.startswith(("GPU-", "MIG-"))]
     names = by_uuid or [one for one in ids if one.isdigit()]
-    gpus = tuple(Gpu(number, name, "GPU of the container engine", 0, "", "") for number, name in enumerate(names))
+    numbers = range(len(names)) if by_uuid else map(int, names)
+    gpus = tuple(
+        Gpu(number, name, "GPU of the container engine", 0, "", "") for number, name in zip(numbers, names, strict=True)
+    )
     if gpus:
         return Machine(gpus, source="the container engine")
     also = ""
@@ -53,7 +56,7 @@ def engine_machine(info: Mapping[str, Any]) -> Machine:
 def gpus_for(stack: StackEntry, device: str | None, variant: str | None = None) -> tuple[Gpu, ...]:
     """Return the GPUs of this machine that a run may use; it is not examined where that is none.
 
-    Raises MachineError where the driver is broken, or where a GPU was asked for and there is none.
+    Raises MachineError where the driver is broken, or where a GPU was asked for and cannot be used.
     """
     return gpus_of(detect_machine(), stack, device, variant) if _may_use_gpus(stack, device, variant) else ()
 
