@@ -9,7 +9,8 @@ from typing import Any
 
 from orchestrator.catalog import StackEntry
 from orchestrator.errors import MachineError
-from orchestrator.hardware.machine import Gpu, Machine
+from orchestrator.hardware.devices import find_gpus
+from orchestrator.hardware.machine import OR_CPU, Gpu, Machine
 from orchestrator.hardware.nvml import read_nvml
 from orchestrator.hardware.platforms import is_in_container, read_jetson, read_platform
 from orchestrator.hardware.smi import read_smi
@@ -68,7 +69,10 @@ def gpus_of(machine: Machine, stack: StackEntry, device: str | None, variant: st
     if device is None and variant is None:
         return machine.usable_gpus()
     on_cpu = any(one.device == "cpu" for one in stack.spec.variants.values())
-    return machine.require_gpus("orch doctor" + ("; or ask for the CPU: --device cpu" if on_cpu else ""))
+    present = machine.require_gpus("orch doctor" + (f"; {OR_CPU}" if on_cpu else ""))
+    if device is not None:
+        find_gpus(device, present, machine.notes)  # here, as nobody else knows of the GPUs that are lost
+    return present
 
 
 def _may_use_gpus(stack: StackEntry, device: str | None, variant: str | None) -> bool:

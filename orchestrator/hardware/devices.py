@@ -21,21 +21,22 @@ def device_kind(device: str) -> str:
     raise UsageError(f"unknown device {device!r}", why=DEVICES)
 
 
-def find_gpus(device: str, present: Sequence[Gpu]) -> tuple[Gpu, ...]:
+def find_gpus(device: str, present: Sequence[Gpu], notes: Sequence[str] = ()) -> tuple[Gpu, ...]:
     """Return the GPUs that `device` names one by one, in that order; none for "cpu" and "cuda".
 
-    Raises UsageError for an unknown device, MachineError for a GPU that this machine does not have.
+    Raises UsageError for an unknown device, MachineError for a GPU that this machine does not have. `notes`: sentences
+    about GPUs that cannot be used, for that error.
     """
     if device_kind(device) == "cpu" or device == "cuda":
         return ()
     names = [part.strip().removeprefix("cuda:") for part in device.split(",")]
-    gpus = [gpu for name in names for gpu in _find(name, present)]
+    gpus = [gpu for name in names for gpu in _find(name, present, notes)]
     if len(set(gpus)) < len(gpus):
         raise UsageError(f"--device {device} names a GPU twice")
     return tuple(gpus)
 
 
-def _find(name: str, present: Sequence[Gpu]) -> list[Gpu]:
+def _find(name: str, present: Sequence[Gpu], notes: Sequence[str]) -> list[Gpu]:
     """Return the GPU of that number, which is its slices in MIG mode, or the one whose UUID begins with `name`."""
     if name.isdigit():
         matching = [gpu for gpu in present if gpu.index == int(name)]
@@ -45,4 +46,5 @@ def _find(name: str, present: Sequence[Gpu]) -> list[Gpu]:
         return matching
     listed = ", ".join(f"{gpu.label} ({gpu.name}, {gpu.uuid})" for gpu in present)
     what = f"there are {len(matching)} GPUs {name}…" if matching else f"there is no GPU {name}"
-    raise MachineError(what, why=f"this machine has {listed or 'none'}", hint="orch doctor")
+    why = "; ".join([f"this machine has {listed or 'none'}", *notes])
+    raise MachineError(what, why=why, hint="orch doctor")

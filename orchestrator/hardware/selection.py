@@ -164,7 +164,7 @@ def _select_cpu(stack: StackEntry, why: str) -> Selection:
 
 def _why_no_gpu(stack: StackEntry) -> str:
     uses_gpus = any(variant.device == "cuda" for variant in stack.spec.variants.values())
-    return "no GPU on this machine" if uses_gpus else "this stack uses no GPU"
+    return "no GPU to use on this machine" if uses_gpus else "this stack uses no GPU"
 
 
 def _nothing_fits(stack: StackEntry, problems: str, step: str | None = None) -> MachineError:

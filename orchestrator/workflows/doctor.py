@@ -96,7 +96,8 @@ def _describe(gpu: Gpu) -> str:
     free = "" if gpu.free is None else f", {gpu.free} of them free"
     slice_of = "" if gpu.parent is None else f", a MIG slice of {gpu.parent}"
     capability = f", compute capability {gpu.capability}" if gpu.capability else ""
-    return f"{gpu.name}, {gpu.memory} MiB{free}{capability}, {gpu.uuid}{slice_of}"
+    memory = f"{gpu.memory} MiB" if gpu.memory else "memory not known"
+    return f"{gpu.name}, {memory}{free}{capability}, {gpu.uuid}{slice_of}"
 
 
 def _runtime(name: str) -> Iterator[Finding]:

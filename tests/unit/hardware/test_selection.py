@@ -11,7 +11,15 @@ import pytest
 from orchestrator.catalog.loader import StackEntry
 from orchestrator.catalog.spec import Variant
 from orchestrator.errors import MachineError, UsageError
-from orchestrator.hardware import Gpu, Machine, Selection, check_compatibility, choose_variant, gpus_of
+from orchestrator.hardware import (
+    Gpu,
+    Machine,
+    Selection,
+    check_compatibility,
+    choose_variant,
+    explain_old_driver,
+    gpus_of,
+)
 from tests.unit.stack_samples import MINIMAL, stack_entry
 
 CPU: dict[str, Any] = MINIMAL["variants"]["cpu"]
@@ -64,7 +72,7 @@ def test_what_code_runs_on_what_gpu(capability: str, native: list[str], ptx: lis
 @pytest.mark.parametrize(
     ("present", "variant", "why"),
     [
-        ((), "cpu", "no GPU on this machine"),
+        ((), "cpu", "no GPU to use on this machine"),
         ((gpu("7.5"),), "cu111", "fits A10, compute capability 7.5"),
         ((gpu("8.9"),), "cu111", "fits A10, compute capability 8.9"),
         ((gpu("9.0"),), "cu121",
@@ -75,7 +83,8 @@ def test_what_code_runs_on_what_gpu(capability: str, native: list[str], ptx: lis
         ((gpu("8.6", "450.80.02"),), "cu111", "fits A10, compute capability 8.6"),
         ((gpu("8.6", "450.80"),), "cpu",
          "no variant fits the GPU: cu111: it needs driver 450.80.02 or newer, this machine has 450.80; "
-         "cu121: it needs driver 525.60 or newer, this machine has 450.80; update NVIDIA's driver to 450.80.02 or newer"),
+         "cu121: it needs driver 525.60 or newer, this machine has 450.80; "
+         "update NVIDIA's driver to 450.80.02 or newer"),
         ((gpu("9.0", "470.1", "H100"),), "cpu",
          f"no variant fits the GPU: cu111: its binaries have no code for H100 (compute capability 9.0), {HAS}; "
          "cu121: it needs driver 525.60 or newer, this machine has 470.1; update NVIDIA's driver to 525.60 or newer"),
@@ -175,6 +184,10 @@ def test_a_number_is_nvidia_smis_also_where_gpus_are_lost_or_hidden(tmp_path: Pa
     with pytest.raises(MachineError, match="there is no GPU 1") as caught:
         choose_variant(entry, None, "1", present)
     assert caught.value.why == "this machine has 0 (A10, GPU-0), 3 (A10, GPU-3), 2 (A10, GPU-2)"
+    machine = Machine(present, notes=("GPU 1 does not answer: GPU is lost",))
+    with pytest.raises(MachineError, match="there is no GPU 1") as caught:
+        gpus_of(machine, entry, "1", None)
+    assert str(caught.value.why).endswith("2 (A10, GPU-2); GPU 1 does not answer: GPU is lost")
     slices = tuple(replace(gpu(), index=1, uuid=f"MIG-{part}", parent="GPU-1", mig="3g.20gb") for part in "xy")
     assert choose_variant(entry, None, "1", (*present, *slices)).devices == ("cuda:MIG-x", "cuda:MIG-y")
     assert choose_variant(entry, None, "MIG-y", (*present, *slices)).devices == ("cuda:MIG-y",)

@@ -1,4 +1,4 @@
-"""How real drivers, from 418 to 610, answer through nvidia-smi, and what is made of each answer.
+"""How drivers, old and new, answer through nvidia-smi, and what is made of each answer.
 
 Where an answer was seen stands beside it: an issue or pull request on GitHub, and the driver where it is known. The
 columns are those that this project asks for: texts in brackets and messages are as seen, figures around them made up.

@@ -148,6 +148,11 @@ def test_gpus_are_described_by_one_numbering(monkeypatch: pytest.MonkeyPatch) ->
     assert found("GPU numbers").found.startswith("CUDA_VISIBLE_DEVICES=0,2,3 is read by nvidia-smi's numbers")
 
 
+def test_a_figure_that_the_driver_does_not_give_is_not_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_machine(monkeypatch, Machine((replace(GPU, memory=0),), "535.1"))
+    assert found("GPU 0").found == "NVIDIA A10, memory not known, compute capability 8.6, GPU-0"
+
+
 def test_a_gpu_that_was_given_and_is_gone_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     gone = "no GPU 1 can be used here; GPUs that can: 0 (GPU-0)"
     set_machine(monkeypatch, Machine(driver="535.1", lacks=gone, assigned="CUDA_VISIBLE_DEVICES=1"))
