@@ -69,7 +69,9 @@ def _gpus() -> Iterator[Finding]:
         found = f"{machine.assigned} names a GPU that cannot be used: {machine.lacks}"
         yield Finding("GPUs", "problem", found, machine.reassign())
     elif not machine.gpus:
-        yield Finding("GPUs", "note", machine.lacks or "none", "CPU variants run; for a GPU install NVIDIA's driver")
+        has_driver = machine.source != "nothing"
+        step = "see nvidia-smi -L and CUDA_VISIBLE_DEVICES" if has_driver else "install NVIDIA's driver"
+        yield Finding("GPUs", "note", machine.lacks or "none", f"CPU variants run; for a GPU {step}")
     else:
         yield from _numbers()
         yield from _drivers(machine)

@@ -190,6 +190,12 @@ def test_a_broken_driver_is_a_problem_and_no_gpu_is_none(monkeypatch: pytest.Mon
     assert found("GPUs in containers").found != "not set up; there is no GPU either"
 
 
+def test_a_driver_is_to_be_installed_only_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert found("GPUs").step == "CPU variants run; for a GPU install NVIDIA's driver"
+    set_machine(monkeypatch, Machine(lacks="CUDA_VISIBLE_DEVICES='' leaves none of the 4 GPUs", source="NVML"))
+    assert found("GPUs").step == "CPU variants run; for a GPU see nvidia-smi -L and CUDA_VISIBLE_DEVICES"
+
+
 def test_rights_on_the_engines_socket_are_a_step_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     def connect() -> Engine:
         why = "unix:///e: permission denied (are you in the group docker?)"
