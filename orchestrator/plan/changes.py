@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.errors import RunError, UsageError
+from orchestrator.errors import OrchError, RunError, UsageError
 from orchestrator.inputs import InputImage, InputSet, read_inputs
 from orchestrator.paths import RunPaths
 from orchestrator.system import is_regular_file
@@ -222,7 +222,6 @@ class _Comparison:
             return False
 
     def _read_digests(self, shard: int) -> NDArray[np.uint8] | None:
-        from orchestrator.errors import OrchError
         from orchestrator.predictions import open_arrays
 
         for path in (self._paths.shard(shard), self._paths.part(shard)):
