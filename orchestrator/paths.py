@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,6 +98,12 @@ class RunPaths:
         self.work = root / "work.json"  # what a cluster task needs beyond run.json
         self.job_script = root / "job.sh"  # the script that was submitted
         self.cancelled = root / "cancelled"  # marks a cancelled run: its tasks do not requeue themselves
+
+    @property
+    def key(self) -> str:
+        """Twelve digits of this run directory, its user and machine: workers with it as their label are this run's."""
+        named = f"{socket.gethostname()}\0{os.getuid()}\0{os.path.realpath(self.root)}"
+        return hashlib.sha256(named.encode(errors="surrogateescape")).hexdigest()[:12]
 
     def submission(self, executor: str) -> Path:
         """Return the file with the submitted job and its settings."""

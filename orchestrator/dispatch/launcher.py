@@ -53,8 +53,8 @@ class Launcher:
         say: Report = lambda line: None,
     ) -> None:
         """`images`: as workers see them, None: as they are; `workers`: how many run at once. Raises MachineError."""
-        self._label = label or plan.run_id()
-        """What the runtime finds these workers by: the id of the run, or of its one task."""
+        self._label = label or paths.key
+        """What the runtime finds these workers by, and no other run's: the key of the run directory, or of a task."""
         self._plan, self._paths, self._runtime, self._devices = plan, paths, runtime, devices
         self._threads, self._owner = threads, runtime.worker_owner()
         self._roots = plan.inputs.roots if images is None else images.roots

@@ -57,7 +57,7 @@ def predict_missing(work: Work, display: Display) -> DispatchResult:
         folder.mkdir(parents=True, exist_ok=True)
     intake = ShardIntake(plan, paths)
     missing = take_leftovers(intake, plan, paths)
-    runtime.reap(plan.run_id(), paths.jobs)
+    runtime.reap(paths.key, paths.jobs)
     remove_job_folders(paths.jobs)
     paths.jobs.mkdir(exist_ok=True)
     already = len(plan.inputs.images) - sum(plan.size_of(shard) for shard in missing)
@@ -83,7 +83,7 @@ def predict_missing(work: Work, display: Display) -> DispatchResult:
         with call_on_signal(dispatcher.interrupt):
             return dispatcher.run(make_slots(work, devices, workers, display), len(plan.inputs.images), already)
     finally:
-        runtime.reap(plan.run_id(), paths.jobs)  # what could not be removed while the engine was away
+        runtime.reap(paths.key, paths.jobs)  # what could not be removed while the engine was away
 
 
 def take_leftovers(intake: ShardIntake, plan: Plan, paths: RunPaths) -> list[int]:

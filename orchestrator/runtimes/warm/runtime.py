@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -34,12 +32,6 @@ DISCOVER_SECONDS = 1.0
 Discover = Callable[[], list[DiscoveredWorker]]
 
 
-def run_key(root: Path) -> str:
-    """Return the prefix of a run directory's job folders, unique to machine, user and directory."""
-    named = f"{socket.gethostname()}\0{os.getuid()}\0{root}"
-    return hashlib.sha256(named.encode(errors="surrogateescape")).hexdigest()[:12]
-
-
 @dataclass
 class WarmRuntime(Runtime):
     """Starts jobs in a spool. Its name is docker's: results are those of containers of the same build."""
@@ -61,7 +53,7 @@ class WarmRuntime(Runtime):
     @classmethod
     def of_run(cls, spool: VariantSpool, needs: Needs, paths: RunPaths, discover: Discover, say: Report) -> WarmRuntime:
         """Return the runtime of one run, with the run's job folders in the spool."""
-        paths = RunPaths(paths.root, spooled=spool.root / JOBS / run_key(paths.root), spool_root=spool.root)
+        paths = RunPaths(paths.root, spooled=spool.root / JOBS / paths.key, spool_root=spool.root)
         return cls(spool, needs, paths, discover, say)
 
     def locate(self, stack: StackEntry, variant: str, options: BuildOptions) -> Location:
@@ -130,7 +122,7 @@ class WarmRuntime(Runtime):
 
         Abandoned jobs of other runs are removed.
         """
-        key, count = run_key(self.paths.root), 0
+        key, count = self.paths.key, 0
         with suppress(OSError, RuntimeUnsuitable), self.spool.open() as tree:
             for name in tree.names(JOBS):
                 folder = f"{JOBS}/{name}"
@@ -151,7 +143,7 @@ class WarmRuntime(Runtime):
     @property
     def _staged(self) -> str:
         """The folder of images that no worker can read where they are, by its name in the spool."""
-        return f"{DATA}/{run_key(self.paths.root)}"
+        return f"{DATA}/{self.paths.key}"
 
     def _locate(self, worker: DiscoveredWorker, roots: Sequence[Path]) -> RootLocations:
         paths = worker.heartbeat.paths

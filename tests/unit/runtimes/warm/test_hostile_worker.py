@@ -21,7 +21,7 @@ from orchestrator.runtimes.guest_contract import JobQueue, ShardOrder
 from orchestrator.runtimes.warm import worker as warm_worker
 from orchestrator.runtimes.warm.discover import Needs, discover_workers
 from orchestrator.runtimes.warm.heartbeat import find_alive, list_worker_ids, parse_heartbeat, read_heartbeat
-from orchestrator.runtimes.warm.runtime import WarmRuntime, run_key
+from orchestrator.runtimes.warm.runtime import WarmRuntime
 from orchestrator.runtimes.warm.spool import VariantSpool
 from orchestrator.runtimes.warm.worker import JobSpec, WarmWorker
 from tests.unit.runtimes.warm.warm_samples import FakeWorker, heartbeat
@@ -181,7 +181,7 @@ def test_what_is_no_end_does_not_end_a_job(run: Run, end: bytes) -> None:
 
 
 def test_the_reaper_takes_the_link_and_leaves_what_it_leads_to(run: Run, outside: Path) -> None:
-    key = run_key(run.root)
+    key = RunPaths(run.root).key
     (run.worker.jobs / f"{key}-x").symlink_to(outside)
     (run.worker.jobs / "others-y").symlink_to(outside)
     other = run.worker.jobs / "another-run"
@@ -307,7 +307,7 @@ def test_a_folder_that_is_handed_over_is_never_the_hosts(run: Run, outside: Path
 
     def race() -> None:
         while not over.is_set():
-            for path in run.worker.jobs.glob(f"{run_key(run.root)}-r*"):
+            for path in run.worker.jobs.glob(f"{RunPaths(run.root).key}-r*"):
                 try:
                     if not path.is_symlink():
                         os.rename(path, run.worker.jobs / f".away-{path.name}")
