@@ -17,8 +17,15 @@ def home() -> Path:
     return Path(chosen).expanduser().resolve() if chosen else user_cache_path("orch")
 
 
-def weights_folder(stack: str, model: str) -> Path:
-    return home() / "weights" / stack / model
+def shared_home() -> Path | None:
+    """Return $ORCH_SHARED_HOME, a cache that somebody else fills: what is complete there is used, never written."""
+    chosen = os.environ.get("ORCH_SHARED_HOME")
+    return Path(chosen).expanduser().resolve() if chosen else None
+
+
+def weights_folder(stack: str, model: str, cache: Path | None = None) -> Path:
+    """Return the folder of a model's weights in a cache, by default the caller's own."""
+    return (cache or home()) / "weights" / stack / model
 
 
 def environments_folder() -> Path:
@@ -41,7 +48,9 @@ def images_folder() -> Path:
 
 
 def leases_folder() -> Path:
-    return home() / "leases"
+    """Return the folder of GPU leases, one for all users of a machine: $ORCH_LEASES, else below /tmp."""
+    chosen = os.environ.get("ORCH_LEASES")
+    return Path(chosen).expanduser().absolute() if chosen else Path("/tmp/orch-gpu-leases")
 
 
 def spool_folder() -> Path:

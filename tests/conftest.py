@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from functools import cache
 from pathlib import Path
 
@@ -24,8 +25,9 @@ def engine_problem() -> str | None:
 
 
 def pytest_configure() -> None:
-    """Runs in tests would append to the summary of the CI job that runs the tests."""
-    os.environ.pop("GITHUB_STEP_SUMMARY", None)
+    """Undo what tests and the commands that they start would inherit from a CI job, or from a shell's background."""
+    os.environ.pop("GITHUB_STEP_SUMMARY", None)  # runs would append to the job's summary
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has background jobs ignore it
 
 
 @cache
@@ -73,6 +75,7 @@ def orch_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     """An empty cache, and none of the caller's own stacks and settings; gives the cache folder."""
     home = tmp_path_factory.mktemp("orch-home")
     monkeypatch.setenv("ORCH_HOME", str(home))
+    monkeypatch.setenv("ORCH_LEASES", str(home / "leases"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
     for name in ("ORCH_STACKS", "ORCH_DOCKER", "ORCH_TRACEBACK"):
         monkeypatch.delenv(name, raising=False)

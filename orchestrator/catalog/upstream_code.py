@@ -18,7 +18,7 @@ from typing import Any
 
 from orchestrator.catalog.spec import UpstreamSource
 from orchestrator.errors import MachineError, SpecError
-from orchestrator.paths import build_logs_folder, home
+from orchestrator.paths import build_logs_folder, home, shared_home
 from orchestrator.system import Report, hold_lock, run_subprocess, sha256_of, write_json
 
 MANIFEST = "source.json"
@@ -58,11 +58,18 @@ def ensure_sources(
 def _folder(name: str, source: UpstreamSource) -> Path:
     """Return the cache folder of a commit and its wanted folders; the URL does not matter."""
     folders = hashlib.sha256(repr((source.commit, sorted(source.folders))).encode()).hexdigest()[:8]
-    return home() / "sources" / f"{name}-{source.commit[:12]}-{folders}"
+    own = Path("sources", f"{name}-{source.commit[:12]}-{folders}")
+    shared = shared_home()
+    if shared is not None and (shared / own / MANIFEST).is_file() and not (home() / own / MANIFEST).is_file():
+        return shared / own
+    return home() / own
 
 
 def _ensure(stack: str, name: str, source: UpstreamSource, report: Report, offline: bool) -> Path:
     folder = _folder(name, source)
+    if _is_intact(folder):
+        return folder / TREE
+    folder = home() / "sources" / folder.name
     with hold_lock(home() / "locks" / f"source-{folder.name}.lock", wait=True):
         if _is_intact(folder):
             return folder / TREE

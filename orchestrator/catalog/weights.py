@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from orchestrator.catalog.loader import SPEC_NAME, ModelEntry
 from orchestrator.catalog.spec import Weights
 from orchestrator.errors import MachineError, SpecError, UsageError
-from orchestrator.paths import weights_folder
+from orchestrator.paths import shared_home, weights_folder
 from orchestrator.system import (
     TransferProgress,
     did_you_mean,
@@ -84,6 +84,23 @@ def known_digests(entry: ModelEntry) -> dict[str, str | None]:
     return digests
 
 
+def weights_folder_of(entry: ModelEntry) -> Path:
+    """Return the folder of a model's weights: the shared cache's where only that one has all of them."""
+    own, shared = weights_folder(entry.stack.name, entry.name), shared_home()
+    kept = [spec for spec in entry.spec.weights.values() if spec.package is None]
+    if shared is None or not kept or any(_record_path(own, spec).exists() for spec in kept):
+        return own
+    theirs = weights_folder(entry.stack.name, entry.name, shared)
+    return theirs if all(_fits(theirs, entry, spec) for spec in kept) else own
+
+
+def _fits(folder: Path, entry: ModelEntry, spec: Weights) -> bool:
+    """Return whether a shared folder has these weights as stack.yaml describes them."""
+    record = _read_record(folder, spec)
+    expected = spec.sha256 if spec.bundled is None else _bundled_digest(entry, spec)
+    return bool(record) and (folder / spec.file).exists() and expected in (None, record.get("sha256"))
+
+
 def weights_state(entry: ModelEntry, key: str) -> str:
     """Return "in the image", "present", "missing" or "changed", for lists."""
     spec = entry.spec.weights[key]
@@ -136,7 +153,7 @@ def verify_weights(entry: ModelEntry) -> list[tuple[str, str, bool]]:
         if spec.package is not None:
             findings.append((key, "in the image; checked at every start", True))
             continue
-        folder = weights_folder(entry.stack.name, entry.name)
+        folder = weights_folder_of(entry)
         path = folder / spec.file if spec.bundled is None else entry.stack.folder / spec.bundled
         record = _read_record(folder, spec)
         expected = spec.sha256 or record.get("sha256")
@@ -163,6 +180,11 @@ def _verify_folder(path: Path, record: Mapping[str, Any]) -> tuple[str, bool]:
 def _ensure(entry: ModelEntry, key: str, spec: Weights, offline: bool, progress: TransferProgress) -> Stored:
     if spec.package is not None:
         return Stored(key, spec.file, None, spec.sha256, spec.package)
+    folder = weights_folder_of(entry)
+    record = _record(entry, spec)
+    if record is not None and (spec.bundled is None or record["sha256"] == _bundled_digest(entry, spec)):
+        # Nothing is written, so no lock is needed: the cache may be one that this user can only read.
+        return Stored(key, spec.file, folder / spec.file, record["sha256"])
     folder = weights_folder(entry.stack.name, entry.name)
     with hold_lock(folder / ".lock", wait=True):
         if spec.bundled is not None:
@@ -173,6 +195,11 @@ def _ensure(entry: ModelEntry, key: str, spec: Weights, offline: bool, progress:
         if spec.url is not None and not offline:
             return _download(entry, key, spec, spec.url, progress)
     raise _missing(entry, key, spec)
+
+
+def _bundled_digest(entry: ModelEntry, spec: Weights) -> str | None:
+    bundled = entry.stack.folder / str(spec.bundled)
+    return sha256_of(bundled) if bundled.is_file() else None
 
 
 def _ensure_bundled(entry: ModelEntry, key: str, spec: Weights) -> Stored:
@@ -187,7 +214,7 @@ def _ensure_bundled(entry: ModelEntry, key: str, spec: Weights) -> Stored:
     record = _record(entry, spec)
     if record is None or record["sha256"] != sha256_of(bundled):
         return _install(entry, key, spec, bundled, source="bundled with the stack", move=False)
-    return Stored(key, spec.file, weights_folder(entry.stack.name, entry.name) / spec.file, record["sha256"])
+    return Stored(key, spec.file, weights_folder_of(entry) / spec.file, record["sha256"])
 
 
 def _download(entry: ModelEntry, key: str, spec: Weights, url: str, progress: TransferProgress) -> Stored:
@@ -307,7 +334,7 @@ def _read_record(folder: Path, spec: Weights) -> dict[str, Any]:
 
 def _record(entry: ModelEntry, spec: Weights) -> dict[str, Any] | None:
     """Return the record of a file that exists unchanged and fits stack.yaml, else None. Raises MachineError."""
-    folder = weights_folder(entry.stack.name, entry.name)
+    folder = weights_folder_of(entry)
     target = folder / spec.file
     record = _read_record(folder, spec)
     if not record or not target.exists():

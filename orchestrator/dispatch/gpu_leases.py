@@ -1,15 +1,18 @@
-"""GPU leases: at most one run per GPU on this host. The lock on a lease's file ends with the process that holds it."""
+"""GPU leases: at most one run per GPU on this host, whoever runs it. A lock ends with the process that holds it."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from orchestrator.errors import MachineError
 from orchestrator.paths import leases_folder
 from orchestrator.system import acquire_lock
 
@@ -44,15 +47,35 @@ class Lease:
 
 
 def lease_gpu(gpu: str, what: str) -> Lease | LeaseHolder:
-    """Lease a GPU by its UUID and record what for; return the holder if another run has it."""
+    """Lease a GPU by its UUID and record what for; return the holder if another run has it. Raises MachineError."""
     path = lease_file(gpu)
-    lock = acquire_lock(path, wait=False)
+    try:
+        _make_folder(path.parent)
+        lock = acquire_lock(path, wait=False)
+    except OSError as error:
+        raise MachineError(
+            f"cannot lease the GPU {gpu}: {path} cannot be used",
+            why=error.strerror or str(error),
+            hint="have its owner remove it, or name another folder for all users of this machine: ORCH_LEASES=FOLDER",
+        ) from error
     if lock is None:
         return _read_holder(path)
-    lock.truncate(0)
-    json.dump({"pid": os.getpid(), "what": what, "since": time.strftime("%Y-%m-%d %H:%M:%S")}, lock)
-    lock.flush()
+    with suppress(OSError):  # a file of another user who let nobody write it: the lock is what counts
+        os.fchmod(lock.fileno(), 0o666)
+    with suppress(OSError):
+        lock.truncate(0)
+        json.dump({"pid": os.getpid(), "what": what, "since": time.strftime("%Y-%m-%d %H:%M:%S")}, lock)
+        lock.flush()
     return Lease(lock)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder of leases, in which every user may make files and nobody may remove another's."""
+    with suppress(FileExistsError):
+        folder.mkdir(parents=True)
+        folder.chmod(0o1777)
+    if not stat.S_ISDIR(folder.lstat().st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, "it is not a folder of its own", str(folder))
 
 
 def lease_file(gpu: str) -> Path:

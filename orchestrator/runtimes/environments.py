@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import re
 import shutil
+import socket
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.errors import BuildError, MachineError
-from orchestrator.paths import build_logs_folder, environments_folder
+from orchestrator.paths import build_logs_folder, environments_folder, shared_home
 from orchestrator.system import Report, hold_lock, read_output, run_subprocess, write_json
 
 LOCKED = ("--no-deps", "--require-hashes")
 """Options with which every lock is installed: nothing in it is resolved again."""
 WHEELS = ("--only-binary", ":all:")
 """Options that build nothing: a build would take whatever build requirements are newest that day."""
+_MISLEADING = (
+    *("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER", "PIP_REQUIRE_VIRTUALENV", "PIP_CONSTRAINT"),
+    *("UV_SYSTEM_PYTHON", "UV_TARGET", "UV_PREFIX", "UV_PYTHON", "UV_CONSTRAINT", "UV_OVERRIDE", "VIRTUAL_ENV"),
+)
+"""Variables that would have packages installed elsewhere, or others than those of the lock."""
+_USES = ".uses"
+USED_DAYS = 14
+"""An environment that another machine used is kept for so long: whether its process still runs cannot be seen here."""
 _MARKER = "orch-environment.json"
 _MISSING = re.compile(r".*not installed\.?$|(Found|No broken) ")
 """Lines of `pip check` and `uv pip check` about missing packages, and their headings."""
@@ -40,6 +52,9 @@ def ensure_environment(
     BuildError, MachineError.
     """
     folder = environment_folder(name, lock, pythons, build_lock)
+    if not rebuild and is_complete(folder):  # perhaps in a cache that this user can only read
+        return folder, False
+    folder = environments_folder() / folder.name
     with hold_lock(folder.with_name(f".{folder.name}.lock"), wait=True):
         fresh = rebuild or not is_complete(folder)
         if fresh:
@@ -48,14 +63,42 @@ def ensure_environment(
 
 
 def environment_folder(name: str, lock: Path, pythons: Sequence[str], build_lock: Path | None = None) -> Path:
-    """Return the folder of that environment, made or not; each lock has a folder of its own."""
+    """Return the folder of that environment, made or not; each lock and kind of machine has a folder of its own."""
     built_with = b"" if build_lock is None else build_lock.read_bytes()
-    digest = hashlib.sha256(lock.read_bytes() + built_with + repr(tuple(pythons)).encode()).hexdigest()[:12]
-    return environments_folder() / f"{name}-{digest}"
+    kind = repr((tuple(pythons), platform.machine(), platform.libc_ver()[0])).encode()
+    digest = hashlib.sha256(lock.read_bytes() + built_with + kind).hexdigest()[:12]
+    own = environments_folder() / f"{name}-{digest}"
+    shared = shared_home()
+    theirs = None if shared is None else shared / own.parent.name / own.name
+    return theirs if theirs is not None and is_complete(theirs) and not is_complete(own) else own
 
 
 def is_complete(folder: Path) -> bool:
-    return (folder / _MARKER).is_file()
+    """Return whether an environment is whole and its Python is still there: upgrades may remove the one behind it."""
+    return (folder / _MARKER).is_file() and (folder / "bin" / "python").exists()
+
+
+def mark_used(folder: Path) -> None:
+    """Note that this process uses an environment, for `orch prune` on any machine that shares the cache."""
+    with suppress(OSError):  # a cache that this user can only read
+        uses = folder / _USES
+        uses.mkdir(exist_ok=True)
+        (uses / f"{socket.gethostname()}-{os.getpid()}").touch()
+
+
+def user_of(folder: Path) -> str | None:
+    """Return in words who uses an environment or lately did; None for nobody. Removes notes of processes that ended."""
+    host = socket.gethostname()
+    for note in (folder / _USES).glob("*"):
+        name, _, pid = note.name.rpartition("-")
+        with suppress(OSError):
+            if name == host and not Path("/proc", pid).exists():
+                note.unlink()
+            elif name == host:
+                return f"process {pid} uses it"
+            elif time.time() - note.stat().st_mtime < USED_DAYS * 86400:
+                return f"{name} uses it, or did in the last {USED_DAYS} days"
+    return None
 
 
 def make_environment(
@@ -108,7 +151,8 @@ def make_environment(
 
 def _require_consistent(check: list[str], lock: Path, partial: bool, log: Path, report: Report) -> None:
     """Run `pip check`. Raises BuildError for versions that do not fit, and for missing packages unless `partial`."""
-    code, problems = run_subprocess(check, log, report, omit_from_tail=_MISSING if partial else None)
+    omitted = _MISSING if partial else None
+    code, problems = run_subprocess(check, log, report, environment=_clean_environment(), omit_from_tail=omitted)
     if code != 0 and (problems or not partial):
         raise BuildError(
             f"{lock}: the locked packages do not fit together",
@@ -147,8 +191,17 @@ def _resolve_interpreter(python: str, version: str) -> Path | None:
     return Path(path) if actual == version and path else None
 
 
+def _clean_environment() -> dict[str, str]:
+    """Return the caller's variables without those that let Python, pip or uv see or write other packages."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PYTHON", "CONDA_")) and name not in _MISLEADING
+    } | {"PYTHONNOUSERSITE": "1"}
+
+
 def _run(command: list[str], log: Path, report: Report) -> None:
-    code, tail = run_subprocess(command, log, report)
+    code, tail = run_subprocess(command, log, report, environment=_clean_environment())
     if code != 0:
         message = f"cannot make the environment: {Path(command[0]).name} ended with {code}"
         raise BuildError(message, why="\n".join(tail), log=log)

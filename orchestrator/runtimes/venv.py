@@ -29,6 +29,7 @@ from orchestrator.runtimes.environments import (
     find_python,
     find_uv,
     is_complete,
+    mark_used,
 )
 from orchestrator.runtimes.guest_contract import JOB_NAME, GuestPaths
 from orchestrator.runtimes.limits import Limits
@@ -86,6 +87,7 @@ class VenvRuntime(Runtime):
         """Start the runner with the environment's Python. Raises MachineError."""
         with GuestTree(spec.cache) as cache, suppress(FileExistsError):
             cache.make_folder("home")
+        mark_used(Path(prepared.location))
         return ProcessWorker(spec, worker_command(prepared, spec), worker_process_environment(spec))
 
     def limits_in_force(self, workers: int) -> Limits:

@@ -25,14 +25,15 @@ def hold_lock(path: Path, *, wait: bool) -> Iterator[bool]:
 def acquire_lock(path: Path, *, wait: bool) -> IO[str] | None:
     """Lock the file `path` until the returned stream is closed; None where another process holds it.
 
-    The file keeps its content, which may say who holds it.
+    The file keeps its content, which may say who holds it. Another user's file is locked too, if it may be read or
+    written. Raises OSError.
     """
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A link would lead the lock elsewhere, and a FIFO has no content.
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        descriptor = _open(path)
         try:
-            stream = os.fdopen(descriptor, "r+", encoding="utf-8")
+            is_writable = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
+            stream = os.fdopen(descriptor, "r+" if is_writable else "r", encoding="utf-8")
         except OSError:
             os.close(descriptor)
             raise OSError(errno.EINVAL, "not a regular file", str(path)) from None
@@ -47,6 +48,19 @@ def acquire_lock(path: Path, *, wait: bool) -> IO[str] | None:
             stream.close()
             raise
         stream.close()  # it was deleted in between: a lock on a deleted file keeps nobody out
+
+
+def _open(path: Path) -> int:
+    # A link would lead the lock elsewhere, and a FIFO has no content.
+    flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        return os.open(path, flags | os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:
+        # In a folder for everybody, Linux lets nobody open another user's file with O_CREAT.
+        try:
+            return os.open(path, flags | os.O_RDWR)
+        except PermissionError:
+            return os.open(path, flags | os.O_RDONLY)
 
 
 def _is_same_file(path: Path, stream: IO[str]) -> bool:

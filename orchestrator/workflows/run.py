@@ -11,7 +11,15 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from orchestrator.catalog import STACKS, ModelEntry, Stored, ensure_weights, known_digests, weights_in
+from orchestrator.catalog import (
+    STACKS,
+    ModelEntry,
+    Stored,
+    ensure_weights,
+    known_digests,
+    weights_folder_of,
+    weights_in,
+)
 from orchestrator.dispatch import (
     ExecutorSettings,
     NoSharing,
@@ -29,7 +37,7 @@ from orchestrator.dispatch import (
 from orchestrator.errors import RunError, UsageError
 from orchestrator.hardware import Gpu, Selection
 from orchestrator.inputs import InputSet, collect_inputs
-from orchestrator.paths import RunPaths, weights_folder
+from orchestrator.paths import RunPaths
 from orchestrator.plan import (
     AUTO,
     MOST_SHARDS,
@@ -302,7 +310,7 @@ def _make_work(
         plan,
         paths,
         candidate.runtime,
-        options.weights_folder or weights_folder(entry.stack.name, entry.name),
+        options.weights_folder or weights_folder_of(entry),
         choice.devices,
         options.workers,
         options.threads or candidate.threads,

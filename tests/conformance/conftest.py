@@ -55,7 +55,12 @@ class Orch:
     def __init__(self, home: Path, stacks: list[Path]) -> None:
         self.stacks = stacks
         base = os.environ.get("ORCH_TEST_BASE_IMAGE") or os.environ.get("ORCH_BASE_IMAGE")
-        self.environment = {**os.environ, "ORCH_HOME": str(home), **({"ORCH_BASE_IMAGE": base} if base else {})}
+        self.environment = {
+            **os.environ,
+            "ORCH_HOME": str(home),
+            "ORCH_LEASES": str(home / "leases"),
+            **({"ORCH_BASE_IMAGE": base} if base else {}),
+        }
         self.environment["ORCH_STACKS"] = os.pathsep.join(
             [*(str(one) for one in stacks), *filter(None, [os.environ.get("ORCH_STACKS")])]
         )

@@ -19,7 +19,7 @@ CHECK = Path(__file__).parent / "facere" / "check.py"
 NAMES = {"facere": set(range(46)), "facere+": set(range(27)) - {2, 12, 16, 19, 20}}
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=["facere", pytest.param("facere+", marks=pytest.mark.nightly)])
 def checked(
     request: pytest.FixtureRequest, orch: Orch, orch_home: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, dict[str, Any]]:

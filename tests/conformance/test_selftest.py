@@ -16,7 +16,7 @@ def test_models_whose_weights_are_here_test_themselves_with_them(orch: Orch, nam
     assert done.stderr.splitlines()[-1] == "passed"
 
 
-@pytest.mark.parametrize("name", ["facere", "facere+"])
+@pytest.mark.parametrize("name", ["facere", pytest.param("facere+", marks=pytest.mark.nightly)])
 def test_facere_tests_itself_with_random_weights(orch: Orch, name: str) -> None:
     done = orch("selftest", name, "--runtime", "venv", "--device", "cpu", "--json")
     result = json.loads(done.stdout)

@@ -286,6 +286,7 @@ def test_up_ps_logs_and_down(place: Place) -> None:
     assert not [one for one in left if one["spool"] == str(spool)]
 
 
+@pytest.mark.nightly  # it waits for as long as a run does, a minute and a half
 def test_a_run_that_did_not_insist_on_a_worker_ends_without_it(place: Place) -> None:
     """The worker goes away for good in the middle: the run is resumed cold, what the worker did is kept."""
     here, out = ("--spool", place.root / "leaving"), place.root / "left"

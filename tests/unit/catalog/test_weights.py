@@ -316,3 +316,29 @@ def test_processes_that_want_the_same_weights_fetch_them_once(site: Site, tmp_pa
     assert len(site.seen) == 1
     record = json.loads((weights_folder(*FOLDER) / "w.pth.json").read_text())
     assert (record["sha256"], record["source"]) == (SHA, f"{site.url}/w.pth")
+
+
+def test_weights_of_a_shared_cache_are_used_and_never_written(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = model(tmp_path, url=f"{site.url}/w.pth")
+    shared = tmp_path / "shared"
+    with monkeypatch.context() as keeper:
+        keeper.setenv("ORCH_HOME", str(shared))
+        ensure(entry)
+    monkeypatch.setenv("ORCH_SHARED_HOME", str(shared))
+    before = sorted(path.stat().st_mtime_ns for path in shared.rglob("*"))
+    for lock in shared.rglob(".lock"):
+        lock.unlink()
+    stored = ensure(entry, offline=True)
+    assert stored.path == weights_folder(*FOLDER, shared) / "w.pth"
+    assert weights_state(entry, "pth") == "present"
+    assert not list(shared.rglob(".lock")), "reading takes no lock"
+    assert len(before) - 1 == len(list(shared.rglob("*")))
+    add_weights(entry, write(tmp_path / "mine", b"another file"))
+    assert ensure(entry).path == weights_folder(*FOLDER) / "w.pth", "the user's own come first"
+
+
+def write(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path

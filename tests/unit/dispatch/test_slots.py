@@ -212,5 +212,54 @@ def test_as_many_workers_as_fit_but_one_at_least() -> None:
     ]
 
 
-def test_the_cache_of_the_leases_is_shared_by_all_runs(orch_home: Path) -> None:
-    assert lease_file("GPU-a") == orch_home / "leases" / "GPU-a.lock"
+def test_leases_are_in_one_folder_for_all_users_and_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ORCH_HOME", str(tmp_path / "mine"))
+    monkeypatch.delenv("ORCH_LEASES")
+    assert lease_file("MIG-a/1/0") == Path("/tmp/orch-gpu-leases/MIG-a_1_0.lock")
+
+
+def test_a_folder_of_leases_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "file").touch()
+    for name in ("link", "file"):
+        monkeypatch.setenv("ORCH_LEASES", str(tmp_path / name))
+        with pytest.raises(MachineError, match="cannot lease the GPU GPU-a") as caught:
+            leases.lease_gpu("GPU-a", "a run")
+        assert "ORCH_LEASES=FOLDER" in str(caught.value.hint)
+
+
+LEASE_AS = """
+import os, sys
+from orchestrator.dispatch.gpu_leases import Lease, lease_gpu
+uid, gpu = int(sys.argv[1]), sys.argv[2]
+lease_gpu("GPU-warm-up", "imports")
+os.setgroups([]); os.setgid(uid); os.setuid(uid)
+result = lease_gpu(gpu, f"a run of {uid}")
+print("leased" if isinstance(result, Lease) else result.describe(), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="acting for other users takes root")
+def test_two_users_never_lease_one_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("leases")
+    for above in (folder, *folder.parents[:2]):
+        above.chmod(above.stat().st_mode | 0o711)
+    monkeypatch.setenv("ORCH_LEASES", str(folder / "shared"))
+
+    def start(user: int) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", LEASE_AS, str(user), "GPU-a"]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    for first, second in ((4242, 4343), (4343, 4242), (0, 4242), (4343, 0)):
+        one = start(first)
+        assert one.stdout is not None
+        assert one.stdout.readline() == "leased\n"
+        other = start(second)
+        assert other.stdout is not None
+        assert other.stdout.readline().startswith(f"a run of {first}, process {one.pid}, since ")
+        for process in (one, other):
+            process.communicate()

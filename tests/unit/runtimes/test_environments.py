@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -183,3 +185,67 @@ def test_uv_is_looked_for_beside_python_first(tmp_path: Path, monkeypatch: pytes
     beside = fake_tool(tmp_path / "bin", "uv")
     assert find_uv() == beside
     assert subprocess.run([beside], check=False).returncode == 0
+
+
+def test_variables_that_mislead_pip_are_not_passed_on(
+    tmp_path: Path, tools: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "UV_CONSTRAINT", "CONDA_PREFIX"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("PIP_INDEX_URL", "https://mirror.example/simple")
+    tools(f'{UV_MAKES}; env >> "$(dirname "$0")/environment"', None)
+    make(tmp_path)
+    seen = (tmp_path / "tools" / "environment").read_text()
+    names = {line.partition("=")[0] for line in seen.splitlines()}
+    assert names.isdisjoint({"PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "UV_CONSTRAINT", "CONDA_PREFIX"})
+    assert {"PIP_INDEX_URL", "PATH", "PYTHONNOUSERSITE"} <= names
+
+
+def complete(folder: Path) -> Path:
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "python").symlink_to(sys.executable)
+    (folder / "orch-environment.json").write_text("{}")
+    return folder
+
+
+def test_an_environment_whose_python_is_gone_is_made_again(tmp_path: Path) -> None:
+    folder = complete(tmp_path / "env")
+    assert environments.is_complete(folder)
+    (folder / "bin" / "python").unlink()
+    (folder / "bin" / "python").symlink_to("/usr/bin/python3.1")
+    assert not environments.is_complete(folder)
+
+
+def test_other_kinds_of_machines_have_environments_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lock").touch()
+    here = environment_folder("x", tmp_path / "lock", ("3.11",))
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert environment_folder("x", tmp_path / "lock", ("3.11",)) != here
+
+
+def test_a_shared_cache_is_used_and_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lock").touch()
+    own = environment_folder("x", tmp_path / "lock", ("3.11",))
+    monkeypatch.setenv("ORCH_SHARED_HOME", str(tmp_path / "shared"))
+    assert environment_folder("x", tmp_path / "lock", ("3.11",)) == own, "it has none"
+    theirs = complete(tmp_path / "shared" / "envs" / own.name)
+    assert environment_folder("x", tmp_path / "lock", ("3.11",)) == theirs
+    made = environments.ensure_environment("x", tmp_path / "lock", ("3.11",), lambda line: None)
+    assert made == (theirs, False)
+    assert [path.name for path in theirs.parent.iterdir()] == [own.name], "no lock file"
+    complete(own)
+    assert environment_folder("x", tmp_path / "lock", ("3.11",)) == own, "the caller's own comes first"
+
+
+def test_who_uses_an_environment_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    environments.mark_used(tmp_path)
+    assert environments.user_of(tmp_path) == f"process {os.getpid()} uses it"
+    monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
+    assert "uses it, or did in the last 14 days" in str(environments.user_of(tmp_path))
+    monkeypatch.undo()
+    ended = next((tmp_path / ".uses").iterdir()).with_name(f"{socket.gethostname()}-999999999")
+    next((tmp_path / ".uses").iterdir()).rename(ended)
+    assert environments.user_of(tmp_path) is None
+    assert not ended.exists()

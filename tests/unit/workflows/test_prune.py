@@ -284,6 +284,11 @@ def test_what_a_process_uses_or_makes_stays(catalog: Catalog) -> None:
         assert remove_leftovers([leftover]).kept == ((leftover, "another orch process is using it"),)
     with process(f"{old}/bin/python"):
         assert remove_leftovers([leftover]).kept == ((leftover, "a process uses it"),)
+    (old / ".uses").mkdir()
+    (old / ".uses" / "another-node-17").touch()
+    why = "another-node uses it, or did in the last 14 days"
+    assert remove_leftovers([leftover]).kept == ((leftover, why),)
+    os.utime(old / ".uses" / "another-node-17", (1, 1))
     assert old.is_dir()
     assert remove_leftovers([leftover]).removed == (leftover,)
 
