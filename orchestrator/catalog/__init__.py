@@ -6,7 +6,7 @@ from orchestrator._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from orchestrator.catalog.bundled import RUNNER, STACKS
-    from orchestrator.catalog.loader import Catalog, ModelEntry, StackEntry, load_catalog, read_stack
+    from orchestrator.catalog.loader import PUBLISHED_RECIPE, Catalog, ModelEntry, StackEntry, load_catalog, read_stack
     from orchestrator.catalog.scaffold import create_stack
     from orchestrator.catalog.spec import (
         MANIPULATION,
@@ -33,7 +33,7 @@ else:
         __name__,
         {
             "bundled": "RUNNER STACKS",
-            "loader": "Catalog ModelEntry StackEntry load_catalog read_stack",
+            "loader": "PUBLISHED_RECIPE Catalog ModelEntry StackEntry load_catalog read_stack",
             "scaffold": "create_stack",
             "spec": "MANIPULATION MODEL_NAME_PATTERN SettingValue Spec UpstreamSource Variant Weights",
             "upstream_code": "ensure_sources source_state tree_folder",

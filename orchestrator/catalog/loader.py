@@ -16,6 +16,8 @@ from orchestrator.paths import user_stacks_folder
 from orchestrator.system import YamlSource, did_you_mean, spec_error, unknown_name
 
 SPEC_NAME = "stack.yaml"
+PUBLISHED_RECIPE = "recipe=published"
+"""The value of --set that stands for the settings of a model's published recipe."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,23 @@ class ModelEntry:
         """The category id of each native class, from native.class_base up."""
         return self.spec.native.class_map or tuple(category.id for category in self.categories)
 
+    def departures(self, settings: Mapping[str, SettingValue]) -> dict[str, SettingValue]:
+        """Return the settings of the published recipe from which `settings` depart, with the recipe's values."""
+        return {name: value for name, value in self.spec.recipe.items() if settings[name] != value}
+
     def settings(self, overrides: Sequence[str]) -> dict[str, SettingValue]:
-        """Return all settings with `name=value` overrides applied. Raises UsageError."""
+        """Return all settings with `name=value` overrides applied; recipe=published is short for several of them.
+
+        Raises UsageError.
+        """
         values = {name: setting.default for name, setting in self.spec.settings.items()}
         for override in overrides:
             name, equals, text = override.partition("=")
             if not equals:
                 raise UsageError(f"--set {override}: write it as name=value")
+            if override == PUBLISHED_RECIPE and self.spec.recipe:
+                values.update(self.spec.recipe)
+                continue
             if name not in self.spec.settings:
                 raise UsageError(
                     f"--set {override}: {self.name} has no setting {name!r}",

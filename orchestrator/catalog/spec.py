@@ -243,6 +243,8 @@ class ModelDescription(Spec):
     defaults: Defaults = Defaults()
     limits: NetworkLimits = NetworkLimits()
     settings: Mapping[str, Setting] = {}
+    recipe: Mapping[str, SettingValue] = {}
+    """Settings of the model's published recipe that differ from the defaults."""
     notes: str | None = None
 
 
@@ -268,6 +270,12 @@ class Stack(Spec):
             for field, limit in model.limits:
                 if isinstance(limit, str) and limit not in model.settings:
                     raise FieldError(("models", name, "limits", field), f"unknown setting {limit!r}")
+            for setting, value in model.recipe.items():
+                try:
+                    model.settings[setting].parse(str(value))
+                except (KeyError, ValueError) as error:
+                    why = "unknown setting" if isinstance(error, KeyError) else str(error)
+                    raise FieldError(("models", name, "recipe", setting), why) from None
             ids = {category.id for category in self.taxonomies[model.taxonomy].categories}
             stray = sorted(set(model.native.class_map or ()) - ids)
             if stray:

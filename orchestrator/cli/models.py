@@ -67,6 +67,7 @@ def show(
         ("max detections", str(most_detections(entry, entry.settings(()), None) or "none")),
         ("batch size", str(defaults.batch_size)),
         *((f"--set {name}={setting.default}", setting.help) for name, setting in spec.settings.items()),
+        ("published recipe", ", ".join(f"--set {name}={value}" for name, value in spec.recipe.items())),
         ("notes", spec.notes or ""),
     ]
     width = max(len(name) for name, text in facts if text)

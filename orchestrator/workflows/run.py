@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.catalog import (
+    PUBLISHED_RECIPE,
     STACKS,
     ModelEntry,
     Stored,
@@ -127,6 +128,7 @@ def _run_in_folder(
                 if outcome is not None:
                     return outcome
             runtime.require(choice.devices)
+            _say_departures(entry, request, display)
             _say_inputs(display, inputs)
             new_images = 0 if earlier and not changes else len(inputs.images)
             require_space([*_space_needs(entry, options, choice, runtime, paths, new_images)], entry.name)
@@ -135,7 +137,7 @@ def _run_in_folder(
             prepared = _build(entry, options, choice, runtime, sharing, display)
             size = _shard_size(earlier, options, request, inputs)
             plan = Plan(request, entry, prepared, weights, inputs, size, parts)
-            notes = _notes(candidate, choice, gpus)
+            notes = {**_notes(candidate, choice, gpus), "recipe_departures": entry.departures(request.settings)}
             if earlier is not None and changes:
                 _update(paths, plan, earlier, changes, notes, display)
             else:
@@ -182,6 +184,15 @@ def _update(
     if submission is not None:
         remove(paths.submission(submission.executor))
     display.say(f"updating {paths.root}: {changes.describe()}; {kept} of {len(plan.inputs.images)} images are kept")
+
+
+def _say_departures(entry: ModelEntry, request: Request, display: Display) -> None:
+    """Say which settings depart from the model's published recipe, so that nobody takes its figures for ours."""
+    departures = entry.departures(request.settings)
+    if departures:
+        used = ", ".join(f"{name}={request.settings[name]}" for name in departures)
+        theirs = ", ".join(f"{name}={value}" for name, value in departures.items())
+        display.say(f"{used} departs from its published recipe ({theirs}); --set {PUBLISHED_RECIPE} follows it")
 
 
 def _warn_of_foreign_code(entry: ModelEntry, options: RunOptions, runtime: Runtime, display: Display) -> None:

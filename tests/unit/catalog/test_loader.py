@@ -202,6 +202,24 @@ def test_settings_are_parsed_by_the_type_of_their_default(tmp_path: Path) -> Non
     assert [type(value) for value in given.values()] == [int, float, bool, str]
 
 
+def test_the_published_recipe_is_a_named_set_of_settings(tmp_path: Path) -> None:
+    entry = model_entry(tmp_path, settings=SETTINGS, recipe={"fast": True, "mode": "b"})
+    assert entry.departures(entry.settings([])) == {"fast": True, "mode": "b"}
+    published = entry.settings(["recipe=published", "grey=1"])
+    assert published == {"grey": 1, "share": 0.5, "fast": True, "mode": "b"}
+    assert entry.departures(published) == {}
+    with pytest.raises(UsageError, match="no setting 'recipe'"):
+        entry.settings(["recipe=other"])
+    with pytest.raises(UsageError, match="no setting 'recipe'"):
+        model_entry(tmp_path / "plain", settings=SETTINGS).settings(["recipe=published"])
+
+
+@pytest.mark.parametrize("recipe", [{"none": 1}, {"mode": "c"}])
+def test_a_recipe_that_no_setting_fits_is_refused(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    with pytest.raises(SpecError, match="recipe"):
+        model_entry(tmp_path, settings=SETTINGS, recipe=recipe)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -25,7 +25,7 @@ def test_a_minimal_stack_has_these_defaults() -> None:
         "native": {"box_order": "xyxy", "published_box_edges": "exclusive", "published_class_type": "int64",
                    "published_box_order": None, "class_base": 0, "class_map": None},
         "defaults": {"score_threshold": None, "max_detections": None, "batch_size": 1, "attributes": False},
-        "limits": {"score_threshold": None, "max_detections": None}, "settings": {}, "notes": None,
+        "limits": {"score_threshold": None, "max_detections": None}, "settings": {}, "recipe": {}, "notes": None,
     }  # fmt: skip
 
 
