@@ -1,0 +1,193 @@
+"""One case: a run with one to nine faults until it is complete, compared with the run that nothing disturbed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from orchestrator import Predictions
+from tests.faults.kinds import KINDS, Kind
+
+ROOT = Path(__file__).resolve().parents[2]
+IMAGES = 12
+MODELS = ("faulty-bright", "faulty-forged")
+MOST_STARTS_MORE = 6
+"""Starts beyond the number of faults after which a run must be complete."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """What all cases share: a cache with the built stack, images, and the bytes of undisturbed runs."""
+
+    root: Path
+    environment: Mapping[str, str]
+    references: dict[tuple[str, str, int], str] = field(default_factory=dict)
+
+    def image(self, number: int, version: int) -> bytes:
+        """Return the content of an image; version 1 is another picture of the same name and size."""
+        path = self.root / "pictures" / f"{number}-{version}.png"
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            chance = np.random.default_rng([number, version])
+            Image.fromarray(chance.integers(0, 255, (24 + number, 32, 3), np.uint8)).save(path)
+        return path.read_bytes()
+
+
+@dataclass
+class Case:
+    """One run, in folders of its own."""
+
+    place: Place
+    seed: int
+    runtime: str
+    tell: Callable[[str], None]
+    limit: float = 60.0
+    """Seconds after which a command counts as hung."""
+    problems: list[str] = field(default_factory=list)
+    faults: int = 0
+
+    def __post_init__(self) -> None:
+        self.chance = random.Random(f"{self.seed}-{self.runtime}")
+        self.root = self.place.root / f"case-{self.seed}-{self.runtime}"
+        self.images, self.out = self.root / "images", self.root / "out"
+        self.model = self.chance.choice(MODELS)
+        self.options = [
+            "--batch-size",
+            str(self.chance.choice((1, 1, 3))),
+            "--shard-size",
+            str(self.chance.choice((1, 2, 3))),
+        ]
+        self.options += ["--workers", str(self.chance.choice((1, 2)))]
+        self.changed = 0
+        """Whether image 5 is its other version."""
+        self.is_updating = False
+        self.images.mkdir(parents=True)
+        for number in range(IMAGES):
+            (self.images / f"{number:02}.png").write_bytes(self.place.image(number, 0))
+
+    def blame(self, problem: str) -> None:
+        self.problems.append(problem)
+
+    def toggle_image(self, chance: random.Random) -> None:
+        """Replace image 5 by its other version."""
+        del chance
+        self.changed = 1 - self.changed
+        (self.images / "05.png").write_bytes(self.place.image(5, self.changed))
+        self.is_updating = True
+
+    def command(self, fault: str, after: int, out: Path | None = None) -> list[str]:
+        """Return the command line of the run."""
+        start = [sys.executable, "-m", "tests.faults.command", fault, str(after), str(self.out), "--"]
+        where = ["-i", str(self.images), "-o", str(out or self.out), "--runtime", self.runtime, "--no-warm"]
+        update = ["--update"] if self.is_updating and out is None else []
+        return [*start, "run", "-m", self.model, *where, *self.options, "--set", "sleep=0.02", *update]
+
+    def start(self, fault: str, after: int) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.command(fault, after), cwd=ROOT, env=dict(self.place.environment), text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def worker_pids(self) -> list[int]:
+        """Return the processes whose command line names this run's job folders."""
+        mark = os.fsencode(f"{self.out}/jobs/")
+        pids = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                if mark in path.read_bytes():
+                    pids.append(int(path.parent.name))
+            except OSError:
+                continue
+        return pids
+
+    def run(self) -> list[str]:
+        """Carry the case out; return its problems."""
+        wanted = self.chance.randint(1, 9)
+        try:
+            for number in range(wanted + MOST_STARTS_MORE):
+                kind = self.chance.choice(KINDS) if self.faults < wanted else None
+                self.faults += kind is not None
+                code = self._attempt(kind)
+                if self.problems or (code == 0 and kind is None):
+                    break
+                if number == wanted + MOST_STARTS_MORE - 1:
+                    self.blame("the run was not complete after all faults")
+            if not self.problems:
+                self._compare()
+        except subprocess.TimeoutExpired:
+            self.blame(f"a command hung for {self.limit:.0f} s")
+        self._check_processes()
+        if not self.problems:
+            shutil.rmtree(self.root)
+        return self.problems
+
+    def _attempt(self, kind: Kind | None) -> int:
+        self.tell(f"  {'undisturbed' if kind is None else kind.name}")
+        if kind is not None and kind.spoil is not None:
+            kind.spoil(self, self.chance)
+        wrapped = "none" if kind is None or kind.wrapped is None else kind.wrapped
+        started, process = time.monotonic(), self.start(wrapped, self.chance.randrange(0, 120))
+        if kind is not None and kind.act is not None:
+            # Half of the time while it starts up, else at any time of a run.
+            time.sleep(self.chance.choice((self.chance.uniform(0, 0.6), self.chance.uniform(0.3, 2.0))))
+            if process.poll() is None:
+                kind.act(self, process, self.chance)
+        try:
+            _, error = process.communicate(timeout=self.limit)
+        finally:
+            process.kill()
+        code = process.returncode
+        self.tell(f"    exit {code} after {time.monotonic() - started:.1f} s")
+        if code not in (0, *(() if kind is None else kind.codes)):
+            self.blame(f"{'no fault' if kind is None else kind.name}: exit {code}: {error[-1500:]}")
+        if "Traceback" in error or "bug in orch" in error:
+            self.blame(f"{'no fault' if kind is None else kind.name}: {error[-1500:]}")
+        return code
+
+    def _compare(self) -> None:
+        predictions = Predictions.load(self.out / "predictions.npz")
+        names = [f"{number:02}.png" for number in range(IMAGES)]
+        if predictions.files != names or any(predictions.status):
+            self.blame(f"images are {predictions.files}, failed {list(predictions.status)}")
+        if _digest(self.out) != self._reference():
+            self.blame("the bytes differ from those of the undisturbed run")
+
+    def _reference(self) -> str:
+        key = (self.model, " ".join(self.options[:4]), self.changed)
+        if key not in self.place.references:
+            out = self.root / "reference"
+            done = subprocess.run(
+                self.command("none", 0, out), cwd=ROOT, env=dict(self.place.environment), timeout=120, check=False,
+                capture_output=True, text=True,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            self.place.references[key] = _digest(out)
+        return self.place.references[key]
+
+    def _check_processes(self) -> None:
+        deadline = time.monotonic() + 10
+        while (left := self.worker_pids()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        if left and not self.problems:
+            self.blame(f"processes are left: {left}")
+        for pid in left:
+            os.kill(pid, 9)
+
+
+def _digest(out: Path) -> str:
+    """Digest predictions and mask pictures."""
+    digest = hashlib.sha256((out / "predictions.npz").read_bytes())
+    for path in sorted((out / "masks").rglob("*.png")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
