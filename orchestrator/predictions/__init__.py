@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from orchestrator.predictions.export import get_exporter
     from orchestrator.predictions.mask_files import picture_path
     from orchestrator.predictions.predictions import Predictions, Record
-    from orchestrator.predictions.schema import STATUS_FAILED, STATUS_PREDICTED, to_xywh
+    from orchestrator.predictions.schema import STATUS_FAILED, STATUS_PREDICTED, is_class, to_xywh
     from orchestrator.predictions.shard_check import (
         ShardContent,
         ShardFault,
@@ -28,7 +28,7 @@ else:
             "export": "get_exporter",
             "mask_files": "picture_path",
             "predictions": "Predictions Record",
-            "schema": "STATUS_FAILED STATUS_PREDICTED to_xywh",
+            "schema": "STATUS_FAILED STATUS_PREDICTED is_class to_xywh",
             "shard_check": "ShardContent ShardFault ShardRules check_picture check_shard write_failed_shard",
         },
     )
