@@ -18,6 +18,7 @@ from orchestrator.evaluation.coco.evaluate import evaluate
 from orchestrator.evaluation.coco.ground_truth import read_truth
 from orchestrator.evaluation.coco.matching import match
 from orchestrator.evaluation.coco.resampling import ResampledPrecision
+from orchestrator.evaluation.compare.fairness import Cut, restrict
 from orchestrator.predictions.export import export_coco
 from orchestrator.predictions.predictions import Predictions
 from tests.unit.evaluation.evaluate_samples import Iou
@@ -137,6 +138,7 @@ def test_ids_of_categories_that_predictions_cannot_have(tmp_path: Path, capsys: 
     meta = predictions.meta | {"categories": [{"id": 1, "name": "thing"}, {"id": 1 << 63, "name": "huge"}]}
     broken = Predictions({**predictions.arrays, "meta": np.array(json.dumps(meta))})
     assert [str(problem) for problem in broken.validate()] == ["meta: categories is not a list of {id, name}"]
+    assert len(restrict(broken, Cut(categories={1: "thing", 1 << 63: "huge"})).scores) == 1
 
 
 def test_a_number_beyond_all_floats_is_named(tmp_path: Path) -> None:
