@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from orchestrator.inputs.benco_datasets import NEGATIVE, Sample, is_tp_gt, read_data_set
     from orchestrator.inputs.collect import InputSet, collect_inputs
     from orchestrator.inputs.folders import SkippedFile
+    from orchestrator.inputs.image_ids import ImageId, is_image_id, order_of_id
     from orchestrator.inputs.manifest import InputImage, open_inputs, read_inputs
     from orchestrator.inputs.sources import expand_user
 else:
@@ -17,6 +18,7 @@ else:
             "benco_datasets": "NEGATIVE Sample is_tp_gt read_data_set",
             "collect": "InputSet collect_inputs",
             "folders": "SkippedFile",
+            "image_ids": "ImageId is_image_id order_of_id",
             "manifest": "InputImage open_inputs read_inputs",
             "sources": "expand_user",
         },

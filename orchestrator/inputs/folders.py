@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+from orchestrator.inputs.image_ids import ImageId
 from orchestrator.inputs.links import LISTED_ALREADY, NOT_REGULAR, FolderId, Links, folder_id
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -27,7 +28,7 @@ class SourceImage(NamedTuple):
     root: str
     name: str
     folder: str
-    image_id: int | None = None
+    image_id: ImageId | None = None
     error: str | None = None
     truth: str | None = None
     missing: str | None = None

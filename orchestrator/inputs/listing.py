@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from orchestrator.errors import UsageError
 from orchestrator.inputs.folders import SkippedFile, SourceImage, public_name
+from orchestrator.inputs.image_ids import ImageId
 from orchestrator.inputs.links import LEADS_OUTSIDE, NOT_REGULAR, Links, is_inside
 from orchestrator.inputs.manifest import Images, InputRow, write_images
 from orchestrator.inputs.record_buffer import ExaminedImage, RecordBuffer, repeated_hashes
@@ -159,7 +160,7 @@ class Listing:
         suspects: Collection[int],
         base: str,
         skipped: list[SkippedFile],
-        given: Mapping[int, str],
+        given: Mapping[ImageId, str],
         roots: Sequence[str],
     ) -> Iterator[InputRow]:
         free, last, mounted = 0, None, ""
@@ -178,15 +179,15 @@ class Listing:
                 path = mounted + name
             yield file, path, image_id, size, mtime_ns, error, truth
 
-    def _collect_ids(self, suspects: Collection[int], base: str) -> dict[int, str]:
+    def _collect_ids(self, suspects: Collection[int], base: str) -> dict[ImageId, str]:
         """Return the images by COCO's ids; images of other sources get free numbers, from their position up."""
-        given: dict[int, str] = {}
+        given: dict[ImageId, str] = {}
         for file, (_, _, _, _, _, image_id, _) in self._with_names(suspects, base, []):
             if image_id is None:
                 continue
             if image_id in given:
                 raise UsageError(
-                    f"two images have the id {image_id}: {given[image_id]} and {file}",
+                    f"two images have the id {image_id!r}: {given[image_id]} and {file}",
                     hint="use a run of its own for each COCO file whose ids occur in another one",
                 )
             given[image_id] = file

@@ -14,6 +14,7 @@ from json.encoder import encode_basestring_ascii as quoted
 from pathlib import Path
 from typing import IO, overload
 
+from orchestrator.inputs.image_ids import ImageId
 from orchestrator.inputs.record_buffer import UnnamedFile
 from orchestrator.system import replace_file
 
@@ -35,7 +36,7 @@ class InputImage:
     index: int
     file: str
     path: str
-    image_id: int
+    image_id: ImageId
     size: int
     mtime_ns: int
     error: str | None = None
@@ -127,7 +128,7 @@ class Images(Sequence[InputImage]):
         return tuple(InputImage(**entry) for entry in json.loads(b"[" + b",".join(lines) + b"]"))
 
 
-InputRow = tuple[str, str, int, int, int, str | None, str | None]
+InputRow = tuple[str, str, ImageId, int, int, str | None, str | None]
 """The fields of an InputImage after its index."""
 
 
@@ -150,8 +151,9 @@ def write_images(rows: Iterable[InputRow], folder: Path | None) -> Images:
 def _line(index: int, row: InputRow) -> str:
     """Return the line that json.dumps would write, in a third of the time."""
     file, path, image_id, size, mtime_ns, error, truth = row
+    number = image_id if type(image_id) is int else json.dumps(image_id)
     return (
-        f'{{"index": {index}, "file": {quoted(file)}, "path": {quoted(path)}, "image_id": {image_id}, '
+        f'{{"index": {index}, "file": {quoted(file)}, "path": {quoted(path)}, "image_id": {number}, '
         f'"size": {size}, "mtime_ns": {mtime_ns}, "error": {"null" if error is None else quoted(error)}, '
         f'"truth": {"null" if truth is None else quoted(truth)}}}\n'
     )

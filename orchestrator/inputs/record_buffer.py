@@ -9,7 +9,9 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
-ExaminedImage = tuple[str, str | None, int, int, str | None, int | None, str | None]
+from orchestrator.inputs.image_ids import ImageId
+
+ExaminedImage = tuple[str, str | None, int, int, str | None, ImageId | None, str | None]
 """Name with its root, real path where it differs, size, mtime in ns, error, COCO's id, truth."""
 
 _BLOCK_RECORDS = 4096

@@ -15,6 +15,7 @@ from typing import Any
 from orchestrator.errors import UsageError
 from orchestrator.inputs.benco_datasets import IMAGES, MASKS, Samples, is_tp_gt, read_json, read_tp_gt
 from orchestrator.inputs.folders import SkippedFile, SourceImage, from_folder, public_name, refusal
+from orchestrator.inputs.image_ids import is_image_id
 from orchestrator.inputs.links import Links
 from orchestrator.system import is_archive, unpack, write_json
 
@@ -222,9 +223,13 @@ def _from_samples(source: Path, read: Samples, notes: list[str]) -> Iterator[Sou
 
 def _from_coco(path: Path, images: Any, image_root: Path | None) -> Iterator[SourceImage]:
     try:
-        entries = [(str(image["file_name"]), int(image["id"])) for image in images]
-    except (ValueError, KeyError, TypeError) as error:
+        entries = [(str(image["file_name"]), image["id"]) for image in images]
+    except (KeyError, TypeError) as error:
         raise UsageError(f"{path} is not a COCO annotation file", why=f"{type(error).__name__}: {error}") from None
+    for index, (_, image_id) in enumerate(entries):
+        if not is_image_id(image_id):
+            why = f"images[{index}] has the id {json.dumps(image_id)}, which is neither a number nor a text"
+            raise UsageError(f"{path} is not a COCO annotation file", why=why)
     if not entries:
         raise UsageError(f"{path} lists no images")
     root = str(_absolute(image_root) if image_root else _guess_image_root(path, [name for name, _ in entries[:20]]))

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from orchestrator.predictions.mask_files import picture_path
     from orchestrator.predictions.npz import open_arrays
     from orchestrator.predictions.predictions import Predictions, Record
-    from orchestrator.predictions.schema import STATUS_FAILED, STATUS_PREDICTED, to_xywh
+    from orchestrator.predictions.schema import STATUS_FAILED, STATUS_PREDICTED, is_class, to_xywh
     from orchestrator.predictions.shard_check import (
         ShardContent,
         ShardFault,
@@ -31,7 +31,7 @@ else:
             "mask_files": "picture_path",
             "npz": "open_arrays",
             "predictions": "Predictions Record",
-            "schema": "STATUS_FAILED STATUS_PREDICTED to_xywh",
+            "schema": "STATUS_FAILED STATUS_PREDICTED is_class to_xywh",
             "shard_check": "ShardContent ShardFault ShardRules check_picture check_shard write_failed_shard",
             "shard_rows": "ShardRows write_rows",
         },

@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import PredictionsError, UsageError
-from orchestrator.predictions.predictions import Predictions
+from orchestrator.inputs import is_image_id
+from orchestrator.predictions.predictions import Predictions, make_id_array
 
 SHOWN = 5  # names listed in an error
+_ID = None  # in a table of fields: whatever can be an id
 
 
 def read_annotations(path: Path) -> dict[str, Any]:
@@ -25,31 +27,35 @@ def read_annotations(path: Path) -> dict[str, Any]:
         raise UsageError(f"cannot read the annotations {path}", why=error.strerror or str(error)) from error
     except (ValueError, RecursionError) as error:
         raise UsageError(f"the annotations {path} are not JSON", why=str(error)) from error
-    for key, fields in (
-        ("images", {"id": int, "file_name": str}),
-        ("annotations", {"id": int, "image_id": int, "category_id": int, "bbox": list}),
-        ("categories", {"id": int, "name": str}),
-    ):
+    tables: dict[str, dict[str, type | None]] = {
+        "images": {"id": _ID, "file_name": str},
+        "annotations": {"id": _ID, "image_id": _ID, "category_id": int, "bbox": list},
+        "categories": {"id": int, "name": str},
+    }
+    for key, fields in tables.items():
         fault = _find_fault(dataset, key, fields)
         if fault:
             raise UsageError(f"the annotations {path} are not in COCO's format", why=fault)
     return dict(dataset)
 
 
-def _find_fault(dataset: Any, key: str, fields: dict[str, type]) -> str | None:
+def _find_fault(dataset: Any, key: str, fields: dict[str, type | None]) -> str | None:
     entries = dataset.get(key) if isinstance(dataset, dict) else None
     if not isinstance(entries, list):
         return f"it has no list {key!r}"
     for index, entry in enumerate(entries):
         for field, kind in fields.items():
             value = entry.get(field) if isinstance(entry, dict) else None
-            if not isinstance(value, kind) or isinstance(value, bool):
+            if kind is _ID:
+                if not is_image_id(value):
+                    return f"{key}[{index}] has no {field} that is a number or a text"
+            elif not isinstance(value, kind) or isinstance(value, bool):
                 return f"{key}[{index}] has no {field} of type {kind.__name__}"
     return None
 
 
-def match_images(predictions: Predictions, dataset: dict[str, Any], source: Path) -> NDArray[np.int64]:
-    """Return (I,) the annotations' id of each image, found by relative path, else by base name.
+def match_images(predictions: Predictions, dataset: dict[str, Any], source: Path) -> NDArray[Any]:
+    """Return (I,) the annotations' id of each image, int64 or objects, found by relative path, else by base name.
 
     A base name counts only when it is unique on both sides. PredictionsError names images without a match.
     """
@@ -62,7 +68,7 @@ def match_images(predictions: Predictions, dataset: dict[str, Any], source: Path
             why="neither their relative path nor a base name that is unique on both sides matches",
             hint="give the annotations of the images that were predicted",
         )
-    return np.array([image["id"] for image in dataset["images"]], np.int64)[indices]
+    return make_id_array([dataset["images"][index]["id"] for index in indices.tolist()])
 
 
 def find_images(files: Sequence[str], annotated: Sequence[str]) -> NDArray[np.int64]:

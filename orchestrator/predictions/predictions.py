@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import PredictionsError
+from orchestrator.inputs import ImageId, is_image_id
 from orchestrator.predictions import interop, rle
 from orchestrator.predictions.npz import Arrays, Header, open_arrays
 from orchestrator.predictions.schema import FORMAT, FORMATS, PAIRED, SPECS, ArraySpec, Problem, specs_of, to_xywh
@@ -26,6 +27,15 @@ CHUNK = 1 << 20  # bytes of each array held while COCO results are made
 _INT64_END = 1 << 63
 
 Record = dict[str, Any]
+
+
+def make_id_array(ids: Sequence[ImageId]) -> NDArray[Any]:
+    """Return (I,) ids: int64, or objects where some id is no such number."""
+    if all(type(value) is int and -_INT64_END <= value < _INT64_END for value in ids):
+        return np.array(ids, np.int64)
+    array = np.empty(len(ids), object)
+    array[:] = ids
+    return array
 
 
 class Predictions:
@@ -194,13 +204,9 @@ class Predictions:
             values = json.loads(f"[{','.join(stored.tolist())}]")
         except (ValueError, RecursionError) as error:
             raise self._broken(f"image_id is not JSON: {error}") from error
-        if len(values) != len(stored):
-            raise self._broken("an image_id is not one JSON value")
-        if all(type(value) is int and -_INT64_END <= value < _INT64_END for value in values):
-            return np.array(values, np.int64)
-        ids = np.empty(len(values), object)
-        ids[:] = values
-        return ids
+        if len(values) != len(stored) or not all(map(is_image_id, values)):
+            raise self._broken("an image_id is not one JSON number or text")
+        return make_id_array(values)
 
     @property
     def image_sha256(self) -> NDArray[np.uint8] | None:

@@ -124,6 +124,11 @@ class Problem:
         return f"{self.array}{' (' + ', '.join(where) + ')' if where else ''}: {self.message}"
 
 
+def is_class(value: object) -> bool:
+    """Return whether a value can stand in the array `classes`: only such ids of categories mean anything."""
+    return type(value) is int and -(1 << 31) <= value < 1 << 31
+
+
 def to_xywh(corners: NDArray[Any]) -> NDArray[np.float64]:
     """Return boxes (…,4) given as x1, y1, x2, y2 as x, y, width, height."""
     corners = corners.astype(np.float64)

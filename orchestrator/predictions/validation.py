@@ -10,9 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import OrchError
+from orchestrator.inputs import is_image_id
 from orchestrator.predictions import rle
 from orchestrator.predictions.npz import Arrays, Header
-from orchestrator.predictions.schema import FORMAT, FORMATS, META, PAIRED, STATUS_FAILED, ArraySpec, Problem, specs_of
+from orchestrator.predictions.schema import (
+    FORMAT,
+    FORMATS,
+    META,
+    PAIRED,
+    STATUS_FAILED,
+    ArraySpec,
+    Problem,
+    is_class,
+    specs_of,
+)
 
 BOX_TOLERANCE = 1e-3  # pixels; float32 arithmetic of models puts boxes this far outside the image
 
@@ -148,7 +159,7 @@ class _Content:
     def _check_categories(self) -> None:
         categories = self.meta.get("categories", [])
         well_formed = isinstance(categories, list) and all(
-            isinstance(entry, dict) and type(entry.get("id")) is int and isinstance(entry.get("name"), str)
+            isinstance(entry, dict) and is_class(entry.get("id")) and isinstance(entry.get("name"), str)
             for entry in categories
         )
         if not well_formed:
@@ -173,8 +184,8 @@ class _Content:
             repeated[first] = False
             self._report_images("image_id", repeated, "an image before has the same id")
             if ids.dtype.kind == "U":
-                broken = np.fromiter((not _is_json(text) for text in ids.tolist()), bool, len(ids))
-                self._report_images("image_id", broken, "is not JSON")
+                broken = np.fromiter((not _is_id(text) for text in ids.tolist()), bool, len(ids))
+                self._report_images("image_id", broken, "is not the JSON of a number or text")
 
     def _check_status(self) -> None:
         status, has_reason = self.arrays["status"], np.not_equal(self.arrays["error"], "")
@@ -228,8 +239,8 @@ class _Content:
     def _check_classes(self) -> None:
         categories = self.meta.get("categories")
         if isinstance(categories, list):
-            ids = [c["id"] for c in categories if isinstance(c, dict) and type(c.get("id")) is int]
-            is_unknown = ~np.isin(self.arrays["classes"], np.array(ids, np.int64))
+            ids = [c["id"] for c in categories if isinstance(c, dict) and is_class(c.get("id"))]
+            is_unknown = ~np.isin(self.arrays["classes"], np.array(ids, np.int32))
             self._report_rows("classes", is_unknown, "is not a category of meta")
 
     def _check_attributes(self) -> None:
@@ -263,12 +274,11 @@ class _Content:
         self._report_rows("masks", ~rle.check_all(data, offsets, sizes), "is not COCO RLE of the image's size")
 
 
-def _is_json(text: str) -> bool:
+def _is_id(text: str) -> bool:
     try:
-        json.loads(text)
+        return is_image_id(json.loads(text))
     except (ValueError, RecursionError):
         return False
-    return True
 
 
 def _leaves_root(file: str) -> bool:

@@ -18,7 +18,7 @@ from orchestrator.system import unknown_name
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
-AREAS = ("all", "small", "medium", "large")  # below 32², up to 96², above, in square pixels
+AREAS = ("all", "small", "medium", "large")  # up to 32², from 32² to 96², from 96² square pixels
 MAX_DETECTIONS = (1, 10, 100)
 AUTO = "auto"
 
@@ -66,18 +66,17 @@ def _run_hotcoco(truth: Truth, detections: Detections, iou: Iou) -> Curves:
             image["height"], image["width"] = size
     expected = hotcoco.COCO.from_arrays(
         images,
-        [{"id": number, "name": name} for number, name in truth.categories.items()],
+        _list_categories(truth),
         truth.image + 1,
-        truth.category,
+        truth.index_categories(truth.category) + 1,
         truth.boxes,
         ids=np.arange(1, len(truth.image) + 1),
         area=truth.areas,
         iscrowd=truth.crowd.astype(np.int64),
         segmentation=cast(Any, truth.masks),
     )
-    columns = np.column_stack((detections.image + 1, detections.boxes, detections.scores, detections.category)).astype(
-        np.float64
-    )
+    category = truth.index_categories(detections.category) + 1
+    columns = np.column_stack((detections.image + 1, detections.boxes, detections.scores, category)).astype(np.float64)
     masks = detections.masks() if iou == "segm" else None
     results = expected.load_res(columns, segmentation=cast(Any, masks))
     if masks:  # load_res takes the boxes' areas, as pycocotools does where results have both
@@ -98,7 +97,7 @@ def _run_pycocotools(truth: Truth, detections: Detections, iou: Iou) -> Curves:
         expected = COCO()
         expected.dataset = cast(Any, _dataset(truth))
         expected.createIndex()
-        results = _results(detections, iou)
+        results = _results(truth, detections, iou)
         given = expected.loadRes(cast(Any, results)) if results else COCO()
         evaluation = COCOeval(expected, given, iou)
         evaluation.evaluate()
@@ -109,9 +108,10 @@ def _run_pycocotools(truth: Truth, detections: Detections, iou: Iou) -> Curves:
 def _dataset(truth: Truth) -> dict[str, Any]:
     # Ids from 1: COCOeval understands the id 0 as "matches nothing".
     sizes = truth.sizes.tolist()
-    columns = (truth.image.tolist(), truth.category.tolist(), truth.boxes.tolist(), truth.areas.tolist())
+    category = truth.index_categories(truth.category).tolist()
+    columns = (truth.image.tolist(), category, truth.boxes.tolist(), truth.areas.tolist())
     annotations: list[dict[str, Any]] = [
-        {"id": n, "image_id": image + 1, "category_id": category, "bbox": box, "area": area, "iscrowd": int(crowd)}
+        {"id": n, "image_id": image + 1, "category_id": category + 1, "bbox": box, "area": area, "iscrowd": int(crowd)}
         for n, (image, category, box, area, crowd) in enumerate(zip(*columns, truth.crowd, strict=True), start=1)
     ]
     for annotation, mask in zip(annotations, truth.masks or (), strict=False):
@@ -119,20 +119,26 @@ def _dataset(truth: Truth) -> dict[str, Any]:
     return {
         "info": {},
         "images": [{"id": n, "height": size[0], "width": size[1]} for n, size in enumerate(sizes, start=1)],
-        "categories": [{"id": number, "name": name} for number, name in truth.categories.items()],
+        "categories": _list_categories(truth),
         "annotations": annotations,
     }
 
 
-def _results(detections: Detections, iou: Iou) -> list[dict[str, Any]]:
+def _list_categories(truth: Truth) -> list[dict[str, Any]]:
+    """Return the categories with ids from 1, in ascending order of their own: hotcoco takes no negative ones."""
+    return [{"id": n, "name": name} for n, name in enumerate(truth.categories.values(), start=1)]
+
+
+def _results(truth: Truth, detections: Detections, iou: Iou) -> list[dict[str, Any]]:
     """Return COCO results with boxes or masks.
 
     Never with both: loadRes would use the boxes' areas for the masks.
     """
-    columns = zip(detections.image.tolist(), detections.category.tolist(), detections.scores.tolist(), strict=True)
+    category = truth.index_categories(detections.category).tolist()
+    columns = zip(detections.image.tolist(), category, detections.scores.tolist(), strict=True)
     key, shapes = ("segmentation", detections.masks()) if iou == "segm" else ("bbox", detections.boxes.tolist())
     return [
-        {"image_id": image + 1, "category_id": category, "score": score, key: shape}
+        {"image_id": image + 1, "category_id": category + 1, "score": score, key: shape}
         for (image, category, score), shape in zip(columns, shapes, strict=True)
     ]
 

@@ -105,7 +105,7 @@ def _find_category(text: str, known: dict[int, str]) -> list[int]:
     by_name = {name.lower(): number for number, name in known.items()}
     if text.lower() in by_name:
         return [by_name[text.lower()]]
-    if text.lstrip("-").isdigit() and int(text) in known:
+    if text.removeprefix("-").isdecimal() and int(text) in known:
         return [int(text)]
     if "," in text:
         return [number for part in text.split(",") for number in _find_category(part.strip(), known)]

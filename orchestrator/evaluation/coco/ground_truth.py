@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -13,23 +14,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import OrchError, UsageError
+from orchestrator.inputs import ImageId, order_of_id
 from orchestrator.predictions import read_annotations, rle
 
 Iou = Literal["segm", "bbox"]
 MAX_COORDINATE = 1e5  # pixels; pycocotools stores all points of a polygon's edges: a distant one takes all memory
 MAX_AREA = 1e10  # COCO's own upper bound of an area
+_INT64_END = 1 << 63
 
 
 @dataclass(frozen=True)
 class Truth:
     """I images and N annotations of K categories; `image` (N,) are indices of images.
 
-    `sizes` (I,2) are height and width, zeros where the file does not say. `boxes` (N,4) are x, y, width, height in
-    pixels, `areas` (N,) square pixels. `masks` are COCO RLE dictionaries, or None when boxes are compared.
+    Images stand in ascending order of their ids: COCO goes through them in this order, which decides between equal
+    scores. `sizes` (I,2) are height and width, zeros where the file does not say. `boxes` (N,4) are x, y, width, height
+    in pixels, `areas` (N,) square pixels. `masks` are COCO RLE dictionaries, or None when boxes are compared.
     """
 
     path: Path
-    image_ids: NDArray[np.int64]
     files: list[str]
     sizes: NDArray[np.int64]
     categories: dict[int, str]
@@ -41,7 +44,11 @@ class Truth:
     masks: list[dict[str, Any]] | None
 
     def __len__(self) -> int:
-        return len(self.image_ids)
+        return len(self.files)
+
+    def index_categories(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the indices of categories in `categories`, which must have all of `ids`."""
+        return np.searchsorted(np.array(list(self.categories), np.int64), ids)
 
     def keep_categories(self, categories: Iterable[int]) -> Truth:
         """Return the same images with the annotations of some categories only."""
@@ -55,7 +62,6 @@ class Truth:
         keep = images[self.image]
         return self._keep(
             keep,
-            image_ids=self.image_ids[images],
             files=[self.files[index] for index in np.flatnonzero(images)],
             sizes=self.sizes[images],
             image=new_index[self.image[keep]],
@@ -75,11 +81,12 @@ class Truth:
 def read_truth(path: Path, iou: Iou) -> Truth:
     """Read and check a COCO annotation file for comparing boxes or masks.
 
-    Crowd regions are kept (COCO ignores what they match); a missing `iscrowd` is 0, a missing `area` the box's. Raises
-    UsageError, naming the annotation, for everything that pycocotools would crash on or silently misread.
+    Crowd regions are kept (COCO ignores what they match); a missing `iscrowd` is 0, a missing `area` that of the mask
+    or, where boxes are compared, of the box. Raises UsageError, naming the annotation, for everything that pycocotools
+    would crash on or silently misread.
     """
     dataset = read_annotations(path)
-    images, annotations = dataset["images"], dataset["annotations"]
+    images, annotations = sorted(dataset["images"], key=lambda image: order_of_id(image["id"])), dataset["annotations"]
     _check_ids(dataset, path)
     indices = {image["id"]: index for index, image in enumerate(images)}
     names = {category["id"]: category["name"] for category in dataset["categories"]}
@@ -90,27 +97,50 @@ def read_truth(path: Path, iou: Iou) -> Truth:
                 raise _invalid(annotation, path, fault)
     image = np.array([indices[entry["image_id"]] for entry in annotations], np.int64)
     boxes = np.array([entry["bbox"] for entry in annotations], np.float64).reshape(-1, 4)
+    masks = _encode_masks(annotations, sizes[image], path) if iou == "segm" else None
     return Truth(
         path=path,
-        image_ids=np.array([entry["id"] for entry in images], np.int64),
         files=[entry["file_name"] for entry in images],
         sizes=sizes,
         categories=dict(sorted(names.items())),
         image=image,
         category=np.array([entry["category_id"] for entry in annotations], np.int64),
         boxes=boxes,
-        areas=np.array([entry.get("area", math.prod(entry["bbox"][2:])) for entry in annotations], np.float64),
+        areas=_fill_areas([entry.get("area") for entry in annotations], boxes, masks),
         crowd=np.array([bool(entry.get("iscrowd", 0)) for entry in annotations], bool),
-        masks=_encode_masks(annotations, sizes[image], path) if iou == "segm" else None,
+        masks=masks,
     )
 
 
+def _fill_areas(
+    given: list[float | None], boxes: NDArray[np.float64], masks: list[dict[str, Any]] | None
+) -> NDArray[np.float64]:
+    """Return (N,) areas: those given, else those of the masks or, without masks, of the boxes."""
+    is_missing = np.array([area is None for area in given], bool)
+    areas = np.array([0 if area is None else area for area in given], np.float64)
+    if masks is None:
+        areas[is_missing] = boxes[is_missing, 2:].prod(axis=1)
+    elif is_missing.any():
+        from pycocotools import mask as coco_mask
+
+        areas[is_missing] = coco_mask.area([masks[index] for index in np.flatnonzero(is_missing)])
+    return areas
+
+
 def _check_ids(dataset: dict[str, Any], path: Path) -> None:
-    """Refuse equal ids: of them COCO's index would keep the last and lose the others."""
+    """Refuse equal ids, of which COCO's index would keep the last alone, and category ids beyond int64."""
     for what in ("images", "categories"):
         number, count = Counter(entry["id"] for entry in dataset[what]).most_common(1)[0] if dataset[what] else (0, 0)
         if count > 1:
             raise UsageError(f"the annotations {path} are ambiguous", why=f"{count} {what} have the id {number}")
+    for category in dataset["categories"]:
+        if not -_INT64_END <= category["id"] < _INT64_END:
+            why = f"the category {category['name']!r} has the id {category['id']}; predictions have ids of 32 bits"
+            raise UsageError(
+                f"the annotations {path} cannot be used",
+                why=why,
+                hint="give the categories of the annotations the ids that the predictions have in meta.categories",
+            )
 
 
 def _size(image: dict[str, Any]) -> tuple[int, int]:
@@ -119,13 +149,16 @@ def _size(image: dict[str, Any]) -> tuple[int, int]:
     return (sides[0], sides[1]) if is_known else (0, 0)
 
 
-def _are_all_valid(annotations: list[dict[str, Any]], images: dict[int, int], categories: dict[int, str]) -> bool:
+def _are_all_valid(annotations: list[dict[str, Any]], images: dict[ImageId, int], categories: dict[int, str]) -> bool:
     """Say whether all annotations are certainly valid, checking whole columns at once."""
     boxes = [side for entry in annotations for side in entry["bbox"]]
     areas = [entry.get("area", 0) for entry in annotations]
     if {type(value) for value in (*boxes, *areas)} - {int, float} or len(boxes) != 4 * len(annotations):
         return False
-    numbers = np.array(boxes, np.float64).reshape(-1, 4)
+    try:
+        numbers = np.array(boxes, np.float64).reshape(-1, 4)
+    except OverflowError:  # an integer beyond all floats
+        return False
     return bool(
         {len(entry["bbox"]) for entry in annotations} <= {4}
         and np.isfinite(numbers).all()
@@ -137,9 +170,9 @@ def _are_all_valid(annotations: list[dict[str, Any]], images: dict[int, int], ca
     )
 
 
-def _find_fault(annotation: dict[str, Any], images: dict[int, int], categories: dict[int, str]) -> str | None:
+def _find_fault(annotation: dict[str, Any], images: dict[ImageId, int], categories: dict[int, str]) -> str | None:
     if annotation["image_id"] not in images:
-        return f"the file has no image {annotation['image_id']}"
+        return f"the file has no image {annotation['image_id']!r}"
     if annotation["category_id"] not in categories:
         return f"the file has no category {annotation['category_id']}"
     box = annotation["bbox"]
@@ -228,7 +261,8 @@ def _is_polygon(points: Any) -> bool:
 
 def _are_numbers(values: list[Any]) -> bool:
     return all(
-        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) for value in values
+        isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+        for value in values
     )
 
 

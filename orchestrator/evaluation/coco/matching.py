@@ -100,9 +100,9 @@ def _group(truth: Truth, detections: Detections, starts: NDArray[np.int64]) -> I
     if not len(truth.image) or not len(detections):
         return
     annotated = np.lexsort((truth.crowd, truth.category, truth.image))
-    span = int(max(truth.category.max(), detections.category.max())) + 1
-    keys = truth.image[annotated] * span + truth.category[annotated]
-    wanted = detections.image[starts[:-1]] * span + detections.category[starts[:-1]]
+    kinds, first = len(truth.categories), starts[:-1]
+    keys = truth.image[annotated] * kinds + truth.index_categories(truth.category[annotated])
+    wanted = detections.image[first] * kinds + truth.index_categories(detections.category[first])
     lower, upper = np.searchsorted(keys, wanted), np.searchsorted(keys, wanted, side="right")
     count = upper - lower
     sizes = np.ceil(np.log2(np.maximum(count, 1))).astype(np.int64)

@@ -18,19 +18,18 @@ class ResampledPrecision:
     """
 
     def __init__(self, truth: Truth, matches: Matches) -> None:
-        ids = np.array(list(truth.categories), np.int64)
-        category = np.searchsorted(ids, matches.category)
+        category = truth.index_categories(matches.category)
         # By category, then as pycocotools: images in order, merge-sorted by falling score.
         order = np.lexsort((-matches.scores, category))
-        self._category_count = len(ids)
+        self._category_count = len(truth.categories)
         self._image = matches.image[order]
         self._levels = [
-            _Level(category[order], right, ignored, len(ids))
+            _Level(category[order], right, ignored, len(truth.categories))
             for right, ignored in zip(matches.right[:, order], matches.ignored[:, order], strict=True)
         ]
-        counts = np.zeros((len(truth), len(ids)))
+        counts = np.zeros((len(truth), len(truth.categories)))
         single = ~truth.crowd
-        np.add.at(counts, (truth.image[single], np.searchsorted(ids, truth.category[single])), 1)
+        np.add.at(counts, (truth.image[single], truth.index_categories(truth.category[single])), 1)
         self._annotations = counts
 
     def __call__(self, times: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from orchestrator.errors import PredictionsError
 from orchestrator.evaluation.equivalence_record import is_equivalence_recorded
 from orchestrator.evaluation.runs import OpenedRun
-from orchestrator.predictions import STATUS_FAILED, STATUS_PREDICTED, Predictions
+from orchestrator.predictions import STATUS_FAILED, STATUS_PREDICTED, Predictions, is_class
 
 SHOWN_NAMES = 3
 IMAGE_LIST, IMAGE_CONTENT = "image list", "image content"
@@ -198,7 +198,7 @@ def restrict(predictions: Predictions, cut: Cut) -> Predictions:
     image = np.repeat(np.arange(len(order)), stops - starts)
     keep = np.ones(len(rows), bool)
     if cut.categories is not None:
-        keep &= np.isin(predictions.classes[rows], np.array(list(cut.categories), np.int64))
+        keep &= np.isin(predictions.classes[rows], [number for number in cut.categories if is_class(number)])
     if cut.floor is not None:
         # In float32, as the runner compares.
         keep &= predictions.scores[rows] >= np.float32(cut.floor)

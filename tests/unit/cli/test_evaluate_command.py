@@ -59,6 +59,8 @@ def test_some_categories(files: tuple[str, str], capsys: Captured) -> None:
     assert [one["id"] for one in found["per_category"]] == [0, 3, 7]
     assert main(["eval", files[0], "-a", files[1], "--categories", "bga"]) == 2
     assert "the annotations have no category 'bga'\n  why:  did you mean bag?" in capsys.readouterr().err
+    for text in ("--5", "\u00b2", str(1 << 70)):  # none of them is a number of a category
+        assert main(["eval", files[0], "-a", files[1], f"--categories={text}"]) == 2
 
 
 def test_names_with_commas_are_names_first() -> None:

@@ -10,6 +10,8 @@ import pytest
 
 from orchestrator.errors import UsageError
 from orchestrator.inputs.collect import InputSet, collect_inputs
+from orchestrator.inputs.image_ids import ImageId
+from orchestrator.inputs.manifest import read_inputs
 from tests.unit.conftest import MakePhoto
 
 
@@ -23,7 +25,7 @@ def collect(*sources: Path, root: Path | None = None) -> InputSet:
     return collect_inputs([str(source) for source in sources], sources[0].parent / "unpacked", root)
 
 
-def ids(inputs: InputSet) -> dict[str, int]:
+def ids(inputs: InputSet) -> dict[str, ImageId]:
     return {image.file: image.image_id for image in inputs.images}
 
 
@@ -74,8 +76,40 @@ def test_names_that_leave_the_folder_are_refused(tmp_path: Path, photo: MakePhot
         collect(coco(tmp_path / "set" / "val.json", (1, "a.jpg"), (2, name)))
 
 
+ANY_IDS = ["0000001_02999_d_0000005", (1 << 63) + 5, 7, "7", -(1 << 70), 2.5, 'a"\n\u00e9\ud800', ""]
+
+
+def test_ids_are_whatever_json_can_hold(tmp_path: Path, photo: MakePhoto) -> None:
+    names = [f"{n}.jpg" for n in range(len(ANY_IDS))]
+    for name in names:
+        photo(tmp_path / name)
+    inputs = collect(coco(tmp_path / "val.json", *zip(ANY_IDS, names, strict=True)))
+    inputs.images.save(tmp_path / "inputs.jsonl")
+    for images in (inputs.images, read_inputs(tmp_path / "inputs.jsonl")):
+        assert [(image.image_id, type(image.image_id)) for image in images] == [(key, type(key)) for key in ANY_IDS]
+
+
+def test_a_text_that_is_a_number_takes_no_number(tmp_path: Path, photo: MakePhoto) -> None:
+    for name in ("set/a.jpg", "set/b.jpg", "more/c.jpg", "more/d.jpg"):
+        photo(tmp_path / name)
+    source = coco(tmp_path / "set" / "val.json", ("3", "a.jpg"), (4.0, "b.jpg"))
+    assert ids(collect(source, tmp_path / "more")) == {
+        "set/a.jpg": "3", "set/b.jpg": 4.0, "more/c.jpg": 3, "more/d.jpg": 5
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("image_id", ["null", "true", "[1]", "{}", "NaN", "1e999"])
+def test_a_value_that_is_no_id_is_named(tmp_path: Path, image_id: str) -> None:
+    (tmp_path / "x.json").write_text(
+        f'{{"images": [{{"id": 1, "file_name": "a"}}, {{"id": {image_id}, "file_name": "b"}}]}}'
+    )
+    with pytest.raises(UsageError, match="is not a COCO annotation file") as caught:
+        collect(tmp_path / "x.json")
+    assert str(caught.value.why).startswith("images[1] has the id ")
+
+
 @pytest.mark.parametrize(
-    "text", ['{"images": 3}', '{"images": [{"id": 1}]}', '{"images": [{"id": "x", "file_name": "a"}]}']
+    "text", ['{"images": 3}', '{"images": [{"id": 1}]}', '{"images": [{"id": null, "file_name": "a"}]}']
 )
 def test_what_is_no_coco_file_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text)

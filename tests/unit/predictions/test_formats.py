@@ -113,6 +113,15 @@ def test_ids_of_any_json_kind(tmp_path: Path) -> None:
     assert [(one.array, one.image) for one in Predictions(broken).validate()] == [("image_id", FILES[1])]
 
 
+@pytest.mark.parametrize("text", ["null", "true", "[1]", "{}", "NaN", "Infinity"])
+def test_other_json_is_no_id(text: str) -> None:
+    broken = Predictions({**sample_arrays(), "image_id": np.array([text, "2", "3", "4"])})
+    assert [(one.array, one.image) for one in broken.validate()] == [("image_id", FILES[0])]
+    with pytest.raises(PredictionsError) as caught:
+        list(broken.to_coco())
+    assert caught.value.why == "an image_id is not one JSON number or text"
+
+
 def test_digests_are_kept_and_needed(tmp_path: Path) -> None:
     collect_shards(write_shards(sample_arrays(), [0, 4], tmp_path / "s"), zip(FILES, range(4), strict=True), META,
             tmp_path / "p.npz")  # fmt: skip
