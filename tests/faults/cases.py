@@ -6,6 +6,7 @@ import hashlib
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -151,7 +152,7 @@ class Case:
         self.tell(f"    exit {code} after {time.monotonic() - started:.1f} s")
         if code not in (0, *(() if kind is None else kind.codes)):
             self.blame(f"{'no fault' if kind is None else kind.name}: exit {code}: {error[-1500:]}")
-        if "Traceback" in error or "bug in orch" in error:
+        if ("Traceback" in error and code != -signal.SIGINT) or "bug in orch" in error:
             self.blame(f"{'no fault' if kind is None else kind.name}: {error[-1500:]}")
         return code
 

@@ -1,7 +1,8 @@
-"""The command line of orch with a fault of its machine: `python -m tests.faults.command FAULT AFTER FOLDER -- ARGUMENTS`.
+"""The command line of orch with a fault of its machine.
 
-FAULT is the name of an error that a file operation below FOLDER raises once AFTER of them went well (ENOSPC, EIO, EROFS;
-all later ones raise it too, but for EIO), or "clock": the wall clock is another one after AFTER looks at it.
+`python -m tests.faults.command FAULT AFTER FOLDER -- ARGUMENTS`. FAULT is the name of an error that a file operation
+below FOLDER raises once AFTER of them went well (ENOSPC, EIO, EROFS; all later ones raise it too, but for EIO), or
+"clock": the wall clock is another one after AFTER looks at it.
 """
 
 from __future__ import annotations
@@ -65,17 +66,18 @@ def install_clock(after: int) -> None:
     time.time = stepped
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str]) -> None:
     """Install the fault and run the command."""
     fault, after, folder, _, *command = arguments
     if fault == "clock":
         install_clock(int(after))
     elif fault != "none":
         install_error(fault, int(after), folder)
-    from orchestrator.cli import main as run
+    from orchestrator.__main__ import main as run
 
-    return run(command)
+    sys.argv = ["orch", *command]
+    run()
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])

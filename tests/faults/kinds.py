@@ -26,7 +26,8 @@ class Kind:
     """A kind of fault.
 
     `act` is done to the started command after a random delay; `spoil` to the folder before the command is started;
-    `wrapped` is a fault that tests.faults.command installs. `codes`: the exit codes that are right besides 0.
+    `wrapped` is a fault that tests.faults.command installs. `codes`: the exit codes that are right besides 0; a signal
+    may come before Python has imported anything.
     """
 
     name: str
@@ -144,11 +145,10 @@ def fill_disk_between(case: Case, chance: random.Random) -> None:
     shutil.rmtree(case.out / "jobs", ignore_errors=True)
 
 
-SIGNALS = (130, -signal.SIGTERM, -signal.SIGINT)
 KINDS = (
     Kind("SIGKILL", (-signal.SIGKILL,), act=send(signal.SIGKILL)),
-    Kind("SIGTERM", (130,), act=send(signal.SIGTERM)),
-    Kind("SIGINT", (130,), act=send(signal.SIGINT)),
+    Kind("SIGTERM", (130, -signal.SIGTERM), act=send(signal.SIGTERM)),
+    Kind("SIGINT", (130, -signal.SIGINT), act=send(signal.SIGINT)),
     Kind("SIGSTOP", act=stop_for_a_while),
     Kind("workers killed", act=kill_workers),
     Kind("machine lost", (-signal.SIGKILL,), act=kill_all),
