@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import random
 import shutil
@@ -35,14 +36,12 @@ class Place:
     environment: Mapping[str, str]
     references: dict[tuple[str, str, int], str] = field(default_factory=dict)
 
-    def image(self, number: int, version: int) -> bytes:
+    @staticmethod
+    def image(number: int, version: int) -> bytes:
         """Return the content of an image; version 1 is another picture of the same name and size."""
-        path = self.root / "pictures" / f"{number}-{version}.png"
-        if not path.exists():
-            path.parent.mkdir(exist_ok=True)
-            chance = np.random.default_rng([number, version])
-            Image.fromarray(chance.integers(0, 255, (24 + number, 32, 3), np.uint8)).save(path)
-        return path.read_bytes()
+        chance, content = np.random.default_rng([number, version]), io.BytesIO()
+        Image.fromarray(chance.integers(0, 255, (24 + number, 32, 3), np.uint8)).save(content, "png")
+        return content.getvalue()
 
 
 @dataclass

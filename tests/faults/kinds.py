@@ -84,9 +84,9 @@ def start_twice(case: Case, process: Process, chance: random.Random) -> None:
 
 
 def kept_files(case: Case) -> Iterator[Path]:
-    """Yield the run's own files."""
+    """Yield the run's own files. Pictures of masks are checked when they are taken, and are the user's from then on."""
     for path in sorted(case.out.rglob("*")):
-        if path.is_file() and path.name not in (".lock", "run.json") and "logs" not in path.parts:
+        if path.is_file() and path.name not in (".lock", "run.json") and not {"logs", "masks"} & set(path.parts):
             yield path
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-TIMEOUT = float(os.environ.get("ORCH_HOSTILE_TIMEOUT", "90"))
+TIMEOUT = float(os.environ.get("ORCH_HOSTILE_TIMEOUT", "180"))
 """Seconds after which a command counts as hung."""
 
 

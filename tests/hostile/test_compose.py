@@ -49,6 +49,16 @@ class ComposeArena(WarmArena):
         self.compose("--profile", "hostile", "up", "-d", "--wait", "hostile")
         self.is_up = True
 
+    def _caches(self) -> list[Path]:
+        """Return the volumes of the project: Compose keeps the workers' caches in them."""
+        label = f"label=com.docker.compose.project={self.project}"
+        command = [docker(), "volume", "ls", "--quiet", "--filter", label]
+        names = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.split()
+        if not names:
+            return []
+        command = [docker(), "volume", "inspect", "--format", "{{.Mountpoint}}", *names]
+        return [Path(line) for line in subprocess.check_output(command, text=True, timeout=60).splitlines()]
+
     def remove_worker(self) -> None:
         """Bring everything down, and remove the spool."""
         if self.is_up:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,9 +116,10 @@ class WarmArena(Arena):
         allowed = {os.geteuid(), NOBODY}
         for folder, folders, files in os.walk(self.spool):
             for name in [*folders, *files]:
-                uid = os.lstat(os.path.join(folder, name)).st_uid
-                if uid not in allowed:
-                    fight.faults.append(f"{name} was given to uid {uid}")
+                with suppress(FileNotFoundError):  # the worker is at work
+                    uid = os.lstat(os.path.join(folder, name)).st_uid
+                    if uid not in allowed:
+                        fight.faults.append(f"{name} was given to uid {uid}")
             if folder.count("/") > 40:
                 folders.clear()
 

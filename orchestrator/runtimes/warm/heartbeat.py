@@ -193,6 +193,14 @@ class HeartbeatWatch:
         return unchanged > GONE_SECONDS or (unchanged > UNLOCKED_SECONDS and not is_locked(self._tree, self.worker))
 
 
+def find_all_alive(tree: GuestTree, workers: Sequence[str], patience: float) -> set[str]:
+    """Return all workers that are up; where that is in doubt, their heartbeats are watched, all at the same time."""
+    ages = {worker: _age(tree, worker) for worker in workers}
+    alive = {worker for worker, age in ages.items() if age < GONE_SECONDS and is_locked(tree, worker)}
+    doubtful = [worker for worker, age in ages.items() if age < STALE_SECONDS and worker not in alive]
+    return alive | watch_for_beats(tree, doubtful, patience, is_first_enough=False)
+
+
 def find_alive(tree: GuestTree, workers: Sequence[str], patience: float) -> set[str]:
     """Return the workers that are up: those with a held lock and a recent heartbeat, at once.
 
@@ -215,11 +223,6 @@ def watch_for_beats(tree: GuestTree, workers: Sequence[str], patience: float, *,
         time.sleep(0.1)
         alive |= {worker for worker in first if _read_beat(tree, worker) not in (None, first[worker])}
     return alive
-
-
-def is_alive(tree: GuestTree, worker: str, patience: float) -> bool:
-    """Return whether a worker is up."""
-    return bool(find_alive(tree, [worker], patience))
 
 
 def remove_dead_workers(tree: GuestTree, patience: float = UNLOCKED_SECONDS) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 from orchestrator.errors import MachineError
 from orchestrator.runtimes.warm.containers import list_containers, mounted_spool
 from orchestrator.runtimes.warm.discover import WATCH_SECONDS
-from orchestrator.runtimes.warm.heartbeat import Heartbeat, is_alive, list_worker_ids, read_heartbeat
+from orchestrator.runtimes.warm.heartbeat import Heartbeat, find_all_alive, list_worker_ids, read_heartbeat
 from orchestrator.runtimes.warm.settings import STACK_LABEL, VARIANT_LABEL
 from orchestrator.runtimes.warm.spool import VariantSpool, is_own_spool, variants_in
 
@@ -92,10 +92,9 @@ def read_heartbeats(spool: Path) -> list[Heartbeat]:
 
 def _read_variant(variant: VariantSpool) -> list[Heartbeat]:
     try:
-        with variant.open() as tree, ThreadPoolExecutor(max_workers=8) as pool:
-            workers = list_worker_ids(tree)
-            up = pool.map(lambda worker: is_alive(tree, worker, WATCH_SECONDS), workers)
-            beats = [read_heartbeat(tree, worker) for worker, alive in zip(workers, up, strict=True) if alive]
+        with variant.open() as tree:
+            alive = find_all_alive(tree, list_worker_ids(tree), WATCH_SECONDS)
+            beats = [read_heartbeat(tree, worker) for worker in sorted(alive)]
     except (OSError, MachineError):
         return []
     return [beat for beat in beats if beat is not None]

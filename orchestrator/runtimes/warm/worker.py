@@ -26,6 +26,8 @@ HEARTBEAT_CHECK_SECONDS = 0.5
 WAITING_SIGN_SECONDS = 20.0
 """Seconds between two heartbeat events that are made here for a job that waits: no process writes events for it."""
 KILL_SECONDS = 2.0
+LOST_SECONDS = 30.0
+"""Seconds without ticket, claim and end of a job: a claim is a rename, which a network file system may show late."""
 EVENTS_LIMIT = 1 << 30
 """Bytes of events that a job may write."""
 LOG_LIMIT = 16 << 20
@@ -62,6 +64,8 @@ class WarmWorker:
         self._over = threading.Event()
         self._is_terminated = False
         self._killed_at: float | None = None
+        self._held_at = time.monotonic()
+        """When ticket or claim was last seen."""
         self._sequence = 0
 
     # --- the Worker protocol
@@ -198,6 +202,10 @@ class WarmWorker:
         if len(gone) == len(self._watches) and not claimed:
             self._withdraw()
             return Exit(137, detail="the warm worker left before it took the job")
+        if claimed or self._tree.has(self._ticket):
+            self._held_at = now
+        elif now - self._held_at > LOST_SECONDS:
+            return Exit(137, detail="the warm worker lost the ticket of its job")
         return None
 
     def _is_replaced(self) -> bool:
