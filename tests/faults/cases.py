@@ -19,6 +19,8 @@ import numpy as np
 from PIL import Image
 
 from orchestrator import Predictions
+from orchestrator.hardware.gpu_code import LABEL
+from orchestrator.paths import RunPaths
 from tests.faults.kinds import KINDS, Kind
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,7 +102,16 @@ class Case:
         )  # fmt: skip
 
     def worker_pids(self) -> list[int]:
-        """Return the processes whose command line names this run's job folders."""
+        """Return this run's workers: main processes of containers, or those whose command line names a job folder."""
+        if self.runtime == "docker":
+            label = f"label={LABEL}.run={RunPaths(self.out).key}"
+            listed = subprocess.run(
+                ["docker", "ps", "-q", "--filter", label], capture_output=True, text=True, check=True
+            )
+            ids = listed.stdout.split()
+            shown = ["docker", "inspect", "--format", "{{.State.Pid}}", *ids]
+            found = subprocess.run(shown, capture_output=True, text=True, check=False).stdout if ids else ""
+            return [int(line) for line in found.split() if line != "0"]
         mark = os.fsencode(f"{self.out}/jobs/")
         pids = []
         for path in Path("/proc").glob("[0-9]*/cmdline"):
