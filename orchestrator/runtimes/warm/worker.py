@@ -13,7 +13,7 @@ from typing import Any
 
 from orchestrator.runtimes.base import Exit
 from orchestrator.runtimes.guest_contract import END_NAME, QUEUE_NAME
-from orchestrator.runtimes.warm.heartbeat import HeartbeatWatch, clean_text
+from orchestrator.runtimes.warm.heartbeat import HeartbeatWatch, clean_text, read_heartbeat
 from orchestrator.runtimes.warm.spool import CLAIMED, JOBS, TICKET_FORMAT, TICKETS, VariantSpool
 from orchestrator.system import GuestFileRefused, GuestTree, LineSplitter, json_bytes, parse_object
 
@@ -27,7 +27,7 @@ WAITING_SIGN_SECONDS = 20.0
 """Seconds between two heartbeat events that are made here for a job that waits: no process writes events for it."""
 KILL_SECONDS = 2.0
 LOST_SECONDS = 30.0
-"""Seconds without ticket, claim and end of a job: a claim is a rename, which a network file system may show late."""
+"""Seconds that a job waits for workers that have no other; a network file system may show a claim that late."""
 EVENTS_LIMIT = 1 << 30
 """Bytes of events that a job may write."""
 LOG_LIMIT = 16 << 20
@@ -65,7 +65,7 @@ class WarmWorker:
         self._is_terminated = False
         self._killed_at: float | None = None
         self._held_at = time.monotonic()
-        """When ticket or claim was last seen."""
+        """When the job was last claimed, or had to wait for others."""
         self._sequence = 0
 
     # --- the Worker protocol
@@ -202,11 +202,17 @@ class WarmWorker:
         if len(gone) == len(self._watches) and not claimed:
             self._withdraw()
             return Exit(137, detail="the warm worker left before it took the job")
-        if claimed or self._tree.has(self._ticket):
+        if claimed or (self._tree.has(self._ticket) and self._is_any_busy()):
             self._held_at = now
         elif now - self._held_at > LOST_SECONDS:
-            return Exit(137, detail="the warm worker lost the ticket of its job")
+            self._withdraw()
+            return Exit(137, detail="the warm worker has nothing to do, but does not take the job")
         return None
+
+    def _is_any_busy(self) -> bool:
+        """Return whether one of the workers that may take the job has others."""
+        beats = (read_heartbeat(self._tree, worker) for worker in self._watches)
+        return any(beat is not None and beat.jobs for beat in beats)
 
     def _is_replaced(self) -> bool:
         """Return whether another folder than the host's stands where the worker looks for its shards."""
