@@ -87,6 +87,7 @@ class RunPaths:
         self.jobs = root / "jobs"  # the workers' job folders: job.json and queue; removed when the run is complete
         self.events = root / "events.jsonl"  # all workers' events, one JSON object a line
         self.predictions = root / "predictions.npz"
+        self.update = root / "update"  # a prepared update of the run, until it is put into place
         self.summary = root / "summary.json"  # counts, failures, timing
         self.lock = root / ".lock"  # held by the one process that writes here
         self.claims = root / "claims"  # claims of shards, for runs that tasks on several machines share

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         Stored,
         add_weights,
         ensure_weights,
+        known_digests,
         verify_weights,
         weights_in,
         weights_state,
@@ -35,6 +36,6 @@ else:
             "scaffold": "create_stack",
             "spec": "MANIPULATION MODEL_NAME_PATTERN SettingValue Spec UpstreamSource Variant Weights",
             "upstream_code": "ensure_sources source_state tree_folder",
-            "weights": "Stored add_weights ensure_weights verify_weights weights_in weights_state",
+            "weights": "Stored add_weights ensure_weights known_digests verify_weights weights_in weights_state",
         },
     )

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,6 +25,8 @@ from orchestrator.system import (
     remove,
     replace_path,
     sha256_of,
+    sha256_of_tree,
+    state_of_tree,
     unpack,
     write_json,
 )
@@ -31,7 +34,10 @@ from orchestrator.system import (
 
 @dataclass(frozen=True)
 class Stored:
-    """One weights file as a run uses it; `path` is None for a file inside the stack's image."""
+    """One weights file, or folder, as a run uses it; `path` is None for a file inside the stack's image.
+
+    `sha256` is that of the file or of the archive that a folder was unpacked from, else that of `sha256_of_tree`.
+    """
 
     key: str
     file: str
@@ -55,8 +61,27 @@ def weights_in(entry: ModelEntry, folder: Path) -> dict[str, Stored]:
         path = folder / spec.file
         if not path.exists():
             raise MachineError(f"{spec.file} is not in {folder}")
-        stored[key] = Stored(key, spec.file, path, sha256_of(path) if path.is_file() else None)
+        stored[key] = Stored(key, spec.file, path, sha256_of_tree(path) if path.is_dir() else sha256_of(path))
     return stored
+
+
+def known_digests(entry: ModelEntry) -> dict[str, str | None]:
+    """Return the digests of a model's weights that are there, by key; fetches nothing.
+
+    Raises MachineError for weights that changed since they were stored.
+    """
+    digests: dict[str, str | None] = {}
+    for key, spec in entry.spec.weights.items():
+        bundled = None if spec.bundled is None else entry.stack.folder / spec.bundled
+        if spec.package is not None:
+            digests[key] = spec.sha256
+        elif bundled is not None:
+            digests[key] = sha256_of(bundled) if bundled.is_file() else None
+        else:
+            record = _record(entry, spec)
+            if record is not None:
+                digests[key] = record["sha256"]
+    return digests
 
 
 def weights_state(entry: ModelEntry, key: str) -> str:
@@ -113,16 +138,26 @@ def verify_weights(entry: ModelEntry) -> list[tuple[str, str, bool]]:
             continue
         folder = weights_folder(entry.stack.name, entry.name)
         path = folder / spec.file if spec.bundled is None else entry.stack.folder / spec.bundled
-        expected = spec.sha256 or _read_record(folder, spec).get("sha256")
+        record = _read_record(folder, spec)
+        expected = spec.sha256 or record.get("sha256")
         if not path.exists():
             findings.append((key, "missing", False))
         elif path.is_dir():
-            findings.append((key, f"present, unpacked from an archive with sha256 {expected}", True))
+            findings.append((key, *_verify_folder(path, record)))
         else:
             digest = sha256_of(path)
             right = expected in (None, digest)
             findings.append((key, f"sha256 {digest}" if right else f"sha256 {digest}, expected {expected}", right))
     return findings
+
+
+def _verify_folder(path: Path, record: Mapping[str, Any]) -> tuple[str, bool]:
+    """Read a folder of weights again; return the finding and whether it is right."""
+    digest, expected = sha256_of_tree(path), record.get("tree")
+    if expected is None:
+        return f"tree sha256 {digest}, of which no record was kept", True
+    right = digest == expected
+    return f"tree sha256 {digest}" + ("" if right else f", expected {expected}"), right
 
 
 def _ensure(entry: ModelEntry, key: str, spec: Weights, offline: bool, progress: TransferProgress) -> Stored:
@@ -208,6 +243,10 @@ def _install(entry: ModelEntry, key: str, spec: Weights, path: Path, *, source: 
                 shutil.rmtree(target)
         state = target.stat()
         record = {"sha256": digest, "size": state.st_size, "mtime_ns": state.st_mtime_ns, "source": source}
+        if target.is_dir():
+            tree = _describe_tree(target)
+            digest = digest or tree["tree"]
+            record |= {**tree, "sha256": digest}
         write_json(_record_path(folder, spec), record)
     except OSError as error:
         raise MachineError(f"cannot store {target}", why=error.strerror or str(error)) from error
@@ -215,6 +254,10 @@ def _install(entry: ModelEntry, key: str, spec: Weights, path: Path, *, source: 
         if move:
             remove(path)
     return Stored(key, spec.file, target, digest)
+
+
+def _describe_tree(folder: Path) -> dict[str, str]:
+    return {"tree": sha256_of_tree(folder), "tree_state": state_of_tree(folder)}
 
 
 def _copy(path: Path, aside: Path, *, unpacking: bool, move: bool) -> None:
@@ -274,12 +317,30 @@ def _record(entry: ModelEntry, spec: Weights) -> dict[str, Any] | None:
         spec.url is not None and source.startswith(("https:", "http:")) and source != spec.url
     ):
         return None  # the stack was updated to other weights
-    state = target.stat()
-    touched = (record.get("size"), record.get("mtime_ns")) != (state.st_size, state.st_mtime_ns)
-    if target.is_file() and touched and sha256_of(target) != record.get("sha256"):
+    digest, expected = _compare_tree(target, record) if target.is_dir() else _compare_file(target, record)
+    if digest != expected:
         raise MachineError(
             f"the weights {target} changed since they were stored",
-            why=f"sha256 is no longer {record.get('sha256')}",
-            hint=f"delete the file, then orch weights fetch {entry.name} (or orch weights add)",
+            why=f"sha256 is no longer {expected}",
+            hint=f"delete {target}, then orch weights fetch {entry.name} (or orch weights add)",
         )
+    if target.is_dir() and "tree" not in record:  # stored by a version that kept no digest of folders
+        record |= _describe_tree(target)
+        record["sha256"] = record["sha256"] or record["tree"]
+        with suppress(OSError):
+            write_json(_record_path(folder, spec), record)
     return record
+
+
+def _compare_file(path: Path, record: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return the digests of a file as it is and as it was stored; it is read only where its size or time changed."""
+    state, expected = path.stat(), record.get("sha256")
+    is_touched = (record.get("size"), record.get("mtime_ns")) != (state.st_size, state.st_mtime_ns)
+    return sha256_of(path) if is_touched else expected, expected
+
+
+def _compare_tree(folder: Path, record: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return the digests of a folder as it is and as it was stored, read only where a size or time changed."""
+    expected = record.get("tree")
+    is_touched = expected is not None and state_of_tree(folder) != record.get("tree_state")
+    return sha256_of_tree(folder) if is_touched else expected, expected

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Checking = AbstractContextManager[Gate]
 
-WITH_FILE = ("file", "stacks", "json", "quiet", "fail_on", "baseline", "junit", "job_summary")
+WITH_FILE = ("file", "update", "stacks", "json", "quiet", "fail_on", "baseline", "junit", "job_summary")
 """Options that may be given with --file; the file contains all others."""
 
 
@@ -86,7 +86,7 @@ def run_file(
     from orchestrator.cli.progress import make_display
     from orchestrator.workflows import compare_and_report, read_comparison
 
-    comparison = read_comparison(file, catalog(stacks))
+    comparison = read_comparison(file, catalog(stacks), update=bool(context.params["update"]))
     with checked_by([run.name for run in comparison.runs], annotations=comparison.annotations) as checks:
         results = _run(comparison.runs, json=json, quiet=quiet)
         judged = _judge(checks, results)

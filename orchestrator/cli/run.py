@@ -57,6 +57,12 @@ OutOption = Annotated[
         "--out", "-o", metavar="DIR", help="Run directory; with several models, their parent. Default: runs/MODEL-…"
     ),
 ]
+UpdateOption = Annotated[
+    bool,
+    typer.Option(
+        "--update", help="Where images, weights or the model changed: predict what changed, keep all other predictions."
+    ),
+]
 ExecutorOption = Annotated[
     str, typer.Option("--executor", metavar="NAME", help="Where workers run: local (this machine) or slurm.")
 ]
@@ -148,7 +154,7 @@ class RunCommand(TyperCommand):
         "Where it runs": ("runtime", "variant", "device", "warm", "spool", "offline", "base_image", "build_arg"),
         "Limits of workers": ("user", "memory", "processes", "file_size", "out_size"),
         "How fast": ("workers", "workers_per_gpu", "threads", "batch_size", "shard_size", "wait"),
-        "Results": ("out", "score_threshold", "max_detections", "exif", "json", "quiet"),
+        "Results": ("out", "update", "score_threshold", "max_detections", "exif", "json", "quiet"),
         "Checks for CI": ("annotations", "baseline", "fail_on", "junit", "job_summary"),
         "Cluster": ("executor", "slurm"),
     }
@@ -175,6 +181,7 @@ def run(
     images: ImagesOption = None,
     more_images: MoreImagesArgument = None,
     out: OutOption = None,
+    update: UpdateOption = False,
     image_root: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of the images that a COCO file names.")
     ] = None,

@@ -7,7 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator.cli.common import JsonOption, RuntimeOption, StacksOption, catalog, print_json, say, show_line
+from orchestrator.cli.common import (
+    JsonOption,
+    RuntimeOption,
+    StacksOption,
+    catalog,
+    print_json,
+    say,
+    say_text,
+    show_line,
+)
 from orchestrator.cli.plan import preview_model, show
 from orchestrator.cli.tables import print_table
 from orchestrator.errors import EXIT_OK, MachineError
@@ -95,5 +104,5 @@ def demo(
     if json:
         print_json(result.as_json())
     else:
-        say(result.text())
+        say_text(result.text())
     return EXIT_OK

@@ -5,9 +5,16 @@ from typing import TYPE_CHECKING
 from orchestrator._lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from orchestrator.dispatch.executors import ExecutorSettings, Work, get_executor
+    from orchestrator.dispatch.executors import (
+        ExecutorSettings,
+        Work,
+        find_submission,
+        get_executor,
+        refuse_active_submission,
+    )
     from orchestrator.dispatch.launcher import Launcher
     from orchestrator.dispatch.outcome import Outcome, read_outcome
+    from orchestrator.dispatch.shard_intake import remove_job_folders
     from orchestrator.dispatch.shared.follow import cancel_run, follow_run
     from orchestrator.dispatch.shared.task import main
     from orchestrator.dispatch.shared.work_file import make_placeholder
@@ -18,9 +25,10 @@ else:
     __getattr__ = lazy_exports(
         __name__,
         {
-            "executors": "ExecutorSettings Work get_executor",
+            "executors": "ExecutorSettings Work find_submission get_executor refuse_active_submission",
             "launcher": "Launcher",
             "outcome": "Outcome read_outcome",
+            "shard_intake": "remove_job_folders",
             "shared.follow": "cancel_run follow_run",
             "shared.task": "main",
             "shared.work_file": "make_placeholder",

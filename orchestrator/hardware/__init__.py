@@ -8,9 +8,10 @@ if TYPE_CHECKING:
     from orchestrator.hardware.compatibility import How, check_compatibility
     from orchestrator.hardware.detection import cores, detect_machine, gpus_for, gpus_of
     from orchestrator.hardware.devices import device_kind
+    from orchestrator.hardware.driver_faults import find_next_step
     from orchestrator.hardware.gpu_code import LABEL, MODULE, GpuCode, parse_gpu_code, read_labels
-    from orchestrator.hardware.machine import BROKEN_HINT, Gpu, Machine, read_machine, write_machine
-    from orchestrator.hardware.selection import Selection, choose_variant
+    from orchestrator.hardware.machine import OR_CPU, Gpu, Machine, read_machine, write_machine
+    from orchestrator.hardware.selection import Selection, choose_variant, explain_old_driver
 else:
     __getattr__ = lazy_exports(
         __name__,
@@ -18,8 +19,9 @@ else:
             "compatibility": "How check_compatibility",
             "detection": "cores detect_machine gpus_for gpus_of",
             "devices": "device_kind",
+            "driver_faults": "find_next_step",
             "gpu_code": "GpuCode LABEL MODULE parse_gpu_code read_labels",
-            "machine": "BROKEN_HINT Gpu Machine read_machine write_machine",
-            "selection": "Selection choose_variant",
+            "machine": "Gpu Machine OR_CPU read_machine write_machine",
+            "selection": "Selection choose_variant explain_old_driver",
         },
     )

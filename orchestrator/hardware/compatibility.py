@@ -21,6 +21,7 @@ class Compatibility:
     how: How
     why: str
     minutes: int | None = None  # minutes that the driver compiles at the first start, where the stack states them
+    needs_driver: str | None = None  # the oldest driver that would make it possible, where only the driver is too old
 
     @property
     def is_possible(self) -> bool:
@@ -31,13 +32,19 @@ def check_compatibility(variant: Variant, gpu: Gpu, memory: int | None = None) -
     """Return how a variant for GPUs runs on `gpu`. `memory`: MiB that the model needs, where known."""
     if gpu.capability in TEGRA:
         return Compatibility("impossible", f"{gpu.name} is a Jetson: it needs NVIDIA's own builds of the frameworks")
+    apart_from_driver = _check_memory(gpu, memory) or _check_code(variant, gpu)
     if variant.min_driver is not None and gpu.driver and parse_version(gpu.driver) < parse_version(variant.min_driver):
         why = f"it needs driver {variant.min_driver} or newer, this machine has {gpu.driver}"
-        return Compatibility("impossible", why)
-    if memory is not None and 0 < gpu.memory < memory:
-        why = f"the model needs {memory} MiB of GPU memory, {gpu.name} has {gpu.memory}"
-        return Compatibility("impossible", why)
-    return _check_code(variant, gpu)
+        return Compatibility(
+            "impossible", why, needs_driver=variant.min_driver if apart_from_driver.is_possible else None
+        )
+    return apart_from_driver
+
+
+def _check_memory(gpu: Gpu, memory: int | None) -> Compatibility | None:
+    if memory is None or not 0 < gpu.memory < memory:
+        return None
+    return Compatibility("impossible", f"the model needs {memory} MiB of GPU memory, {gpu.name} has {gpu.memory}")
 
 
 def _check_code(variant: Variant, gpu: Gpu) -> Compatibility:

@@ -9,7 +9,8 @@ from typing import Any
 
 from orchestrator.catalog import StackEntry
 from orchestrator.errors import MachineError
-from orchestrator.hardware.machine import Gpu, Machine
+from orchestrator.hardware.devices import find_gpus
+from orchestrator.hardware.machine import OR_CPU, Gpu, Machine
 from orchestrator.hardware.nvml import read_nvml
 from orchestrator.hardware.platforms import is_in_container, read_jetson, read_platform
 from orchestrator.hardware.smi import read_smi
@@ -41,7 +42,10 @@ def engine_machine(info: Mapping[str, Any]) -> Machine:
     ids = [name.partition("=")[2] for name in listed if name.startswith("nvidia.com/gpu=")]
     by_uuid = [one for one in ids if one.startswith(("GPU-", "MIG-"))]
     names = by_uuid or [one for one in ids if one.isdigit()]
-    gpus = tuple(Gpu(number, name, "GPU of the container engine", 0, "", "") for number, name in enumerate(names))
+    numbers = range(len(names)) if by_uuid else map(int, names)
+    gpus = tuple(
+        Gpu(number, name, "GPU of the container engine", 0, "", "") for number, name in zip(numbers, names, strict=True)
+    )
     if gpus:
         return Machine(gpus, source="the container engine")
     also = ""
@@ -53,7 +57,7 @@ def engine_machine(info: Mapping[str, Any]) -> Machine:
 def gpus_for(stack: StackEntry, device: str | None, variant: str | None = None) -> tuple[Gpu, ...]:
     """Return the GPUs of this machine that a run may use; it is not examined where that is none.
 
-    Raises MachineError where the driver is broken, or where a GPU was asked for and there is none.
+    Raises MachineError where the driver is broken, or where a GPU was asked for and cannot be used.
     """
     return gpus_of(detect_machine(), stack, device, variant) if _may_use_gpus(stack, device, variant) else ()
 
@@ -65,7 +69,10 @@ def gpus_of(machine: Machine, stack: StackEntry, device: str | None, variant: st
     if device is None and variant is None:
         return machine.usable_gpus()
     on_cpu = any(one.device == "cpu" for one in stack.spec.variants.values())
-    return machine.require_gpus("orch doctor" + ("; or ask for the CPU: --device cpu" if on_cpu else ""))
+    present = machine.require_gpus("orch doctor" + (f"; {OR_CPU}" if on_cpu else ""))
+    if device is not None:
+        find_gpus(device, present, machine.notes)  # here, as nobody else knows of the GPUs that are lost
+    return present
 
 
 def _may_use_gpus(stack: StackEntry, device: str | None, variant: str | None) -> bool:

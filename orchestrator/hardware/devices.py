@@ -9,7 +9,7 @@ from orchestrator.errors import MachineError, UsageError
 from orchestrator.hardware.machine import Gpu
 
 _PART = re.compile(r"(cuda:)?([0-9]{1,3}|(GPU|MIG)-[0-9A-Za-z./-]+)")
-DEVICES = "a device is cpu, cuda (any GPU), a GPU's number (0), several (0,1), or a UUID (GPU-…, MIG-…)"
+DEVICES = "a device is cpu, cuda (any GPU), nvidia-smi's number of a GPU (0), several (0,1), or a UUID (GPU-…, MIG-…)"
 
 
 def device_kind(device: str) -> str:
@@ -21,26 +21,30 @@ def device_kind(device: str) -> str:
     raise UsageError(f"unknown device {device!r}", why=DEVICES)
 
 
-def find_gpus(device: str, present: Sequence[Gpu]) -> tuple[Gpu, ...]:
+def find_gpus(device: str, present: Sequence[Gpu], notes: Sequence[str] = ()) -> tuple[Gpu, ...]:
     """Return the GPUs that `device` names one by one, in that order; none for "cpu" and "cuda".
 
-    Raises UsageError for an unknown device, MachineError for a GPU that this machine does not have.
+    Raises UsageError for an unknown device, MachineError for a GPU that this machine does not have. `notes`: sentences
+    about GPUs that cannot be used, for that error.
     """
     if device_kind(device) == "cpu" or device == "cuda":
         return ()
-    gpus = [_find_gpu(part.strip().removeprefix("cuda:"), present) for part in device.split(",")]
+    names = [part.strip().removeprefix("cuda:") for part in device.split(",")]
+    gpus = [gpu for name in names for gpu in _find(name, present, notes)]
     if len(set(gpus)) < len(gpus):
         raise UsageError(f"--device {device} names a GPU twice")
     return tuple(gpus)
 
 
-def _find_gpu(name: str, present: Sequence[Gpu]) -> Gpu:
+def _find(name: str, present: Sequence[Gpu], notes: Sequence[str]) -> list[Gpu]:
+    """Return the GPU of that number, which is its slices in MIG mode, or the one whose UUID begins with `name`."""
     if name.isdigit():
-        matching = list(present[int(name) : int(name) + 1])
+        matching = [gpu for gpu in present if gpu.index == int(name)]
     else:
         matching = [gpu for gpu in present if gpu.uuid.lower().startswith(name.lower())]
-    if len(matching) == 1:
-        return matching[0]
-    listed = ", ".join(f"{number} ({gpu.name}, {gpu.uuid})" for number, gpu in enumerate(present))
+    if matching and (name.isdigit() or len(matching) == 1):
+        return matching
+    listed = ", ".join(f"{gpu.label} ({gpu.name}, {gpu.uuid})" for gpu in present)
     what = f"there are {len(matching)} GPUs {name}…" if matching else f"there is no GPU {name}"
-    raise MachineError(what, why=f"this machine has {listed or 'none'}", hint="orch doctor")
+    why = "; ".join([f"this machine has {listed or 'none'}", *notes])
+    raise MachineError(what, why=why, hint="orch doctor")

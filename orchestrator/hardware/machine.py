@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -10,10 +11,11 @@ from typing import Any, ClassVar, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.errors import MachineError, UsageError
+from orchestrator.hardware.driver_faults import find_next_step
 from orchestrator.system import describe_errors
 
 FORMAT = "orch-machine/1"
-BROKEN_HINT = "repair the driver, or ask for the CPU: --device cpu"
+OR_CPU = "or ask for the CPU: --device cpu"
 Platform = Literal["linux", "wsl2", "jetson"]
 
 
@@ -33,7 +35,7 @@ class Gpu:
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
-    index: int  # the driver's number of the GPU; slices of a GPU share it
+    index: int  # nvidia-smi's number of the GPU; slices of a GPU share it
     uuid: str  # "GPU-…" or "MIG-…"; an index where no UUID is known
     name: str
     memory: int
@@ -49,6 +51,11 @@ class Gpu:
         """The GPU as WorkerSpec.device names it."""
         return f"cuda:{self.uuid}"
 
+    @property
+    def label(self) -> str:
+        """The GPU as tables show it and `--device` takes it: nvidia-smi's number; the UUID of a slice."""
+        return str(self.index) if self.parent is None else self.uuid
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -62,15 +69,27 @@ class Machine:
     platform: Platform = "linux"
     model: str | None = None  # the maker's name of the board, where that matters: a Jetson
     lacks: str | None = None  # why there is no GPU, where there is none
+    assigned: str | None = None  # "CUDA_VISIBLE_DEVICES=1", where that names a GPU that `lacks` says cannot be used
     broken: str | None = None  # the driver's error, where it does not answer
     notes: tuple[str, ...] = ()  # one sentence for each GPU that is present but cannot be used
     source: str = "nothing"  # where this was read: NVML, nvidia-smi, the container engine, a file
 
     def usable_gpus(self) -> tuple[Gpu, ...]:
-        """Return the GPUs. Raises MachineError where the driver is broken: using the CPU would hide that."""
+        """Return the GPUs. Raises MachineError where using the CPU instead would hide a fault.
+
+        That is a driver that is broken, or a GPU that a variable names and that cannot be used.
+        """
         if self.broken is not None:
-            raise MachineError("the GPU driver does not answer", why=self.broken, hint=BROKEN_HINT)
+            step = find_next_step(self.broken, self.platform)
+            raise MachineError("the GPU driver does not answer", why=self.broken, hint=f"{step}; {OR_CPU}")
+        if self.assigned is not None:
+            raise MachineError(f"{self.assigned} names a GPU that cannot be used", why=self.lacks, hint=self.reassign())
         return self.gpus
+
+    def reassign(self) -> str:
+        """Return the next step where `assigned` is set."""
+        name = (self.assigned or "").partition("=")[0]
+        return f"orch doctor; ask the scheduler for another GPU, unset {name}, {OR_CPU}"
 
     def require_gpus(self, hint: str = "orch doctor") -> tuple[Gpu, ...]:
         """Return the GPUs, at least one. Raises MachineError that says what is missing."""
@@ -81,9 +100,35 @@ class Machine:
         return present
 
 
+def describe_lost(index: int | str, reason: str) -> str:
+    """Return the sentence about a GPU that the driver lists and that does not answer."""
+    return f"GPU {index} does not answer: {reason}"
+
+
+def describe_unsliced(index: int) -> str:
+    """Return the sentence about a GPU in MIG mode that nothing can run on."""
+    return f"GPU {index} is in MIG mode and has no slices (sudo nvidia-smi mig -cgi PROFILE -C)"
+
+
+def summarize(
+    gpus: Sequence[Gpu], lost: Sequence[str], empty: Sequence[str], driver: str | None, cuda: str | None, source: str
+) -> Machine:
+    """Return a machine with `gpus`. `lost`, `empty`: sentences about GPUs that do not answer, or have no slices.
+
+    Where no GPU is left and one is lost, the machine is broken: using the CPU instead would hide that.
+    """
+    notes = (*lost, *empty)
+    broken = "; ".join(notes) if lost and not gpus else None
+    lacks = None if gpus else "none of its GPUs can be used" if notes else "the driver reports no GPU"
+    return Machine(tuple(gpus), driver, cuda, lacks=lacks, broken=broken, notes=notes, source=source)
+
+
 def write_machine(machine: Machine) -> str:
     """Return the text of a file that `read_machine` reads."""
-    return json.dumps({"format": FORMAT, **asdict(machine)}, indent=2) + "\n"
+    document = asdict(machine)
+    if machine.assigned is None:  # a field that older versions of orch refuse
+        del document["assigned"]
+    return json.dumps({"format": FORMAT, **document}, indent=2) + "\n"
 
 
 def read_machine(path: Path) -> Machine:

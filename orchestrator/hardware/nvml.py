@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from orchestrator.hardware.machine import Gpu, GpuProcess, Machine
+from orchestrator.hardware.machine import Gpu, GpuProcess, Machine, describe_lost, describe_unsliced, summarize
 
 MIB = 1 << 20
+_LOST, _RESET_REQUIRED = 15, 16
+_WORDS = {
+    _RESET_REQUIRED: "GPU requires reset",
+    17: "GPU access blocked by the operating system",
+    18: "Driver/library version mismatch",
+}
+"""nvidia-smi's words for errors that the Python binding words differently: people search for nvidia-smi's."""
 
 
 def read_nvml() -> Machine | None:
@@ -19,11 +26,11 @@ def read_nvml() -> Machine | None:
     except pynvml.NVMLError as error:
         if error.value == pynvml.NVML_ERROR_LIBRARY_NOT_FOUND:
             return None
-        return Machine(broken=f"NVML: {error}", source="NVML")
+        return Machine(broken=f"NVML: {_describe(error)}", source="NVML")
     try:
         return _machine(pynvml)
     except pynvml.NVMLError as error:
-        return Machine(broken=f"NVML: {error}", source="NVML")
+        return Machine(broken=f"NVML: {_describe(error)}", source="NVML")
     finally:
         pynvml.nvmlShutdown()
 
@@ -33,35 +40,38 @@ def _machine(nvml: Any) -> Machine:
     number = _or_none(nvml, nvml.nvmlSystemGetCudaDriverVersion)
     cuda = None if number is None else f"{number // 1000}.{number % 1000 // 10}"
     gpus: list[Gpu] = []
-    notes: list[str] = []
-    count = nvml.nvmlDeviceGetCount()
-    for index in range(count):
+    lost: list[str] = []
+    empty: list[str] = []
+    for index in range(nvml.nvmlDeviceGetCount()):
         try:
             devices = list(_devices(nvml, nvml.nvmlDeviceGetHandleByIndex(index), index, driver))
         except nvml.NVMLError as error:  # a GPU that is lost must not hide the others
-            notes.append(f"GPU {index} does not answer: {error}")
+            lost.append(describe_lost(index, _describe(error)))
             continue
         if not devices:
-            notes.append(f"GPU {index} is in MIG mode and has no slices (sudo nvidia-smi mig -cgi PROFILE -C)")
+            empty.append(describe_unsliced(index))
         gpus += devices
-    broken = "; ".join(notes) if count and not gpus and not any("MIG" in note for note in notes) else None
-    lacks = None if gpus else "the driver reports no GPU" if not count else "none of its GPUs can be used"
-    return Machine(tuple(gpus), driver, cuda, lacks=lacks, broken=broken, notes=tuple(notes), source="NVML")
+    return summarize(gpus, lost, empty, driver, cuda, "NVML")
 
 
 def _devices(nvml: Any, handle: Any, index: int, driver: str) -> Iterator[Gpu]:
-    """Yield the GPU, or its slices where it is in MIG mode."""
-    major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
-    uuid, name = nvml.nvmlDeviceGetUUID(handle), nvml.nvmlDeviceGetName(handle)
+    """Yield the GPU, or its slices where it is in MIG mode. Raises NVMLError where it is lost.
+
+    What identifies a GPU has to be readable; a figure may be missing, unless the error says that the GPU is gone.
+    """
+    uuid = _or_none(nvml, nvml.nvmlDeviceGetUUID, handle) or str(index)
+    name = _or_none(nvml, nvml.nvmlDeviceGetName, handle) or "NVIDIA GPU"
+    version = _or_none(nvml, nvml.nvmlDeviceGetCudaComputeCapability, handle)
+    capability = "" if version is None else f"{version[0]}.{version[1]}"
+    _figure(nvml, nvml.nvmlDeviceGetPerformanceState, handle)  # a GPU that requires a reset may answer all the rest
 
     def make_gpu(device: Any, **more: Any) -> Gpu:
-        memory = _or_none(nvml, nvml.nvmlDeviceGetMemoryInfo, device)
+        memory = _figure(nvml, nvml.nvmlDeviceGetMemoryInfo, device)
         total, free = (0, None) if memory is None else (memory.total // MIB, memory.free // MIB)
-        running = _or_none(nvml, nvml.nvmlDeviceGetComputeRunningProcesses, device) or []
+        running = _figure(nvml, nvml.nvmlDeviceGetComputeRunningProcesses, device) or []
         processes = tuple(GpuProcess(one.pid, one.usedGpuMemory and one.usedGpuMemory // MIB) for one in running)
         fields = {"uuid": uuid, "name": name, **more}
-        return Gpu(index, memory=total, capability=f"{major}.{minor}", driver=driver, free=free, **fields,
-                   processes=processes)  # fmt: skip
+        return Gpu(index, memory=total, capability=capability, driver=driver, free=free, **fields, processes=processes)
 
     mode = _or_none(nvml, nvml.nvmlDeviceGetMigMode, handle)
     if mode is None or mode[0] != nvml.NVML_DEVICE_MIG_ENABLE:
@@ -84,6 +94,10 @@ def _profile(nvml: Any, part: Any) -> str:
     return whole if own == slices else f"{own}c.{whole}"
 
 
+def _describe(error: Any) -> str:
+    return _WORDS.get(error.value) or str(error)
+
+
 def _or_none(nvml: Any, query: Callable[..., Any], *arguments: Any) -> Any:
     """Return the answer to a query that not every GPU or driver supports, else None."""
     try:
@@ -91,4 +105,17 @@ def _or_none(nvml: Any, query: Callable[..., Any], *arguments: Any) -> Any:
     except (nvml.NVMLError_NotSupported, nvml.NVMLError_NotFound, nvml.NVMLError_FunctionNotFound):
         return None
     except (nvml.NVMLError_NoPermission, nvml.NVMLError_InvalidArgument):
+        return None
+
+
+def _figure(nvml: Any, query: Callable[..., Any], *arguments: Any) -> Any:
+    """Return the answer to a query, None where it fails, as single ones do on GPUs that work.
+
+    Raises NVMLError where the GPU is lost.
+    """
+    try:
+        return query(*arguments)
+    except nvml.NVMLError as error:
+        if error.value in (_LOST, _RESET_REQUIRED):
+            raise
         return None

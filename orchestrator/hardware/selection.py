@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from orchestrator.catalog import StackEntry, Variant
 from orchestrator.errors import MachineError, UsageError
-from orchestrator.hardware.compatibility import Compatibility, check_compatibility
+from orchestrator.hardware.compatibility import Compatibility, check_compatibility, parse_version
 from orchestrator.hardware.devices import device_kind, find_gpus
 from orchestrator.hardware.machine import Gpu
 
@@ -48,6 +48,11 @@ class _Candidate:
         possible = [compatibility.is_possible for _, compatibility in self.compatibilities]
         return bool(possible) and (all(possible) if on_all else any(possible))
 
+    @property
+    def needs_driver(self) -> str | None:
+        """The driver that the variant needs, where only that keeps it from running."""
+        return next((one.needs_driver for _, one in self.compatibilities if one.needs_driver), None)
+
     def reasons(self) -> str:
         return "; ".join(dict.fromkeys(compatibility.why for _, compatibility in self.compatibilities))
 
@@ -72,22 +77,44 @@ def choose_variant(
     elif kind == "cpu" or not (kind or present):
         return _select_cpu(stack, f"--device {device}" if kind else _why_no_gpu(stack))
     named = () if device is None else find_gpus(device, present)
-    candidates = [
-        _Candidate(name, variant, tuple((gpu, check_compatibility(variant, gpu, memory)) for gpu in named or present))
-        for name, variant in variants.items()
-        if variant.device == "cuda" and wanted in (None, name)
-    ]
+    candidates = _candidates(stack, named or present, memory)
     if wanted is not None:
-        return _select_wanted(candidates[0], on_all=bool(named))
+        return _select_wanted(wanted, candidates, on_all=bool(named))
     return _select_best(stack, candidates, device, on_all=bool(named))
 
 
-def _select_wanted(candidate: _Candidate, *, on_all: bool) -> Selection:
-    name = candidate.name
+def explain_old_driver(stack: StackEntry, present: Sequence[Gpu]) -> tuple[str, str] | None:
+    """Return what the driver is too old for, and the next step; None where a variant of the stack runs by itself."""
+    candidates = _candidates(stack, present, None)
+    needs = [f"{one.name} needs {one.needs_driver} or newer" for one in candidates if one.needs_driver]
+    if not needs or any(one.is_usable(False) and not one.variant.on_request for one in candidates):
+        return None
+    return ", ".join(needs), _next_step(candidates, on_all=False) or ""
+
+
+def _candidates(stack: StackEntry, gpus: Sequence[Gpu], memory: int | None) -> list[_Candidate]:
+    return [
+        _Candidate(name, variant, tuple((gpu, check_compatibility(variant, gpu, memory)) for gpu in gpus))
+        for name, variant in stack.spec.variants.items()
+        if variant.device == "cuda"
+    ]
+
+
+def _next_step(candidates: Sequence[_Candidate], *, on_all: bool) -> str | None:
+    """Return what to do where a variant does not fit: take the one that does, or update the driver."""
+    fitting = next((f"--variant {one.name} fits" for one in candidates if one.is_usable(on_all)), None)
+    drivers = [one.needs_driver for one in candidates if one.needs_driver]
+    update = f"update NVIDIA's driver to {min(drivers, key=parse_version)} or newer" if drivers else None
+    return ", or ".join(filter(None, (fitting, update))) or None
+
+
+def _select_wanted(name: str, candidates: Sequence[_Candidate], *, on_all: bool) -> Selection:
+    candidate = next(one for one in candidates if one.name == name)
     if not candidate.compatibilities:
         raise MachineError(f"the variant {name} needs a GPU", why="this machine has none", hint="orch doctor")
     if not candidate.is_usable(on_all):
-        raise MachineError(f"the variant {name} does not fit this machine", why=candidate.reasons(), hint="orch doctor")
+        step = _next_step(candidates, on_all=on_all) or "orch doctor"
+        raise MachineError(f"the variant {name} does not fit this machine", why=candidate.reasons(), hint=step)
     return _select_gpus(candidate, on_all, "asked for")
 
 
@@ -100,9 +127,11 @@ def _select_best(stack: StackEntry, candidates: Sequence[_Candidate], device: st
         rejected = _explain_rejected(candidates[: candidates.index(best)])
         return _select_gpus(best, on_all, "; ".join([why, *rejected]))
     problems = "; ".join(_explain_rejected(candidates))
+    step = _next_step(candidates, on_all=on_all)
     if device is None and any(variant.device == "cpu" for variant in stack.spec.variants.values()):
-        return _select_cpu(stack, f"no variant fits the GPU: {problems}" if candidates else _why_no_gpu(stack))
-    raise _nothing_fits(stack, problems)
+        why = "; ".join(filter(None, (f"no variant fits the GPU: {problems}", step)))
+        return _select_cpu(stack, why if candidates else _why_no_gpu(stack))
+    raise _nothing_fits(stack, problems, step)
 
 
 def _explain_rejected(candidates: Sequence[_Candidate]) -> Iterator[str]:
@@ -135,11 +164,12 @@ def _select_cpu(stack: StackEntry, why: str) -> Selection:
 
 def _why_no_gpu(stack: StackEntry) -> str:
     uses_gpus = any(variant.device == "cuda" for variant in stack.spec.variants.values())
-    return "no GPU on this machine" if uses_gpus else "this stack uses no GPU"
+    return "no GPU to use on this machine" if uses_gpus else "this stack uses no GPU"
 
 
-def _nothing_fits(stack: StackEntry, problems: str) -> MachineError:
+def _nothing_fits(stack: StackEntry, problems: str, step: str | None = None) -> MachineError:
     variants = stack.spec.variants
     why = problems or f"it has only {', '.join(f'{name} ({variant.device})' for name, variant in variants.items())}"
-    hint = "ask for the CPU: --device cpu" if any(one.device == "cpu" for one in variants.values()) else None
+    cpu = "ask for the CPU: --device cpu" if any(one.device == "cpu" for one in variants.values()) else None
+    hint = "; or ".join(filter(None, (step, cpu))) or None
     return MachineError(f"no variant of {stack.name} fits this machine", why=why, hint=hint)

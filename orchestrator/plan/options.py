@@ -87,6 +87,8 @@ class RunOptions(CommonOptions):
 
     images: Sequence[str]
     out: Path | None = None
+    update: bool = False
+    """Change the folder's run where images, model or weights are others; rows that stay the same are kept."""
     image_root: Path | None = None
     settings: Sequence[str] = ()  # settings of the model, NAME=VALUE
     executor_settings: tuple[str, ...] = ()  # settings of the executor, KEY=VALUE; the executor checks them

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator import __version__
@@ -26,6 +26,8 @@ class Plan:
     weights: Mapping[str, Stored]
     inputs: InputSet
     shard_size: int
+    build_parts: Mapping[str, str] = field(default_factory=dict)
+    """Digests of what in the build the predictions depend on, by names for messages; see runtimes.result_parts."""
 
     @property
     def shards(self) -> range:
@@ -49,12 +51,16 @@ class Plan:
         """Return a digest of all that the predictions depend on; only shards that carry it are collected."""
         parts = {
             "request": {**self.request.as_json(), "images": None, "image_root": None},
-            "build": self.prepared.identity,
+            "parts": self.result_parts(),
             "weights": {key: stored.sha256 for key, stored in self.weights.items()},
             "inputs": self.inputs.digest(),
             "shard_size": self.shard_size,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def result_parts(self) -> dict[str, str]:
+        """Return the digests of what the model's predictions depend on beside request and weights."""
+        return all_parts(self.entry, self.build_parts)
 
     def run_id(self) -> str:
         """Return a short name of the run, for containers and messages."""
@@ -99,3 +105,12 @@ class Plan:
     def native(self) -> dict[str, Any]:
         native = self.entry.spec.native
         return {"box_order": native.box_order, "class_base": native.class_base, "class_map": list(self.entry.class_map)}
+
+
+def all_parts(entry: ModelEntry, build_parts: Mapping[str, str]) -> dict[str, str]:
+    """Return digests of a model's build and of what stack.yaml says of its output, by names for messages."""
+    native, task = entry.spec.native, entry.spec.task
+    output = [task, native.box_order, native.class_base, list(entry.class_map)]
+    categories = [[category.id, category.name] for category in entry.categories]
+    described = json.dumps([*output, categories, list(entry.taxonomy.attributes)])
+    return {**build_parts, "description of the model": hashlib.sha256(described.encode()).hexdigest()[:12]}

@@ -5,25 +5,20 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from bisect import insort
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import RunError, UsageError
-from orchestrator.inputs import InputImage, read_inputs
 from orchestrator.paths import RunPaths
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.request import Request
-from orchestrator.system import hold_lock, is_regular_file, read_json_object, write_json
+from orchestrator.system import hold_lock, is_regular_file, read_json_object, remove, write_json
 
 RUN_FORMAT = "orch-run/1"
-
-_States = dict[str, tuple[int, int]]
-"""Size and modification time of files, by name."""
+_IMAGE_FIELDS = ("images", "image_root")
 
 
 def read_request_field(paths: RunPaths, field: str = "runtime") -> str | None:
@@ -35,8 +30,8 @@ def read_request_field(paths: RunPaths, field: str = "runtime") -> str | None:
 
 
 @contextmanager
-def open_run(paths: RunPaths, request: Request) -> Iterator[dict[str, Any] | None]:
-    """Lock a run directory and yield its run.json, None for a new run.
+def open_run(paths: RunPaths, request: Request, *, update: bool = False) -> Iterator[dict[str, Any] | None]:
+    """Lock a run directory and yield its run.json, None for a new run. `update`: other image sources are no error.
 
     Raises UsageError for a folder that belongs to another request or program, or cannot be written; RunError for
     damaged files of a run.
@@ -57,7 +52,9 @@ def open_run(paths: RunPaths, request: Request) -> Iterator[dict[str, Any] | Non
             )
         _refuse_links(paths)
         try:
-            yield _earlier(paths, request)
+            if paths.update.exists():
+                finish_update(paths)
+            yield _earlier(paths, request, _IMAGE_FIELDS if update else ())
         except OSError as error:
             named = _name_damage(paths, error)
             if named is None:
@@ -131,7 +128,7 @@ def read_run_document(paths: RunPaths) -> dict[str, Any]:
     return document
 
 
-def _earlier(paths: RunPaths, request: Request) -> dict[str, Any] | None:
+def _earlier(paths: RunPaths, request: Request, may_differ: Sequence[str]) -> dict[str, Any] | None:
     if not os.path.lexists(paths.run_json):
         return None
     earlier = read_run_document(paths)
@@ -140,7 +137,7 @@ def _earlier(paths: RunPaths, request: Request) -> dict[str, Any] | None:
         why = f"its format is {written_as}; this version writes {RUN_FORMAT}"
         raise UsageError(f"{paths.root} was begun by another version of orch", why=why, hint="choose another --out")
     now = request.as_json()
-    differing = [name for name in now if before.get(name) != now[name]]
+    differing = [name for name in now if before.get(name) != now[name] and name not in may_differ]
     if differing:
         first = differing[0]
         raise UsageError(
@@ -152,9 +149,13 @@ def _earlier(paths: RunPaths, request: Request) -> dict[str, Any] | None:
 
 
 def record_plan(paths: RunPaths, plan: Plan, earlier: dict[str, Any] | None, notes: Mapping[str, Any]) -> None:
-    """Write run.json and inputs.jsonl, or check that a resumed run is still the same. Raises UsageError."""
+    """Write run.json and inputs.jsonl of a new run; for a resumed one, check its digest. Raises UsageError."""
     if earlier is not None:
-        _refuse_changes(paths, plan, earlier)
+        if plan.digest() != earlier["plan"]:  # the caller compared all else
+            raise UsageError(
+                f"the model, its weights or its images changed while the run in {paths.root} was prepared",
+                hint="run the same command again",
+            )
         return
     for folder in (paths.shards, paths.logs, paths.jobs):
         folder.mkdir(parents=True, exist_ok=True)
@@ -168,6 +169,7 @@ def run_document(plan: Plan, notes: Mapping[str, Any]) -> dict[str, Any]:
         "format": RUN_FORMAT,
         "request": plan.request.as_json(),
         "plan": plan.digest(),
+        "parts": plan.result_parts(),
         "resolved": plan.predictions_meta(),
         "shard_size": plan.shard_size,
         "shards": len(plan.shards),
@@ -177,79 +179,21 @@ def run_document(plan: Plan, notes: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _refuse_changes(paths: RunPaths, plan: Plan, earlier: Mapping[str, Any]) -> None:
-    count, first = _compare_inputs(paths, plan, earlier)
-    if count:
-        more = f" and {count - len(first)} more" if count > len(first) else ""
-        raise UsageError(
-            f"the images changed since the run in {paths.root} began",
-            why=", ".join(first) + more,
-            hint="begin a new run with --out FOLDER",
-        )
-    if plan.digest() != earlier.get("plan"):
-        resolved = earlier.get("resolved", {})
-        meta = plan.predictions_meta()
-        differing = [
-            f"{name} was {resolved.get(name)}, now {meta[name]}"
-            for name in ("build", "weights", "image_digest")
-            if resolved.get(name) != meta[name]
-        ]
-        raise UsageError(
-            f"the stack or its weights changed since the run in {paths.root} began",
-            why="; ".join(differing) or "another version of orch",
-            hint="begin a new run with --out FOLDER",
-        )
-
-
-def _compare_inputs(paths: RunPaths, plan: Plan, earlier: Mapping[str, Any]) -> tuple[int, list[str]]:
-    """Return the number of changed images and the first five; write inputs.jsonl again where only it is damaged."""
-    try:
-        if not is_regular_file(paths.inputs):
-            raise ValueError("it is missing, or no file")
-        if plan.inputs.images.is_saved_as(paths.inputs):
-            return 0, []
-        return _count(_changes(read_inputs(paths.inputs), plan.inputs.images))
-    except (ValueError, TypeError, RecursionError, AttributeError) as error:
-        if plan.digest() == earlier.get("plan"):
-            plan.inputs.images.save(paths.inputs)
-            return 0, []
-        raise RunError(
-            f"{paths.inputs} is damaged, and the images are not those that the run began with",
-            why=str(error),
-            hint="restore it, or begin a new run with --out FOLDER",
-        ) from None
-
-
-def _count(changes: Iterable[str]) -> tuple[int, list[str]]:
-    """Return the number of changes, and the first five in order."""
-    count, first = 0, list[str]()
-    for count, change in enumerate(changes, 1):  # noqa: B007  # its last value is used
-        insort(first, change)
-        del first[5:]
-    return count, first
-
-
-def _changes(before: Iterable[InputImage], now: Iterable[InputImage]) -> Iterator[str]:
-    """Return the differences of two lists of images, read side by side: memory holds only what is out of step."""
-    gone: _States = {}
-    new: _States = {}
-    for image, waiting, others in _pair_up(before, now, gone, new):
-        state = (image.size, image.mtime_ns)
-        other = others.pop(image.file, None)
-        if other is None:
-            waiting[image.file] = state
-        elif other != state:
-            yield f"changed: {image.file}"
-    yield from (f"gone: {file}" for file in gone)
-    yield from (f"new: {file}" for file in new)
-
-
-def _pair_up(
-    before: Iterable[InputImage], now: Iterable[InputImage], gone: _States, new: _States
-) -> Iterator[tuple[InputImage, _States, _States]]:
-    """Return each image of both lists in turn, with the unmatched images of its own list and of the other one."""
-    for earlier, later in zip_longest(before, now):
-        if earlier is not None:
-            yield earlier, gone, new
-        if later is not None:
-            yield later, new, gone
+def finish_update(paths: RunPaths) -> None:
+    """Put a prepared update into place; remove one that was not prepared to its end."""
+    new = RunPaths(paths.update)
+    if not is_regular_file(new.run_json):
+        shutil.rmtree(new.root, ignore_errors=True)
+        return
+    for file in (paths.summary, paths.predictions, paths.work, paths.cancelled):
+        remove(file)
+    for folder in (paths.claims, paths.tasks, paths.task_events):
+        shutil.rmtree(folder, ignore_errors=True)
+    if new.shards.is_dir():
+        for folder in (paths.shards, paths.masks):
+            shutil.rmtree(folder, ignore_errors=True)
+        new.shards.rename(paths.shards)
+    if new.inputs.exists():
+        os.replace(new.inputs, paths.inputs)
+    os.replace(new.run_json, paths.run_json)
+    new.root.rmdir()

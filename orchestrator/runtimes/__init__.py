@@ -15,7 +15,7 @@ if TYPE_CHECKING:
         WorkerSpec,
         worker_environment,
     )
-    from orchestrator.runtimes.build_inputs import find_variant, image_alias, image_inputs
+    from orchestrator.runtimes.build_inputs import find_variant, image_alias, image_inputs, result_parts
     from orchestrator.runtimes.built import apply_gpu_code, select_variant
     from orchestrator.runtimes.docker.user import calling_user
     from orchestrator.runtimes.environments import (
@@ -54,7 +54,7 @@ else:
         __name__,
         {
             "base": "BuildOptions Exit Finding Prepared Runtime Worker WorkerSpec worker_environment",
-            "build_inputs": "find_variant image_alias image_inputs",
+            "build_inputs": "find_variant image_alias image_inputs result_parts",
             "built": "apply_gpu_code select_variant",
             "docker.user": "calling_user",
             "environments": "LOCKED WHEELS ensure_environment environment_folder find_uv is_complete",

@@ -8,7 +8,8 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from orchestrator.catalog import RUNNER, StackEntry, UpstreamSource, Variant
 from orchestrator.errors import SpecError, UsageError
@@ -17,6 +18,8 @@ from orchestrator.runtimes.base import BuildOptions
 LOCK_NAME = "requirements.lock"
 BUILD_LOCK_NAME = "build.lock"
 _SKIPPED = ("__pycache__", "weights", "convert")
+_WITHOUT_EFFECT = ("events", "gpu", "limits", "liveness", "memory", "random_weights", "serve", "serving")
+"""Modules and folders of the runner that no prediction depends on; see docs/decisions/0009."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +56,35 @@ class BuildInputs:
         """The image's name; other content, another name."""
         return f"{image_alias(self.stack, self.variant)}-{self.identity}"
 
+    def result_parts(self) -> dict[str, str]:
+        """Return the digests of what predictions depend on, by names for messages."""
+        files: dict[str, dict[str, Path]] = {
+            "packages": {LOCK_NAME: self.lock, "Dockerfile": self.dockerfile},
+            "runner": {},
+            "predictor": {},
+        }
+        for name, path in self.files.items():
+            folder, _, rest = name.partition("/")
+            if folder == "stack":
+                files["predictor"][name] = path
+            elif folder != "runner":
+                files["packages"][name] = path
+            elif PurePosixPath(rest).parts[1].removesuffix(".py") not in _WITHOUT_EFFECT:
+                files["runner"][name] = path
+        parts = {part: _digest_files(named).hexdigest()[:12] for part, named in files.items()}
+        for part, value in (("build arguments", dict(self.arguments)), ("upstream code", self._commits())):
+            parts[part] = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+        return parts
+
     def _digest(self, arguments: str) -> str:
-        digest = hashlib.sha256()
-        files = {"Dockerfile": self.dockerfile, LOCK_NAME: self.lock, **self.files}
-        for name in sorted(files):
-            content = hashlib.sha256(files[name].read_bytes()).hexdigest()
-            digest.update(f"{name}\0{content}\n".encode())
+        digest = _digest_files({"Dockerfile": self.dockerfile, LOCK_NAME: self.lock, **self.files})
         digest.update(arguments.encode())
-        for name, source in sorted(self.sources.items()):
-            digest.update(json.dumps([name, source.commit, sorted(source.folders)]).encode())
+        for source in self._commits():
+            digest.update(json.dumps(source).encode())
         return digest.hexdigest()[:12]
+
+    def _commits(self) -> list[list[Any]]:
+        return [[name, source.commit, sorted(source.folders)] for name, source in sorted(self.sources.items())]
 
     def write_context(self, folder: Path, sources: Mapping[str, Path]) -> None:
         """Copy the files to where the Dockerfile's COPY lines expect them.
@@ -77,6 +99,14 @@ class BuildInputs:
             shutil.copyfile(path, target)
         for name, tree in sources.items():
             shutil.copytree(tree, folder / "sources" / name, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def _digest_files(files: Mapping[str, Path]) -> hashlib._Hash:
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        content = hashlib.sha256(files[name].read_bytes()).hexdigest()
+        digest.update(f"{name}\0{content}\n".encode())
+    return digest
 
 
 def image_alias(stack: str, variant: str) -> str:
@@ -111,6 +141,14 @@ def build_inputs(stack: StackEntry, variant: str, options: BuildOptions) -> Buil
     return BuildInputs(
         stack.name, variant, stack.dockerfile, lock, files, arguments, stack.spec.sources, spec.device == "cuda"
     )
+
+
+def result_parts(stack: StackEntry, variant: str, options: BuildOptions) -> dict[str, str]:
+    """Return the digests of what in a variant's build predictions depend on, whichever runtime builds it.
+
+    Raises SpecError, UsageError.
+    """
+    return image_inputs(stack, variant, options).result_parts()
 
 
 def image_inputs(stack: StackEntry, variant: str, options: BuildOptions) -> BuildInputs:

@@ -35,11 +35,14 @@ def inherited_variables() -> dict[str, str]:
 
 
 def visible_gpus(device: str) -> dict[str, str]:
-    """Return the variables that show a worker its GPU: the one named, else those that the caller sees."""
+    """Return the variables that show a worker its GPU: the one named, else those that the caller sees.
+
+    Numbers are nvidia-smi's, as everywhere in orch; by default CUDA counts the fastest GPU first.
+    """
     name = device.partition(":")[2]
-    if name:
-        return {"CUDA_VISIBLE_DEVICES": name}
-    return {name: os.environ[name] for name in _GPUS if name in os.environ}
+    shown = {"CUDA_VISIBLE_DEVICES": name} if name else {one: os.environ[one] for one in _GPUS if one in os.environ}
+    by_number = shown.get("CUDA_VISIBLE_DEVICES", "")[:1].isdigit()
+    return {**shown, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if by_number else shown
 
 
 class ProcessWorker:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
         replace_file,
         replace_path,
         sha256_of,
+        sha256_of_tree,
+        state_of_tree,
         sync_path,
         write_json,
         write_text,
@@ -54,7 +56,7 @@ else:
             "SilentDisplay print_line printable rate_line with_name",
             "download": "TransferProgress fetch",
             "files": "is_regular_file json_bytes open_to_append read_json_object read_regular remove "
-            "replace_file replace_path sha256_of sync_path write_json write_text",
+            "replace_file replace_path sha256_of sha256_of_tree state_of_tree sync_path write_json write_text",
             "free_space": "GB Need RESERVE require_space",
             "guest_tree": "GuestFile GuestFileRefused GuestTree",
             "json_lines": "JsonLinesFile LineSplitter parse_object split_lines",

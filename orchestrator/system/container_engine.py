@@ -18,6 +18,8 @@ from orchestrator.system.subprocesses import read_output
 
 TIMEOUT = 60
 HINT = "install Docker (https://docs.docker.com/engine/install), start it, then: orch doctor; or use --runtime venv"
+_NO_RIGHTS = "permission denied"
+_NO_RIGHTS_HINT = "sudo usermod -aG docker $USER, log in again, then: orch doctor; or use --runtime venv"
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ def connect() -> Engine:
             reasons.append(f"{url}: {_short(error)}")
             if client is not None:
                 client.close()
-    raise MachineError("no container engine answers", why="; ".join(reasons), hint=HINT)
+    why = "; ".join(reasons)
+    raise MachineError("no container engine answers", why=why, hint=_NO_RIGHTS_HINT if _NO_RIGHTS in why else HINT)
 
 
 def _require_listening(url: str) -> None:
@@ -157,7 +160,7 @@ def _short(error: Exception) -> str:
     if "No such file or directory" in text:
         return "no such socket"
     if "Permission denied" in text or "PermissionError" in text:
-        return "permission denied (are you in the group docker?)"
+        return f"{_NO_RIGHTS} (are you in the group docker?)"
     if "Connection refused" in text:
         return "connection refused"
     return text.splitlines()[0][:200] if text else type(error).__name__

@@ -148,6 +148,27 @@ def json_bytes(value: Any) -> bytes:
     return text + b"\n"
 
 
+def sha256_of_tree(folder: Path) -> str:
+    """Return a digest of the names and contents of all files below a folder. Raises OSError."""
+    digest = hashlib.sha256()
+    for name, path in _files_below(folder):
+        digest.update(f"{name}\0{sha256_of(path)}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def state_of_tree(folder: Path) -> str:
+    """Return a digest of the names, sizes and times of all files below a folder; reads no file. Raises OSError."""
+    digest = hashlib.sha256()
+    for name, path in _files_below(folder):
+        state = path.stat()
+        digest.update(f"{name}\0{state.st_size}\0{state.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _files_below(folder: Path) -> list[tuple[str, Path]]:
+    return sorted((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file())
+
+
 def sha256_of(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -106,8 +106,11 @@ class ComparisonFile:
     report: ReportSpec | None
 
 
-def read_comparison(path: Path, catalog: Catalog) -> ComparisonFile:
-    """Read and check a file before anything is run. Raises SpecError, which names file, line and field."""
+def read_comparison(path: Path, catalog: Catalog, *, update: bool = False) -> ComparisonFile:
+    """Read and check a file before anything is run. `update`: the runs may change what their folders hold.
+
+    Raises SpecError, which names file, line and field.
+    """
     source = YamlSource(path)
     spec = _validate(source)
     folder = path.absolute().parent
@@ -124,7 +127,7 @@ def read_comparison(path: Path, catalog: Catalog) -> ComparisonFile:
             raise SpecError(f"{where}: two runs are named {name}", hint="give this one a name of its own: name: …")
         with _locate_errors(source, ("models", number, "settings")):
             given = _merge_options(entry, spec.run, model, folder)
-        options = RunOptions(images=images, image_root=image_root, out=out / name, **given)
+        options = RunOptions(images=images, image_root=image_root, out=out / name, update=update, **given)
         runs.append(RunRequest(name, entry, options))
     annotations = None if spec.annotations is None else _resolve(folder, spec.annotations)
     if annotations is not None and not annotations.is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 from orchestrator import __version__
 from orchestrator.catalog import load_catalog
 from orchestrator.errors import OrchError
-from orchestrator.hardware import BROKEN_HINT, Gpu, cores, detect_machine
+from orchestrator.hardware import OR_CPU, Gpu, Machine, cores, detect_machine, explain_old_driver, find_next_step
 from orchestrator.paths import home
 from orchestrator.runtimes import RUNTIMES, Finding, get_runtime
 
@@ -49,27 +50,56 @@ def _gpus() -> Iterator[Finding]:
         kinds = {"wsl2": "Windows Subsystem for Linux 2", "jetson": machine.model or "Jetson"}
         yield Finding("platform", "ok", kinds[machine.platform])
     if machine.broken is not None:
-        yield Finding("GPUs", "problem", machine.broken, BROKEN_HINT)
+        yield Finding(
+            "GPUs", "problem", machine.broken, f"{find_next_step(machine.broken, machine.platform)}; {OR_CPU}"
+        )
         return
     if machine.driver is not None:
         newest_cuda = f", CUDA up to {machine.cuda}" if machine.cuda else ""
         yield Finding("GPU driver", "ok", f"{machine.driver}{newest_cuda} (by {machine.source})")
-    for number, gpu in enumerate(machine.gpus):
-        yield Finding(f"GPU {number}", "ok", _describe(gpu))
+    for gpu in machine.gpus:
+        yield Finding(f"GPU {gpu.label}", "ok", _describe(gpu))
         if gpu.processes:
             using = ", ".join(f"{one.pid}{f' ({one.memory} MiB)' if one.memory else ''}" for one in gpu.processes)
-            yield Finding(f"GPU {number} is used", "note", f"by the processes {using}", "another GPU: --device NUMBER")
+            step = "another GPU: --device NUMBER"
+            yield Finding(f"GPU {gpu.label} is used", "note", f"by the processes {using}", step)
     for note in machine.notes:
-        yield Finding("GPUs", "problem", note, "")
-    if not machine.gpus:
-        yield Finding("GPUs", "note", machine.lacks or "none", "CPU variants run; for a GPU install NVIDIA's driver")
+        yield Finding("GPUs", "problem", note, find_next_step(note, machine.platform))
+    if machine.assigned is not None:
+        found = f"{machine.assigned} names a GPU that cannot be used: {machine.lacks}"
+        yield Finding("GPUs", "problem", found, machine.reassign())
+    elif not machine.gpus:
+        has_driver = machine.source != "nothing"
+        step = "see nvidia-smi -L and CUDA_VISIBLE_DEVICES" if has_driver else "install NVIDIA's driver"
+        yield Finding("GPUs", "note", machine.lacks or "none", f"CPU variants run; for a GPU {step}")
+    else:
+        yield from _numbers()
+        yield from _drivers(machine)
+
+
+def _numbers() -> Iterator[Finding]:
+    """Yield what a variable of numbers means, where one is set: CUDA itself may count in another order."""
+    value = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if value is not None:
+        found = f"CUDA_VISIBLE_DEVICES={value} is read by nvidia-smi's numbers, as in this table and for --device"
+        yield Finding("GPU numbers", "ok", found)
+
+
+def _drivers(machine: Machine) -> Iterator[Finding]:
+    """Yield the stacks whose variants for GPUs all need a newer driver, or have to be asked for."""
+    for name, stack in load_catalog().stacks.items():
+        advice = explain_old_driver(stack, machine.gpus)
+        if advice is not None:
+            needs, step = advice
+            yield Finding(f"GPU driver for {name}", "note", f"{machine.driver} is too old: {needs}", step)
 
 
 def _describe(gpu: Gpu) -> str:
     free = "" if gpu.free is None else f", {gpu.free} of them free"
     slice_of = "" if gpu.parent is None else f", a MIG slice of {gpu.parent}"
     capability = f", compute capability {gpu.capability}" if gpu.capability else ""
-    return f"{gpu.name}, {gpu.memory} MiB{free}{capability}, {gpu.uuid}{slice_of}"
+    memory = f"{gpu.memory} MiB" if gpu.memory else "memory not known"
+    return f"{gpu.name}, {memory}{free}{capability}, {gpu.uuid}{slice_of}"
 
 
 def _runtime(name: str) -> Iterator[Finding]:

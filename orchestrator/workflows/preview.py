@@ -26,7 +26,7 @@ from orchestrator.runtimes import BuildOptions, Limits, apply_gpu_code, choose_r
 class VariantRow:
     """How one variant runs on one device."""
 
-    device: str  # "cpu", a GPU's number for --device, or "cuda" where there is no GPU
+    device: str  # "cpu", a GPU's label for --device, or "cuda" where there is no GPU
     name: str  # the device's name
     variant: str
     runs: How
@@ -168,9 +168,9 @@ def _rows(entry: ModelEntry, machine: Machine) -> Iterator[VariantRow]:
     for name, variant in variants.items():
         if variant.device == "cpu":
             continue
-        for number, gpu in enumerate(machine.gpus):
+        for gpu in machine.gpus:
             how = check_compatibility(variant, gpu, entry.spec.gpu_memory)
-            yield VariantRow(str(number), gpu.name, name, how.how, how.why, how.minutes, variant.on_request)
+            yield VariantRow(gpu.label, gpu.name, name, how.how, how.why, how.minutes, variant.on_request)
         if not machine.gpus:
             why = f"the GPU driver does not answer: {machine.broken}" if machine.broken else machine.lacks
             yield VariantRow("cuda", "no GPU", name, "impossible", why or "there is no GPU", None, variant.on_request)
@@ -187,6 +187,6 @@ def _preview_weights(entry: ModelEntry) -> Iterator[WeightsPreview]:
 
 
 def name_gpus(gpus: tuple[Gpu, ...], devices: tuple[str, ...]) -> list[str]:
-    """Return the numbers and names of the devices of a selection."""
-    by_device = {gpu.device: f"{number} ({gpu.name})" for number, gpu in enumerate(gpus)}
+    """Return the labels and names of the devices of a selection."""
+    by_device = {gpu.device: f"{gpu.label} ({gpu.name})" for gpu in gpus}
     return [by_device.get(device, device) for device in devices]

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from orchestrator.catalog import STACKS, ModelEntry, Stored, ensure_weights, weights_in
+from orchestrator.catalog import STACKS, ModelEntry, Stored, ensure_weights, known_digests, weights_in
 from orchestrator.dispatch import (
     ExecutorSettings,
     NoSharing,
     Outcome,
     Sharing,
     Work,
+    find_submission,
     follow_run,
     get_executor,
     make_placeholder,
     read_outcome,
+    refuse_active_submission,
+    remove_job_folders,
 )
 from orchestrator.errors import RunError, UsageError
 from orchestrator.hardware import Gpu, Selection
@@ -27,31 +32,36 @@ from orchestrator.inputs import InputSet, collect_inputs
 from orchestrator.paths import RunPaths, weights_folder
 from orchestrator.plan import (
     AUTO,
+    MOST_SHARDS,
+    Changes,
     Plan,
     Request,
+    RunChanged,
     RunOptions,
+    all_parts,
     build_needs,
+    compare_run,
     default_shard_size,
     make_request,
     open_run,
     output_need,
     read_request_field,
     record_plan,
+    update_run,
     weights_needs,
 )
-from orchestrator.runtimes import Prepared, Runtime
-from orchestrator.system import Display, Need, require_space
+from orchestrator.runtimes import Prepared, Runtime, result_parts
+from orchestrator.system import Display, Need, remove, require_space
 from orchestrator.workflows.candidates import Candidate, runtime_candidates
 
 
 def run_model(entry: ModelEntry, options: RunOptions, display: Display, sharing: Sharing | None = None) -> Outcome:
     """Predict all images with a model. The same options and folder resume a run that was interrupted.
 
-    Raises UsageError, BuildError, MachineError, RunError, Interrupted; finished shards stay in the run directory.
+    Without `options.out`, a run of other images than those in its folder gets the next free folder. Raises UsageError,
+    BuildError, MachineError, RunError, Interrupted; finished shards stay in the run directory.
     """
-    sharing = sharing or NoSharing()
     executor = get_executor(options.executor)
-    settings = executor.settings_type.parse(options.executor_settings)
     if options.user is not None and options.executor != "local":
         why = "its tasks run as you on other machines"
         raise UsageError(
@@ -59,8 +69,39 @@ def run_model(entry: ModelEntry, options: RunOptions, display: Display, sharing:
         )
     choice, gpus = executor.select(entry, options.variant, options.device)
     request = make_request(entry, options, options.runtime, choice.variant, choice.device)
-    folder = options.out or Path("runs") / f"{request.model}-{request.short_digest(options.runtime)}"
-    root = RunPaths(folder.absolute())
+    for folder in _folders(options, request):
+        try:
+            return _run_in_folder(folder, entry, options, request, choice, gpus, display, sharing or NoSharing())
+        except RunChanged as changed:
+            if options.out is not None:
+                raise
+            display.say(f"{changed.message} ({changed.why}): using the next folder; --update would change this one")
+    raise AssertionError("there is always a next folder")
+
+
+def _folders(options: RunOptions, request: Request) -> Iterator[Path]:
+    """Return the folders that a run may have: the one asked for, else runs/MODEL-DIGEST, then with a number."""
+    if options.out is not None:
+        yield options.out
+        return
+    default = f"{request.model}-{request.short_digest(options.runtime)}"
+    yield Path("runs", default)
+    yield from (Path("runs", f"{default}-{number}") for number in count(2))
+
+
+def _run_in_folder(
+    folder: Path,
+    entry: ModelEntry,
+    options: RunOptions,
+    request: Request,
+    choice: Selection,
+    gpus: tuple[Gpu, ...],
+    display: Display,
+    sharing: Sharing,
+) -> Outcome:
+    """Begin or resume the run of a folder. Raises RunChanged for one of something else, and what run_model raises."""
+    executor, root = get_executor(options.executor), RunPaths(folder.absolute())
+    settings = executor.settings_type.parse(options.executor_settings)
     choice = _resume_choice(choice, root)
     for candidate in runtime_candidates(entry, options, choice, root, display.say):
         runtime, paths = candidate.runtime, candidate.paths(root)
@@ -69,26 +110,70 @@ def run_model(entry: ModelEntry, options: RunOptions, display: Display, sharing:
         if candidate.warm is None:
             runtime.set_limits(options.limits)
             _warn_of_foreign_code(entry, options, runtime, display)
-        with candidate, open_run(paths, request) as earlier:
-            outcome = None if earlier is None else _find_outcome(paths, display)
-            if outcome is not None:
-                return outcome
-            runtime.require(choice.devices)
+        with candidate, open_run(paths, request, update=options.update) as earlier:
             inputs = collect_inputs(options.images, paths.unpacked, options.image_root, options.follow_links)
+            parts = {} if choice.variant == AUTO else result_parts(entry.stack, choice.variant, options.build)
+            changes = None if earlier is None else _find_changes(paths, earlier, inputs, entry, options, parts)
+            if earlier is not None and not changes:
+                outcome = _find_outcome(paths, display)
+                if outcome is not None:
+                    return outcome
+            runtime.require(choice.devices)
             _say_inputs(display, inputs)
-            new_images = 0 if earlier else len(inputs.images)
+            new_images = 0 if earlier and not changes else len(inputs.images)
             require_space([*_space_needs(entry, options, choice, runtime, paths, new_images)], entry.name)
             weights = _get_weights(entry, options, display)
             candidate.accept(inputs, weights)
             prepared = _build(entry, options, choice, runtime, sharing, display)
-            plan = Plan(request, entry, prepared, weights, inputs, _shard_size(earlier, options, request, inputs))
-            record_plan(paths, plan, earlier, _notes(candidate, choice, gpus))
+            size = _shard_size(earlier, options, request, inputs)
+            plan = Plan(request, entry, prepared, weights, inputs, size, parts)
+            notes = _notes(candidate, choice, gpus)
+            if earlier is not None and changes:
+                _update(paths, plan, earlier, changes, notes, display)
+            else:
+                record_plan(paths, plan, earlier, notes)
             work = _make_work(plan, paths, candidate, options, choice, gpus, sharing, settings)
             outcome = executor.execute(work, display)
             if outcome.complete or not (options.wait and settings.wait):
                 return outcome
             break
     return follow_run(root, display)
+
+
+def _find_changes(
+    paths: RunPaths,
+    earlier: Mapping[str, Any],
+    inputs: InputSet,
+    entry: ModelEntry,
+    options: RunOptions,
+    parts: Mapping[str, str],
+) -> Changes:
+    """Compare the folder's run with this one. Raises RunChanged, unless it is to be updated."""
+    if options.weights_folder is not None:
+        digests = {key: stored.sha256 for key, stored in weights_in(entry, options.weights_folder).items()}
+    else:
+        digests = known_digests(entry)
+    changes = compare_run(paths, earlier, inputs, all_parts(entry, parts), digests, update=options.update)
+    if changes.is_list_changed:
+        remove_job_folders(paths.jobs)  # what workers left there was predicted from files with other times
+    return changes
+
+
+def _update(
+    paths: RunPaths,
+    plan: Plan,
+    earlier: Mapping[str, Any],
+    changes: Changes,
+    notes: Mapping[str, Any],
+    display: Display,
+) -> None:
+    """Change the folder's run to `plan`, and say what is kept. Raises UsageError while a cluster works on it."""
+    refuse_active_submission(paths)
+    submission = find_submission(paths)
+    kept = update_run(paths, plan, earlier, changes, notes)
+    if submission is not None:
+        remove(paths.submission(submission.executor))
+    display.say(f"updating {paths.root}: {changes.describe()}; {kept} of {len(plan.inputs.images)} images are kept")
 
 
 def _warn_of_foreign_code(entry: ModelEntry, options: RunOptions, runtime: Runtime, display: Display) -> None:
@@ -112,6 +197,7 @@ def _find_outcome(paths: RunPaths, display: Display) -> Outcome | None:
     """
     outcome = read_outcome(paths)
     if outcome is not None:
+        shutil.rmtree(paths.unpacked, ignore_errors=True)
         display.say(f"{paths.root} is complete already")
     elif os.path.lexists(paths.summary):
         damaged = f"{paths.summary} or {paths.predictions} is damaged or missing"
@@ -178,11 +264,14 @@ def _build(
 
 
 def _shard_size(earlier: Mapping[str, Any] | None, options: RunOptions, request: Request, inputs: InputSet) -> int:
-    """Return images per shard: as asked for, else as the run was begun, else by the numbers of images and batches."""
+    """Return images per shard: as asked for, else as the run was begun, else by the numbers of images and batches.
+
+    An update with far more images would get too many shards of the size that the run was begun with.
+    """
     if options.shard_size:
         return options.shard_size
     begun = (earlier or {}).get("shard_size")
-    if isinstance(begun, int) and begun > 0:
+    if isinstance(begun, int) and begun > 0 and len(inputs.images) <= begun * MOST_SHARDS:
         return begun
     return default_shard_size(len(inputs.images), request.batch_size)
 

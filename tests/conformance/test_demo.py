@@ -28,3 +28,4 @@ def test_the_demo_is_quick_and_the_same_the_second_time(orch: Orch, tmp_path: Pa
     orch(*arguments)
     again = orch(*arguments)
     assert again.stderr.count("is complete already") == 2
+    assert "\\n" not in again.stderr, "lines, not their escapes"

@@ -136,7 +136,7 @@ def _collect_here(run: _Followed, display: Display) -> None:
     if missing:
         raise _explain_missing(run, missing)
     work = read_work_file(run.paths)
-    plan = work.make_plan(work.restore_prepared())
+    plan = work.restore_plan()
     with Claims(run.paths.claims, f"attach-{time_ns()}", LEASE_SECONDS) as claims:
         while not run.paths.summary.exists() and not collect_once(run.paths, plan, claims, display):
             sleep(POLL_SECONDS)

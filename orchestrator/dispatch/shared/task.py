@@ -106,9 +106,11 @@ def _prepare(paths: TaskPaths, work: RecordedWork, claims: Claims, display: Disp
     runtime = choose_runtime(request.runtime)[0]
     plan = work.make_plan(runtime.prepare(stack, request.variant, work.build, display.detail))
     if plan.digest() != work.plan:
+        parts = plan.result_parts()
+        changed = [name for name in {**work.parts, **parts} if work.parts.get(name) != parts.get(name)]
         raise RunError(
             "this node would not run what was planned",
-            why=f"the build is {plan.prepared.identity} here; the stack or its weights changed since the run began",
+            why=f"here it is a run with other {', '.join(changed) or 'images or weights'}",
             hint="cancel the run and start a new one",
         )
     display.say(f"variant {request.variant}, {', '.join(gpu.name for gpu in present) or 'no GPU'}")

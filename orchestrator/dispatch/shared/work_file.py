@@ -14,7 +14,7 @@ from orchestrator.hardware import Selection
 from orchestrator.inputs import InputSet, SkippedFile, open_inputs
 from orchestrator.paths import RunPaths
 from orchestrator.plan import AUTO, Plan, Request, read_run_document, run_document
-from orchestrator.runtimes import NO_LIMITS, BuildOptions, Limits, Prepared
+from orchestrator.runtimes import NO_LIMITS, BuildOptions, Limits, Prepared, result_parts
 from orchestrator.system import is_regular_file, read_json_object, write_json
 
 WORK_FORMAT = "orch-work/1"
@@ -50,17 +50,25 @@ class RecordedWork:
     """Digest of the recorded plan."""
     build_identity: str
     image_digest: str | None
+    parts: Mapping[str, str]
+    """Plan.result_parts as recorded."""
 
     def make_plan(self, prepared: Prepared) -> Plan:
         """Return the plan with the variant as it was built on this node."""
-        return Plan(self.request, self.entry, prepared, self.weights, self.inputs, self.shard_size)
+        parts = result_parts(self.entry.stack, self.request.variant, self.build)
+        return Plan(self.request, self.entry, prepared, self.weights, self.inputs, self.shard_size, parts)
+
+    def restore_plan(self) -> Plan:
+        """Return the plan as run.json records it: enough to collect, not to start workers."""
+        plan = Plan(self.request, self.entry, self.restore_prepared(), self.weights, self.inputs, self.shard_size)
+        return replace(plan, build_parts=self.parts)
 
     def with_recorded_digest(self, plan: Plan) -> Plan:
         """Return the plan with the image id of run.json: an image built on another node has another id."""
         return replace(plan, prepared=replace(plan.prepared, digest=self.image_digest))
 
     def restore_prepared(self) -> Prepared:
-        """Return the built variant as run.json records it: enough to collect, not to start workers."""
+        """Return the built variant as run.json records it."""
         request = self.request
         return Prepared(self.entry.stack, request.variant, request.runtime, self.build_identity, "", self.image_digest)
 
@@ -134,6 +142,7 @@ def _parse(paths: RunPaths, run: Mapping[str, Any], work: Mapping[str, Any]) -> 
         str(run["plan"]),
         run["resolved"]["build"],
         run["resolved"]["image_digest"],
+        run["parts"],
     )
 
 

@@ -16,7 +16,7 @@ def examine_engine() -> Iterator[Finding]:
     try:
         engine = connect()
     except MachineError as error:
-        step = "install Docker Engine, or use --runtime venv"
+        step = error.hint or "install Docker Engine, or use --runtime venv"
         yield Finding("container engine", "note", error.why or error.message, step)
         return
     kind = "Podman" if engine.is_podman else "Docker"
@@ -41,6 +41,7 @@ def _examine_gpu_access(engine: Engine) -> Finding:
     try:
         return Finding("GPUs in containers", "ok", f"by {detect_gpu_access(engine).method()}")
     except MachineError as error:
-        if not detect_machine().gpus:
+        machine = detect_machine()
+        if not machine.gpus and machine.broken is None and machine.assigned is None:
             return Finding("GPUs in containers", "note", "not set up; there is no GPU either")
         return Finding("GPUs in containers", "problem", error.why or error.message, error.hint or "")

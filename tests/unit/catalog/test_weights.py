@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -16,7 +17,14 @@ from typing import Any
 import pytest
 
 from orchestrator.catalog.loader import ModelEntry
-from orchestrator.catalog.weights import Stored, add_weights, ensure_weights, verify_weights, weights_state
+from orchestrator.catalog.weights import (
+    Stored,
+    add_weights,
+    ensure_weights,
+    known_digests,
+    verify_weights,
+    weights_state,
+)
 from orchestrator.errors import MachineError, OrchError, SpecError, UsageError
 from orchestrator.paths import weights_folder
 from tests.unit.stack_samples import model_entry
@@ -103,7 +111,7 @@ def test_a_file_that_changed_in_the_cache_is_an_error(site: Site, tmp_path: Path
     path.write_bytes(b"changed")
     error = failure(entry, offline=True)
     assert error.message == f"the weights {path} changed since they were stored"
-    assert error.hint == "delete the file, then orch weights fetch tiny-model (or orch weights add)"
+    assert str(error.hint).endswith("w.pth, then orch weights fetch tiny-model (or orch weights add)")
     assert weights_state(entry, "pth") == "changed"
     found = hashlib.sha256(b"changed").hexdigest()
     assert verify_weights(entry) == [("pth", f"sha256 {found}, expected {SHA}", False)]
@@ -218,9 +226,32 @@ def test_archives_are_unpacked_into_a_folder(site: Site, tmp_path: Path, name: s
     assert stored.path is not None
     assert (stored.path / "saved" / "model.pb").read_bytes() == b"1"
     assert (stored.sha256, ensure(entry, offline=True)) == (digest, stored)
-    assert verify_weights(entry) == [("pth", f"present, unpacked from an archive with sha256 {digest}", True)]
+    assert [(key, right) for key, _, right in verify_weights(entry)] == [("pth", True)]
     (tmp_path / name).write_bytes(site.files[f"/{name}"])
     assert add_weights(entry, tmp_path / name) == stored
+    file = stored.path / "saved" / "model.pb"
+    state = file.stat()
+    file.write_bytes(b"2")
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert [right for _, _, right in verify_weights(entry)] == [False], "read again, whatever size and time say"
+    os.utime(file)
+    assert "changed since they were stored" in failure(entry).message
+
+
+def test_a_folder_of_weights_has_a_digest_of_names_and_contents(tmp_path: Path) -> None:
+    entry = model(tmp_path, manual="by hand", unpack=True)
+    digests = []
+    for content in (b"1", b"1", b"2"):
+        (tmp_path / "mine" / "saved").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "mine" / "saved" / "model.pb").write_bytes(content)
+        digests.append(add_weights(entry, tmp_path / "mine").sha256)
+        assert known_digests(entry) == {"pth": digests[-1]}
+    assert digests[0] == digests[1] != digests[2]
+    assert digests[0] is not None
+    record = weights_folder(*FOLDER) / "w.pth.json"
+    older = {key: value for key, value in json.loads(record.read_text()).items() if not key.startswith("tree")}
+    record.write_text(json.dumps({**older, "sha256": None}))
+    assert ensure(entry).sha256 == digests[2], "stored before folders had digests"
 
 
 def test_what_cannot_be_unpacked_leaves_nothing(site: Site, tmp_path: Path) -> None:

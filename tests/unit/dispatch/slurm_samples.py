@@ -18,6 +18,7 @@ from orchestrator.plan.plan import Plan
 from orchestrator.plan.request import Request
 from orchestrator.plan.run_directory import open_run, record_plan
 from orchestrator.runtimes.base import BuildOptions, Prepared
+from orchestrator.runtimes.build_inputs import result_parts
 from orchestrator.system.files import sha256_of, write_json
 from tests.unit.stack_samples import model_entry
 
@@ -68,7 +69,9 @@ def make_plan(folder: Path, images: int = 5, variant: str = "cpu", device: str =
     )  # fmt: skip
     entry = model_entry(folder / "stack", **stack)
     prepared = Prepared(entry.stack, variant, "venv", "b1", "/envs/e")
-    return Plan(request, entry, prepared, {}, collect_inputs([str(folder / "in")], folder / "unpacked"), 2)
+    inputs = collect_inputs([str(folder / "in")], folder / "unpacked")
+    parts = result_parts(entry.stack, variant, BuildOptions()) if variant in entry.stack.spec.variants else {}
+    return Plan(request, entry, prepared, {}, inputs, 2, parts)
 
 
 def begun(folder: Path, plan: Plan, job: str | None = "12") -> RunPaths:

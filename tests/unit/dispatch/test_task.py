@@ -172,9 +172,12 @@ def test_a_node_that_would_run_something_else_is_refused(
     slurm: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = begun(tmp_path, make_plan(tmp_path))
-    monkeypatch.setattr(task, "choose_runtime", lambda name: (Preparing(identity="edited"), name))
+    monkeypatch.setattr(task, "choose_runtime", lambda name: (Preparing(), name))
+    (tmp_path / "stack" / "predictor.py").write_text("# edited\n")
     assert main([str(paths.root)]) == 5
-    assert "would not run what was planned" in read_records(paths, "12")[0]["error"]["message"]
+    error = read_records(paths, "12")[0]["error"]
+    assert "would not run what was planned" in error["message"]
+    assert error["why"] == "here it is a run with other predictor"
 
 
 def test_a_folder_without_a_run_ends_the_task_with_the_reason(

@@ -5,6 +5,7 @@ NVML's library is a stand-in here: functions of the real Python binding are repl
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ from orchestrator.hardware.detection import NO_DRIVER, engine_machine
 from orchestrator.hardware.machine import GpuProcess
 from orchestrator.hardware.nvml import read_nvml
 from orchestrator.hardware.platforms import is_in_container, read_jetson, read_platform
-from orchestrator.hardware.smi import parse_gpus, read_smi, split_slices
+from orchestrator.hardware.smi import read_smi
 from orchestrator.hardware.visible import keep_visible
 
 A100 = Gpu(0, "GPU-a", "NVIDIA A100-SXM4-40GB", 40960, "8.0", "535.104.05", 40000)
@@ -37,11 +38,21 @@ class FakeNvml:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.gone: set[int] = set()
         self.empty: set[int] = set()
+        self.errors: dict[str, int] = {}
+        """Queries that end with an error about the GPU that is not cut into slices."""
         self.opened = 0
         """Calls of nvmlInit without one of nvmlShutdown."""
         for name in dir(self):
             if name.startswith("nvml"):
-                monkeypatch.setattr(pynvml, name, getattr(self, name))
+                monkeypatch.setattr(pynvml, name, self._failing(name, getattr(self, name)))
+
+    def _failing(self, name: str, answer: Callable[..., Any]) -> Callable[..., Any]:
+        def query(*arguments: Any) -> Any:
+            if name in self.errors and arguments == ("a",):
+                raise pynvml.NVMLError(self.errors[name])
+            return answer(*arguments)
+
+        return query
 
     def nvmlInit(self) -> None:
         self.opened += 1
@@ -68,6 +79,9 @@ class FakeNvml:
 
     def nvmlDeviceGetUUID(self, handle: str) -> str:
         return f"{'MIG' if handle in 'xy' else 'GPU'}-{handle}"
+
+    def nvmlDeviceGetPerformanceState(self, handle: str) -> int:
+        return 0
 
     def nvmlDeviceGetName(self, handle: str) -> str:
         return "NVIDIA A100-SXM4-40GB"
@@ -121,14 +135,57 @@ def test_a_gpu_that_fell_off_the_bus_costs_no_other(nvml: FakeNvml) -> None:
     assert found.broken == "GPU 0 does not answer: GPU is lost; GPU 1 does not answer: GPU is lost"
 
 
-def test_mig_mode_without_slices_is_said(nvml: FakeNvml) -> None:
-    nvml.empty, nvml.gone = {1}, {0}
+@pytest.mark.parametrize(
+    ("query", "code", "reason"),
+    [
+        ("nvmlDeviceGetUUID", pynvml.NVML_ERROR_RESET_REQUIRED, "GPU requires reset"),
+        ("nvmlDeviceGetName", pynvml.NVML_ERROR_UNKNOWN, "Unknown Error"),
+        ("nvmlDeviceGetCudaComputeCapability", pynvml.NVML_ERROR_UNKNOWN, "Unknown Error"),
+        ("nvmlDeviceGetPerformanceState", pynvml.NVML_ERROR_RESET_REQUIRED, "GPU requires reset"),
+        ("nvmlDeviceGetMemoryInfo", pynvml.NVML_ERROR_GPU_IS_LOST, "GPU is lost"),
+        ("nvmlDeviceGetComputeRunningProcesses", pynvml.NVML_ERROR_GPU_IS_LOST, "GPU is lost"),
+    ],
+)
+def test_a_gpu_is_lost_where_what_it_is_cannot_be_read(nvml: FakeNvml, query: str, code: int, reason: str) -> None:
+    nvml.errors = {query: code}
     found = read_nvml()
     assert found is not None
-    assert (found.gpus, found.broken) == ((), None)
-    with pytest.raises(MachineError, match="no GPU that can be used") as caught:
-        found.require_gpus()
-    assert "GPU 1 is in MIG mode and has no slices" in str(caught.value.why)
+    assert (found.gpus, found.notes) == (SLICES, (f"GPU 0 does not answer: {reason}",))
+
+
+@pytest.mark.parametrize(
+    ("query", "code", "changed"),
+    [
+        ("nvmlDeviceGetMemoryInfo", pynvml.NVML_ERROR_UNKNOWN, {"memory": 0, "free": None}),
+        ("nvmlDeviceGetMemoryInfo", pynvml.NVML_ERROR_NOT_SUPPORTED, {"memory": 0, "free": None}),  # NVIDIA GB10
+        ("nvmlDeviceGetMemoryInfo", pynvml.NVML_ERROR_NO_PERMISSION, {"memory": 0, "free": None}),
+        ("nvmlDeviceGetCudaComputeCapability", pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, {"capability": ""}),
+        ("nvmlDeviceGetComputeRunningProcesses", pynvml.NVML_ERROR_UNKNOWN, {"processes": ()}),
+        ("nvmlDeviceGetPerformanceState", pynvml.NVML_ERROR_UNKNOWN, {}),
+        ("nvmlDeviceGetUUID", pynvml.NVML_ERROR_NOT_SUPPORTED, {"uuid": "0"}),
+    ],
+)
+def test_a_figure_that_is_missing_loses_no_gpu(nvml: FakeNvml, query: str, code: int, changed: dict[str, Any]) -> None:
+    nvml.errors = {query: code}
+    found = read_nvml()
+    assert found is not None
+    whole = replace(A100, processes=(GpuProcess(7, 3), GpuProcess(8, None)))
+    assert (found.gpus[0], found.notes) == (replace(whole, **changed), ())
+
+
+def test_mig_mode_without_slices_is_said(nvml: FakeNvml) -> None:
+    nvml.empty = {1}
+    found = read_nvml()
+    assert found is not None
+    assert len(found.gpus) == 1
+    assert "GPU 1 is in MIG mode and has no slices" in found.notes[0]
+    nvml.gone = {0}  # then the CPU would hide that a GPU is lost
+    found = read_nvml()
+    assert found is not None
+    assert found.gpus == ()
+    with pytest.raises(MachineError, match="the GPU driver does not answer") as caught:
+        found.usable_gpus()
+    assert "GPU 0 does not answer: GPU is lost; GPU 1 is in MIG mode and has no slices" in str(caught.value.why)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +193,10 @@ def test_mig_mode_without_slices_is_said(nvml: FakeNvml) -> None:
     [
         (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, None),
         (pynvml.NVML_ERROR_DRIVER_NOT_LOADED, "NVML: Driver Not Loaded"),
-        (pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH, "NVML: RM has detected an NVML/RM version mismatch."),
+        (pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH, "NVML: Driver/library version mismatch"),
+        (pynvml.NVML_ERROR_OPERATING_SYSTEM, "NVML: GPU access blocked by the operating system"),
+        (pynvml.NVML_ERROR_NO_PERMISSION, "NVML: Insufficient Permissions"),
+        (pynvml.NVML_ERROR_UNKNOWN, "NVML: Unknown Error"),
     ],
 )
 def test_a_driver_that_does_not_answer_is_broken_and_one_that_is_not_there_is_none(
@@ -177,30 +237,6 @@ def test_nvidia_smi_tells_the_same_where_nvml_cannot_be_loaded(tmp_path: Path, m
     assert read_smi() == Machine((A100, *slices), "535.104.05", "12.2", source="nvidia-smi")
 
 
-@pytest.mark.parametrize(
-    ("script", "broken"),
-    [
-        ("echo No devices were found; exit 6", None),
-        ("", None),
-        ("echo Driver/library version mismatch; exit 18", "nvidia-smi: Driver/library version mismatch"),
-        ("exit 9", "nvidia-smi: exit 9"),
-    ],
-)
-def test_nvidia_smi_without_gpus_or_a_driver_that_works(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, broken: str | None
-) -> None:
-    put_smi(tmp_path, monkeypatch, script)
-    found = read_smi()
-    assert found is not None
-    assert (found.gpus, found.broken) == ((), broken)
-
-
-def test_lines_of_nvidia_smi_that_are_no_gpu_are_left_out() -> None:
-    text = "1, GPU-2, Tesla K80, [N/A], [N/A], 3.7, 470.1\n\nwarning: x\n"
-    assert parse_gpus(text) == (Gpu(1, "GPU-2", "Tesla K80", 0, "3.7", "470.1"),)
-    assert parse_gpus("") == split_slices((), "GPU 0: x\n  MIG 1g.5gb Device 0: (UUID: MIG-1)") == ()
-
-
 # --- the whole machine
 
 
@@ -230,6 +266,11 @@ def test_without_a_driver_the_engines_gpus_are_taken(bare: dict[str, Any]) -> No
     assert detect_machine().source == "the container engine"
 
 
+def test_the_engines_numbers_are_kept_where_it_knows_no_uuids() -> None:
+    listed = [{"Source": "cdi", "ID": f"nvidia.com/gpu={name}"} for name in ("0", "1", "3", "all")]
+    assert [gpu.label for gpu in engine_machine({"DiscoveredDevices": listed}).gpus] == ["0", "1", "3"]
+
+
 def test_a_runtime_alone_is_no_gpu(bare: dict[str, Any]) -> None:
     assert "the engine has the runtime nvidia" in str(engine_machine({"Runtimes": {"nvidia": {}}}).lacks)
 
@@ -243,6 +284,7 @@ def test_what_nvml_says_comes_first_and_the_variables_last(bare: Any, monkeypatc
 
 # --- visible devices
 
+VARIABLES = ["CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"]
 OTHERS = tuple(replace(A100, index=number, uuid=f"GPU-{number}{number}") for number in range(1, 4))
 EVERY = Machine((A100, *OTHERS))
 
@@ -251,16 +293,52 @@ EVERY = Machine((A100, *OTHERS))
     ("value", "left"),
     [
         ("0", [0]), ("2,0", [2, 0]), ("GPU-22", [2]), ("GPU-3,GPU-a", [3, 0]), ("gpu-33", [3]), ("1, 1", [1]),
-        ("", []), ("none", []), ("void", []), ("-1", []), ("NoDevFiles", []), ("9", []), ("0,9,1", [0]), ("x", []),
+        ("", []), (" ", []), ("none", []), ("void", []), ("-1", []), ("NoDevFiles", []), ("0,2,-1,1", [0, 2]),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("name", ["CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"])
+@pytest.mark.parametrize("name", VARIABLES)
 def test_visible_devices_leave_those_named_in_that_order(name: str, value: str, left: list[int]) -> None:
     found = keep_visible(EVERY, {name: value})
-    assert found.gpus == tuple(EVERY.gpus[index] for index in left)
+    assert found.usable_gpus() == tuple(EVERY.gpus[index] for index in left)
     assert (found.lacks is None) == bool(left)
     if not left:
         assert found.lacks == f"{name}={value!r} leaves none of the 4 GPUs"
+
+
+@pytest.mark.parametrize("value", ["9", "0,9,1", "x", "all,0", "GPU-9", "GPU-", "MIG-1", "0:1", "0,", "GPU:0"])
+@pytest.mark.parametrize("name", VARIABLES)
+def test_a_gpu_that_a_variable_names_and_that_is_not_there_was_asked_for(name: str, value: str) -> None:
+    found = keep_visible(EVERY, {name: value})
+    with pytest.raises(MachineError) as caught:
+        found.usable_gpus()
+    assert caught.value.exit_code == 4
+    assert caught.value.message == f"{name}={value} names a GPU that cannot be used"
+    assert str(caught.value.why).endswith("GPUs that can: 0 (GPU-a), 1 (GPU-11), 2 (GPU-22), 3 (GPU-33)")
+    step = f"orch doctor; ask the scheduler for another GPU, unset {name}, or ask for the CPU: --device cpu"
+    assert caught.value.hint == step
+
+
+def test_a_scheduler_may_give_a_gpu_that_fell_off_the_bus(nvml: FakeNvml) -> None:
+    nvml.gone = {0}
+    machine = read_nvml()
+    assert machine is not None
+    assert keep_visible(machine, {"CUDA_VISIBLE_DEVICES": "1"}).usable_gpus() == SLICES
+    for value in ("0", "1,0", "GPU-a"):
+        with pytest.raises(MachineError, match=f"CUDA_VISIBLE_DEVICES={value} names a GPU") as caught:
+            keep_visible(machine, {"CUDA_VISIBLE_DEVICES": value}).usable_gpus()
+        assert "GPU 0 does not answer: GPU is lost" in str(caught.value.why)
+
+
+@pytest.mark.parametrize("machine", [Machine(lacks=NO_DRIVER), Machine(lacks="the driver reports no GPU")])
+def test_without_any_gpu_the_variables_ask_for_one_all_the_same(machine: Machine) -> None:
+    with pytest.raises(MachineError, match="names a GPU") as caught:
+        keep_visible(machine, {"CUDA_VISIBLE_DEVICES": "0"}).usable_gpus()
+    assert str(machine.lacks) in str(caught.value.why)
+    for value in ("", "-1", "NoDevFiles"):
+        assert keep_visible(machine, {"CUDA_VISIBLE_DEVICES": value}) == machine
+    assert keep_visible(machine, {"NVIDIA_VISIBLE_DEVICES": "all"}) == machine
+    broken = Machine(broken="NVML: Unknown Error")
+    assert keep_visible(broken, {"CUDA_VISIBLE_DEVICES": "0"}) == broken
 
 
 def test_both_variables_are_honoured_and_all_means_all() -> None:
@@ -272,11 +350,14 @@ def test_both_variables_are_honoured_and_all_means_all() -> None:
 def test_in_a_container_the_engine_has_seen_to_nvidias_variable() -> None:
     environment = {"NVIDIA_VISIBLE_DEVICES": "void", "CUDA_VISIBLE_DEVICES": "1"}
     assert keep_visible(EVERY, environment, in_container=True).gpus == (OTHERS[0],)
+    for value, asked in (("GPU-a", True), ("0", True), ("all", False), ("void", False), ("", False)):  # it gave nothing
+        found = keep_visible(Machine(lacks="x"), {"NVIDIA_VISIBLE_DEVICES": value}, in_container=True)
+        assert (found.assigned is not None) == asked
 
 
 def test_slices_are_named_by_their_gpu_or_each() -> None:
     cut = Machine((A100, *SLICES))
-    for value, left in [("1", SLICES), ("1:1", SLICES[1:]), ("MIG-x", SLICES[:1]), ("GPU-b", SLICES), ("1:z", ())]:
+    for value, left in [("1", SLICES), ("1:1", SLICES[1:]), ("MIG-x", SLICES[:1]), ("GPU-b", SLICES)]:
         assert keep_visible(cut, {"NVIDIA_VISIBLE_DEVICES": value}).gpus == left
 
 
@@ -324,6 +405,10 @@ def test_containers_are_known_by_their_marks(tmp_path: Path) -> None:
 
 def test_a_machine_is_read_as_it_was_written(tmp_path: Path) -> None:
     machine = Machine((replace(A100, processes=(GpuProcess(1, None),)), *SLICES), "535.1", "12.2", notes=("x",))
+    (tmp_path / "machine.json").write_text(write_machine(machine))
+    assert read_machine(tmp_path / "machine.json") == machine
+    assert "assigned" not in (tmp_path / "machine.json").read_text(), "older versions refuse fields that are new"
+    machine = Machine(lacks="x", assigned="CUDA_VISIBLE_DEVICES=1")
     (tmp_path / "machine.json").write_text(write_machine(machine))
     assert read_machine(tmp_path / "machine.json") == machine
 

@@ -181,7 +181,7 @@ def test_without_a_gpu_it_is_the_cpu_said_plainly_or_exit_code_4(stack: str) -> 
     bare = Machine(lacks=NO_DRIVER)
     found = ahead(stack, bare)
     assert found.selection is not None
-    assert (found.selection.device, found.selection.why) == ("cpu", "no GPU on this machine")
+    assert (found.selection.device, found.selection.why) == ("cpu", "no GPU to use on this machine")
     assert {row.why for row in found.rows if row.device == "cuda"} == {NO_DRIVER}
     refused = ahead(stack, bare, device="cuda")
     assert refused.error is not None

@@ -11,7 +11,15 @@ import pytest
 from orchestrator.catalog.loader import StackEntry
 from orchestrator.catalog.spec import Variant
 from orchestrator.errors import MachineError, UsageError
-from orchestrator.hardware import Gpu, Machine, Selection, check_compatibility, choose_variant, gpus_of
+from orchestrator.hardware import (
+    Gpu,
+    Machine,
+    Selection,
+    check_compatibility,
+    choose_variant,
+    explain_old_driver,
+    gpus_of,
+)
 from tests.unit.stack_samples import MINIMAL, stack_entry
 
 CPU: dict[str, Any] = MINIMAL["variants"]["cpu"]
@@ -64,7 +72,7 @@ def test_what_code_runs_on_what_gpu(capability: str, native: list[str], ptx: lis
 @pytest.mark.parametrize(
     ("present", "variant", "why"),
     [
-        ((), "cpu", "no GPU on this machine"),
+        ((), "cpu", "no GPU to use on this machine"),
         ((gpu("7.5"),), "cu111", "fits A10, compute capability 7.5"),
         ((gpu("8.9"),), "cu111", "fits A10, compute capability 8.9"),
         ((gpu("9.0"),), "cu121",
@@ -75,10 +83,11 @@ def test_what_code_runs_on_what_gpu(capability: str, native: list[str], ptx: lis
         ((gpu("8.6", "450.80.02"),), "cu111", "fits A10, compute capability 8.6"),
         ((gpu("8.6", "450.80"),), "cpu",
          "no variant fits the GPU: cu111: it needs driver 450.80.02 or newer, this machine has 450.80; "
-         "cu121: it needs driver 525.60 or newer, this machine has 450.80"),
+         "cu121: it needs driver 525.60 or newer, this machine has 450.80; "
+         "update NVIDIA's driver to 450.80.02 or newer"),
         ((gpu("9.0", "470.1", "H100"),), "cpu",
          f"no variant fits the GPU: cu111: its binaries have no code for H100 (compute capability 9.0), {HAS}; "
-         "cu121: it needs driver 525.60 or newer, this machine has 470.1"),
+         "cu121: it needs driver 525.60 or newer, this machine has 470.1; update NVIDIA's driver to 525.60 or newer"),
         ((gpu("3.5"),), "cpu",
          f"no variant fits the GPU: cu111: its binaries have no code for A10 (compute capability 3.5), {HAS}; "
          "cu121: its binaries have no code for A10 (compute capability 3.5), only native 8.0, 9.0; PTX 9.0"),
@@ -102,7 +111,7 @@ def test_asked_for_a_gpu_it_is_a_gpu_or_an_error(tmp_path: Path) -> None:
 
 def test_the_device_that_was_asked_for_is_the_one_examined(tmp_path: Path) -> None:
     entry = stack(tmp_path, cu111=CU111)
-    present = (gpu("9.0", name="H100"), replace(gpu("8.0", name="A100"), uuid="GPU-1"))
+    present = (gpu("9.0", name="H100"), replace(gpu("8.0", name="A100"), index=1, uuid="GPU-1"))
     assert choose_variant(entry, None, "cuda:1", present) == Selection(
         "cu111", "cuda", "--device cuda:1", ("cuda:GPU-1",)
     )
@@ -167,9 +176,50 @@ def test_devices_may_be_several_and_by_uuid(tmp_path: Path) -> None:
         choose_variant(entry, None, "GPU-0", tuple(replace(one, uuid=f"GPU-0{one.uuid}") for one in present))
 
 
+def test_a_number_is_nvidia_smis_also_where_gpus_are_lost_or_hidden(tmp_path: Path) -> None:
+    entry = stack(tmp_path, cpu=CPU, cu111=CU111)
+    present = tuple(replace(gpu(), index=number, uuid=f"GPU-{number}") for number in (0, 3, 2))
+    for number in (0, 2, 3):
+        assert choose_variant(entry, None, str(number), present).devices == (f"cuda:GPU-{number}",)
+    with pytest.raises(MachineError, match="there is no GPU 1") as caught:
+        choose_variant(entry, None, "1", present)
+    assert caught.value.why == "this machine has 0 (A10, GPU-0), 3 (A10, GPU-3), 2 (A10, GPU-2)"
+    machine = Machine(present, notes=("GPU 1 does not answer: GPU is lost",))
+    with pytest.raises(MachineError, match="there is no GPU 1") as caught:
+        gpus_of(machine, entry, "1", None)
+    assert str(caught.value.why).endswith("2 (A10, GPU-2); GPU 1 does not answer: GPU is lost")
+    slices = tuple(replace(gpu(), index=1, uuid=f"MIG-{part}", parent="GPU-1", mig="3g.20gb") for part in "xy")
+    assert choose_variant(entry, None, "1", (*present, *slices)).devices == ("cuda:MIG-x", "cuda:MIG-y")
+    assert choose_variant(entry, None, "MIG-y", (*present, *slices)).devices == ("cuda:MIG-y",)
+    assert [one.label for one in (*present, *slices)] == ["0", "3", "2", "MIG-x", "MIG-y"]
+
+
+def test_where_the_driver_is_too_old_the_variant_that_fits_is_named(tmp_path: Path) -> None:
+    by_name = {**CU111, "on_request": True}
+    entry = stack(tmp_path / "both", cpu=CPU, cu111=by_name, cu121=CU121)
+    old = gpu("8.6", "470.256.02")
+    step = "--variant cu111 fits, or update NVIDIA's driver to 525.60 or newer"
+    assert explain_old_driver(entry, (old,)) == ("cu121 needs 525.60 or newer", step)
+    assert choose_variant(entry, None, None, (old,)).why.endswith(step)
+    for variant, device, hint in (("cu121", None, step), (None, "cuda", f"{step}; or ask for the CPU: --device cpu")):
+        with pytest.raises(MachineError) as caught:
+            choose_variant(entry, variant, device, (old,))
+        assert caught.value.hint == hint
+    none = gpu("9.0", "470.256.02")
+    with pytest.raises(MachineError) as caught:
+        choose_variant(entry, "cu111", None, (none,))
+    assert caught.value.hint == "update NVIDIA's driver to 525.60 or newer"
+    kepler = gpu("3.5", "470.256.02")  # for which no driver helps
+    assert explain_old_driver(entry, (kepler,)) is None
+    with pytest.raises(MachineError) as caught:
+        choose_variant(entry, "cu121", None, (kepler,))
+    assert caught.value.hint == "orch doctor"
+    assert explain_old_driver(stack(tmp_path / "fits", cpu=CPU, cu111=CU111, cu121=CU121), (old,)) is None
+
+
 def test_every_gpu_that_is_named_has_to_fit(tmp_path: Path) -> None:
     entry = stack(tmp_path, cpu=CPU, cu111=CU111)
-    present = (gpu("8.0", name="A100"), replace(gpu("9.0", name="H100"), uuid="GPU-1"))
+    present = (gpu("8.0", name="A100"), replace(gpu("9.0", name="H100"), index=1, uuid="GPU-1"))
     assert choose_variant(entry, None, "cuda", present).devices == ("cuda:GPU-0",)
     assert "H100 is skipped: its binaries have no code" in choose_variant(entry, None, "cuda", present).why
     with pytest.raises(MachineError, match="no variant of tiny fits this machine"):

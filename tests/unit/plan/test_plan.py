@@ -17,6 +17,7 @@ from orchestrator.catalog.weights import Stored
 from orchestrator.errors import OrchError, RunError, UsageError
 from orchestrator.inputs.collect import collect_inputs, read_inputs
 from orchestrator.paths import RunPaths
+from orchestrator.plan.changes import RunChanged, compare_run
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.request import Request
 from orchestrator.plan.run_directory import open_run, record_plan
@@ -43,18 +44,22 @@ def make_plan(tmp_path: Path) -> Callable[..., Plan]:
     for number in range(5):
         (tmp_path / "in" / f"{number}.jpg").write_bytes(b"x")
 
-    def make(*, identity: str = "b1", sha256: str = "w1", **request: Any) -> Plan:
+    def make(*, identity: str = "b1", sha256: str = "w1", predictor: str = "p1", **request: Any) -> Plan:
         entry = model_entry(tmp_path / "stack")
         prepared = Prepared(entry.stack, "cpu", "venv", identity, "/envs/e")
         weights = {"pth": Stored("pth", "w.pth", None, sha256)}
         inputs = collect_inputs([str(tmp_path / "in")], tmp_path / "unpacked")
-        return Plan(replace(REQUEST, **request), entry, prepared, weights, inputs, 2)
+        return Plan(replace(REQUEST, **request), entry, prepared, weights, inputs, 2, {"predictor": predictor})
 
     return make
 
 
 def begin(paths: RunPaths, plan: Plan) -> None:
+    """Begin a run, or resume it as a run does."""
     with open_run(paths, plan.request) as earlier:
+        if earlier is not None:
+            digests = {key: stored.sha256 for key, stored in plan.weights.items()}
+            compare_run(paths, earlier, plan.inputs, plan.result_parts(), digests)
         record_plan(paths, plan, earlier, {"note": 1})
 
 
@@ -90,10 +95,11 @@ def test_shards_are_small_until_there_are_too_many_of_them() -> None:
 def test_the_digest_follows_what_the_predictions_depend_on(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
     plan = make_plan()
     assert make_plan().digest() == plan.digest()
+    assert make_plan(identity="b2").digest() == plan.digest(), "a build whose predictions are the same"
     assert make_plan(images=("/elsewhere",)).digest() == plan.digest(), "the same images by another name"
     assert plan.run_id() == plan.digest()[:12]
     others = [
-        make_plan(identity="b2"), make_plan(sha256="w2"), make_plan(exif="ignore"), make_plan(batch_size=2),
+        make_plan(predictor="p2"), make_plan(sha256="w2"), make_plan(exif="ignore"), make_plan(batch_size=2),
         make_plan(settings={"grey": 201}), make_plan(score_threshold=0.1), replace(plan, shard_size=3),
     ]  # fmt: skip
     (tmp_path / "in" / "5.jpg").write_bytes(b"x")
@@ -160,8 +166,8 @@ def test_another_request_is_refused(
 
 
 def changed(paths: RunPaths, plan: Plan) -> UsageError:
-    with pytest.raises(UsageError) as caught, open_run(paths, REQUEST) as earlier:
-        record_plan(paths, plan, earlier, {})
+    with pytest.raises(RunChanged) as caught:
+        begin(paths, plan)
     return caught.value
 
 
@@ -169,22 +175,22 @@ def test_changed_images_are_refused(paths: RunPaths, make_plan: Callable[..., Pl
     begin(paths, make_plan())
     (tmp_path / "in" / "0.jpg").unlink()
     (tmp_path / "in" / "1.jpg").write_bytes(b"xx")
-    os.utime(tmp_path / "in" / "2.jpg", (1, 1))
+    os.utime(tmp_path / "in" / "2.jpg", (1, 1))  # not predicted yet: nothing old can be told of it
     (tmp_path / "in" / "9.jpg").write_bytes(b"x")
     error = changed(paths, make_plan())
-    assert error.message == f"the images changed since the run in {paths.root} began"
-    assert error.why == "changed: 1.jpg, changed: 2.jpg, gone: 0.jpg, new: 9.jpg"
+    assert error.message == f"{paths.root} holds predictions of something else"
+    assert error.why == "images: 1 new (9.jpg), 1 gone (0.jpg), 1 changed (1.jpg)"
+    assert str(error.hint).startswith("--update predicts what changed")
     for number in range(10, 20):
         (tmp_path / "in" / f"{number}.jpg").write_bytes(b"x")
-    assert str(changed(paths, make_plan()).why).endswith(" and 9 more")
+    assert "11 new (10.jpg, 11.jpg, 12.jpg, 13.jpg, 14.jpg, …)" in str(changed(paths, make_plan()).why)
 
 
 def test_a_changed_stack_or_weights_are_refused(paths: RunPaths, make_plan: Callable[..., Plan]) -> None:
     begin(paths, make_plan())
-    error = changed(paths, make_plan(identity="b2"))
-    assert error.message == f"the stack or its weights changed since the run in {paths.root} began"
-    assert error.why == "build was b1, now b2"
-    assert "'sha256': 'w2'" in str(changed(paths, make_plan(sha256="w2")).why)
+    assert changed(paths, make_plan(predictor="p2")).why == "other predictor"
+    assert changed(paths, make_plan(sha256="w2")).why == "other weights pth (sha256 w1, now w2)"
+    begin(paths, make_plan(identity="b2"))  # what the predictions do not depend on may change
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"request": {}}', '{"format": "orch-run/1"}'])
@@ -267,7 +273,7 @@ def test_one_image_less_is_one_change_among_many(
         (tmp_path / "in" / f"x{number:03}.jpg").write_bytes(b"x")
     begin(paths, make_plan())
     (tmp_path / "in" / "0.jpg").unlink()
-    assert changed(paths, make_plan()).why == "gone: 0.jpg"
+    assert changed(paths, make_plan()).why == "images: 1 gone (0.jpg)"
 
 
 def as_fifo(path: Path) -> None:
@@ -294,16 +300,18 @@ def test_damaged_inputs_are_written_again_where_the_images_are_the_same(
     begin(paths, plan)
     before = paths.inputs.read_bytes()
     damage(paths.inputs)
-    with open_run(paths, plan.request) as earlier:
-        record_plan(paths, make_plan(), earlier, {})
+    begin(paths, make_plan())
     assert paths.inputs.read_bytes() == before
 
 
-def test_damaged_inputs_of_other_images_are_named(paths: RunPaths, make_plan: Callable[..., Plan]) -> None:
+def test_damaged_inputs_of_other_images_are_named(
+    paths: RunPaths, make_plan: Callable[..., Plan], tmp_path: Path
+) -> None:
     begin(paths, make_plan())
     paths.inputs.write_bytes(b"\xff\n")
-    with pytest.raises(RunError, match=str(paths.inputs)), open_run(paths, REQUEST) as earlier:
-        record_plan(paths, make_plan(identity="b2"), earlier, {})
+    (tmp_path / "in" / "0.jpg").unlink()
+    with pytest.raises(RunError, match=str(paths.inputs)):
+        begin(paths, make_plan())
 
 
 @pytest.mark.parametrize("name", ["run.json", ".lock"])

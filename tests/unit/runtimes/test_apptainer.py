@@ -67,8 +67,10 @@ def test_a_worker_is_contained(prepared: Prepared) -> None:
     ("device", "caller", "shown"),
     [
         ("cuda", None, []),
-        ("cuda", "3", ["CUDA_VISIBLE_DEVICES=3"]),
-        ("cuda:2", "3", ["CUDA_VISIBLE_DEVICES=2"]),
+        ("cuda", "3", ["CUDA_VISIBLE_DEVICES=3", "CUDA_DEVICE_ORDER=PCI_BUS_ID"]),
+        ("cuda", "GPU-a", ["CUDA_VISIBLE_DEVICES=GPU-a"]),
+        ("cuda:2", "3", ["CUDA_VISIBLE_DEVICES=2", "CUDA_DEVICE_ORDER=PCI_BUS_ID"]),
+        ("cuda:GPU-b", "3", ["CUDA_VISIBLE_DEVICES=GPU-b"]),
     ],
 )  # fmt: skip
 def test_a_worker_sees_its_gpu(

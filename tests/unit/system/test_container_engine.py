@@ -95,6 +95,7 @@ def test_no_engine_is_an_error_with_reasons(monkeypatch: pytest.MonkeyPatch, err
         connect()
     assert caught.value.why == f"unix:///x: {said}"
     assert "orch doctor" in str(caught.value.hint)
+    assert ("usermod -aG docker" in str(caught.value.hint)) == ("permission" in said)
 
 
 def test_no_socket_is_left_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

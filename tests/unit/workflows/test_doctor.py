@@ -5,15 +5,16 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from orchestrator.catalog.loader import load_catalog
+from orchestrator.catalog.loader import StackEntry, load_catalog
 from orchestrator.errors import MachineError, SpecError
-from orchestrator.hardware import Gpu, Machine
+from orchestrator.hardware import Gpu, Machine, find_next_step
 from orchestrator.hardware.detection import NO_DRIVER
-from orchestrator.hardware.machine import BROKEN_HINT, GpuProcess
+from orchestrator.hardware.machine import GpuProcess
 from orchestrator.paths import home
 from orchestrator.runtimes import apptainer, venv
 from orchestrator.runtimes.base import Finding
@@ -125,24 +126,83 @@ def test_gpus_in_containers(
     assert (finding.status, finding.found) == (status, text)
 
 
-def test_gpus_are_described(monkeypatch: pytest.MonkeyPatch) -> None:
-    part = Gpu(1, "MIG-1", "NVIDIA A30 MIG 1g.6gb", 5952, "8.0", "535.104.05", 5900, "1g.6gb", "GPU-1")
+def test_gpus_are_described_by_one_numbering(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    part = Gpu(3, "MIG-1", "NVIDIA A30 MIG 1g.6gb", 5952, "8.0", "535.104.05", 5900, "1g.6gb", "GPU-3")
     used = replace(GPU, processes=(GpuProcess(7, 300), GpuProcess(8)))
-    notes = ("GPU 2 does not answer: GPU is lost",)
-    set_machine(monkeypatch, Machine((used, part), "535.104.05", "12.2", notes=notes, source="NVML"))
+    last = replace(GPU, index=2, uuid="GPU-2")
+    notes = ("GPU 1 does not answer: GPU is lost",)
+    set_machine(monkeypatch, Machine((used, last, part), "535.104.05", "12.2", notes=notes, source="NVML"))
     assert found("GPU driver").found == "535.104.05, CUDA up to 12.2 (by NVML)"
     text = "NVIDIA A10, 23028 MiB, compute capability 8.6, GPU-0"
     assert found("GPU 0") == Finding("GPU 0", "ok", text)
-    text = "NVIDIA A30 MIG 1g.6gb, 5952 MiB, 5900 of them free, compute capability 8.0, MIG-1, a MIG slice of GPU-1"
-    assert found("GPU 1").found == text
+    assert found("GPU 2").found == text.replace("GPU-0", "GPU-2")
+    text = "NVIDIA A30 MIG 1g.6gb, 5952 MiB, 5900 of them free, compute capability 8.0, MIG-1, a MIG slice of GPU-3"
+    assert found("GPU MIG-1").found == text
     assert found("GPU 0 is used").found == "by the processes 7 (300 MiB), 8"
-    assert found("GPUs") == Finding("GPUs", "problem", notes[0])
+    assert found("GPUs") == Finding("GPUs", "problem", notes[0], find_next_step("GPU is lost"))
+    names = [finding.what for finding in examine_machine()]
+    assert "GPU 1" not in names
+    assert "GPU numbers" not in names
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2,3")
+    assert found("GPU numbers").found.startswith("CUDA_VISIBLE_DEVICES=0,2,3 is read by nvidia-smi's numbers")
+
+
+def test_a_figure_that_the_driver_does_not_give_is_not_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_machine(monkeypatch, Machine((replace(GPU, memory=0),), "535.1"))
+    assert found("GPU 0").found == "NVIDIA A10, memory not known, compute capability 8.6, GPU-0"
+
+
+def test_a_gpu_that_was_given_and_is_gone_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = "no GPU 1 can be used here; GPUs that can: 0 (GPU-0)"
+    set_machine(monkeypatch, Machine(driver="535.1", lacks=gone, assigned="CUDA_VISIBLE_DEVICES=1"))
+    finding = found("GPUs")
+    assert (finding.status, finding.found) == (
+        "problem",
+        f"CUDA_VISIBLE_DEVICES=1 names a GPU that cannot be used: {gone}",
+    )
+    assert "unset CUDA_VISIBLE_DEVICES" in finding.step
+    assert found("GPUs in containers").found != "not set up; there is no GPU either"
+
+
+def test_a_driver_that_is_too_old_is_named_with_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = replace(GPU, driver="470.256.02")
+    set_machine(monkeypatch, Machine((old,), "470.256.02"))
+    entry = fformer()
+    monkeypatch.setattr(doctor, "load_catalog", lambda: SimpleNamespace(stacks={"fformer": entry}))
+    finding = found("GPU driver for fformer")
+    assert (finding.status, finding.found) == ("note", "470.256.02 is too old: cu121 needs 525.60.13 or newer")
+    assert finding.step == "--variant cu111 fits, or update NVIDIA's driver to 525.60.13 or newer"
+    set_machine(monkeypatch, Machine((GPU,), GPU.driver))
+    assert not any(finding.what == "GPU driver for fformer" for finding in examine_machine())
+
+
+def fformer() -> StackEntry:
+    return load_catalog().stacks["fformer"]
 
 
 def test_a_broken_driver_is_a_problem_and_no_gpu_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found("GPUs").found == NO_DRIVER
-    set_machine(monkeypatch, Machine(broken="NVML: Driver Not Loaded"))
-    assert found("GPUs") == Finding("GPUs", "problem", "NVML: Driver Not Loaded", BROKEN_HINT)
+    broken = "NVML: Driver Not Loaded"
+    set_machine(monkeypatch, Machine(broken=broken))
+    step = f"{find_next_step(broken)}; or ask for the CPU: --device cpu"
+    assert found("GPUs") == Finding("GPUs", "problem", broken, step)
+    assert found("GPUs in containers").found != "not set up; there is no GPU either"
+
+
+def test_a_driver_is_to_be_installed_only_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert found("GPUs").step == "CPU variants run; for a GPU install NVIDIA's driver"
+    set_machine(monkeypatch, Machine(lacks="CUDA_VISIBLE_DEVICES='' leaves none of the 4 GPUs", source="NVML"))
+    assert found("GPUs").step == "CPU variants run; for a GPU see nvidia-smi -L and CUDA_VISIBLE_DEVICES"
+
+
+def test_rights_on_the_engines_socket_are_a_step_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect() -> Engine:
+        why = "unix:///e: permission denied (are you in the group docker?)"
+        raise MachineError("no container engine answers", why=why, hint="sudo usermod -aG docker $USER")
+
+    monkeypatch.setattr(docker_findings, "connect", connect)
+    assert found("container engine").step == "sudo usermod -aG docker $USER"
 
 
 def test_wsl2_and_jetson_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,7 +101,7 @@ def test_on_this_machine_the_runtime_and_what_is_built_are_said(bare: None, caps
     assert main(["plan", "facere", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert (document["runtime"], document["environment"]["built"]) == ("venv", False)
-    assert document["chosen"]["why"] == "no GPU on this machine"
+    assert document["chosen"]["why"] == "no GPU to use on this machine"
     assert document["workers"]["file_size"] == 8 << 30
     assert main(["plan", "facere"]) == 0
     assert "each with at most 8.0 GiB per file, 16.0 GiB of results under way" in capsys.readouterr().err
@@ -163,3 +163,29 @@ def test_orch_run_without_the_gpu_it_was_asked_for_ends_with_4(
 )
 def test_what_is_to_be_fetched(download: WeightsPreview, text: str) -> None:
     assert download.text() == text
+
+
+def test_a_gpu_that_the_scheduler_gave_and_that_is_gone_ends_with_4(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("orchestrator.hardware.detection.read_nvml", lambda: None)
+    monkeypatch.delenv("NVIDIA_VISIBLE_DEVICES", raising=False)
+    rows = "0, GPU-0, NVIDIA A10, 23028, 22000, 8.6, 535.104.05\n1" + ", [GPU is lost]" * 6
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\necho '{rows}'\nexit 15\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    out = tmp_path / "run"
+    for value in ("1", "7", "GPU-9", "0,1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+        assert main(["run", "-m", "facere", "-i", "docs/images", "--runtime", "venv", "--out", str(out)]) == 4
+        err = capsys.readouterr().err
+        assert f"CUDA_VISIBLE_DEVICES={value} names a GPU that cannot be used" in err
+        assert "GPU 1 does not answer: GPU is lost" in err
+        assert not out.exists()
+    assert main(["plan", "facere", "--runtime", "venv"]) == 4
+    assert main(["plan", "facere", "--runtime", "venv", "--device", "cpu"]) == 0
+    for value, device in (("", "cpu"), ("-1", "cpu"), ("0", "cuda")):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+        capsys.readouterr()
+        assert main(["plan", "facere", "--runtime", "venv", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["chosen"]["device"] == device
