@@ -169,5 +169,16 @@ FAULTS: tuple[tuple[str, str, str, str, str], ...] = (
 )
 """Name, file, text as it is, text with the fault, tests that must fail. The issue's 17; some in two variants."""
 
-EQUIVALENT: dict[str, str] = {}
+EQUIVALENT: dict[str, str] = {
+    'number, `orchestrator/evaluation/coco/ground_truth.py`: `if annotation.get("iscrowd", 0) not in (0, 1):` : '
+    "`0` → `1`": "both defaults are allowed values: an annotation without iscrowd is valid either way",
+    "flag, `orchestrator/cli/tables.py`: `Console(highlight=False, markup=False).print(table)` : `False` → `True`": (
+        "cells of a table follow the table's own highlight, which is off"
+    ),
+    "flag, `orchestrator/inputs/listing.py`: `self._has_escapes = self._has_ids = False` : `False` → `True`": (
+        "the flags only save time: without ids none are collected, without escapes no two names become equal"
+    ),
+    "and/or, `orchestrator/dispatch/local.py`: `if not outs or not missing:` : `not outs or not missing` → "
+    "`(not outs and (not missing))`": "it only saves an import: without either, no shard is taken",
+}
 """Mutants without an observable difference, as the results describe them, and the reason."""
