@@ -170,8 +170,8 @@ FAULTS: tuple[tuple[str, str, str, str, str], ...] = (
 """Name, file, text as it is, text with the fault, tests that must fail. The issue's 17; some in two variants."""
 
 EQUIVALENT: dict[str, str] = {
-    'number, `orchestrator/evaluation/coco/ground_truth.py`: `if annotation.get("iscrowd", 0) not in (0, 1):` : '
-    "`0` → `1`": "both defaults are allowed values: an annotation without iscrowd is valid either way",
+    "comparison, `orchestrator/workflows/demo/scenes.py`: `flip = -1 if rng.random() < 0.5 else 1` : "
+    "`rng.random() < 0.5` → `rng.random() <= 0.5`": "exactly 0.5 is drawn once in 2^53 times",
     "flag, `orchestrator/cli/tables.py`: `Console(highlight=False, markup=False).print(table)` : `False` → `True`": (
         "cells of a table follow the table's own highlight, which is off"
     ),
