@@ -258,10 +258,16 @@ def removable(removals: list[dict[str, Any]], start: Callable[[], None] = lambda
 
 def test_containers_are_removed_though_they_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     removals: list[dict[str, Any]] = []
-    containers = SimpleNamespace(list=lambda **filters: [removable(removals), removable(removals)])
-    client = SimpleNamespace(containers=containers)
+    asked: list[dict[str, Any]] = []
+
+    def find(**options: Any) -> list[SimpleNamespace]:
+        asked.append(options)
+        return [removable(removals), removable(removals)]
+
+    client = SimpleNamespace(containers=SimpleNamespace(list=find))
     monkeypatch.setattr(docker_runtime, "connect", lambda: Engine(client, "unix:///x", "28", {}))
     assert DockerRuntime().reap("run1", tmp_path) == 2
+    assert asked == [{"all": True, "filters": {"label": "org.orch.run=run1"}, "ignore_removed": True}]
     assert removals == [{"force": True}] * 2
 
 
