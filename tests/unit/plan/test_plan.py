@@ -20,9 +20,10 @@ from orchestrator.paths import RunPaths
 from orchestrator.plan.changes import RunChanged, compare_run
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.request import Request
-from orchestrator.plan.run_directory import open_run, record_plan
+from orchestrator.plan.run_directory import open_run, read_run_document, record_plan
 from orchestrator.plan.shards import default_shard_size
 from orchestrator.runtimes.base import Prepared
+from orchestrator.system.files import write_json
 from tests.unit.stack_samples import model_entry
 from tests.unit.system.test_locks import another_process_holds
 
@@ -201,6 +202,18 @@ def test_a_run_json_that_cannot_be_read_is_refused(paths: RunPaths, text: str) -
         raise AssertionError
     assert caught.value.message == f"{paths.run_json} is damaged"
     assert paths.run_json.read_text() == text
+
+
+def test_counts_of_a_run_are_not_negative(paths: RunPaths, make_plan: Callable[..., Plan]) -> None:
+    begin(paths, make_plan())
+    document = read_run_document(paths)
+    write_json(paths.run_json, {**document, "shards": 0})
+    assert read_run_document(paths)["shards"] == 0
+    for name, value in (("shards", -1), ("shard_size", 0), ("shard_size", -1), ("shards", True)):
+        write_json(paths.run_json, {**document, name: value})
+        with pytest.raises(RunError) as caught:
+            read_run_document(paths)
+        assert caught.value.why == f"ValueError: '{name}' is {value}"
 
 
 def test_a_run_of_another_format_is_refused(paths: RunPaths, make_plan: Callable[..., Plan]) -> None:
