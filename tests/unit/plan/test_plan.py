@@ -17,7 +17,7 @@ from orchestrator.catalog.weights import Stored
 from orchestrator.errors import OrchError, RunError, UsageError
 from orchestrator.inputs.collect import collect_inputs, read_inputs
 from orchestrator.paths import RunPaths
-from orchestrator.plan.changes import RunChanged, compare_run
+from orchestrator.plan.changes import RunChanged, _Comparison, compare_run
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.request import Request
 from orchestrator.plan.run_directory import open_run, read_run_document, record_plan
@@ -185,6 +185,16 @@ def test_changed_images_are_refused(paths: RunPaths, make_plan: Callable[..., Pl
     for number in range(10, 20):
         (tmp_path / "in" / f"{number}.jpg").write_bytes(b"x")
     assert "11 new (10.jpg, 11.jpg, 12.jpg, 13.jpg, 14.jpg, …)" in str(changed(paths, make_plan()).why)
+
+
+def test_images_are_compared_by_size_time_and_readability(paths: RunPaths, make_plan: Callable[..., Plan]) -> None:
+    plan = make_plan()
+    begin(paths, plan)
+    is_same, image = _Comparison(paths, 2, plan.inputs).is_same, plan.inputs.images[0]
+    later, larger, unreadable = replace(image, mtime_ns=1), replace(image, size=2), replace(image, error="damaged")
+    assert [is_same(image, now) for now in (image, later, larger, unreadable)] == [True, True, False, False]
+    assert is_same(unreadable, unreadable)
+    assert not is_same(unreadable, replace(unreadable, mtime_ns=1)), "nobody knows what was damaged"
 
 
 def test_a_changed_stack_or_weights_are_refused(paths: RunPaths, make_plan: Callable[..., Plan]) -> None:
