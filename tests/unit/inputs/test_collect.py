@@ -401,5 +401,5 @@ def test_an_image_that_could_not_be_unpacked_has_no_size_and_no_time(tmp_path: P
     path.write_bytes(path.read_bytes().replace(b"damaged", b"changed", 1))
     inputs = collect(tmp_path, path)
     assert [image.size for image in inputs.images] == [5, 0]
-    assert "cannot be unpacked" in errors(inputs)["b.jpg"]
+    assert str(errors(inputs)["b.jpg"]).startswith("cannot be unpacked")
     assert inputs.images[1].mtime_ns == 0
