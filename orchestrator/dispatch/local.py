@@ -92,8 +92,7 @@ def take_leftovers(intake: ShardIntake, plan: Plan, paths: RunPaths) -> list[int
     outs = find_left_outs(paths)
     if not outs or not missing:
         return missing
-    intake.take_leftovers(outs, missing)
-    return [number for number in missing if not paths.shard(number).exists()]
+    return intake.take_leftovers(outs, missing)
 
 
 def make_slots(work: Work, devices: Sequence[str], workers: int, display: Display) -> Slots:

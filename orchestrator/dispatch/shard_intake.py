@@ -91,8 +91,11 @@ class ShardIntake:
                     self._parts.setdefault(out, {})[number] = state
                     self._copy_checked(tree, out.name, name, number, images, self._paths.part(number), is_part=True)
 
-    def take_leftovers(self, outs: Iterable[GuestFolder], numbers: Sequence[int]) -> None:
-        """Take the shards and parts that workers of an interrupted run left. Raises RunError."""
+    def take_leftovers(self, outs: Iterable[GuestFolder], numbers: Sequence[int]) -> list[int]:
+        """Take what workers of an interrupted run left of missing shards; return those that still are. Raises RunError.
+
+        Whether a shard was taken decides, not whether it has a file: that one may be damaged.
+        """
         from orchestrator.predictions import ShardFault
 
         for out in outs:
@@ -103,6 +106,7 @@ class ShardIntake:
                     with suppress(ShardFault):
                         self.take(out, number, images)
                 self.take_parts(out, left)
+        return [number for number in numbers if number not in self._taken]
 
     def give_part(self, out: GuestFolder, number: int) -> None:
         """Copy the part of a shard, if there is one, into the out folder of the worker that will continue it."""

@@ -257,6 +257,7 @@ def test_a_job_whose_host_is_gone_is_left_and_its_ticket_dropped(worker: WarmPro
     dropped = SpooledJob(worker.python, worker.spool / "jobs" / "left")
     assert dropped.wait().status == 143
     assert (worker.tickets / "waits.json").exists()
+    assert worker.log.count("waits for memory: all loaded models are busy") == 1, "a reason is logged once"
     release(worker)
     assert held.wait().status == 0
     assert SpooledJob(worker.python, worker.spool / "jobs" / "waits").wait().status == 0

@@ -207,8 +207,8 @@ def record(package: str, title: str, mutants: list[Mutant], results: list[str]) 
         f"{sum(counts.values())} faults: {counts['killed']} killed, {counts['survived']} survived, "
         f"{counts['equivalent']} equivalent (no observable difference).\n\n"
     )
-    body = "".join(f"## {name}\n{sections[name]}" for name in (KNOWN, *PACKAGES) if name in sections)
-    RESULTS.write_text(head + body.rstrip() + "\n", encoding="utf-8")
+    body = "\n\n".join(f"## {name}\n{sections[name].strip()}" for name in (KNOWN, *PACKAGES) if name in sections)
+    RESULTS.write_text(f"{head}{body}\n", encoding="utf-8")
 
 
 def _read_results() -> str:

@@ -169,5 +169,16 @@ FAULTS: tuple[tuple[str, str, str, str, str], ...] = (
 )
 """Name, file, text as it is, text with the fault, tests that must fail. The issue's 17; some in two variants."""
 
-EQUIVALENT: dict[str, str] = {}
+EQUIVALENT: dict[str, str] = {
+    "comparison, `orchestrator/workflows/demo/scenes.py`: `flip = -1 if rng.random() < 0.5 else 1` : "
+    "`rng.random() < 0.5` → `rng.random() <= 0.5`": "exactly 0.5 is drawn once in 2^53 times",
+    "flag, `orchestrator/cli/tables.py`: `Console(highlight=False, markup=False).print(table)` : `False` → `True`": (
+        "cells of a table follow the table's own highlight, which is off"
+    ),
+    "flag, `orchestrator/inputs/listing.py`: `self._has_escapes = self._has_ids = False` : `False` → `True`": (
+        "the flags only save time: without ids none are collected, without escapes no two names become equal"
+    ),
+    "and/or, `orchestrator/dispatch/local.py`: `if not outs or not missing:` : `not outs or not missing` → "
+    "`(not outs and (not missing))`": "it only saves an import: without either, no shard is taken",
+}
 """Mutants without an observable difference, as the results describe them, and the reason."""

@@ -204,6 +204,17 @@ def test_weights_can_be_added_by_hand(tmp_path: Path) -> None:
     assert "expected 000" in str(caught.value.why)
 
 
+@pytest.mark.parametrize("size", [9, 10, 12, 13])
+def test_the_bounds_of_a_size_are_allowed(tmp_path: Path, size: int) -> None:
+    entry = model(tmp_path, manual="ask", size_range=[10, 12])
+    (tmp_path / "mine.pth").write_bytes(bytes(size))
+    if 10 <= size <= 12:
+        assert add_weights(entry, tmp_path / "mine.pth").file == "w.pth"
+    else:
+        with pytest.raises(UsageError):
+            add_weights(entry, tmp_path / "mine.pth")
+
+
 def packed(name: str, content: bytes = b"1") -> bytes:
     buffer = io.BytesIO()
     if name.endswith(".zip"):

@@ -80,6 +80,13 @@ def test_tasks_that_are_gone_before_all_is_done_are_an_error_with_their_reasons(
     assert caught.value.log == str(paths.logs / "task-1.log")
 
 
+def test_tasks_are_gone_once_slurm_lists_none_twice(slurm: FakeSlurm, paths: RunPaths) -> None:
+    slurm.answers("squeue", "")
+    with pytest.raises(RunError):
+        follow_run(paths, SilentDisplay())
+    assert sum(line.startswith("squeue") for line in slurm.asked) == 2
+
+
 def test_tasks_that_were_killed_are_named_with_their_nodes(slurm: FakeSlurm, paths: RunPaths) -> None:
     task_record(paths, 1, "predicting")
     with pytest.raises(RunError) as caught:

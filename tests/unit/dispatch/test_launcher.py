@@ -66,8 +66,10 @@ class _NamingRuntime:
         return _StartedWorker(spec.name)
 
 
-def write_job(folder: Path, model: str, variant: str, device: str, asked: dict[str, Any]) -> Path:
-    """Have the launcher write a run's job.json; the file."""
+def make_launcher(
+    folder: Path, model: str, variant: str, device: str, asked: dict[str, Any]
+) -> tuple[Launcher, RunPaths]:
+    """The launcher of a run of three images."""
     (folder / "in").mkdir()
     for number in range(3):
         (folder / "in" / f"{number}.jpg").write_bytes(b"x")
@@ -78,7 +80,12 @@ def write_job(folder: Path, model: str, variant: str, device: str, asked: dict[s
     plan = Plan(request, entry, Prepared(entry.stack, variant, "docker", "identity", "image"), weights, inputs, 2)
     runtime: Any = _NamingRuntime()
     paths = RunPaths(folder / "run")
-    launcher = Launcher(plan, paths, runtime, [device], 3, folder / "weights")
+    return Launcher(plan, paths, runtime, [device], 3, folder / "weights"), paths
+
+
+def write_job(folder: Path, model: str, variant: str, device: str, asked: dict[str, Any]) -> Path:
+    """Have the launcher write a run's job.json; the file."""
+    launcher, paths = make_launcher(folder, model, variant, device, asked)
     job = paths.job("w0-1")
     job.mkdir()
     launcher.start(0, "w0-1", job)
@@ -89,3 +96,13 @@ def write_job(folder: Path, model: str, variant: str, device: str, asked: dict[s
 def test_job_documents_stay_byte_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str) -> None:
     monkeypatch.setenv("ORCH_HOME", str(tmp_path / "home"))
     assert write_job(tmp_path, model, *RUNS[model]).read_text() == (DOCUMENTS / f"{model}.json").read_text()
+
+
+def test_folders_that_workers_share_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORCH_HOME", str(tmp_path / "home"))
+    launcher, paths = make_launcher(tmp_path, "facere", *RUNS["facere"])
+    for name in ("w0-1", "w1-1"):
+        paths.job(name).mkdir()
+        launcher.start(0, name, paths.job(name))
+    assert paths.logs.is_dir()
+    assert (tmp_path / "weights").is_dir()

@@ -15,7 +15,8 @@ from PIL import Image
 
 from orchestrator.catalog.spec import MANIPULATION
 from orchestrator.dispatch import shard_intake
-from orchestrator.dispatch.shard_intake import ShardIntake, find_left_outs, remove_job_folders
+from orchestrator.dispatch.local import take_leftovers
+from orchestrator.dispatch.shard_intake import ShardIntake, remove_job_folders
 from orchestrator.errors import RunError
 from orchestrator.paths import RunPaths
 from orchestrator.plan.plan import Plan
@@ -325,9 +326,17 @@ def test_what_an_interrupted_run_left_is_taken_through_the_same_check(case: Case
     (case.paths.jobs / "data").mkdir()
     link = case.paths.jobs / "w9"
     link.symlink_to(secret.parent)
-    case.intake.take_leftovers(find_left_outs(case.paths), [0, 1, 2])
+    assert take_leftovers(case.intake, case.plan, case.paths) == [1, 2]
     assert missing_shards(case.plan, case.paths) == [1, 2]
     assert case.paths.part(2).exists()
+
+
+@pytest.mark.parametrize("has_leftovers", [False, True])
+def test_a_damaged_shard_is_missing_whatever_workers_left(case: Case, has_leftovers: bool) -> None:
+    case.paths.shard(0).write_bytes(b"damaged")
+    if has_leftovers:
+        case.write(1)
+    assert take_leftovers(case.intake, case.plan, case.paths) == ([0, 2] if has_leftovers else [0, 1, 2])
 
 
 def test_job_folders_are_removed_without_following_links(case: Case, tmp_path: Path) -> None:

@@ -102,6 +102,18 @@ def test_a_job_that_is_over_is_followed_by_another(slurm: FakeSlurm, plan: Plan,
     assert not paths.shard(1).exists(), "a task would take it for whole"
 
 
+def test_the_number_of_a_submitted_job_is_told(slurm: FakeSlurm, plan: Plan, tmp_path: Path) -> None:
+    class Noted(SilentDisplay):
+        def say(self, message: str) -> None:
+            lines.append(message)
+
+    lines: list[str] = []
+    slurm.answers("sbatch", "77;cluster\n")
+    asked = work(plan, begun(tmp_path, plan, job=None), tasks=2, wait=False)
+    SlurmExecutor().execute(asked, Noted())
+    assert lines[0] == "submitted job 77: 2 tasks for 3 shards"
+
+
 def test_a_refusal_is_told_in_slurms_own_words(slurm: FakeSlurm, plan: Plan, tmp_path: Path) -> None:
     slurm.refuses("sbatch", "sbatch: error: invalid partition specified: nope\n")
     paths = begun(tmp_path, plan, job=None)

@@ -162,3 +162,12 @@ def test_a_wrong_annotation_is_named(tmp_path: Path, change: Callable[[dict[str,
     with pytest.raises(UsageError, match="annotation 0 of") as caught:
         run(tmp_path, sample_arrays(), truth)
     assert why in str(caught.value.why)
+
+
+def test_a_crowd_or_not_before_a_wrong_annotation_is_not_taken_for_it(tmp_path: Path) -> None:
+    truth = truth_of(sample_arrays())
+    truth["annotations"][1]["iscrowd"] = 1
+    del truth["annotations"][2]["iscrowd"]
+    truth["annotations"][3]["iscrowd"] = 2
+    with pytest.raises(UsageError, match="annotation 3 of"):
+        run(tmp_path, sample_arrays(), truth)

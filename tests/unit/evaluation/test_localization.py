@@ -231,6 +231,26 @@ def test_mistakes_are_named(tmp_path: Path, masks: Any, source: str, error: type
     assert message in f"{caught.value} {caught.value.why}"
 
 
+@pytest.mark.parametrize(("size", "is_rotated"), [(SIZE[::-1], True), ((SIZE[0], SIZE[1] + 1), False)])
+def test_masks_of_another_size_are_explained(
+    tmp_path: Path, masks: Any, size: tuple[int, int], is_rotated: bool
+) -> None:
+    true = put(tmp_path / "gt" / "a.png", np.zeros(size))
+    with pytest.raises(PredictionsError, match="the mask of") as caught:
+        evaluate_masks(a_run(tmp_path, masks[0]), tmp_path / "gt")
+    assert caught.value.why == ("they disagree on EXIF rotation" if is_rotated else f"the true one is {true}")
+    assert (caught.value.hint is not None) is is_rotated
+
+
+def test_a_pixel_of_the_truth_is_manipulated_above_half(tmp_path: Path, masks: Any) -> None:
+    run = a_run(tmp_path, masks[0])
+    found = []
+    for level in (127, 128):
+        put(tmp_path / "gt" / "a.png", np.full(SIZE, level))
+        found.append(evaluate_masks(run, tmp_path / "gt").manipulated)
+    assert found == [0, 1]
+
+
 def test_a_run_without_masks(tmp_path: Path, masks: Any) -> None:
     folder = a_folder(tmp_path / "gt", masks[1])
     with pytest.raises(UsageError, match="has no folder masks"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -390,3 +391,15 @@ def test_entries_of_a_list_that_lead_nowhere_fail_alone(tmp_path: Path) -> None:
     inputs = collect(tmp_path, tmp_path / "l.txt")
     missing = "listed in l.txt, but there is no such file"
     assert [image.error for image in inputs.images] == [None, missing, missing, missing, missing]
+
+
+def test_an_image_that_could_not_be_unpacked_has_no_size_and_no_time(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        archive.writestr("a.jpg", b"whole")
+        archive.writestr("b.jpg", b"damaged")
+    path = tmp_path / "in.zip"
+    path.write_bytes(path.read_bytes().replace(b"damaged", b"changed", 1))
+    inputs = collect(tmp_path, path)
+    assert [image.size for image in inputs.images] == [5, 0]
+    assert str(errors(inputs)["b.jpg"]).startswith("cannot be unpacked")
+    assert inputs.images[1].mtime_ns == 0

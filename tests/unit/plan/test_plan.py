@@ -17,12 +17,13 @@ from orchestrator.catalog.weights import Stored
 from orchestrator.errors import OrchError, RunError, UsageError
 from orchestrator.inputs.collect import collect_inputs, read_inputs
 from orchestrator.paths import RunPaths
-from orchestrator.plan.changes import RunChanged, compare_run
+from orchestrator.plan.changes import RunChanged, _Comparison, compare_run
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.request import Request
-from orchestrator.plan.run_directory import open_run, record_plan
+from orchestrator.plan.run_directory import open_run, read_run_document, record_plan
 from orchestrator.plan.shards import default_shard_size
 from orchestrator.runtimes.base import Prepared
+from orchestrator.system.files import write_json
 from tests.unit.stack_samples import model_entry
 from tests.unit.system.test_locks import another_process_holds
 
@@ -186,6 +187,16 @@ def test_changed_images_are_refused(paths: RunPaths, make_plan: Callable[..., Pl
     assert "11 new (10.jpg, 11.jpg, 12.jpg, 13.jpg, 14.jpg, …)" in str(changed(paths, make_plan()).why)
 
 
+def test_images_are_compared_by_size_time_and_readability(paths: RunPaths, make_plan: Callable[..., Plan]) -> None:
+    plan = make_plan()
+    begin(paths, plan)
+    is_same, image = _Comparison(paths, 2, plan.inputs).is_same, plan.inputs.images[0]
+    later, larger, unreadable = replace(image, mtime_ns=1), replace(image, size=2), replace(image, error="damaged")
+    assert [is_same(image, now) for now in (image, later, larger, unreadable)] == [True, True, False, False]
+    assert is_same(unreadable, unreadable)
+    assert not is_same(unreadable, replace(unreadable, mtime_ns=1)), "nobody knows what was damaged"
+
+
 def test_a_changed_stack_or_weights_are_refused(paths: RunPaths, make_plan: Callable[..., Plan]) -> None:
     begin(paths, make_plan())
     assert changed(paths, make_plan(predictor="p2")).why == "other predictor"
@@ -201,6 +212,18 @@ def test_a_run_json_that_cannot_be_read_is_refused(paths: RunPaths, text: str) -
         raise AssertionError
     assert caught.value.message == f"{paths.run_json} is damaged"
     assert paths.run_json.read_text() == text
+
+
+def test_counts_of_a_run_are_not_negative(paths: RunPaths, make_plan: Callable[..., Plan]) -> None:
+    begin(paths, make_plan())
+    document = read_run_document(paths)
+    write_json(paths.run_json, {**document, "shards": 0})
+    assert read_run_document(paths)["shards"] == 0
+    for name, value in (("shards", -1), ("shard_size", 0), ("shard_size", -1), ("shards", True)):
+        write_json(paths.run_json, {**document, name: value})
+        with pytest.raises(RunError) as caught:
+            read_run_document(paths)
+        assert caught.value.why == f"ValueError: '{name}' is {value}"
 
 
 def test_a_run_of_another_format_is_refused(paths: RunPaths, make_plan: Callable[..., Plan]) -> None:

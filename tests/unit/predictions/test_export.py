@@ -17,6 +17,7 @@ import pytest
 from orchestrator.errors import OrchError, PredictionsError, UsageError
 from orchestrator.predictions import npz
 from orchestrator.predictions.export import EXPORTERS, export_coco, export_fashionfail, get_exporter
+from orchestrator.predictions.mask_files import picture_path
 from orchestrator.predictions.predictions import Predictions
 from tests.unit.predictions.predictions_samples import FILES, META, sample_arrays, save
 
@@ -196,6 +197,21 @@ def test_imdlbenco_is_for_manipulation_localization_in_its_run_directory(tmp_pat
     (tmp_path / "masks").mkdir()
     with pytest.raises(PredictionsError, match=r"the mask picture of .* is missing"):
         EXPORTERS["imdlbenco"](forged, tmp_path / "out", None)
+
+
+def test_imdlbenco_writes_into_a_new_or_an_empty_folder_only(tmp_path: Path) -> None:
+    forged = predictions_with(tmp_path, task="manipulation-localization")
+    for name in FILES:
+        picture_path(tmp_path / "masks", name).parent.mkdir(parents=True, exist_ok=True)
+        picture_path(tmp_path / "masks", name).write_bytes(b"picture")
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "new", tmp_path / "empty"):
+        EXPORTERS["imdlbenco"](forged, folder, None)
+        assert len(list((folder / "pred").rglob("*.png"))) == len(FILES) - 1, "one image failed"
+    (tmp_path / "file").write_text("mine")
+    for taken in (tmp_path / "file", tmp_path / "empty"):
+        with pytest.raises(UsageError, match="exists already"):
+            EXPORTERS["imdlbenco"](forged, taken, None)
 
 
 def test_exports_are_the_same_bytes_each_time(tmp_path: Path) -> None:

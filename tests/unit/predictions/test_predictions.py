@@ -263,6 +263,13 @@ def test_each_rule_names_array_image_and_row(
     assert [(problem.image, problem.row) for problem in fitting][:1] == [(image, row)], found
 
 
+def test_a_mask_without_bytes_starts_where_the_next_one_does() -> None:
+    arrays = sample_arrays()
+    arrays["mask_offsets"][1] = 0
+    found = [(problem.array, problem.row) for problem in Predictions(arrays).validate() if problem.row == 0]
+    assert found == [("masks", 0)]
+
+
 def test_edges_within_the_tolerance_are_fine() -> None:
     arrays = sample_arrays()
     arrays["boxes"][0] = [-0.0009, 0, 60.0009, 40]

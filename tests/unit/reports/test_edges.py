@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from orchestrator.errors import UsageError
 from orchestrator.evaluation.gate.gate import GateResult
+from orchestrator.evaluation.runs import open_runs
 from orchestrator.reports.draw import draw_run_directory
+from orchestrator.reports.html.page import SHOWN_FAILURES, _list_failures
 from orchestrator.reports.junit import MAX_CASES, list_cases
 from tests.unit.evaluation.compare_samples import two_runs
 from tests.unit.predictions.predictions_samples import FILES, SIZES, sample_arrays, save
@@ -35,6 +38,27 @@ def test_a_page_lists_failed_images_of_the_runs_that_have_some(tmp_path: Path) -
     (_, _, failures) = page.partition(": 1 failed</h3>")
     table = failures.partition("</table>")[0]
     assert (FILES[2] in table, FILES[0] in table, "truncated file" in table) == (True, False, True)
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_page_lists_as_many_failures_of_a_run_as_fit(tmp_path: Path, more: int) -> None:
+    count = SHOWN_FAILURES + more
+    files = np.array([f"{number:04d}.jpg" for number in range(count)])
+    arrays = {
+        **sample_arrays(),
+        "image_file": files,
+        "image_id": files,
+        "image_sha256": np.zeros((count, 32), np.uint8),
+        "image_size": np.zeros((count, 2), np.int32),
+        "status": np.ones(count, np.uint8),
+        "error": np.array(["cut off"] * count),
+        "offsets": np.zeros(count + 1, np.int64),
+        "image_scores": np.full(count, np.nan, np.float32),
+    }
+    rows = ("boxes", "classes", "scores", "masks", "attributes")
+    arrays |= {name: arrays[name][:0] for name in rows} | {"mask_offsets": np.zeros(1, np.int64)}
+    (listed,) = _list_failures(open_runs([save(arrays, tmp_path / "p.npz")]))
+    assert (listed["count"], len(listed["rows"]), listed["more"]) == (count, 500, more)
 
 
 @pytest.mark.parametrize("missing", ["predictions.npz", "run.json"])

@@ -223,6 +223,9 @@ def test_a_worker_has_a_folder_of_its_own_while_it_lives(
     worker = ApptainerRuntime().start(prepared, spec)
     (scratch,) = tmp_path.glob("orch-run1-w0-abc01-*")
     assert (scratch / "home").is_dir(), "what HOME says"
+    owner = ApptainerRuntime().worker_owner() or (os.getuid(), os.getgid())
+    for folder in (scratch, scratch / "home"):
+        assert (folder.stat().st_uid, folder.stat().st_gid) == owner
     assert list(worker.lines()) == [b"ran"]
     assert worker.wait() == Exit(0)
     worker.close()

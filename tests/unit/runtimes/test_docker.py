@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ from orchestrator.runtimes.docker import build as docker_build
 from orchestrator.runtimes.docker import runtime as docker_runtime
 from orchestrator.runtimes.docker.build import build_arguments, ensure_image
 from orchestrator.runtimes.docker.gpu_access import GpuSettings
-from orchestrator.runtimes.docker.runtime import DockerRuntime, container_settings, mounts
+from orchestrator.runtimes.docker.runtime import DockerRuntime, container_settings, mounts, start_container
 from orchestrator.runtimes.guest_contract import GuestPaths
 from orchestrator.system.container_engine import Engine
 from tests.unit.stack_samples import stack_entry
@@ -248,3 +249,36 @@ def test_without_an_engine_the_reason_is_given(monkeypatch: pytest.MonkeyPatch) 
     assert DockerRuntime().unavailable_reason() == "no container engine answers (unix:///x: no such socket)"
     monkeypatch.setattr(docker_runtime, "connect", engine)
     assert DockerRuntime().unavailable_reason() is None
+
+
+def removable(removals: list[dict[str, Any]], start: Callable[[], None] = lambda: None) -> SimpleNamespace:
+    """A container; how it is removed is noted in `removals`."""
+    return SimpleNamespace(remove=lambda **options: removals.append(options), start=start)
+
+
+def test_containers_are_removed_though_they_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    removals: list[dict[str, Any]] = []
+    asked: list[dict[str, Any]] = []
+
+    def find(**options: Any) -> list[SimpleNamespace]:
+        asked.append(options)
+        return [removable(removals), removable(removals)]
+
+    client = SimpleNamespace(containers=SimpleNamespace(list=find))
+    monkeypatch.setattr(docker_runtime, "connect", lambda: Engine(client, "unix:///x", "28", {}))
+    assert DockerRuntime().reap("run1", tmp_path) == 2
+    assert asked == [{"all": True, "filters": {"label": "org.orch.run=run1"}, "ignore_removed": True}]
+    assert removals == [{"force": True}] * 2
+
+
+def test_a_container_that_does_not_start_is_removed(prepared: Prepared) -> None:
+    def fail() -> None:
+        raise docker.errors.APIError("no such device")
+
+    removals: list[dict[str, Any]] = []
+    containers = SimpleNamespace(create=lambda **settings: removable(removals, fail))
+    settings = container_settings(prepared, SPEC, (), (1000, 1001), GpuSettings())
+    with pytest.raises(MachineError, match="cannot start the container orch-run1-w0-abc01") as caught:
+        start_container(Engine(SimpleNamespace(containers=containers), "unix:///x", "28", {}), settings)
+    assert caught.value.why == "no such device"
+    assert removals == [{"force": True}]

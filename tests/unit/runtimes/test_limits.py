@@ -166,6 +166,15 @@ def test_only_unreadable_images_are_copied_and_only_until_their_shard_is_finishe
     assert said == [f"workers run as uid {NOBODY}, who cannot read secret.png and maybe others: using copies"]
 
 
+def test_the_folder_of_copies_can_be_entered_whatever_the_umask_is(root: Path, tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        ReadableImages([root], lambda number: [], USER, tmp_path / "r", lambda number: False, print)
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in (tmp_path / "r", tmp_path / "r" / "images")] == [0o700, 0o755]
+
+
 def test_a_caller_whose_workers_are_the_caller_copies_nothing(root: Path, tmp_path: Path) -> None:
     shard = images(root, "secret.png")
     seen = ReadableImages([root], lambda number: shard, None, tmp_path / "x", lambda number: False, print)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import time
@@ -106,6 +107,22 @@ def ended(pid: int) -> bool:
             return True
         time.sleep(0.01)
     return False
+
+
+def test_nothing_is_waited_for_once_a_process_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = python_worker(tmp_path, "import subprocess; subprocess.Popen(['sleep', '60']); print('on')")
+    assert worker.wait() == Exit(0)
+    waits, wait = list[float](), select.select
+
+    def note(*arguments: Any) -> Any:
+        waits.append(arguments[-1])
+        return wait(*arguments)
+
+    monkeypatch.setattr("orchestrator.runtimes.process.select.select", note)
+    assert list(worker.lines()) == [b"on"], "though its child keeps the pipe open"
+    assert waits == [0, 0]
+    worker.kill()
+    worker.close()
 
 
 def test_a_worker_that_cannot_start(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.system import display as display_module
-from orchestrator.system.display import PlainDisplay, SilentDisplay, clock, rate_line
+from orchestrator.system.display import PlainBatchDisplay, PlainDisplay, SilentDisplay, clock, rate_line
 
 
 @pytest.mark.parametrize(
@@ -60,3 +60,13 @@ def test_a_line_names_its_run_once() -> None:
     assert display_module.with_name("a", "ready") == "a: ready"
     assert display_module.with_name("a", "a: variant cpu") == "a: variant cpu"
     assert display_module.with_name("a", "a:variant") == "a: a:variant"
+
+
+def test_every_run_that_is_under_way_has_its_status_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:
+    display = PlainBatchDisplay(["waits", "builds", "predicts", "ended"])
+    display.set_state("builds", "step 1")
+    display.finish("ended", "done")
+    with display.display("predicts", lambda: None).images(4, 1):
+        display._say_status()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["ended: done", "builds:   step 1", "predicts:   1 of 4 images"]

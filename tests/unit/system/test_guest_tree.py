@@ -339,3 +339,13 @@ def test_a_file_is_linked_only_for_who_can_read_it_and_never_write_it(tree: Gues
     for action in (lambda: tree.put("y", tmp_path / "fifo"), lambda: tree.put_link("y", tmp_path / "fifo", 99)):
         with pytest.raises(OSError, match="no regular file"):
             action()
+
+
+def test_the_descriptor_is_released_once_whatever_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[int] = []
+    monkeypatch.setattr(os, "close", closed.append)
+    for number in (0, 77):
+        tree = GuestTree(tmp_path, descriptor=number)
+        tree.close()
+        tree.close()
+    assert closed == [0, 77]

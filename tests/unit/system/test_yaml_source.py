@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from orchestrator.errors import SpecError
-from orchestrator.system.yaml_source import YamlSource
+from orchestrator.system.yaml_source import YamlSource, describe_errors
 
 
 def source(folder: Path, text: str | bytes) -> YamlSource:
@@ -71,3 +72,28 @@ def test_lines_lead_to_the_deepest_part_there_is(tmp_path: Path) -> None:
     assert found.line(["a", "b", 9]) == 3
     assert found.line(["nothing"]) == 1
     assert source(tmp_path, "").line(["a"]) == 1
+
+
+class Fields(BaseModel):
+    """Two fields, one of which must be there."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    count: int = 0
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "words"),
+    [
+        ("count: 1\n", ":1: name", "this field is missing"),
+        ("name: a\ncuont: 1\n", ":2: cuont", "unknown field (did you mean count?)"),
+        ("name: a\nother: 1\n", ":2: other", "unknown field (known: count, name)"),
+        ("name: a\ncount: b\n", ":2: count", "Input should be a valid integer"),
+    ],
+)
+def test_an_error_names_line_field_and_fault(tmp_path: Path, text: str, place: str, words: str) -> None:
+    read = source(tmp_path, text)
+    with pytest.raises(ValidationError) as caught:
+        Fields.model_validate(read.value)
+    (line,) = describe_errors(caught.value, read, Fields)
+    assert line.startswith(f"{tmp_path / 'x.yaml'}{place}: {words}")

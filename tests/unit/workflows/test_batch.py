@@ -194,3 +194,16 @@ def test_mistakes_are_each_runs_own(monkeypatch: pytest.MonkeyPatch) -> None:
         raise UsageError("no such folder")
 
     assert [error.exit_code for error in go(monkeypatch, behaviour, "a", "b").values()] == [2, 2]
+
+
+def test_a_run_says_what_it_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    display, states = SilentBatchDisplay(["a"]), list[str]()
+    monkeypatch.setattr(display, "set_state", lambda name, state: states.append(f"{name}: {state}"))
+    (request,) = requests("a")
+    sharing = BatchSharing(request, display, BatchState(StopRequests()))
+    with sharing.building():
+        pass
+    for device in ("cpu", "cuda", "slurm"):
+        with sharing.predicting(device):
+            pass
+    assert states == ["a: building", "a: waiting for the CPU", "a: waiting for a GPU", "a: submitted to slurm"]

@@ -85,7 +85,7 @@ def test_a_cluster_and_warm_workers_can_be_asked_for(tmp_path: Path) -> None:
 
 
 def test_every_option_of_a_run_can_be_said(tmp_path: Path) -> None:
-    elsewhere = {"images", "image_root", "out", "weights_folder"}
+    elsewhere = {"images", "image_root", "out", "update", "weights_folder"}  # --update is the command's
     assert set(RunSpec.model_fields) - {"slurm"} == set(RunOptions.model_fields) - elsewhere - {"executor_settings"}
 
 

@@ -205,6 +205,13 @@ def test_a_container_is_offered_with_its_image_ten_minutes_after_its_end(
     assert offered(monkeypatch, catalog, ended, ended_before=620) == [("container", "box1"), OFFERED_IMAGE]
 
 
+def test_ten_minutes_must_have_passed_wholly(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", lambda: 1_700_000_000.0)
+    ended = listed_container("exited", RUN)
+    assert offered(monkeypatch, catalog, ended, ended_before=600) == []
+    assert offered(monkeypatch, catalog, ended, ended_before=601) == [("container", "box1"), OFFERED_IMAGE]
+
+
 def test_a_container_of_another_stack_or_that_is_gone_is_not_offered(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from orchestrator.runtimes.warm import containers, listing
 from orchestrator.runtimes.warm.containers import WarmSpec, fetch_weights, stop_workers, warm_settings
 from orchestrator.runtimes.warm.heartbeat import parse_heartbeat
 from orchestrator.runtimes.warm.listing import WarmWorkerStatus, describe_worker, list_workers, read_heartbeats
-from orchestrator.runtimes.warm.spool import VariantSpool
+from orchestrator.runtimes.warm.spool import VariantSpool, make_variant_folder
 from orchestrator.system.display import SilentDisplay
 from tests.unit.stack_samples import MINIMAL, stack_entry
 
@@ -158,6 +159,21 @@ def test_down_ends_what_up_started_on_this_spool_and_nothing_else(
     assert mine.calls == ["stop 30", "remove"]
     assert (other.calls, elsewhere.calls, composed.calls) == ([], [], [])
     assert stop_workers([], tmp_path, said.append) == ["mine", "other"]
+
+
+@pytest.mark.parametrize(
+    ("stacks", "cleaned"), [([], {"tiny-cpu", "other-cpu"}), (["tiny"], {"tiny-cpu"}), (["third"], set())]
+)
+def test_down_cleans_up_after_workers_of_its_stacks_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stacks: list[str], cleaned: set[str]
+) -> None:
+    found: set[str] = set()
+    engine_with(monkeypatch)
+    monkeypatch.setattr(containers, "remove_dead_workers", lambda tree: found.add(tree.root.name))
+    for stack in ("tiny", "other"):
+        make_variant_folder(VariantSpool(tmp_path, stack, "cpu"), (os.geteuid(), os.getegid()), is_default=False)
+    assert stop_workers(stacks, tmp_path, print) == []
+    assert found == cleaned
 
 
 @pytest.fixture
