@@ -176,7 +176,8 @@ def test_an_environment_is_made_once_and_again_when_the_lock_changes(
 
     def make(folder: Path, *arguments: object) -> None:
         made.append(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "bin").mkdir(parents=True, exist_ok=True)
+        (folder / "bin" / "python").touch()
         (folder / "orch-environment.json").write_text("{}")
 
     monkeypatch.setattr(environments, "make_environment", make)

@@ -174,3 +174,19 @@ def test_a_job_that_waits_long_is_said_to_be_alive(
     case.exit(0)
     case.ended()
     assert [one["seq"] for one in case.lines] == list(range(1, len(case.lines) + 1))
+
+
+def test_a_job_is_given_up_only_where_idle_workers_do_not_take_it(
+    worker: FakeWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warm_worker, "LOST_SECONDS", 0.3)
+    monkeypatch.setattr(warm_worker, "HEARTBEAT_CHECK_SECONDS", 0.05)
+    busy = True
+    monkeypatch.setattr(warm_worker.WarmWorker, "_is_any_busy", lambda self: busy)
+    case = Case(worker, tmp_path)
+    case.order()
+    assert not threading.Event().wait(1)
+    assert case.warm._exit is None, "others are served first"
+    busy = False
+    ended = case.ended()
+    assert (ended.code, ended.detail) == (137, "the warm worker has nothing to do, but does not take the job")
