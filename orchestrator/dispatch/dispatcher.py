@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from orchestrator.dispatch.batch_timer import BatchLimits, BatchTimer
 from orchestrator.dispatch.listener import Happened, Listener
 from orchestrator.dispatch.out_size import find_excess
 from orchestrator.dispatch.scheduler import ImagesOf, Scheduler
@@ -85,6 +86,7 @@ class _Running:
     slot: int
     out: GuestFolder
     last_event: float
+    timer: BatchTimer
     state: WorkerState = field(default_factory=WorkerState)
     last_recorded: float = -RECORD_SECONDS
     queued_at: dict[int, float] = field(default_factory=dict)
@@ -121,10 +123,11 @@ class Dispatcher:
         images_of: ImagesOf,
         intake: Intake,
         out_size: int = OUT_SIZE,
+        batch_limits: BatchLimits | None = None,
     ) -> None:
         """`out_size`: bytes that a worker's out folder may hold."""
         self._paths, self._start, self._display, self._intake = paths, start, display, intake
-        self._out_size = out_size
+        self._out_size, self._batch_limits = out_size, batch_limits or BatchLimits()
         self._scheduler = shards if isinstance(shards, Scheduler) else Scheduler(shards, images_of)
         # A SimpleQueue's put may interrupt its own thread's get, as a signal handler does; a Queue's would wait for
         # the lock which that get holds, for ever.
@@ -227,7 +230,9 @@ class Dispatcher:
         job_queue = JobQueue(self._paths.job_folder(name))
         job_queue.create()
         worker = self._start(slot, name, job)
-        running = _Running(worker, job_queue, slot, self._paths.out(name), time.monotonic())
+        now = time.monotonic()
+        timer = BatchTimer(self._batch_limits, slot, now)
+        running = _Running(worker, job_queue, slot, self._paths.out(name), now, timer)
         self._running[name] = running
         self._scheduler.add_worker(name)
         Listener(worker, running.out, running.shards, self._intake, self._happened).start()
@@ -338,6 +343,14 @@ class Dispatcher:
         if running.excess is not None:
             running.worker.kill()
 
+    def _check_batch(self, running: _Running, event: dict[str, Any]) -> None:
+        """Kill a worker that has worked on a batch for too long."""
+        limit = running.timer.update(event, running.state, running.last_event)
+        if limit is not None and running.excess is None:
+            running.excess = f"a batch took longer than {limit:.3g} s, --batch-timeout changes the limit"
+            self._display.say(f"{running.name}: {running.excess}")
+            running.worker.kill()
+
     def _on_silence(self, running: _Running) -> None:
         if running.is_killed_as_silent:
             self._intake.take_parts(running.out, dict(running.shards))
@@ -355,6 +368,7 @@ class Dispatcher:
         state.apply(event)
         self._failed_images += state.failed_images - failed_before
         running.last_event = time.monotonic()
+        self._check_batch(running, event)
         match event:
             case {"event": "heartbeat"}:
                 return False

@@ -15,7 +15,7 @@ import numpy as np
 from orch_runner.predictor import CropMask, Image, Model, Prediction
 from orch_runner.predictor import Predictor as BasePredictor
 
-DEFAULTS = {"sleep": 0.0, "fail_load": False, "die": "", "die_once": "", "report": "", "misdeed": ""}
+DEFAULTS = {"sleep": 0.0, "fail_load": False, "die": "", "die_once": "", "hang": "", "report": "", "misdeed": ""}
 
 
 class Predictor(BasePredictor):
@@ -47,6 +47,8 @@ class Predictor(BasePredictor):
         if self.settings["misdeed"]:
             MISDEEDS[self.settings["misdeed"]](self.cache)
         time.sleep(self.settings["sleep"])
+        if self.settings["hang"] and self.settings["hang"] in file:
+            time.sleep(3600)
         if self.settings["die"] and self.settings["die"] in file:
             os._exit(17)
         marker = self.cache / "died-once"
