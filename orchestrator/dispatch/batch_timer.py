@@ -1,7 +1,7 @@
 """Notice a predictor that hangs: the time that a worker may take for one batch.
 
-A worker's heartbeats come from a thread of their own, and continue while its predictor hangs. Its other events come from
-the thread that predicts.
+A worker's heartbeats come from a thread of their own, and continue while its predictor hangs. Its other events come
+from the thread that predicts.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from orchestrator.dispatch.out_size import find_excess
 from orchestrator.dispatch.scheduler import ImagesOf, Scheduler
 from orchestrator.dispatch.shard_intake import Intake
 from orchestrator.dispatch.slots import OwnedSlots, Slots
-from orchestrator.dispatch.worker_failures import RESUME_HINT, WorkerFailure, WorkerFailures
+from orchestrator.dispatch.worker_failures import LOST_HINT, RESUME_HINT, WorkerFailure, WorkerFailures
 from orchestrator.dispatch.worker_state import WorkerState
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError
 from orchestrator.inputs import InputImage
@@ -273,9 +273,9 @@ class Dispatcher:
         device = self._slots.device_of(slot)
         self._retired.append(f"{device}: {reason}")
         workers = len(self._running) + len(self._replacements)
-        self._display.say(
-            f"{device} is no longer used ({reason}); continuing with {workers} worker{'s' * (workers != 1)}"
-        )
+        others = any(self._slots.device_of(running.slot) == device for running in self._running.values())
+        loss = "is used by one worker less" if others else "is no longer used"
+        self._display.say(f"{device} {loss} ({reason}); continuing with {workers} worker{'s' * (workers != 1)}")
 
     # --- feeding workers
 
@@ -355,7 +355,8 @@ class Dispatcher:
         if running.is_killed_as_silent:
             self._intake.take_parts(running.out, dict(running.shards))
             # Not even its exit was reported: the engine that ran it is gone
-            self._happened.put(("exit", running.name, Exit(137, detail="no event, and no exit after it was killed")))
+            detail = "no event, and no exit after it was killed: what runs it does not answer"
+            self._happened.put(("exit", running.name, Exit(137, detail=detail, hint=LOST_HINT)))
             return
         running.is_killed_as_silent = True
         self._display.say(f"{running.name} has sent no event for {SILENCE_SECONDS:.0f} s: replacing it")
@@ -418,7 +419,7 @@ class Dispatcher:
         self._lost_workers += 1
         state = running.state
         if running.excess is not None:
-            worker_exit, state.failure = replace(worker_exit, out_of_memory=False, detail=running.excess), None
+            worker_exit, state.failure = Exit(worker_exit.code, detail=running.excess), None
         under_way, batch = state.announced or (next(iter(state.under_way), None), [])
         failure = WorkerFailure(
             slot=running.slot,
@@ -426,11 +427,13 @@ class Dispatcher:
             exit=worker_exit,
             failure=state.failure,
             idle=under_way is None,
+            others_work=any(other.state.versions is not None for other in self._running.values()),
             log=self._paths.worker_log(running.name),
         )
         slot_error, reason = self._failures.judge(failure), failure.reason
         if not self._scheduler.record_loss(running.name, under_way, batch, reason):
-            raise RunError(f"shard {under_way} cost too many workers", why=f"the last one: {reason}", log=failure.log)
+            message, why = f"shard {under_way} cost too many workers", f"the last one: {reason}"
+            raise RunError(message, why=why, log=failure.log, hint=failure.hint)
         if slot_error is not None:
             self._retire(running.slot, reason, slot_error)
             return

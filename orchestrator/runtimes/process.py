@@ -29,6 +29,23 @@ _INHERITED = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR")
 _GPUS = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
 
 
+_VMSTAT = Path("/proc/vmstat")
+_OUT_OF_MEMORY = "out of memory: the kernel killed it"
+_MEMORY_HINT = (
+    "fewer workers (--workers N) or smaller batches (--batch-size N) need less memory; then the same command resumes"
+)
+_SHM_HINT = "see df -h /dev/shm, remove what is left there by other programs; then the same command resumes"
+
+
+def count_oom_kills() -> int:
+    """Return how many processes the kernel has killed for lack of memory since it started, in control groups too."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in _VMSTAT.read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
+
+
 def inherited_variables() -> dict[str, str]:
     """Return the few environment variables of the caller that a guest sees."""
     return {name: os.environ[name] for name in (*_INHERITED, *_GPUS) if name in os.environ}
@@ -54,6 +71,7 @@ class ProcessWorker:
         """Start the process. `scratch`: a folder that is removed with the worker. Raises MachineError."""
         self.name = spec.name
         self._scratch, self._file_size = scratch, spec.limits.file_size
+        self._oom_kills, self._is_killed = count_oom_kills(), False
         with spec.log.open("ab") as log:
             try:
                 self._process = subprocess.Popen(
@@ -91,6 +109,14 @@ class ProcessWorker:
         if self._file_size is not None and code in (-signal.SIGXFSZ, 128 + signal.SIGXFSZ):
             size = format_size(self._file_size)
             return Exit(code, detail=f"it wrote a file of more than {size}, --file-size raises the limit")
+        if (
+            code in (-signal.SIGKILL, 128 + signal.SIGKILL)
+            and not self._is_killed
+            and count_oom_kills() > self._oom_kills
+        ):
+            return Exit(code, out_of_memory=True, detail=_OUT_OF_MEMORY, hint=_MEMORY_HINT)
+        if code in (-signal.SIGBUS, 128 + signal.SIGBUS):
+            return Exit(code, hint=_SHM_HINT)
         return Exit(code)
 
     def terminate(self) -> None:
@@ -100,6 +126,7 @@ class ProcessWorker:
 
     def kill(self) -> None:
         """Send SIGKILL to the whole group, so that no child of the predictor is left behind."""
+        self._is_killed = True
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 

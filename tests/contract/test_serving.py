@@ -318,7 +318,7 @@ def test_a_model_that_cannot_be_loaded_fails_its_job_alone(worker: WarmProcess) 
 def test_a_device_whose_memory_is_full_is_cleared_of_what_is_idle(worker: WarmProcess) -> None:
     worker.start()
     outcome = run(worker, "alone", {"load": "crowded", "number": 1})
-    assert (outcome.status, outcome.one("failure")["category"]) == (3, "load")
+    assert (outcome.status, outcome.one("failure")["category"]) == (3, "memory")
     assert run(worker, "idle", {"number": 2}).status == 0
     (worker.cache / "crowded").unlink()
     assert run(worker, "crowded", {"load": "crowded", "number": 3}).status == 0

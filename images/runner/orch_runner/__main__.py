@@ -73,7 +73,8 @@ stdout carries one JSON object a line, each with "event", "seq" (1, 2, …) and 
     shard_done        shard, images, failed, instances, seconds
     heartbeat         rss_mb                             (every two seconds, from a separate thread)
     failure           category, message, hint or null    (followed only by bye); categories: contract,
-                      weights, load, device, output, bug, or the category of the predictor's Fatal
+                      weights, load, memory (too little of it to load the model), device, output, bug, or the
+                      category of the predictor's Fatal
     bye               reason                             (always the last event)
 
 stderr is a log; everything that the predictor prints goes there too.

@@ -14,7 +14,7 @@ from orch_runner.batches import Batch, BatchStream, Shard
 from orch_runner.contract import Fatal, ImageRef, RunnerJob
 from orch_runner.events import Emitter, bind_log, bound_log, log
 from orch_runner.image_file import NO_DIGEST, DecodeError
-from orch_runner.limits import describe_error
+from orch_runner.limits import describe_error, is_out_of_memory
 from orch_runner.predictor import Image, Predictor
 from orch_runner.shard_file import remove_part, write_rows
 from orch_runner.shard_rows import ShardRow, make_failed_row, make_row
@@ -216,14 +216,6 @@ class Pipeline:
 
 def _size(image: Image) -> Tuple[int, int]:
     return int(image.pixels.shape[0]), int(image.pixels.shape[1])
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error means that the memory of the device or machine is full."""
-    name, text = type(error).__name__, str(error).lower()
-    signs = ("out of memory", "oom when", "alloc_failed", "failed to allocate memory", "bad_alloc")
-    is_memory_error = isinstance(error, MemoryError) or "OutOfMemory" in name or "ResourceExhausted" in name
-    return is_memory_error or any(sign in text for sign in signs)
 
 
 def _raise_if_device_lost(error: BaseException) -> None:

@@ -154,4 +154,5 @@ def test_an_image_on_which_predict_hangs_fails_alone(
     assert json.loads(capsys.readouterr().out)["failed"] == 1
     predictions = Predictions.load(tmp_path / "run" / "predictions.npz")
     assert predictions.status.tolist() == [0, 0, 1, 0]
-    assert re.search(r"a batch took longer than [0-9.]+ s, --batch-timeout changes the limit", str(predictions.error[2]))
+    reason = r"a batch took longer than [0-9.]+ s, --batch-timeout changes the limit"
+    assert re.search(reason, str(predictions.error[2]))

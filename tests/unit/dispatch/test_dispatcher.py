@@ -227,6 +227,33 @@ def test_a_failure_another_worker_would_meet_ends_the_run(
     assert len(fleet.workers) == 1
 
 
+@pytest.mark.parametrize("slots", [2, 1])
+def test_a_second_worker_without_memory_to_load_costs_its_slot_alone(
+    paths: RunPaths, monkeypatch: pytest.MonkeyPatch, slots: int
+) -> None:
+    """The last slot is never given up: there the run ends, with the next step."""
+    work, last = FakeWorker._work, slots - 1
+
+    def load(worker: FakeWorker) -> None:
+        if worker.name.startswith(f"w{last}-"):
+            worker.emit("failure", category="memory", message="CUDA out of memory", hint=None)
+            worker._exit = Exit(3)
+            worker._lines.put(None)
+        else:
+            work(worker)
+
+    monkeypatch.setattr(FakeWorker, "_work", load)
+    fleet = Fleet(lambda worker, order: time.sleep(0.05))
+    if last == 0:
+        with pytest.raises(MachineError, match="out of memory") as caught:
+            make(paths, fleet, 6).run(OwnedSlots(slots), 24, 0)
+        assert "--workers" in str(caught.value.hint)
+        return
+    result = make(paths, fleet, 6).run(OwnedSlots(slots), 24, 0)
+    assert (fleet.predicted, len(fleet.workers)) == ([0, 1, 2, 3, 4, 5], 2)
+    assert result.retired == ("cpu: CUDA out of memory",)
+
+
 def test_workers_that_end_before_they_begin_are_not_replaced_for_ever(
     paths: RunPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:

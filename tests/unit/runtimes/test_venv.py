@@ -14,7 +14,7 @@ import pytest
 from orchestrator.catalog.bundled import RUNNER
 from orchestrator.errors import MachineError
 from orchestrator.paths import environments_folder
-from orchestrator.runtimes import environments
+from orchestrator.runtimes import environments, process
 from orchestrator.runtimes.base import BuildOptions, Exit, Prepared, WorkerSpec
 from orchestrator.runtimes.guest_contract import GuestPaths
 from orchestrator.runtimes.process import ProcessWorker
@@ -141,6 +141,42 @@ def test_leftover_workers_of_this_run_are_killed_and_no_others(tmp_path: Path) -
 )  # fmt: skip
 def test_ends_are_told_in_words(end: Exit, words: str) -> None:
     assert end.describe().startswith(words)
+
+
+KILL_ITSELF = "import os; os.kill(os.getpid(), {signal})"
+
+
+@pytest.mark.parametrize(("kills_after", "is_memory"), [(4, True), (3, False)])
+def test_a_process_that_the_kernel_killed_for_memory_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kills_after: int, is_memory: bool
+) -> None:
+    vmstat = tmp_path / "vmstat"
+    vmstat.write_text("pgfault 7\noom_kill 3\n")
+    monkeypatch.setattr(process, "_VMSTAT", vmstat)
+    worker = python_worker(tmp_path, KILL_ITSELF.format(signal=9))
+    vmstat.write_text(f"pgfault 9\noom_kill {kills_after}\n")
+    end = worker.wait()
+    worker.close()
+    assert end.out_of_memory == is_memory
+    assert (end.describe() == "out of memory: the kernel killed it") == is_memory
+    assert ("--workers" in str(end.hint)) == is_memory
+
+
+def test_a_worker_that_orch_killed_is_not_out_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = iter(range(100))
+    monkeypatch.setattr(process, "count_oom_kills", lambda: next(counts))
+    worker = python_worker(tmp_path, "import time; time.sleep(60)")
+    worker.kill()
+    assert worker.wait() == Exit(-signal.SIGKILL)
+    worker.close()
+
+
+def test_a_bus_error_names_shared_memory(tmp_path: Path) -> None:
+    worker = python_worker(tmp_path, KILL_ITSELF.format(signal=7))
+    end = worker.wait()
+    worker.close()
+    assert "/dev/shm" in end.describe()
+    assert "df -h /dev/shm" in str(end.hint)
 
 
 def test_a_variant_whose_dockerfile_needs_an_argument_is_no_environment(tmp_path: Path) -> None:
