@@ -67,7 +67,7 @@ ShardImage = Tuple[int, ImageRef]
 
 @dataclass(eq=False)
 class Batch:
-    """Images of one shard that are predicted together; `decoded` waits for their pixels or errors, one after another."""
+    """Images of one shard that are predicted together; `decoded` waits for their pixels or errors, one by one."""
 
     shard: Shard
     images: List[ShardImage]
