@@ -132,7 +132,8 @@ def _to_rgb(image: PillowImage.Image) -> np.ndarray:
         if int(values.max(initial=0)) > 65535 or int(values.min(initial=0)) < 0:
             raise DecodeError("32-bit pixels have no defined range; convert the image to 8 bits first")
         return _repeat_grey(values >> 8)
-    return np.ascontiguousarray(np.asarray(image.convert("RGB")))
+    # convert() copies even what is RGB already.
+    return np.ascontiguousarray(np.asarray(image if image.mode == "RGB" else image.convert("RGB")))
 
 
 def _repeat_grey(values: np.ndarray) -> np.ndarray:
