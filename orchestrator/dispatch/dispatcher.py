@@ -44,6 +44,10 @@ GRACE_SECONDS = 30.0
 """Seconds for workers to finish their images after the first Ctrl-C, before they are killed."""
 SLOT_CHECK_SECONDS = 1.0
 """Seconds between two checks for further slots, such as on a GPU that another run released."""
+MOST_RECORDED_FAILURES = 100_000
+"""Failed images whose events are recorded; the predictions have the reasons of all."""
+RECORDED_REASON = 200
+"""Characters of the reason in such an event."""
 MOST_NOTICES = 1000
 """Notices of workers that are kept for the summary; more are dropped."""
 SIZE_CHECK_SECONDS = 2.0
@@ -138,7 +142,7 @@ class Dispatcher:
         self._failures = WorkerFailures()
         self._token, self._starts = secrets.token_hex(3), 0
         self._interrupts, self._kill_at = 0, float("inf")
-        self._done_images = self._failed_images = self._lost_workers = 0
+        self._done_images = self._failed_images = self._lost_workers = self._recorded_failures = 0
         self._notices: list[str] = []
         self._retired: list[str] = []
         self._next_slot_check = self._last_flush = 0.0
@@ -315,6 +319,7 @@ class Dispatcher:
             if oldest is not None and time.monotonic() - oldest[0] >= QUEUED_SECONDS:
                 _, number, running = oldest
                 running.queue.remove(number)
+                running.queued_at.pop(number, None)
                 self._scheduler.take_back(running.name, number)
                 self._feed(idle)
                 self._feed(running)
@@ -377,6 +382,11 @@ class Dispatcher:
                 if running.last_event - running.last_recorded < RECORD_SECONDS:
                     return False
                 running.last_recorded = running.last_event
+            case {"event": "image_failed"}:
+                self._recorded_failures += 1
+                if "error" in event:
+                    event["error"] = event["error"][:RECORDED_REASON]
+                return self._recorded_failures <= MOST_RECORDED_FAILURES
             case {"event": "shard_done", "shard": int(shard)}:
                 self._on_shard_done(running, shard)
             case {"event": "notice", "message": str(message)}:
@@ -388,6 +398,7 @@ class Dispatcher:
 
     def _on_shard_done(self, running: _Running, shard: int) -> None:
         images = running.shards.pop(shard, ())
+        running.queued_at.pop(shard, None)
         if self._scheduler.mark_done(shard):
             self._done_images += len(images)
         self._failures.record_success(running.slot)

@@ -526,3 +526,36 @@ def test_a_worker_that_fills_its_folder_is_killed_and_the_reason_names_the_limit
     assert fleet.predicted == [0, 1, 2]
     reason = "exit 137, its out folder holds more than 2 MiB, --out-size raises the limit"
     assert any(f"was lost ({reason})" in line for line in said)
+
+
+def test_events_of_failed_images_are_bounded(paths: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "MOST_RECORDED_FAILURES", 5)
+    shown: list[int] = []
+
+    class Display(SilentDisplay):
+        def progress(self, done: int, failed: int, workers: dict[str, str]) -> None:
+            shown.append(failed)
+
+    def script(worker: FakeWorker, order: dict[str, Any]) -> Exit | None:
+        for image in order["images"]:
+            worker.emit("image_failed", shard=order["shard"], index=image["index"], error="x" * 2000)
+        return None
+
+    fleet = Fleet(script)
+    dispatcher = Dispatcher(paths, fleet.start, Display(), range(4), images_of, TrustingIntake())
+    dispatcher.run(OwnedSlots(1), 16, 0)
+    recorded = [one for one in map(json.loads, paths.events.read_text().splitlines()) if one["event"] == "image_failed"]
+    assert [len(one["error"]) for one in recorded] == [200] * 5
+    assert shown[-1] == 16, "they are counted all the same"
+
+
+def test_nothing_is_kept_of_shards_that_are_done(paths: RunPaths) -> None:
+    kept: list[int] = []
+
+    class Counting(Dispatcher):
+        def _show_progress(self) -> None:
+            kept.extend(len(running.queued_at) for running in self._running.values())
+
+    fleet = Fleet(obedient)
+    Counting(paths, fleet.start, SilentDisplay(), range(40), images_of, TrustingIntake()).run(OwnedSlots(1), 160, 0)
+    assert max(kept) <= 3

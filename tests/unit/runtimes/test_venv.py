@@ -179,6 +179,35 @@ def test_a_bus_error_names_shared_memory(tmp_path: Path) -> None:
     assert "df -h /dev/shm" in str(end.hint)
 
 
+TALK = "import sys\nfor at in range({lines}): print(f'line {{at:06d}}', file=sys.stderr)\nprint('done')"
+
+
+def test_a_log_that_grew_too_long_is_cut_while_it_is_written(tmp_path: Path) -> None:
+    log = tmp_path / "w0.log"
+    log.write_text("".join(f"line {at:06d}\n" for at in range(10_000)))
+    with log.open("a") as appended:
+        process.cut_log(log, 40_000)
+        print("the last line", file=appended)
+    text = log.read_text()
+    assert len(text) < 31_000
+    assert text.startswith("line 000000\n")
+    assert "(cut: the log was longer than" in text
+    assert text.endswith("line 009999\nthe last line\n")
+    before = log.read_bytes()
+    process.cut_log(log, 40_000)
+    assert log.read_bytes() == before
+
+
+def test_the_log_of_a_process_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_LOG_CHECK_SECONDS", 0.0)
+    cut: list[Path] = []
+    monkeypatch.setattr(process, "cut_log", cut.append)
+    worker = python_worker(tmp_path, TALK.format(lines=10))
+    assert list(worker.lines()) == [b"done"]
+    worker.close()
+    assert set(cut) == {tmp_path / "w0.log"}
+
+
 def test_a_variant_whose_dockerfile_needs_an_argument_is_no_environment(tmp_path: Path) -> None:
     variant = {**MINIMAL["variants"]["cpu"], "build_args": {"INDEX": {"help": "where from"}}}
     stack = stack_entry(tmp_path, variants={"cpu": variant})
