@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import shutil
 import socket
@@ -92,6 +93,14 @@ def fill_out(cache: Path) -> None:
     time.sleep(20)
 
 
+def fill_shared_memory(cache: Path) -> None:
+    with open("/dev/shm/filling", "w+b") as file:
+        file.truncate(2 << 30)
+        mapped = mmap.mmap(file.fileno(), 2 << 30)
+        for start in range(0, 2 << 30, 1 << 20):
+            mapped[start : start + (1 << 20)] = bytes(1 << 20)
+
+
 def start_threads(cache: Path) -> None:
     go_on = threading.Event()
     try:
@@ -106,6 +115,7 @@ MISDEEDS = {
     "fill-memory": fill_memory,
     "write-large-file": write_large_file,
     "fill-out": fill_out,
+    "fill-shared-memory": fill_shared_memory,
     "start-threads": start_threads,
 }
 
