@@ -128,6 +128,15 @@ FileSizeOption = Annotated[
 OutSizeOption = Annotated[
     str | None, typer.Option("--out-size", metavar="SIZE", help="Most results that a worker has under way.")
 ]
+BatchTimeoutOption = Annotated[
+    float | None,
+    typer.Option(
+        "--batch-timeout",
+        metavar="SECONDS",
+        min=0,
+        help="Longest time for one batch, 0: none. Default: 180, or 20 times the slowest so far.",
+    ),
+]
 AnnotationsOption = Annotated[
     Path | None,
     typer.Option(
@@ -152,7 +161,7 @@ class RunCommand(TyperCommand):
             "stacks",
         ),
         "Where it runs": ("runtime", "variant", "device", "warm", "spool", "offline", "base_image", "build_arg"),
-        "Limits of workers": ("user", "memory", "processes", "file_size", "out_size"),
+        "Limits of workers": ("user", "memory", "processes", "file_size", "out_size", "batch_timeout"),
         "How fast": ("workers", "workers_per_gpu", "threads", "batch_size", "shard_size", "wait"),
         "Results": ("out", "update", "score_threshold", "max_detections", "exif", "json", "quiet"),
         "Checks for CI": ("annotations", "baseline", "fail_on", "junit", "job_summary"),
@@ -200,6 +209,7 @@ def run(
     processes: ProcessesOption = None,
     file_size: FileSizeOption = None,
     out_size: OutSizeOption = None,
+    batch_timeout: BatchTimeoutOption = None,
     batch_size: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Images per batch. Default: the model's.")
     ] = None,

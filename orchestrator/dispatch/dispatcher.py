@@ -11,16 +11,17 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from orchestrator.dispatch.batch_timer import BatchLimits, BatchTimer
 from orchestrator.dispatch.listener import Happened, Listener
 from orchestrator.dispatch.out_size import find_excess
 from orchestrator.dispatch.scheduler import ImagesOf, Scheduler
 from orchestrator.dispatch.shard_intake import Intake
 from orchestrator.dispatch.slots import OwnedSlots, Slots
-from orchestrator.dispatch.worker_failures import RESUME_HINT, WorkerFailure, WorkerFailures
+from orchestrator.dispatch.worker_failures import LOST_HINT, RESUME_HINT, WorkerFailure, WorkerFailures
 from orchestrator.dispatch.worker_state import WorkerState
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError
 from orchestrator.inputs import InputImage
@@ -43,6 +44,10 @@ GRACE_SECONDS = 30.0
 """Seconds for workers to finish their images after the first Ctrl-C, before they are killed."""
 SLOT_CHECK_SECONDS = 1.0
 """Seconds between two checks for further slots, such as on a GPU that another run released."""
+MOST_RECORDED_FAILURES = 100_000
+"""Failed images whose events are recorded; the predictions have the reasons of all."""
+RECORDED_REASON = 200
+"""Characters of the reason in such an event."""
 MOST_NOTICES = 1000
 """Notices of workers that are kept for the summary; more are dropped."""
 SIZE_CHECK_SECONDS = 2.0
@@ -85,6 +90,7 @@ class _Running:
     slot: int
     out: GuestFolder
     last_event: float
+    timer: BatchTimer
     state: WorkerState = field(default_factory=WorkerState)
     last_recorded: float = -RECORD_SECONDS
     queued_at: dict[int, float] = field(default_factory=dict)
@@ -121,10 +127,11 @@ class Dispatcher:
         images_of: ImagesOf,
         intake: Intake,
         out_size: int = OUT_SIZE,
+        batch_limits: BatchLimits | None = None,
     ) -> None:
         """`out_size`: bytes that a worker's out folder may hold."""
         self._paths, self._start, self._display, self._intake = paths, start, display, intake
-        self._out_size = out_size
+        self._out_size, self._batch_limits = out_size, batch_limits or BatchLimits()
         self._scheduler = shards if isinstance(shards, Scheduler) else Scheduler(shards, images_of)
         # A SimpleQueue's put may interrupt its own thread's get, as a signal handler does; a Queue's would wait for
         # the lock which that get holds, for ever.
@@ -135,7 +142,7 @@ class Dispatcher:
         self._failures = WorkerFailures()
         self._token, self._starts = secrets.token_hex(3), 0
         self._interrupts, self._kill_at = 0, float("inf")
-        self._done_images = self._failed_images = self._lost_workers = 0
+        self._done_images = self._failed_images = self._lost_workers = self._recorded_failures = 0
         self._notices: list[str] = []
         self._retired: list[str] = []
         self._next_slot_check = self._last_flush = 0.0
@@ -227,7 +234,9 @@ class Dispatcher:
         job_queue = JobQueue(self._paths.job_folder(name))
         job_queue.create()
         worker = self._start(slot, name, job)
-        running = _Running(worker, job_queue, slot, self._paths.out(name), time.monotonic())
+        now = time.monotonic()
+        timer = BatchTimer(self._batch_limits, slot, now)
+        running = _Running(worker, job_queue, slot, self._paths.out(name), now, timer)
         self._running[name] = running
         self._scheduler.add_worker(name)
         Listener(worker, running.out, running.shards, self._intake, self._happened).start()
@@ -268,9 +277,9 @@ class Dispatcher:
         device = self._slots.device_of(slot)
         self._retired.append(f"{device}: {reason}")
         workers = len(self._running) + len(self._replacements)
-        self._display.say(
-            f"{device} is no longer used ({reason}); continuing with {workers} worker{'s' * (workers != 1)}"
-        )
+        others = any(self._slots.device_of(running.slot) == device for running in self._running.values())
+        loss = "is used by one worker less" if others else "is no longer used"
+        self._display.say(f"{device} {loss} ({reason}); continuing with {workers} worker{'s' * (workers != 1)}")
 
     # --- feeding workers
 
@@ -310,6 +319,7 @@ class Dispatcher:
             if oldest is not None and time.monotonic() - oldest[0] >= QUEUED_SECONDS:
                 _, number, running = oldest
                 running.queue.remove(number)
+                running.queued_at.pop(number, None)
                 self._scheduler.take_back(running.name, number)
                 self._feed(idle)
                 self._feed(running)
@@ -338,11 +348,20 @@ class Dispatcher:
         if running.excess is not None:
             running.worker.kill()
 
+    def _check_batch(self, running: _Running, event: dict[str, Any]) -> None:
+        """Kill a worker that has worked on a batch for too long."""
+        limit = running.timer.update(event, running.state, running.last_event)
+        if limit is not None and running.excess is None:
+            running.excess = f"a batch took longer than {limit:.3g} s, --batch-timeout changes the limit"
+            self._display.say(f"{running.name}: {running.excess}")
+            running.worker.kill()
+
     def _on_silence(self, running: _Running) -> None:
         if running.is_killed_as_silent:
             self._intake.take_parts(running.out, dict(running.shards))
             # Not even its exit was reported: the engine that ran it is gone
-            self._happened.put(("exit", running.name, Exit(137, detail="no event, and no exit after it was killed")))
+            detail = "no event, and no exit after it was killed: what runs it does not answer"
+            self._happened.put(("exit", running.name, Exit(137, detail=detail, hint=LOST_HINT)))
             return
         running.is_killed_as_silent = True
         self._display.say(f"{running.name} has sent no event for {SILENCE_SECONDS:.0f} s: replacing it")
@@ -355,6 +374,7 @@ class Dispatcher:
         state.apply(event)
         self._failed_images += state.failed_images - failed_before
         running.last_event = time.monotonic()
+        self._check_batch(running, event)
         match event:
             case {"event": "heartbeat"}:
                 return False
@@ -362,6 +382,11 @@ class Dispatcher:
                 if running.last_event - running.last_recorded < RECORD_SECONDS:
                     return False
                 running.last_recorded = running.last_event
+            case {"event": "image_failed"}:
+                self._recorded_failures += 1
+                if "error" in event:
+                    event["error"] = event["error"][:RECORDED_REASON]
+                return self._recorded_failures <= MOST_RECORDED_FAILURES
             case {"event": "shard_done", "shard": int(shard)}:
                 self._on_shard_done(running, shard)
             case {"event": "notice", "message": str(message)}:
@@ -373,6 +398,7 @@ class Dispatcher:
 
     def _on_shard_done(self, running: _Running, shard: int) -> None:
         images = running.shards.pop(shard, ())
+        running.queued_at.pop(shard, None)
         if self._scheduler.mark_done(shard):
             self._done_images += len(images)
         self._failures.record_success(running.slot)
@@ -404,7 +430,7 @@ class Dispatcher:
         self._lost_workers += 1
         state = running.state
         if running.excess is not None:
-            worker_exit, state.failure = replace(worker_exit, out_of_memory=False, detail=running.excess), None
+            worker_exit, state.failure = Exit(worker_exit.code, detail=running.excess), None
         under_way, batch = state.announced or (next(iter(state.under_way), None), [])
         failure = WorkerFailure(
             slot=running.slot,
@@ -412,11 +438,13 @@ class Dispatcher:
             exit=worker_exit,
             failure=state.failure,
             idle=under_way is None,
+            others_work=any(other.state.versions is not None for other in self._running.values()),
             log=self._paths.worker_log(running.name),
         )
         slot_error, reason = self._failures.judge(failure), failure.reason
         if not self._scheduler.record_loss(running.name, under_way, batch, reason):
-            raise RunError(f"shard {under_way} cost too many workers", why=f"the last one: {reason}", log=failure.log)
+            message, why = f"shard {under_way} cost too many workers", f"the last one: {reason}"
+            raise RunError(message, why=why, log=failure.log, hint=failure.hint)
         if slot_error is not None:
             self._retire(running.slot, reason, slot_error)
             return

@@ -14,6 +14,8 @@ EVENTS_PER_SECOND = 2000
 """More events of a worker than this within a second are dropped."""
 _LARGEST_GAP = 100
 """A number further ahead than this is not remembered: one odd line must not hide the events after it."""
+_MOST_ENDS = 100
+"""Lines about the end of one shard that are remembered: each is of another attempt at the shard."""
 _DECISIVE = ("shard_done", "failure", "heartbeat", "bye")
 """Events without which a run would wait for ever or take a worker for dead: never dropped for their number or rate."""
 
@@ -32,8 +34,8 @@ class EventReader:
         self._sequence = 0
         self._second, self._count = 0.0, 0
         self._reported: set[str] = set()
-        self._decisive: set[bytes] = set()
-        """Digests of the lines about finished shards of the worker's own."""
+        self._decisive: dict[int, set[bytes]] = {}
+        """Digests of the lines about the end of each shard that the worker has: later, the shard is not its own."""
 
     def read(self, line: bytes) -> dict[str, Any] | None:
         """Return the event in a line; None for one to be dropped."""
@@ -55,14 +57,23 @@ class EventReader:
         """
         if event["event"] in _DECISIVE:
             digest = hashlib.sha256(line).digest()
-            is_repeated: bool = digest in self._decisive
-            if event.get("shard") in self._shards:
-                self._decisive.add(digest)
-            return is_repeated
+            return self._is_known(event.get("shard"), digest)
         is_repeated = bool(event["seq"] <= self._sequence)
         if 0 < event["seq"] - self._sequence <= _LARGEST_GAP:
             self._sequence = event["seq"]
         return is_repeated
+
+    def _is_known(self, shard: int | None, digest: bytes) -> bool:
+        """Return whether a line came before; remember it if it is about a shard of the worker's own."""
+        for number in [number for number in self._decisive if number not in self._shards]:
+            del self._decisive[number]
+        if shard is None or shard not in self._shards:
+            return False
+        known = self._decisive.setdefault(shard, set())
+        is_known = digest in known
+        if len(known) < _MOST_ENDS:
+            known.add(digest)
+        return is_known
 
     def _is_about_own_shard(self, event: dict[str, Any]) -> bool:
         """Return whether an event names no shard, or one that the worker has, and only images of that shard.

@@ -77,6 +77,8 @@ class Work:
     """How the variant was prepared, for machines that prepare it again."""
     limits: Limits = NO_LIMITS
     """What the user asked for."""
+    batch_timeout: float | None = None
+    """Seconds for one batch, 0: no limit; None: derived from what batches took."""
     settings: object = None
     """An instance of the executor's `settings_type`."""
 

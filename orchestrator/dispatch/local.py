@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 
 from orchestrator.catalog import ModelEntry
+from orchestrator.dispatch.batch_timer import make_batch_limits
 from orchestrator.dispatch.dispatcher import Dispatcher, DispatchResult
 from orchestrator.dispatch.executors import NoSettings, Work, refuse_active_submission
 from orchestrator.dispatch.launcher import Launcher, readable_images
@@ -76,7 +77,8 @@ def predict_missing(work: Work, display: Display) -> DispatchResult:
     )
     shards = sort_largest_first(missing, plan.bytes_of)
     out_size = launcher.limits.out_size or OUT_SIZE
-    dispatcher = Dispatcher(paths, launcher.start, display, shards, images.images_of, intake, out_size)
+    batches = make_batch_limits(plan, work.batch_timeout)
+    dispatcher = Dispatcher(paths, launcher.start, display, shards, images.images_of, intake, out_size, batches)
     # Checking shards needs numpy, whose import takes a while: it is imported while the workers start.
     threading.Thread(target=importlib.import_module, args=(CHECKS,), daemon=True).start()
     try:

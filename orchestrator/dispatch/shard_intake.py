@@ -88,7 +88,8 @@ class ShardIntake:
                 name = f"{out.name}/{number:05d}.part.npz"
                 state = tree.state(name)
                 if state is not None and self._parts.get(out, {}).get(number) != state:
-                    self._parts.setdefault(out, {})[number] = state
+                    with self._lock:
+                        self._parts.setdefault(out, {})[number] = state
                     self._copy_checked(tree, out.name, name, number, images, self._paths.part(number), is_part=True)
 
     def take_leftovers(self, outs: Iterable[GuestFolder], numbers: Sequence[int]) -> list[int]:
@@ -135,6 +136,10 @@ class ShardIntake:
         sync_path(self._paths.shards)
         with self._lock:
             self._taken.add(number)
+            for out, parts in list(self._parts.items()):
+                parts.pop(number, None)
+                if not parts:
+                    del self._parts[out]
         remove(self._paths.part(number))
 
     def _copy_checked(

@@ -14,6 +14,8 @@ MOST_IDLE_EXITS = 4
 MOST_DEVICE_FAILURES = 2
 """Times that a device which worked may fail to start a worker before its slot is retired."""
 RESUME_HINT = "fix that, then run the same command again: it resumes where it stopped"
+LOST_HINT = "see whether the engine answers (docker info), then run the same command again: it resumes where it stopped"
+MEMORY_HINT = "fewer workers (--workers N, --workers-per-gpu N) or smaller batches (--batch-size N) need less memory"
 FAILURE_CODES = (2, 3, 4, 5)
 """Exit codes of a runner that reported a failure event."""
 
@@ -30,6 +32,8 @@ class WorkerFailure:
     failure: dict[str, Any] | None
     idle: bool
     log: Path
+    others_work: bool = False
+    """Whether another worker has loaded the model."""
 
     @property
     def reason(self) -> str:
@@ -44,7 +48,7 @@ class WorkerFailure:
     @property
     def hint(self) -> str | None:
         """What can be done about it, as the runner says; for a runner of another version, as orch knows."""
-        hint = self.failure.get("hint") if self.failure else None
+        hint = self.failure.get("hint") if self.failure else self.exit.hint
         return REBUILD_HINT if hint is None and self.category == "contract" else hint
 
 
@@ -69,6 +73,9 @@ class WorkerFailures:
         """
         if failure.category == "device":
             return self._judge_device(failure)
+        if failure.category == "memory" or (failure.exit.out_of_memory and failure.idle and failure.others_work):
+            # No room for one more worker: those that work go on. The dispatcher raises this where it is the last slot.
+            return MachineError(failure.reason, hint=failure.hint or MEMORY_HINT, log=failure.log)
         if failure.category is not None and failure.category != "bug":
             kinds: dict[str, type[OrchError]] = {"weights": MachineError}
             raise kinds.get(failure.category, RunError)(failure.reason, hint=failure.hint, log=failure.log)
@@ -77,8 +84,10 @@ class WorkerFailures:
         self._idle_exits[failure.slot] = self._idle_exits.get(failure.slot, 0) + 1
         if self._idle_exits[failure.slot] < MOST_IDLE_EXITS:
             return None
-        error = RunError("workers exit before they begin a shard", why=failure.reason, log=failure.log)
-        if not self.proven - {failure.slot}:
+        error = RunError(
+            "workers exit before they begin a shard", why=failure.reason, log=failure.log, hint=failure.hint
+        )
+        if not (self.proven - {failure.slot} or failure.others_work):
             raise error  # no other slot works either
         return error
 

@@ -19,8 +19,10 @@ class WorkerState:
     """Shard and images of the last announced batch: careful shards only."""
     finished: set[int] = field(default_factory=set)
     """Shards that this worker finished."""
-    failed: set[tuple[int, int]] = field(default_factory=set)
-    """Failed images, each as (shard, index)."""
+    failed: dict[int, set[int]] = field(default_factory=dict)
+    """Indices of the failed images of each shard that is not finished."""
+    failed_in_finished: int = 0
+    """Number of images that failed in finished shards."""
     versions: dict[str, str] | None = None
     """Versions of its libraries, once it is ready."""
     failure: dict[str, Any] | None = None
@@ -35,7 +37,7 @@ class WorkerState:
     @property
     def failed_images(self) -> int:
         """Number of images that failed."""
-        return len(self.failed)
+        return self.failed_in_finished + sum(map(len, self.failed.values()))
 
     def apply(self, event: Mapping[str, Any]) -> None:
         """Update the state by one event of the worker."""
@@ -53,7 +55,8 @@ class WorkerState:
             case {"event": "batch", "shard": int(shard), "indices": [*indices]}:
                 self.announced = shard, indices
             case {"event": "image_failed", "shard": int(shard), "index": int(index)}:
-                self.failed.add((shard, index))
+                if shard not in self.finished:
+                    self.failed.setdefault(shard, set()).add(index)
             case {"event": "shard_done", "shard": int(shard)}:
                 self._finish(shard)
             case {"event": "failure", "category": str(), "message": str()}:
@@ -70,6 +73,7 @@ class WorkerState:
 
     def _finish(self, shard: int) -> None:
         self.finished.add(shard)
+        self.failed_in_finished += len(self.failed.pop(shard, ()))
         self.drop(shard)
 
 

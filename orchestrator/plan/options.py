@@ -64,6 +64,8 @@ class CommonOptions(BaseModel):
     """Bytes of the largest file that a worker may write."""
     out_size: Size = None
     """Bytes of results that a worker may have under way."""
+    batch_timeout: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """Seconds that a worker may take for one batch; 0: no limit; None: derived from what batches took."""
     offline: bool = False
     warm: bool | None = None  # true: only warm workers; False: none; None: warm workers where fitting ones are up
     spool: Path | None = None

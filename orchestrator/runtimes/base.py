@@ -87,6 +87,10 @@ class WorkerSpec:
     """The limits in force."""
 
 
+BUS_ERROR = "bus error: most likely /dev/shm is full"
+"""Memory that a process maps is there only when it is used: a full /dev/shm then ends the process."""
+
+
 @dataclass(frozen=True)
 class Exit:
     """How a worker ended: its exit status (negative or 128+n for signals), and what else is known."""
@@ -94,6 +98,8 @@ class Exit:
     code: int
     out_of_memory: bool = False
     detail: str | None = None
+    hint: str | None = None
+    """What can be done about it, where the runtime knows."""
 
     def describe(self) -> str:
         """Return it in words."""
@@ -103,7 +109,7 @@ class Exit:
         names = {
             4: "illegal instruction",
             6: "abort",
-            7: "bus error",
+            7: BUS_ERROR,
             8: "arithmetic error",
             9: "killed",
             11: "segmentation fault",

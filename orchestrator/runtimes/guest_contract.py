@@ -17,9 +17,9 @@ from orchestrator.system import GuestFileRefused, GuestTree, json_bytes, parse_o
 
 CONTRACT = "orch-job/2"
 ALIVE_TIMEOUT = 60.0
-"""Seconds after which a worker leaves its job if the host no longer touches the file `alive`."""
+"""Seconds after which a worker leaves its job if the host no longer changes the file `alive`."""
 ALIVE_EVERY = 2.0
-"""Seconds between two touches of the file `alive`."""
+"""Seconds between two changes of the file `alive`."""
 PART_EVERY = 60.0
 """Seconds between two saves of an unfinished shard."""
 MAX_FILE_BYTES = 1 << 30
@@ -99,7 +99,7 @@ class JobQueue:
         self._queue = f"{job.name}/{QUEUE_NAME}"
         self._files: dict[int, str] = {}
         self._unwritten: dict[str, bytes] = {}
-        self._touched = 0.0
+        self._changed, self._changes = 0.0, 0
 
     def create(self) -> None:
         """Make the job folder and the queue's, with the sign that this host is alive. Raises RuntimeUnsuitable."""
@@ -110,7 +110,7 @@ class JobQueue:
             tree.make_folder(self._job.name, (state.st_uid, state.st_gid) if is_others else None)
             tree.make_folder(self._queue)
             tree.touch(f"{self._queue}/{ALIVE_NAME}")
-        self._touched = time.monotonic()
+        self._changed = time.monotonic()
 
     def put(self, shard: ShardOrder) -> None:
         """Write a shard's file."""
@@ -133,14 +133,22 @@ class JobQueue:
         self._write()
 
     def keep_alive(self) -> None:
-        """Touch the sign that this host is alive, if it is due, and write what could not be written."""
+        """Change the sign that this host is alive, if it is due, and write what could not be written.
+
+        What goes wrong with the sign is no error of the run: a worker that misses it for long ends, and is replaced.
+        """
         if self._unwritten:
             self._write()
         now = time.monotonic()
-        if now - self._touched >= ALIVE_EVERY:
-            self._touched = now
-            with self._opened() as tree:
-                tree.touch(f"{self._queue}/{ALIVE_NAME}")
+        if now - self._changed >= ALIVE_EVERY:
+            self._changed = now
+            self._changes += 1
+            sign = f"{self._queue}/{ALIVE_NAME}"
+            with suppress(OSError), self._opened() as tree:
+                try:
+                    tree.write(sign, str(self._changes).encode())
+                except OSError:  # a full disk takes no new file, but a new time of the one that is there
+                    tree.touch(sign)
 
     def _write(self) -> None:
         with self._opened() as tree:

@@ -7,13 +7,14 @@ import os
 import select
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, cast
 
 from orchestrator.errors import MachineError
 from orchestrator.runtimes.base import Exit, WorkerSpec
-from orchestrator.runtimes.limits import format_size
+from orchestrator.runtimes.limits import KEPT_LOG_SIZE, format_size
 from orchestrator.system import GuestTree, read_regular, split_lines
 
 _PID_NAME = "pid"
@@ -25,8 +26,28 @@ _PIPE_BYTES = 1 << 20
 """The most that a pipe holds: what a process wrote before it ended."""
 _END_CHECK_SECONDS = 0.5
 """Seconds between two checks whether a silent process has ended."""
+_LOG_CHECK_SECONDS = 10.0
+_LOG_BEGINNING = 1 << 20
+"""Bytes of a log's beginning that are kept when it is cut: they say how the worker was started."""
 _INHERITED = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR")
 _GPUS = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
+
+
+_VMSTAT = Path("/proc/vmstat")
+_OUT_OF_MEMORY = "out of memory: the kernel killed it"
+_MEMORY_HINT = (
+    "fewer workers (--workers N) or smaller batches (--batch-size N) need less memory; then the same command resumes"
+)
+_SHM_HINT = "see df -h /dev/shm, remove what is left there by other programs; then the same command resumes"
+
+
+def count_oom_kills() -> int:
+    """Return how many processes the kernel has killed for lack of memory since it started, in control groups too."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in _VMSTAT.read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
 
 
 def inherited_variables() -> dict[str, str]:
@@ -53,7 +74,9 @@ class ProcessWorker:
     ) -> None:
         """Start the process. `scratch`: a folder that is removed with the worker. Raises MachineError."""
         self.name = spec.name
+        self._log, self._log_checked = spec.log, time.monotonic()
         self._scratch, self._file_size = scratch, spec.limits.file_size
+        self._oom_kills, self._is_killed = count_oom_kills(), False
         with spec.log.open("ab") as log:
             try:
                 self._process = subprocess.Popen(
@@ -76,6 +99,9 @@ class ProcessWorker:
         pipe, left = cast(IO[bytes], self._process.stdout).fileno(), _PIPE_BYTES
         while left > 0:
             has_ended = self._process.poll() is not None
+            if time.monotonic() - self._log_checked > _LOG_CHECK_SECONDS:
+                self._log_checked = time.monotonic()
+                cut_log(self._log)
             if select.select([pipe], [], [], 0 if has_ended else _END_CHECK_SECONDS)[0]:
                 block = os.read(pipe, _BLOCK_BYTES)
                 if not block:
@@ -91,6 +117,14 @@ class ProcessWorker:
         if self._file_size is not None and code in (-signal.SIGXFSZ, 128 + signal.SIGXFSZ):
             size = format_size(self._file_size)
             return Exit(code, detail=f"it wrote a file of more than {size}, --file-size raises the limit")
+        if (
+            code in (-signal.SIGKILL, 128 + signal.SIGKILL)
+            and not self._is_killed
+            and count_oom_kills() > self._oom_kills
+        ):
+            return Exit(code, out_of_memory=True, detail=_OUT_OF_MEMORY, hint=_MEMORY_HINT)
+        if code in (-signal.SIGBUS, 128 + signal.SIGBUS):
+            return Exit(code, hint=_SHM_HINT)
         return Exit(code)
 
     def terminate(self) -> None:
@@ -100,6 +134,7 @@ class ProcessWorker:
 
     def kill(self) -> None:
         """Send SIGKILL to the whole group, so that no child of the predictor is left behind."""
+        self._is_killed = True
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
@@ -112,6 +147,22 @@ class ProcessWorker:
         if self._scratch is not None:
             with GuestTree(self._scratch.parent) as tree:
                 tree.remove_folder(self._scratch.name)
+
+
+def cut_log(log: Path, most: int = KEPT_LOG_SIZE) -> None:
+    """Cut the middle out of a log of more than `most` bytes; its process may go on appending to it.
+
+    What is written at this very moment may be lost.
+    """
+    with contextlib.suppress(OSError), log.open("r+b") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        if size <= most:
+            return
+        stream.seek(size - most // 2)
+        end = stream.read(most // 2)
+        stream.seek(min(_LOG_BEGINNING, most // 4))
+        stream.write(f"\n(cut: the log was longer than {format_size(most)})\n".encode() + end)
+        stream.truncate()
 
 
 def limited(command: Sequence[str], file_size: int | None) -> list[str]:

@@ -109,6 +109,20 @@ class GuestTree:
 
     # --- reading
 
+    def clock_ns(self) -> int:
+        """Return the time by the file system's own clock, which file times are compared with. Raises OSError.
+
+        The clock of a file server, or of another machine that writes there, may differ from this machine's.
+        """
+        name = f".{secrets.token_hex(4)}.clock.tmp"
+        descriptor = self._create(name, self._descriptor)
+        try:
+            return os.fstat(descriptor).st_mtime_ns
+        finally:
+            os.close(descriptor)
+            with suppress(OSError):
+                os.unlink(name, dir_fd=self._descriptor)
+
     def names(self, folder: str = "") -> list[str]:
         """Return the names of a folder's entries, sorted; [] where it is missing."""
         try:

@@ -332,5 +332,6 @@ def _make_work(
         gpus=gpus,
         build=options.build,
         limits=options.limits,
+        batch_timeout=options.batch_timeout,
         settings=settings,
     )

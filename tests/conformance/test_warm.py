@@ -289,6 +289,21 @@ def test_an_image_that_kills_costs_its_own_run_alone(orch: Orch, faulty: Warm, t
     assert images_done(tmp_path / "good") == 40
 
 
+def test_an_image_on_which_predict_hangs_costs_its_own_run_alone(orch: Orch, faulty: Warm, tmp_path: Path) -> None:
+    images = faulty.pictures(6)
+    hung = faulty.command(
+        "faulty", images, tmp_path / "hung", "--set", "hang=004", "--batch-timeout", 1, "--shard-size", 6
+    )
+    said = orch(*hung, expect=1).stderr
+    assert "a batch took longer than" in said
+    predictions = Predictions.load(tmp_path / "hung" / "predictions.npz")
+    assert [file for file, status in zip(predictions.files, predictions.status, strict=True) if status] == [
+        predictions.files[4]
+    ]
+    orch(*faulty.command("faulty", images, tmp_path / "sound"))
+    assert faulty.left() == []
+
+
 def test_eight_runs_of_two_models_at_once_all_complete(orch: Orch, faulty: Warm, tmp_path: Path) -> None:
     photos = faulty.pictures(12)
     models = ("faulty-bright", "faulty-forged")

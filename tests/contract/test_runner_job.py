@@ -102,6 +102,12 @@ def test_a_model_that_does_not_load_says_why(guest: Guest, settings: dict[str, A
     assert sign in outcome.one("failure")["message"]
 
 
+def test_a_model_that_does_not_fit_into_memory_is_a_failure_of_its_own_kind(guest: Guest) -> None:
+    outcome = guest.run({"load": "crowded"})
+    assert (outcome.status, outcome.one("failure")["category"]) == (3, "memory")
+    assert "CUDA out of memory" in outcome.one("failure")["message"]
+
+
 @pytest.mark.parametrize(
     ("changes", "environment", "sign"),
     [

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from itertools import groupby
 from pathlib import Path
@@ -319,7 +321,7 @@ def test_a_model_that_cannot_be_loaded_fails_its_job_alone(worker: WarmProcess) 
 def test_a_device_whose_memory_is_full_is_cleared_of_what_is_idle(worker: WarmProcess) -> None:
     worker.start()
     outcome = run(worker, "alone", {"load": "crowded", "number": 1})
-    assert (outcome.status, outcome.one("failure")["category"]) == (3, "load")
+    assert (outcome.status, outcome.one("failure")["category"]) == (3, "memory")
     assert run(worker, "idle", {"number": 2}).status == 0
     (worker.cache / "crowded").unlink()
     assert run(worker, "crowded", {"load": "crowded", "number": 3}).status == 0
@@ -407,3 +409,31 @@ def test_a_spool_that_cannot_be_written_is_one_clear_line(worker: WarmProcess) -
     (line,) = done.stderr.splitlines()
     assert f"it belongs to uid {os.getuid()}" in line
     assert f"this worker runs as uid {os.getuid()}" in line
+
+
+def used_by(worker: WarmProcess) -> dict[str, int]:
+    """What the worker and its model processes hold: descriptors, threads, memory in MB; and the files of the spool."""
+    supervisor = worker.processes[-1].pid
+    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+    processes = [Path(f"/proc/{pid}") for pid in (str(supervisor), *children)]
+    return {
+        "descriptors": sum(len(list((process / "fd").iterdir())) for process in processes),
+        "threads": sum(len(list((process / "task").iterdir())) for process in processes),
+        "memory": sum(int((process / "statm").read_text().split()[1]) for process in processes) * 4 // 1024,
+        "files": sum(1 for _ in worker.spool.rglob("*")),
+    }
+
+
+def test_many_requests_leave_nothing_behind(worker: WarmProcess) -> None:
+    worker.start()
+    seen: dict[int, dict[str, int]] = {}
+    for number in range(1, 81):
+        assert run(worker, f"job{number}").status == 0
+        shutil.rmtree(worker.spool / "jobs" / f"job{number}")
+        if number in (20, 80):
+            until(lambda: worker.heartbeat["jobs"] == 0, "the end of the job in the heartbeat")
+            time.sleep(0.5)  # a thread that has just ended its job
+            seen[number] = used_by(worker)
+    for name in ("descriptors", "threads", "files"):
+        assert seen[80][name] <= seen[20][name], name
+    assert seen[80]["memory"] <= 1.05 * seen[20]["memory"] + 1

@@ -167,6 +167,7 @@ def test_what_workers_of_root_cannot_read_is_copied_for_the_time_of_the_run(imag
         ("write-large-file", {"file_size": "64M"}, "--file-size raises it"),
         ("start-threads", {"processes": 100}, "--processes raises it"),
         ("fill-out", {"out_size": "50M"}, "its out folder holds more than 50 MiB, --out-size raises the limit"),
+        ("fill-shared-memory", {}, "/dev/shm is full, which holds 1G in each container"),
     ],
 )
 def test_an_error_names_the_limit_that_was_hit(

@@ -42,7 +42,7 @@ The queue folder, written by the host (each file under another name, then rename
                       alone: predict each of these in a batch of its own. Removed when the shard is done
     NNNNN.K.json      the same shard again, after its result was refused for the K-th time
     end               no more shards: finish and exit 0
-    alive             touched by the host every few seconds
+    alive             a counter, changed by the host every few seconds; its time says nothing: clocks differ
 
 The out folder, written by the runner and by no other worker. The host copies what it takes from there, checks all of it
 by the rules of the predictions, and deletes it; it may put the part of a shard there before the shard is queued:
@@ -73,7 +73,8 @@ stdout carries one JSON object a line, each with "event", "seq" (1, 2, …) and 
     shard_done        shard, images, failed, instances, seconds
     heartbeat         rss_mb                             (every two seconds, from a separate thread)
     failure           category, message, hint or null    (followed only by bye); categories: contract,
-                      weights, load, device, output, bug, or the category of the predictor's Fatal
+                      weights, load, memory (too little of it to load the model), device, output, bug, or the
+                      category of the predictor's Fatal
     bye               reason                             (always the last event)
 
 stderr is a log; everything that the predictor prints goes there too.

@@ -11,7 +11,7 @@ import numpy as np
 
 from orch_runner.contract import ImageRef, JobRefused, QueuedShard, RunnerJob, read_queued_shard
 from orch_runner.decode import decode_content
-from orch_runner.decode_pool import DecodePool
+from orch_runner.decode_pool import DecodePool, DecodeTask, Reserve
 from orch_runner.events import log
 from orch_runner.image_file import NO_DIGEST, DecodeError, read_image_file
 from orch_runner.liveness import Liveness
@@ -19,6 +19,8 @@ from orch_runner.shard_file import read_part
 from orch_runner.shard_rows import ShardRow
 
 POLL_SECONDS = 0.01
+AHEAD_BYTES = 256 << 20
+"""Most bytes of decoded images that wait for the predictor, beyond the batch that it asks for; one image at least."""
 
 
 @dataclass(eq=False)
@@ -65,11 +67,11 @@ ShardImage = Tuple[int, ImageRef]
 
 @dataclass(eq=False)
 class Batch:
-    """Images of one shard that are predicted together; `decoded` waits for their pixels or errors."""
+    """Images of one shard that are predicted together; `decoded` waits for their pixels or errors, one by one."""
 
     shard: Shard
     images: List[ShardImage]
-    decoded: Callable[[], List[Decoded]]
+    decoded: Callable[[], Iterator[Decoded]]
 
 
 class ShardQueue:
@@ -134,7 +136,7 @@ class BatchStream:
     def __init__(self, job: RunnerJob, queue: ShardQueue, decoder: str, color: str, batch_size: int) -> None:
         self._job, self._queue = job, queue
         self._decoder, self._color, self._batch_size = decoder, color, batch_size
-        self._pool: DecodePool[Decoded] = DecodePool(job.readers, job.decode_timeout)
+        self._pool: DecodePool[Decoded] = DecodePool(job.readers, job.decode_timeout, AHEAD_BYTES)
         self._ahead = -(-2 * job.readers // batch_size) + 1
         self._planned: Iterator[Tuple[Shard, List[ShardImage]]] = iter(())
         self.outcome = "stopped"
@@ -194,27 +196,31 @@ class BatchStream:
     def _make_batch(self, shard: Shard, images: List[ShardImage]) -> Batch:
         if shard.queued.careful:
             # Decoded only after the batch is announced: decoding, too, can kill a worker.
-            return Batch(shard, images, lambda: [self._start(ref)() for _, ref in images])
-        waiting = [self._start(ref) for _, ref in images]
-        return Batch(shard, images, lambda: [wait() for wait in waiting])
+            return Batch(shard, images, lambda: (self._wait(self._start(ref)) for _, ref in images))
+        tasks = [self._start(ref) for _, ref in images]
 
-    def _start(self, ref: ImageRef) -> Callable[[], Decoded]:
-        """Start decoding an image; return a function that waits for it."""
-        task = self._pool.submit(lambda: self._decode(ref))
+        def decoded() -> Iterator[Decoded]:
+            self._pool.need(tasks)
+            return map(self._wait, tasks)
 
-        def wait() -> Decoded:
-            decoded = self._pool.wait(task)
-            limit = self._job.decode_timeout
-            return DecodeError(f"not decoded within the limit of {limit:g} s") if decoded is None else decoded
+        return Batch(shard, images, decoded)
 
-        return wait
+    def _start(self, ref: ImageRef) -> "DecodeTask[Decoded]":
+        return self._pool.submit(lambda reserve: self._decode(ref, reserve))
 
-    def _decode(self, ref: ImageRef) -> Decoded:
+    def _wait(self, task: "DecodeTask[Decoded]") -> Decoded:
+        decoded = self._pool.wait(task)
+        limit = self._job.decode_timeout
+        return DecodeError(f"not decoded within the limit of {limit:g} s") if decoded is None else decoded
+
+    def _decode(self, ref: ImageRef, reserve: Reserve) -> Decoded:
         sha256 = NO_DIGEST
         try:
             file = read_image_file(self._job.data / ref.path, self._job.max_file_bytes, ref.size, ref.mtime_ns)
             sha256 = file.sha256
-            pixels = decode_content(file.data, self._decoder, self._color, self._job.exif, self._job.max_pixels)
+            pixels = decode_content(
+                file.data, self._decoder, self._color, self._job.exif, self._job.max_pixels, reserve
+            )
             return DecodedFile(pixels, sha256)
         except DecodeError as error:
             return DecodeError(str(error), sha256)

@@ -16,12 +16,14 @@ import numpy as np
 from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 
+from orch_runner.decode_pool import Reserve, reserve_nothing
 from orch_runner.image_file import DecodeError, read_image_file
 
 # Once, not around each call: changing the filters is not safe while other threads decode.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 ORIENTATION = 0x0112
+CHANNELS = 3
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -29,21 +31,21 @@ _Reader = Callable[[bytes, PillowImage.Image], np.ndarray]
 """A function that reads the pixels of an opened file, as stored, into (H, W, 3) uint8 RGB."""
 
 
-def decode_pillow(data: bytes, exif: str, max_pixels: int) -> np.ndarray:
+def decode_pillow(data: bytes, exif: str, max_pixels: int, reserve: Reserve = reserve_nothing) -> np.ndarray:
     """Decode a file's content with Pillow into (H, W, 3) uint8 RGB. Raises DecodeError."""
-    return _decode(data, exif, max_pixels, _read_with_pillow)
+    return _decode(data, exif, max_pixels, reserve, _read_with_pillow)
 
 
-def decode_opencv(data: bytes, exif: str, max_pixels: int) -> np.ndarray:
+def decode_opencv(data: bytes, exif: str, max_pixels: int, reserve: Reserve = reserve_nothing) -> np.ndarray:
     """Decode a file's content into (H, W, 3) uint8 RGB, JPEGs with the pixels of cv2.imread. Raises DecodeError.
 
     Pillow still checks each file, so both decoders accept the same files; it also reads the other formats, in which
     both libraries give the same pixels.
     """
-    return _decode(data, exif, max_pixels, _read_with_opencv)
+    return _decode(data, exif, max_pixels, reserve, _read_with_opencv)
 
 
-def _decode(data: bytes, exif: str, max_pixels: int, read: _Reader) -> np.ndarray:
+def _decode(data: bytes, exif: str, max_pixels: int, reserve: Reserve, read: _Reader) -> np.ndarray:
     # Disable Pillow's own limit: the runner checks the limit that the user has set.
     PillowImage.MAX_IMAGE_PIXELS = None
     try:
@@ -51,6 +53,7 @@ def _decode(data: bytes, exif: str, max_pixels: int, read: _Reader) -> np.ndarra
             width, height = image.size
             if width * height > max_pixels:
                 raise DecodeError(f"{width}x{height} pixels is more than the limit of {max_pixels}")
+            reserve(width * height * CHANNELS)
             # Newer Pillow versions always apply the orientation of TIFFs while loading.
             stored = _read_orientation(image) if image.format == "TIFF" else 1
             pixels = read(data, image)
@@ -129,14 +132,15 @@ def _to_rgb(image: PillowImage.Image) -> np.ndarray:
         if int(values.max(initial=0)) > 65535 or int(values.min(initial=0)) < 0:
             raise DecodeError("32-bit pixels have no defined range; convert the image to 8 bits first")
         return _repeat_grey(values >> 8)
-    return np.ascontiguousarray(np.asarray(image.convert("RGB")))
+    # convert() copies even what is RGB already.
+    return np.ascontiguousarray(np.asarray(image if image.mode == "RGB" else image.convert("RGB")))
 
 
 def _repeat_grey(values: np.ndarray) -> np.ndarray:
     return np.repeat(values.astype(np.uint8)[:, :, None], 3, axis=2)
 
 
-Decoder = Callable[[bytes, str, int], np.ndarray]
+Decoder = Callable[[bytes, str, int, Reserve], np.ndarray]
 DECODERS: Dict[str, Decoder] = {"pillow": decode_pillow, "opencv": decode_opencv}
 MODULES = {"pillow": "PIL", "opencv": "cv2"}
 """The module that each decoder imports."""
@@ -151,7 +155,12 @@ def decode(path: Path, decoder: str, color: str, exif: str, max_pixels: int) -> 
     return decode_content(read_image_file(path, MAX_FILE_BYTES, None, None).data, decoder, color, exif, max_pixels)
 
 
-def decode_content(data: bytes, decoder: str, color: str, exif: str, max_pixels: int) -> np.ndarray:
-    """Decode a file's content into a C-contiguous (H, W, 3) uint8 array in `color` order. Raises DecodeError."""
-    pixels = DECODERS[decoder](data, exif, max_pixels)
+def decode_content(
+    data: bytes, decoder: str, color: str, exif: str, max_pixels: int, reserve: Reserve = reserve_nothing
+) -> np.ndarray:
+    """Decode a file's content into a C-contiguous (H, W, 3) uint8 array in `color` order. Raises DecodeError.
+
+    `reserve` is called with the bytes of that array before they are needed, and may wait.
+    """
+    pixels = DECODERS[decoder](data, exif, max_pixels, reserve)
     return np.ascontiguousarray(pixels[:, :, ::-1] if color == "BGR" else pixels)

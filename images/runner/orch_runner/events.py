@@ -9,6 +9,9 @@ import threading
 import time
 from typing import IO, Any, Dict, Optional
 
+BOUND_LOG_BYTES = 64 << 20
+"""The log of a job ends there; what is logged later is on stderr alone."""
+
 _thread = threading.local()
 
 
@@ -62,7 +65,8 @@ def log(message: str) -> None:
     bound = bound_log()
     if bound is not None:
         try:
-            print(line, file=bound, flush=True)
+            if bound.tell() < BOUND_LOG_BYTES:
+                print(line, file=bound, flush=True)
         except (OSError, ValueError):  # the host deleted the folder, or the job has ended
             pass
 

@@ -1,10 +1,13 @@
-"""Name the limit that an error came of; the host sets the limits of workers."""
+"""Tell what an error came of: a limit that the host sets, full memory, full shared memory."""
 
 from __future__ import annotations
 
 import errno
 
 _NO_MORE_THREADS = "can't start new thread"
+_SHM = "/dev/shm"
+_SHM_SIGNS = ("shared memory", "/torch_", _SHM)
+"""In messages of PyTorch and of multiprocessing about files there."""
 
 
 def describe_error(error: BaseException) -> str:
@@ -15,4 +18,20 @@ def describe_error(error: BaseException) -> str:
         return f"{text}: the limit of the size of a file, --file-size raises it"
     if number == errno.EAGAIN or _NO_MORE_THREADS in str(error):
         return f"{text}: maybe the limit of processes and threads, --processes raises it"
+    if _is_shared_memory_full(error):
+        return f"{text}: {_SHM} is full; smaller batches (--batch-size) or fewer --threads need less of it"
     return text
+
+
+def _is_shared_memory_full(error: BaseException) -> bool:
+    text = str(error)
+    is_full = getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in text or "Bus error" in text
+    return is_full and any(sign in text for sign in _SHM_SIGNS)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error means that the memory of the device or machine is full."""
+    name, text = type(error).__name__, str(error).lower()
+    signs = ("out of memory", "oom when", "alloc_failed", "allocate memory", "bad_alloc")
+    is_memory_error = isinstance(error, MemoryError) or "OutOfMemory" in name or "ResourceExhausted" in name
+    return (is_memory_error or any(sign in text for sign in signs)) and not _is_shared_memory_full(error)

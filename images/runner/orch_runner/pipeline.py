@@ -14,12 +14,14 @@ from orch_runner.batches import Batch, BatchStream, Shard
 from orch_runner.contract import Fatal, ImageRef, RunnerJob
 from orch_runner.events import Emitter, bind_log, bound_log, log
 from orch_runner.image_file import NO_DIGEST, DecodeError
-from orch_runner.limits import describe_error
+from orch_runner.limits import describe_error, is_out_of_memory
 from orch_runner.predictor import Image, Predictor
 from orch_runner.shard_file import remove_part, write_rows
 from orch_runner.shard_rows import ShardRow, make_failed_row, make_row
 
 PROGRESS_SECONDS = 0.2
+FINISHING_BYTES = 256 << 20
+"""Most bytes of images that were predicted and wait to be finished, beyond one batch."""
 
 # What a stack may raise on an image. Upstream code that calls sys.exit() must not end the worker.
 FAILURES = (Exception, SystemExit)
@@ -44,7 +46,8 @@ class Pipeline:
         self._job, self._predictor, self._emitter = job, predictor, emitter
         self._batch_limit = batch_size
         self._finishers = ThreadPoolExecutor(job.readers, "finish", initializer=bind_log, initargs=(bound_log(),))
-        self._pending: Deque[Tuple[Shard, int, ImageRef, "Future[ShardRow]"]] = deque()
+        self._pending: Deque[Tuple[Shard, int, ImageRef, int, "Future[ShardRow]"]] = deque()
+        self._pending_bytes = 0
         self._open: List[Shard] = []
         self._progress_at = 0.0
         self._parts_at = time.monotonic()
@@ -59,7 +62,7 @@ class Pipeline:
                     self._begin(item)
                 else:
                     self._predict(item)
-                    self._collect(2 * self._batch_limit + self._job.readers)
+                    self._collect_ready()
                     self._save_parts_if_due()
             self._collect(0)
         except BaseException:
@@ -143,7 +146,8 @@ class Pipeline:
             return _Failure(describe_error(error), is_out_of_memory(error))
         for (position, ref, image, sha256), raw in zip(images, raws):
             future = self._finishers.submit(self._finish, shard.number, ref, image, sha256, raw)
-            self._pending.append((shard, position, ref, future))
+            self._pending.append((shard, position, ref, image.pixels.nbytes, future))
+            self._pending_bytes += image.pixels.nbytes
         return None
 
     def _isolate_failure(self, shard: Shard, images: List[DecodedImage], failure: _Failure) -> None:
@@ -153,6 +157,7 @@ class Pipeline:
             if alone is not None:
                 position, ref, image, sha256 = item
                 self._fail(shard, position, ref, alone.reason, image, sha256)
+            self._collect_ready()  # so that the host sees that this batch goes on
 
     def _finish(self, shard: int, ref: ImageRef, image: Image, sha256: bytes, raw: Any) -> ShardRow:
         size = _size(image)
@@ -168,10 +173,16 @@ class Pipeline:
             log(f"{ref.file}:\n{traceback.format_exc()}")
             return make_failed_row(ref.file, describe_error(error), size, sha256)
 
+    def _collect_ready(self) -> None:
+        self._collect(2 * self._batch_limit + self._job.readers)
+
     def _collect(self, limit: int) -> None:
-        """Store finished rows, in order; wait until at most `limit` are pending."""
-        while len(self._pending) > limit or (self._pending and self._pending[0][3].done()):
-            shard, position, ref, future = self._pending.popleft()
+        """Store finished rows, in order; wait until at most `limit`, of at most FINISHING_BYTES, are pending."""
+        while self._pending and (
+            len(self._pending) > limit or self._pending_bytes > FINISHING_BYTES or self._pending[0][-1].done()
+        ):
+            shard, position, ref, size, future = self._pending.popleft()
+            self._pending_bytes -= size
             self._store(shard, position, ref, future.result())
             self._finish_shard_if_complete(shard)
 
@@ -216,14 +227,6 @@ class Pipeline:
 
 def _size(image: Image) -> Tuple[int, int]:
     return int(image.pixels.shape[0]), int(image.pixels.shape[1])
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error means that the memory of the device or machine is full."""
-    name, text = type(error).__name__, str(error).lower()
-    signs = ("out of memory", "oom when", "alloc_failed", "failed to allocate memory", "bad_alloc")
-    is_memory_error = isinstance(error, MemoryError) or "OutOfMemory" in name or "ResourceExhausted" in name
-    return is_memory_error or any(sign in text for sign in signs)
 
 
 def _raise_if_device_lost(error: BaseException) -> None:

@@ -123,7 +123,7 @@ def find_problem(spool: Path) -> Optional[str]:
         document = json.loads(newest.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         return f"cannot read its heartbeat: {error}"
-    age = time.time() - document["time"]
+    age = time.time() - document["time"]  # written by this machine, whose clock is compared with itself
     if age > STALE_SECONDS:
         return f"its last heartbeat is {age:.0f} s old"
     return document["problem"]  # type: ignore[no-any-return]

@@ -16,7 +16,7 @@ from orch_runner import __version__, memory
 from orch_runner.contract import CONTRACT, Fatal, JobRefused, RunnerJob, WeightFile, read_job
 from orch_runner.events import Emitter, log
 from orch_runner.files import hash_file
-from orch_runner.limits import describe_error
+from orch_runner.limits import describe_error, is_out_of_memory
 
 STOPPED = 143
 HEARTBEAT_SECONDS = 2.0
@@ -146,7 +146,8 @@ def load_predictor(job: RunnerJob) -> Any:
     except Fatal:
         raise
     except (Exception, SystemExit) as error:
-        raise Fatal("load", 3, f"cannot load {job.model_name}: {describe_error(error)}") from error
+        category = "memory" if is_out_of_memory(error) else "load"
+        raise Fatal(category, 3, f"cannot load {job.model_name}: {describe_error(error)}") from error
     return predictor
 
 

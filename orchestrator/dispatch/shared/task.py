@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from orchestrator.dispatch.batch_timer import make_batch_limits
 from orchestrator.dispatch.dispatcher import Dispatcher, DispatchResult
 from orchestrator.dispatch.executors import find_attempt, find_submission
 from orchestrator.dispatch.launcher import Launcher, readable_images
@@ -170,7 +171,8 @@ def _predict(
         say=display.say,
     )
     intake, out_size = ShardIntake(plan, paths), launcher.limits.out_size or OUT_SIZE
-    dispatcher = Dispatcher(paths, launcher.start, display, scheduler, images.images_of, intake, out_size)
+    batches = make_batch_limits(plan, ready.work.workers.batch_timeout)
+    dispatcher = Dispatcher(paths, launcher.start, display, scheduler, images.images_of, intake, out_size, batches)
     try:
         with call_on_signal(dispatcher.interrupt):
             return dispatcher.run(OwnedSlots(workers, devices), len(plan.inputs.images), 0)

@@ -29,6 +29,8 @@ class WorkersPerTask:
     threads: int | None = None
     """Threads of each worker."""
     limits: Limits = NO_LIMITS
+    batch_timeout: float | None = None
+    """Seconds for one batch, as in executors.Work."""
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ def _submit(work: Work, missing: list[int], display: Display) -> None:
     assert isinstance(settings, SlurmSettings), "Work.settings is of the executor's settings_type"
     for shard in missing:  # tasks take a file of that name for a whole shard
         paths.shard(shard).unlink(missing_ok=True)
-    workers = WorkersPerTask(work.workers, work.workers_per_gpu, work.threads, work.limits)
+    workers = WorkersPerTask(work.workers, work.workers_per_gpu, work.threads, work.limits, work.batch_timeout)
     write_work_file(paths, work.plan, work.weights, work.build, workers, settings.lease)
     paths.cancelled.unlink(missing_ok=True)
     for claim in paths.claims.glob("*"):  # of killed tasks: new tasks need not wait for their leases

@@ -15,6 +15,7 @@ from orchestrator.catalog import StackEntry
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.hardware import LABEL, GpuCode, read_labels
 from orchestrator.runtimes.base import (
+    BUS_ERROR,
     BuildOptions,
     Exit,
     Finding,
@@ -59,6 +60,9 @@ A log that the engine rotates while it is followed loses lines and repeats other
 lines arrived with files of 1 MB), and events are lines of it. The host therefore kills a worker long before.
 """
 _RETRY_SECONDS = 0.5
+_ENGINE_HINT = (
+    "see the engine's log (journalctl -u docker), then run the same command again: it resumes where it stopped"
+)
 _ALIVE = ("running", "created", "restarting", "paused", "unknown")
 """States of a container that may still write; "unknown": the engine does not answer at the moment."""
 
@@ -273,17 +277,22 @@ class DockerWorker:
 
     def wait(self) -> Exit:
         """Block until inspection reports that the container has ended."""
+        is_engine_lost = False
         while True:
             with contextlib.suppress(Exception):  # a broken connection says nothing about the container
                 self._container.wait(timeout=3600)
             state = self._state()
+            is_engine_lost = is_engine_lost or state == "unknown"
             if state == "gone":
                 return Exit(137, detail="its container was removed")
             if state not in _ALIVE:
                 self._stderr.join(timeout=5)
                 inspected = self._container.attrs["State"]
                 code, out_of_memory = int(inspected["ExitCode"]), bool(inspected.get("OOMKilled"))
-                return Exit(code, out_of_memory, self._describe_end(code, out_of_memory, inspected.get("Error")))
+                if is_engine_lost and not out_of_memory:
+                    return Exit(code, detail="its container engine was away while it ran", hint=_ENGINE_HINT)
+                detail = self._describe_end(code, out_of_memory, inspected.get("Error"))
+                return Exit(code, out_of_memory, detail, _next_step(code, out_of_memory))
             time.sleep(_RETRY_SECONDS)
 
     def _describe_end(self, code: int, out_of_memory: bool, error: str | None) -> str | None:
@@ -293,6 +302,8 @@ class DockerWorker:
             return f"it logged more than {format_size(LOG_SIZE)}"
         if out_of_memory and memory is not None:
             return f"out of memory: its limit is {format_size(memory)}, --memory raises it"
+        if code == 128 + signal.SIGBUS:
+            return f"{BUS_ERROR}, which holds {SHM_SIZE.upper()} in each container"
         if code == 128 + signal.SIGXFSZ and file_size is not None:
             return f"it wrote a file of more than {format_size(file_size)}, --file-size raises the limit"
         return error or None
@@ -345,6 +356,19 @@ class DockerWorker:
                 if left <= 0:
                     log.write(f"\n(cut after {format_size(KEPT_LOG_SIZE)})\n".encode())
                 log.flush()
+
+
+def _next_step(code: int, out_of_memory: bool) -> str | None:
+    """Return what can be done about the end of a worker; None where that depends on the predictor."""
+    if out_of_memory:
+        return (
+            "--memory SIZE raises its limit, fewer workers (--workers N) leave more for each; the same command resumes"
+        )
+    if code == 128 + signal.SIGBUS:
+        return (
+            "smaller batches (--batch-size N) or fewer threads (--threads N) need less of it; the same command resumes"
+        )
+    return None
 
 
 def _ignore_errors(action: Any, **arguments: Any) -> None:

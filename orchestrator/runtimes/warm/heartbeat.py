@@ -16,7 +16,7 @@ WORKER_FORMAT = "orch-worker/2"
 GONE_SECONDS = 10.0
 """A worker whose heartbeat has not changed for this long counts as gone."""
 STALE_SECONDS = 120.0
-"""A heartbeat older than this is not watched for changes; clocks may differ by less than that."""
+"""A heartbeat older than this, by its file system's clock, is not watched for changes."""
 UNLOCKED_SECONDS = 4.0
 """The same, where its lock is free as well. A free lock alone proves nothing: not all mounts pass locks on."""
 MOST_WORKERS = 256
@@ -206,7 +206,8 @@ def find_alive(tree: GuestTree, workers: Sequence[str], patience: float) -> set[
 
     Where there are none of these, the others' heartbeats are watched for up to `patience` seconds.
     """
-    ages = {worker: _age(tree, worker) for worker in workers}
+    now = _file_system_time(tree)
+    ages = {worker: _age(tree, worker, now) for worker in workers}
     alive = {worker for worker, age in ages.items() if age < GONE_SECONDS and is_locked(tree, worker)}
     doubtful = [worker for worker, age in ages.items() if age < STALE_SECONDS and worker not in alive]
     if alive or not doubtful:
@@ -228,7 +229,8 @@ def watch_for_beats(tree: GuestTree, workers: Sequence[str], patience: float, *,
 def remove_dead_workers(tree: GuestTree, patience: float = UNLOCKED_SECONDS) -> list[str]:
     """Remove the files of workers that are gone: their lock is free and their heartbeat does not change."""
     unlocked = [worker for worker in list_worker_ids(tree) if not is_locked(tree, worker)]
-    doubtful = [worker for worker in unlocked if _age(tree, worker) < STALE_SECONDS]
+    now = _file_system_time(tree)
+    doubtful = [worker for worker in unlocked if _age(tree, worker, now) < STALE_SECONDS]
     alive = watch_for_beats(tree, doubtful, patience, is_first_enough=False)
     dead = [worker for worker in unlocked if worker not in alive]
     for worker in dead:
@@ -256,6 +258,16 @@ def _read_beat(tree: GuestTree, worker: str) -> int | None:
     return None if heartbeat is None else heartbeat.beat
 
 
-def _age(tree: GuestTree, worker: str) -> float:
+def _file_system_time(tree: GuestTree) -> int | None:
+    """Return the time of the spool's file system in nanoseconds; None for a caller who cannot write there."""
+    with suppress(OSError):
+        return tree.clock_ns()
+    return None
+
+
+def _age(tree: GuestTree, worker: str, now: int | None) -> float:
+    """Return the seconds since a heartbeat was written; 0 where that is unknown, so that it is watched."""
     state = tree.state(_beat(worker))
-    return STALE_SECONDS if state is None else abs(time.time() - state.mtime_ns / 1e9)
+    if state is None:
+        return STALE_SECONDS
+    return 0.0 if now is None else max(0.0, (now - state.mtime_ns) / 1e9)

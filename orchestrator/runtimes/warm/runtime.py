@@ -23,7 +23,7 @@ from orchestrator.runtimes.warm.worker import JobSpec, WarmWorker
 from orchestrator.system import GuestTree, Report
 
 ABANDONED_SECONDS = 10 * ALIVE_TIMEOUT
-"""A job folder that no host touched for this long is abandoned."""
+"""A job folder that no host gave a sign of life for this long is abandoned, by the file system's own clock."""
 WEIGHTS_SECONDS = 2.5
 """Seconds to wait for weights that were just fetched: they are in the worker's next heartbeat."""
 DISCOVER_SECONDS = 1.0
@@ -193,9 +193,9 @@ def find_missing_weights(worker: Heartbeat, weights: Mapping[str, Stored]) -> st
 
 
 def _is_abandoned(tree: GuestTree, folder: str) -> bool:
-    """Return whether no host touched a job of the caller's for long."""
+    """Return whether no host changed the sign of life of a job of the caller's for long."""
     name = f"{folder}/{QUEUE_NAME}/{ALIVE_NAME}"
     state = tree.state(name)
     if state is None or state.uid != os.geteuid():
         return False
-    return time.time() - state.mtime_ns / 1e9 > ABANDONED_SECONDS
+    return (tree.clock_ns() - state.mtime_ns) / 1e9 > ABANDONED_SECONDS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -125,7 +124,10 @@ def _has_settled(engine: Engine, identifier: str) -> bool:
         return False
     ended = state["State"].get("FinishedAt") or ""
     moment = state["Created"] if ended.startswith("0001") or not ended else ended
-    return time.time() - datetime.fromisoformat(moment[:19] + "+00:00").timestamp() > SETTLED_SECONDS
+    with suppress(Exception):
+        now = engine.client.api.info()["SystemTime"]  # the engine may run on another machine, with another clock
+        return (datetime.fromisoformat(now) - datetime.fromisoformat(moment)).total_seconds() > SETTLED_SECONDS
+    return False
 
 
 def _images(engine: Engine) -> Iterator[EngineImage]:

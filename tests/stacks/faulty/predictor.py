@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import shutil
 import socket
@@ -15,7 +16,7 @@ import numpy as np
 from orch_runner.predictor import CropMask, Image, Model, Prediction
 from orch_runner.predictor import Predictor as BasePredictor
 
-DEFAULTS = {"sleep": 0.0, "fail_load": False, "die": "", "die_once": "", "report": "", "misdeed": ""}
+DEFAULTS = {"sleep": 0.0, "fail_load": False, "die": "", "die_once": "", "hang": "", "report": "", "misdeed": ""}
 
 
 class Predictor(BasePredictor):
@@ -47,6 +48,8 @@ class Predictor(BasePredictor):
         if self.settings["misdeed"]:
             MISDEEDS[self.settings["misdeed"]](self.cache)
         time.sleep(self.settings["sleep"])
+        if self.settings["hang"] and self.settings["hang"] in file:
+            time.sleep(3600)
         if self.settings["die"] and self.settings["die"] in file:
             os._exit(17)
         marker = self.cache / "died-once"
@@ -90,6 +93,14 @@ def fill_out(cache: Path) -> None:
     time.sleep(20)
 
 
+def fill_shared_memory(cache: Path) -> None:
+    with open("/dev/shm/filling", "w+b") as file:
+        file.truncate(2 << 30)
+        mapped = mmap.mmap(file.fileno(), 2 << 30)
+        for start in range(0, 2 << 30, 1 << 20):
+            mapped[start : start + (1 << 20)] = bytes(1 << 20)
+
+
 def start_threads(cache: Path) -> None:
     go_on = threading.Event()
     try:
@@ -104,6 +115,7 @@ MISDEEDS = {
     "fill-memory": fill_memory,
     "write-large-file": write_large_file,
     "fill-out": fill_out,
+    "fill-shared-memory": fill_shared_memory,
     "start-threads": start_threads,
 }
 

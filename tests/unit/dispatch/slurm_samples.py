@@ -79,7 +79,7 @@ def begun(folder: Path, plan: Plan, job: str | None = "12") -> RunPaths:
     paths = RunPaths(folder / "run")
     with open_run(paths, plan.request) as earlier:
         record_plan(paths, plan, earlier, {"why_variant": "asked for", "gpus": []})
-    workers = WorkersPerTask(threads=3)
+    workers = WorkersPerTask(threads=3, batch_timeout=90.0)
     write_work_file(paths, plan, folder / "weights", BuildOptions(offline=True), workers, 30.0)
     if job is not None:
         write_json(paths.submission("slurm"), {"job": job, "tasks": 2, "submitted": 0.0, "options": {}})

@@ -227,6 +227,33 @@ def test_a_failure_another_worker_would_meet_ends_the_run(
     assert len(fleet.workers) == 1
 
 
+@pytest.mark.parametrize("slots", [2, 1])
+def test_a_second_worker_without_memory_to_load_costs_its_slot_alone(
+    paths: RunPaths, monkeypatch: pytest.MonkeyPatch, slots: int
+) -> None:
+    """The last slot is never given up: there the run ends, with the next step."""
+    work, last = FakeWorker._work, slots - 1
+
+    def load(worker: FakeWorker) -> None:
+        if worker.name.startswith(f"w{last}-"):
+            worker.emit("failure", category="memory", message="CUDA out of memory", hint=None)
+            worker._exit = Exit(3)
+            worker._lines.put(None)
+        else:
+            work(worker)
+
+    monkeypatch.setattr(FakeWorker, "_work", load)
+    fleet = Fleet(lambda worker, order: time.sleep(0.05))
+    if last == 0:
+        with pytest.raises(MachineError, match="out of memory") as caught:
+            make(paths, fleet, 6).run(OwnedSlots(slots), 24, 0)
+        assert "--workers" in str(caught.value.hint)
+        return
+    result = make(paths, fleet, 6).run(OwnedSlots(slots), 24, 0)
+    assert (fleet.predicted, len(fleet.workers)) == ([0, 1, 2, 3, 4, 5], 2)
+    assert result.retired == ("cpu: CUDA out of memory",)
+
+
 def test_workers_that_end_before_they_begin_are_not_replaced_for_ever(
     paths: RunPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -499,3 +526,36 @@ def test_a_worker_that_fills_its_folder_is_killed_and_the_reason_names_the_limit
     assert fleet.predicted == [0, 1, 2]
     reason = "exit 137, its out folder holds more than 2 MiB, --out-size raises the limit"
     assert any(f"was lost ({reason})" in line for line in said)
+
+
+def test_events_of_failed_images_are_bounded(paths: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "MOST_RECORDED_FAILURES", 5)
+    shown: list[int] = []
+
+    class Display(SilentDisplay):
+        def progress(self, done: int, failed: int, workers: dict[str, str]) -> None:
+            shown.append(failed)
+
+    def script(worker: FakeWorker, order: dict[str, Any]) -> Exit | None:
+        for image in order["images"]:
+            worker.emit("image_failed", shard=order["shard"], index=image["index"], error="x" * 2000)
+        return None
+
+    fleet = Fleet(script)
+    dispatcher = Dispatcher(paths, fleet.start, Display(), range(4), images_of, TrustingIntake())
+    dispatcher.run(OwnedSlots(1), 16, 0)
+    recorded = [one for one in map(json.loads, paths.events.read_text().splitlines()) if one["event"] == "image_failed"]
+    assert [len(one["error"]) for one in recorded] == [200] * 5
+    assert shown[-1] == 16, "they are counted all the same"
+
+
+def test_nothing_is_kept_of_shards_that_are_done(paths: RunPaths) -> None:
+    kept: list[int] = []
+
+    class Counting(Dispatcher):
+        def _show_progress(self) -> None:
+            kept.extend(len(running.queued_at) for running in self._running.values())
+
+    fleet = Fleet(obedient)
+    Counting(paths, fleet.start, SilentDisplay(), range(40), images_of, TrustingIntake()).run(OwnedSlots(1), 160, 0)
+    assert max(kept) <= 3

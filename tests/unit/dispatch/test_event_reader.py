@@ -102,3 +102,21 @@ def test_no_line_raises_anything(lines: list[bytes]) -> None:
             state.apply(event)
             json.dumps(event, allow_nan=False)
     assert state.images_under_way <= 4
+
+
+def test_the_ends_of_shards_that_a_worker_no_longer_has_are_forgotten() -> None:
+    shards = {1: images_of(1)}
+    reader = EventReader(shards, lambda message: None)
+    for number in range(1, 500):
+        shards.clear()
+        shards[number] = images_of(number)
+        line = json.dumps({"event": "shard_done", "seq": number, "shard": number}).encode()
+        assert reader.read(line) is not None
+        assert reader.read(line) is None
+    assert len(reader._decisive) == 1
+
+
+def test_made_up_ends_of_a_shard_fill_no_memory() -> None:
+    case = Case()
+    assert all(case.read("shard_done", number, shard=1) for number in range(1, 500))
+    assert len(case.reader._decisive[1]) <= 100

@@ -304,6 +304,7 @@ def test_a_part_is_kept_when_its_worker_ends_and_given_to_the_next(case: Case) -
     write_shard(given, 1, shard_of(case.plan, 1))
     case.intake.take(case.paths.out("w1"), 1, case.plan.images_of(1))
     assert not case.paths.part(1).exists()
+    assert case.intake._parts == {}, "nothing is kept of parts whose shard is finished"
 
 
 def test_planted_and_invalid_parts_are_not_kept(case: Case, secret: Path) -> None:

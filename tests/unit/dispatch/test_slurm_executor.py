@@ -173,7 +173,8 @@ def test_what_is_handed_over_is_read_as_the_same_plan(plan: Plan, tmp_path: Path
     recorded = read_work_file(begun(tmp_path, plan))
     assert recorded.make_plan(plan.prepared) == plan
     assert recorded.plan == plan.digest()
-    assert (recorded.build, recorded.workers) == (BuildOptions(offline=True), WorkersPerTask(threads=3))
+    assert recorded.build == BuildOptions(offline=True)
+    assert recorded.workers == WorkersPerTask(threads=3, batch_timeout=90.0)
     assert replace(recorded.restore_prepared(), location="/envs/e") == plan.prepared
 
 

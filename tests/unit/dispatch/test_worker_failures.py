@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,29 @@ def test_deaths_before_a_shard_end_the_run_if_nothing_says_that_it_is_the_place(
 
 def test_a_failure_that_came_with_a_signal_is_judged_by_the_signal() -> None:
     assert WorkerFailures().judge(failure(category="load", code=137)) is None
+
+
+def test_a_lack_of_memory_to_load_one_more_model_is_the_slots() -> None:
+    error = WorkerFailures().judge(failure(category="memory", code=3))
+    assert isinstance(error, MachineError)
+    assert (error.message, error.hint) == ("the reason", "do this")
+
+
+def test_a_worker_killed_for_its_memory_while_others_work_gives_up_its_slot() -> None:
+    killed = replace(failure(), exit=Exit(137, out_of_memory=True, hint="less"), others_work=True)
+    error = WorkerFailures().judge(killed)
+    assert isinstance(error, MachineError)
+    assert (error.message, error.hint) == ("out of memory", "less")
+    assert WorkerFailures().judge(replace(killed, others_work=False)) is None, "it may work when it is alone"
+    assert WorkerFailures().judge(replace(killed, idle=False)) is None, "an image may be at fault"
+
+
+def test_workers_that_load_elsewhere_prove_that_it_is_the_slot() -> None:
+    failures, dying = WorkerFailures(), replace(failure(), others_work=True)
+    found = [failures.judge(dying) for _ in range(MOST_IDLE_EXITS)]
+    assert isinstance(found[-1], RunError)
+
+
+def test_the_next_step_is_that_of_the_runner_or_of_the_runtime() -> None:
+    assert replace(failure(), exit=Exit(137, hint="start the engine")).hint == "start the engine"
+    assert replace(failure(category="device", code=4), exit=Exit(4, hint="no")).hint == "do this"

@@ -80,3 +80,15 @@ def test_an_event_without_its_fields_changes_nothing(event: dict[str, Any]) -> N
     state = WorkerState()
     state.apply(event)
     assert state == WorkerState()
+
+
+def test_failed_images_of_finished_shards_are_a_number() -> None:
+    """A run of millions of images, most of which fail, must not fill the host's memory."""
+    state = WorkerState()
+    for shard in range(50):
+        state.apply(started(shard))
+        for index in range(20):
+            state.apply({"event": "image_failed", "shard": shard, "index": index})
+        state.apply({"event": "shard_done", "shard": shard, "images": 20})
+        state.apply({"event": "image_failed", "shard": shard, "index": 3})
+    assert (state.failed_images, state.failed) == (1000, {})

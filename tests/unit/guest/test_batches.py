@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from orch_runner.batches import ShardQueue
+from orch_runner import batches
+from orch_runner.batches import Batch, BatchStream, ShardQueue
+from orch_runner.image_file import DecodeError
+from PIL import Image
 
 from tests.unit.guest.job_samples import make_job, put_shard
 
@@ -59,3 +64,36 @@ def test_a_shard_of_the_other_kind_is_left_in_the_queue(tmp_path: Path, careful:
     assert shard is not None
     assert shard.number == 0
     assert not queue.is_other_kind
+
+
+def test_decoded_images_ahead_take_a_limited_number_of_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the batch that is asked for; more threads decode no more ahead."""
+    size, count = 30 * 40 * 3, 12
+    job = make_job(tmp_path, batch_size=1, readers=8)
+    monkeypatch.setattr(batches, "AHEAD_BYTES", 3 * size)
+    decoded: list[str] = []
+    decode = batches.decode_content
+
+    def counted(data: bytes, *arguments: Any) -> Any:
+        pixels = decode(data, *arguments)
+        decoded.append("")
+        return pixels
+
+    monkeypatch.setattr(batches, "decode_content", counted)
+    files = tuple(f"{at:02d}.png" for at in range(count))
+    for at, file in enumerate(files):
+        Image.new("RGB", (40, 30), (at, 0, 0)).save(tmp_path / "data" / file)
+    put_shard(tmp_path, 0, files)
+    (tmp_path / "queue" / "end").touch()
+    stream = BatchStream(job, ShardQueue(job, 1), "pillow", "RGB", 1)
+    seen: list[int] = []
+    for batch in stream.read(lambda: False):
+        if not isinstance(batch, Batch):
+            continue
+        time.sleep(0.1)
+        assert len(decoded) - len(seen) <= 3
+        for one in batch.decoded():
+            assert not isinstance(one, DecodeError)
+            seen.append(int(one.pixels[0, 0, 0]))
+    stream.close()
+    assert seen == list(range(count))

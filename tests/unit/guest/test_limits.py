@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 
-from orch_runner.limits import describe_error
+import pytest
+from orch_runner.limits import describe_error, is_out_of_memory
 
 
 def test_limits_are_named() -> None:
@@ -12,3 +13,35 @@ def test_limits_are_named() -> None:
     assert "--file-size" in describe_error(OSError(errno.EFBIG, "File too large"))
     assert "--processes" in describe_error(RuntimeError("can't start new thread"))
     assert "--processes" in describe_error(OSError(errno.EAGAIN, "Resource temporarily unavailable"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "/dev/shm/psm_1"),
+        RuntimeError("unable to write to file </torch_12_34>: No space left on device (28)"),
+        RuntimeError("DataLoader worker is killed by signal: Bus error. It is possible that ... out of shared memory."),
+    ],
+)
+def test_full_shared_memory_is_told_from_a_full_disk_and_from_full_memory(error: Exception) -> None:
+    assert "/dev/shm is full" in describe_error(error)
+    assert not is_out_of_memory(error), "a smaller batch on the device would not help"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+)
+def test_full_memory_is_recognised(error: Exception) -> None:
+    assert is_out_of_memory(error)
+
+
+def test_a_full_disk_is_neither() -> None:
+    error = OSError(errno.ENOSPC, "No space left on device", "/cache/x")
+    assert "shm" not in describe_error(error)
+    assert not is_out_of_memory(error)

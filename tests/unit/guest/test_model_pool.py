@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from orch_runner.serving.model_pool import Assignment, ModelPool
+from orch_runner.serving.model_pool import MOST_SIZES, Assignment, ModelPool
 
 START = Assignment(evict=[])
 """Start a process; nothing has to be unloaded for it."""
@@ -98,3 +98,12 @@ def test_an_unknown_model_is_taken_to_be_as_large_as_the_largest() -> None:
     pool.limit_mb = 600
     assert pool.assign("new", False) == START
     assert make_pool(1).assign("new", False) == START, "the only model is loaded, whatever the limit"
+
+
+def test_sizes_of_models_are_remembered_up_to_a_number() -> None:
+    """A service for months sees many settings, each of which is a model of its own."""
+    pool = make_pool(1000)
+    for number in range(3 * MOST_SIZES):
+        process = FakeProcess(f"key{number}", 10)
+        pool.record_memory(process, {"rss_mb": 10, "gpu_mb": None})
+    assert len(pool._sizes) <= MOST_SIZES

@@ -117,3 +117,16 @@ def test_one_of_two_workers_gets_a_ticket(tmp_path: Path) -> None:
     assert not list((tmp_path / "claimed" / "here-000002").iterdir())
     for spool in (first, second):
         spool.close()
+
+
+def test_workers_that_left_in_order_are_forgotten(tmp_path: Path) -> None:
+    spool = make_spool(tmp_path)
+    spool.open()
+    for number in range(30):
+        other = make_spool(tmp_path, f"there-{number:06d}", "there")
+        other.open()
+        spool.clean_up_after_others()
+        other.close()
+    spool.clean_up_after_others()
+    assert spool._last_beats == {}
+    spool.close()

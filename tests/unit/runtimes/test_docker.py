@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 from typing import Any
@@ -14,14 +15,21 @@ import pytest
 from orchestrator import __version__
 from orchestrator.errors import BaseImageError, BuildError, MachineError
 from orchestrator.paths import build_logs_folder
-from orchestrator.runtimes.base import BuildOptions, Prepared, WorkerSpec
+from orchestrator.runtimes.base import BuildOptions, Exit, Prepared, WorkerSpec
 from orchestrator.runtimes.build_inputs import BuildInputs, build_inputs
 from orchestrator.runtimes.docker import build as docker_build
 from orchestrator.runtimes.docker import runtime as docker_runtime
 from orchestrator.runtimes.docker.build import build_arguments, ensure_image
 from orchestrator.runtimes.docker.gpu_access import GpuSettings
-from orchestrator.runtimes.docker.runtime import DockerRuntime, container_settings, mounts, start_container
+from orchestrator.runtimes.docker.runtime import (
+    DockerRuntime,
+    DockerWorker,
+    container_settings,
+    mounts,
+    start_container,
+)
 from orchestrator.runtimes.guest_contract import GuestPaths
+from orchestrator.runtimes.limits import Limits
 from orchestrator.system.container_engine import Engine
 from tests.unit.stack_samples import stack_entry
 
@@ -282,3 +290,51 @@ def test_a_container_that_does_not_start_is_removed(prepared: Prepared) -> None:
         start_container(Engine(SimpleNamespace(containers=containers), "unix:///x", "28", {}), settings)
     assert caught.value.why == "no such device"
     assert removals == [{"force": True}]
+
+
+class EndedContainer:
+    """A container that ended with this status; the engine does not answer for so many inspections before."""
+
+    def __init__(self, code: int, out_of_memory: bool, unanswered: int) -> None:
+        self.attrs = {"State": {"ExitCode": code, "OOMKilled": out_of_memory, "Error": ""}}
+        self.status, self._unanswered = "exited", unanswered
+
+    def logs(self, **_: Any) -> Iterator[bytes]:
+        return iter(())
+
+    def wait(self, timeout: float) -> None:
+        if self._unanswered:
+            raise OSError("connection refused")
+
+    def reload(self) -> None:
+        self._unanswered -= 1
+        if self._unanswered >= 0:
+            raise OSError("connection refused")
+
+
+def end_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, out_of_memory: bool = False, unanswered: int = 0
+) -> Exit:
+    monkeypatch.setattr(docker_runtime, "_RETRY_SECONDS", 0.01)
+    container = EndedContainer(code, out_of_memory, unanswered)
+    monkeypatch.setattr(docker_runtime, "start_container", lambda engine, settings: container)
+    spec = replace(SPEC, log=tmp_path / "w0.log", limits=Limits(memory=1 << 30))
+    return DockerWorker(engine(), spec, {}).wait()
+
+
+def test_full_memory_full_shared_memory_and_a_lost_engine_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = end_of(tmp_path, monkeypatch, 137, out_of_memory=True)
+    assert memory.out_of_memory
+    assert memory.describe() == "out of memory: its limit is 1.0 GiB, --memory raises it"
+    assert "--memory" in str(memory.hint)
+    shared = end_of(tmp_path, monkeypatch, 135)
+    assert "bus error" in shared.describe()
+    assert "/dev/shm is full, which holds 1G" in shared.describe()
+    assert "--batch-size" in str(shared.hint)
+    engine_lost = end_of(tmp_path, monkeypatch, 137, unanswered=3)
+    assert engine_lost.describe() == "exit 137, its container engine was away while it ran"
+    assert "journalctl" in str(engine_lost.hint)
+    killed = end_of(tmp_path, monkeypatch, 137)
+    assert (killed.describe(), killed.hint) == ("exit 137, killed", None)

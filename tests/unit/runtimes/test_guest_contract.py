@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pytest
 
@@ -25,6 +27,7 @@ from orchestrator.runtimes.guest_contract import (
     job_document,
     write_job,
 )
+from orchestrator.system.guest_tree import GuestTree
 
 SETTINGS = {"run": "run1", "plan": "plan1", "device": "cpu", "score_threshold": 0.05}
 PATHS = GuestPaths(
@@ -66,6 +69,60 @@ def test_the_sign_of_life_is_renewed_when_it_is_due(
     monkeypatch.setattr(time, "monotonic", lambda: now + age)
     queue.keep_alive()
     assert (alive.stat().st_mtime - then > 50) == is_due
+
+
+def beat(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the sign of life renewed."""
+    now = time.monotonic()
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "monotonic", lambda: now + 2 * ALIVE_EVERY)
+        queue.keep_alive()
+
+
+@pytest.mark.parametrize("offset", [-300.0, 300.0])
+def test_the_sign_of_life_changes_whatever_the_clocks_say(
+    tmp_path: Path, offset: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue, alive = JobQueue(GuestFolder(tmp_path, "job")), tmp_path / "job" / "queue" / "alive"
+    queue.create()
+    before = alive.read_bytes()
+    os.utime(alive, (time.time() + offset,) * 2)
+    beat(queue, monkeypatch)
+    assert alive.read_bytes() != before, "a file server may set all times by a clock that stands still"
+
+
+def test_a_sign_of_life_that_vanished_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue, alive = JobQueue(GuestFolder(tmp_path, "job")), tmp_path / "job" / "queue" / "alive"
+    queue.create()
+    alive.unlink()
+    beat(queue, monkeypatch)
+    assert alive.exists()
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.EACCES, errno.ENOSPC])
+def test_a_sign_of_life_that_cannot_be_renewed_is_no_error(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    queue = JobQueue(GuestFolder(tmp_path, "job"))
+    queue.create()
+    for name in ("write", "touch"):
+        monkeypatch.setattr(GuestTree, name, refuse)
+    beat(queue, monkeypatch)
+
+
+def test_a_full_disk_keeps_no_sign_of_life_from_being_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    queue, alive = JobQueue(GuestFolder(tmp_path, "job")), tmp_path / "job" / "queue" / "alive"
+    queue.create()
+    os.utime(alive, (1, 1))
+    monkeypatch.setattr(GuestTree, "write", refuse)
+    beat(queue, monkeypatch)
+    assert alive.stat().st_mtime > 1
 
 
 @pytest.mark.parametrize("name", ["jobs", "jobs/j", "jobs/j/queue"])

@@ -15,7 +15,7 @@ import pytest
 from orchestrator.catalog.bundled import RUNNER
 from orchestrator.errors import MachineError
 from orchestrator.paths import environments_folder
-from orchestrator.runtimes import environments
+from orchestrator.runtimes import environments, process
 from orchestrator.runtimes.base import BuildOptions, Exit, Prepared, WorkerSpec
 from orchestrator.runtimes.guest_contract import GuestPaths
 from orchestrator.runtimes.process import ProcessWorker
@@ -158,6 +158,71 @@ def test_leftover_workers_of_this_run_are_killed_and_no_others(tmp_path: Path) -
 )  # fmt: skip
 def test_ends_are_told_in_words(end: Exit, words: str) -> None:
     assert end.describe().startswith(words)
+
+
+KILL_ITSELF = "import os; os.kill(os.getpid(), {signal})"
+
+
+@pytest.mark.parametrize(("kills_after", "is_memory"), [(4, True), (3, False)])
+def test_a_process_that_the_kernel_killed_for_memory_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kills_after: int, is_memory: bool
+) -> None:
+    vmstat = tmp_path / "vmstat"
+    vmstat.write_text("pgfault 7\noom_kill 3\n")
+    monkeypatch.setattr(process, "_VMSTAT", vmstat)
+    worker = python_worker(tmp_path, KILL_ITSELF.format(signal=9))
+    vmstat.write_text(f"pgfault 9\noom_kill {kills_after}\n")
+    end = worker.wait()
+    worker.close()
+    assert end.out_of_memory == is_memory
+    assert (end.describe() == "out of memory: the kernel killed it") == is_memory
+    assert ("--workers" in str(end.hint)) == is_memory
+
+
+def test_a_worker_that_orch_killed_is_not_out_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = iter(range(100))
+    monkeypatch.setattr(process, "count_oom_kills", lambda: next(counts))
+    worker = python_worker(tmp_path, "import time; time.sleep(60)")
+    worker.kill()
+    assert worker.wait() == Exit(-signal.SIGKILL)
+    worker.close()
+
+
+def test_a_bus_error_names_shared_memory(tmp_path: Path) -> None:
+    worker = python_worker(tmp_path, KILL_ITSELF.format(signal=7))
+    end = worker.wait()
+    worker.close()
+    assert "/dev/shm" in end.describe()
+    assert "df -h /dev/shm" in str(end.hint)
+
+
+TALK = "import sys\nfor at in range({lines}): print(f'line {{at:06d}}', file=sys.stderr)\nprint('done')"
+
+
+def test_a_log_that_grew_too_long_is_cut_while_it_is_written(tmp_path: Path) -> None:
+    log = tmp_path / "w0.log"
+    log.write_text("".join(f"line {at:06d}\n" for at in range(10_000)))
+    with log.open("a") as appended:
+        process.cut_log(log, 40_000)
+        print("the last line", file=appended)
+    text = log.read_text()
+    assert len(text) < 31_000
+    assert text.startswith("line 000000\n")
+    assert "(cut: the log was longer than" in text
+    assert text.endswith("line 009999\nthe last line\n")
+    before = log.read_bytes()
+    process.cut_log(log, 40_000)
+    assert log.read_bytes() == before
+
+
+def test_the_log_of_a_process_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_LOG_CHECK_SECONDS", 0.0)
+    cut: list[Path] = []
+    monkeypatch.setattr(process, "cut_log", cut.append)
+    worker = python_worker(tmp_path, TALK.format(lines=10))
+    assert list(worker.lines()) == [b"done"]
+    worker.close()
+    assert set(cut) == {tmp_path / "w0.log"}
 
 
 def test_a_variant_whose_dockerfile_needs_an_argument_is_no_environment(tmp_path: Path) -> None:

@@ -136,8 +136,9 @@ OFFERED_IMAGE = ("image", "orch/tiny:cpu-old")
 class FakeEngine:
     """An engine with one old image of tiny and the containers given, as the SDK's low-level client lists them."""
 
-    def __init__(self, containers: list[dict[str, Any]], ended_before: float) -> None:
-        self._containers, self._ended = containers, ended_before
+    def __init__(self, containers: list[dict[str, Any]], ended_before: float, ahead: float = 0) -> None:
+        """`ahead`: seconds that its clock is ahead of this machine's."""
+        self._containers, self._ended, self._ahead = containers, ended_before, ahead
         self.client = self.api = self
 
     def containers(self, all: bool) -> list[dict[str, Any]]:
@@ -145,10 +146,17 @@ class FakeEngine:
         return self._containers
 
     def inspect_container(self, identifier: str) -> dict[str, Any]:
-        moment = datetime.fromtimestamp(time.time() - self._ended, UTC).strftime("%Y-%m-%dT%H:%M:%S.123456789Z")
+        moment = self._time(-self._ended)
         state = next(one["State"] for one in self._containers if one["Id"] == identifier)
         never = "0001-01-01T00:00:00Z"
         return {"Created": moment, "State": {"FinishedAt": moment if state == "exited" else never}}
+
+    def info(self) -> dict[str, Any]:
+        return {"SystemTime": self._time(0)}
+
+    def _time(self, after: float) -> str:
+        moment = datetime.fromtimestamp(time.time() + self._ahead + after, UTC)
+        return moment.strftime("%Y-%m-%dT%H:%M:%S.123456789Z")
 
     def images(self, filters: dict[str, str]) -> list[dict[str, Any]]:
         assert filters == {"label": f"{LABEL}.identity"}
@@ -167,10 +175,14 @@ def listed_container(
 
 
 def offered(
-    monkeypatch: pytest.MonkeyPatch, catalog: Catalog, *containers: dict[str, Any], ended_before: float = 3600
+    monkeypatch: pytest.MonkeyPatch,
+    catalog: Catalog,
+    *containers: dict[str, Any],
+    ended_before: float = 3600,
+    ahead: float = 0,
 ) -> list[tuple[str, str]]:
     """What of the engine is offered for removal, in order."""
-    engine = FakeEngine(list(containers), ended_before)
+    engine = FakeEngine(list(containers), ended_before, ahead)
     monkeypatch.setattr("orchestrator.workflows.prune.engine.connect", lambda: engine)
     leftovers, notes = engine_leftovers(catalog, Scope(stacks=["tiny"]))
     assert notes == []
@@ -201,7 +213,9 @@ def test_a_container_is_offered_with_its_image_ten_minutes_after_its_end(
 ) -> None:
     ended = listed_container(state, RUN)
     for seconds in (0, 30, 590):
-        assert offered(monkeypatch, catalog, ended, ended_before=seconds) == [], "its run may still read it"
+        for ahead in (0, -3600):  # an engine on another machine, whose clock is behind
+            offers = offered(monkeypatch, catalog, ended, ended_before=seconds, ahead=ahead)
+            assert offers == [], "its run may still read it"
     assert offered(monkeypatch, catalog, ended, ended_before=620) == [("container", "box1"), OFFERED_IMAGE]
 
 

@@ -69,6 +69,7 @@ def is_visible(path: Path) -> bool:
 def count_events(folder: Path) -> int:
     """Return how many events a job has."""
     try:
-        return (folder / "events.jsonl").read_bytes().count(b"\n")
+        with (folder / "events.jsonl").open("rb") as events:
+            return sum(1 for line in events if line.endswith(b"\n"))
     except OSError:
         return 0

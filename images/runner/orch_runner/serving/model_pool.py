@@ -9,6 +9,9 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 from orch_runner.contract import RunnerJob
 from orch_runner.serving.model_process_handle import ModelProcessHandle
 
+MOST_SIZES = 1000
+"""Models, each with its settings, whose sizes are remembered."""
+
 
 def make_load_key(job: RunnerJob) -> str:
     """Return all that is fixed when a model is loaded; jobs with equal keys can share a model process."""
@@ -60,7 +63,10 @@ class ModelPool:
         """Record the memory that a process reports."""
         process.rss_mb, process.gpu_mb = report["rss_mb"] or 0, report["gpu_mb"]
         if process.is_loaded:
+            self._sizes.pop(process.load_key, None)
             self._sizes[process.load_key] = process.rss_mb
+            if len(self._sizes) > MOST_SIZES:
+                del self._sizes[next(iter(self._sizes))]  # the one recorded longest ago
 
     def assign(self, load_key: str, private: bool) -> Assignment:
         """Find a process for a job of that key. A private one is always started anew, one at a time."""

@@ -113,7 +113,7 @@ class ModelProcess:
 
     def _fail(self, error: Exception) -> int:
         """Report that the model cannot be loaded; return the exit status once all sessions have ended."""
-        from orch_runner.pipeline import is_out_of_memory
+        from orch_runner.limits import is_out_of_memory
 
         if self._can_evict and is_out_of_memory(error.__cause__ or error):
             self._reports.emit("out_of_memory")

@@ -165,7 +165,10 @@ class WorkerSpool:
 
     def clean_up_after_others(self) -> None:
         """End the jobs of workers of other hostnames that have been dead for DEAD_SECONDS; remove their files."""
-        for worker in self._list_others():
+        others = self._list_others()
+        for worker in self._last_beats.keys() - others:
+            del self._last_beats[worker]
+        for worker in others:
             beat = _read_text(self._workers / f"{worker}.json")
             last_beat, since = self._last_beats.get(worker, (None, 0.0))
             if last_beat is None or last_beat != beat:

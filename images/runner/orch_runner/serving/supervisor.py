@@ -188,6 +188,8 @@ class Supervisor:
             return
         self._must_list = False
         names = self._spool.list_tickets()
+        for gone in self._ticket_hosts.keys() - {name[: -len(".json")] for name in names}:
+            del self._ticket_hosts[gone]  # withdrawn, or taken by another worker
         if is_due:
             self._listed = now
             self._poll_if_unreported(names)

@@ -113,6 +113,19 @@ def test_an_old_heartbeat_is_not_even_watched(worker: FakeWorker) -> None:
         assert find_alive(tree, ["box-1"], patience=3600) == set()
 
 
+@pytest.mark.parametrize("offset", [-300.0, 300.0, 3600.0])
+def test_a_clock_that_is_off_hides_no_worker(
+    worker: FakeWorker, offset: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The spool may be on a file server, or its worker on another machine."""
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + offset)
+    worker.lock()
+    with worker.spool.open() as tree:
+        assert find_alive(tree, ["box-1"], patience=0) == {"box-1"}
+        assert not [name for name in tree.names() if name.startswith(".")], "what the time was read from is removed"
+
+
 def test_what_is_no_heartbeat_is_passed_over(worker: FakeWorker) -> None:
     (worker.workers / "odd.json").write_text("[1")
     (worker.workers / "old.json").write_text('{"format": "orch-worker/0"}')

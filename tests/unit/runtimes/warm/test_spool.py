@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from orchestrator.catalog.loader import load_catalog
 from orchestrator.runtimes.warm.compose_env import environment, write_environment
 from orchestrator.runtimes.warm.discover import WarmContainer, discover_spools
 from orchestrator.runtimes.warm.heartbeat import list_worker_ids, remove_dead_workers
+from orchestrator.runtimes.warm.runtime import ABANDONED_SECONDS, _is_abandoned
 from orchestrator.runtimes.warm.spool import UnusableSpool, VariantSpool, close_to_others, make_variant_folder
+from orchestrator.system.guest_tree import GuestTree
 from tests.unit.runtimes.warm.warm_samples import FakeWorker
 
 ALICE, BOB, LAB = 4242, 4343, 4444
@@ -214,3 +217,17 @@ def test_files_of_dead_workers_are_removed_and_of_live_ones_kept(tmp_path: Path)
     assert sorted(path.name for path in dead.workers.iterdir()) == ["box-2.files.json", "box-2.json", "box-2.lock"]
     assert (dead.claimed / "job.json").exists()  # the next worker ends that job
     live.close()
+
+
+@pytest.mark.parametrize(("age", "is_abandoned"), [(0, False), (ABANDONED_SECONDS + 60, True)])
+def test_a_job_is_abandoned_by_the_clock_of_its_file_system(
+    tmp_path: Path, age: float, is_abandoned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive = tmp_path / "jobs" / "one" / "queue" / "alive"
+    alive.parent.mkdir(parents=True)
+    alive.touch()
+    os.utime(alive, (time.time() - age,) * 2)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 100_000)  # another host's job must outlive that
+    with GuestTree(tmp_path) as tree:
+        assert _is_abandoned(tree, "jobs/one") == is_abandoned
