@@ -35,6 +35,7 @@ from orchestrator.cli import (
 )
 from orchestrator.cli.common import print_error, print_json, say_text, show_line
 from orchestrator.errors import EXIT_BUG, EXIT_OK, Interrupted, MachineError, OrchError, UsageError
+from orchestrator.system import raise_on_sigterm
 
 _REFUSED_BY_MACHINE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 _FORMER_OPTIONS = (
@@ -103,8 +104,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in given
     try:
-        code = _invoke(given)
-        sys.stdout.flush()
+        with raise_on_sigterm(KeyboardInterrupt()):  # while workers run, the dispatcher gets the signal
+            code = _invoke(given)
+            sys.stdout.flush()
         return code
     except KeyboardInterrupt:
         return _failed(Interrupted("stopped", hint="the same command resumes it"), as_json)

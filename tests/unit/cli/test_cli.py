@@ -239,6 +239,22 @@ def test_being_stopped_says_how_to_go_on(
     assert as_text(capsys, "models", code=130).startswith("error: stopped\n")
 
 
+def test_sigterm_outside_of_dispatch_ends_like_ctrl_c() -> None:
+    code = """
+import os, signal, sys, time
+from orchestrator.catalog import loader
+from orchestrator.cli import main
+def stop(*_):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(10)
+loader.load_catalog = stop
+sys.exit(main(["models"]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 130
+    assert done.stderr == "error: stopped\n  next: the same command resumes it\n"
+
+
 def orch(*arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-m", "orchestrator", *arguments]
     return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, timeout=60, check=False)
