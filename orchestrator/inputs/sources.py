@@ -48,6 +48,8 @@ def from_source(
 
     Raises UsageError for a missing source or one in an unknown format, OSError for one that cannot be read.
     """
+    if not source:
+        raise UsageError("the name of images is empty", why="it would be the working directory", hint="write . for it")
     path = expand_user(source)
     if path.is_dir() and is_tp_gt(path):
         notes.append(f"{path} is a data set: its images are those in {IMAGES}, their masks those in {MASKS}")

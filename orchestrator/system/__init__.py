@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from orchestrator.system.guest_tree import GuestFile, GuestFileRefused, GuestTree
     from orchestrator.system.json_lines import JsonLinesFile, LineSplitter, parse_object, split_lines
     from orchestrator.system.locks import acquire_lock, hold_lock
+    from orchestrator.system.outputs import explain_refusal, require_file, require_folder
     from orchestrator.system.signals import StopRequests, call_on_signal, raise_on_sigterm, share_signals
     from orchestrator.system.subprocesses import read_output, run_subprocess, terminate_subprocesses
     from orchestrator.system.suggestions import did_you_mean, unknown_name
@@ -61,6 +62,7 @@ else:
             "guest_tree": "GuestFile GuestFileRefused GuestTree",
             "json_lines": "JsonLinesFile LineSplitter parse_object split_lines",
             "locks": "acquire_lock hold_lock",
+            "outputs": "explain_refusal require_file require_folder",
             "signals": "StopRequests call_on_signal raise_on_sigterm share_signals",
             "subprocesses": "read_output run_subprocess terminate_subprocesses",
             "suggestions": "did_you_mean unknown_name",

@@ -15,6 +15,7 @@ from typing import IO, Any
 
 READ_LIMIT = 64 << 20
 """Bytes of a file that is read whole unless the caller says otherwise."""
+_LONGEST_KEPT = 200
 
 
 @contextmanager
@@ -25,17 +26,26 @@ def replace_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     that a file outlives a power cut.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(_aside_name(path.name))
     try:
         yield aside
         if durable and aside.is_file():
             sync_path(aside)
         os.replace(aside, path)
-    except BaseException:
+    except BaseException as error:
         remove(aside)
+        if isinstance(error, OSError) and error.filename in (None, str(aside)):  # a write on a full disk names no file
+            error.filename, error.filename2 = str(path), None
         raise
     if durable:
         sync_path(path.parent)
+
+
+def _aside_name(name: str) -> str:
+    """Return the name under which a file is written first; the longest names are cut, as both must be valid."""
+    if len(os.fsencode(name)) > _LONGEST_KEPT:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return f".{name}.{os.getpid()}.tmp"
 
 
 @contextmanager

@@ -273,6 +273,12 @@ def list_containers(stacks: Sequence[str] = ()) -> list[Any]:
     return sorted(chosen, key=lambda container: str(container.name))
 
 
+def find_warm_stacks(spool: Path) -> set[str]:
+    """Return the stacks of all warm workers, and those that left something in this spool. Raises MachineError."""
+    labelled = {str(container.labels.get(STACK_LABEL)) for container in list_containers()}
+    return labelled | {variant.stack for variant in variants_in(spool)}
+
+
 def mounted_at(container: Any, target: str) -> Path | None:
     """Return the folder of this host that a container sees as `target`; None where it has none."""
     for mount in container.attrs.get("Mounts", []):

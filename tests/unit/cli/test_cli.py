@@ -101,6 +101,23 @@ def test_a_command_that_is_not_complete_shows_its_help(capsys: Captured, argumen
     assert as_json(capsys, *arguments, code=2)["exit_code"] == 2
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "-m", "garments-tiny", "-i", ""], "the value of -i is empty"),
+        (["run", "-m", "garments-tiny", "-i", "x", "--out", ""], "the value of --out is empty"),
+        (["run", "-m", "garments-tiny", "-i", "x", "--out="], "the value of --out is empty"),
+        (["models", "--stacks", ""], "the value of --stacks is empty"),
+        (["weights", "add", "garments-tiny", ""], "an argument is empty"),
+        (["eval", ""], "an argument is empty"),
+        (["up", "garments-tiny", "--data", ""], "the value of --data is empty"),
+        ([""], "an argument is empty"),
+    ],
+)
+def test_an_empty_value_is_no_working_directory(capsys: Captured, arguments: list[str], said: str) -> None:
+    assert as_text(capsys, *arguments, code=2).startswith(f"error: {said}\n")
+
+
 def test_the_nearest_name_is_offered(capsys: Captured) -> None:
     error = as_text(capsys, "models", "show", "garments-tny", code=2)
     assert error == ("error: unknown model 'garments-tny'\n  why:  did you mean garments-tiny?\n  next: orch models\n")

@@ -390,3 +390,10 @@ def test_entries_of_a_list_that_lead_nowhere_fail_alone(tmp_path: Path) -> None:
     inputs = collect(tmp_path, tmp_path / "l.txt")
     missing = "listed in l.txt, but there is no such file"
     assert [image.error for image in inputs.images] == [None, missing, missing, missing, missing]
+
+
+def test_an_empty_name_is_not_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="the name of images is empty"):
+        collect_inputs([""], tmp_path / "unpacked")
