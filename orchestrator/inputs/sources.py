@@ -9,6 +9,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,9 +17,11 @@ from orchestrator.errors import UsageError
 from orchestrator.inputs.benco_datasets import IMAGES, MASKS, Samples, is_tp_gt, read_json, read_tp_gt
 from orchestrator.inputs.folders import SkippedFile, SourceImage, from_folder, public_name, refusal
 from orchestrator.inputs.links import Links
+from orchestrator.inputs.signatures import read_head
 from orchestrator.system import is_archive, unpack, write_json
 
 _DONE = "unpacked.json"
+_UNPACKED = "orch-unpacked/1"
 
 
 def make_links(sources: Sequence[str], image_root: Path | None, follow: bool, stage_in: Path) -> Links:
@@ -108,7 +111,7 @@ def _from_glob(pattern: Path, links: Links, skipped: list[SkippedFile]) -> Itera
         if Path(root, name).is_dir():
             skipped.append(SkippedFile(public_name(name), "a folder: give it as a source, or use **"))
             continue
-        reason = refusal(name)
+        reason = refusal(name, partial(read_head, os.path.join(root, name)))
         if reason is None:
             yield SourceImage(root, name, root)
         else:
@@ -184,10 +187,11 @@ def _from_archive(path: Path, folder: Path, skipped: list[SkippedFile]) -> Itera
     state = path.stat()
     stamp = [str(path), state.st_size, state.st_mtime_ns]
     record = json.loads(marker.read_text(encoding="utf-8")) if marker.is_file() else {}
-    if record.get("archive") != stamp:
+    if (record.get("format"), record.get("archive")) != (_UNPACKED, stamp):
         folder.mkdir(parents=True, exist_ok=True)
         unpacked, left = unpack(path, folder, refusal)
         record = {
+            "format": _UNPACKED,
             "archive": stamp,
             "taken": [[member.name, member.error] for member in unpacked],
             "left": [[member.name, member.error] for member in left],
