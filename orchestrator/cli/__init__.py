@@ -34,7 +34,7 @@ from orchestrator.cli import (
 )
 from orchestrator.cli.common import print_error, print_json, say_text, show_line
 from orchestrator.errors import EXIT_BUG, EXIT_OK, Interrupted, OrchError, UsageError
-from orchestrator.system import explain_refusal, raise_on_sigterm
+from orchestrator.system import end_live_lines, explain_refusal, raise_on_sigterm
 
 _FORMER_OPTIONS = (
     *("partition", "account", "qos", "time", "mem", "gres", "gpus-per-task", "cpus-per-task"),
@@ -143,6 +143,7 @@ def _refuse_empty(arguments: Sequence[str]) -> None:
 
 
 def _failed(error: OrchError, as_json: bool) -> int:
+    end_live_lines()
     try:
         print_json(error.as_json()) if as_json else print_error(error)
         sys.stdout.flush()
@@ -179,6 +180,7 @@ def _help_text(error: Exception) -> str | None:
 
 
 def _bug(error: Exception, as_json: bool) -> int:
+    end_live_lines()
     from orchestrator.paths import build_logs_folder
 
     if os.environ.get("ORCH_TRACEBACK"):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from orchestrator.errors import BuildError, MachineError
 from orchestrator.paths import build_logs_folder, environments_folder
+from orchestrator.runtimes.build_failure import find_reason
 from orchestrator.system import Report, hold_lock, read_output, run_subprocess, write_json
 
 LOCKED = ("--no-deps", "--require-hashes")
@@ -19,6 +20,7 @@ LOCKED = ("--no-deps", "--require-hashes")
 WHEELS = ("--only-binary", ":all:")
 """Options that build nothing: a build would take whatever build requirements are newest that day."""
 _MARKER = "orch-environment.json"
+MOST_PROBLEMS = 25
 _MISSING = re.compile(r".*not installed\.?$|(Found|No broken) ")
 """Lines of `pip check` and `uv pip check` about missing packages, and their headings."""
 
@@ -112,7 +114,7 @@ def _require_consistent(check: list[str], lock: Path, partial: bool, log: Path, 
     if code != 0 and (problems or not partial):
         raise BuildError(
             f"{lock}: the locked packages do not fit together",
-            why="\n".join(problems),
+            why="\n".join(problems[-MOST_PROBLEMS:]),
             log=log,
             hint="compile the lock again (docs/adding-a-stack.md); partial_lock: true accepts missing packages",
         )
@@ -151,4 +153,4 @@ def _run(command: list[str], log: Path, report: Report) -> None:
     code, tail = run_subprocess(command, log, report)
     if code != 0:
         message = f"cannot make the environment: {Path(command[0]).name} ended with {code}"
-        raise BuildError(message, why="\n".join(tail), log=log)
+        raise BuildError(message, why=find_reason(tail), log=log)
