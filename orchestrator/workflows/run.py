@@ -119,6 +119,7 @@ def _run_in_folder(
                 if outcome is not None:
                     return outcome
             runtime.require(choice.devices)
+            runtime.require_folders([paths.root])
             _say_inputs(display, inputs)
             new_images = 0 if earlier and not changes else len(inputs.images)
             require_space([*_space_needs(entry, options, choice, runtime, paths, new_images)], entry.name)

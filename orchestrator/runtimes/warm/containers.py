@@ -180,6 +180,7 @@ def start_workers(
     runtime, _ = choose_runtime("docker")
     choice = select_variant(stack, options.variant, options.device)
     runtime.require(choice.devices)
+    runtime.require_folders([options.spool])
     fetch_weights(stack, models, display, offline=options.build.offline)
     prepared = runtime.prepare(stack, choice.variant, options.build, display.detail)
     spool = VariantSpool(options.spool, stack.name, choice.variant)

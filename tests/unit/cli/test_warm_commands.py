@@ -89,9 +89,12 @@ def test_an_unknown_name_is_an_error_with_the_nearest_names(
 
 def test_a_model_stands_for_its_stack(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(
-        "orchestrator.runtimes.warm.containers.stop_workers", lambda names, *_: asked.append(names) or []
-    )
+
+    def stop_workers(names: list[str], *_: object) -> list[str]:
+        asked.append(names)
+        return []
+
+    monkeypatch.setattr("orchestrator.runtimes.warm.containers.stop_workers", stop_workers)
     monkeypatch.setattr("orchestrator.runtimes.warm.containers.find_warm_stacks", lambda spool: set())
     assert main(["down", "garments-tiny"]) == 0
     assert asked == [["garments"]]

@@ -104,7 +104,12 @@ def test_files_with_a_usual_name_are_not_opened(tmp_path: Path, monkeypatch: pyt
     for name in ("a.jpg", "b.PNG", "c.tiff", "d.txt", ".e", "f"):
         (folder / name).write_bytes(b"x")
     opened: list[str] = []
-    monkeypatch.setattr(folders, "read_head", lambda path: opened.append(Path(path).name) or b"")
+
+    def read(path: str) -> bytes:
+        opened.append(Path(path).name)
+        return b""
+
+    monkeypatch.setattr(folders, "read_head", read)
     collect(tmp_path, folder)
     assert opened == ["d.txt", "f"]
 
