@@ -273,7 +273,7 @@ def _copy(path: Path, aside: Path, *, unpacking: bool, move: bool) -> None:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    unpacked, skipped = unpack(archive, folder, lambda name: None)
+    unpacked, skipped = unpack(archive, folder, lambda name, read: None)
     damaged = [member for member in [*unpacked, *skipped] if member.error]
     if damaged or not unpacked:
         why = f"{damaged[0].name}: {damaged[0].error}" if damaged else "it is empty"
