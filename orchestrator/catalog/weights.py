@@ -24,12 +24,15 @@ from orchestrator.system import (
     is_archive,
     remove,
     replace_path,
+    require_format,
     sha256_of,
     sha256_of_tree,
     state_of_tree,
     unpack,
     write_json,
 )
+
+RECORD_FORMAT = "orch-weights/1"
 
 
 @dataclass(frozen=True)
@@ -242,7 +245,13 @@ def _install(entry: ModelEntry, key: str, spec: Weights, path: Path, *, source: 
             if target.is_dir():
                 shutil.rmtree(target)
         state = target.stat()
-        record = {"sha256": digest, "size": state.st_size, "mtime_ns": state.st_mtime_ns, "source": source}
+        record = {
+            "format": RECORD_FORMAT,
+            "sha256": digest,
+            "size": state.st_size,
+            "mtime_ns": state.st_mtime_ns,
+            "source": source,
+        }
         if target.is_dir():
             tree = _describe_tree(target)
             digest = digest or tree["tree"]
@@ -302,7 +311,11 @@ def _read_record(folder: Path, spec: Weights) -> dict[str, Any]:
         record = json.loads(_record_path(folder, spec).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return record if isinstance(record, dict) else {}
+    if not isinstance(record, dict):
+        return {}
+    hint = f"use the version that wrote it, or remove {folder / spec.file} and it, and fetch or add the weights again"
+    require_format(record, RECORD_FORMAT, _record_path(folder, spec), hint)
+    return record
 
 
 def _record(entry: ModelEntry, spec: Weights) -> dict[str, Any] | None:
@@ -325,7 +338,7 @@ def _record(entry: ModelEntry, spec: Weights) -> dict[str, Any] | None:
             hint=f"delete {target}, then orch weights fetch {entry.name} (or orch weights add)",
         )
     if target.is_dir() and "tree" not in record:  # stored by a version that kept no digest of folders
-        record |= _describe_tree(target)
+        record |= {"format": RECORD_FORMAT, **_describe_tree(target)}
         record["sha256"] = record["sha256"] or record["tree"]
         with suppress(OSError):
             write_json(_record_path(folder, spec), record)

@@ -13,13 +13,14 @@ from pathlib import Path
 from orchestrator.errors import BuildError, MachineError
 from orchestrator.paths import build_logs_folder, environments_folder
 from orchestrator.runtimes.build_failure import find_reason
-from orchestrator.system import Report, hold_lock, read_output, run_subprocess, write_json
+from orchestrator.system import Report, hold_lock, read_json_object, read_output, run_subprocess, write_json
 
 LOCKED = ("--no-deps", "--require-hashes")
 """Options with which every lock is installed: nothing in it is resolved again."""
 WHEELS = ("--only-binary", ":all:")
 """Options that build nothing: a build would take whatever build requirements are newest that day."""
 _MARKER = "orch-environment.json"
+_FORMAT = "orch-environment/1"
 MOST_PROBLEMS = 25
 _MISSING = re.compile(r".*not installed\.?$|(Found|No broken) ")
 """Lines of `pip check` and `uv pip check` about missing packages, and their headings."""
@@ -57,7 +58,11 @@ def environment_folder(name: str, lock: Path, pythons: Sequence[str], build_lock
 
 
 def is_complete(folder: Path) -> bool:
-    return (folder / _MARKER).is_file()
+    """Return whether an environment was made to its end, by this version's rules; another one is made anew."""
+    try:
+        return read_json_object(folder / _MARKER).get("format", _FORMAT) == _FORMAT
+    except (OSError, ValueError):
+        return False
 
 
 def make_environment(
@@ -105,7 +110,7 @@ def make_environment(
         _run([*locked, *WHEELS, "-r", str(build_lock)], log, report)
         _run([*locked, "--no-build-isolation", "-r", str(lock)], log, report)
     _require_consistent(check, lock, partial, log, report)
-    write_json(folder / _MARKER, {"lock": lock.name, "python": str(python), "uv": uv is not None})
+    write_json(folder / _MARKER, {"format": _FORMAT, "lock": lock.name, "python": str(python), "uv": uv is not None})
 
 
 def _require_consistent(check: list[str], lock: Path, partial: bool, log: Path, report: Report) -> None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         remove,
         replace_file,
         replace_path,
+        require_format,
         sha256_of,
         sha256_of_tree,
         state_of_tree,
@@ -59,7 +60,8 @@ else:
             "SilentDisplay end_live_lines print_line printable rate_line register_live_line with_name",
             "download": "TransferProgress fetch",
             "files": "is_regular_file json_bytes open_to_append read_json_object read_regular remove "
-            "replace_file replace_path sha256_of sha256_of_tree state_of_tree sync_path write_json write_text",
+            "replace_file replace_path require_format sha256_of sha256_of_tree state_of_tree sync_path write_json "
+            "write_text",
             "free_space": "GB Need RESERVE require_space",
             "guest_tree": "GuestFile GuestFileRefused GuestTree",
             "json_lines": "JsonLinesFile LineSplitter parse_object split_lines",

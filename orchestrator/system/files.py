@@ -8,10 +8,12 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+from orchestrator.errors import MachineError
 
 READ_LIMIT = 64 << 20
 """Bytes of a file that is read whole unless the caller says otherwise."""
@@ -108,6 +110,17 @@ def read_json_object(path: Path, limit: int = READ_LIMIT) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
     return value
+
+
+def require_format(document: Mapping[str, Any], wanted: str, path: Path, hint: str) -> None:
+    """Raise MachineError where another version of orch wrote a kept file. Files of before formats were named are read.
+
+    `wanted`: the format of this version, whose first version has the fields that files without a format have.
+    """
+    written = document.get("format", wanted)
+    if written != wanted:
+        why = f"its format is {str(written)[:80]}; this version reads {wanted}"
+        raise MachineError(f"{path} was written by another version of orch", why=why, hint=hint)
 
 
 def open_to_append(path: Path) -> IO[str]:
