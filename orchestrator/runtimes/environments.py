@@ -60,7 +60,7 @@ def environment_folder(name: str, lock: Path, pythons: Sequence[str], build_lock
 def is_complete(folder: Path) -> bool:
     """Return whether an environment was made to its end, by this version's rules; another one is made anew."""
     try:
-        return read_json_object(folder / _MARKER).get("format", _FORMAT) == _FORMAT
+        return bool(read_json_object(folder / _MARKER).get("format", _FORMAT) == _FORMAT)
     except (OSError, ValueError):
         return False
 
