@@ -52,12 +52,17 @@ def from_folder(root: str, links: Links, skipped: list[SkippedFile]) -> Iterator
             yield SourceImage(root, folder + name, root)
 
 
+def has_plain_name(name: str) -> bool:
+    """Return whether a name is surely that of an image that is not hidden; quick, as there may be ten million."""
+    return name.lower().endswith(EXTENSIONS) and not name.startswith(".") and "/." not in name and "__" not in name
+
+
 def refusal(name: str, read: Callable[[], bytes]) -> str | None:
     """Return why a file of a folder or archive is not taken as an image, or None for an image.
 
     `read` returns its first bytes; it is called only where the extension is not that of an image.
     """
-    if name.lower().endswith(EXTENSIONS) and not name.startswith(".") and "/." not in name and "__" not in name:
+    if has_plain_name(name):
         return None
     path = PurePosixPath(name)
     if any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
@@ -161,6 +166,9 @@ def _cut(path: str, folder: str, listed: list[tuple[str, int]], skipped: list[Sk
     names: list[str] = []
     for name, kind in listed:
         if kind in (_FILE, _OTHER):
+            if kind == _FILE and has_plain_name(folder + name):
+                names.append(name)
+                continue
             reason = refusal(folder + name, partial(read_head, os.path.join(path, name)))
             if kind == _OTHER and not (reason and reason.startswith("hidden")):
                 reason = NOT_REGULAR

@@ -6,13 +6,18 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from orchestrator.errors import MachineError
 from orchestrator.runtimes.docker import folder_probe
-from orchestrator.runtimes.docker.folder_probe import require_visible
+from orchestrator.runtimes.docker.folder_probe import require_access, require_visible
+from orchestrator.runtimes.docker.runtime import isolation, start_container
 from orchestrator.system.container_engine import connect
+from tests.docker.private_engine import private_engine, why_not
 
 pytestmark = pytest.mark.docker
 
@@ -28,6 +33,8 @@ def test_a_folder_of_this_machine_is_seen(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_folder_that_only_this_process_sees_is_found(tmp_path: Path, exists: bool) -> None:
     code = """
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from orchestrator.errors import MachineError
 from orchestrator.runtimes.docker import folder_probe
@@ -48,3 +55,37 @@ except MachineError as error:
     assert (code_, hint) == ("4", folder_probe.HINT)
     assert message.endswith(f"does not see {hidden}")
     assert "bind source path does not exist" in why or "is not in a container" in why
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that everybody may enter, unlike pytest's own: an engine's mapped root is nobody in particular."""
+    with tempfile.TemporaryDirectory(prefix="orch-mapped-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.mark.skipif(why_not() is not None or not shutil.which("useradd"), reason=str(why_not() or "no useradd"))
+def test_mapped_users_that_are_not_let_in_are_found(open_folder: Path) -> None:
+    """The engine has userns-remap, for which it makes the user dockremap; the image is loaded from the first engine."""
+    image = os.environ.get("ORCH_TEST_BASE_IMAGE") or "python:3.11-slim"
+    (open_folder / "engine").mkdir()
+    with private_engine(open_folder / "engine", {"userns-remap": "default"}) as engine:
+        assert "userns" in engine.security
+        engine.client.images.load(b"".join(connect().client.images.get(image).save(named=image)))
+        mounts = []
+        for name, read_only in (("job", True), ("out", False)):
+            (open_folder / name).mkdir(mode=0o700)
+            mounts.append(
+                {"Type": "bind", "Source": str(open_folder / name), "Target": f"/{name}", "ReadOnly": read_only}
+            )
+        settings = {"image": image, "name": "orch-worker", "mounts": mounts, "device_requests": [], "detach": True}
+        settings |= isolation(engine.security, (65534, 65534))
+        with pytest.raises(MachineError) as caught:
+            require_access(engine, settings, start_container)
+        assert caught.value.why == "PermissionError: [Errno 13] Permission denied: '/job'"
+        for name in ("job", "out"):
+            (open_folder / name).chmod(0o777)
+        require_access(engine, settings, start_container)
+        assert list((open_folder / "out").iterdir()) == []
+        assert engine.client.containers.list(all=True) == []
