@@ -62,7 +62,12 @@ def open_folder() -> Iterator[Path]:
     """A folder that everybody may enter, unlike pytest's own: an engine's mapped root is nobody in particular."""
     with tempfile.TemporaryDirectory(prefix="orch-mapped-") as folder:
         Path(folder).chmod(0o755)
-        yield Path(folder)
+        try:
+            yield Path(folder)
+        finally:  # an engine that did not start leaves a mount in its data root
+            targets = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+            for target in reversed([one for one in targets if one.startswith(f"{folder}/")]):
+                subprocess.run(["umount", target], check=True)
 
 
 @pytest.mark.skipif(why_not() is not None or not shutil.which("useradd"), reason=str(why_not() or "no useradd"))
