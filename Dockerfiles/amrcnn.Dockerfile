@@ -32,4 +32,4 @@ COPY stack /opt/orch/stack
 # The graphs of the default settings, so that no worker has to build them; it is the smoke test of upstream's code too.
 RUN python -c "import orch_runner.worker, orch_runner.batches, orch_runner.pipeline" \
     && python /opt/orch/stack/make_graphs.py /opt/orch/sources/tpu "${ORCH_GRAPHS}" \
-    && python -c "import sys; sys.path.insert(0, '/opt/orch/stack'); import predictor, random_weights; predictor.Predictor"
+    && python -c "import sys; sys.path.insert(0, '/opt/orch/stack'); import predictor, random_weights; predictor.Predictor()"

@@ -29,4 +29,4 @@ RUN mkdir -m 1777 /cache
 COPY --from=files /runner /opt/orch/runner
 COPY --from=files /stack /opt/orch/stack
 RUN python -c "import onnxruntime, orch_runner.worker, orch_runner.batches, orch_runner.pipeline" \
-    && python -c "import sys; sys.path.insert(0, '/opt/orch/stack'); import predictor; predictor.Predictor"
+    && python -c "import sys; sys.path.insert(0, '/opt/orch/stack'); import predictor; predictor.Predictor()"

@@ -42,4 +42,4 @@ COPY sources /opt/orch/sources
 COPY stack /opt/orch/stack
 RUN python -c "import orch_runner.worker, orch_runner.batches, orch_runner.pipeline" \
     && python -c "import sys; sys.path.insert(0, '/opt/orch/stack'); import predictor, upstream; \
-upstream.register('/opt/orch/sources/fashionformer'); predictor.Predictor"
+upstream.register('/opt/orch/sources/fashionformer'); predictor.Predictor()"

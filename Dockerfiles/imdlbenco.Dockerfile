@@ -37,6 +37,6 @@ COPY --from=files /stack /opt/orch/stack
 # The package registers its models when it is imported; each of the zoo's must be among them.
 RUN python -c "import IMDLBenCo, jpeglib, orch_runner.worker, orch_runner.batches, orch_runner.pipeline"
 WORKDIR /opt/orch/stack
-RUN python -c "import predictor, random_weights; predictor.Predictor" \
+RUN python -c "import predictor, random_weights; predictor.Predictor()" \
     && python -c "import IMDLBenCo, zoo; [IMDLBenCo.MODELS.get(one.registry) for one in zoo.ARCHITECTURES.values()]"
 WORKDIR /

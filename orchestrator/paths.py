@@ -10,11 +10,32 @@ from pathlib import Path
 
 from platformdirs import user_cache_path, user_config_path
 
+from orchestrator.errors import UsageError
+
 
 def home() -> Path:
-    """Return the cache that all runs share: $ORCH_HOME, else the platform's cache folder."""
+    """Return the cache that all runs share: $ORCH_HOME, else the platform's cache folder.
+
+    Raises UsageError where a file is in its place.
+    """
     chosen = os.environ.get("ORCH_HOME")
-    return Path(chosen).expanduser().resolve() if chosen else user_cache_path("orch")
+    folder = Path(chosen).expanduser().resolve() if chosen else user_cache_path("orch").absolute()
+    return _require_folder(folder, "$ORCH_HOME" if chosen else "$XDG_CACHE_HOME")
+
+
+def _require_folder(folder: Path, variable: str) -> Path:
+    """Return `folder`. Raises UsageError where it, or a part of its path, is a file."""
+    try:
+        folder.stat()
+    except (FileNotFoundError, PermissionError):
+        return folder
+    except OSError as error:
+        why = error.strerror
+    else:
+        if folder.is_dir():
+            return folder
+        why = "it is a file"
+    raise UsageError(f"the cache cannot be in {folder}", why=why, hint=f"set {variable} to a folder")
 
 
 def shared_home() -> Path | None:
@@ -44,7 +65,7 @@ def worker_cache_folder(stack: str, variant: str, owner: tuple[int, int] | None 
 def images_folder() -> Path:
     """Return the folder of image archives and Apptainer's SIF files: $ORCH_IMAGES, else in the cache."""
     chosen = os.environ.get("ORCH_IMAGES")
-    return Path(chosen).expanduser().resolve() if chosen else home() / "images"
+    return _require_folder(Path(chosen).expanduser().resolve(), "$ORCH_IMAGES") if chosen else home() / "images"
 
 
 def leases_folder() -> Path:
@@ -56,7 +77,7 @@ def leases_folder() -> Path:
 def spool_folder() -> Path:
     """Return the folder shared with the warm workers of `orch up`: $ORCH_SPOOL, else in the cache."""
     chosen = os.environ.get("ORCH_SPOOL")
-    return Path(chosen).expanduser().absolute() if chosen else home() / "spool"
+    return _require_folder(Path(chosen).expanduser().absolute(), "$ORCH_SPOOL") if chosen else home() / "spool"
 
 
 def build_logs_folder() -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from orchestrator.catalog.bundled import RUNNER, STACKS
 from orchestrator.errors import UsageError
+from orchestrator.system import replace_path
 
 TEMPLATE = Path(__file__).parent.parent / "templates" / "stack"
 LONGEST_NAME = 40  # the model is called NAME-example
@@ -24,13 +25,18 @@ def create_stack(name: str, parent: Path) -> Path:
     if folder.exists():
         raise UsageError(f"{folder} already exists", hint="choose another name, or another --into")
     try:
-        folder.mkdir(parents=True)
+        with replace_path(folder) as aside:
+            _write_skeleton(name, aside)
     except (FileExistsError, NotADirectoryError) as error:
         raise UsageError(f"{parent} is not a folder", why=error.strerror) from None
+    return folder
+
+
+def _write_skeleton(name: str, folder: Path) -> None:
+    folder.mkdir()
     for template in sorted(TEMPLATE.iterdir()):
         if template.is_file():
             text = template.read_text(encoding="utf-8").replace("@NAME@", name)
             (folder / template.name.removesuffix(".template").replace("NAME", name)).write_text(text, encoding="utf-8")
     shutil.copyfile(RUNNER / "base.lock", folder / "cpu.lock")
     shutil.copyfile(RUNNER / "requirements.in", folder / "requirements.in")
-    return folder

@@ -22,6 +22,7 @@ from orchestrator.paths import build_logs_folder, home, shared_home
 from orchestrator.system import Report, hold_lock, run_subprocess, sha256_of, write_json
 
 MANIFEST = "source.json"
+FORMAT = "orch-source/1"
 TREE = "tree"
 _SETTINGS = (
     "core.symlinks=false",  # a link could lead out of the folder
@@ -91,7 +92,13 @@ def _store(tree: Path, folder: Path, name: str, source: UpstreamSource) -> None:
     whole = tree.parent / "whole"
     whole.mkdir()
     tree.rename(whole / TREE)
-    manifest = {"name": name, "url": source.url, "commit": source.commit, "files": _digests(whole / TREE)}
+    manifest = {
+        "format": FORMAT,
+        "name": name,
+        "url": source.url,
+        "commit": source.commit,
+        "files": _digests(whole / TREE),
+    }
     write_json(whole / MANIFEST, manifest)
     if folder.exists():
         shutil.rmtree(folder)
@@ -102,8 +109,8 @@ def _is_intact(folder: Path) -> bool:
     """Return whether all files are as they were fetched."""
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return bool(manifest["files"] == _digests(folder / TREE))
-    except (OSError, ValueError, KeyError, TypeError):
+        return bool(manifest.get("format", FORMAT) == FORMAT and manifest["files"] == _digests(folder / TREE))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 

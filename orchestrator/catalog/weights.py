@@ -24,12 +24,15 @@ from orchestrator.system import (
     is_archive,
     remove,
     replace_path,
+    require_format,
     sha256_of,
     sha256_of_tree,
     state_of_tree,
     unpack,
     write_json,
 )
+
+RECORD_FORMAT = "orch-weights/1"
 
 
 @dataclass(frozen=True)
@@ -269,7 +272,13 @@ def _install(entry: ModelEntry, key: str, spec: Weights, path: Path, *, source: 
             if target.is_dir():
                 shutil.rmtree(target)
         state = target.stat()
-        record = {"sha256": digest, "size": state.st_size, "mtime_ns": state.st_mtime_ns, "source": source}
+        record = {
+            "format": RECORD_FORMAT,
+            "sha256": digest,
+            "size": state.st_size,
+            "mtime_ns": state.st_mtime_ns,
+            "source": source,
+        }
         if target.is_dir():
             tree = _describe_tree(target)
             digest = digest or tree["tree"]
@@ -300,7 +309,7 @@ def _copy(path: Path, aside: Path, *, unpacking: bool, move: bool) -> None:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    unpacked, skipped = unpack(archive, folder, lambda name: None)
+    unpacked, skipped = unpack(archive, folder, lambda name, read: None)
     damaged = [member for member in [*unpacked, *skipped] if member.error]
     if damaged or not unpacked:
         why = f"{damaged[0].name}: {damaged[0].error}" if damaged else "it is empty"
@@ -329,7 +338,11 @@ def _read_record(folder: Path, spec: Weights) -> dict[str, Any]:
         record = json.loads(_record_path(folder, spec).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return record if isinstance(record, dict) else {}
+    if not isinstance(record, dict):
+        return {}
+    hint = f"use the version that wrote it, or remove {folder / spec.file} and it, and fetch or add the weights again"
+    require_format(record, RECORD_FORMAT, _record_path(folder, spec), hint)
+    return record
 
 
 def _record(entry: ModelEntry, spec: Weights) -> dict[str, Any] | None:
@@ -352,7 +365,7 @@ def _record(entry: ModelEntry, spec: Weights) -> dict[str, Any] | None:
             hint=f"delete {target}, then orch weights fetch {entry.name} (or orch weights add)",
         )
     if target.is_dir() and "tree" not in record:  # stored by a version that kept no digest of folders
-        record |= _describe_tree(target)
+        record |= {"format": RECORD_FORMAT, **_describe_tree(target)}
         record["sha256"] = record["sha256"] or record["tree"]
         with suppress(OSError):
             write_json(_record_path(folder, spec), record)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import sys
@@ -34,9 +33,9 @@ from orchestrator.cli import (
     weights,
 )
 from orchestrator.cli.common import print_error, print_json, say_text, show_line
-from orchestrator.errors import EXIT_BUG, EXIT_OK, Interrupted, MachineError, OrchError, UsageError
+from orchestrator.errors import EXIT_BUG, EXIT_OK, Interrupted, OrchError, UsageError
+from orchestrator.system import end_live_lines, explain_refusal, raise_on_sigterm
 
-_REFUSED_BY_MACHINE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 _FORMER_OPTIONS = (
     *("partition", "account", "qos", "time", "mem", "gres", "gpus-per-task", "cpus-per-task"),
     *("constraint", "sbatch", "tasks", "throttle"),
@@ -103,8 +102,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in given
     try:
-        code = _invoke(given)
-        sys.stdout.flush()
+        with raise_on_sigterm(KeyboardInterrupt()):  # while workers run, the dispatcher gets the signal
+            code = _invoke(given)
+            sys.stdout.flush()
         return code
     except KeyboardInterrupt:
         return _failed(Interrupted("stopped", hint="the same command resumes it"), as_json)
@@ -121,6 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _invoke(arguments: list[str]) -> int:
+    _refuse_empty(arguments)
     # Not app(): Typer's own main would swallow Ctrl-C and closed pipes.
     try:
         with typer.main.get_command(app).make_context("orch", arguments) as context:
@@ -129,8 +130,26 @@ def _invoke(arguments: list[str]) -> int:
         return int(stopped.exit_code)
 
 
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """Raise UsageError for an empty value: as a path it would be the working directory."""
+    for number, argument in enumerate(arguments):
+        before = arguments[number - 1] if number else ""
+        name, equals, value = argument.partition("=")
+        if argument == "" or (name.startswith("--") and equals and not value):
+            option = name or (before if before.startswith("-") else "")
+            what = f"the value of {option} is empty" if option else "an argument is empty"
+            hint = f"orch {arguments[0]} --help" if arguments[0] else "orch --help"
+            raise UsageError(what, why="a variable in the command may not be set", hint=hint)
+
+
 def _failed(error: OrchError, as_json: bool) -> int:
-    print_json(error.as_json()) if as_json else print_error(error)
+    end_live_lines()
+    try:
+        print_json(error.as_json()) if as_json else print_error(error)
+        sys.stdout.flush()
+    except OSError:  # stdout is a file on a full disk, and Python would try once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print_error(error)
     return error.exit_code
 
 
@@ -138,8 +157,9 @@ def _known(error: Exception) -> OrchError | None:
     """Return the error as an OrchError if the user or the machine caused it; None for a bug."""
     if isinstance(error, OrchError):
         return error
-    if isinstance(error, OSError) and error.errno in _REFUSED_BY_MACHINE:
-        return MachineError("the machine refuses", why=str(error), hint="orch doctor")
+    refused = explain_refusal(error) if isinstance(error, OSError) else None
+    if refused is not None:
+        return refused
     formatted = getattr(error, "format_message", None)  # the command line's parser
     if formatted is None:
         return None
@@ -160,16 +180,18 @@ def _help_text(error: Exception) -> str | None:
 
 
 def _bug(error: Exception, as_json: bool) -> int:
+    end_live_lines()
     from orchestrator.paths import build_logs_folder
 
     if os.environ.get("ORCH_TRACEBACK"):
         raise error
-    log = build_logs_folder() / f"bug-{time.strftime('%Y%m%d-%H%M%S')}.log"
     text = f"orch {__version__} {' '.join(sys.argv[1:])}\n\n{traceback.format_exc()}"
+    log = None
     try:
+        log = build_logs_folder() / f"bug-{time.strftime('%Y%m%d-%H%M%S')}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text(text, encoding="utf-8", errors="backslashreplace")
-    except OSError:
+    except (OSError, UsageError):
         say_text(text)
     bug = OrchError(f"this is a bug in orch: {type(error).__name__}: {error}", log=log, hint="please report it")
     print_json({**bug.as_json(), "exit_code": EXIT_BUG}) if as_json else print_error(bug)

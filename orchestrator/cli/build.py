@@ -22,7 +22,13 @@ def build(
         bool, typer.Option("--archive", help="Also write the image to a file, for machines without a registry.")
     ] = False,
     archive_to: Annotated[
-        Path | None, typer.Option("--archive-to", metavar="DIR", help="Folder of that file; implies --archive.")
+        Path | None,
+        typer.Option(
+            "--archive-to",
+            metavar="DIR",
+            callback=common.check_folder,
+            help="Folder of that file; implies --archive.",
+        ),
     ] = None,
     offline: common.OfflineOption = False,
     stacks: common.StacksOption = None,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from orchestrator.errors import OrchError, UsageError
-from orchestrator.system import print_line
+from orchestrator.system import print_line, require_file, require_folder
 
 if TYPE_CHECKING:
     from orchestrator.catalog import Catalog
@@ -50,11 +51,46 @@ BuildArgOption = Annotated[
 ]
 
 
+def _name_of(parameter: typer.CallbackParam) -> str:
+    name = parameter.opts[0]
+    return name if name.startswith("-") else name.upper()
+
+
+def check_file(parameter: typer.CallbackParam, value: Path | None) -> Path | None:
+    """Return the file that an option names, if it can be written; the check comes before all work."""
+    if value is not None:
+        require_file(value, _name_of(parameter))
+    return value
+
+
+def check_folder(parameter: typer.CallbackParam, value: Path | None) -> Path | None:
+    """Return the folder that an option names, if files can be written into it."""
+    if value is not None:
+        require_folder(value, _name_of(parameter))
+    return value
+
+
 def catalog(stacks: list[Path] | None) -> Catalog:
     """Return all stacks: orch's own, the user's, and those in the folders `stacks`."""
     from orchestrator.catalog import load_catalog
+    from orchestrator.paths import home
 
+    home()  # a file in its place is an error before any work
     return load_catalog(stacks or [])
+
+
+def find_stacks(names: Iterable[str], known: Catalog, others: Collection[str], hint: str) -> list[str]:
+    """Return the stacks that names stand for, a model for its stack; `others`: stacks that the catalog may lack.
+
+    Raises UsageError with the nearest names for an unknown one.
+    """
+    from orchestrator.system import unknown_name
+
+    for name in names:
+        if name not in others and name not in known.stacks and known.aliases.get(name, name) not in known.models:
+            all_names = [*known.stacks, *known.models, *known.aliases, *others]
+            raise unknown_name("stack or model", name, all_names, hint=hint)
+    return list(dict.fromkeys(name if name in others else known.stack(name).name for name in names))
 
 
 def make_build_options(

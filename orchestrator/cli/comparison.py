@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.common import JsonOption, print_json, say
+from orchestrator.cli.common import JsonOption, check_file, print_json, say
 from orchestrator.cli.evaluation import (
     AlignOption,
     AnnotationsOption,
@@ -39,7 +39,10 @@ def compare(
     ] = 0.5,
     engine: Annotated[str, typer.Option(help="hotcoco (fast), pycocotools (the reference), or auto.")] = "auto",
     format_name: Annotated[str, typer.Option("--format", "-f", help="rich, csv, json, markdown or latex.")] = "rich",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file instead of stdout.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", callback=check_file, help="Write to this file instead of stdout."),
+    ] = None,
     baseline: BaselineOption = None,
     fail_on: FailOnOption = None,
     json: JsonOption = False,
@@ -78,7 +81,9 @@ def compare(
 
 def report(
     files: SourcesArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", help="File of the page.")] = Path("report.html"),
+    output: Annotated[Path, typer.Option("--output", "-o", callback=check_file, help="File of the page.")] = Path(
+        "report.html"
+    ),
     annotations: AnnotationsOption = None,
     iou: IouOption = None,
     categories: CategoriesOption = None,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.common import StacksOption, catalog, say
+from orchestrator.cli.common import StacksOption, catalog, check_file, say
 from orchestrator.cli.tables import write_or_print
 from orchestrator.errors import MachineError, UsageError
 
@@ -19,7 +19,8 @@ def compose(
         Path | None, typer.Option(metavar="DIR", help="With --env: folder of images that workers can read.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write to this file instead of stdout.")
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", callback=check_file, help="Write to this file instead of stdout."),
     ] = None,
     stacks: StacksOption = None,
 ) -> None:

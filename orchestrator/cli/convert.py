@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.common import JsonOption, OfflineOption, StacksOption, catalog, print_json
+from orchestrator.cli.common import JsonOption, OfflineOption, StacksOption, catalog, check_file, print_json
 from orchestrator.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def convert(
     stack: Annotated[str, typer.Argument(metavar="STACK", help="A stack, e.g. facere.")],
     checkpoint: Annotated[Path, typer.Option("--ckpt", metavar="FILE", help="The checkpoint that training saved.")],
-    onnx: Annotated[Path, typer.Option("--onnx", metavar="FILE", help="The file to write.")],
+    onnx: Annotated[Path, typer.Option("--onnx", metavar="FILE", callback=check_file, help="The file to write.")],
     model: Annotated[
         str | None,
         typer.Option("--model", "-m", metavar="MODEL", help="Default: the model whose number of classes fits."),

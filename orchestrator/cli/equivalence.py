@@ -35,7 +35,8 @@ def equivalence(
         float, typer.Option(metavar="IOU", min=0, max=1, help="Lowest accepted overlap of masks.")
     ] = 0.999,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Keep both runs in this folder.")
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", callback=common.check_folder, help="Keep both runs in this folder."),
     ] = None,
     runtime: common.RuntimeOption = "auto",
     threads: Annotated[int | None, typer.Option(metavar="N", min=1, help="Threads per worker.")] = None,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from orchestrator.cli.common import JsonOption, print_json, say
+from orchestrator.cli.common import JsonOption, check_file, print_json, say
 from orchestrator.cli.tables import print_table
 from orchestrator.errors import UsageError
 
@@ -59,7 +59,11 @@ def evaluate(
     engine: Annotated[str, typer.Option(help="hotcoco (fast), pycocotools (the reference), or auto.")] = "auto",
     save_baseline: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.json", help="Store the figures for --baseline of orch run and orch compare."),
+        typer.Option(
+            metavar="FILE.json",
+            callback=check_file,
+            help="Store the figures for --baseline of orch run and orch compare.",
+        ),
     ] = None,
     json: JsonOption = False,
 ) -> None:

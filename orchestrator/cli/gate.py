@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from orchestrator.cli.common import print_error, print_json, say
+from orchestrator.cli.common import check_file, print_error, print_json, say
 from orchestrator.cli.tables import write_figures
 from orchestrator.errors import EXIT_OK, EXIT_SOME_FAILED, MachineError, UsageError
+from orchestrator.system import require_file
 
 if TYPE_CHECKING:
     from orchestrator.evaluation import FigureChange, Gate, GateResult
@@ -38,7 +39,10 @@ BaselineOption = Annotated[
     ),
 ]
 JunitOption = Annotated[
-    Path | None, typer.Option("--junit", metavar="FILE.xml", help="Write a JUnit report, also when the run fails.")
+    Path | None,
+    typer.Option(
+        "--junit", metavar="FILE.xml", callback=check_file, help="Write a JUnit report, also when the run fails."
+    ),
 ]
 SummaryOption = Annotated[
     Path | None,
@@ -72,7 +76,11 @@ def open_gate(
 
         measure = Baselines(models, annotations, baseline).measure
     default = os.environ.get(GITHUB_SUMMARY)
-    summary = summary or (Path(default) if default else None)
+    if summary is not None:
+        require_file(summary, "--summary", append=True)
+    elif default:
+        summary = Path(default)
+        require_file(summary, f"${GITHUB_SUMMARY}", append=True)
     gate = Gate(rules, models, measure)
     try:
         yield gate

@@ -11,6 +11,7 @@ import typer
 from orchestrator.cli import common
 from orchestrator.cli.tables import print_table
 from orchestrator.errors import EXIT_OK, UsageError
+from orchestrator.system import write_text
 
 if TYPE_CHECKING:
     from orchestrator.catalog import ModelEntry
@@ -30,7 +31,12 @@ def plan(
         Path | None, typer.Option(metavar="FILE.json", help="Plan for the machine that this file describes.")
     ] = None,
     save_machine: Annotated[
-        Path | None, typer.Option(metavar="FILE.json", help="Describe this machine in a file, for planning elsewhere.")
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            callback=common.check_file,
+            help="Describe this machine in a file, for planning elsewhere.",
+        ),
     ] = None,
     stacks: common.StacksOption = None,
     json: common.JsonOption = False,
@@ -40,7 +46,7 @@ def plan(
 
     on = detect_machine() if machine is None else read_machine(machine)
     if save_machine is not None:
-        save_machine.write_text(write_machine(on), encoding="utf-8")
+        write_text(save_machine, write_machine(on))
         common.say(f"wrote {save_machine}")
         if model is None:
             return EXIT_OK

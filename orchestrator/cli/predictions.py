@@ -11,6 +11,7 @@ import typer
 from orchestrator.cli.common import JsonOption, print_json, say, show_line
 from orchestrator.cli.tables import print_table
 from orchestrator.errors import PredictionsError, UsageError
+from orchestrator.system import require_file, require_folder
 
 if TYPE_CHECKING:
     from orchestrator.predictions import Predictions
@@ -111,7 +112,9 @@ def validate(file: FileArgument, json: JsonOption = False) -> None:
 def export(
     file: FileArgument,
     format_name: Annotated[str, typer.Option("--format", "-f", help="coco, fashionfail, or imdlbenco.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: beside the file.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File, or folder for imdlbenco. Default: beside the file.")
+    ] = None,
     annotations: Annotated[
         Path | None, typer.Option(help="COCO annotations whose image ids to use (coco only).")
     ] = None,
@@ -121,10 +124,10 @@ def export(
     from orchestrator.predictions import get_exporter
 
     write = get_exporter(format_name)
-    predictions = _load(file)
     suffix = {"coco": "-coco.json", "fashionfail": "-fashionfail.npz"}.get(format_name, f"-{format_name}")
     target = output or _file(file).with_name(_file(file).stem + suffix)
-    write(predictions, target, annotations)
+    (require_folder if format_name == "imdlbenco" else require_file)(target, "--output")
+    write(_load(file), target, annotations)
     if json:
         print_json({"format": format_name, "output": str(target)})
     else:
@@ -141,6 +144,8 @@ def draw(
     from orchestrator.reports import draw_run_directory
 
     folder = output or run / "pictures"
+    if output is not None or run.is_dir():
+        require_folder(folder, "--output")
     pictures = draw_run_directory(run, folder, min_score)
     if json:
         print_json({"pictures": [str(picture) for picture in pictures]})

@@ -18,6 +18,7 @@ from orchestrator.system import (
     SilentDisplay,
     printable,
     rate_line,
+    register_live_line,
     with_name,
 )
 
@@ -68,6 +69,7 @@ class RichDisplay:
         if not self._is_live:
             self._is_live = True
             self._status.start()
+            register_live_line(self._stop_status)
 
     def transfer(self, there: int, total: int | None) -> None:
         share = f" ({100 * there / total:.0f}%)" if total else ""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.common import JsonOption, StacksOption, catalog, print_json, say
+from orchestrator.cli.common import JsonOption, StacksOption, catalog, find_stacks, print_json, say
 from orchestrator.cli.tables import print_table
 from orchestrator.errors import UsageError
 
@@ -44,7 +44,11 @@ def prune(
         )
     from orchestrator.workflows import Scope, find_leftovers, remove_leftovers
 
-    leftovers, notes = find_leftovers(catalog(stacks), Scope(everything, tuple(names or ()), older_than))
+    known, given = catalog(stacks), names or []
+    # A stack that the catalog lacks may have left something.
+    others = {name for name in given if name not in known.stacks and find_leftovers(known, Scope(True, (name,)))[0]}
+    chosen = tuple(find_stacks(given, known, others, "orch models lists models and their stacks"))
+    leftovers, notes = find_leftovers(known, Scope(everything, chosen, older_than))
     document: dict[str, Any] = {
         "found": [one.as_json() for one in leftovers],
         "bytes": sum(one.bytes for one in leftovers),

@@ -54,7 +54,11 @@ FollowLinksOption = Annotated[
 OutOption = Annotated[
     Path | None,
     typer.Option(
-        "--out", "-o", metavar="DIR", help="Run directory; with several models, their parent. Default: runs/MODEL-…"
+        "--out",
+        "-o",
+        metavar="DIR",
+        callback=common.check_folder,
+        help="Run directory; with several models, their parent. Default: runs/MODEL-…",
     ),
 ]
 UpdateOption = Annotated[

@@ -16,7 +16,8 @@ def selftest(
     variant: common.VariantOption = None,
     device: common.DeviceOption = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Keep all files in this folder.")
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", callback=common.check_folder, help="Keep all files in this folder."),
     ] = None,
     settings: common.SettingsOption = None,
     base_image: common.BaseImageOption = None,

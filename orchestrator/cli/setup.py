@@ -12,6 +12,8 @@ from orchestrator.cli.common import (
     RuntimeOption,
     StacksOption,
     catalog,
+    check_file,
+    check_folder,
     print_json,
     say,
     say_text,
@@ -60,7 +62,9 @@ def doctor(
 @new.command("stack")
 def new_stack(
     name: str,
-    folder: Annotated[Path, typer.Option("--into", help="Folder of your stacks.")] = Path("stacks"),
+    folder: Annotated[Path, typer.Option("--into", callback=check_folder, help="Folder of your stacks.")] = Path(
+        "stacks"
+    ),
     json: JsonOption = False,
 ) -> None:
     """Write a working skeleton of a stack: stack.yaml, Dockerfile, predictor, locked requirements."""
@@ -77,7 +81,8 @@ def new_stack(
 
 @new.command("comparison")
 def new_comparison(
-    file: Annotated[Path, typer.Argument(metavar="[FILE]")] = Path("orch.yaml"), json: JsonOption = False
+    file: Annotated[Path, typer.Argument(metavar="[FILE]", callback=check_file)] = Path("orch.yaml"),
+    json: JsonOption = False,
 ) -> None:
     """Write an orch.yaml to be changed: models, images, settings, truth, for orch run -f."""
     from orchestrator.workflows import write_example
@@ -91,7 +96,9 @@ def new_comparison(
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to work in.")] = Path("orch-demo"),
+    out: Annotated[Path, typer.Option("--out", "-o", callback=check_folder, help="Folder to work in.")] = Path(
+        "orch-demo"
+    ),
     runtime: RuntimeOption = "auto",
     scenes: Annotated[int, typer.Option(min=1, max=1000, help="Held-out scenes to draw.")] = 60,
     json: JsonOption = False,

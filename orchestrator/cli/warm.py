@@ -19,6 +19,8 @@ from orchestrator.cli.common import (
     StacksOption,
     VariantOption,
     catalog,
+    check_folder,
+    find_stacks,
     make_build_options,
     print_json,
     say,
@@ -30,12 +32,8 @@ from orchestrator.errors import EXIT_OK, UsageError
 if TYPE_CHECKING:
     from orchestrator.runtimes import WarmWorkerStatus
 
-SpoolOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--spool", metavar="DIR", help="Folder shared with workers. Default: $ORCH_SPOOL, else spool in orch's cache."
-    ),
-]
+SPOOL_HELP = "Folder shared with workers. Default: $ORCH_SPOOL, else spool in orch's cache."
+SpoolOption = Annotated[Path | None, typer.Option("--spool", metavar="DIR", help=SPOOL_HELP)]
 _COLUMNS = ["stack", "variant", "state", "models", "device", "memory", "queue", "images", "images/s", "spool", "worker"]
 
 
@@ -47,7 +45,10 @@ def up(
         Path | None,
         typer.Option(metavar="DIR", help="Images that workers can read; others are staged in the spool."),
     ] = None,
-    spool: SpoolOption = None,
+    spool: Annotated[
+        Path | None,
+        typer.Option("--spool", metavar="DIR", callback=check_folder, help=SPOOL_HELP),
+    ] = None,
     workers: Annotated[int, typer.Option("--workers", "-w", min=1, max=64, help="Workers per stack.")] = 1,
     idle: Annotated[
         int | None,
@@ -97,7 +98,7 @@ def up(
 
 
 def down(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[STACK]...")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[MODEL|STACK]...")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Stop all workers of this spool.")] = False,
     spool: SpoolOption = None,
     json: JsonOption = False,
@@ -108,7 +109,8 @@ def down(
     from orchestrator.paths import spool_folder
     from orchestrator.runtimes import stop_workers
 
-    stopped = stop_workers(names or [], (spool or spool_folder()).absolute(), say)
+    folder = (spool or spool_folder()).absolute()
+    stopped = stop_workers(_find_stacks(names or [], folder), folder, say)
     if json:
         print_json({"ended": stopped})
         return
@@ -116,6 +118,13 @@ def down(
         say(f"{name} stopped")
     if not stopped:
         say("no such worker uses this spool; see orch ps")
+
+
+def _find_stacks(names: list[str], spool: Path) -> list[str]:
+    """Return the stacks that names stand for; a stack of workers that are up need not be in the catalog."""
+    from orchestrator.runtimes import find_warm_stacks
+
+    return find_stacks(names, catalog(None), find_warm_stacks(spool), "orch ps") if names else []
 
 
 def ps(spool: SpoolOption = None, json: JsonOption = False) -> None:
@@ -153,16 +162,17 @@ def _row(worker: WarmWorkerStatus) -> list[str]:
 
 
 def logs(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[STACK]...")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[MODEL|STACK]...")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing new lines.")] = False,
     tail: Annotated[
         int | None, typer.Option("--tail", "-n", min=0, metavar="LINES", help="Print only the last lines.")
     ] = None,
 ) -> None:
     """Print the logs of warm workers, those of Compose too."""
+    from orchestrator.paths import spool_folder
     from orchestrator.runtimes import list_containers, log_lines
 
-    containers = list_containers(names or [])
+    containers = list_containers(_find_stacks(names or [], spool_folder()))
     if not containers:
         raise UsageError("no such warm worker", hint="orch ps")
 

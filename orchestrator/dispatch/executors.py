@@ -17,7 +17,7 @@ from orchestrator.hardware import Gpu, Selection
 from orchestrator.paths import RunPaths
 from orchestrator.plan import Plan
 from orchestrator.runtimes import NO_LIMITS, BuildOptions, Limits, Runtime
-from orchestrator.system import Display, read_json_object, unknown_name
+from orchestrator.system import Display, read_json_object, require_format, unknown_name
 
 GivenSettings = Sequence[str] | Mapping[str, Any]
 """Settings as a user gives them: KEY=VALUE texts of a command line, or a mapping of a YAML file."""
@@ -150,6 +150,9 @@ def find_attempt() -> tuple[TaskAttempt, Submitter] | None:
     return None
 
 
+SUBMISSION_FORMAT = "orch-submission/1"
+
+
 def find_submission(paths: RunPaths) -> Submission | None:
     """Return the last job that was submitted for a run; None for a run that was never submitted."""
     for name in EXECUTORS:
@@ -157,6 +160,8 @@ def find_submission(paths: RunPaths) -> Submission | None:
             document = read_json_object(paths.submission(name))
         except (OSError, ValueError):
             continue
+        hint = "use the version that submitted the run"
+        require_format(document, SUBMISSION_FORMAT, paths.submission(name), hint)
         if isinstance(document.get("job"), str | int):
             return Submission(name, str(document["job"]))
     return None

@@ -18,7 +18,14 @@ from orchestrator.errors import RunError
 from orchestrator.paths import RunPaths
 from orchestrator.plan import Plan
 from orchestrator.predictions import picture_path
-from orchestrator.system import JsonLinesFile, is_regular_file, read_json_object, sha256_of, write_json
+from orchestrator.system import (
+    JsonLinesFile,
+    is_regular_file,
+    read_json_object,
+    require_format,
+    sha256_of,
+    write_json,
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,7 @@ class Outcome:
         return int(self.summary.get("failed", 0))
 
 
+SUMMARY_FORMAT = "orch-summary/1"
 _KINDS: Mapping[str, type] = {
     "model": str, "images": int, "predicted": int, "failed": int, "instances": int, "failures": list, "ignored": int,
     "predictions": str, "runtime": str, "variant": str, "device": str, "versions": dict, "notices": list,
@@ -55,6 +63,8 @@ def read_outcome(paths: RunPaths) -> Outcome | None:
         summary = read_json_object(paths.summary)
     except (OSError, ValueError):
         return None
+    hint = f"use the version that wrote it, or remove {paths.summary} and run the same command again: it collects anew"
+    require_format(summary, SUMMARY_FORMAT, paths.summary, hint)
     if not _is_summary(summary) or not is_regular_file(paths.predictions):
         return None
     digest = summary.get("predictions_sha256")
@@ -94,6 +104,7 @@ def finish(plan: Plan, paths: RunPaths, result: DispatchResult) -> Outcome:
         gather_masks(plan, paths, read_predicted(paths.predictions))
         pictures = {"masks": str(paths.masks)}
     summary = {
+        "format": SUMMARY_FORMAT,
         "model": plan.entry.name,
         "images": collected.images,
         "predicted": collected.images - collected.failed,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import MachineError, UsageError
-from orchestrator.inputs.folders import EXTENSIONS, SkippedFile, SourceImage
+from orchestrator.inputs.folders import SkippedFile, SourceImage
 from orchestrator.inputs.links import LEADS_OUTSIDE, Links
 from orchestrator.inputs.listing import Listing
 from orchestrator.inputs.manifest import Images, InputImage, open_inputs, read_inputs
@@ -76,7 +76,7 @@ def _no_images(sources: Sequence[str], skipped: Sequence[SkippedFile]) -> UsageE
     outside = next((item.file for item in skipped if item.reason == LEADS_OUTSIDE), None)
     return UsageError(
         f"no images in {' '.join(sources)}",
-        why=f"{others}; images end in {' '.join(EXTENSIONS)}",
+        why=others,
         hint=None if outside is None else f"{outside} is {LEADS_OUTSIDE}",
     )
 

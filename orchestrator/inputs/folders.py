@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from orchestrator.inputs.image_ids import ImageId
 from orchestrator.inputs.links import LISTED_ALREADY, NOT_REGULAR, FolderId, Links, folder_id
+from orchestrator.inputs.signatures import is_image, read_head
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -51,16 +53,27 @@ def from_folder(root: str, links: Links, skipped: list[SkippedFile]) -> Iterator
             yield SourceImage(root, folder + name, root)
 
 
-def refusal(name: str) -> str | None:
-    """Return why a file of a folder or archive is not taken as an image, or None for an image."""
-    if name.lower().endswith(EXTENSIONS) and not name.startswith(".") and "/." not in name and "__" not in name:
+def has_plain_name(name: str) -> bool:
+    """Return whether a name is surely that of an image that is not hidden; quick, as there may be ten million."""
+    return name.lower().endswith(EXTENSIONS) and not name.startswith(".") and "/." not in name and "__" not in name
+
+
+def refusal(name: str, read: Callable[[], bytes]) -> str | None:
+    """Return why a file of a folder or archive is not taken as an image, or None for an image.
+
+    `read` returns its first bytes; it is called only where the extension is not that of an image.
+    """
+    if has_plain_name(name):
         return None
     path = PurePosixPath(name)
     if any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
         return "hidden"
-    if path.suffix.lower() not in EXTENSIONS:
-        return f"not an image extension: {path.suffix or 'none'}"
-    return None
+    if path.suffix.lower() in EXTENSIONS:
+        return None
+    try:
+        return None if is_image(read()) else f"not an image: {path.suffix or 'no extension'}"
+    except OSError as error:
+        return f"not an image extension: {path.suffix or 'none'}, and cannot be read: {error.strerror}"
 
 
 def public_name(name: str) -> str:
@@ -118,7 +131,7 @@ class _FolderWalk:
                 self._skip(os.path.relpath(path, self._root), f"cannot be read: {error.strerror}")
                 continue
             self._pending += [f"{folder}{name}/" for name, kind in listed if kind == _LINK]
-            waiting += reversed(list(_cut(folder, listed, self._skipped)))
+            waiting += reversed(list(_cut(path, folder, listed, self._skipped)))
 
     def _is_visited(self, path: str, is_linked: bool) -> bool:
         """Return whether a folder was listed before, else note it. Raises OSError."""
@@ -149,12 +162,17 @@ def _kind(entry: os.DirEntry[str]) -> int:
         return _FILE
 
 
-def _cut(folder: str, listed: list[tuple[str, int]], skipped: list[SkippedFile]) -> Iterator[_Segment]:
+def _cut(path: str, folder: str, listed: list[tuple[str, int]], skipped: list[SkippedFile]) -> Iterator[_Segment]:
     """Yield a folder's images as segments, and between them its folders, each as a segment without names."""
     names: list[str] = []
     for name, kind in listed:
         if kind in (_FILE, _OTHER):
-            reason = refusal(folder + name) or (NOT_REGULAR if kind == _OTHER else None)
+            if kind == _FILE and has_plain_name(folder + name):
+                names.append(name)
+                continue
+            reason = refusal(folder + name, partial(read_head, os.path.join(path, name)))
+            if kind == _OTHER and not (reason and reason.startswith("hidden")):
+                reason = NOT_REGULAR
             if reason is None:
                 names.append(name)
             else:

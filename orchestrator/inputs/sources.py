@@ -9,6 +9,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,9 +18,11 @@ from orchestrator.inputs.benco_datasets import IMAGES, MASKS, Samples, is_tp_gt,
 from orchestrator.inputs.folders import SkippedFile, SourceImage, from_folder, public_name, refusal
 from orchestrator.inputs.image_ids import is_image_id
 from orchestrator.inputs.links import Links
+from orchestrator.inputs.signatures import read_head
 from orchestrator.system import is_archive, unpack, write_json
 
 _DONE = "unpacked.json"
+_UNPACKED = "orch-unpacked/1"
 
 
 def make_links(sources: Sequence[str], image_root: Path | None, follow: bool, stage_in: Path) -> Links:
@@ -49,6 +52,8 @@ def from_source(
 
     Raises UsageError for a missing source or one in an unknown format, OSError for one that cannot be read.
     """
+    if not source:
+        raise UsageError("the name of images is empty", why="it would be the working directory", hint="write . for it")
     path = expand_user(source)
     if path.is_dir() and is_tp_gt(path):
         notes.append(f"{path} is a data set: its images are those in {IMAGES}, their masks those in {MASKS}")
@@ -107,7 +112,7 @@ def _from_glob(pattern: Path, links: Links, skipped: list[SkippedFile]) -> Itera
         if Path(root, name).is_dir():
             skipped.append(SkippedFile(public_name(name), "a folder: give it as a source, or use **"))
             continue
-        reason = refusal(name)
+        reason = refusal(name, partial(read_head, os.path.join(root, name)))
         if reason is None:
             yield SourceImage(root, name, root)
         else:
@@ -183,10 +188,11 @@ def _from_archive(path: Path, folder: Path, skipped: list[SkippedFile]) -> Itera
     state = path.stat()
     stamp = [str(path), state.st_size, state.st_mtime_ns]
     record = json.loads(marker.read_text(encoding="utf-8")) if marker.is_file() else {}
-    if record.get("archive") != stamp:
+    if (record.get("format"), record.get("archive")) != (_UNPACKED, stamp):
         folder.mkdir(parents=True, exist_ok=True)
         unpacked, left = unpack(path, folder, refusal)
         record = {
+            "format": _UNPACKED,
             "archive": stamp,
             "taken": [[member.name, member.error] for member in unpacked],
             "left": [[member.name, member.error] for member in left],

@@ -30,6 +30,12 @@ def _parse_user(value: object) -> object:
     return None if value is None else parse_user(value)
 
 
+def _refuse_empty(value: object) -> object:
+    if value == "":
+        raise ValueError("must not be empty: it would be the working directory")
+    return value
+
+
 Size = Annotated[int | None, BeforeValidator(_parse_size)]
 AtLeastOne = Annotated[int, Field(ge=1)]
 
@@ -68,7 +74,7 @@ class CommonOptions(BaseModel):
     """Seconds that a worker may take for one batch; 0: no limit; None: derived from what batches took."""
     offline: bool = False
     warm: bool | None = None  # true: only warm workers; False: none; None: warm workers where fitting ones are up
-    spool: Path | None = None
+    spool: Annotated[Path | None, BeforeValidator(_refuse_empty)] = None
 
     @property
     def limits(self) -> Limits:
@@ -88,10 +94,10 @@ class RunOptions(CommonOptions):
     """All options of one run."""
 
     images: Sequence[str]
-    out: Path | None = None
+    out: Annotated[Path | None, BeforeValidator(_refuse_empty)] = None
     update: bool = False
     """Change the folder's run where images, model or weights are others; rows that stay the same are kept."""
-    image_root: Path | None = None
+    image_root: Annotated[Path | None, BeforeValidator(_refuse_empty)] = None
     settings: Sequence[str] = ()  # settings of the model, NAME=VALUE
     executor_settings: tuple[str, ...] = ()  # settings of the executor, KEY=VALUE; the executor checks them
     build: BuildOptions = BuildOptions()

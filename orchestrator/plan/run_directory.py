@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import RunError, UsageError
+from orchestrator.errors import MachineError, OrchError, RunError, UsageError
 from orchestrator.paths import RunPaths
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.request import Request
@@ -33,8 +33,8 @@ def read_request_field(paths: RunPaths, field: str = "runtime") -> str | None:
 def open_run(paths: RunPaths, request: Request, *, update: bool = False) -> Iterator[dict[str, Any] | None]:
     """Lock a run directory and yield its run.json, None for a new run. `update`: other image sources are no error.
 
-    Raises UsageError for a folder that belongs to another request or program, or cannot be written; RunError for
-    damaged files of a run.
+    Raises UsageError for a folder that belongs to another request or program, or cannot be written; MachineError for a
+    full disk; RunError for damaged files of a run.
     """
     if paths.root.exists() and not paths.root.is_dir():
         raise UsageError(f"{paths.root} is a file, not a folder to write a run into")
@@ -45,7 +45,8 @@ def open_run(paths: RunPaths, request: Request, *, update: bool = False) -> Iter
         try:
             held = stack.enter_context(hold_lock(paths.lock, wait=False))
         except OSError as error:
-            raise UsageError(f"cannot write to {paths.root}", why=error.strerror or str(error)) from error
+            why, hint = error.strerror or str(error), "choose another folder with --out, or free disk space"
+            raise UsageError(f"cannot write to {paths.root}", why=why, hint=hint) from error
         if not held:
             raise UsageError(
                 f"another orch is writing to {paths.root}", hint="wait for it, or choose another folder with --out"
@@ -66,14 +67,23 @@ def open_run(paths: RunPaths, request: Request, *, update: bool = False) -> Iter
 
 
 def _has_foreign_files(paths: RunPaths) -> bool:
-    known = {paths.lock.name, paths.unpacked.name}
-    return any(path.name not in known for path in paths.root.iterdir())
+    """Return whether a folder without run.json has more in it than what is written before run.json."""
+    known = {paths.lock, paths.unpacked, *_unrecorded(paths)}
+    return any(path not in known for path in paths.root.iterdir())
+
+
+def _unrecorded(paths: RunPaths) -> list[Path]:
+    """Return what `record_plan` leaves when it ends before run.json is written: a full disk, a power cut."""
+    files = [path for path in (paths.inputs,) if is_regular_file(path)]
+    files += [path for kept in (paths.inputs, paths.run_json) for path in paths.root.glob(f".{kept.name}.*.tmp")]
+    folders = (paths.shards, paths.logs, paths.jobs)
+    return files + [path for path in folders if path.is_dir() and not path.is_symlink() and not any(path.iterdir())]
 
 
 def _remove_traces(paths: RunPaths, folders: Sequence[Path]) -> None:
-    """Remove what `open_run` and unpacked archives left, and those of `folders` that are then empty."""
-    shutil.rmtree(paths.unpacked, ignore_errors=True)
-    paths.lock.unlink(missing_ok=True)
+    """Remove what a run left that did not begin, and those of `folders` that are then empty."""
+    for path in (paths.unpacked, *_unrecorded(paths), paths.lock):
+        remove(path)
     with suppress(OSError):
         for folder in folders:
             folder.rmdir()
@@ -91,14 +101,15 @@ def _refuse_links(paths: RunPaths) -> None:
             )
 
 
-def _name_damage(paths: RunPaths, error: OSError) -> RunError | None:
-    """Return the RunError for an error about a file of the run directory; None for any other error."""
+def _name_damage(paths: RunPaths, error: OSError) -> OrchError | None:
+    """Return the error about a file of the run directory for users; None for any other error."""
     file = error.filename2 or error.filename
     if not isinstance(file, str | Path) or not Path(file).is_relative_to(paths.root):
         return None
     is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     hint = f"{'free disk space' if is_full else f'remove {file}'}, then run the same command again: it resumes"
-    return RunError(f"cannot use {file}", why=error.strerror, hint=hint)
+    kind = MachineError if is_full else RunError
+    return kind(f"cannot use {file}", why=error.strerror, hint=hint)
 
 
 def read_run_document(paths: RunPaths) -> dict[str, Any]:
@@ -157,6 +168,8 @@ def record_plan(paths: RunPaths, plan: Plan, earlier: dict[str, Any] | None, not
                 hint="run the same command again",
             )
         return
+    for path in _unrecorded(paths):
+        remove(path)
     for folder in (paths.shards, paths.logs, paths.jobs):
         folder.mkdir(parents=True, exist_ok=True)
     plan.inputs.images.save(paths.inputs)

@@ -17,7 +17,7 @@ from orchestrator.errors import PredictionsError, UsageError
 from orchestrator.predictions.mask_files import picture_path
 from orchestrator.predictions.predictions import Predictions
 from orchestrator.predictions.schema import STATUS_PREDICTED
-from orchestrator.system import write_json
+from orchestrator.system import replace_path, write_json
 
 LABELS = "pred_label_combined.json"
 
@@ -41,17 +41,18 @@ def export_imdlbenco(predictions: Predictions, target: Path, annotations: Path |
     pictures = _find_pictures(predictions)
     # Failed images take part in naming, so that a failure never renames another image.
     files = predictions.files
-    paths = {file: PurePosixPath(file) for file in files}
-    stems = _choose_names(files, [lambda file: paths[file].stem, lambda file: str(paths[file].with_suffix("")), str])
-    names = _choose_names(files, [lambda file: paths[file].name, str])
-    for i, file in enumerate(files):
-        if predictions.status[i] == STATUS_PREDICTED:
-            source, picture = picture_path(pictures, file), target / "pred" / f"{stems[i]}.png"
-            if not source.is_file():
-                raise PredictionsError(f"the mask picture of {file} is missing", why=f"no file {source}")
-            picture.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, picture)
-    _write_labels(predictions, names, target)
+    stems = choose_names(files, [_stem, _path_without_extension, str])
+    names = choose_names(files, [lambda file: PurePosixPath(file).name, str])
+    with replace_path(target) as aside:
+        for i, file in enumerate(files):
+            if predictions.status[i] == STATUS_PREDICTED:
+                source, picture = picture_path(pictures, file), picture_path(aside / "pred", stems[i])
+                if not source.is_file():
+                    raise PredictionsError(f"the mask picture of {file} is missing", why=f"no file {source}")
+                picture.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, picture)
+        aside.mkdir(exist_ok=True)
+        _write_labels(predictions, names, aside)
 
 
 def _find_pictures(predictions: Predictions) -> Path:
@@ -75,10 +76,27 @@ def _write_labels(predictions: Predictions, names: Sequence[str], target: Path) 
         write_json(target / LABELS, known)
 
 
-def _choose_names(files: Sequence[str], namings: Sequence[Callable[[str], str]]) -> list[str]:
-    """Return for each file the first name of the `namings` that no other file has."""
-    counts = [Counter(map(naming, files)) for naming in namings]
-    return [
-        next((naming(file) for naming, count in zip(namings, counts, strict=True) if count[naming(file)] == 1), file)
-        for file in files
-    ]
+def _stem(file: str) -> str:
+    path = PurePosixPath(file)
+    return path.name if path.stem in (".", "..") else path.stem
+
+
+def _path_without_extension(file: str) -> str:
+    return str(PurePosixPath(file).parent / _stem(file))
+
+
+def choose_names(files: Sequence[str], namings: Sequence[Callable[[str], str]]) -> list[str]:
+    """Return a name for each file, all different: that of the first of the `namings` that sets it apart.
+
+    The last naming gives different files different names. Files that share a name all get the next one, until none do.
+    """
+    levels = [0] * len(files)
+    names = [namings[0](file) for file in files]
+    while True:
+        counts = Counter(names)
+        shared = [i for i, name in enumerate(names) if counts[name] > 1 and levels[i] < len(namings) - 1]
+        if not shared:
+            return names
+        for i in shared:
+            levels[i] += 1
+            names[i] = namings[levels[i]](files[i])

@@ -45,7 +45,14 @@ if TYPE_CHECKING:
     from orchestrator.runtimes.registry import AUTO_ORDER, RUNTIMES, choose_runtime, get_runtime, usable_runtimes
     from orchestrator.runtimes.warm.compose import compose_text, gpu_text
     from orchestrator.runtimes.warm.compose_env import environment, environment_text, write_environment
-    from orchestrator.runtimes.warm.containers import UpOptions, list_containers, log_lines, start_workers, stop_workers
+    from orchestrator.runtimes.warm.containers import (
+        UpOptions,
+        find_warm_stacks,
+        list_containers,
+        log_lines,
+        start_workers,
+        stop_workers,
+    )
     from orchestrator.runtimes.warm.listing import WarmWorkerStatus, list_workers
     from orchestrator.runtimes.warm.runtime import WarmRuntime
     from orchestrator.runtimes.warm.select import NoWarmWorker, select_warm
@@ -67,7 +74,7 @@ else:
             "registry": "AUTO_ORDER RUNTIMES choose_runtime get_runtime usable_runtimes",
             "warm.compose": "compose_text gpu_text",
             "warm.compose_env": "environment environment_text write_environment",
-            "warm.containers": "UpOptions list_containers log_lines start_workers stop_workers",
+            "warm.containers": "UpOptions find_warm_stacks list_containers log_lines start_workers stop_workers",
             "warm.listing": "WarmWorkerStatus list_workers",
             "warm.runtime": "WarmRuntime",
             "warm.select": "NoWarmWorker select_warm",

@@ -211,6 +211,10 @@ class Runtime(Protocol):
         """Raise MachineError, before anything is built, where workers cannot be given these devices."""
         return
 
+    def require_folders(self, folders: Sequence[Path]) -> None:
+        """Raise MachineError, before anything is built, where workers would not see these folders of this machine."""
+        return
+
     def findings(self, stacks: Sequence[StackEntry]) -> Iterator[Finding]:
         """Yield what `orch doctor` says about the runtime and about building these stacks with it."""
         reason = self.unavailable_reason()

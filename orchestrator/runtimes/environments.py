@@ -16,7 +16,8 @@ from pathlib import Path
 
 from orchestrator.errors import BuildError, MachineError
 from orchestrator.paths import build_logs_folder, environments_folder, shared_home
-from orchestrator.system import Report, hold_lock, read_output, run_subprocess, write_json
+from orchestrator.runtimes.build_failure import find_reason
+from orchestrator.system import Report, hold_lock, read_json_object, read_output, run_subprocess, write_json
 
 LOCKED = ("--no-deps", "--require-hashes")
 """Options with which every lock is installed: nothing in it is resolved again."""
@@ -31,6 +32,8 @@ _USES = ".uses"
 USED_DAYS = 14
 """An environment that another machine used is kept for so long: whether its process still runs cannot be seen here."""
 _MARKER = "orch-environment.json"
+_FORMAT = "orch-environment/1"
+MOST_PROBLEMS = 25
 _MISSING = re.compile(r".*not installed\.?$|(Found|No broken) ")
 """Lines of `pip check` and `uv pip check` about missing packages, and their headings."""
 
@@ -74,8 +77,15 @@ def environment_folder(name: str, lock: Path, pythons: Sequence[str], build_lock
 
 
 def is_complete(folder: Path) -> bool:
-    """Return whether an environment is whole and its Python is still there: upgrades may remove the one behind it."""
-    return (folder / _MARKER).is_file() and (folder / "bin" / "python").exists()
+    """Return whether an environment was made to its end, by this version's rules, and its Python is still there.
+
+    An upgrade of the system may remove the Python behind it.
+    """
+    try:
+        is_current = read_json_object(folder / _MARKER).get("format", _FORMAT) == _FORMAT
+    except (OSError, ValueError):
+        return False
+    return bool(is_current) and (folder / "bin" / "python").exists()
 
 
 def mark_used(folder: Path) -> None:
@@ -146,7 +156,7 @@ def make_environment(
         _run([*locked, *WHEELS, "-r", str(build_lock)], log, report)
         _run([*locked, "--no-build-isolation", "-r", str(lock)], log, report)
     _require_consistent(check, lock, partial, log, report)
-    write_json(folder / _MARKER, {"lock": lock.name, "python": str(python), "uv": uv is not None})
+    write_json(folder / _MARKER, {"format": _FORMAT, "lock": lock.name, "python": str(python), "uv": uv is not None})
 
 
 def _require_consistent(check: list[str], lock: Path, partial: bool, log: Path, report: Report) -> None:
@@ -156,7 +166,7 @@ def _require_consistent(check: list[str], lock: Path, partial: bool, log: Path, 
     if code != 0 and (problems or not partial):
         raise BuildError(
             f"{lock}: the locked packages do not fit together",
-            why="\n".join(problems),
+            why="\n".join(problems[-MOST_PROBLEMS:]),
             log=log,
             hint="compile the lock again (docs/adding-a-stack.md); partial_lock: true accepts missing packages",
         )
@@ -204,4 +214,4 @@ def _run(command: list[str], log: Path, report: Report) -> None:
     code, tail = run_subprocess(command, log, report, environment=_clean_environment())
     if code != 0:
         message = f"cannot make the environment: {Path(command[0]).name} ended with {code}"
-        raise BuildError(message, why="\n".join(tail), log=log)
+        raise BuildError(message, why=find_reason(tail), log=log)

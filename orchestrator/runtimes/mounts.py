@@ -30,11 +30,15 @@ def host_paths(prepared: Prepared, spec: WorkerSpec) -> GuestPaths:
 
 
 def bound_folders(spec: WorkerSpec) -> list[tuple[Path, PurePosixPath, bool]]:
-    """Return (folder on the host, name in the image, is read-only) of each folder of a worker."""
+    """Return (folder on the host, name in the image, is read-only) of each folder of a worker.
+
+    All are absolute: an engine takes a relative path for the name of a volume, or refuses it.
+    """
     folders: list[tuple[Path, PurePosixPath, bool]] = [
         (spec.job, GUEST["job"], True),
         (spec.weights, GUEST["weights"], True),
         (spec.out, GUEST["out"], False),
         (spec.cache, GUEST["cache"], False),
     ]
-    return folders + [(root, GUEST["data"] / str(number), True) for number, root in enumerate(spec.roots)]
+    folders += [(root, GUEST["data"] / str(number), True) for number, root in enumerate(spec.roots)]
+    return [(folder.absolute(), name, is_read_only) for folder, name, is_read_only in folders]

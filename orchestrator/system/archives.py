@@ -21,7 +21,9 @@ from orchestrator.system.free_space import Need, require_space
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 RESERVE_BYTES = 64 << 20
+OUTSIDE = "its name leads out of the folder"
 _BLOCK = 1 << 20
+_HEAD_BYTES = 32
 _READ_ERRORS = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError,
                 ValueError)  # fmt: skip
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -39,25 +41,40 @@ def is_archive(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES)
 
 
-def unpack(archive: Path, folder: Path, wanted: Callable[[str], str | None]) -> tuple[list[Member], list[Member]]:
+Wanted = Callable[[str, Callable[[], bytes]], str | None]
+
+
+def unpack(archive: Path, folder: Path, wanted: Wanted) -> tuple[list[Member], list[Member]]:
     """Unpack the wanted files of an archive into `folder`.
 
-    `wanted` returns None for a wanted file, else the reason to skip it. Returns the wanted members (a damaged or
-    encrypted one with its error) and the skipped ones with the reason: links, devices and names that lead out of the
-    folder are always skipped. Raises UsageError for a file that is not an archive, MachineError when the disk is full.
+    `wanted` gets a name and a function that returns the first bytes of the file; it returns None for a wanted file,
+    else the reason to skip it. Returns the wanted members (a damaged or encrypted one with its error) and the skipped
+    ones with the reason: links, devices and names that lead out of the folder are always skipped. Raises UsageError for
+    a file that is not an archive, MachineError when the disk is full.
     """
     unpacked: list[Member] = []
     skipped: list[Member] = []
     with _members(archive) as members:
         for name, size, refusal, open_member in members:
             safe = safe_name(name)
-            reason = refusal or ("its name leads out of the folder" if safe is None else wanted(safe))
+            reason = refusal
+            if reason is None:
+                reason = OUTSIDE if safe is None else wanted(safe, partial(_read_head, open_member))
             if reason is not None or safe is None:
                 skipped.append(Member(safe or name, reason))
                 continue
             require_space([Need(folder, size, safe)], f"unpacking {archive.name}", reserve=RESERVE_BYTES)
             unpacked.append(Member(safe, _extract(open_member, folder / safe, size)))
     return unpacked, skipped
+
+
+def _read_head(open_member: Callable[[], IO[bytes]]) -> bytes:
+    """Return a member's first bytes; none of a damaged or encrypted one."""
+    try:
+        with open_member() as source:
+            return source.read(_HEAD_BYTES)
+    except _READ_ERRORS:
+        return b""
 
 
 def safe_name(name: str) -> str | None:

@@ -40,6 +40,20 @@ def printable(text: str) -> str:
     return _OLD_CI_COMMAND.sub(r"\\x23", line)
 
 
+_live_lines: list[Callable[[], None]] = []
+
+
+def register_live_line(end: Callable[[], None]) -> None:
+    """Note how to end a line of the terminal that changes by itself, such as a spinner."""
+    _live_lines.append(end)
+
+
+def end_live_lines() -> None:
+    """End all lines that change by themselves, so that what is printed next stays the last."""
+    while _live_lines:
+        _live_lines.pop()()
+
+
 def print_line(text: str, *, on_stdout: bool = False) -> None:
     """Print one line, escaped, on stderr or stdout. All that orch prints outside of tables and JSON goes this way."""
     print(printable(text), file=sys.stdout if on_stdout else sys.stderr, flush=True)

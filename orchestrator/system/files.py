@@ -8,13 +8,16 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from orchestrator.errors import MachineError
+
 READ_LIMIT = 64 << 20
 """Bytes of a file that is read whole unless the caller says otherwise."""
+_LONGEST_KEPT = 200
 
 
 @contextmanager
@@ -25,17 +28,26 @@ def replace_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     that a file outlives a power cut.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(_aside_name(path.name))
     try:
         yield aside
         if durable and aside.is_file():
             sync_path(aside)
         os.replace(aside, path)
-    except BaseException:
+    except BaseException as error:
         remove(aside)
+        if isinstance(error, OSError) and error.filename in (None, str(aside)):  # a write on a full disk names no file
+            error.filename, error.filename2 = str(path), None
         raise
     if durable:
         sync_path(path.parent)
+
+
+def _aside_name(name: str) -> str:
+    """Return the name under which a file is written first; the longest names are cut, as both must be valid."""
+    if len(os.fsencode(name)) > _LONGEST_KEPT:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return f".{name}.{os.getpid()}.tmp"
 
 
 @contextmanager
@@ -98,6 +110,17 @@ def read_json_object(path: Path, limit: int = READ_LIMIT) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
     return value
+
+
+def require_format(document: Mapping[str, Any], wanted: str, path: Path, hint: str) -> None:
+    """Raise MachineError where another version of orch wrote a kept file. Files of before formats were named are read.
+
+    `wanted`: the format of this version, whose first version has the fields that files without a format have.
+    """
+    written = document.get("format", wanted)
+    if written != wanted:
+        why = f"its format is {str(written)[:80]}; this version reads {wanted}"
+        raise MachineError(f"{path} was written by another version of orch", why=why, hint=hint)
 
 
 def open_to_append(path: Path) -> IO[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from orchestrator.system.display import Report
 
-TAIL_LINES = 25
+TAIL_LINES = 200
 _RUNNING: set[subprocess.Popen[str]] = set()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from orchestrator.dispatch import SlurmSettings
 from orchestrator.errors import OrchError, SpecError, UsageError
 from orchestrator.plan import CommonOptions, RunOptions
 from orchestrator.runtimes import BuildOptions
-from orchestrator.system import YamlSource, spec_error
+from orchestrator.system import YamlSource, spec_error, write_text
 from orchestrator.workflows.batch import RunRequest
 
 Location = tuple[str | int, ...]
@@ -35,6 +36,9 @@ def _refuse_empty(value: tuple[T, ...]) -> tuple[T, ...]:
     if not value:
         raise ValueError("give at least one")
     return value
+
+
+NotEmpty = Annotated[str, StringConstraints(min_length=1)]
 
 
 class BuildSpec(Spec):
@@ -84,10 +88,10 @@ class ComparisonSpec(Spec):
     """One orch.yaml. Paths are relative to its folder."""
 
     models: Annotated[tuple[Annotated[ModelSpec, BeforeValidator(_as_mapping)], ...], AfterValidator(_refuse_empty)]
-    images: Annotated[tuple[str, ...], BeforeValidator(_as_list), AfterValidator(_refuse_empty)]
-    image_root: str | None = None
-    annotations: str | None = None
-    out: str | None = None  # folder of all results; by default the file's name without its suffix, with -result
+    images: Annotated[tuple[NotEmpty, ...], BeforeValidator(_as_list), AfterValidator(_refuse_empty)]
+    image_root: NotEmpty | None = None
+    annotations: NotEmpty | None = None
+    out: NotEmpty | None = None  # folder of all results; by default the file's name without its suffix, with -result
     run: RunSpec = RunSpec()
     compare: CompareSpec = CompareSpec()
     report: ReportSpec | Literal[False] = ReportSpec()
@@ -137,11 +141,10 @@ def read_comparison(path: Path, catalog: Catalog, *, update: bool = False) -> Co
 
 def write_example(path: Path) -> None:
     """Write an example of an orch.yaml. Raises UsageError where a file exists already."""
+    if os.path.lexists(path):
+        raise UsageError(f"{path} exists already", hint="orch new comparison OTHER.yaml")
     try:
-        with path.open("x", encoding="utf-8") as stream:
-            stream.write(EXAMPLE.read_text(encoding="utf-8"))
-    except FileExistsError:
-        raise UsageError(f"{path} exists already", hint="orch new comparison OTHER.yaml") from None
+        write_text(path, EXAMPLE.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"cannot write {path}", why=error.strerror) from error
 

@@ -64,7 +64,7 @@ def check_equivalence(
     `base_images` has base images by variant. Raises UsageError, PredictionsError, and all that a run raises.
     """
     first, second = _check_variants(entry, variants)
-    work = folder or home() / "equivalence" / "runs" / f"{entry.name}-{first}-{second}"
+    work = (folder or home() / "equivalence" / "runs" / f"{entry.name}-{first}-{second}").absolute()
     if folder is None:
         shutil.rmtree(work, ignore_errors=True)
     if not options.images:

@@ -129,6 +129,7 @@ def _run_in_folder(
                     return outcome
             runtime.require(choice.devices)
             _say_departures(entry, request, display)
+            runtime.require_folders([paths.root])
             _say_inputs(display, inputs)
             new_images = 0 if earlier and not changes else len(inputs.images)
             require_space([*_space_needs(entry, options, choice, runtime, paths, new_images)], entry.name)

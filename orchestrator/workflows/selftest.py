@@ -21,7 +21,7 @@ from orchestrator.paths import RunPaths, home
 from orchestrator.plan import Plan, RunOptions, build_needs, make_request
 from orchestrator.predictions import Predictions
 from orchestrator.runtimes import FILE_SIZE, OUT_NAME, QUEUE_NAME, parse_event, select_variant
-from orchestrator.system import Display, GuestTree, require_space
+from orchestrator.system import Display, GuestTree, replace_path, require_space
 from orchestrator.workflows.candidates import cold_candidates
 from orchestrator.workflows.demo.photographs import fetch_photographs
 from orchestrator.workflows.demo.scenes import write_scenes
@@ -55,7 +55,8 @@ def run_selftest(entry: ModelEntry, options: RunOptions, folder: Path | None, di
     `options` says runtime, variant and device. `folder` is kept; None empties and uses a folder in orch's cache. Raises
     PredictionsError where the predictions are wrong, RunError where images failed, and all that a run raises.
     """
-    work = folder or home() / "selftest" / f"{entry.name}-{options.runtime}-{options.variant or 'any'}"
+    # An engine mounts absolute paths only.
+    work = (folder or home() / "selftest" / f"{entry.name}-{options.runtime}-{options.variant or 'any'}").absolute()
     if folder is None:
         shutil.rmtree(work, ignore_errors=True)
     photographs = selftest_photographs(work / "photographs")
@@ -72,15 +73,16 @@ def selftest_photographs(folder: Path) -> Path:
     """Return a folder with three photographs, or with drawn scenes where they cannot be fetched."""
     if folder.is_dir():
         return folder
-    try:
-        photographs = fetch_photographs(folder.with_name("fetched"))
-    except MachineError:
-        write_scenes(folder, range(len(PHOTOGRAPHS)), size=480)
-        (folder / "annotations.json").unlink()
-        return folder
-    folder.mkdir(parents=True)
-    for name in PHOTOGRAPHS:
-        shutil.copyfile(photographs / name, folder / name)
+    with replace_path(folder) as aside:  # a folder that is there is complete
+        try:
+            photographs = fetch_photographs(folder.with_name("fetched"))
+        except MachineError:
+            write_scenes(aside, range(len(PHOTOGRAPHS)), size=480)
+            (aside / "annotations.json").unlink()
+            return folder
+        aside.mkdir(parents=True)
+        for name in PHOTOGRAPHS:
+            shutil.copyfile(photographs / name, aside / name)
     return folder
 
 

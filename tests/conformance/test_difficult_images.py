@@ -36,7 +36,7 @@ def test_every_image_has_its_row_and_its_size(difficult_run: Run) -> None:
 def test_files_that_are_no_images_are_reported(difficult_run: Run) -> None:
     out, done = difficult_run
     ignored = {one["file"]: one["reason"] for one in json.loads((out / "run.json").read_text())["ignored"]}
-    assert ignored == {"notes.md": "not an image extension: .md", ".hidden.png": "hidden"}
+    assert ignored == {"notes.md": "not an image: .md", ".hidden.png": "hidden"}
     assert "2 other files skipped" in done.stderr
 
 

@@ -2,17 +2,20 @@
 
 Grey is repeated over three channels, alpha is dropped (not composited: cv2.imread and PIL's convert do the same),
 CMYK is converted, 16-bit grey is shifted to 8 bits, palettes are expanded, floating-point pixels are refused; the first
-image of a file with several is used.
+image of a file with several, animated or not, is used. Cameras' raw files are refused: they are TIFFs whose first image
+is a small preview.
 """
 
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from pathlib import Path
 from typing import Callable, Dict
 
 import numpy as np
+import PIL
 from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 
@@ -24,6 +27,18 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 ORIENTATION = 0x0112
 CHANNELS = 3
+_SUBFILE_TYPE, _SUB_IFDS = 254, 330
+_FORMATS = {
+    rb"....ftypavi": "an AVIF image",
+    rb"....ftyp(hei|hev|mif1|msf1)": "a HEIC image",
+    rb"\xff\x0a|\0\0\0\x0cJXL ": "a JPEG XL image",
+    rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51": "a JPEG 2000 image",
+    rb"RIFF....WEBP": "a WebP image",
+    rb"v/1\x01": "an OpenEXR image",
+    rb"#\?RADIANCE": "an HDR image",
+    rb"qoif": "a QOI image",
+}
+"""Formats that some or all versions of Pillow cannot read, by the first bytes."""
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -53,6 +68,8 @@ def _decode(data: bytes, exif: str, max_pixels: int, reserve: Reserve, read: _Re
             width, height = image.size
             if width * height > max_pixels:
                 raise DecodeError(f"{width}x{height} pixels is more than the limit of {max_pixels}")
+            if image.format == "TIFF" and _is_preview(data, image):
+                raise DecodeError("a camera's raw file, of which only a small preview can be read; convert it first")
             reserve(width * height * CHANNELS)
             # Newer Pillow versions always apply the orientation of TIFFs while loading.
             stored = _read_orientation(image) if image.format == "TIFF" else 1
@@ -63,7 +80,7 @@ def _decode(data: bytes, exif: str, max_pixels: int, reserve: Reserve, read: _Re
     except MemoryError as error:
         raise DecodeError("not enough memory to decode") from error
     except Exception as error:  # Pillow's plugins raise errors of nearly any class on a broken file
-        raise DecodeError(_explain(error)) from error
+        raise DecodeError(_explain(error, data)) from error
     if not pixels.size:
         raise DecodeError("the image has no pixels")
     if exif == "apply":
@@ -116,8 +133,17 @@ def _read_orientation(image: PillowImage.Image) -> int:
     return value if 1 <= value <= 8 else 1
 
 
-def _explain(error: Exception) -> str:
+def _is_preview(data: bytes, image: PillowImage.Image) -> bool:
+    """Return whether the first image of a TIFF is a reduced copy of another one, as in DNG, NEF, ARW and CR2 files."""
+    tags = getattr(image, "tag_v2", {})
+    return data[8:10] == b"CR" or bool(tags.get(_SUBFILE_TYPE, 0) == 1 and _SUB_IFDS in tags)
+
+
+def _explain(error: Exception, data: bytes) -> str:
     if isinstance(error, UnidentifiedImageError):
+        for signature, name in _FORMATS.items():
+            if re.match(signature, data, re.DOTALL):
+                return f"{name}, which this model's Pillow {PIL.__version__} cannot read; convert it to PNG or JPEG"
         return "not an image, or of a kind that Pillow cannot read"
     return f"broken image: {str(error) or type(error).__name__}"
 

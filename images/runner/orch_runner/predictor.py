@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional, Sequence, Union
 
@@ -67,8 +68,11 @@ class Prediction:
     probability: Optional[np.ndarray] = None
 
 
-class Predictor:
-    """Base class of every stack's predictor; its attributes define what predict() receives."""
+class Predictor(ABC):
+    """Base class of every stack's predictor; its attributes define what predict() receives.
+
+    One without `load` or `predict` cannot be made: an image's smoke test calls Predictor().
+    """
 
     color: str = "RGB"
     """Channel order of Image.pixels: "RGB" or "BGR"."""
@@ -97,13 +101,13 @@ class Predictor:
         """
         raise NotImplementedError("this stack cannot make random weights")
 
+    @abstractmethod
     def load(self, model: Model, device: str) -> None:
         """Load `model` on `device` ("cpu" or "cuda"); raise an error instead of using another device."""
-        raise NotImplementedError
 
+    @abstractmethod
     def predict(self, images: List[Image]) -> List[Any]:
         """Predict a batch: one Prediction per image, or one raw result per image for `finish` to complete."""
-        raise NotImplementedError
 
     def finish(self, raw: Any, image: Image) -> Prediction:
         """Turn a raw result into a Prediction; called in threads while the next batch is predicted."""

@@ -11,8 +11,9 @@ from typing import Any
 from orchestrator.dispatch.dispatcher import DispatchResult
 from orchestrator.dispatch.submitter import TaskAttempt
 from orchestrator.paths import RunPaths, TaskPaths
-from orchestrator.system import read_json_object, write_json
+from orchestrator.system import read_json_object, require_format, write_json
 
+TASK_FORMAT = "orch-task/1"
 WORKING_STATES = ("preparing", "predicting")
 
 
@@ -22,6 +23,7 @@ class TaskRecord:
     def __init__(self, paths: TaskPaths, attempt: TaskAttempt) -> None:
         self._path = paths.record
         self._content: dict[str, Any] = {
+            "format": TASK_FORMAT,
             "task": paths.task,
             "index": attempt.index,
             "job": attempt.job,
@@ -58,6 +60,7 @@ def read_records(paths: RunPaths, job: str | None) -> list[dict[str, Any]]:
     for file in paths.tasks.glob("*.json"):
         with suppress(OSError, ValueError):
             record = read_json_object(file)
+            require_format(record, TASK_FORMAT, file, "use the version that submitted the run")
             if _is_record(record) and _belongs_to(record, job):
                 records.append(record)
     return sorted(records, key=lambda record: (record.get("started", 0), record.get("task", "")))

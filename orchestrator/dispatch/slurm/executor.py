@@ -9,7 +9,7 @@ from pathlib import Path
 
 from orchestrator.catalog import ModelEntry
 from orchestrator.dispatch.dispatcher import DispatchResult
-from orchestrator.dispatch.executors import Work, find_submission
+from orchestrator.dispatch.executors import SUBMISSION_FORMAT, Work, find_submission
 from orchestrator.dispatch.outcome import Outcome, finish
 from orchestrator.dispatch.shared.work_file import WorkersPerTask, write_work_file
 from orchestrator.dispatch.slurm import commands
@@ -142,7 +142,13 @@ def _submit(work: Work, missing: list[int], display: Display) -> None:
     write_text(paths.job_script, make_job_script(job, settings))
     number = commands.submit(paths.job_script)
     options = settings.model_dump(mode="json")
-    document = {"job": number, "tasks": job.tasks, "submitted": time.time(), "options": options}
+    document = {
+        "format": SUBMISSION_FORMAT,
+        "job": number,
+        "tasks": job.tasks,
+        "submitted": time.time(),
+        "options": options,
+    }
     write_json(paths.submission(NAME), document)
     display.say(f"submitted job {number}: {job.tasks} tasks for {len(missing)} shards")
 

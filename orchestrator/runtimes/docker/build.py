@@ -17,6 +17,7 @@ from orchestrator.errors import BaseImageError, BuildError, MachineError
 from orchestrator.hardware import LABEL, MODULE, GpuCode, parse_gpu_code
 from orchestrator.paths import build_logs_folder, home
 from orchestrator.runtimes.base import BuildOptions
+from orchestrator.runtimes.build_failure import find_reason
 from orchestrator.runtimes.build_inputs import BuildInputs, image_alias
 from orchestrator.system import Engine, Report, build_command, hold_lock, run_subprocess
 
@@ -151,7 +152,7 @@ def _run(command: list[str], tag: str, report: Report) -> None:
             hint="another base image: --base-image IMAGE; or no image at all: --runtime venv",
         )
     if code != 0:
-        raise BuildError(f"cannot build the image {tag} (exit {code})", why="\n".join(tail), log=log)
+        raise BuildError(f"cannot build the image {tag} (exit {code})", why=find_reason(tail), log=log)
 
 
 def _is_base_missing(tail: Sequence[str]) -> bool:

@@ -26,6 +26,7 @@ from orchestrator.runtimes.base import (
     worker_environment,
 )
 from orchestrator.runtimes.build_inputs import image_inputs
+from orchestrator.runtimes.docker import folder_probe
 from orchestrator.runtimes.docker.archive import ensure_archive, ensure_loaded
 from orchestrator.runtimes.docker.build import ensure_image, inspect_image
 from orchestrator.runtimes.docker.findings import examine_engine
@@ -71,6 +72,7 @@ class DockerRuntime(Runtime):
     """Workers as containers: no network, read-only root, no capabilities, limits, the caller's user, never root."""
 
     name = "docker"
+    _has_access = False  # whether a worker of this run was found to get into its folders
 
     def set_limits(self, asked: Limits) -> None:
         """Have workers started with these limits. Raises UsageError for a user that workers cannot run as here."""
@@ -138,6 +140,9 @@ class DockerRuntime(Runtime):
         settings = container_settings(
             prepared, spec, engine.security, worker_user(calling_user(), self.limits.user), gpu
         )
+        if not self._has_access:
+            folder_probe.require_access(engine, settings, start_container)
+            self._has_access = True
         return DockerWorker(engine, spec, settings)
 
     def require(self, devices: Sequence[str]) -> None:
@@ -145,6 +150,10 @@ class DockerRuntime(Runtime):
         for device in devices:
             if device != "cpu":
                 gpu_settings(detect_gpu_access(connect()), device)
+
+    def require_folders(self, folders: Sequence[Path]) -> None:
+        """Raise MachineError where the engine's containers would not see these folders."""
+        folder_probe.require_visible(connect(), folders)
 
     def reap(self, run: str, jobs: Path) -> int:
         """Remove this run's containers, known by their label."""
@@ -253,7 +262,8 @@ def start_container(engine: Engine, settings: dict[str, Any]) -> Any:
     except (docker.errors.DockerException, OSError) as error:
         if container is not None:
             _ignore_errors(container.remove, force=True)
-        raise MachineError(f"cannot start the container {settings['name']}", why=str(error)) from error
+        hint = folder_probe.HINT if any(words in str(error) for words in folder_probe.MISSING) else None
+        raise MachineError(f"cannot start the container {settings['name']}", why=str(error), hint=hint) from error
     return container
 
 

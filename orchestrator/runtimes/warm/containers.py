@@ -180,6 +180,7 @@ def start_workers(
     runtime, _ = choose_runtime("docker")
     choice = select_variant(stack, options.variant, options.device)
     runtime.require(choice.devices)
+    runtime.require_folders([options.spool])
     fetch_weights(stack, models, display, offline=options.build.offline)
     prepared = runtime.prepare(stack, choice.variant, options.build, display.detail)
     spool = VariantSpool(options.spool, stack.name, choice.variant)
@@ -271,6 +272,12 @@ def list_containers(stacks: Sequence[str] = ()) -> list[Any]:
     listed = connect().client.containers.list(all=True, filters={"label": f"{WARM_LABEL}=1"}, ignore_removed=True)
     chosen = [container for container in listed if not stacks or container.labels.get(STACK_LABEL) in stacks]
     return sorted(chosen, key=lambda container: str(container.name))
+
+
+def find_warm_stacks(spool: Path) -> set[str]:
+    """Return the stacks of all warm workers, and those that left something in this spool. Raises MachineError."""
+    labelled = {str(container.labels.get(STACK_LABEL)) for container in list_containers()}
+    return labelled | {variant.stack for variant in variants_in(spool)}
 
 
 def mounted_at(container: Any, target: str) -> Path | None:

@@ -195,7 +195,8 @@ class HeartbeatWatch:
 
 def find_all_alive(tree: GuestTree, workers: Sequence[str], patience: float) -> set[str]:
     """Return all workers that are up; where that is in doubt, their heartbeats are watched, all at the same time."""
-    ages = {worker: _age(tree, worker) for worker in workers}
+    now = _file_system_time(tree)
+    ages = {worker: _age(tree, worker, now) for worker in workers}
     alive = {worker for worker, age in ages.items() if age < GONE_SECONDS and is_locked(tree, worker)}
     doubtful = [worker for worker, age in ages.items() if age < STALE_SECONDS and worker not in alive]
     return alive | watch_for_beats(tree, doubtful, patience, is_first_enough=False)

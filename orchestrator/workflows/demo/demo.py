@@ -18,7 +18,7 @@ from orchestrator.evaluation import Evaluation, evaluate
 from orchestrator.plan import RunOptions
 from orchestrator.predictions import Predictions
 from orchestrator.reports import draw_run_directory, make_contact_sheet
-from orchestrator.system import Display
+from orchestrator.system import Display, replace_file
 from orchestrator.workflows.demo.photographs import fetch_photographs
 from orchestrator.workflows.demo.scenes import write_scenes
 from orchestrator.workflows.run import run_model
@@ -105,7 +105,9 @@ def _sheet(outcome: Outcome, folder: Path) -> Path:
     """Write one picture that shows the first images of a run with their predictions."""
     drawn = draw_run_directory(outcome.paths.root, outcome.paths.root / "pictures", min_score=0.3)[:SHEET]
     target = folder / f"{outcome.summary['model']}.png"
-    make_contact_sheet([Image.open(path).convert("RGB") for path in drawn], columns=min(4, len(drawn))).save(target)
+    sheet = make_contact_sheet([Image.open(path).convert("RGB") for path in drawn], columns=min(4, len(drawn)))
+    with replace_file(target) as stream:
+        sheet.save(stream, "PNG")
     return target
 
 

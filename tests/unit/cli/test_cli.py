@@ -101,6 +101,23 @@ def test_a_command_that_is_not_complete_shows_its_help(capsys: Captured, argumen
     assert as_json(capsys, *arguments, code=2)["exit_code"] == 2
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "-m", "garments-tiny", "-i", ""], "the value of -i is empty"),
+        (["run", "-m", "garments-tiny", "-i", "x", "--out", ""], "the value of --out is empty"),
+        (["run", "-m", "garments-tiny", "-i", "x", "--out="], "the value of --out is empty"),
+        (["models", "--stacks", ""], "the value of --stacks is empty"),
+        (["weights", "add", "garments-tiny", ""], "an argument is empty"),
+        (["eval", ""], "an argument is empty"),
+        (["up", "garments-tiny", "--data", ""], "the value of --data is empty"),
+        ([""], "an argument is empty"),
+    ],
+)
+def test_an_empty_value_is_no_working_directory(capsys: Captured, arguments: list[str], said: str) -> None:
+    assert as_text(capsys, *arguments, code=2).startswith(f"error: {said}\n")
+
+
 def test_the_nearest_name_is_offered(capsys: Captured) -> None:
     error = as_text(capsys, "models", "show", "garments-tny", code=2)
     assert error == ("error: unknown model 'garments-tny'\n  why:  did you mean garments-tiny?\n  next: orch models\n")
@@ -237,6 +254,22 @@ def test_being_stopped_says_how_to_go_on(
     error = as_json(capsys, "models", code=130)
     assert (error["error"], error["hint"]) == ("Interrupted", "the same command resumes it")
     assert as_text(capsys, "models", code=130).startswith("error: stopped\n")
+
+
+def test_sigterm_outside_of_dispatch_ends_like_ctrl_c() -> None:
+    code = """
+import os, signal, sys, time
+from orchestrator.catalog import loader
+from orchestrator.cli import main
+def stop(*_):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(10)
+loader.load_catalog = stop
+sys.exit(main(["models"]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 130
+    assert done.stderr == "error: stopped\n  next: the same command resumes it\n"
 
 
 def orch(*arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -187,13 +188,31 @@ def test_the_reports_are_written_when_the_run_fails(
 
 
 def test_a_report_that_cannot_be_written_does_not_hide_why_the_run_failed(
-    runs: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: Captured
+    runs: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
-    assert orch_run(monkeypatch, Stage(runs[0], error=RunError("all workers died")), "--junit", "/proc/x/y.xml") == 5
+    def fill(path: Path, results: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("orchestrator.reports.junit.write_junit", fill)
+    report = tmp_path / "y.xml"
+    assert orch_run(monkeypatch, Stage(runs[0], error=RunError("all workers died")), "--junit", report) == 5
     err = capsys.readouterr().err
     assert "cannot write the reports" in err
     assert "error: all workers died" in err
-    assert orch_run(monkeypatch, Stage(runs[0]), "--junit", "/proc/x/y.xml") == 4
+    assert orch_run(monkeypatch, Stage(runs[0]), "--junit", report) == 4
+
+
+@pytest.mark.parametrize("option", ["--junit", "--summary", "GITHUB_STEP_SUMMARY"])
+def test_a_report_that_cannot_be_written_is_refused_before_anything_runs(
+    runs: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured, option: str
+) -> None:
+    never = Stage(runs[0], error=AssertionError("it ran"))
+    if option.startswith("--"):
+        assert orch_run(monkeypatch, never, option, tmp_path) == 2
+    else:
+        monkeypatch.setenv(option, str(tmp_path))
+        assert orch_run(monkeypatch, never) == 2
+    assert f"error: cannot write {tmp_path}\n  why:  it is a folder\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

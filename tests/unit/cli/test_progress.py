@@ -9,8 +9,9 @@ import time
 import pytest
 from rich.console import Console
 
+from orchestrator.cli import main
 from orchestrator.cli.progress import RichDisplay, TableBatchDisplay, describe, make_batch_display, make_display
-from orchestrator.errors import Interrupted
+from orchestrator.errors import BuildError, Interrupted
 from orchestrator.system import display as display_module
 from orchestrator.system.display import (
     PlainBatchDisplay,
@@ -57,6 +58,23 @@ def test_terminals_get_bars_and_lines_that_stay(monkeypatch: pytest.MonkeyPatch)
     assert "w1: starting" in shown
     assert "not now" not in shown
     assert shown.rstrip().endswith("done")
+
+
+def test_a_spinner_ends_before_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    shown: list[RichDisplay] = []
+
+    def fail(*_: object) -> None:
+        shown.append(RichDisplay())
+        shown[0].detail("building orch/tiny")
+        raise BuildError("cannot build the image")
+
+    monkeypatch.setattr("orchestrator.catalog.loader.load_catalog", fail)
+    assert main(["models"]) == BuildError.exit_code
+    assert not shown[0]._status._live.is_started
+    assert terminal.getvalue().rstrip().endswith("error: cannot build the image")
 
 
 def test_a_row_follows_its_run() -> None:

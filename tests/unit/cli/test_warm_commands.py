@@ -56,6 +56,7 @@ def test_down_needs_a_name_or_all(monkeypatch: pytest.MonkeyPatch, capsys: Captu
         return [f"orch-{name}" for name in names]
 
     monkeypatch.setattr("orchestrator.runtimes.warm.containers.stop_workers", stop_workers)
+    monkeypatch.setattr("orchestrator.runtimes.warm.containers.find_warm_stacks", lambda spool: {"tiny"})
     assert main(["down"]) == 2
     assert "name the stacks to stop, or give --all" in capsys.readouterr().err
     assert stopped == []
@@ -66,6 +67,38 @@ def test_down_needs_a_name_or_all(monkeypatch: pytest.MonkeyPatch, capsys: Captu
     assert stopped == [(["tiny"], Path("/x")), ([], Path("/x"))]
     assert main(["down", "tiny", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"ended": ["orch-tiny"]}
+
+
+@pytest.mark.parametrize("command", [["down"], ["logs"], ["prune", "--dry-run", "--stack"]])
+@pytest.mark.parametrize(("name", "suggested"), [("garmets", "garments"), ("tiney", "tiny")])
+def test_an_unknown_name_is_an_error_with_the_nearest_names(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured, command: list[str], name: str, suggested: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("nothing may be done")
+
+    monkeypatch.setattr("orchestrator.runtimes.warm.containers.stop_workers", fail)
+    monkeypatch.setattr("orchestrator.runtimes.warm.containers.find_warm_stacks", lambda spool: {"tiny"})
+    monkeypatch.setattr("orchestrator.workflows.prune.prune.engine_leftovers", lambda catalog, scope: ([], []))
+    assert main([*command, name]) == 2
+    err = capsys.readouterr().err
+    assert f"error: unknown stack or model '{name}'" in err
+    assert suggested in err or command[0] == "prune"
+    assert "  next: " in err
+
+
+def test_a_model_stands_for_its_stack(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    asked: list[Any] = []
+
+    def stop_workers(names: list[str], *_: object) -> list[str]:
+        asked.append(names)
+        return []
+
+    monkeypatch.setattr("orchestrator.runtimes.warm.containers.stop_workers", stop_workers)
+    monkeypatch.setattr("orchestrator.runtimes.warm.containers.find_warm_stacks", lambda spool: set())
+    assert main(["down", "garments-tiny"]) == 0
+    assert asked == [["garments"]]
+    assert "no such worker" in capsys.readouterr().err
 
 
 def test_logs_name_the_worker_where_there_are_several(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
@@ -82,6 +115,7 @@ def test_logs_name_the_worker_where_there_are_several(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("orchestrator.runtimes.warm.containers.list_containers", lambda names: there)
     monkeypatch.setattr("orchestrator.runtimes.warm.containers.log_lines", log_lines)
+    monkeypatch.setattr("orchestrator.runtimes.warm.containers.find_warm_stacks", lambda spool: {"tiny"})
     assert main(["logs"]) == 2
     assert "no such warm worker" in capsys.readouterr().err
     there.append(Container("one"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from orch_runner.decode import DecodeError, apply_orientation, decode, decode_opencv, decode_pillow
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin
 
 LIMIT = 1_000_000
 
@@ -90,3 +91,35 @@ def test_what_opencv_refuses_pillow_reads(tmp_path: Path, monkeypatch: pytest.Mo
     for refusal in (refuse, lambda *_: None):
         monkeypatch.setattr(cv2, "imdecode", refusal)
         assert np.array_equal(decode_opencv((tmp_path / "x.jpg").read_bytes(), "apply", LIMIT), expected)
+
+
+@pytest.mark.parametrize(
+    ("head", "reason"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC image, which this model's Pillow"),
+        (b"\xff\x0a\x00\x10", "a JPEG XL image, which this model's Pillow"),
+        (b"v/1\x01\x02\0\0\0", "an OpenEXR image, which this model's Pillow"),
+        (b"plain text", "not an image, or of a kind that Pillow cannot read"),
+    ],
+)
+def test_a_format_that_cannot_be_read_is_named(head: bytes, reason: str) -> None:
+    with pytest.raises(DecodeError, match=reason):
+        decode_pillow(head, "apply", LIMIT)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_of_several_images_the_first_is_used(kind: str) -> None:
+    stream, first = io.BytesIO(), Image.new("RGB", (6, 4), (200, 0, 0))
+    first.save(stream, kind, save_all=True, append_images=[Image.new("RGB", (6, 4), (0, 0, 200))], lossless=True)
+    pixels = decode_pillow(stream.getvalue(), "apply", LIMIT)
+    assert pixels.shape == (4, 6, 3)
+    assert (pixels == (200, 0, 0)).all()
+
+
+def test_the_preview_of_a_raw_file_is_not_taken_for_the_photograph() -> None:
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[254], tags[330] = 1, 8
+    stream = io.BytesIO()
+    Image.new("RGB", (16, 12)).save(stream, "TIFF", tiffinfo=tags)
+    with pytest.raises(DecodeError, match="a camera's raw file"):
+        decode_pillow(stream.getvalue(), "apply", LIMIT)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from orch_runner.predictor import Image, Model, Prediction, Predictor
 
+ROOT = Path(__file__).parents[3]
+
 
 def test_a_predictor_gets_single_rgb_images_by_pillow() -> None:
-    predictor = Predictor()
+    methods = {name: lambda self, *_: None for name in ("load", "predict")}
+    predictor = type("Least", (Predictor,), methods)()
     assert (predictor.color, predictor.decoder, predictor.max_batch, predictor.framework) == ("RGB", "pillow", 1, "")
     result: Any = object()
     assert predictor.finish(result, Image("a", result)) is result
@@ -29,7 +33,17 @@ def test_a_model_runs_on_one_thread_unless_told_otherwise() -> None:
 def test_what_a_stack_must_write_itself_is_said() -> None:
     with pytest.raises(NotImplementedError, match="cannot make random weights"):
         Predictor.make_random_weights(Model("m", {}), "folder")
-    with pytest.raises(NotImplementedError):
-        Predictor().load(Model("m", {}), "cpu")
-    with pytest.raises(NotImplementedError):
-        Predictor().predict([])
+
+
+@pytest.mark.parametrize("missing", ["load", "predict"])
+def test_a_predictor_without_a_method_cannot_be_made(missing: str) -> None:
+    methods = {name: lambda self, *_: None for name in ("load", "predict") if name != missing}
+    with pytest.raises(TypeError, match=f"abstract method '?{missing}'?"):
+        type("Incomplete", (Predictor,), methods)()
+
+
+@pytest.mark.parametrize(
+    "file", [*(ROOT / "Dockerfiles").glob("*"), ROOT / "orchestrator/templates/stack/NAME.Dockerfile.template"]
+)
+def test_every_smoke_test_makes_a_predictor(file: Path) -> None:
+    assert "predictor.Predictor()" in file.read_text()

@@ -62,9 +62,9 @@ def test_what_is_no_image_is_accounted_for(tmp_path: Path) -> None:
     inputs = collect(tmp_path, tmp_path)
     assert files(inputs) == ["a.jpg"]
     assert skipped(inputs) == {
-        "notes.md": "not an image extension: .md",
-        "README": "not an image extension: none",
-        "x.jpg.txt": "not an image extension: .txt",
+        "notes.md": "not an image: .md",
+        "README": "not an image: no extension",
+        "x.jpg.txt": "not an image: .txt",
         ".hidden.jpg": "hidden",
         ".thumbs/a.jpg": "hidden",
         "__MACOSX/b.jpg": "hidden",
@@ -75,7 +75,7 @@ def test_no_images_is_an_error_that_says_what_was_met(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="no images in") as caught:
         collect(tmp_path, tmp_path / "empty")
-    assert "no file was found; images end in .jpg" in str(caught.value.why)
+    assert "no file was found" in str(caught.value.why)
     touch(tmp_path / "other", "1.md", "2.md", "3.md", "4.md")
     with pytest.raises(UsageError) as caught:
         collect(tmp_path, tmp_path / "other")
@@ -148,7 +148,7 @@ def test_followed_links_stage_their_targets_and_mount_nothing_else(tmp_path: Pat
     for _ in range(2):  # the second time as a resumed run does
         inputs = collect_inputs([str(tmp_path / "in")], tmp_path / "run" / "unpacked", follow_links=True)
         assert files(inputs) == ["a.jpg", "b.jpg", "out/b.jpg", "out/sub/c.jpg"]
-        assert skipped(inputs) == {"out/secret": "not an image extension: none"}
+        assert skipped(inputs) == {"out/secret": "not an image: no extension"}
         staged = tmp_path / "run" / "unpacked" / "links"
         assert inputs.roots == (tmp_path / "in", staged)
         assert len(list(staged.iterdir())) == 3
@@ -266,7 +266,7 @@ def test_globs(tmp_path: Path) -> None:
     assert files(collect(tmp_path, tmp_path / "in" / "**" / "*.jpg")) == ["[x]/e.jpg", "a.jpg", "sub/c.jpg"]
     everything = collect(tmp_path, tmp_path / "in" / "**")
     assert files(everything) == ["[x]/e.jpg", "a.jpg", "b.png", "sub/c.jpg"]
-    assert skipped(everything) == {"sub/d.txt": "not an image extension: .txt"}
+    assert skipped(everything) == {"sub/d.txt": "not an image: .txt"}
     flat = collect(tmp_path, tmp_path / "in" / "*")
     assert skipped(flat) == dict.fromkeys(["[x]", "sub"], "a folder: give it as a source, or use **")
     with pytest.raises(UsageError, match="no file matches"):
@@ -403,3 +403,10 @@ def test_an_image_that_could_not_be_unpacked_has_no_size_and_no_time(tmp_path: P
     assert [image.size for image in inputs.images] == [5, 0]
     assert str(errors(inputs)["b.jpg"]).startswith("cannot be unpacked")
     assert inputs.images[1].mtime_ns == 0
+
+
+def test_an_empty_name_is_not_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="the name of images is empty"):
+        collect_inputs([""], tmp_path / "unpacked")

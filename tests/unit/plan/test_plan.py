@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from orchestrator.catalog.weights import Stored
-from orchestrator.errors import OrchError, RunError, UsageError
+from orchestrator.errors import MachineError, OrchError, RunError, UsageError
 from orchestrator.inputs.collect import collect_inputs, read_inputs
 from orchestrator.paths import RunPaths
 from orchestrator.plan.changes import RunChanged, _Comparison, compare_run
@@ -237,6 +238,39 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(paths: RunPaths) -
     (paths.root / "thesis.tex").write_text("x")
     assert refused(paths).message == f"{paths.root} is not empty and not a run directory"
     assert [path.name for path in paths.root.iterdir()] == ["thesis.tex"]
+
+
+def test_a_full_disk_before_run_json_leaves_nothing(
+    paths: RunPaths, make_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(path: Path, value: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("orchestrator.plan.run_directory.write_json", fill)
+        with pytest.raises(MachineError) as caught:
+            begin(paths, make_plan())
+    assert caught.value.message == f"cannot use {paths.run_json}"
+    assert str(caught.value.hint).startswith("free disk space")
+    assert not paths.root.exists()
+
+
+def test_what_a_power_cut_left_before_run_json_is_begun_again(paths: RunPaths, make_plan: Callable[..., Plan]) -> None:
+    for folder in (paths.shards, paths.logs, paths.jobs):
+        folder.mkdir(parents=True)
+    paths.inputs.write_text("{}")
+    for name in (".inputs.jsonl.123.tmp", ".run.json.123.tmp"):
+        (paths.root / name).write_text("{")
+    begin(paths, make_plan())
+    assert paths.run_json.is_file()
+    assert not list(paths.root.glob("*.tmp"))
+
+
+def test_shards_without_run_json_are_left_alone(paths: RunPaths) -> None:
+    paths.shards.mkdir(parents=True)
+    paths.shard(0).write_bytes(b"x")
+    assert "is not empty and not a run directory" in refused(paths).message
+    assert paths.shard(0).read_bytes() == b"x"
 
 
 def test_a_file_in_the_place_of_a_folder_is_refused(paths: RunPaths) -> None:

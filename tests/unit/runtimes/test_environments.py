@@ -63,7 +63,9 @@ def test_uv_makes_the_environment(tmp_path: Path, tools: Callable[..., Path]) ->
         f"uv pip install --compile-bytecode --python {env}/bin/python {LOCKED} --only-binary :all: -r {lock}",
         f"uv pip check --quiet --python {env}/bin/python",
     ]
-    assert json.loads((env / "orch-environment.json").read_text()) == {"lock": "lock", "python": "None", "uv": True}
+    assert json.loads((env / "orch-environment.json").read_text()) == {
+        "format": "orch-environment/1", "lock": "lock", "python": "None", "uv": True,
+    }  # fmt: skip
 
 
 def test_source_distributions_are_built_with_locked_packages(tmp_path: Path, tools: Callable[..., Path]) -> None:

@@ -23,7 +23,7 @@ from orchestrator.system.archives import is_archive, safe_name, unpack
 from tests.unit.conftest import MakePhoto
 
 
-def everything(_: str) -> None:
+def everything(name: str, read: object) -> None:
     return None
 
 
@@ -226,7 +226,7 @@ def test_images_of_an_archive_are_unpacked_once(
     assert [image.file for image in first.images] == ["a.jpg", "x/b.jpg"]
     assert {image.mtime_ns for image in first.images} == {path.stat().st_mtime_ns}
     assert {one.file: one.reason for one in first.skipped} == {
-        "notes.md": "not an image extension: .md", "__MACOSX/._a.jpg": "hidden"
+        "notes.md": "not an image: .md", "__MACOSX/._a.jpg": "hidden"
     }  # fmt: skip
     assert all(first.locate(image).is_file() for image in first.images)
     unpacked: Callable[..., Any] = archives.unpack

@@ -138,3 +138,21 @@ def test_only_a_regular_file_of_bounded_size_is_read(tmp_path: Path) -> None:
     file.write_text("[" * 100_000)
     with pytest.raises(ValueError, match="nested"):
         read_json_object(file)
+
+
+@pytest.mark.parametrize("name", ["x", "x" * 255, "ü" * 127])
+def test_the_longest_names_can_be_replaced(tmp_path: Path, name: str) -> None:
+    write_text(tmp_path / name, "old")
+    write_text(tmp_path / name, "new")
+    assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [(name, "new")]
+
+
+def test_a_full_disk_names_the_file_and_leaves_nothing(tmp_path: Path) -> None:
+    def write() -> None:
+        with replace_path(tmp_path / "report.html") as aside:
+            aside.write_text("half")
+            raise OSError(28, "No space left on device")  # what write() raises
+
+    with pytest.raises(OSError, match=r"No space left on device: '.*/report.html'"):
+        write()
+    assert list(tmp_path.iterdir()) == []

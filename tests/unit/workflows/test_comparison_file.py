@@ -116,6 +116,8 @@ def test_every_option_of_a_run_can_be_said(tmp_path: Path) -> None:
         ),
         ("images: x\nmodels:\n- {model: garments-tiny, name: ../x}\n", ":3: models.0.name", "match pattern"),
         ("images: x\nimages: y\n", ":2: images", "given twice"),
+        ("images: ['']\nmodels: [garments-tiny]\n", ":1: images.0", "at least 1 character"),
+        ("images: x\nout: ''\nmodels: [garments-tiny]\n", ":2: out", "at least 1 character"),
         ("- x\n", ":1", "an orch.yaml is a mapping"),
         ("models: [", ":1", "not valid YAML"),
     ],

@@ -17,4 +17,4 @@ RUN mkdir -m 1777 /cache
 COPY runner /opt/orch/runner
 COPY stack /opt/orch/stack
 RUN python -c "import orch_runner.worker, orch_runner.batches, orch_runner.pipeline" \
-    && python -c "import sys; sys.path.insert(0, '/opt/orch/stack'); import predictor; predictor.Predictor"
+    && python -c "import sys; sys.path.insert(0, '/opt/orch/stack'); import predictor; predictor.Predictor()"
