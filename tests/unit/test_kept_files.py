@@ -123,6 +123,8 @@ def test_a_file_of_a_later_version_is_refused_with_the_next_step(name: str, tmp_
 @pytest.mark.parametrize(("form", "is_used"), [({}, True), ({"format": "orch-other/99"}, False)])
 def test_what_can_be_made_again_is(form: dict[str, str], is_used: bool, tmp_path: Path) -> None:
     write(tmp_path / "orch-environment.json", {**ENVIRONMENT, **form})
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").touch()
     assert is_complete(tmp_path) == is_used
     (tmp_path / upstream_code.TREE).mkdir()
     write(tmp_path / upstream_code.MANIFEST, {**SOURCE, **form})

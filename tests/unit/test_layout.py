@@ -104,7 +104,8 @@ def test_imports_stand_at_the_top_but_for_start_up_and_heavy_libraries() -> None
     late = [
         f"{path.relative_to(ROOT)}:{line} {module}"
         for path, tree in modules(HOST)
-        if path.parent.name != "cli" and path != HOST / "__init__.py"
+        # __main__ prepares for signals before it imports the command line.
+        if path.parent.name != "cli" and path not in (HOST / "__init__.py", HOST / "__main__.py")
         for line, module in late_imports(tree)
         if module.split(".")[0] not in allowed
         # Workers start before numpy is loaded, which these need: docs/decisions/0008-doors-and-imports.md

@@ -87,7 +87,8 @@ def test_an_environment_that_is_there_takes_nothing_unless_it_is_rebuilt() -> No
     stack, venv = load_catalog().stacks["garments"], get_runtime("venv")
     spec = stack.spec.variants["cpu"]
     folder = environment_folder("garments-cpu", stack.folder / spec.lock, (spec.python, *spec.also_python))
-    folder.mkdir(parents=True)
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "python").touch()
     (folder / "orch-environment.json").write_text("{}")
     assert is_complete(folder)
     assert list(build_needs(stack, "cpu", venv, BuildOptions())) == []
