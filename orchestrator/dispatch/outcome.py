@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -101,8 +102,8 @@ def finish(plan: Plan, paths: RunPaths, result: DispatchResult) -> Outcome:
     collected = collect_shards(shards, rows, plan.predictions_meta(), paths.predictions)
     pictures = {}
     if plan.has_pictures:
-        gather_masks(plan, paths, read_predicted(paths.predictions))
-        pictures = {"masks": str(paths.masks)}
+        newest = gather_masks(plan, paths, read_predicted(paths.predictions))
+        pictures = {"masks": str(paths.masks), "masks_newest_ns": newest}
     summary = {
         "format": SUMMARY_FORMAT,
         "model": plan.entry.name,
@@ -130,12 +131,32 @@ def finish(plan: Plan, paths: RunPaths, result: DispatchResult) -> Outcome:
     return Outcome(paths, summary)
 
 
+def find_changed_masks(paths: RunPaths, summary: Mapping[str, Any]) -> list[int]:
+    """Return the images of a complete run whose mask picture is missing or was written since, by their index."""
+    from orchestrator.predictions import Predictions
+
+    newest = summary.get("masks_newest_ns")
+    if not isinstance(newest, int):
+        return []
+    changed: list[int] = []
+    predictions = Predictions.load(paths.predictions)
+    for index, (file, status) in enumerate(zip(predictions.files, predictions.status, strict=True)):
+        if not status:
+            try:
+                state = picture_path(paths.masks, file).lstat()
+                is_kept = stat.S_ISREG(state.st_mode) and state.st_mtime_ns <= newest
+            except OSError:
+                is_kept = False
+            changed += [] if is_kept else [index]
+    return changed
+
+
 def gather_masks(plan: Plan, paths: RunPaths, predicted: Sequence[bool]) -> int:
-    """Move the mask pictures of predicted images to masks/<image file>.png and return their number.
+    """Move the mask pictures of predicted images to masks/<image file>.png; return the newest one's time in ns.
 
     May be interrupted and repeated. Raises RunError, which names the shard, when a picture is missing.
     """
-    count = 0
+    newest = 0
     for shard in plan.shards:
         for image in plan.images_of(shard):
             if not predicted[image.index]:
@@ -151,9 +172,9 @@ def gather_masks(plan: Plan, paths: RunPaths, predicted: Sequence[bool]) -> int:
                     why=f"{source} does not exist",
                     hint=f"remove {paths.shard(shard)} and run the same command again: it resumes there",
                 )
-            count += 1
+            newest = max(newest, target.lstat().st_mtime_ns)
     shutil.rmtree(paths.shards / "masks", ignore_errors=True)
-    return count
+    return newest
 
 
 def read_versions(paths: RunPaths) -> dict[str, str]:

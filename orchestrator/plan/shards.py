@@ -49,14 +49,20 @@ def attribute_columns(plan: Plan) -> int:
 
 
 def is_done(paths: RunPaths, plan: Plan, rules: ShardRules, number: int) -> bool:
-    """Return whether a shard's file is whole and keeps the rules; a damaged one is predicted again."""
-    from orchestrator.predictions import ShardFault, check_shard
+    """Return whether a shard is whole, keeps the rules and has its pictures; another one is predicted again."""
+    from orchestrator.predictions import ShardFault, check_shard, picture_path
 
     path = paths.shard(number)
     if not is_regular_file(path):
         return False
+    images = plan.images_of(number)
     try:
-        check_shard(path, number, [image.file for image in plan.images_of(number)], rules)
+        content = check_shard(path, number, [image.file for image in images], rules)
     except ShardFault:
         return False
-    return True
+    folder = paths.shards / "masks" / f"{number:05d}"
+    return not plan.has_pictures or all(
+        is_regular_file(folder / f"{images[position].index:08d}.png")
+        or is_regular_file(picture_path(paths.masks, images[position].file))
+        for position in content.predicted_sizes
+    )

@@ -27,6 +27,7 @@ from orchestrator.dispatch import (
     Outcome,
     Sharing,
     Work,
+    find_changed_masks,
     find_submission,
     follow_run,
     get_executor,
@@ -124,7 +125,7 @@ def _run_in_folder(
             parts = {} if choice.variant == AUTO else result_parts(entry.stack, choice.variant, options.build)
             changes = None if earlier is None else _find_changes(paths, earlier, inputs, entry, options, parts)
             if earlier is not None and not changes:
-                outcome = _find_outcome(paths, display)
+                outcome = _find_outcome(paths, earlier, display)
                 if outcome is not None:
                     return outcome
             runtime.require(choice.devices)
@@ -210,12 +211,19 @@ def _warn_of_foreign_code(entry: ModelEntry, options: RunOptions, runtime: Runti
         )
 
 
-def _find_outcome(paths: RunPaths, display: Display) -> Outcome | None:
+def _find_outcome(paths: RunPaths, earlier: Mapping[str, Any], display: Display) -> Outcome | None:
     """Return the outcome of a run that is complete; None for one with work left.
 
     Damaged results are made again from the shards. Raises RunError where none are kept: that would predict all again.
     """
     outcome = read_outcome(paths)
+    changed = [] if outcome is None else find_changed_masks(paths, outcome.summary)
+    if changed:
+        display.say(f"{len(changed)} mask pictures are missing or were changed: predicting their shards again")
+        size = int(earlier["shard_size"])
+        for path in (paths.summary, *{paths.shard(index // size) for index in changed}):
+            remove(path)
+        return None
     if outcome is not None:
         shutil.rmtree(paths.unpacked, ignore_errors=True)
         display.say(f"{paths.root} is complete already")

@@ -95,16 +95,15 @@ def test_a_thousand_images_killed_and_resumed_are_the_same(orch: Orch, tmp_path:
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
 
 
-def test_a_mask_that_was_deleted_is_named_and_predicted_again(orch: Orch, seven: Path, tmp_path: Path) -> None:
+def test_a_mask_that_was_deleted_is_predicted_again(orch: Orch, seven: Path, tmp_path: Path) -> None:
     common = ("run", "-m", MODEL, "-i", seven, "--runtime", "venv", "--shard-size", 3, "-o", tmp_path / "out")
     orch(*common)
     whole = content(tmp_path / "out")
-    (tmp_path / "out" / "summary.json").unlink()
     (tmp_path / "out" / "masks" / "y.jpg.png").unlink()
-    missing = orch(*common, expect=5)
-    assert "the mask of y.jpg is missing" in missing.stderr
-    shard = next(line.split("remove ")[1].split(" and")[0] for line in missing.stderr.splitlines() if "remove " in line)
-    Path(shard).unlink()
+    assert "1 mask pictures are missing or were changed" in orch(*common).stderr
+    assert content(tmp_path / "out") == whole
+    (tmp_path / "out" / "summary.json").unlink()
+    (tmp_path / "out" / "masks" / "y.png.png").unlink()
     orch(*common)
     assert content(tmp_path / "out") == whole
 

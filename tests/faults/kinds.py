@@ -84,9 +84,11 @@ def start_twice(case: Case, process: Process, chance: random.Random) -> None:
 
 
 def kept_files(case: Case) -> Iterator[Path]:
-    """Yield the run's own files. Pictures of masks are checked when they are taken, and are the user's from then on."""
+    """Yield the run's own files. Pictures are checked when they are taken, and watched once the run is complete."""
+    between = case.out / "shards" / "masks"
     for path in sorted(case.out.rglob("*")):
-        if path.is_file() and path.name not in (".lock", "run.json") and not {"logs", "masks"} & set(path.parts):
+        kept = path.is_file() and path.name not in (".lock", "run.json") and "logs" not in path.parts
+        if kept and not path.is_relative_to(between):
             yield path
 
 

@@ -49,7 +49,9 @@ def test_a_complete_run_is_known_by_the_digest_of_its_predictions(plan: Plan, pa
     content[len(content) // 2] ^= 1
     paths.predictions.write_bytes(content)
     assert read_outcome(paths) is None
-    assert _find_outcome(paths, SilentDisplay()) is None, "the shards are kept: they are collected again"
+    assert _find_outcome(paths, {"shard_size": 2}, SilentDisplay()) is None, (
+        "the shards are kept: they are collected again"
+    )
     again = finish(plan, paths, RESULT)
     assert again.summary["predictions_sha256"] == outcome.summary["predictions_sha256"]
 
@@ -60,7 +62,7 @@ def test_damaged_predictions_without_shards_are_named(plan: Plan, paths: RunPath
     for number in plan.shards:
         paths.shard(number).unlink()
     with pytest.raises(RunError, match=str(paths.predictions)) as caught:
-        _find_outcome(paths, SilentDisplay())
+        _find_outcome(paths, {"shard_size": 2}, SilentDisplay())
     assert "remove" in str(caught.value.hint)
 
 
@@ -90,7 +92,7 @@ SUMMARY_DAMAGES: dict[str, Callable[[Path], object]] = {
 def test_a_damaged_summary_is_written_again(plan: Plan, paths: RunPaths, damage: Callable[[Path], object]) -> None:
     summary = finish(plan, paths, RESULT).summary
     damage(paths.summary)
-    assert _find_outcome(paths, SilentDisplay()) is None
+    assert _find_outcome(paths, {"shard_size": 2}, SilentDisplay()) is None
     assert finish(plan, paths, RESULT).summary["predictions_sha256"] == summary["predictions_sha256"]
 
 

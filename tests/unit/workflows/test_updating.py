@@ -33,9 +33,9 @@ class Folder:
     def add(self, name: str, side: int) -> Path:
         return self._photo(self.root / "in" / name, (side, 60))
 
-    def run(self, out: str | None = "out", *more: str, batch_size: int = 1) -> tuple[int, Any]:
+    def run(self, out: str | None = "out", *more: str, batch_size: int = 1, model: str = "faulty") -> tuple[int, Any]:
         """Run the model; return the exit code and what it printed as JSON."""
-        arguments = ["-m", "faulty", "-i", str(self.root / "in"), "--batch-size", str(batch_size), "--shard-size", "4"]
+        arguments = ["-m", model, "-i", str(self.root / "in"), "--batch-size", str(batch_size), "--shard-size", "4"]
         where = [] if out is None else ["-o", str(self.root / out)]
         code = main(
             ["run", *arguments, *where, *more, "--runtime", "plain", "--stacks", str(self.root / "stacks"), "--json"]
@@ -206,3 +206,33 @@ def test_another_request_is_refused_with_update_too(folder: Folder) -> None:
     assert folder.run()[0] == 0
     code, printed = folder.run("out", "--update", "--score-threshold", "0.9")
     assert (code, printed["message"]) == (2, f"{folder.root / 'out'} belongs to another request")
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("damage", [cut, Path.unlink])
+def test_a_mask_that_was_changed_is_predicted_again(folder: Folder, damage: Callable[[Path], None]) -> None:
+    assert folder.run(model="faulty-forged")[0] == 0
+    mask = folder.root / "out" / "masks" / "05.png.png"
+    before, complete = mask.read_bytes(), folder.run(model="faulty-forged")[1]
+    damage(mask)
+    code, printed = folder.run(model="faulty-forged")
+    assert (code, printed["seconds"] != complete["seconds"]) == (0, True)
+    assert mask.read_bytes() == before
+    assert folder.run(model="faulty-forged")[1] == printed, "complete already"
+
+
+def test_an_update_keeps_masks(folder: Folder) -> None:
+    assert folder.run(model="faulty-forged")[0] == 0
+    (folder.root / "in" / "03.png").unlink()
+    folder.add("99.png", 50)
+    assert folder.run("out", "--update", model="faulty-forged")[0] == 0
+    assert folder.run("fresh", model="faulty-forged")[0] == 0
+    assert folder.predictions("out") == folder.predictions("fresh")
+    masks = [
+        {path.name: path.read_bytes() for path in (folder.root / out / "masks").iterdir()} for out in ("out", "fresh")
+    ]
+    assert masks[0] == masks[1]
+    assert len(masks[0]) == 12
