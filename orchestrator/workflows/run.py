@@ -219,7 +219,7 @@ def _find_outcome(paths: RunPaths, earlier: Mapping[str, Any], display: Display)
     outcome = read_outcome(paths)
     changed = [] if outcome is None else find_changed_masks(paths, outcome.summary)
     if changed:
-        display.say(f"{len(changed)} mask pictures are missing or were changed: predicting their shards again")
+        display.say(f"mask pictures that are missing or were changed: {len(changed)}; predicting their shards again")
         size = int(earlier["shard_size"])
         for path in (paths.summary, *{paths.shard(index // size) for index in changed}):
             remove(path)

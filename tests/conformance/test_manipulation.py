@@ -100,7 +100,7 @@ def test_a_mask_that_was_deleted_is_predicted_again(orch: Orch, seven: Path, tmp
     orch(*common)
     whole = content(tmp_path / "out")
     (tmp_path / "out" / "masks" / "y.jpg.png").unlink()
-    assert "1 mask pictures are missing or were changed" in orch(*common).stderr
+    assert "mask pictures that are missing or were changed: 1;" in orch(*common).stderr
     assert content(tmp_path / "out") == whole
     (tmp_path / "out" / "summary.json").unlink()
     (tmp_path / "out" / "masks" / "y.png.png").unlink()
