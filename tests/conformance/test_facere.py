@@ -70,6 +70,7 @@ def test_an_image_with_nothing_in_it(checked: tuple[str, Any]) -> None:
     assert checked[1]["nothing found"] == [0, 0, 0, 0]
 
 
+@pytest.mark.nightly  # minutes on a CPU; the other stacks do it in CI
 def test_every_image_is_accounted_for(orch: Orch, checked: tuple[str, Any], difficult: Path, tmp_path: Path) -> None:
     name, report = checked
     orch("weights", "add", name, report["weights"])

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 STACKS = Path(__file__).parent / "stacks"
 BRIGHT, FORGED = "hostile-bright", "hostile-forged"
@@ -107,9 +110,23 @@ WARM = """
     masks-shard-folder-link picture-link masks-folder-swapped-for-link out-folder-is-link out-folder-swapped-for-link
     odd-names deep-tree boxes-nan seq-missing line-nested kills-itself exit-zero-with-nothing-done
 """
+IN_CI = frozenset(
+    {
+        "part-link-and-dies", "shard-link-to-secret", "shard-fifo", "shard-set-uid", "picture-link", "boxes-nan", "seq-text",
+        "masks-folder-link", "runs-as-root", "spool-new-jobs-swapped-for-links", "spool-reaper-led-outside",
+        "spool-data-folder-is-link", "spool-staging-led-outside", "spool-heartbeat-claims-another-user",
+        "spool-neighbours-reached",
+    }
+)  # fmt: skip
+"""What was once shown to work in containers and warm workers: CI tries it again, and the rest is for each night."""
 PICTURES = ("picture-", "masks-folder", "masks-shard-folder", "masks-of-others")
 NOT_IN_A_CONTAINER = frozenset({"picture-hard-link", "shard-hard-link-to-secret"})
 """Another file system: the attack cannot be carried out there, and is tried all the same."""
+
+
+def parameters(chosen: Iterable[Attack]) -> list[Any]:
+    """Return attacks as parameters of a test that takes too long for CI but for IN_CI."""
+    return [pytest.param(one, id=one.name, marks=() if one.name in IN_CI else pytest.mark.nightly) for one in chosen]
 
 
 @cache

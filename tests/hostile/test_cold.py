@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from tests.hostile.arena import Arena, Fight
-from tests.hostile.table import BRIGHT, FORGED, NOT_IN_A_CONTAINER, Attack, attacks, groups
+from tests.hostile.table import BRIGHT, FORGED, NOT_IN_A_CONTAINER, Attack, attacks, groups, parameters
 
 SIZE = int(os.environ.get("ORCH_HOSTILE_BATCH", "10"))
 """Attacks that share a run as long as all goes well; where anything is wrong, each gets a run of its own."""
@@ -53,8 +53,7 @@ def test_a_hostile_process(venv_arena: Arena, attack: Attack) -> None:
 
 
 @pytest.mark.docker
-@pytest.mark.nightly
-@pytest.mark.parametrize("attack", DOCKER, ids=lambda one: one.name)
+@pytest.mark.parametrize("attack", parameters(DOCKER))
 def test_a_hostile_container(docker_arena: Arena, attack: Attack) -> None:
     chosen = [one for one in DOCKER if one.name not in NOT_IN_A_CONTAINER]
     check(attack, fight(docker_arena, attack, chosen if attack in chosen else [attack]))

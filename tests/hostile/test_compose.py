@@ -17,15 +17,20 @@ from tests.hostile.table import attacks
 from tests.hostile.test_cold import check
 from tests.hostile.warm_arena import WarmArena
 
-pytestmark = [pytest.mark.docker, pytest.mark.nightly]
+pytestmark = pytest.mark.docker
 NAMES = (
     "part-link-and-dies",
-    "shard-link-to-secret",
-    "spool-log-link",
-    "spool-job-is-link-at-the-end",
-    "spool-reaper-led-outside",
     "spool-new-jobs-swapped-for-links",
-    "spool-heartbeat-claims-another-user",
+    *(
+        pytest.param(name, marks=pytest.mark.nightly)
+        for name in (
+            "shard-link-to-secret",
+            "spool-log-link",
+            "spool-job-is-link-at-the-end",
+            "spool-reaper-led-outside",
+            "spool-heartbeat-claims-another-user",
+        )
+    ),
 )
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from tests.hostile.table import Attack, attacks
+from tests.hostile.table import Attack, attacks, parameters
 from tests.hostile.test_cold import check, door, fight
 from tests.hostile.warm_arena import WarmArena
 
-pytestmark = [pytest.mark.docker, pytest.mark.nightly]
+pytestmark = pytest.mark.docker
 WARM = [one for one in attacks() if one.warm]
 
 
-@pytest.mark.parametrize("attack", WARM, ids=lambda one: one.name)
+@pytest.mark.parametrize("attack", parameters(WARM))
 def test_a_hostile_warm_worker(warm_arena: WarmArena, attack: Attack) -> None:
     check(attack, fight(warm_arena, attack, WARM))
 
