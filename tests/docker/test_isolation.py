@@ -19,7 +19,7 @@ from orchestrator import Predictions
 from orchestrator.catalog.loader import load_catalog
 from orchestrator.errors import BuildError
 from orchestrator.hardware.gpu_code import LABEL
-from orchestrator.paths import weights_folder, worker_cache_folder
+from orchestrator.paths import RunPaths, weights_folder, worker_cache_folder
 from orchestrator.plan.options import RunOptions
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.docker.user import NOBODY
@@ -217,16 +217,16 @@ def test_a_container_taken_away_is_replaced(killer: list[str], images: Path, tmp
 
 
 def test_containers_an_orch_that_was_killed_left_behind_are_reaped(images: Path, tmp_path: Path) -> None:
-    """Only this run's: its identity is in a label."""
+    """Only those of this run directory, whose key is in a label; an equal run elsewhere keeps its workers."""
     engine = connect()
     start(faulty(images, tmp_path / "first"))
     image = engine.client.images.list("orch/faulty")[0]
-    plan = json.loads((tmp_path / "first" / "run.json").read_text())["plan"]
-    labels = {f"{LABEL}.run": plan[:12], f"{LABEL}.stack": "faulty"}
+    labels = {f"{LABEL}.run": RunPaths(tmp_path / "second").key, f"{LABEL}.stack": "faulty"}
     engine.client.containers.run(image, ["sleep", "600"], detach=True, labels=labels, network_mode="none")
     other = engine.client.containers.run(
-        image, ["sleep", "600"], detach=True, labels={**labels, f"{LABEL}.run": "another"}, network_mode="none"
-    )
+        image, ["sleep", "600"], detach=True, network_mode="none",
+        labels={**labels, f"{LABEL}.run": RunPaths(tmp_path / "first").key},
+    )  # fmt: skip
     try:
         start(faulty(images, tmp_path / "second"))
         assert [one.id for one in containers()] == [other.id]

@@ -112,8 +112,8 @@ WARM = """
 """
 IN_CI = frozenset(
     {
-        "part-link-and-dies", "shard-link-to-secret", "shard-fifo", "shard-set-uid", "picture-link", "boxes-nan", "seq-text",
-        "masks-folder-link", "runs-as-root", "spool-new-jobs-swapped-for-links", "spool-reaper-led-outside",
+        "part-link-and-dies", "shard-link-to-secret", "shard-fifo", "shard-set-uid", "picture-link", "boxes-nan",
+        "seq-text", "masks-folder-link", "runs-as-root", "spool-new-jobs-swapped-for-links", "spool-reaper-led-outside",
         "spool-data-folder-is-link", "spool-staging-led-outside", "spool-heartbeat-claims-another-user",
         "spool-neighbours-reached",
     }
