@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
@@ -115,11 +116,13 @@ def read_json_object(path: Path, limit: int = READ_LIMIT) -> dict[str, Any]:
 def require_format(document: Mapping[str, Any], wanted: str, path: Path, hint: str) -> None:
     """Raise MachineError where another version of orch wrote a kept file. Files of before formats were named are read.
 
-    `wanted`: the format of this version, whose first version has the fields that files without a format have.
+    `wanted`: the format of this version, whose first version has the fields that files without a format have. What is
+    no version of that format is damage, which the reader's own checks find.
     """
     written = document.get("format", wanted)
-    if written != wanted:
-        why = f"its format is {str(written)[:80]}; this version reads {wanted}"
+    name = wanted.partition("/")[0]
+    if written != wanted and isinstance(written, str) and re.fullmatch(rf"{re.escape(name)}/\d{{1,9}}", written):
+        why = f"its format is {written}; this version reads {wanted}"
         raise MachineError(f"{path} was written by another version of orch", why=why, hint=hint)
 
 

@@ -105,6 +105,11 @@ REFUSED: dict[str, Callable[[Path, dict[str, Any]], object]] = {
 }  # fmt: skip
 
 
+FORMATS = {
+    "summary.json": "orch-summary", "slurm.json": "orch-submission", "tasks": "orch-task", "weights": "orch-weights",
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_file_of_the_version_before_is_used(name: str, tmp_path: Path) -> None:
     assert REFUSED[name](tmp_path, {})
@@ -113,11 +118,17 @@ def test_a_file_of_the_version_before_is_used(name: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_file_of_a_later_version_is_refused_with_the_next_step(name: str, tmp_path: Path) -> None:
     with pytest.raises(OrchError) as caught:
-        REFUSED[name](tmp_path, {"format": "orch-other/99"})
+        REFUSED[name](tmp_path, {"format": f"{FORMATS[name]}/99"})
     assert isinstance(caught.value, MachineError)
     assert "was written by another version of orch" in caught.value.message
-    assert "orch-other/99" in str(caught.value.why)
+    assert f"{FORMATS[name]}/99" in str(caught.value.why)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("damage", [[], 7, "orch-othes/1", "orch-summary/x"])
+def test_a_format_that_is_damaged_is_no_version(name: str, damage: object, tmp_path: Path) -> None:
+    REFUSED[name](tmp_path, {"format": damage})
 
 
 @pytest.mark.parametrize(("form", "is_used"), [({}, True), ({"format": "orch-other/99"}, False)])
