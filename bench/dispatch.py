@@ -77,7 +77,10 @@ def bare_run(folder: Path, number: int) -> Callable[[], object]:
     listed = [json.loads(line) for line in (folder / "warm-up" / "inputs.jsonl").read_text().splitlines()]
     size = recorded["shard_size"]
     for shard in range(recorded["shards"]):
-        part = [{key: one[key] for key in ("index", "file", "path")} for one in listed[shard * size :][:size]]
+        part = [
+            {key: one[key] for key in ("index", "file", "path", "size", "mtime_ns")}
+            for one in listed[shard * size :][:size]
+        ]
         order = {"shard": shard, "images": part, "skip": {}, "careful": False, "alone": []}
         (queue / f"{shard:05d}.json").write_text(json.dumps(order))
     for name in ("alive", "end"):

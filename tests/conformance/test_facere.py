@@ -16,10 +16,11 @@ from tests.conformance.pictures import SIZES, UNREADABLE
 
 ROOT = Path(__file__).parent.parent.parent
 CHECK = Path(__file__).parent / "facere" / "check.py"
+pytestmark = pytest.mark.nightly  # minutes of passes on a CPU; the self-test of facere is in CI
 NAMES = {"facere": set(range(46)), "facere+": set(range(27)) - {2, 12, 16, 19, 20}}
 
 
-@pytest.fixture(scope="module", params=["facere", pytest.param("facere+", marks=pytest.mark.nightly)])
+@pytest.fixture(scope="module", params=NAMES)
 def checked(
     request: pytest.FixtureRequest, orch: Orch, orch_home: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, dict[str, Any]]:
@@ -70,7 +71,6 @@ def test_an_image_with_nothing_in_it(checked: tuple[str, Any]) -> None:
     assert checked[1]["nothing found"] == [0, 0, 0, 0]
 
 
-@pytest.mark.nightly  # minutes on a CPU; the other stacks do it in CI
 def test_every_image_is_accounted_for(orch: Orch, checked: tuple[str, Any], difficult: Path, tmp_path: Path) -> None:
     name, report = checked
     orch("weights", "add", name, report["weights"])
