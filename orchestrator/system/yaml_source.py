@@ -15,6 +15,10 @@ from orchestrator.system.suggestions import did_you_mean
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
+MOST_NESTED = 100
+_SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's where PyYAML was built with it, as its wheels are: every command reads all stacks."""
+
 
 class FieldError(ValueError):
     """A field that does not fit another one; `location` leads to it from the model whose validator raises this."""
@@ -34,19 +38,19 @@ class YamlSource:
         except (OSError, UnicodeDecodeError) as error:
             raise SpecError(f"cannot read {path}", why=str(error)) from error
         try:
-            loader = yaml.SafeLoader(text)
+            self._refuse_deep_nesting(text)
+            loader = _SafeLoader(text)
             self._root: yaml.Node | None = loader.get_single_node()
             self._refuse_double_keys(self._root, set())
             # As safe_load does from here on; parsing twice would slow every command down.
             self.value: Any = None if self._root is None else loader.construct_document(self._root)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark
-            where = f"{path}:{mark.line + 1}" if mark else str(path)
+            # What is missing at the end is found a line after it.
+            where = f"{path}:{min(mark.line, text.rstrip().count(chr(10))) + 1}" if mark else str(path)
             raise SpecError(f"{where}: not valid YAML", why=error.problem or str(error)) from error
         except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date or number
             raise SpecError(f"{path}: not valid YAML", why=str(error)) from error
-        except RecursionError:
-            raise SpecError(f"{path}: not valid YAML", why="it is nested too deeply") from None
 
     def line(self, location: Sequence[str | int]) -> int:
         """Return the 1-based line of the deepest part of `location` that the file has."""
@@ -58,6 +62,14 @@ class YamlSource:
                 break
             line, node = child
         return line
+
+    def _refuse_deep_nesting(self, text: str) -> None:
+        """Raise SpecError for nesting that would exhaust the stack, by the parser's events, which need none."""
+        depth = 0
+        for event in yaml.parse(text, Loader=_SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MOST_NESTED:
+                raise SpecError(f"{self.path}: not valid YAML", why="it is nested too deeply")
 
     def _refuse_double_keys(self, node: yaml.Node | None, visited: set[int]) -> None:
         if node is None or id(node) in visited:  # an alias leads to a node again, or in circles

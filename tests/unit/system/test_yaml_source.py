@@ -23,7 +23,7 @@ def source(folder: Path, text: str | bytes) -> YamlSource:
         ("a: 1\nb: !!python/object/apply:os.system [echo]\n", 2, "could not determine a constructor for the tag"),
         ("a: !!python/name:os.system\n", 1, "could not determine a constructor for the tag"),
         ("a: [1\nb: 2\n", 2, "expected ',' or ']'"),
-        ("a: 1\n\tb: 2\n", 2, "found character"),
+        ("a: 1\n\tb: 2\n", 2, "found "),
         ("a: *nowhere\n", 1, "undefined alias"),
         ("a: 1\n---\nb: 2\n", 2, "but found another document"),
         ("? {a: 1}\n: 2\n", 1, "found unhashable key"),
@@ -36,10 +36,18 @@ def test_what_is_no_plain_yaml_is_refused_with_its_line(tmp_path: Path, text: st
     assert why in str(caught.value.why)
 
 
-@pytest.mark.parametrize("text", ["a: 2024-13-45\n", "a: \x01\n", b"a: \xff\n", "[" * 3000, "a: 2020-01-01 99:00:00\n"])
+@pytest.mark.parametrize("text", ["a: 2024-13-45\n", "a: \x01\n", b"a: \xff\n", "a: 2020-01-01 99:00:00\n"])
 def test_values_that_cannot_be_are_spec_errors_too(tmp_path: Path, text: str | bytes) -> None:
     with pytest.raises(SpecError):
         source(tmp_path, text)
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, "- " * 200_000, "a: " + "{b: " * 200_000, "[" * 101 + "]" * 101])
+def test_deep_nesting_is_refused_before_it_exhausts_the_stack(tmp_path: Path, text: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        source(tmp_path, text)
+    assert caught.value.why == "it is nested too deeply"
+    assert source(tmp_path, "[" * 100 + "]" * 100).value
 
 
 def test_a_key_given_twice_is_refused_at_any_depth(tmp_path: Path) -> None:
