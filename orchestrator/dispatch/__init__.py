@@ -13,7 +13,7 @@ if TYPE_CHECKING:
         refuse_active_submission,
     )
     from orchestrator.dispatch.launcher import Launcher
-    from orchestrator.dispatch.outcome import Outcome, find_changed_masks, read_outcome
+    from orchestrator.dispatch.outcome import Outcome, read_outcome, remove_changed_masks
     from orchestrator.dispatch.shard_intake import remove_job_folders
     from orchestrator.dispatch.shared.follow import cancel_run, follow_run
     from orchestrator.dispatch.shared.task import main
@@ -27,7 +27,7 @@ else:
         {
             "executors": "ExecutorSettings Work find_submission get_executor refuse_active_submission",
             "launcher": "Launcher",
-            "outcome": "Outcome find_changed_masks read_outcome",
+            "outcome": "Outcome read_outcome remove_changed_masks",
             "shard_intake": "remove_job_folders",
             "shared.follow": "cancel_run follow_run",
             "shared.task": "main",

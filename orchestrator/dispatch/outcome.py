@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from orchestrator.system import (
     JsonLinesFile,
     is_regular_file,
     read_json_object,
+    remove,
     require_format,
     sha256_of,
     write_json,
@@ -131,24 +131,22 @@ def finish(plan: Plan, paths: RunPaths, result: DispatchResult) -> Outcome:
     return Outcome(paths, summary)
 
 
-def find_changed_masks(paths: RunPaths, summary: Mapping[str, Any]) -> list[int]:
-    """Return the images of a complete run whose mask picture is missing or was written since, by their index."""
+def remove_changed_masks(outcome: Outcome) -> list[int]:
+    """Remove a complete run's mask pictures that were written since; return the images without one, by index."""
     from orchestrator.predictions import Predictions
 
-    newest = summary.get("masks_newest_ns")
+    newest = outcome.summary.get("masks_newest_ns")
     if not isinstance(newest, int):
         return []
-    changed: list[int] = []
-    predictions = Predictions.load(paths.predictions)
+    without: list[int] = []
+    predictions = Predictions.load(outcome.paths.predictions)
     for index, (file, status) in enumerate(zip(predictions.files, predictions.status, strict=True)):
-        if not status:
-            try:
-                state = picture_path(paths.masks, file).lstat()
-                is_kept = stat.S_ISREG(state.st_mode) and state.st_mtime_ns <= newest
-            except OSError:
-                is_kept = False
-            changed += [] if is_kept else [index]
-    return changed
+        picture = picture_path(outcome.paths.masks, file)
+        if status or (is_regular_file(picture) and picture.stat().st_mtime_ns <= newest):
+            continue
+        remove(picture)
+        without.append(index)
+    return without
 
 
 def gather_masks(plan: Plan, paths: RunPaths, predicted: Sequence[bool]) -> int:

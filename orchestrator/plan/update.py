@@ -40,8 +40,7 @@ def update_run(
     new.shards.mkdir(parents=True)
     kept = 0
     if not changes.model and int(earlier["shard_size"]) == plan.shard_size:
-        count = earlier["resolved"]["inputs"]["count"]
-        kept = _KeptRows(paths, plan, match_images(paths, earlier, plan.inputs), count).write(new)
+        kept = _KeptRows(paths, plan, earlier, match_images(paths, earlier, plan.inputs)).write(new)
     plan.inputs.images.save(new.inputs)
     write_json(new.run_json, run_document(plan, notes))
     if not kept:
@@ -53,9 +52,10 @@ def update_run(
 class _KeptRows:
     """The rows of the folder's run that its update keeps."""
 
-    def __init__(self, paths: RunPaths, plan: Plan, matched: array[int], count: int) -> None:
-        """`count` images were in the run so far; `matched`: for each image of the plan its index there, or -1."""
-        self._paths, self._plan, self._matched, self._count = paths, plan, matched, count
+    def __init__(self, paths: RunPaths, plan: Plan, earlier: Mapping[str, Any], matched: array[int]) -> None:
+        """`earlier` is run.json so far; `matched`: for each image of the plan its index in that run, or -1."""
+        self._paths, self._plan, self._matched = paths, plan, matched
+        self._count, self._plan_before = earlier["resolved"]["inputs"]["count"], earlier["plan"]
         self._is_batched = plan.request.batch_size > 1
         self._read = lru_cache(maxsize=3)(self._read_rows)
 
@@ -83,7 +83,7 @@ class _KeptRows:
         size = self._plan.shard_size
         start, stop = shard * size, shard * size + self._plan.size_of(shard)
         rows: list[_Row] = []
-        for index in range(start, stop):
+        for index, image in enumerate(self._plan.images_of(shard), start):
             before = self._matched[index]
             # In batches, an image must stay where it was in its shard: then its batch has the same images.
             if before < 0 or (self._is_batched and before % size != index - start):
@@ -91,7 +91,7 @@ class _KeptRows:
             if self._is_batched and rows and before // size != self._matched[start] // size:
                 break
             source = self._read(before // size)
-            if source is None or not source.is_predicted(before % size):
+            if source is None or not source.has_predicted(before % size, image.file):
                 break
             rows.append((source, before % size))
         is_whole = len(rows) == stop - start
@@ -104,9 +104,10 @@ class _KeptRows:
         from orchestrator.predictions import ShardRows
 
         for path in (self._paths.shard(shard), self._paths.part(shard)):
-            with suppress(OrchError, OSError, ValueError, KeyError):
-                if is_regular_file(path):
-                    return ShardRows(path)
+            with suppress(OrchError, OSError, ValueError, KeyError, TypeError):
+                rows = ShardRows(path) if is_regular_file(path) else None
+                if rows is not None and rows.plan == self._plan_before:
+                    return rows
         return None
 
     def _link_pictures(self, new: RunPaths, shard: int, count: int) -> bool:

@@ -15,19 +15,19 @@ from orchestrator.predictions.schema import PAIRED, SCHEMA, SHARD_FORMAT, STATUS
 
 
 class ShardRows:
-    """The rows of one shard or part that orch checked, read into memory."""
+    """The rows of one shard or part, read into memory."""
 
     def __init__(self, path: Path) -> None:
-        """Raises OrchError for a file that cannot be read."""
+        """Raises OrchError, KeyError, ValueError for a file that cannot be read."""
         opened = open_arrays(path)
         self.arrays: dict[str, NDArray[Any]] = {name: opened[name] for name in opened}
+        self.plan = json.loads(str(self.arrays["meta"][()]))["plan"]
+        """Digest of the plan that the rows belong to."""
 
-    def __len__(self) -> int:
-        return len(self.arrays["status"])
-
-    def is_predicted(self, position: int) -> bool:
-        """Return whether the image at this position was predicted."""
-        return position < len(self) and bool(self.arrays["status"][position] != STATUS_FAILED)
+    def has_predicted(self, position: int, file: str) -> bool:
+        """Return whether the image at this position is the named one, and was predicted."""
+        files, status = self.arrays["image_file"], self.arrays["status"]
+        return position < len(files) and files[position] == file and bool(status[position] != STATUS_FAILED)
 
     def slice(self, name: str, position: int) -> NDArray[Any]:
         """Return what an array holds of one image; of offsets, the lengths."""

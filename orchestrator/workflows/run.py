@@ -27,13 +27,13 @@ from orchestrator.dispatch import (
     Outcome,
     Sharing,
     Work,
-    find_changed_masks,
     find_submission,
     follow_run,
     get_executor,
     make_placeholder,
     read_outcome,
     refuse_active_submission,
+    remove_changed_masks,
     remove_job_folders,
 )
 from orchestrator.errors import RunError, UsageError
@@ -181,7 +181,9 @@ def _update(
 ) -> None:
     """Change the folder's run to `plan`, and say what is kept. Raises UsageError while a cluster works on it."""
     refuse_active_submission(paths)
-    submission = find_submission(paths)
+    submission, outcome = find_submission(paths), read_outcome(paths)
+    if outcome is not None:
+        remove_changed_masks(outcome)  # their rows are not kept
     kept = update_run(paths, plan, earlier, changes, notes)
     if submission is not None:
         remove(paths.submission(submission.executor))
@@ -217,11 +219,11 @@ def _find_outcome(paths: RunPaths, earlier: Mapping[str, Any], display: Display)
     Damaged results are made again from the shards. Raises RunError where none are kept: that would predict all again.
     """
     outcome = read_outcome(paths)
-    changed = [] if outcome is None else find_changed_masks(paths, outcome.summary)
-    if changed:
-        display.say(f"mask pictures that are missing or were changed: {len(changed)}; predicting their shards again")
-        size = int(earlier["shard_size"])
-        for path in (paths.summary, *{paths.shard(index // size) for index in changed}):
+    without_mask = [] if outcome is None else remove_changed_masks(outcome)
+    if without_mask:
+        count, size = len(without_mask), int(earlier["shard_size"])
+        display.say(f"mask pictures that are missing or were changed: {count}; predicting their shards again")
+        for path in (paths.summary, *{paths.shard(index // size) for index in without_mask}):
             remove(path)
         return None
     if outcome is not None:

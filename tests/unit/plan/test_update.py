@@ -33,8 +33,12 @@ def test_whole_batches_of_the_same_images_are_kept(
 ) -> None:
     """A shard of up to four images: `matched` are their indices in the run so far, which has `count` images."""
     request = SimpleNamespace(batch_size=batch_size)
-    plan: Any = SimpleNamespace(request=request, shard_size=4, size_of=lambda shard: len(matched))
-    rows: Any = SimpleNamespace(is_predicted=lambda position: True)
+    images = [SimpleNamespace(file=f"{index}.png") for index in range(len(matched))]
+    plan: Any = SimpleNamespace(
+        request=request, shard_size=4, size_of=lambda shard: len(matched), images_of=lambda shard: images
+    )
+    rows: Any = SimpleNamespace(has_predicted=lambda position, file: True)
     monkeypatch.setattr(update._KeptRows, "_read_rows", lambda self, shard: rows)
-    keeper = update._KeptRows(RunPaths(Path("run")), plan, array("q", matched), count)
+    earlier = {"resolved": {"inputs": {"count": count}}, "plan": "before"}
+    keeper = update._KeptRows(RunPaths(Path("run")), plan, earlier, array("q", matched))
     assert keeper._kept_rows(0) == [(rows, before % 4) for before in matched[:kept]]

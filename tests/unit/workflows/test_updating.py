@@ -14,6 +14,7 @@ import pytest
 from orchestrator.cli import main
 from orchestrator.paths import RunPaths
 from orchestrator.plan import update
+from orchestrator.predictions import ShardRows, write_rows
 from orchestrator.runtimes.registry import RUNTIMES
 from tests.unit.conftest import MakePhoto
 from tests.unit.plain_runtime import PlainRuntime
@@ -236,3 +237,37 @@ def test_an_update_keeps_masks(folder: Folder) -> None:
     ]
     assert masks[0] == masks[1]
     assert len(masks[0]) == 12
+
+
+def swap_shards(paths: RunPaths) -> None:
+    """Let the files of two shards change places."""
+    paths.shard(0).rename(paths.root / "aside")
+    paths.shard(1).rename(paths.shard(0))
+    (paths.root / "aside").rename(paths.shard(1))
+
+
+def other_plan(paths: RunPaths) -> None:
+    """Let a shard be one of another run of the same images."""
+    shard = ShardRows(paths.shard(0))
+    shard.arrays["scores"][:] = 0.5
+    write_rows(paths.shard(0), 0, "f" * 64, [(shard, position) for position in range(4)])
+
+
+@pytest.mark.parametrize("damage", [swap_shards, other_plan, lambda paths: cut(paths.shard(0))])
+def test_rows_that_are_not_what_they_stand_for_are_not_kept(folder: Folder, damage: Callable[[RunPaths], None]) -> None:
+    assert folder.run()[0] == 0
+    damage(RunPaths(folder.root / "out"))
+    folder.add("99.png", 50)
+    assert folder.run("out", "--update")[0] == 0
+    assert folder.run("fresh")[0] == 0
+    assert folder.predictions("out") == folder.predictions("fresh")
+
+
+def test_an_update_does_not_keep_a_mask_that_was_changed(folder: Folder) -> None:
+    assert folder.run(model="faulty-forged")[0] == 0
+    mask = folder.root / "out" / "masks" / "05.png.png"
+    before = mask.read_bytes()
+    cut(mask)
+    folder.add("99.png", 50)
+    assert folder.run("out", "--update", model="faulty-forged")[0] == 0
+    assert mask.read_bytes() == before
