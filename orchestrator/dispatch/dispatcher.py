@@ -11,21 +11,20 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from orchestrator.dispatch.batch_timer import BatchLimits, BatchTimer
 from orchestrator.dispatch.listener import Happened, Listener
 from orchestrator.dispatch.out_size import find_excess
+from orchestrator.dispatch.running_worker import RunningWorker
 from orchestrator.dispatch.scheduler import ImagesOf, Scheduler
 from orchestrator.dispatch.shard_intake import Intake
 from orchestrator.dispatch.slots import OwnedSlots, Slots
 from orchestrator.dispatch.worker_failures import LOST_HINT, RESUME_HINT, WorkerFailure, WorkerFailures
-from orchestrator.dispatch.worker_state import WorkerState
 from orchestrator.errors import Interrupted, MachineError, OrchError, RunError
-from orchestrator.inputs import InputImage
-from orchestrator.paths import GuestFolder, RunPaths
+from orchestrator.paths import RunPaths
 from orchestrator.runtimes import ALIVE_EVERY, OUT_SIZE, Exit, JobQueue, Worker
 from orchestrator.system import Display, open_to_append
 
@@ -81,40 +80,6 @@ class _Replacement:
     deadline: float
 
 
-@dataclass
-class _Running:
-    """A running worker, its queue, and its state as its events describe it. Times are monotonic."""
-
-    worker: Worker
-    queue: JobQueue
-    slot: int
-    out: GuestFolder
-    last_event: float
-    timer: BatchTimer
-    state: WorkerState = field(default_factory=WorkerState)
-    last_recorded: float = -RECORD_SECONDS
-    queued_at: dict[int, float] = field(default_factory=dict)
-    """When each of its shards was put into its queue."""
-    shards: dict[int, Sequence[InputImage]] = field(default_factory=dict)
-    """The images of the shards that it was given and whose results did not come yet."""
-    is_killed_as_silent: bool = False
-    excess: str | None = None
-    """The limit that it exceeded, for which it was killed."""
-    next_size_check: float = 0.0
-    is_ending: bool = False
-    """Whether it was told that no more shards will come."""
-
-    @property
-    def name(self) -> str:
-        """Return the worker's name."""
-        return self.worker.name
-
-    def end(self) -> None:
-        """Have the worker leave once its queue is empty."""
-        self.is_ending = True
-        self.queue.end()
-
-
 class Dispatcher:
     """Has the shards of one run predicted."""
 
@@ -136,7 +101,7 @@ class Dispatcher:
         # A SimpleQueue's put may interrupt its own thread's get, as a signal handler does; a Queue's would wait for
         # the lock which that get holds, for ever.
         self._happened: Happened = queue.SimpleQueue()
-        self._running: dict[str, _Running] = {}
+        self._running: dict[str, RunningWorker] = {}
         self._replacements: dict[int, _Replacement] = {}
         self._slots: Slots = OwnedSlots(0)
         self._failures = WorkerFailures()
@@ -214,7 +179,7 @@ class Dispatcher:
         if self._interrupts or not self._scheduler.pending or time.monotonic() < self._next_slot_check:
             return
         self._next_slot_check = time.monotonic() + SLOT_CHECK_SECONDS
-        started: list[_Running] = []
+        started: list[RunningWorker] = []
         for slot in self._slots.reserve(self._scheduler.pending):
             try:
                 started.append(self._start_worker(slot))
@@ -226,7 +191,7 @@ class Dispatcher:
         for running in started:  # when all are there, so that a small number of shards is shared evenly
             self._feed(running)
 
-    def _start_worker(self, slot: int) -> _Running:
+    def _start_worker(self, slot: int) -> RunningWorker:
         self._starts += 1
         # Unique, so that a worker an earlier orch left behind never writes under the same temporary name.
         name = f"w{slot}-{self._token}{self._starts:02d}"
@@ -236,7 +201,7 @@ class Dispatcher:
         worker = self._start(slot, name, job)
         now = time.monotonic()
         timer = BatchTimer(self._batch_limits, slot, now)
-        running = _Running(worker, job_queue, slot, self._paths.out(name), now, timer)
+        running = RunningWorker(worker, job_queue, slot, self._paths.out(name), now, timer)
         self._running[name] = running
         self._scheduler.add_worker(name)
         Listener(worker, running.out, running.shards, self._intake, self._happened).start()
@@ -283,7 +248,7 @@ class Dispatcher:
 
     # --- feeding workers
 
-    def _feed(self, running: _Running) -> None:
+    def _feed(self, running: RunningWorker) -> None:
         """Fill a worker's queue; a worker for which no shard is left ends, which frees its slot."""
         if self._interrupts or running.is_ending:
             return
@@ -298,7 +263,7 @@ class Dispatcher:
         elif not (self._scheduler.shards_of(running.name) or self._scheduler.can_get_more or self._queued_shards()):
             running.end()
 
-    def _queued_shards(self) -> list[tuple[float, int, _Running]]:
+    def _queued_shards(self) -> list[tuple[float, int, RunningWorker]]:
         """Return the assigned shards that are not begun: since when, their number, their worker."""
         return [
             (running.queued_at[number], number, running)
@@ -341,14 +306,14 @@ class Dispatcher:
                 running.last_event = now
                 self._on_silence(running)
 
-    def _check_size(self, running: _Running) -> None:
+    def _check_size(self, running: RunningWorker) -> None:
         """Kill a worker whose out folder is larger than it may be."""
         running.next_size_check = time.monotonic() + SIZE_CHECK_SECONDS
         running.excess = running.excess or find_excess(running.out, self._out_size)
         if running.excess is not None:
             running.worker.kill()
 
-    def _check_batch(self, running: _Running, event: dict[str, Any]) -> None:
+    def _check_batch(self, running: RunningWorker, event: dict[str, Any]) -> None:
         """Kill a worker that has worked on a batch for too long."""
         limit = running.timer.update(event, running.state, running.last_event)
         if limit is not None and running.excess is None:
@@ -356,7 +321,7 @@ class Dispatcher:
             self._display.say(f"{running.name}: {running.excess}")
             running.worker.kill()
 
-    def _on_silence(self, running: _Running) -> None:
+    def _on_silence(self, running: RunningWorker) -> None:
         if running.is_killed_as_silent:
             self._intake.take_parts(running.out, dict(running.shards))
             # Not even its exit was reported: the engine that ran it is gone
@@ -367,7 +332,7 @@ class Dispatcher:
         self._display.say(f"{running.name} has sent no event for {SILENCE_SECONDS:.0f} s: replacing it")
         running.worker.kill()
 
-    def _on_event(self, running: _Running, event: dict[str, Any]) -> bool:
+    def _on_event(self, running: RunningWorker, event: dict[str, Any]) -> bool:
         """Handle an event; False if it need not be recorded: one of many alike."""
         state = running.state
         failed_before = state.failed_images
@@ -396,7 +361,7 @@ class Dispatcher:
                 self._display.say(f"{running.name}: {message}")
         return True
 
-    def _on_shard_done(self, running: _Running, shard: int) -> None:
+    def _on_shard_done(self, running: RunningWorker, shard: int) -> None:
         images = running.shards.pop(shard, ())
         running.queued_at.pop(shard, None)
         if self._scheduler.mark_done(shard):
@@ -405,7 +370,7 @@ class Dispatcher:
         running.queue.remove(shard)
         self._feed(running)
 
-    def _on_shard_refused(self, running: _Running, number: int, fault: ShardFault) -> None:
+    def _on_shard_refused(self, running: RunningWorker, number: int, fault: ShardFault) -> None:
         """Have a shard predicted again whose result breaks the rules; in the end its images fail, never the run."""
         running.queue.remove(number)
         running.state.drop(number)
@@ -420,7 +385,7 @@ class Dispatcher:
         self._failed_images += len(images)
         self._on_shard_done(running, number)
 
-    def _on_exit(self, running: _Running, worker_exit: Exit) -> None:
+    def _on_exit(self, running: RunningWorker, worker_exit: Exit) -> None:
         running.worker.close()
         is_over = self._interrupts or self._scheduler.remaining == 0
         if is_over or (running.is_ending and not self._scheduler.shards_of(running.name)):
