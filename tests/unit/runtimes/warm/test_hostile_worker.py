@@ -52,14 +52,6 @@ def _state(folder: Path) -> dict[str, tuple[int, ...]]:
     }
 
 
-@pytest.fixture
-def worker(tmp_path: Path) -> Iterator[FakeWorker]:
-    made = FakeWorker(tmp_path / "spool")
-    made.lock()
-    yield made
-    made.close()
-
-
 class Run:
     """A run of the host's with one job in the worker's folder."""
 

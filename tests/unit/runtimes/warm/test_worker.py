@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,6 @@ from orchestrator.runtimes.warm.worker import JobSpec, WarmWorker
 from tests.unit.runtimes.warm.warm_samples import FakeWorker
 
 JOB = "key-w0-1"
-
-
-@pytest.fixture
-def worker(tmp_path: Path) -> Iterator[FakeWorker]:
-    made = FakeWorker(tmp_path / "spool")
-    made.lock()
-    yield made
-    made.close()
 
 
 class Case:
