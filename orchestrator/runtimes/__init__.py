@@ -23,9 +23,9 @@ if TYPE_CHECKING:
         WHEELS,
         ensure_environment,
         environment_folder,
+        find_user,
         find_uv,
         is_complete,
-        user_of,
     )
     from orchestrator.runtimes.guest_contract import (
         ALIVE_EVERY,
@@ -65,7 +65,7 @@ else:
             "build_inputs": "find_variant image_alias image_inputs result_parts",
             "built": "apply_gpu_code select_variant",
             "docker.user": "calling_user",
-            "environments": "LOCKED WHEELS ensure_environment environment_folder find_uv is_complete user_of",
+            "environments": "LOCKED WHEELS ensure_environment environment_folder find_uv is_complete find_user",
             "guest_contract": "ALIVE_EVERY JobQueue OUT_NAME PART_EVERY QUEUE_NAME ShardOrder job_document parse_event "
             "write_job writing_job",
             "limits": "FILE_SIZE Limits NO_LIMITS OUT_SIZE format_size parse_size parse_user",

@@ -96,7 +96,7 @@ def mark_used(folder: Path) -> None:
         (uses / f"{socket.gethostname()}-{os.getpid()}").touch()
 
 
-def user_of(folder: Path) -> str | None:
+def find_user(folder: Path) -> str | None:
     """Return in words who uses an environment or lately did; None for nobody. Removes notes of processes that ended."""
     host = socket.gethostname()
     for note in (folder / _USES).glob("*"):

@@ -36,10 +36,10 @@ def start(folder: Path, name: str, user: int, group: int | None) -> subprocess.P
     command = [sys.executable, "-m", "orchestrator", "run", "-m", "faulty", "-i", str(folder / "in"), "--workers", "2"]
     home = folder / str(user)
     base = os.environ.get("ORCH_TEST_BASE_IMAGE") or os.environ.get("ORCH_BASE_IMAGE") or ""
-    places = {"HOME": str(home), "ORCH_HOME": str(home / "cache"), "ORCH_STACKS": str(folder / "stacks")}
+    folders = {"HOME": str(home), "ORCH_HOME": str(home / "cache"), "ORCH_STACKS": str(folder / "stacks")}
     return subprocess.Popen(
         [*command, "--runtime", "docker", "--shard-size", "1", "-o", str(home / name), "--json"],
-        env={**os.environ, "ORCH_BASE_IMAGE": base, **places},
+        env={**os.environ, "ORCH_BASE_IMAGE": base, **folders},
         cwd=home,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -15,12 +15,12 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.faults.cases import ROOT, Case, Place
+from tests.faults.cases import ROOT, Case, Setup
 
 STACKS = ROOT / "tests" / "stacks"
 
 
-def make_place(root: Path, runtimes: list[str]) -> Place:
+def make_setup(root: Path, runtimes: list[str]) -> Setup:
     """Build the stack once, in a cache of its own."""
     base = os.environ.get("ORCH_TEST_BASE_IMAGE") or os.environ.get("ORCH_BASE_IMAGE")
     environment = {
@@ -30,13 +30,13 @@ def make_place(root: Path, runtimes: list[str]) -> Place:
     for runtime in runtimes:
         command = [sys.executable, "-m", "orchestrator", "build", "faulty", "--runtime", runtime]
         subprocess.run(command, env=environment, cwd=ROOT, check=True, capture_output=True)
-    return Place(root, environment)
+    return Setup(root, environment)
 
 
-def carry_out(place: Place, seed: int, runtime: str, *, verbose: bool) -> Case:
+def carry_out(setup: Setup, seed: int, runtime: str, *, verbose: bool) -> Case:
     """Carry out one case, and print it if it fails."""
     said: list[str] = []
-    case = Case(place, seed, runtime, said.append)
+    case = Case(setup, seed, runtime, said.append)
     problems = case.run()
     if problems or verbose:
         print(f"case {seed} {runtime}: {case.model} {' '.join(case.options)}", *said, sep="\n", flush=True)
@@ -59,12 +59,12 @@ def main() -> int:
     counts: Counter[str] = Counter()
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="orch-faults-") as folder, ThreadPoolExecutor(options.jobs) as pool:
-        place, seed = make_place(Path(folder), runtimes), options.seed
+        setup, seed = make_setup(Path(folder), runtimes), options.seed
         while counts["cases"] < options.cases and counts["faults"] < options.faults:
             wave = range(seed, seed + options.jobs)
             seed += options.jobs
             for case in pool.map(
-                lambda one: carry_out(place, one, runtimes[one % len(runtimes)], verbose=options.verbose), wave
+                lambda one: carry_out(setup, one, runtimes[one % len(runtimes)], verbose=options.verbose), wave
             ):
                 counts.update(cases=1, faults=case.faults, problems=len(case.problems))
     seconds = time.monotonic() - started

@@ -31,7 +31,7 @@ MOST_STARTS_MORE = 6
 
 
 @dataclass(frozen=True)
-class Place:
+class Setup:
     """What all cases share: a cache with the built stack, images, and the bytes of undisturbed runs."""
 
     root: Path
@@ -50,10 +50,10 @@ class Place:
 class Case:
     """One run, in folders of its own."""
 
-    place: Place
+    setup: Setup
     seed: int
     runtime: str
-    tell: Callable[[str], None]
+    report: Callable[[str], None]
     limit: float = 60.0
     """Seconds after which a command counts as hung."""
     problems: list[str] = field(default_factory=list)
@@ -61,7 +61,7 @@ class Case:
 
     def __post_init__(self) -> None:
         self.chance = random.Random(f"{self.seed}-{self.runtime}")
-        self.root = self.place.root / f"case-{self.seed}-{self.runtime}"
+        self.root = self.setup.root / f"case-{self.seed}-{self.runtime}"
         self.images, self.out = self.root / "images", self.root / "out"
         self.model = self.chance.choice(MODELS)
         self.options = [
@@ -76,7 +76,7 @@ class Case:
         self.is_updating = False
         self.images.mkdir(parents=True)
         for number in range(IMAGES):
-            (self.images / f"{number:02}.png").write_bytes(self.place.image(number, 0))
+            (self.images / f"{number:02}.png").write_bytes(self.setup.image(number, 0))
 
     def blame(self, problem: str) -> None:
         self.problems.append(problem)
@@ -85,7 +85,7 @@ class Case:
         """Replace image 5 by its other version."""
         del chance
         self.changed = 1 - self.changed
-        (self.images / "05.png").write_bytes(self.place.image(5, self.changed))
+        (self.images / "05.png").write_bytes(self.setup.image(5, self.changed))
         self.is_updating = True
 
     def command(self, fault: str, after: int, out: Path | None = None) -> list[str]:
@@ -97,7 +97,7 @@ class Case:
 
     def start(self, fault: str, after: int) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            self.command(fault, after), cwd=ROOT, env=dict(self.place.environment), text=True,
+            self.command(fault, after), cwd=ROOT, env=dict(self.setup.environment), text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
@@ -144,7 +144,7 @@ class Case:
         return self.problems
 
     def _attempt(self, kind: Kind | None) -> int:
-        self.tell(f"  {'undisturbed' if kind is None else kind.name}")
+        self.report(f"  {'undisturbed' if kind is None else kind.name}")
         if kind is not None and kind.spoil is not None:
             kind.spoil(self, self.chance)
         wrapped = "none" if kind is None or kind.wrapped is None else kind.wrapped
@@ -159,7 +159,7 @@ class Case:
         finally:
             process.kill()
         code = process.returncode
-        self.tell(f"    exit {code} after {time.monotonic() - started:.1f} s")
+        self.report(f"    exit {code} after {time.monotonic() - started:.1f} s")
         if code not in (0, *(() if kind is None else kind.codes)):
             self.blame(f"{'no fault' if kind is None else kind.name}: exit {code}: {error[-1500:]}")
         if ("Traceback" in error and code != -signal.SIGINT) or "bug in orch" in error:
@@ -176,15 +176,15 @@ class Case:
 
     def _reference(self) -> str:
         key = (self.model, " ".join(self.options[:4]), self.changed)
-        if key not in self.place.references:
+        if key not in self.setup.references:
             out = self.root / "reference"
             done = subprocess.run(
-                self.command("none", 0, out), cwd=ROOT, env=dict(self.place.environment), timeout=120, check=False,
+                self.command("none", 0, out), cwd=ROOT, env=dict(self.setup.environment), timeout=120, check=False,
                 capture_output=True, text=True,
             )  # fmt: skip
             assert done.returncode == 0, done.stderr
-            self.place.references[key] = _digest(out)
-        return self.place.references[key]
+            self.setup.references[key] = _digest(out)
+        return self.setup.references[key]
 
     def _check_processes(self) -> None:
         deadline = time.monotonic() + 10

@@ -99,7 +99,7 @@ def spoil_file(change: Callable[[Path, random.Random], None]) -> Callable[[Case,
         files = list(kept_files(case))
         if files:
             path = chance.choice(files)
-            case.tell(f"  {path.relative_to(case.out)}")
+            case.report(f"  {path.relative_to(case.out)}")
             change(path, chance)
 
     return spoil

@@ -13,7 +13,7 @@ from pathlib import Path
 from orchestrator.catalog import Catalog, StackEntry, tree_folder
 from orchestrator.errors import OrchError
 from orchestrator.paths import RunPaths, build_logs_folder, environments_folder, home
-from orchestrator.runtimes import BuildOptions, Runtime, environment_folder, usable_runtimes, user_of
+from orchestrator.runtimes import BuildOptions, Runtime, environment_folder, find_user, usable_runtimes
 from orchestrator.system import hold_lock
 from orchestrator.workflows.convert import LOCK_NAME as CONVERT_LOCK
 from orchestrator.workflows.convert import PYTHONS as CONVERT_PYTHONS
@@ -127,7 +127,7 @@ def _remove_folder(folder: Path, lock: Path) -> str | None:
     """Rename, then remove, so that a part is never taken for the whole; return why it is kept."""
     if any(os.fsencode(f"{folder}/") in command for command in _commands()):
         return "a process uses it"
-    user = user_of(folder)
+    user = find_user(folder)
     if user is not None:
         return user
     aside = folder if folder.name.startswith(ASIDE) else folder.with_name(f"{ASIDE}{folder.name}")

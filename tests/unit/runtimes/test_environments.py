@@ -243,11 +243,11 @@ def test_a_shared_cache_is_used_and_never_written(tmp_path: Path, monkeypatch: p
 
 def test_who_uses_an_environment_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     environments.mark_used(tmp_path)
-    assert environments.user_of(tmp_path) == f"process {os.getpid()} uses it"
+    assert environments.find_user(tmp_path) == f"process {os.getpid()} uses it"
     monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
-    assert "uses it, or did in the last 14 days" in str(environments.user_of(tmp_path))
+    assert "uses it, or did in the last 14 days" in str(environments.find_user(tmp_path))
     monkeypatch.undo()
     ended = next((tmp_path / ".uses").iterdir()).with_name(f"{socket.gethostname()}-999999999")
     next((tmp_path / ".uses").iterdir()).rename(ended)
-    assert environments.user_of(tmp_path) is None
+    assert environments.find_user(tmp_path) is None
     assert not ended.exists()
