@@ -18,7 +18,8 @@ from orch_runner.liveness import Liveness
 from orch_runner.shard_file import read_part
 from orch_runner.shard_rows import ShardRow
 
-POLL_SECONDS = 0.01
+FIRST_POLL_SECONDS, POLL_SECONDS = 0.001, 0.01
+"""Pauses between looks at the queue: the first one, since a host answers quickly, and the longest."""
 AHEAD_BYTES = 256 << 20
 """Most bytes of decoded images that wait for the predictor, beyond the batch that it asks for; one image at least."""
 
@@ -145,7 +146,7 @@ class BatchStream:
     def read(self, is_stopping: Callable[[], bool]) -> Iterator[Union[Batch, Shard, None]]:
         """Yield each new shard once, then its batches; None whenever there is nothing to do."""
         ready: Deque[Batch] = deque()
-        checked = time.monotonic()
+        checked, pause = time.monotonic(), FIRST_POLL_SECONDS
         while not is_stopping():
             if time.monotonic() - checked > 1:
                 checked = time.monotonic()
@@ -163,6 +164,7 @@ class BatchStream:
                 yield shard
                 self._planned = iter(self._cut(shard))
             if ready:
+                pause = FIRST_POLL_SECONDS
                 yield ready.popleft()
             elif self._queue.has_ended:
                 self.outcome = "all done"
@@ -172,7 +174,8 @@ class BatchStream:
                 return
             else:
                 yield None
-                time.sleep(POLL_SECONDS)
+                time.sleep(pause)
+                pause = min(POLL_SECONDS, 2 * pause)
 
     def close(self) -> None:
         """Stop decoding; drop the images that were not yielded."""

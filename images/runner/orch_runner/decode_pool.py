@@ -48,16 +48,18 @@ class DecodePool(Generic[Result]):
 
     def __init__(self, threads: int, limit: float, most_bytes: int) -> None:
         """`limit`: seconds for one task. `most_bytes`: of the results that are not waited for, or one result."""
-        self._count, self._limit, self._most_bytes = threads, limit, most_bytes
+        self._most_threads, self._limit, self._most_bytes = threads, limit, most_bytes
+        self._threads = 0
         self._tasks: "queue.SimpleQueue[Optional[DecodeTask[Result]]]" = queue.SimpleQueue()
         self._room = threading.Condition()
         self._bytes = 0
         self._is_closed = False
-        for _ in range(threads):
-            self._start_thread()
 
     def submit(self, work: Callable[[Reserve], Result]) -> DecodeTask[Result]:
         """Have a thread do `work`, which reserves the bytes of its result first; `wait` returns the result."""
+        if self._threads < self._most_threads:  # not all at once: a job of one image needs one
+            self._threads += 1
+            self._start_thread()
         task = DecodeTask(work)
         self._tasks.put(task)
         return task
@@ -92,7 +94,7 @@ class DecodePool(Generic[Result]):
         with self._room:
             self._is_closed = True
             self._room.notify_all()
-        for _ in range(self._count):
+        for _ in range(self._threads):
             self._tasks.put(None)
 
     def _reserve(self, task: DecodeTask[Result], size: int) -> None:
