@@ -88,6 +88,11 @@ def user_stacks_folder() -> Path:
     return user_config_path("orch") / "stacks"
 
 
+def user_settings_file() -> Path:
+    """Return the file with the user's defaults of options; it need not exist."""
+    return user_config_path("orch") / "config.toml"
+
+
 def user_executor_settings(executor: str) -> Path:
     """Return the file with the user's settings of an executor, for all runs; it need not exist."""
     return user_config_path("orch") / f"{executor}.yaml"

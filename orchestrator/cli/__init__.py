@@ -8,9 +8,11 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from typing import ClassVar, cast
 
 import typer
 import typer.main
+from typer.core import TyperGroup
 
 from orchestrator import __version__
 from orchestrator.cli import (
@@ -18,6 +20,7 @@ from orchestrator.cli import (
     cluster,
     comparison,
     compose,
+    config,
     convert,
     equivalence,
     evaluation,
@@ -29,10 +32,12 @@ from orchestrator.cli import (
     selftest,
     setup,
     sources,
+    topics,
     warm,
     weights,
 )
 from orchestrator.cli.common import print_error, print_json, say_text, show_line
+from orchestrator.cli.panels import PanelGroup
 from orchestrator.errors import EXIT_BUG, EXIT_OK, Interrupted, OrchError, UsageError
 from orchestrator.system import end_live_lines, explain_refusal, raise_on_sigterm
 
@@ -42,12 +47,25 @@ _FORMER_OPTIONS = (
 )
 """Options of `orch run` until 0.1, now settings of Slurm."""
 
+
+class _RootGroup(PanelGroup):
+    """All commands, in the order in which most people meet them."""
+
+    panels: ClassVar = {
+        "Predict": ("run", "plan", "status", "attach", "cancel"),
+        "Look at results": ("inspect", "validate", "draw", "eval", "compare", "report", "export"),
+        "Models": ("models", "weights", "sources", "build", "selftest", "equivalence", "convert", "new"),
+        "Warm workers": ("up", "ps", "logs", "down", "compose"),
+        "This machine": ("doctor", "demo", "prune", "config", "help"),
+    }
+
+
 app = typer.Typer(
+    cls=_RootGroup,
     name="orch",
     help="Run published vision models whose dependencies conflict: each in its own environment, "
     "all to one standard predictions file.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -95,6 +113,8 @@ app.command("logs")(warm.logs)
 app.command("doctor")(setup.doctor)
 app.add_typer(setup.new, name="new")
 app.command("demo")(setup.demo)
+app.add_typer(config.app, name="config")
+app.command("help")(topics.show_help)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -123,8 +143,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _invoke(arguments: list[str]) -> int:
     _refuse_empty(arguments)
     # Not app(): Typer's own main would swallow Ctrl-C and closed pipes.
+    group = cast(TyperGroup, typer.main.get_command(app))
+    if "_ORCH_COMPLETE" in os.environ:
+        group._main_shell_completion({}, "orch")
     try:
-        with typer.main.get_command(app).make_context("orch", arguments) as context:
+        with group.make_context("orch", arguments, default_map=config.default_values(group)) as context:
             return int(context.command.invoke(context) or 0)
     except typer.Exit as stopped:
         return int(stopped.exit_code)

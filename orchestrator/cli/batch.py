@@ -37,6 +37,13 @@ def refuse_incomplete(models: Sequence[str], images: Sequence[str], all_models: 
         raise UsageError("no images were given", hint=f"orch run {which} --images FOLDER")
 
 
+def refuse_path_for_model(word: str, known: Catalog) -> None:
+    """Raise UsageError where the first word is a path and not the name of a model."""
+    if Path(word).exists() and word not in known.models and word not in known.aliases:
+        why = f"{word} is a file or folder; the first word is a model, see orch models"
+        raise UsageError("no model was given", why=why, hint=f"orch run MODEL {word}")
+
+
 def run_models(
     known: Catalog,
     names: Sequence[str],

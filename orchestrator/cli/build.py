@@ -8,10 +8,16 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli import common
+from orchestrator.cli.completion import complete_stack_or_model
 
 
 def build(
-    name: Annotated[str, typer.Argument(metavar="MODEL|STACK", help="A stack, or a model of it.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL|STACK", autocompletion=complete_stack_or_model, help="A stack, or a model of it."
+        ),
+    ],
     variant: common.VariantOption = None,
     runtime: common.RuntimeOption = "auto",
     device: common.DeviceOption = None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.cli.completion import complete_runtime, complete_setting, complete_variant
 from orchestrator.errors import OrchError, UsageError
 from orchestrator.system import print_line, require_file, require_folder
 
@@ -26,12 +27,20 @@ OfflineOption = Annotated[bool, typer.Option("--offline", help="Download nothing
 RuntimeOption = Annotated[
     str,
     typer.Option(
-        "--runtime", metavar="NAME", help="docker, venv, apptainer, or auto: docker if an engine answers, else venv."
+        "--runtime",
+        metavar="NAME",
+        autocompletion=complete_runtime,
+        help="docker, venv, apptainer, or auto: docker if an engine answers, else venv.",
     ),
 ]
 VariantOption = Annotated[
     str | None,
-    typer.Option("--variant", metavar="NAME", help="Variant of the stack. Default: the best for the device."),
+    typer.Option(
+        "--variant",
+        metavar="NAME",
+        autocompletion=complete_variant,
+        help="Variant of the stack. Default: the best for the device.",
+    ),
 ]
 DeviceOption = Annotated[
     str | None,
@@ -42,7 +51,13 @@ DeviceOption = Annotated[
     ),
 ]
 SettingsOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of the model; repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        autocompletion=complete_setting,
+        help="Change a setting of the model; repeatable.",
+    ),
 ]
 BaseImageOption = Annotated[str | None, typer.Option("--base-image", metavar="IMAGE", help="Build on this base image.")]
 BuildArgOption = Annotated[

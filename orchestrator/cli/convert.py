@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli.common import JsonOption, OfflineOption, StacksOption, catalog, check_file, print_json
+from orchestrator.cli.completion import complete_model, complete_stack
 from orchestrator.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
@@ -17,12 +18,18 @@ if TYPE_CHECKING:
 
 
 def convert(
-    stack: Annotated[str, typer.Argument(metavar="STACK", help="A stack, e.g. facere.")],
+    stack: Annotated[str, typer.Argument(metavar="STACK", autocompletion=complete_stack, help="A stack, e.g. facere.")],
     checkpoint: Annotated[Path, typer.Option("--ckpt", metavar="FILE", help="The checkpoint that training saved.")],
     onnx: Annotated[Path, typer.Option("--onnx", metavar="FILE", callback=check_file, help="The file to write.")],
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", metavar="MODEL", help="Default: the model whose number of classes fits."),
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            autocompletion=complete_model,
+            help="Default: the model whose number of classes fits.",
+        ),
     ] = None,
     add: Annotated[bool, typer.Option("--add", help="Add the result to the cache as the model's weights.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli import common
+from orchestrator.cli.completion import complete_model
 from orchestrator.cli.tables import print_table
 from orchestrator.errors import EXIT_OK, PredictionsError, UsageError
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def equivalence(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="See orch models.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", autocompletion=complete_model, help="See orch models.")],
     variants: Annotated[str, typer.Option(metavar="A,B", help="The two variants to compare.")],
     images: Annotated[
         list[str] | None,

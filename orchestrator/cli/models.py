@@ -7,20 +7,40 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.cli.common import JsonOption, StacksOption, catalog, print_json, show_line
+from orchestrator.cli.completion import complete_model
+from orchestrator.cli.panels import PanelGroup
 from orchestrator.cli.tables import print_table
 
 if TYPE_CHECKING:
     from orchestrator.catalog import ModelEntry
 
-app = typer.Typer(help="List the models, or show one.", invoke_without_command=True, rich_markup_mode=None)
+
+class _ModelsGroup(PanelGroup):
+    """`orch models`, where any other word than a command is the name of a model to show."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command of the first word, or `show` with all of them."""
+        return super().resolve_command(ctx, args if args[0] in self.commands else ["show", *args])
 
 
-@app.callback()
+app = typer.Typer(
+    cls=_ModelsGroup, help="List the models, or show one.", invoke_without_command=True, rich_markup_mode=None
+)
+
+
+@app.callback(options_metavar="[OPTIONS]", subcommand_metavar="[MODEL]")
 def models(context: typer.Context, stacks: StacksOption = None, json: JsonOption = False) -> None:
-    """List all models, or show one."""
+    """List all models, or show one: orch models MODEL."""
     context.obj = (stacks, json)
-    if context.invoked_subcommand is not None:
-        return
+    if context.invoked_subcommand is None:
+        list_models(context)
+
+
+@app.command("list")
+def list_models(context: typer.Context, stacks: StacksOption = None, json: JsonOption = False) -> None:
+    """List all models."""
+    earlier_stacks, earlier_json = context.obj
+    stacks, json = [*(earlier_stacks or []), *(stacks or [])], json or earlier_json
     entries = catalog(stacks).models.values()
     if json:
         print_json({"models": [_as_json(entry) for entry in entries]})
@@ -35,7 +55,9 @@ def models(context: typer.Context, stacks: StacksOption = None, json: JsonOption
 @app.command("show")
 def show(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="MODEL", help="A model or an alias of it.")],
+    name: Annotated[
+        str, typer.Argument(metavar="MODEL", autocompletion=complete_model, help="A model or an alias of it.")
+    ],
     stacks: StacksOption = None,
     json: JsonOption = False,
 ) -> None:

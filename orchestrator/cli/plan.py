@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli import common
+from orchestrator.cli.completion import complete_model
 from orchestrator.cli.tables import print_table
 from orchestrator.errors import EXIT_OK, UsageError
 from orchestrator.system import write_text
@@ -23,7 +24,7 @@ RUNS = {"native": "yes", "unknown": "perhaps", "jit": "slow first start", "impos
 
 
 def plan(
-    model: Annotated[str | None, typer.Argument(metavar="MODEL")] = None,
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", autocompletion=complete_model)] = None,
     runtime: common.RuntimeOption = "auto",
     variant: common.VariantOption = None,
     device: common.DeviceOption = None,

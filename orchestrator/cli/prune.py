@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.cli.common import JsonOption, StacksOption, catalog, find_stacks, print_json, say
+from orchestrator.cli.completion import complete_stack
 from orchestrator.cli.tables import print_table
 from orchestrator.errors import UsageError
 
@@ -26,7 +27,13 @@ def prune(
         ),
     ] = False,
     names: Annotated[
-        list[str] | None, typer.Option("--stack", metavar="STACK", help="Only what belongs to this stack; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--stack",
+            metavar="STACK",
+            autocompletion=complete_stack,
+            help="Only what belongs to this stack; repeatable.",
+        ),
     ] = None,
     older_than: Annotated[
         float, typer.Option(min=0, metavar="DAYS", help="Only images, environments and sources older than this.")

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
-from typer.core import TyperCommand
 
 from orchestrator.cli import batch, common
+from orchestrator.cli.completion import complete_model, complete_model_or_path
 from orchestrator.cli.gate import BaselineOption, FailOnOption, JunitOption, SummaryOption, open_gate, say_verdicts
+from orchestrator.cli.panels import PanelCommand
 from orchestrator.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from orchestrator.plan import RunOptions
 
 SHOWN_FAILURES = 20
-OTHER = "Other"  # title of the panel with parameters of no other panel
 RESUME_HINT = "the same command resumes it"
 EXAMPLES = """\b
 Examples:
@@ -29,7 +29,14 @@ Examples:
 """
 
 ModelsOption = Annotated[
-    list[str] | None, typer.Option("--model", "-m", metavar="MODEL", help="Model to run, see orch models; repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        autocompletion=complete_model,
+        help="Model to run, see orch models; repeatable.",
+    ),
 ]
 ImagesOption = Annotated[
     list[str] | None,
@@ -42,7 +49,12 @@ ImagesOption = Annotated[
     ),
 ]
 MoreImagesArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="SOURCE", help="More images, so that --images photos/*.jpg works.")
+    list[str] | None,
+    typer.Argument(
+        metavar="[MODEL] SOURCE",
+        autocompletion=complete_model_or_path,
+        help="The model, unless --model, --all or --file is given; and images: --images photos/*.jpg works, too.",
+    ),
 ]
 FollowLinksOption = Annotated[
     bool,
@@ -156,8 +168,8 @@ FileOption = Annotated[
 ]
 
 
-class RunCommand(TyperCommand):
-    """`orch run`, whose help shows the parameters in panels, without importing rich."""
+class RunCommand(PanelCommand):
+    """`orch run` with the panels of its help."""
 
     panels: ClassVar = {
         "What to run": (
@@ -171,21 +183,6 @@ class RunCommand(TyperCommand):
         "Checks for CI": ("annotations", "baseline", "fail_on", "junit", "job_summary"),
         "Cluster": ("executor", "slurm"),
     }
-
-    # `Any`: the classes of Click are Typer's own in some of its versions.
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write one section per panel; parameters of no panel come last."""
-        records = {}
-        for param in self.get_params(ctx):
-            record = param.get_help_record(ctx)
-            if record is not None:
-                name = record[0].partition(" <")[0] if param.param_type_name == "argument" else record[0]
-                records[param.name] = (name, record[1])
-        for title, names in self.panels.items():
-            with formatter.section(title):
-                formatter.write_dl([records.pop(name) for name in names if name in records])
-        with formatter.section(OTHER):
-            formatter.write_dl(list(records.values()))
 
 
 def run(
@@ -255,8 +252,11 @@ def run(
     )
     if file is not None:
         return batch.run_file(context, file, stacks, checked_by, json=json, quiet=quiet)
-    sources = [*(images or []), *(more_images or [])]
-    names = model or []
+    names, more = model or [], more_images or []
+    if not names and not all_models and more:
+        names, more = more[:1], more[1:]
+        batch.refuse_path_for_model(names[0], common.catalog(stacks))
+    sources = [*(images or []), *more]
     batch.refuse_incomplete(names, sources, all_models)
     build = common.make_build_options(base_image, build_arg, rebuild=False, offline=offline)
     options = _make_options({**context.params, "images": sources, "executor_settings": slurm or [], "build": build})

@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli import common
+from orchestrator.cli.completion import complete_model
 
 
 def selftest(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="See orch models.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", autocompletion=complete_model, help="See orch models.")],
     runtime: common.RuntimeOption = "auto",
     variant: common.VariantOption = None,
     device: common.DeviceOption = None,

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli.common import JsonOption, StacksOption, catalog, print_json
+from orchestrator.cli.completion import complete_stack
 from orchestrator.cli.tables import print_table
 
 app = typer.Typer(help="List and fetch the upstream code of stacks.", no_args_is_help=True, rich_markup_mode=None)
@@ -31,7 +32,9 @@ def list_sources(stacks: StacksOption = None, json: JsonOption = False) -> None:
 
 @app.command("fetch")
 def fetch(
-    names: Annotated[list[str] | None, typer.Argument(metavar="STACK", help="Default: all stacks.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="STACK", autocompletion=complete_stack, help="Default: all stacks.")
+    ] = None,
     stacks: StacksOption = None,
     json: JsonOption = False,
 ) -> None:

@@ -26,6 +26,7 @@ from orchestrator.cli.common import (
     say,
     show_line,
 )
+from orchestrator.cli.completion import complete_stack_or_model
 from orchestrator.cli.tables import print_table
 from orchestrator.errors import EXIT_OK, UsageError
 
@@ -38,7 +39,7 @@ _COLUMNS = ["stack", "variant", "state", "models", "device", "memory", "queue", 
 
 
 def up(
-    names: Annotated[list[str], typer.Argument(metavar="MODEL|STACK...")],
+    names: Annotated[list[str], typer.Argument(metavar="MODEL|STACK...", autocompletion=complete_stack_or_model)],
     variant: VariantOption = None,
     device: DeviceOption = None,
     data: Annotated[

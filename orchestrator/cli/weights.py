@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli.common import JsonOption, OfflineOption, StacksOption, catalog, print_json, say
+from orchestrator.cli.completion import complete_model
 from orchestrator.cli.tables import print_table
 from orchestrator.errors import EXIT_OK, MachineError
 
 app = typer.Typer(help="List, fetch, add and verify weights.", no_args_is_help=True, rich_markup_mode=None)
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="See orch models.")]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", autocompletion=complete_model, help="See orch models.")]
 
 
 @app.command("list")
@@ -83,7 +84,9 @@ def add(
 
 @app.command("verify")
 def verify(
-    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="Default: all models.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", autocompletion=complete_model, help="Default: all models.")
+    ] = None,
     stacks: StacksOption = None,
     json: JsonOption = False,
 ) -> None:

@@ -63,7 +63,7 @@ MISTAKES = [
     (("run", "--model", "garments-tiny"), "orch run --model garments-tiny --images FOLDER"),
     (("run", "--model", "garments-tny", "--images", "x"), "orch models"),
     (("models", "show", "garments-tny"), "orch models"),
-    (("models", "shwo"), "orch models --help"),
+    (("models", "shwo"), "orch models"),
     (("build", "nothing"), "orch models"),
     (("new", "stack", "garments"), "choose another name"),
     (("models", "--stacks", "/none"), None),
