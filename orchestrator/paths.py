@@ -88,6 +88,11 @@ def user_stacks_folder() -> Path:
     return user_config_path("orch") / "stacks"
 
 
+def history_file() -> Path:
+    """Return the list of run directories, one JSON string a line."""
+    return home() / "history.jsonl"
+
+
 def user_settings_file() -> Path:
     """Return the file with the user's defaults of options; it need not exist."""
     return user_config_path("orch") / "config.toml"

@@ -24,6 +24,7 @@ from orchestrator.cli import (
     convert,
     equivalence,
     evaluation,
+    history,
     models,
     plan,
     predictions,
@@ -52,8 +53,8 @@ class _RootGroup(PanelGroup):
     """All commands, in the order in which most people meet them."""
 
     panels: ClassVar = {
-        "Predict": ("run", "plan", "status", "attach", "cancel"),
-        "Look at results": ("inspect", "validate", "draw", "eval", "compare", "report", "export"),
+        "Predict": ("run", "plan", "rerun", "status", "attach", "cancel"),
+        "Look at results": ("ls", "inspect", "validate", "draw", "eval", "compare", "report", "export"),
         "Models": ("models", "weights", "sources", "build", "selftest", "equivalence", "convert", "new"),
         "Warm workers": ("up", "ps", "logs", "down", "compose"),
         "This machine": ("doctor", "demo", "prune", "config", "help"),
@@ -87,6 +88,8 @@ def _root(
 
 app.command("run", cls=run.RunCommand, epilog=run.EXAMPLES)(run.run)
 app.command("plan")(plan.plan)
+app.command("rerun")(history.rerun)
+app.command("ls")(history.list_runs)
 app.command("status")(cluster.status)
 app.command("attach")(cluster.attach)
 app.command("cancel")(cluster.cancel)

@@ -13,6 +13,7 @@ from orchestrator.cli.common import catalog, print_error, print_json, say
 from orchestrator.cli.gate import say_verdicts
 from orchestrator.cli.tables import print_figures, print_table
 from orchestrator.errors import MachineError, OrchError, UsageError
+from orchestrator.system import count_of
 
 if TYPE_CHECKING:
     from orchestrator.catalog import Catalog
@@ -158,7 +159,7 @@ def _print_results(results: Mapping[str, RunResult], quiet: bool) -> None:
             counts = [str(summary[key]) for key in ("predicted", "failed", "instances")]
             rows.append([name, *counts, f"{summary['seconds']['dispatch']:.1f}", summary["predictions"]])
             if summary["failed"]:
-                say(f"{name}: {summary['failed']} images failed, listed in {result.paths.summary}")
+                say(f"{name}: {count_of(summary['failed'], 'image')} failed, listed in {result.paths.summary}")
     if rows and not quiet:
         print_table(["model", "predicted", "failed", "instances", "seconds", "predictions"], rows)
 

@@ -10,6 +10,7 @@ import typer
 from orchestrator.cli.common import JsonOption, QuietOption, print_json, say
 from orchestrator.cli.run import report_outcome
 from orchestrator.errors import EXIT_OK, EXIT_SOME_FAILED
+from orchestrator.system import count_of
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.")]
 
@@ -25,7 +26,7 @@ def status(run: RunArgument, json: JsonOption = False) -> None:
         return
     job = f", job {state['job']}" if "job" in state else ""
     say(f"{state['run']}: {state['model']}, {state['state']}{job}")
-    say(f"  {state['shards_done']} of {state['shards']} shards done, {state['images']} images")
+    say(f"  {state['shards_done']} of {state['shards']} shards done, {count_of(state['images'], 'image')}")
     for task, description in state.get("tasks", {}).items():
         say(f"  {task}: {description}")
     for ended in state.get("ended_with", ()):

@@ -11,7 +11,7 @@ import typer
 from orchestrator.cli.common import JsonOption, print_json, say, show_line
 from orchestrator.cli.tables import print_table
 from orchestrator.errors import PredictionsError, UsageError
-from orchestrator.system import require_file, require_folder
+from orchestrator.system import count_of, require_file, require_folder
 
 if TYPE_CHECKING:
     from orchestrator.predictions import Predictions
@@ -106,7 +106,7 @@ def validate(file: FileArgument, json: JsonOption = False) -> None:
     if json:
         print_json({"valid": True, "problems": [], "images": len(predictions), "instances": len(predictions.scores)})
     else:
-        say(f"valid: {len(predictions)} images, {len(predictions.scores)} instances")
+        say(f"valid: {count_of(len(predictions), 'image')}, {count_of(len(predictions.scores), 'instance')}")
 
 
 def export(

@@ -13,7 +13,9 @@ from orchestrator.cli import batch, common
 from orchestrator.cli.completion import complete_model, complete_model_or_path
 from orchestrator.cli.gate import BaselineOption, FailOnOption, JunitOption, SummaryOption, open_gate, say_verdicts
 from orchestrator.cli.panels import PanelCommand
+from orchestrator.cli.plan import show_dry_runs
 from orchestrator.errors import Interrupted, UsageError
+from orchestrator.system import count_of
 
 if TYPE_CHECKING:
     from orchestrator.dispatch import Outcome
@@ -159,6 +161,12 @@ AnnotationsOption = Annotated[
         "--annotations", "-a", metavar="COCO.json", help="Ground truth: print AP and compare it with --baseline."
     ),
 ]
+DryRunOption = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Show images, device, downloads, builds, disk space and time of the run; do nothing."
+    ),
+]
 AllOption = Annotated[bool, typer.Option("--all", help="Run every model that this machine supports.")]
 FileOption = Annotated[
     Path | None,
@@ -175,6 +183,7 @@ class RunCommand(PanelCommand):
         "What to run": (
             *("model", "all_models", "file", "images", "more_images", "image_root", "follow_links", "settings"),
             "stacks",
+            "dry_run",
         ),
         "Where it runs": ("runtime", "variant", "device", "warm", "spool", "offline", "base_image", "build_arg"),
         "Limits of workers": ("user", "memory", "processes", "file_size", "out_size", "batch_timeout"),
@@ -242,6 +251,7 @@ def run(
     quiet: common.QuietOption = False,
     all_models: AllOption = False,
     file: FileOption = None,
+    dry_run: DryRunOption = False,
 ) -> int:
     """Predict images with one or more models.
 
@@ -251,6 +261,9 @@ def run(
         open_gate, fail_on=fail_on, baseline=baseline, annotations=annotations, junit=junit, summary=job_summary
     )
     if file is not None:
+        if dry_run:
+            why, hint = f"{file} may have several", "orch run -m MODEL -i IMAGES --dry-run"
+            raise UsageError("--dry-run is for one set of images", why=why, hint=hint)
         return batch.run_file(context, file, stacks, checked_by, json=json, quiet=quiet)
     names, more = model or [], more_images or []
     if not names and not all_models and more:
@@ -260,6 +273,8 @@ def run(
     batch.refuse_incomplete(names, sources, all_models)
     build = common.make_build_options(base_image, build_arg, rebuild=False, offline=offline)
     options = _make_options({**context.params, "images": sources, "executor_settings": slurm or [], "build": build})
+    if dry_run:
+        return show_dry_runs(common.catalog(stacks), names, options, json=json)
     if all_models or len(names) > 1:
         return batch.run_models(common.catalog(stacks), names, options, checked_by, json=json, quiet=quiet)
     return _run_one(names[0], stacks, options, checked_by, json=json, quiet=quiet)
@@ -332,5 +347,6 @@ def _print_outcome(outcome: Outcome, quiet: bool) -> None:
         return
     seconds = summary["seconds"]["dispatch"]
     failed = f", {summary['failed']} failed" if summary["failed"] else ""
-    common.say(f"{summary['predicted']} images predicted{failed}; {summary['instances']} instances; {seconds:.1f} s")
+    images, instances = count_of(summary["predicted"], "image"), count_of(summary["instances"], "instance")
+    common.say(f"{images} predicted{failed}; {instances}; {seconds:.1f} s")
     common.say(f"predictions: {outcome.paths.predictions}")

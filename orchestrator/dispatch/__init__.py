@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from orchestrator.dispatch.shared.work_file import make_placeholder
     from orchestrator.dispatch.sharing import NoSharing, Sharing
     from orchestrator.dispatch.slurm.settings import SlurmSettings
-    from orchestrator.dispatch.status import read_status
+    from orchestrator.dispatch.status import read_local_state, read_status
 else:
     __getattr__ = lazy_exports(
         __name__,
@@ -34,6 +34,6 @@ else:
             "shared.work_file": "make_placeholder",
             "sharing": "NoSharing Sharing",
             "slurm.settings": "SlurmSettings",
-            "status": "read_status",
+            "status": "read_local_state read_status",
         },
     )

@@ -27,12 +27,13 @@ def read_status(paths: RunPaths) -> dict[str, Any]:
         "executor": "local" if submission is None else submission.executor,
     }
     if submission is None:
-        return {**status, "state": _local_state(paths)}
+        return {**status, "state": read_local_state(paths)}
     tasks = get_submitter(submission).list_tasks(submission.job)
     return {**status, "state": _cluster_state(paths, tasks), **_describe_job(paths, submission, tasks or [])}
 
 
-def _local_state(paths: RunPaths) -> str:
+def read_local_state(paths: RunPaths) -> str:
+    """Return the state of a run of this machine: "complete", "running" or "stopped"."""
     if paths.summary.exists():
         return "complete"
     return "running" if _is_locked(paths) else "stopped"

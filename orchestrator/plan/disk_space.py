@@ -8,7 +8,7 @@ from pathlib import Path
 from orchestrator.catalog import ModelEntry, StackEntry, weights_state
 from orchestrator.paths import weights_folder
 from orchestrator.runtimes import BuildOptions, Runtime, find_variant
-from orchestrator.system import GB, Need
+from orchestrator.system import GB, Need, count_of
 
 UNDECLARED_GB = {"cpu": 1.0, "cuda": 6.0}
 """Size of a variant whose stack.yaml has no size_gb: CUDA's libraries alone are 3 to 4 GB."""
@@ -38,4 +38,4 @@ def weights_needs(entry: ModelEntry) -> Iterator[Need]:
 
 def output_need(folder: Path, images: int) -> Need:
     """Return what a run's shards and predictions write, by measurement."""
-    return Need(folder, images * OUTPUT_BYTES, f"predictions of {images} images")
+    return Need(folder, images * OUTPUT_BYTES, f"predictions of {count_of(images, 'image')}")

@@ -74,7 +74,9 @@ def parse_size(value: object) -> int:
 
 
 def format_size(size: int) -> str:
-    """Return "21.2 GiB" or "500 MiB"."""
+    """Return "21.2 GiB", "500 MiB" or "12 KiB"."""
+    if size < 1 << 20:
+        return f"{size / (1 << 10):.0f} KiB"
     return f"{size / (1 << 30):.1f} GiB" if size >= 1 << 30 else f"{size / (1 << 20):.0f} MiB"
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         RunStatus,
         SilentBatchDisplay,
         SilentDisplay,
+        count_of,
         end_live_lines,
         print_line,
         printable,
@@ -57,7 +58,7 @@ else:
             "archives": "is_archive unpack",
             "container_engine": "Engine build_command connect",
             "display": "BatchDisplay Display PlainBatchDisplay PlainDisplay Report RunStatus SilentBatchDisplay "
-            "SilentDisplay end_live_lines print_line printable rate_line register_live_line with_name",
+            "SilentDisplay count_of end_live_lines print_line printable rate_line register_live_line with_name",
             "download": "TransferProgress fetch",
             "files": "is_regular_file json_bytes open_to_append read_json_object read_regular remove "
             "replace_file replace_path require_format sha256_of sha256_of_tree state_of_tree sync_path write_json "

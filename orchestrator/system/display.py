@@ -40,6 +40,11 @@ def printable(text: str) -> str:
     return _OLD_CI_COMMAND.sub(r"\\x23", line)
 
 
+def count_of(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural where it belongs: "1 image", "2 images"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 _live_lines: list[Callable[[], None]] = []
 
 

@@ -11,10 +11,13 @@ if TYPE_CHECKING:
     from orchestrator.workflows.convert import Converted, ConvertOptions, convert_checkpoint
     from orchestrator.workflows.demo.demo import run_demo
     from orchestrator.workflows.doctor import examine_machine
+    from orchestrator.workflows.dry_run import DryRun, preview_images
     from orchestrator.workflows.equivalence import Equivalence, check_equivalence
+    from orchestrator.workflows.history import RunRecord, list_runs
     from orchestrator.workflows.preview import RunPreview, name_gpus, preview_run
     from orchestrator.workflows.prune.leftovers import Leftover, Scope
     from orchestrator.workflows.prune.prune import find_leftovers, remove_leftovers
+    from orchestrator.workflows.rerun import Difference, Repetition, find_differences, read_repetition
     from orchestrator.workflows.run import run_model
     from orchestrator.workflows.selftest import run_selftest
 else:
@@ -27,10 +30,13 @@ else:
             "convert": "ConvertOptions Converted convert_checkpoint",
             "demo.demo": "run_demo",
             "doctor": "examine_machine",
+            "dry_run": "DryRun preview_images",
             "equivalence": "Equivalence check_equivalence",
+            "history": "RunRecord list_runs",
             "preview": "RunPreview name_gpus preview_run",
             "prune.leftovers": "Leftover Scope",
             "prune.prune": "find_leftovers remove_leftovers",
+            "rerun": "Difference Repetition find_differences read_repetition",
             "run": "run_model",
             "selftest": "run_selftest",
         },

@@ -61,8 +61,9 @@ from orchestrator.plan import (
     weights_needs,
 )
 from orchestrator.runtimes import Prepared, Runtime, result_parts
-from orchestrator.system import Display, Need, remove, require_space
+from orchestrator.system import Display, Need, count_of, remove, require_space
 from orchestrator.workflows.candidates import Candidate, runtime_candidates
+from orchestrator.workflows.history import remember_run
 
 
 def run_model(entry: ModelEntry, options: RunOptions, display: Display, sharing: Sharing | None = None) -> Outcome:
@@ -79,7 +80,7 @@ def run_model(entry: ModelEntry, options: RunOptions, display: Display, sharing:
         )
     choice, gpus = executor.select(entry, options.variant, options.device)
     request = make_request(entry, options, options.runtime, choice.variant, choice.device)
-    for folder in _folders(options, request):
+    for folder in default_folders(options, request):
         try:
             return _run_in_folder(folder, entry, options, request, choice, gpus, display, sharing or NoSharing())
         except RunChanged as changed:
@@ -89,7 +90,7 @@ def run_model(entry: ModelEntry, options: RunOptions, display: Display, sharing:
     raise AssertionError("there is always a next folder")
 
 
-def _folders(options: RunOptions, request: Request) -> Iterator[Path]:
+def default_folders(options: RunOptions, request: Request) -> Iterator[Path]:
     """Return the folders that a run may have: the one asked for, else runs/MODEL-DIGEST, then with a number."""
     if options.out is not None:
         yield options.out
@@ -144,6 +145,7 @@ def _run_in_folder(
                 _update(paths, plan, earlier, changes, notes, display)
             else:
                 record_plan(paths, plan, earlier, notes)
+                remember_run(paths.root)
             work = _make_work(plan, paths, candidate, options, choice, gpus, sharing, settings)
             outcome = executor.execute(work, display)
             if outcome.complete or not (options.wait and settings.wait):
@@ -262,7 +264,7 @@ def _space_needs(
 
 
 def _say_inputs(display: Display, inputs: InputSet) -> None:
-    parts = [f"{len(inputs.images)} images"]
+    parts = [count_of(len(inputs.images), "image")]
     if inputs.images.unreadable:
         parts.append(f"{inputs.images.unreadable} of them cannot be read")
     if inputs.skipped:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from orchestrator.errors import RuntimeUnsuitable, UsageError
 from orchestrator.inputs import InputImage, InputSet
-from orchestrator.system import GuestFileRefused, GuestTree
+from orchestrator.system import GuestFileRefused, GuestTree, count_of
 
 COPY_LIMIT = 1 << 30
 _UNITS = {"K": 10, "M": 20, "G": 30, "T": 40}
@@ -62,20 +62,21 @@ def stage_images(
         count, size = count + 1, size + image.size
     if not count:
         return None
+    images = count_of(count, "image")
     tree.remove_folder(folder)
     if _link_all(inputs, numbers, tree, folder):
-        return f"{count} images linked into the spool: the worker cannot read them where they are"
+        return f"{images} linked into the spool: the worker cannot read them where they are"
     tree.remove_folder(folder)
     if size > limit:
         outside = inputs.roots[numbers[0]]
         raise RuntimeUnsuitable(
             f"the warm worker cannot read {outside}",
-            why=f"{count} images of {size >> 20} MB are too large to copy (ORCH_SPOOL_COPY_LIMIT={limit >> 20}M)",
+            why=f"{images} of {size >> 20} MB: more than is copied (ORCH_SPOOL_COPY_LIMIT={limit >> 20}M)",
             hint=f"ORCH_DATA={outside} docker compose up -d; or: orch up {stack} --data {outside}",
         )
     for image, name in _named(inputs, numbers, tree, folder):
         tree.put(name, inputs.locate(image))
-    return f"{count} images ({size >> 20} MB) copied into the spool: the worker cannot read them where they are"
+    return f"{images} ({size >> 20} MB) copied into the spool: the worker cannot read them where they are"
 
 
 def _of_roots(inputs: InputSet, numbers: Sequence[int]) -> Iterator[InputImage]:
