@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-__all__ = ["Predictions", "__version__"]
+__all__ = ["Predictions", "Run", "Session", "__version__", "connect", "run"]
 
 if TYPE_CHECKING:
     from orchestrator.predictions import Predictions
+    from orchestrator.system import __version__
+    from orchestrator.workflows import Run, Session, connect
+    from orchestrator.workflows import run_images as run
+
+_PACKAGES = {
+    "Predictions": "predictions",
+    "Run": "workflows",
+    "Session": "workflows",
+    "__version__": "system",
+    "connect": "workflows",
+    "run": "workflows",
+}
+_NAMES = {"run": "run_images"}
 
 
 def __getattr__(name: str) -> Any:
-    """`orchestrator.Predictions`, imported when asked for: the command line must not wait for numpy."""
-    if name == "Predictions":
-        from orchestrator.predictions import Predictions
-
-        return Predictions
+    """Import what is offered when it is asked for: the command line must not wait for numpy."""
+    if name in _PACKAGES:
+        return getattr(importlib.import_module(f"orchestrator.{_PACKAGES[name]}"), _NAMES.get(name, name))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

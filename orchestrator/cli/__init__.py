@@ -14,7 +14,6 @@ import typer
 import typer.main
 from typer.core import TyperGroup
 
-from orchestrator import __version__
 from orchestrator.cli import (
     build,
     cluster,
@@ -40,7 +39,7 @@ from orchestrator.cli import (
 from orchestrator.cli.common import print_error, print_json, say_text, show_line
 from orchestrator.cli.panels import PanelGroup
 from orchestrator.errors import EXIT_BUG, EXIT_OK, Interrupted, OrchError, UsageError
-from orchestrator.system import end_live_lines, explain_refusal, raise_on_sigterm
+from orchestrator.system import __version__, end_live_lines, explain_refusal, raise_on_sigterm
 
 _FORMER_OPTIONS = (
     *("partition", "account", "qos", "time", "mem", "gres", "gpus-per-task", "cpus-per-task"),

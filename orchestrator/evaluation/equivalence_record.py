@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator import __version__
 from orchestrator.evaluation.agreement import ToleranceAgreement
 from orchestrator.paths import home
-from orchestrator.system import write_json
+from orchestrator.system import __version__, write_json
 
 FORMAT = "orch-equivalence/1"
 

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator import __version__
 from orchestrator.catalog import MANIPULATION, ModelEntry, Stored
 from orchestrator.inputs import InputImage, InputSet
 from orchestrator.plan.request import Request
 from orchestrator.runtimes import Prepared
+from orchestrator.system import __version__
 
 
 @dataclass(frozen=True)

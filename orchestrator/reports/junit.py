@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Literal
 from xml.etree import ElementTree
 
-from orchestrator import __version__
 from orchestrator.evaluation import FailedImages, GateResult
-from orchestrator.system import printable, write_text
+from orchestrator.system import __version__, printable, write_text
 
 MAX_CASES = 1000  # failed images with a case of their own; summary.json has all
 _NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

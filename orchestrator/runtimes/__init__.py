@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         stop_workers,
     )
     from orchestrator.runtimes.warm.listing import WarmWorkerStatus, list_workers
+    from orchestrator.runtimes.warm.process import process_worker
     from orchestrator.runtimes.warm.runtime import WarmRuntime
     from orchestrator.runtimes.warm.select import NoWarmWorker, select_warm
     from orchestrator.runtimes.worker_cache import ensure_worker_cache
@@ -76,6 +77,7 @@ else:
             "warm.compose_env": "environment environment_text write_environment",
             "warm.containers": "UpOptions find_warm_stacks list_containers log_lines start_workers stop_workers",
             "warm.listing": "WarmWorkerStatus list_workers",
+            "warm.process": "process_worker",
             "warm.runtime": "WarmRuntime",
             "warm.select": "NoWarmWorker select_warm",
             "worker_cache": "ensure_worker_cache",

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from orchestrator.system.signals import StopRequests, call_on_signal, raise_on_sigterm, share_signals
     from orchestrator.system.subprocesses import read_output, run_subprocess, terminate_subprocesses
     from orchestrator.system.suggestions import did_you_mean, unknown_name
+    from orchestrator.system.version import __version__
     from orchestrator.system.yaml_source import FieldError, YamlSource, describe_errors, spec_error
 else:
     __getattr__ = lazy_exports(
@@ -71,6 +72,7 @@ else:
             "signals": "StopRequests call_on_signal raise_on_sigterm share_signals",
             "subprocesses": "read_output run_subprocess terminate_subprocesses",
             "suggestions": "did_you_mean unknown_name",
+            "version": "__version__",
             "yaml_source": "FieldError YamlSource describe_errors spec_error",
         },
     )

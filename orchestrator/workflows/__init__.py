@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from orchestrator.workflows.preview import RunPreview, name_gpus, preview_run
     from orchestrator.workflows.prune.leftovers import Leftover, Scope
     from orchestrator.workflows.prune.prune import find_leftovers, remove_leftovers
-    from orchestrator.workflows.rerun import Difference, Repetition, find_differences, read_repetition
+    from orchestrator.workflows.python_api import Run, Session, connect, run_images
+    from orchestrator.workflows.rerun import Repetition, RunDifference, find_differences, read_repetition
     from orchestrator.workflows.run import run_model
     from orchestrator.workflows.selftest import run_selftest
 else:
@@ -36,7 +37,8 @@ else:
             "preview": "RunPreview name_gpus preview_run",
             "prune.leftovers": "Leftover Scope",
             "prune.prune": "find_leftovers remove_leftovers",
-            "rerun": "Difference Repetition find_differences read_repetition",
+            "python_api": "Run Session connect run_images",
+            "rerun": "RunDifference Repetition find_differences read_repetition",
             "run": "run_model",
             "selftest": "run_selftest",
         },

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from orchestrator import __version__
 from orchestrator.catalog import load_catalog
 from orchestrator.errors import OrchError
 from orchestrator.hardware import OR_CPU, Gpu, Machine, cores, detect_machine, explain_old_driver, find_next_step
 from orchestrator.paths import home
 from orchestrator.runtimes import RUNTIMES, Finding, get_runtime
+from orchestrator.system import __version__
 
 LOW_SPACE_GB = 20
 

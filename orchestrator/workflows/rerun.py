@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from orchestrator.errors import UsageError
 from orchestrator.paths import RunPaths
 from orchestrator.plan import RunOptions, read_run_document
 from orchestrator.predictions import Predictions, open_arrays
-from orchestrator.predictions.npz import Arrays
 
 _IDENTITY = ("orch_version", "build", "image_digest", "weights", "sources", "inputs", "variant", "device", "runtime")
 """Fields of the provenance that may differ though the request is the same."""
@@ -30,7 +31,7 @@ class Repetition:
 
 
 @dataclass(frozen=True)
-class Difference:
+class RunDifference:
     """What differs between two runs of one request."""
 
     provenance: Mapping[str, tuple[Any, Any]]
@@ -89,17 +90,17 @@ def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def find_differences(recorded: Path, new: Path) -> Difference:
+def find_differences(recorded: Path, new: Path) -> RunDifference:
     """Compare two predictions files array by array. Raises UsageError, PredictionsError."""
     before, after = open_arrays(recorded), open_arrays(new)
     old, now = Predictions.load(recorded).meta, Predictions.load(new).meta
     fields = {name: (old.get(name), now.get(name)) for name in _IDENTITY if old.get(name) != now.get(name)}
     names = sorted({*before, *after} - {"meta"})
     differing = [name for name in names if name not in before or name not in after or not _same(before, after, name)]
-    return Difference(fields, differing)
+    return RunDifference(fields, differing)
 
 
-def _same(before: Arrays, after: Arrays, name: str) -> bool:
+def _same(before: Mapping[str, NDArray[Any]], after: Mapping[str, NDArray[Any]], name: str) -> bool:
     """Return whether an array has the same bytes in both files; NaN equals itself."""
     old, new = before[name], after[name]
     return (old.dtype, old.shape) == (new.dtype, new.shape) and old.tobytes() == new.tobytes()

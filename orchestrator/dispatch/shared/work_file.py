@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator import __version__
 from orchestrator.catalog import ModelEntry, StackEntry, Stored, read_stack
 from orchestrator.errors import RunError
 from orchestrator.hardware import Selection
@@ -15,7 +14,7 @@ from orchestrator.inputs import InputSet, SkippedFile, open_inputs
 from orchestrator.paths import RunPaths
 from orchestrator.plan import AUTO, Plan, Request, read_run_document, run_document
 from orchestrator.runtimes import NO_LIMITS, BuildOptions, Limits, Prepared, result_parts
-from orchestrator.system import is_regular_file, read_json_object, write_json
+from orchestrator.system import __version__, is_regular_file, read_json_object, write_json
 
 WORK_FORMAT = "orch-work/1"
 

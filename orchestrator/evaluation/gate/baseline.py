@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from orchestrator import __version__
 from orchestrator.errors import PredictionsError, UsageError
 from orchestrator.evaluation.coco.engines import AUTO
 from orchestrator.evaluation.coco.evaluate import evaluate
@@ -20,7 +19,7 @@ from orchestrator.evaluation.gate.rules import FigureChange, Findings
 from orchestrator.evaluation.runs import find_predictions
 from orchestrator.paths import RunPaths
 from orchestrator.predictions import STATUS_FAILED, Predictions
-from orchestrator.system import sha256_of, write_json
+from orchestrator.system import __version__, sha256_of, write_json
 
 FORMAT = "orch-baseline/1"
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator import __version__
 from orchestrator.errors import UsageError
 from orchestrator.evaluation import CompareOptions, OpenedRun, choose_iou, compare_opened, make_comparable, open_runs
 from orchestrator.reports.draw import make_input_locator
@@ -19,7 +18,7 @@ from orchestrator.reports.html.gallery import (
     measure_disagreement,
 )
 from orchestrator.reports.html.page import Page, render
-from orchestrator.system import Display, write_text
+from orchestrator.system import Display, __version__, write_text
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator import __version__
 from orchestrator.catalog import ensure_sources
 from orchestrator.errors import BaseImageError, BuildError, MachineError
 from orchestrator.hardware import LABEL, MODULE, GpuCode, parse_gpu_code
@@ -19,7 +18,7 @@ from orchestrator.paths import build_logs_folder, home
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.build_failure import find_reason
 from orchestrator.runtimes.build_inputs import BuildInputs, image_alias
-from orchestrator.system import Engine, Report, build_command, hold_lock, run_subprocess
+from orchestrator.system import Engine, Report, __version__, build_command, hold_lock, run_subprocess
 
 NOT_READ = "cannot read what its GPU code runs on; the lists in stack.yaml are used"
 _CHATTER = re.compile(r"#\d+ (sha256:|transferring|DONE|CACHED|\[internal\] load)|-+$")

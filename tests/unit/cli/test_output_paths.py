@@ -62,6 +62,7 @@ READ = {
     *("export file", "inspect file", "validate file", "draw run", "report files", "report --annotations"),
     *("report --image-root", "export --annotations", "plan --machine", "compose --data", "up --data", "convert --ckpt"),
     *("status run", "attach run", "cancel run", "down --spool", "ps --spool", "add path"),
+    *("ls folder", "rerun run"),
 }
 """Parameters that are paths which a command only reads."""
 CHECKED_IN_THE_COMMAND = {"run --summary", "export --output", "draw --output"}

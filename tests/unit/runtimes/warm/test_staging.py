@@ -62,7 +62,7 @@ def test_images_are_linked_where_the_worker_cannot_write_to_them(
     inputs: InputSet, tmp_path: Path, tree: GuestTree
 ) -> None:
     said = stage_images(inputs, (0,), tree, "data/key", limit=0, stack="s")
-    assert said == "1 images linked into the spool: the worker cannot read them where they are"
+    assert said == "1 image linked into the spool: the worker cannot read them where they are"
     staged = tree.root / "data" / "key"
     assert (staged / "0" / "a" / "one.png").samefile(tmp_path / "root0" / "a" / "one.png")
     assert not (staged / "1").exists()
@@ -84,7 +84,7 @@ def test_images_that_a_worker_could_write_or_cannot_read_are_copied(
         image.chmod(0o664 if why == "group" else 0o600)
     said = stage_images(inputs, (0,), tree, "data/key", limit=1000, stack="s")
     assert said is not None
-    assert "1 images (0 MB) copied" in said
+    assert "1 image (0 MB) copied" in said
     copy = tree.root / "data" / "key" / "0" / "a" / "one.png"
     assert not copy.samefile(image)
     assert stat.S_IMODE(copy.stat().st_mode) == (0o660 if why == "shared" else 0o644)

@@ -1,0 +1,91 @@
+"""orch from Python: `run` and `connect` with a real model in a virtual environment, and what they refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import orchestrator
+from orchestrator.errors import UsageError
+from orchestrator.workflows.demo.scenes import write_scenes
+
+MODEL = "garments-tiny"
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a drawn picture."""
+    folder = tmp_path_factory.mktemp("scenes")
+    write_scenes(folder, range(1))
+    return next(folder.rglob("*.png"))
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[orchestrator.Session]:
+    """Return a session with a warm worker of its own."""
+    with orchestrator.connect(MODEL, runtime="venv", quiet=True) as opened:
+        yield opened
+
+
+def test_run_predicts_resumes_and_describes_itself(scene: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "good.png").write_bytes(scene.read_bytes())
+    (tmp_path / "photos" / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    made = orchestrator.run(MODEL, tmp_path / "photos", out=tmp_path / "out", runtime="venv", quiet=True)
+    assert made.path == tmp_path / "out"
+    assert list(made.failed) == ["bad.png"]
+    assert len(made.predictions["good.png"]["scores"]) > 0
+    assert repr(made).startswith("<Run of garments-tiny: 1 image predicted, 1 failed")
+    assert "<td>garments-tiny</td>" in made._repr_html_()
+    again = orchestrator.run(MODEL, [tmp_path / "photos"], out=tmp_path / "out", runtime="venv", quiet=True)
+    assert again.summary == made.summary
+
+
+def test_a_session_predicts_files_and_arrays_alike(session: orchestrator.Session, scene: Path) -> None:
+    pixels = np.asarray(Image.open(scene).convert("RGB"))
+    (one,) = session.predict(scene)
+    assert one["image_file"] == str(scene)
+    assert len(one["scores"]) > 0
+    several = session.predict([pixels, scene, str(scene), pixels])
+    assert [record["image_file"] for record in several] == ["0", str(scene), str(scene), "3"]
+    for record in several:
+        assert np.array_equal(record["boxes"], one["boxes"])
+        assert record["masks"] == one["masks"]
+    assert session.predict([]) == []
+
+
+def test_an_image_that_fails_has_its_reason(session: orchestrator.Session, tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("no image")
+    (record,) = session.predict(tmp_path / "text.jpg")
+    assert record["status"] == 1
+    assert record["error"]
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((4, 4, 3)),
+        np.zeros((4, 4, 2), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+        np.zeros(4, np.uint8),
+        "/none.png",
+    ],
+)
+def test_what_is_no_image_is_refused(session: orchestrator.Session, image: object) -> None:
+    with pytest.raises(UsageError):
+        session.predict(image)  # type: ignore[arg-type]
+
+
+def test_wrong_options_are_usage_errors(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="score_threshold=2"):
+        orchestrator.run(MODEL, tmp_path, score_threshold=2)
+    with pytest.raises(UsageError, match="devcie"):
+        orchestrator.run(MODEL, tmp_path, devcie="cpu")
+    with pytest.raises(UsageError, match="unknown model"):
+        orchestrator.run("garments-tny", tmp_path)
+    with pytest.raises(UsageError, match="no setting"):
+        orchestrator.connect(MODEL, settings=["nonsense=1"])
