@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -43,6 +44,13 @@ def refuse_path_for_model(word: str, known: Catalog) -> None:
     if Path(word).exists() and word not in known.models and word not in known.aliases:
         why = f"{word} is a file or folder; the first word is a model, see orch models"
         raise UsageError("no model was given", why=why, hint=f"orch run MODEL {word}")
+
+
+def read_standard_input(sources: Sequence[str]) -> list[str]:
+    """Return the sources, a list of the names that come from standard input for "-"."""
+    from orchestrator.inputs import save_names
+
+    return [str(save_names(sys.stdin)) if source == "-" else source for source in sources]
 
 
 def run_models(

@@ -46,8 +46,8 @@ ImagesOption = Annotated[
         "--images",
         "-i",
         metavar="SOURCE",
-        help="Images: a folder, image, glob, .txt list, .zip or .tar archive, COCO .json, or a data set for "
-        "manipulation localization (folders Tp/ and Gt/, or its .json); repeatable.",
+        help="Images: a folder, image, glob, .txt list, .zip or .tar archive, http(s) address, COCO .json, - for names "
+        "from standard input, or a data set for manipulation localization (Tp/ and Gt/, or its .json); repeatable.",
     ),
 ]
 MoreImagesArgument = Annotated[
@@ -269,7 +269,7 @@ def run(
     if not names and not all_models and more:
         names, more = more[:1], more[1:]
         batch.refuse_path_for_model(names[0], common.catalog(stacks))
-    sources = [*(images or []), *more]
+    sources = batch.read_standard_input([*(images or []), *more])
     batch.refuse_incomplete(names, sources, all_models)
     build = common.make_build_options(base_image, build_arg, rebuild=False, offline=offline)
     options = _make_options({**context.params, "images": sources, "executor_settings": slurm or [], "build": build})

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from orchestrator.inputs.folders import SkippedFile
     from orchestrator.inputs.image_ids import ImageId, is_image_id, order_of_id
     from orchestrator.inputs.manifest import InputImage, open_inputs, read_inputs
-    from orchestrator.inputs.sources import expand_user
+    from orchestrator.inputs.remote import expand_user, is_url, recorded_source, save_names
 else:
     __getattr__ = lazy_exports(
         __name__,
@@ -20,6 +20,6 @@ else:
             "folders": "SkippedFile",
             "image_ids": "ImageId is_image_id order_of_id",
             "manifest": "InputImage open_inputs read_inputs",
-            "sources": "expand_user",
+            "remote": "expand_user is_url recorded_source save_names",
         },
     )

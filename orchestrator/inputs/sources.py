@@ -18,9 +18,11 @@ from orchestrator.inputs.benco_datasets import IMAGES, MASKS, Samples, is_tp_gt,
 from orchestrator.inputs.folders import SkippedFile, SourceImage, from_folder, public_name, refusal
 from orchestrator.inputs.image_ids import is_image_id
 from orchestrator.inputs.links import Links
+from orchestrator.inputs.remote import expand_user, is_url
 from orchestrator.inputs.signatures import read_head
 from orchestrator.system import is_archive, unpack, write_json
 
+VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
 _DONE = "unpacked.json"
 _UNPACKED = "orch-unpacked/1"
 
@@ -30,6 +32,8 @@ def make_links(sources: Sequence[str], image_root: Path | None, follow: bool, st
     named = [image_root] if image_root is not None else []
     walked = []
     for source in sources:
+        if is_url(source):
+            continue
         path = expand_user(source)
         if os.path.isdir(path):  # noqa: PTH112  # Path.is_dir raises for names that are too long
             named.append(path)
@@ -71,15 +75,13 @@ def from_source(
         return _from_list(path)
     if path.suffix.lower() == ".json":
         return _from_json(path, image_root, notes)
+    if path.suffix.lower() in VIDEOS:
+        raise UsageError(
+            f"{path} is a video, and images are predicted",
+            why="take frames out of it first, two a second for instance",
+            hint=f"mkdir frames && ffmpeg -i {path} -vf fps=2 frames/%06d.png",
+        )
     return iter([_single_file(path, is_named=True)])
-
-
-def expand_user(name: str) -> Path:
-    """Return the path with a leading ~ replaced by the home folder it stands for, if any."""
-    try:
-        return Path(name).expanduser()
-    except RuntimeError:  # no user has that name; a file may
-        return Path(name)
 
 
 def _absolute(path: Path) -> Path:

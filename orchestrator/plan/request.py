@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from orchestrator.catalog import ModelEntry, SettingValue
 from orchestrator.errors import UsageError
-from orchestrator.inputs import expand_user
+from orchestrator.inputs import recorded_source
 from orchestrator.plan.options import RunOptions
 
 AUTO = "auto"  # variant and device of a request until a node of the cluster has chosen them
@@ -61,7 +60,7 @@ def make_request(entry: ModelEntry, options: RunOptions, runtime: str, variant: 
     settings = entry.settings(options.settings)
     return Request(
         model=entry.name,
-        images=tuple(_absolute(source) for source in options.images),
+        images=tuple(map(recorded_source, options.images)),
         image_root=None if options.image_root is None else str(options.image_root.absolute()),
         runtime=runtime,
         variant=variant,
@@ -73,10 +72,6 @@ def make_request(entry: ModelEntry, options: RunOptions, runtime: str, variant: 
         settings=settings,
         shard_size=options.shard_size,
     )
-
-
-def _absolute(source: str) -> str:
-    return os.path.abspath(expand_user(source))
 
 
 def score_floor(entry: ModelEntry, settings: Mapping[str, SettingValue], asked: float | None) -> float | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.system.files import sha256_of, write_text
@@ -28,20 +29,52 @@ TransferProgress = Callable[[int, int | None], None]
 """Called with the bytes received and the bytes expected, None where they are unknown."""
 
 
+@dataclass(frozen=True)
+class _Source:
+    """What is fetched: its address, its bytes where they are known, the most it may have, and the hops it may take."""
+
+    url: str
+    size: int | None
+    limit: int | None
+    allow: Callable[[str], None]
+
+    def check_redirect(self, response: requests.Response, **_: object) -> None:
+        """Refuse the address that a redirect leads to before it is followed."""
+        if response.is_redirect:
+            self.allow(urljoin(response.url, response.headers["Location"]))
+
+    def check_length(self, length: int) -> None:
+        """Raise MachineError for more bytes than the limit."""
+        if self.limit is not None and length > self.limit:
+            raise MachineError(f"{self.url} is too large", why=f"it has more than {self.limit / 1e9:.0f} GB")
+
+
 class _TransferBroken(Exception):
     """A transfer that failed and may be tried again."""
 
 
-def fetch(url: str, target: Path, *, sha256: str | None, size: int | None, progress: TransferProgress) -> str:
+def fetch(
+    url: str,
+    target: Path,
+    *,
+    sha256: str | None,
+    size: int | None,
+    progress: TransferProgress,
+    allow: Callable[[str], None] | None = None,
+    limit: int | None = None,
+) -> str:
     """Download `url` to `target` and return its SHA-256. A broken download resumes, also with the next command.
 
-    Raises UsageError for an insecure URL, MachineError when the server, the disk or the digest refuses.
+    `allow` is called with the address, and with each that a redirect leads to before it is asked, and raises UsageError
+    for one that is not to be used; by default for one that is not https. `limit`: most bytes.
+    Raises UsageError for such an address, MachineError when the server, the disk or the digest refuses.
     """
-    _require_https(url)
+    allow = allow or _require_https
+    allow(url)
     part = target.with_name(f"{target.name}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _transfer_with_retries(url, part, size, progress, is_trusted=sha256 is not None)
+        _transfer_with_retries(_Source(url, size, limit, allow), part, progress, is_trusted=sha256 is not None)
     except OSError as error:
         raise MachineError(f"cannot store {target}", why=error.strerror or str(error)) from error
     digest = sha256_of(part)
@@ -58,19 +91,17 @@ def fetch(url: str, target: Path, *, sha256: str | None, size: int | None, progr
     return digest
 
 
-def _transfer_with_retries(
-    url: str, part: Path, size: int | None, progress: TransferProgress, *, is_trusted: bool
-) -> None:
+def _transfer_with_retries(source: _Source, part: Path, progress: TransferProgress, *, is_trusted: bool) -> None:
     failures = 0
     while True:
         before = _length(part)
         try:
-            _transfer(url, part, size, progress, is_trusted=is_trusted)
+            _transfer(source, part, progress, is_trusted=is_trusted)
             return
         except _TransferBroken as error:
             failures = 1 if _length(part) > before else failures + 1
             if failures == ATTEMPTS:
-                raise MachineError(f"cannot fetch {url}", why=str(error), hint=RESUME_HINT) from error
+                raise MachineError(f"cannot fetch {source.url}", why=str(error), hint=RESUME_HINT) from error
             time.sleep(min(2**failures, 10) * 0.5)
 
 
@@ -81,10 +112,11 @@ def _require_https(url: str) -> None:
     raise UsageError(f"{url}: weights are only fetched over https")
 
 
-def _transfer(url: str, part: Path, size: int | None, progress: TransferProgress, *, is_trusted: bool) -> None:
+def _transfer(source: _Source, part: Path, progress: TransferProgress, *, is_trusted: bool) -> None:
     """Fetch what `part` lacks. Raises _TransferBroken where another attempt may succeed, else MachineError."""
     import requests
 
+    url = source.url
     noted_url, version = _noted_version(part)
     start = _length(part)
     if noted_url != url or not (version or is_trusted):
@@ -93,8 +125,9 @@ def _transfer(url: str, part: Path, size: int | None, progress: TransferProgress
     if start:
         headers |= {"Range": f"bytes={start}-", **({"If-Range": version} if version else {})}
     try:
-        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-            _receive(url, response, part, start, version, size, progress)
+        hooks = {"response": source.check_redirect}
+        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT, hooks=hooks) as response:
+            _receive(source, response, part, start, version, progress)
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
         raise _TransferBroken(_short(error)) from error
     except requests.RequestException as error:
@@ -102,17 +135,15 @@ def _transfer(url: str, part: Path, size: int | None, progress: TransferProgress
 
 
 def _receive(
-    url: str,
+    source: _Source,
     response: requests.Response,
     part: Path,
     start: int,
     version: str,
-    size: int | None,
     progress: TransferProgress,
 ) -> None:
     """Append the response to `part`, which has `start` bytes of `version`, or write it anew."""
-    for hop in (*response.history, response):
-        _require_https(hop.url)
+    url = source.url
     if response.status_code == _RANGE_NOT_SATISFIABLE:
         if _total(response) == start:
             return  # it was complete, only not renamed
@@ -122,7 +153,8 @@ def _receive(
     if resumed and version and _version(response) not in (None, version):
         _start_over(part)  # a server that does not know If-Range
     received = start if resumed else 0
-    total = _total(response) or size
+    total = _total(response) or source.size
+    source.check_length(total or 0)
     require_space([Need(part.parent, (total or 0) - received, url)], "a download", reserve=RESERVE_BYTES)
     if not resumed:
         part.unlink(missing_ok=True)
@@ -131,6 +163,7 @@ def _receive(
         for block in response.iter_content(_BLOCK):
             stream.write(block)
             received += len(block)
+            source.check_length(received)
             progress(received, total)
         stream.flush()
         os.fsync(stream.fileno())

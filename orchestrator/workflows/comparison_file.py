@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, 
 from orchestrator.catalog import MODEL_NAME_PATTERN, Catalog, ModelEntry, SettingValue, Spec
 from orchestrator.dispatch import SlurmSettings
 from orchestrator.errors import OrchError, SpecError, UsageError
+from orchestrator.inputs import is_url
 from orchestrator.plan import CommonOptions, RunOptions
 from orchestrator.runtimes import BuildOptions
 from orchestrator.system import YamlSource, spec_error, write_text
@@ -120,7 +121,7 @@ def read_comparison(path: Path, catalog: Catalog, *, update: bool = False) -> Co
     folder = path.absolute().parent
     out = _resolve(folder, spec.out or f"{path.stem}-result")
     image_root = None if spec.image_root is None else _resolve(folder, spec.image_root)
-    images = tuple(str(_resolve(folder, image)) for image in spec.images)
+    images = tuple(image if is_url(image) else str(_resolve(folder, image)) for image in spec.images)
     runs: list[RunRequest] = []
     for number, model in enumerate(spec.models):
         with _locate_errors(source, ("models", number, "model")):

@@ -78,7 +78,7 @@ def preview_images(entry: ModelEntry, options: RunOptions) -> DryRun:
     folder = next(default_folders(options, request))
     with tempfile.TemporaryDirectory(prefix="orch-dry-run-") as scratch:
         unpacked = Path(scratch) / "unpacked"
-        inputs = collect_inputs(options.images, unpacked, options.image_root, options.follow_links)
+        inputs = collect_inputs(options.images, unpacked, options.image_root, options.follow_links, options.offline)
         count, unreadable, notes = len(inputs.images), inputs.images.unreadable, inputs.notes
     size = options.shard_size or default_shard_size(count, request.batch_size)
     needs = tuple(_needs(entry, options, preview, folder, count))

@@ -122,7 +122,9 @@ def _run_in_folder(
             runtime.set_limits(options.limits)
             _warn_of_foreign_code(entry, options, runtime, display)
         with candidate, open_run(paths, request, update=options.update) as earlier:
-            inputs = collect_inputs(options.images, paths.unpacked, options.image_root, options.follow_links)
+            inputs = collect_inputs(
+                options.images, paths.unpacked, options.image_root, options.follow_links, options.offline
+            )
             parts = {} if choice.variant == AUTO else result_parts(entry.stack, choice.variant, options.build)
             changes = None if earlier is None else _find_changes(paths, earlier, inputs, entry, options, parts)
             if earlier is not None and not changes:

@@ -41,6 +41,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._head(site.errors.pop(0), {"Content-Length": "0"})
         elif path in site.redirects:
             self._head(302, {"Location": site.redirects[path], "Content-Length": "0"})
+        elif path in site.files and self.headers.get("If-None-Match", "no") == site.etags.get(path):
+            self._head(304, {"Content-Length": "0"})
         elif path not in site.files:
             self._head(404, {"Content-Length": "0"})
         else:

@@ -182,7 +182,7 @@ def test_only_https_is_fetched_after_redirects_too(site: Site, tmp_path: Path, m
     assert get(site, tmp_path / "w.pth", path="/moved") == SHA
     monkeypatch.setattr(download, "_require_https", require := Recorder())
     get(site, tmp_path / "w2.pth", path="/moved")
-    assert require.asked == [f"{site.url}/moved", f"{site.url}/moved", f"{site.url}/w.pth"]
+    assert require.asked == [f"{site.url}/moved", f"{site.url}/w.pth"]
 
 
 class Recorder:
