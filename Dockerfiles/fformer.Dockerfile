@@ -9,7 +9,9 @@ ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PYTHONPATH=/opt/orch/runner \
 # The slow layers first: they depend on the locks alone, so editing a predictor rebuilds in seconds.
 COPY requirements.lock build.lock /opt/orch/
 # mmcv is published as a source distribution: what builds it is locked as well, so nothing is built in isolation.
-RUN --mount=type=cache,target=/var/cache/pip \
+# orch passes pip's settings and an own certificate authority as secrets: no layer has them.
+ARG PIP_CONFIG_FILE=/run/secrets/pip.conf
+RUN --mount=type=cache,target=/var/cache/pip --mount=type=secret,id=pip.conf --mount=type=secret,id=ca.pem \
     pip install --cache-dir /var/cache/pip --no-input --disable-pip-version-check --root-user-action=ignore \
     --no-deps --require-hashes --only-binary :all: -r /opt/orch/build.lock \
     && pip install --cache-dir /var/cache/pip --no-input --disable-pip-version-check --root-user-action=ignore \
@@ -19,14 +21,14 @@ RUN --mount=type=cache,target=/var/cache/pip \
 # addresses of wheels, with #sha256=… at their end.
 ARG TORCH=""
 ARG TORCH_INDEX=""
-RUN --mount=type=cache,target=/var/cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip --mount=type=secret,id=pip.conf --mount=type=secret,id=ca.pem \
     [ -z "${TORCH}" ] || pip install --cache-dir /var/cache/pip --no-input --disable-pip-version-check \
     --root-user-action=ignore --no-deps --only-binary :all: --index-url "${TORCH_INDEX}" ${TORCH}
 
 # mmcv's compiled ops, for those who want to see for themselves that inference calls none. Some ten minutes of compiling.
 ARG COMPILED_OPS=0
 COPY stack/ops-*.txt /opt/orch/ops/
-RUN --mount=type=cache,target=/var/cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip --mount=type=secret,id=pip.conf --mount=type=secret,id=ca.pem \
     [ "${COMPILED_OPS}" = 0 ] || { apt-get update -q && apt-get install -y -q --no-install-recommends g++ \
     && version=$(python -c "import mmcv; print(mmcv.__version__)") && pip uninstall -q -y mmcv \
     && MMCV_WITH_OPS=1 pip install --cache-dir /var/cache/pip --no-input --disable-pip-version-check \

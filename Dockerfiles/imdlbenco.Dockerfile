@@ -23,7 +23,9 @@ ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PYTHONPATH=/opt/orch/runner \
 # published as source distributions: what builds them is locked as well, so nothing is built in isolation.
 # The lock leaves out what is never imported (stack.yaml: partial_lock); what it holds must fit together.
 COPY --from=files /requirements.lock /build.lock /opt/orch/
-RUN --mount=type=cache,target=/var/cache/pip \
+# orch passes pip's settings and an own certificate authority as secrets: no layer has them.
+ARG PIP_CONFIG_FILE=/run/secrets/pip.conf
+RUN --mount=type=cache,target=/var/cache/pip --mount=type=secret,id=pip.conf --mount=type=secret,id=ca.pem \
     pip install --cache-dir /var/cache/pip --no-input --disable-pip-version-check --root-user-action=ignore \
     --no-deps --require-hashes --only-binary :all: -r /opt/orch/build.lock \
     && pip install --cache-dir /var/cache/pip --no-input --disable-pip-version-check --root-user-action=ignore \

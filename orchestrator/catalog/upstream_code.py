@@ -127,7 +127,9 @@ class _Git:
         if shutil.which("git") is None:
             raise MachineError("this machine has no git", hint="apt-get install git")
         self._start = ["git", "-C", str(folder), *chain.from_iterable(("-c", setting) for setting in _SETTINGS)]
-        self._environment = {name: value for name, value in os.environ.items() if name not in _OTHERS} | _QUIET
+        inherited = {name: value for name, value in os.environ.items() if name not in _OTHERS}
+        own = {"GIT_SSL_CAINFO": os.environ["SSL_CERT_FILE"]} if os.environ.get("SSL_CERT_FILE") else {}
+        self._environment = own | inherited | _QUIET
         self.log, self._report = log, report
         self.tail: list[str] = []
 

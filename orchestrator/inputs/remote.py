@@ -17,10 +17,9 @@ from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.paths import home
-from orchestrator.system import fetch, read_json_object, sha256_of, write_json, write_text
+from orchestrator.system import fetch, open_url, read_json_object, sha256_of, write_json, write_text
 
 MOST_BYTES = 50_000_000_000
-TIMEOUT = (20, 60)  # seconds to connect, and between two blocks
 _FORMAT = "orch-download/1"
 _NOT_MODIFIED = 304
 
@@ -145,10 +144,9 @@ def _ask(url: str, kept: _Kept | None) -> str | None:
     """
     import requests
 
-    hooks = {"response": _Redirects(url).follow}
     headers = {"Accept-Encoding": "identity", **(kept.headers() if kept else {})}
     try:
-        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT, hooks=hooks) as response:
+        with open_url(url, headers, _Redirects(url).follow) as response:
             if response.status_code == _NOT_MODIFIED and kept is not None:
                 return None
             if response.status_code >= 400:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,8 +22,13 @@ TIMEOUT = (20, 60)  # seconds to connect, and between two blocks
 RESERVE_BYTES = 64 << 20
 RESUME_HINT = "type the same command again: it resumes"
 _BLOCK = 1 << 16
+TOKENS = {"huggingface.co": "HF_TOKEN"}
+"""Variables with the token of a host, for weights that it gives to those alone who agreed to a licence."""
 _OK, _PARTIAL, _RANGE_NOT_SATISFIABLE = 200, 206, 416
 _RETRY_STATUSES = (408, 429)
+
+_KNOWN_CERTIFICATES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+"""Variables that requests itself reads."""
 
 TransferProgress = Callable[[int, int | None], None]
 """Called with the bytes received and the bytes expected, None where they are unknown."""
@@ -91,6 +96,28 @@ def fetch(
     return digest
 
 
+def open_url(url: str, headers: Mapping[str, str], check_redirect: Callable[..., None]) -> requests.Response:
+    """Ask for an address; the answer's body is not read yet. Proxies and certificates are those of the environment.
+
+    The token of a host that has one is sent to that host alone: requests drops it where a redirect leads elsewhere.
+    `check_redirect` is called with each answer, and raises for one that is not to be followed. Raises
+    requests.RequestException.
+    """
+    import requests
+
+    token = os.environ.get(TOKENS.get(urlsplit(url).hostname or "", ""))
+    authorization = {"Authorization": f"Bearer {token}"} if token else {}
+    own = None if any(os.environ.get(name) for name in _KNOWN_CERTIFICATES) else os.environ.get("SSL_CERT_FILE")
+    return requests.get(
+        url,
+        headers={**headers, **authorization},
+        stream=True,
+        timeout=TIMEOUT,
+        hooks={"response": check_redirect},
+        verify=own or None,
+    )
+
+
 def _transfer_with_retries(source: _Source, part: Path, progress: TransferProgress, *, is_trusted: bool) -> None:
     failures = 0
     while True:
@@ -125,8 +152,7 @@ def _transfer(source: _Source, part: Path, progress: TransferProgress, *, is_tru
     if start:
         headers |= {"Range": f"bytes={start}-", **({"If-Range": version} if version else {})}
     try:
-        hooks = {"response": source.check_redirect}
-        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT, hooks=hooks) as response:
+        with open_url(url, headers, source.check_redirect) as response:
             _receive(source, response, part, start, version, progress)
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
         raise _TransferBroken(_short(error)) from error

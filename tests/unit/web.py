@@ -15,6 +15,8 @@ class Site:
         self.url = url
         self.files: dict[str, bytes] = {}
         self.etags: dict[str, str] = {}
+        self.authorizations: list[str | None] = []
+        """The Authorization header of each request."""
         self.seen: list[tuple[str, str | None]] = []
         self.errors: list[int] = []
         """Statuses to answer with first."""
@@ -34,6 +36,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         site, asked = self.site, self.headers.get("Range")
+        site.authorizations.append(self.headers.get("Authorization"))
         site.seen.append((self.path, asked))
         path = self.path.partition("?")[0]
         self.close_connection = True

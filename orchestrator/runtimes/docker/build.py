@@ -18,6 +18,7 @@ from orchestrator.paths import build_logs_folder, home
 from orchestrator.runtimes.base import BuildOptions
 from orchestrator.runtimes.build_failure import find_reason
 from orchestrator.runtimes.build_inputs import BuildInputs, image_alias
+from orchestrator.runtimes.docker.build_network import network_arguments
 from orchestrator.system import Engine, Report, __version__, build_command, hold_lock, run_subprocess
 
 NOT_READ = "cannot read what its GPU code runs on; the lists in stack.yaml are used"
@@ -62,7 +63,9 @@ def ensure_image(engine: Engine, inputs: BuildInputs, options: BuildOptions, rep
         sources = ensure_sources(inputs.stack, inputs.sources, report, offline=options.offline)
         with tempfile.TemporaryDirectory(prefix="orch-build-") as folder:
             inputs.write_context(Path(folder), sources)
-            _build(build_arguments(build_command(), inputs, options, Path(folder)), tag, report)
+            with network_arguments(os.environ) as network:
+                command = build_arguments([*build_command(), *network], inputs, options, Path(folder))
+                _build(command, tag, report)
         built = inspect_image(engine, tag)
         if built is None:
             raise BuildError(f"the image {tag} was built, but the engine does not have it", hint="orch doctor")

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -221,3 +222,35 @@ def test_a_disk_that_fills_up_is_the_machines_fault(
     with pytest.raises(MachineError, match="cannot store") as caught:
         get(site, tmp_path / "w.pth")
     assert caught.value.why == "No space left on device"
+
+
+def test_a_token_goes_to_its_host_alone(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hunter2")
+    get(site, tmp_path / "w1.pth")
+    monkeypatch.setattr(download, "TOKENS", {"127.0.0.1": "HF_TOKEN"})
+    get(site, tmp_path / "w2.pth")
+    site.redirects["/moved"] = site.url.replace("127.0.0.1", "localhost") + "/w.pth"
+    get(site, tmp_path / "w3.pth", path="/moved")
+    assert site.authorizations == [None, "Bearer hunter2", "Bearer hunter2", None]
+
+
+def test_certificates_may_be_named_as_for_other_programs(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import requests
+
+    asked: list[object] = []
+    real = requests.get
+
+    def record(*arguments: Any, **options: Any) -> requests.Response:
+        asked.append(options.pop("verify"))
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(requests, "get", record)
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+    monkeypatch.delenv("CURL_CA_BUNDLE", raising=False)
+    monkeypatch.setenv("SSL_CERT_FILE", "/own.pem")
+    get(site, tmp_path / "w1.pth")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/other.pem")
+    get(site, tmp_path / "w2.pth")
+    assert asked == ["/own.pem", None]
