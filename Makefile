@@ -7,7 +7,7 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
 PYTHONS := $(PYTHON) python3.13 python3.12 python3.11 python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench venv clean
+.PHONY: help demo test lint bench docs venv clean
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
@@ -31,6 +31,10 @@ lint: $(VENV)/.stamp-dev ## check style and types
 bench: $(VENV)/.stamp-dev ## measure
 	@$(BIN)/python -m bench $(ARGS)
 
+docs: $(VENV)/.stamp-docs ## make the pages in build/site, and check their links
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet $(ARGS)
+	@echo "make: build/site/index.html"
+
 venv: $(VENV)/.stamp-dev ## make .venv with what developing needs
 
 clean: ## remove .venv, caches and what a build leaves
@@ -43,6 +47,11 @@ $(VENV)/.stamp-dev: pyproject.toml dev.lock | $(VENV)/.stamp-python
 	@$(PIP_INSTALL) --no-deps --require-hashes --only-binary :all: --requirement dev.lock
 	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@$(BIN)/python -m pip check
+	@touch $@
+
+$(VENV)/.stamp-docs: docs.lock | $(VENV)/.stamp-dev
+	@echo "make: installing what makes the pages into $(VENV)"
+	@$(PIP_INSTALL) --no-deps --require-hashes --only-binary :all: --requirement docs.lock
 	@touch $@
 
 # Tried by running, not by looking: a version manager leaves commands on PATH that only print an error.
