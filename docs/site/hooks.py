@@ -82,6 +82,6 @@ def _members(thing: type) -> Iterator[tuple[str, Any]]:
 
 def _describe(name: str, thing: Any, heading: str) -> str:
     target = getattr(thing, "__func__", None) or getattr(thing, "fget", None) or getattr(thing, "func", None) or thing
-    signature = f"{inspect.signature(target)}" if target is thing or hasattr(thing, "__func__") else ""
+    signature = str(inspect.signature(target)).replace("'", "") if target is thing or hasattr(thing, "__func__") else ""
     text = inspect.getdoc(target) or ""
     return f"{heading} {name.rpartition('.')[2]}\n\n```python\n{name}{signature}\n```\n\n{text}\n"
