@@ -11,10 +11,11 @@ import numpy as np
 from orchestrator.errors import UsageError
 from orchestrator.evaluation.coco.averages import Averages, compute_category_weights, compute_weighted
 from orchestrator.evaluation.coco.detections import Detections, JoinedDetections, choose_iou, join
-from orchestrator.evaluation.coco.engines import AUTO, THRESHOLDS, Curves, compute_curves
+from orchestrator.evaluation.coco.engines import AREAS, AUTO, THRESHOLDS, Curves, compute_curves
+from orchestrator.evaluation.coco.federated import FREQUENCIES, MAX_PER_IMAGE, note_rules
 from orchestrator.evaluation.coco.ground_truth import Iou, Truth, read_truth
 from orchestrator.evaluation.coco.matching import find_counted, match
-from orchestrator.evaluation.coco.results import CategoryMetrics, DetectionCounts, Evaluation
+from orchestrator.evaluation.coco.results import CategoryMetrics, DetectionCounts, Evaluation, FederatedMetrics
 from orchestrator.predictions import STATUS_FAILED, Predictions
 from orchestrator.system import did_you_mean
 
@@ -89,8 +90,22 @@ def evaluate_joined(
         unknown_images=joined.unknown,
         failed_images=tuple(predictions.files[image] for image in failed.tolist()),
         detections=len(joined.detections),
-        notes=(*notes, *_note_categories(predictions, truth)),
+        notes=(
+            *notes,
+            *note_rules(truth.federation, len(truth.categories), predictions, len(joined.detections)),
+            *_note_categories(predictions, truth),
+        ),
+        federated=_compute_federated(truth, averages),
     )
+
+
+def _compute_federated(truth: Truth, averages: Averages) -> FederatedMetrics | None:
+    if truth.federation is None:
+        return None
+    frequency = truth.federation.frequency
+    groups = [[n for n, number in enumerate(truth.categories) if frequency.get(number) == key] for key in FREQUENCIES]
+    recalls = [averages.recall(MAX_PER_IMAGE, area) for area in AREAS]
+    return FederatedMetrics(*(averages.precision(category=group) for group in groups), *recalls)
 
 
 def choose_categories(wanted: Sequence[str | int], known: dict[int, str]) -> list[int]:
@@ -117,10 +132,11 @@ def _count_by_curves(
 ) -> list[DetectionCounts] | None:
     """Count per category from the recall at one of COCO's thresholds, without matching.
 
-    None where that is not possible: with a least score, or with crowds, which detections may match without counting.
+    None where that is not possible: with a least score, with crowds, which detections may match without counting, or by
+    LVIS's rules.
     """
     level = np.flatnonzero(np.isclose(THRESHOLDS, at.iou))
-    if at.score > 0 or truth.crowd.any() or not len(level):
+    if at.score > 0 or truth.crowd.any() or truth.federation is not None or not len(level):
         return None
     category = detections.category[find_counted(detections)]
     counts = []

@@ -60,12 +60,26 @@ class WeightedAverages:
 
 
 @dataclass(frozen=True)
+class FederatedMetrics:
+    """LVIS's own figures: AP of its rare, common and frequent categories, recall with 300 instances of an image."""
+
+    ap_rare: float | None
+    ap_common: float | None
+    ap_frequent: float | None
+    ar300: float | None
+    ar300_small: float | None
+    ar300_medium: float | None
+    ar300_large: float | None
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """COCO's twelve figures and more, in [0, 1]; None where nothing is annotated.
 
     `images` counts the annotated images, all of which count; `missing` of them, named in `missing_images`, have no
     predictions. `unknown_images` were predicted but are not annotated, and do not count. `counts` are those at
-    `counts_iou`, of detections that score at least `counts_score`.
+    `counts_iou`, of detections that score at least `counts_score`. With `federated`, all figures are by LVIS's rules,
+    which have no recall with 1, 10 or 100 detections.
     """
 
     iou: str
@@ -94,6 +108,7 @@ class Evaluation:
     failed_images: tuple[str, ...]
     detections: int
     notes: tuple[str, ...]
+    federated: FederatedMetrics | None = None
 
 
 FIGURES: Mapping[str, Callable[[Evaluation], float | None]] = {
