@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from orchestrator.errors import UsageError
+from orchestrator.evaluation.coco.attributes import score_attributes
 from orchestrator.evaluation.coco.averages import Averages, compute_category_weights, compute_weighted
 from orchestrator.evaluation.coco.detections import Detections, JoinedDetections, choose_iou, join
 from orchestrator.evaluation.coco.engines import AREAS, AUTO, THRESHOLDS, Curves, compute_curves
@@ -37,12 +38,14 @@ def evaluate(
     categories: Sequence[str | int] = (),
     counts_at: CountLevel = CountLevel(),
     engine: str = AUTO,
+    attribute_score: float | None = None,
 ) -> Evaluation:
     """Compare predictions with a COCO annotation file, over all its categories or some (names or ids).
 
-    `iou` None: masks if the predictions have them, else boxes. PredictionsError when no image is annotated, sizes
-    disagree, the predictions are broken or lack the masks that were asked for; UsageError when the
-    annotations are broken or a category is unknown.
+    `iou` None: masks if the predictions have them, else boxes. `attribute_score`: an instance has the attributes that
+    score higher; None: the default, and no error where attributes cannot be scored. PredictionsError when no image is
+    annotated, sizes disagree, the predictions are broken or lack the masks or attributes that were asked for;
+    UsageError when the annotations are broken or a category is unknown.
     """
     iou = choose_iou([predictions], iou)
     truth = read_truth(annotations, iou)
@@ -50,11 +53,18 @@ def evaluate(
         truth = truth.keep_categories(choose_categories(categories, truth.categories))
     joined = join(predictions, truth)
     curves, note = compute_curves(truth, joined.detections, iou, engine)
-    return evaluate_joined(truth, joined, curves, iou, counts_at, [note] if note else [])
+    notes = [note] if note else []
+    return evaluate_joined(truth, joined, curves, iou, counts_at, notes, attribute_score)
 
 
 def evaluate_joined(
-    truth: Truth, joined: JoinedDetections, curves: Curves, iou: Iou, counts_at: CountLevel, notes: Sequence[str] = ()
+    truth: Truth,
+    joined: JoinedDetections,
+    curves: Curves,
+    iou: Iou,
+    counts_at: CountLevel,
+    notes: Sequence[str] = (),
+    attribute_score: float | None = None,
 ) -> Evaluation:
     """Compute all figures from joined predictions and the engine's curves."""
     averages, predictions = Averages(curves), joined.detections.predictions
@@ -63,6 +73,7 @@ def evaluate_joined(
     if counts is None:
         counts = _count_by_matching(truth, joined.detections, iou, counts_at)
     precision, recall = averages.precision, averages.recall
+    attributes, attribute_notes = score_attributes(truth, joined.detections, iou, attribute_score)
     failed = np.flatnonzero(predictions.status == STATUS_FAILED)
     return Evaluation(
         iou=iou,
@@ -94,8 +105,10 @@ def evaluate_joined(
             *notes,
             *note_rules(truth.federation, len(truth.categories), predictions, len(joined.detections)),
             *_note_categories(predictions, truth),
+            *attribute_notes,
         ),
         federated=_compute_federated(truth, averages),
+        attributes=attributes,
     )
 
 
