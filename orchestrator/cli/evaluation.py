@@ -229,26 +229,27 @@ def _list_federated(figures: dict[str, float | None], federated: FederatedMetric
 
 
 def _print_attributes(attributes: AttributeMetrics) -> None:
+    name = "AP_IoU+F1"
     figures = {
-        "AP_IoU+F1": attributes.ap,
-        "IoU .50": attributes.ap_iou50,
-        "IoU .75": attributes.ap_iou75,
-        "F1 .50": attributes.ap_f1_50,
-        "F1 .75": attributes.ap_f1_75,
-        "IoU .50, F1 .50": attributes.ap_iou50_f1_50,
-        "IoU .50, F1 .75": attributes.ap_iou50_f1_75,
-        "IoU .75, F1 .50": attributes.ap_iou75_f1_50,
-        "IoU .75, F1 .75": attributes.ap_iou75_f1_75,
-        "small": attributes.ap_small,
-        "medium": attributes.ap_medium,
-        "large": attributes.ap_large,
-        "AR1": attributes.ar1,
-        "AR10": attributes.ar10,
-        "AR100": attributes.ar100,
-        "AR small": attributes.ar_small,
-        "AR medium": attributes.ar_medium,
-        "AR large": attributes.ar_large,
-        "AP_F1 (any IoU)": attributes.ap_f1,
+        name: attributes.ap,
+        f"{name}, IoU .50": attributes.ap_iou50,
+        f"{name}, IoU .75": attributes.ap_iou75,
+        f"{name}, F1 .50": attributes.ap_f1_50,
+        f"{name}, F1 .75": attributes.ap_f1_75,
+        f"{name}, IoU .50, F1 .50": attributes.ap_iou50_f1_50,
+        f"{name}, IoU .50, F1 .75": attributes.ap_iou50_f1_75,
+        f"{name}, IoU .75, F1 .50": attributes.ap_iou75_f1_50,
+        f"{name}, IoU .75, F1 .75": attributes.ap_iou75_f1_75,
+        f"{name} small": attributes.ap_small,
+        f"{name} medium": attributes.ap_medium,
+        f"{name} large": attributes.ap_large,
+        "AR1_IoU+F1": attributes.ar1,
+        "AR10_IoU+F1": attributes.ar10,
+        "AR100_IoU+F1": attributes.ar100,
+        "AR_IoU+F1 small": attributes.ar_small,
+        "AR_IoU+F1 medium": attributes.ar_medium,
+        "AR_IoU+F1 large": attributes.ar_large,
+        "AP_F1": attributes.ap_f1,
     }
     rows = [[name, format_share(value)] for name, value in figures.items()]
     print_table(["", f"attributes that score above {attributes.score:g}"], rows)
