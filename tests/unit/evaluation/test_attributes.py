@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator.cli import main
 from orchestrator.errors import PredictionsError, UsageError
-from orchestrator.evaluation.coco.attribute_curves import compute_f1
+from orchestrator.evaluation.coco.attribute_curves import LEVELS, RIGHT, UNMATCHED, compute_f1, match_pairs
 from orchestrator.evaluation.coco.evaluate import evaluate
 from orchestrator.evaluation.coco.results import AttributeMetrics
 from orchestrator.evaluation.compare.compare import CompareOptions, compare_runs
@@ -45,12 +45,12 @@ def hand_case() -> tuple[dict[str, Any], list[dict[str, Any]]]:
             {"id": number, "name": name} for number, name in ((3, "long"), (7, "red"), (9, "lace"), (40, "a"))
         ],
         "annotations": [
-            annotation(1, DRESS, [0, 0, 40, 50], [3, 40]),
+            annotation(1, DRESS, [0, 0, 40, 50], [3, 9]),
             annotation(2, SHOE, [50, 50, 50, 50], []),
         ],
     }
     results = [
-        {"image_id": 1, "category_id": DRESS, "bbox": [0, 0, 40, 50], "score": 0.75, "attribute_ids": [40]},
+        {"image_id": 1, "category_id": DRESS, "bbox": [0, 0, 40, 50], "score": 0.75, "attribute_ids": [9]},
         {"image_id": 1, "category_id": SHOE, "bbox": [50, 50, 41, 50], "score": 0.5, "attribute_ids": [7]},
     ]
     return truth, results
@@ -100,6 +100,29 @@ def test_the_f1_score_is_the_mean_over_having_and_lacking() -> None:
     assert compute_f1(none, one).item() == pytest.approx((0 + 2 * 3 / 7) / 2)
     assert compute_f1(both, none).item() == 0.0
     assert compute_f1(one, both).item() == pytest.approx((2 / 5 + 0) / 2)
+
+
+def test_a_better_overlap_with_a_worse_f1_score_is_not_preferred() -> None:
+    """The first detection keeps the first annotation at the levels .50, so none is left for the second one."""
+    overlap, f1 = np.array([[0.8, 0.9], [0.9, 0.2]]), np.array([[1.0, 0.6], [1.0, 1.0]])
+    flags = np.zeros(2, bool)
+    by_both = match_pairs(overlap, f1, flags, flags)
+    assert by_both.shape == (len(LEVELS), len(LEVELS), 2)
+    assert by_both[0, 0].tolist() == [RIGHT, UNMATCHED]
+    assert match_pairs(overlap, None, flags, flags)[0, 0].tolist() == [RIGHT, RIGHT]
+
+
+def test_the_best_100_of_a_category_in_an_image_count(tmp_path: Path) -> None:
+    truth, results = hand_case()
+    wrong = {**results[0], "bbox": [60, 0, 40, 40], "score": 0.9}
+    for count, recall in ((99, 0.5), (100, 0.0)):
+        found = evaluate(
+            make_predictions(truth, [wrong] * count + results[:1], taxonomy="fashionpedia"),
+            write_truth(tmp_path, truth),
+            categories=["dress"],
+        ).attributes
+        assert found is not None
+        assert (found.ar100, found.ap) == pytest.approx((recall, recall / 100))
 
 
 @pytest.mark.parametrize("number", range(len(RECORDED)))

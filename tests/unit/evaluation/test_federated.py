@@ -149,12 +149,12 @@ def test_some_categories_and_some_images(tmp_path: Path) -> None:
     path = write_truth(tmp_path, truth)
     cats = evaluate(make_predictions(truth, results), path, "bbox", categories=["cat"])
     assert (cats.ap, cats.detections) == (pytest.approx(0.5), 3)
-    first = {**truth, "images": truth["images"][:1]}
-    runs = [save(make_arrays(one, results), tmp_path / f"{n}.npz") for n, one in enumerate((truth, first))]
-    compared = compare_runs(runs, path, CompareOptions("bbox", align=True, resamples=20))
-    for evaluation in compared.evaluations:
-        assert evaluation.images == 1
-        assert evaluation.ap == pytest.approx(1.0), "the wrong cats do not count, or were dropped"
+    for image_index, counted, ap in ((0, 2, 1.0), (1, 3, 0.5)):
+        one_image = {**truth, "images": truth["images"][image_index : image_index + 1]}
+        runs = [save(make_arrays(one, results), tmp_path / f"{n}.npz") for n, one in enumerate((truth, one_image))]
+        compared = compare_runs(runs, path, CompareOptions("bbox", align=True, resamples=20))
+        assert [(one.images, one.detections) for one in compared.evaluations] == [(1, counted)] * 2
+        assert [one.ap for one in compared.evaluations] == pytest.approx([ap, ap])
 
 
 def test_compare_and_baselines_show_lvis_own_figures(tmp_path: Path) -> None:
@@ -195,6 +195,7 @@ def test_the_commands_name_the_rules(tmp_path: Path, capsys: pytest.CaptureFixtu
         (lambda truth: truth["images"][1].pop("not_exhaustive_category_ids"), "1 of 2 images"),
         (lambda truth: truth["images"][1].update(neg_category_ids="1"), "1 of 2 images"),
         (lambda truth: truth["annotations"][0].update(iscrowd=1), "annotation 1"),
+        (lambda truth: truth["annotations"][1].update(ignore=1), "annotation 2"),
         (
             lambda truth: [one.pop(key) for one in truth["images"] for key in list(one) if key.endswith("_ids")],
             "LVIS's frequencies",
