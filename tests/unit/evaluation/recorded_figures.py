@@ -41,8 +41,7 @@ def make_arrays(truth: dict[str, Any], results: Sequence[dict[str, Any]], **meta
     boxes = np.array([one["bbox"] for one in rows], np.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     masks = [
-        rle.encode(box_mask(size, tuple(box)))  # type: ignore[arg-type]
-        for size, box in zip(sizes, boxes.astype(int).tolist(), strict=True)
+        rle.encode(box_mask(size, tuple(box))) for size, box in zip(sizes, boxes.astype(int).tolist(), strict=True)
     ]
     files = [image["file_name"] for image in images]
     names = [entry["name"] for entry in truth.get("attributes", [])]

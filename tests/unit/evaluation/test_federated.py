@@ -148,7 +148,7 @@ def test_some_categories_and_some_images(tmp_path: Path) -> None:
     truth, results = hand_case()
     path = write_truth(tmp_path, truth)
     cats = evaluate(make_predictions(truth, results), path, "bbox", categories=["cat"])
-    assert (cats.ap, cats.detections) == (pytest.approx(0.5), 3)
+    assert (cats.ap, cats.detections) == pytest.approx((0.5, 3))
     for image_index, counted, ap in ((0, 2, 1.0), (1, 3, 0.5)):
         one_image = {**truth, "images": truth["images"][image_index : image_index + 1]}
         runs = [save(make_arrays(one, results), tmp_path / f"{n}.npz") for n, one in enumerate((truth, one_image))]
