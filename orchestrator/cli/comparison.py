@@ -9,6 +9,7 @@ from orchestrator.cli.common import JsonOption, check_file, print_json, say
 from orchestrator.cli.evaluation import (
     AlignOption,
     AnnotationsOption,
+    AttributeScoreOption,
     CategoriesOption,
     IouOption,
     check_iou,
@@ -38,6 +39,7 @@ def compare(
         float, typer.Option(min=0, max=1, help="Without annotations: least score of an instance that counts.")
     ] = 0.5,
     engine: Annotated[str, typer.Option(help="hotcoco (fast), pycocotools (the reference), or auto.")] = "auto",
+    attribute_score: AttributeScoreOption = None,
     format_name: Annotated[str, typer.Option("--format", "-f", help="rich, csv, json, markdown or latex.")] = "rich",
     output: Annotated[
         Path | None,
@@ -57,7 +59,7 @@ def compare(
         raise unknown_name("format", format_name, FORMATS)
     kind = check_iou(iou)
     if baseline is not None:
-        evaluated = (files, baseline, annotations, fail_on or (), kind, categories or (), engine)
+        evaluated = (files, baseline, annotations, fail_on or (), kind, categories or (), engine, attribute_score)
         return compare_to_baseline(
             *evaluated, per_category=per_category, format_name=format_name, output=output, json=json
         )
@@ -66,7 +68,9 @@ def compare(
     from orchestrator.evaluation import CompareOptions, compare_runs
     from orchestrator.reports import make_caption, make_document, make_tables
 
-    compare_options = CompareOptions(kind, tuple(categories or ()), align, resamples, seed, min_score, engine)
+    compare_options = CompareOptions(
+        kind, tuple(categories or ()), align, resamples, seed, min_score, engine, attribute_score
+    )
     with disabled_collector():
         result = compare_runs(files, annotations, compare_options)
     if json:
@@ -96,6 +100,7 @@ def report(
     ] = None,
     title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
     resamples: ResamplesOption = 1000,
+    attribute_score: AttributeScoreOption = None,
     json: JsonOption = False,
 ) -> None:
     """Write one HTML page on runs: figures, curves, pictures side by side, failures, provenance."""
@@ -104,7 +109,9 @@ def report(
     from orchestrator.evaluation import CompareOptions
     from orchestrator.reports import PageLimits, ReportOptions, write_report
 
-    compare_options = CompareOptions(kind, tuple(categories or ()), align, resamples, min_score=min_score)
+    compare_options = CompareOptions(
+        kind, tuple(categories or ()), align, resamples, min_score=min_score, attribute_score=attribute_score
+    )
     limits = PageLimits(images=max_images, megabytes=max_megabytes, min_score=min_score)
     options = ReportOptions(compare_options, limits, image_root, title)
     display = make_display(json=json, quiet=False)

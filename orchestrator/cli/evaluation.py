@@ -16,7 +16,7 @@ from orchestrator.cli.tables import print_table
 from orchestrator.errors import UsageError
 
 if TYPE_CHECKING:
-    from orchestrator.evaluation import Evaluation
+    from orchestrator.evaluation import AttributeMetrics, Evaluation, FederatedMetrics
 
 SHOWN = 5
 SourceArgument = Annotated[Path, typer.Argument(metavar="FILE|RUN", help="predictions.npz, or a run directory.")]
@@ -30,6 +30,15 @@ IouOption = Annotated[
 CategoriesOption = Annotated[
     list[str] | None,
     typer.Option("--categories", metavar="NAME|ID", help="Only these categories; repeatable, or separated by commas."),
+]
+AttributeScoreOption = Annotated[
+    float | None,
+    typer.Option(
+        "--attribute-score",
+        min=0,
+        max=1,
+        help="An instance has the attributes that score higher. Default: 0.5, where annotations and model have any.",
+    ),
 ]
 AlignOption = Annotated[bool, typer.Option("--align", help="Compare only what all runs have, and print what that is.")]
 
@@ -57,6 +66,7 @@ def evaluate(
     count_iou: Annotated[float, typer.Option(min=0.01, max=1, help="IoU at which TP, FP and FN are counted.")] = 0.5,
     count_score: Annotated[float, typer.Option(min=0, max=1, help="Least score of a detection that is counted.")] = 0.0,
     engine: Annotated[str, typer.Option(help="hotcoco (fast), pycocotools (the reference), or auto.")] = "auto",
+    attribute_score: AttributeScoreOption = None,
     save_baseline: Annotated[
         Path | None,
         typer.Option(
@@ -67,7 +77,10 @@ def evaluate(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Evaluate predictions: COCO's AP and AR, FashionFail's mAP_w, counts; --masks: manipulated pixels."""
+    """Evaluate predictions: COCO's AP and AR, FashionFail's mAP_w, counts; --masks: manipulated pixels.
+
+    Annotations with LVIS's or Fashionpedia's fields: also their rules and figures.
+    """
     kind = check_iou(iou)
     if annotations is not None and masks is not None:
         raise UsageError("--annotations and --masks were given", hint=f"orch eval {file} --annotations COCO.json")
@@ -87,7 +100,9 @@ def evaluate(
     predictions = Predictions.load(find_predictions(file))
     counts_at = CountLevel(count_iou, count_score)
     with disabled_collector():
-        result = evaluate_predictions(predictions, annotations, kind, categories or (), counts_at, engine)
+        result = evaluate_predictions(
+            predictions, annotations, kind, categories or (), counts_at, engine, attribute_score
+        )
     if save_baseline is not None:
         from orchestrator.evaluation import to_baseline, write_baseline
 
@@ -99,6 +114,8 @@ def evaluate(
         return
     _say_images(result)
     _print_figures(result)
+    if result.attributes is not None:
+        _print_attributes(result.attributes)
     _print_categories(result)
 
 
@@ -188,6 +205,8 @@ def _print_figures(result: Evaluation) -> None:
         "mAR_w(1)": weighted.mar_w1,
         "mAR_w(100)": weighted.mar_w100,
     }
+    if result.federated is not None:
+        figures = _list_federated(figures, result.federated)
     rows = [[name, format_share(value)] for name, value in figures.items()]
     at = f"IoU {result.counts_iou:g}" + (f", score {result.counts_score:g}" if result.counts_score else "")
     rows += [[f"TP, FP, FN ({at})", f"{counts.tp}, {counts.fp}, {counts.fn}"]]
@@ -195,8 +214,51 @@ def _print_figures(result: Evaluation) -> None:
     print_table(["", result.iou], rows)
 
 
+def _list_federated(figures: dict[str, float | None], federated: FederatedMetrics) -> dict[str, float | None]:
+    """Return LVIS's figures: AP as the others, its own, and not those that it does not have."""
+    return {
+        **{name: value for name, value in figures.items() if name.startswith("AP")},
+        "AP rare": federated.ap_rare,
+        "AP common": federated.ap_common,
+        "AP frequent": federated.ap_frequent,
+        "AR300": federated.ar300,
+        "AR300 small": federated.ar300_small,
+        "AR300 medium": federated.ar300_medium,
+        "AR300 large": federated.ar300_large,
+    }
+
+
+def _print_attributes(attributes: AttributeMetrics) -> None:
+    name = "AP_IoU+F1"
+    figures = {
+        name: attributes.ap,
+        f"{name}, IoU .50": attributes.ap_iou50,
+        f"{name}, IoU .75": attributes.ap_iou75,
+        f"{name}, F1 .50": attributes.ap_f1_50,
+        f"{name}, F1 .75": attributes.ap_f1_75,
+        f"{name}, IoU .50, F1 .50": attributes.ap_iou50_f1_50,
+        f"{name}, IoU .50, F1 .75": attributes.ap_iou50_f1_75,
+        f"{name}, IoU .75, F1 .50": attributes.ap_iou75_f1_50,
+        f"{name}, IoU .75, F1 .75": attributes.ap_iou75_f1_75,
+        f"{name} small": attributes.ap_small,
+        f"{name} medium": attributes.ap_medium,
+        f"{name} large": attributes.ap_large,
+        "AR1_IoU+F1": attributes.ar1,
+        "AR10_IoU+F1": attributes.ar10,
+        "AR100_IoU+F1": attributes.ar100,
+        "AR_IoU+F1 small": attributes.ar_small,
+        "AR_IoU+F1 medium": attributes.ar_medium,
+        "AR_IoU+F1 large": attributes.ar_large,
+        "AP_F1": attributes.ap_f1,
+    }
+    rows = [[name, format_share(value)] for name, value in figures.items()]
+    print_table(["", f"attributes that score above {attributes.score:g}"], rows)
+
+
 def _print_categories(result: Evaluation) -> None:
     columns = ["category", "images", "instances", "AP", "AP50", "AP75", "AR100", "TP", "FP", "FN", "weight"]
+    attributes = {} if result.attributes is None else result.attributes.per_category
+    columns += ["AP_IoU+F1"] if attributes else []
     rows = [
         [
             category.name,
@@ -205,6 +267,7 @@ def _print_categories(result: Evaluation) -> None:
             *(format_share(value) for value in (category.ap, category.ap50, category.ap75, category.ar100)),
             *(str(count) for count in (category.counts.tp, category.counts.fp, category.counts.fn)),
             format_share(category.weight),
+            *([format_share(attributes.get(category.id))] if attributes else []),
         ]
         for category in result.per_category
     ]

@@ -133,6 +133,7 @@ def compare_to_baseline(
     iou: Literal["segm", "bbox"] | None,
     chosen: Sequence[str | int],
     engine: str,
+    attribute_score: float | None,
     *,
     per_category: bool,
     format_name: str,
@@ -158,7 +159,7 @@ def compare_to_baseline(
         hint = f"orch compare {files[0]} --baseline {path} --annotations COCO.json"
         raise UsageError("--baseline needs annotations", hint=hint)
     rules = parse_rules(fail_on, implied=False)
-    baseline, now, findings = evaluate_with_baseline(files[0], path, annotations, iou, chosen, engine)
+    baseline, now, findings = evaluate_with_baseline(files[0], path, annotations, iou, chosen, engine, attribute_score)
     figures, categories = compare_figures(baseline, now), compare_categories(baseline, now)
     verdicts = judge_rules(rules, findings)
     code = EXIT_SOME_FAILED if any(verdict.is_broken for verdict in verdicts) else EXIT_OK

@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     from orchestrator.evaluation.coco.detections import choose_iou
     from orchestrator.evaluation.coco.evaluate import CountLevel, evaluate
     from orchestrator.evaluation.coco.ground_truth import Iou, Truth
-    from orchestrator.evaluation.coco.results import FIGURES, Evaluation
+    from orchestrator.evaluation.coco.results import (
+        FIGURES,
+        AttributeMetrics,
+        Evaluation,
+        FederatedMetrics,
+        choose_figures,
+    )
     from orchestrator.evaluation.compare.bootstrap import Interval
     from orchestrator.evaluation.compare.compare import (
         CompareOptions,
@@ -48,7 +54,7 @@ else:
             "coco.detections": "choose_iou",
             "coco.evaluate": "CountLevel evaluate",
             "coco.ground_truth": "Iou Truth",
-            "coco.results": "Evaluation FIGURES",
+            "coco.results": "AttributeMetrics Evaluation FIGURES FederatedMetrics choose_figures",
             "compare.bootstrap": "Interval",
             "compare.compare": "CompareOptions Comparison JudgedRun compare_opened compare_runs make_comparable",
             "equivalence_record": "write_record",

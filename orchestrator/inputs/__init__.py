@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from orchestrator.inputs.collect import InputSet, collect_inputs
     from orchestrator.inputs.folders import SkippedFile
     from orchestrator.inputs.image_ids import ImageId, is_image_id, order_of_id
+    from orchestrator.inputs.image_names import name_image
     from orchestrator.inputs.manifest import InputImage, open_inputs, read_inputs
     from orchestrator.inputs.remote import expand_user, is_url, recorded_source, save_names
 else:
@@ -19,6 +20,7 @@ else:
             "collect": "InputSet collect_inputs",
             "folders": "SkippedFile",
             "image_ids": "ImageId is_image_id order_of_id",
+            "image_names": "name_image",
             "manifest": "InputImage open_inputs read_inputs",
             "remote": "expand_user is_url recorded_source save_names",
         },

@@ -17,6 +17,7 @@ from orchestrator.errors import UsageError
 from orchestrator.inputs.benco_datasets import IMAGES, MASKS, Samples, is_tp_gt, read_json, read_tp_gt
 from orchestrator.inputs.folders import SkippedFile, SourceImage, from_folder, public_name, refusal
 from orchestrator.inputs.image_ids import is_image_id
+from orchestrator.inputs.image_names import name_image
 from orchestrator.inputs.links import Links
 from orchestrator.inputs.remote import expand_user, is_url
 from orchestrator.inputs.signatures import read_head
@@ -231,7 +232,7 @@ def _from_samples(source: Path, read: Samples, notes: list[str]) -> Iterator[Sou
 
 def _from_coco(path: Path, images: Any, image_root: Path | None) -> Iterator[SourceImage]:
     try:
-        entries = [(str(image["file_name"]), image["id"]) for image in images]
+        entries = [(str(name_image(image)), image["id"]) for image in images]
     except (KeyError, TypeError) as error:
         raise UsageError(f"{path} is not a COCO annotation file", why=f"{type(error).__name__}: {error}") from None
     for index, (_, image_id) in enumerate(entries):

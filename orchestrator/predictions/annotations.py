@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import PredictionsError, UsageError
-from orchestrator.inputs import is_image_id
+from orchestrator.inputs import is_image_id, name_image
 from orchestrator.predictions.predictions import Predictions, make_id_array
 
 SHOWN = 5  # names listed in an error
@@ -32,11 +32,20 @@ def read_annotations(path: Path) -> dict[str, Any]:
         "annotations": {"id": _ID, "image_id": _ID, "category_id": int, "bbox": list},
         "categories": {"id": int, "name": str},
     }
+    _name_images(dataset)
     for key, fields in tables.items():
         fault = _find_fault(dataset, key, fields)
         if fault:
             raise UsageError(f"the annotations {path} are not in COCO's format", why=fault)
     return dict(dataset)
+
+
+def _name_images(dataset: Any) -> None:
+    """Give images without `file_name` the name in their `coco_url`; those of LVIS have no other."""
+    images = dataset.get("images") if isinstance(dataset, dict) else None
+    for image in images if isinstance(images, list) else ():
+        if isinstance(image, dict) and "file_name" not in image and isinstance(image.get("coco_url"), str):
+            image["file_name"] = name_image(image)
 
 
 def _find_fault(dataset: Any, key: str, fields: dict[str, type | None]) -> str | None:

@@ -9,10 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from orchestrator.evaluation import FIGURES, LEVELS, Comparison, Interval
+from orchestrator.evaluation import LEVELS, Comparison, Evaluation, Interval, choose_figures
 
 DIFFERENCES = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "map_w": "mAP_w"}
-DIFFERENCE_COLUMNS = tuple(f"Δ {name}" for name in DIFFERENCES.values())
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,8 @@ def make_tables(comparison: Comparison, per_category: bool, wide: bool = False) 
     if not comparison.evaluations:
         return [_list_pairs(comparison), *([_list_pair_categories(comparison)] if per_category else [])]
     differences = [_list_differences(comparison)] if comparison.intervals and not wide else []
-    return [_list_runs(comparison, wide), *differences, *([_list_categories(comparison)] if per_category else [])]
+    categories = [_list_categories(comparison), *_list_attribute_categories(comparison)] if per_category else []
+    return [_list_runs(comparison, wide), *differences, *categories]
 
 
 def make_caption(comparison: Comparison) -> list[str]:
@@ -64,7 +64,13 @@ def make_caption(comparison: Comparison) -> list[str]:
         if unknown:
             lines.append(f"{run.label}: {unknown} predicted images are not annotated, not counted")
         lines += [f"{run.label}: {note}" for note in evaluation.notes]
-    return lines
+    return lines + _describe_attributes(comparison.evaluations)
+
+
+def _describe_attributes(evaluations: Sequence[Evaluation]) -> list[str]:
+    scores = {evaluation.attributes.score for evaluation in evaluations if evaluation.attributes is not None}
+    how = "AP_IoU+F1 (Fashionpedia): instances must reach an IoU and an F1 score of the attributes that score above"
+    return [f"{how} {score:g}" for score in scores]
 
 
 def transpose(table: Table) -> Table:
@@ -90,25 +96,34 @@ def _find_best(values: Sequence[float | None]) -> float | None:
 
 def _list_runs(comparison: Comparison, wide: bool) -> Table:
     evaluations = comparison.evaluations
-    best = {name: _find_best([figure(evaluation) for evaluation in evaluations]) for name, figure in FIGURES.items()}
+    figures = choose_figures(evaluations)
+    best = {name: _find_best([figure(evaluation) for evaluation in evaluations]) for name, figure in figures.items()}
     intervals: tuple[dict[str, Interval] | None, ...] = (None, *comparison.intervals)
+    differences = _name_differences(comparison)
     rows = []
     for number, (run, evaluation) in enumerate(zip(comparison.runs, evaluations, strict=True)):
         cells = [Cell(run.label, run.label), Cell(run.variant, run.variant)]
-        cells += [_format_figure(figure(evaluation), best[name]) for name, figure in FIGURES.items()]
+        cells += [_format_figure(figure(evaluation), best[name]) for name, figure in figures.items()]
         if wide and comparison.intervals:
-            cells += [_format_difference(intervals[number], name) for name in DIFFERENCES]
+            cells += [_format_difference(intervals[number], name) for name in differences]
         rows.append(tuple(cells))
-    differences = DIFFERENCE_COLUMNS if wide and comparison.intervals else ()
-    return Table("runs", ("model", "variant", *FIGURES, *differences), tuple(rows), words=2)
+    columns = differences.values() if wide and comparison.intervals else ()
+    return Table("runs", ("model", "variant", *figures, *columns), tuple(rows), words=2)
+
+
+def _name_differences(comparison: Comparison) -> dict[str, str]:
+    """Return the columns of differences by the names of their intervals, those whose figures are shown."""
+    shown = choose_figures(comparison.evaluations)
+    return {name: f"Δ {figure}" for name, figure in DIFFERENCES.items() if figure in shown}
 
 
 def _list_differences(comparison: Comparison) -> Table:
+    differences = _name_differences(comparison)
     rows = tuple(
-        (Cell(run.label, run.label), *(_format_difference(intervals, name) for name in DIFFERENCES))
+        (Cell(run.label, run.label), *(_format_difference(intervals, name) for name in differences))
         for run, intervals in zip(comparison.runs[1:], comparison.intervals, strict=True)
     )
-    return Table("differences", (f"to {comparison.runs[0].label}", *DIFFERENCE_COLUMNS), rows)
+    return Table("differences", (f"to {comparison.runs[0].label}", *differences.values()), rows)
 
 
 def _format_difference(intervals: dict[str, Interval] | None, name: str) -> Cell:
@@ -129,6 +144,19 @@ def _list_categories(comparison: Comparison) -> Table:
         rows.append((Cell(category.name, category.name), *counts, *figures))
     columns = ("category", "images", "instances", *(run.label for run in comparison.runs))
     return Table("AP per category", columns, tuple(rows))
+
+
+def _list_attribute_categories(comparison: Comparison) -> list[Table]:
+    """Return a table of AP_IoU+F1 by category with attributes, if any run has such."""
+    known = [{} if one.attributes is None else one.attributes.per_category for one in comparison.evaluations]
+    rows = []
+    for category in comparison.evaluations[0].per_category:
+        if any(category.id in figures for figures in known):
+            values = [figures.get(category.id) for figures in known]
+            cells = (_format_figure(value, _find_best(values)) for value in values)
+            rows.append((Cell(category.name, category.name), *cells))
+    columns = ("category", *(run.label for run in comparison.runs))
+    return [Table("AP_IoU+F1 per category", columns, tuple(rows))] if rows else []
 
 
 def _list_pairs(comparison: Comparison) -> Table:

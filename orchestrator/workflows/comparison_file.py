@@ -74,6 +74,7 @@ class CompareSpec(Spec):
     resamples: Annotated[int, Field(ge=0, le=100_000)] = 1000
     seed: Annotated[int, Field(ge=0)] = 0
     min_score: Annotated[float, Field(ge=0, le=1)] = 0.5
+    attribute_score: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
 class ReportSpec(Spec):

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import PredictionsError
+from orchestrator.evaluation.coco.federated import MAX_PER_IMAGE
 from orchestrator.evaluation.coco.ground_truth import Iou, Truth
 from orchestrator.predictions import Predictions, find_images, to_xywh
 
@@ -70,7 +71,8 @@ class JoinedDetections:
 def join(predictions: Predictions, truth: Truth) -> JoinedDetections:
     """Find the predictions' images in the truth, by whole relative path or else by unique base name.
 
-    Detections of unknown images and of categories that the truth lacks are dropped. PredictionsError when the
+    Detections of unknown images and of categories that the truth lacks are dropped, and those that do not count by
+    LVIS's rules where they apply. PredictionsError when the
     predictions are broken, no image is known, or an image has another size in the truth.
     """
     check_predictions(predictions)
@@ -86,6 +88,9 @@ def join(predictions: Predictions, truth: Truth) -> JoinedDetections:
     image = np.repeat(indices, np.diff(predictions.offsets))
     category = predictions.classes.astype(np.int64)
     row = np.flatnonzero((image >= 0) & np.isin(category, np.array(list(truth.categories), np.int64)))
+    if truth.federation is not None:
+        rank = np.arange(len(image)) - np.repeat(predictions.offsets[:-1], np.diff(predictions.offsets))
+        row = row[(rank[row] < MAX_PER_IMAGE) & truth.are_searched(image[row], category[row])]
     scores, boxes = predictions.scores[row].astype(np.float64), to_xywh(predictions.boxes[row])
     predicted = np.zeros(len(truth), bool)
     predicted[indices[is_known]] = True

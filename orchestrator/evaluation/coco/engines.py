@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from orchestrator.errors import MachineError
 from orchestrator.evaluation.coco.detections import Detections
+from orchestrator.evaluation.coco.federated import ABSENT, MAX_PER_IMAGE, PARTIAL
 from orchestrator.evaluation.coco.ground_truth import Iou, Truth
 from orchestrator.system import unknown_name
 
@@ -27,13 +28,14 @@ AUTO = "auto"
 class Curves:
     """The arrays of COCOeval.accumulate; -1 where nothing is annotated.
 
-    `precision` (T,R,K,A,M): THRESHOLDS, RECALLS, categories in ascending order of id, AREAS, MAX_DETECTIONS.
+    `precision` (T,R,K,A,M): THRESHOLDS, RECALLS, categories in ascending order of id, AREAS, `max_detections`.
     `recall` (T,K,A,M).
     """
 
     engine: str
     precision: NDArray[np.float64]
     recall: NDArray[np.float64]
+    max_detections: tuple[int, ...] = MAX_DETECTIONS
 
 
 Engine = Callable[[Truth, Detections, Iou], Curves]
@@ -64,6 +66,7 @@ def _run_hotcoco(truth: Truth, detections: Detections, iou: Iou) -> Curves:
     if iou == "segm":
         for image, size in zip(images, truth.sizes.tolist(), strict=True):
             image["height"], image["width"] = size
+    _add_federation(images, truth)
     expected = hotcoco.COCO.from_arrays(
         images,
         _list_categories(truth),
@@ -81,12 +84,26 @@ def _run_hotcoco(truth: Truth, detections: Detections, iou: Iou) -> Curves:
     results = expected.load_res(columns, segmentation=cast(Any, masks))
     if masks:  # load_res takes the boxes' areas, as pycocotools does where results have both
         results.update_anns(ids=np.arange(1, len(detections) + 1), area=hotcoco.mask.area(masks).astype(np.float64))
-    evaluation = hotcoco.COCOeval(expected, results, iou)
+    evaluation = hotcoco.COCOeval(expected, results, iou, lvis_style=truth.federation is not None)
     evaluation.evaluate()
     evaluation.accumulate()
     arrays = evaluation.eval
     assert arrays is not None
-    return Curves("hotcoco", np.asarray(arrays["precision"]), np.asarray(arrays["recall"]))
+    return Curves("hotcoco", np.asarray(arrays["precision"]), np.asarray(arrays["recall"]), _limits(truth))
+
+
+def _add_federation(images: list[dict[str, Any]], truth: Truth) -> None:
+    """Add LVIS's lists to the engine's images, with the engine's ids of categories."""
+    if truth.federation is None:
+        return
+    numbers = {number: n for n, number in enumerate(truth.categories, start=1)}
+    for image, absent, partial in zip(images, truth.federation.absent, truth.federation.partial, strict=True):
+        image[ABSENT] = [numbers[number] for number in sorted(absent & numbers.keys())]
+        image[PARTIAL] = [numbers[number] for number in sorted(partial & numbers.keys())]
+
+
+def _limits(truth: Truth) -> tuple[int, ...]:
+    return MAX_DETECTIONS if truth.federation is None else (MAX_PER_IMAGE,)
 
 
 def _run_pycocotools(truth: Truth, detections: Detections, iou: Iou) -> Curves:
@@ -100,9 +117,23 @@ def _run_pycocotools(truth: Truth, detections: Detections, iou: Iou) -> Curves:
         results = _results(truth, detections, iou)
         given = expected.loadRes(cast(Any, results)) if results else COCO()
         evaluation = COCOeval(expected, given, iou)
+        evaluation.params.maxDets = list(_limits(truth))
         evaluation.evaluate()
+        if truth.federation is not None:
+            _ignore_unmatched(evaluation.evalImgs, truth)
         evaluation.accumulate()
-    return Curves("pycocotools", evaluation.eval["precision"], evaluation.eval["recall"])
+    return Curves("pycocotools", evaluation.eval["precision"], evaluation.eval["recall"], _limits(truth))
+
+
+def _ignore_unmatched(results: list[dict[str, Any] | None], truth: Truth) -> None:
+    """Ignore wrong detections in COCOeval's results where annotations may be missing."""
+    present = [result for result in results if result is not None]
+    image = np.array([result["image_id"] for result in present], np.int64) - 1
+    category = np.array([result["category_id"] for result in present], np.int64) - 1
+    ids = np.array(list(truth.categories), np.int64)
+    for result, is_partial in zip(present, truth.are_partial(image, ids[category]).tolist(), strict=True):
+        if is_partial:
+            result["dtIgnore"] = np.logical_or(result["dtIgnore"], result["dtMatches"] == 0)
 
 
 def _dataset(truth: Truth) -> dict[str, Any]:

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from orchestrator.errors import UsageError
+from orchestrator.evaluation.coco.attributes import score_attributes
 from orchestrator.evaluation.coco.averages import Averages, compute_category_weights, compute_weighted
 from orchestrator.evaluation.coco.detections import Detections, JoinedDetections, choose_iou, join
-from orchestrator.evaluation.coco.engines import AUTO, THRESHOLDS, Curves, compute_curves
+from orchestrator.evaluation.coco.engines import AREAS, AUTO, THRESHOLDS, Curves, compute_curves
+from orchestrator.evaluation.coco.federated import FREQUENCIES, MAX_PER_IMAGE, note_rules
 from orchestrator.evaluation.coco.ground_truth import Iou, Truth, read_truth
 from orchestrator.evaluation.coco.matching import find_counted, match
-from orchestrator.evaluation.coco.results import CategoryMetrics, DetectionCounts, Evaluation
+from orchestrator.evaluation.coco.results import CategoryMetrics, DetectionCounts, Evaluation, FederatedMetrics
 from orchestrator.predictions import STATUS_FAILED, Predictions
 from orchestrator.system import did_you_mean
 
@@ -36,12 +38,14 @@ def evaluate(
     categories: Sequence[str | int] = (),
     counts_at: CountLevel = CountLevel(),
     engine: str = AUTO,
+    attribute_score: float | None = None,
 ) -> Evaluation:
     """Compare predictions with a COCO annotation file, over all its categories or some (names or ids).
 
-    `iou` None: masks if the predictions have them, else boxes. PredictionsError when no image is annotated, sizes
-    disagree, the predictions are broken or lack the masks that were asked for; UsageError when the
-    annotations are broken or a category is unknown.
+    `iou` None: masks if the predictions have them, else boxes. `attribute_score`: an instance has the attributes that
+    score higher; None: the default, and no error where attributes cannot be scored. PredictionsError when no image is
+    annotated, sizes disagree, the predictions are broken or lack the masks or attributes that were asked for;
+    UsageError when the annotations are broken or a category is unknown.
     """
     iou = choose_iou([predictions], iou)
     truth = read_truth(annotations, iou)
@@ -49,11 +53,18 @@ def evaluate(
         truth = truth.keep_categories(choose_categories(categories, truth.categories))
     joined = join(predictions, truth)
     curves, note = compute_curves(truth, joined.detections, iou, engine)
-    return evaluate_joined(truth, joined, curves, iou, counts_at, [note] if note else [])
+    notes = [note] if note else []
+    return evaluate_joined(truth, joined, curves, iou, counts_at, notes, attribute_score)
 
 
 def evaluate_joined(
-    truth: Truth, joined: JoinedDetections, curves: Curves, iou: Iou, counts_at: CountLevel, notes: Sequence[str] = ()
+    truth: Truth,
+    joined: JoinedDetections,
+    curves: Curves,
+    iou: Iou,
+    counts_at: CountLevel,
+    notes: Sequence[str] = (),
+    attribute_score: float | None = None,
 ) -> Evaluation:
     """Compute all figures from joined predictions and the engine's curves."""
     averages, predictions = Averages(curves), joined.detections.predictions
@@ -62,6 +73,7 @@ def evaluate_joined(
     if counts is None:
         counts = _count_by_matching(truth, joined.detections, iou, counts_at)
     precision, recall = averages.precision, averages.recall
+    attributes, attribute_notes = score_attributes(truth, joined.detections, iou, attribute_score)
     failed = np.flatnonzero(predictions.status == STATUS_FAILED)
     return Evaluation(
         iou=iou,
@@ -89,8 +101,24 @@ def evaluate_joined(
         unknown_images=joined.unknown,
         failed_images=tuple(predictions.files[image] for image in failed.tolist()),
         detections=len(joined.detections),
-        notes=(*notes, *_note_categories(predictions, truth)),
+        notes=(
+            *notes,
+            *note_rules(truth.federation, len(truth.categories), predictions, len(joined.detections)),
+            *_note_categories(predictions, truth),
+            *attribute_notes,
+        ),
+        federated=_compute_federated(truth, averages),
+        attributes=attributes,
     )
+
+
+def _compute_federated(truth: Truth, averages: Averages) -> FederatedMetrics | None:
+    if truth.federation is None:
+        return None
+    frequency = truth.federation.frequency
+    groups = [[n for n, number in enumerate(truth.categories) if frequency.get(number) == key] for key in FREQUENCIES]
+    recalls = [averages.recall(MAX_PER_IMAGE, area) for area in AREAS]
+    return FederatedMetrics(*(averages.precision(category=group) for group in groups), *recalls)
 
 
 def choose_categories(wanted: Sequence[str | int], known: dict[int, str]) -> list[int]:
@@ -117,10 +145,11 @@ def _count_by_curves(
 ) -> list[DetectionCounts] | None:
     """Count per category from the recall at one of COCO's thresholds, without matching.
 
-    None where that is not possible: with a least score, or with crowds, which detections may match without counting.
+    None where that is not possible: with a least score, with crowds, which detections may match without counting, or by
+    LVIS's rules.
     """
     level = np.flatnonzero(np.isclose(THRESHOLDS, at.iou))
-    if at.score > 0 or truth.crowd.any() or not len(level):
+    if at.score > 0 or truth.crowd.any() or truth.federation is not None or not len(level):
         return None
     category = detections.category[find_counted(detections)]
     counts = []

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import OrchError, UsageError
+from orchestrator.evaluation.coco.attribute_truth import AttributeTruth, read_attributes
+from orchestrator.evaluation.coco.federated import Federation, make_keys, read_federation
 from orchestrator.inputs import ImageId, order_of_id
 from orchestrator.predictions import read_annotations, rle
 
@@ -30,6 +32,7 @@ class Truth:
     Images stand in ascending order of their ids: COCO goes through them in this order, which decides between equal
     scores. `sizes` (I,2) are height and width, zeros where the file does not say. `boxes` (N,4) are x, y, width, height
     in pixels, `areas` (N,) square pixels. `masks` are COCO RLE dictionaries, or None when boxes are compared.
+    `federation`: LVIS's rules apply. `attributes`: the file has some, as Fashionpedia's.
     """
 
     path: Path
@@ -42,6 +45,8 @@ class Truth:
     areas: NDArray[np.float64]
     crowd: NDArray[np.bool_]
     masks: list[dict[str, Any]] | None
+    federation: Federation | None = None
+    attributes: AttributeTruth | None = None
 
     def __len__(self) -> int:
         return len(self.files)
@@ -65,13 +70,33 @@ class Truth:
             files=[self.files[index] for index in np.flatnonzero(images)],
             sizes=self.sizes[images],
             image=new_index[self.image[keep]],
+            federation=None if self.federation is None else self.federation.keep_images(images),
         )
 
     def _keep(self, keep: NDArray[np.bool_], **changed: Any) -> Truth:
         """Return the annotations selected by `keep` (N,), with other fields changed."""
         masks = None if self.masks is None else [self.masks[index] for index in np.flatnonzero(keep)]
         kept = {name: getattr(self, name)[keep] for name in ("image", "category", "boxes", "areas", "crowd")}
-        return replace(self, **{**kept, "masks": masks, **changed})
+        attributes = None if self.attributes is None else self.attributes.keep(keep)
+        return replace(self, **{**kept, "masks": masks, "attributes": attributes, **changed})
+
+    def are_searched(self, image: NDArray[np.int64], category: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return (D,) whether each category was looked for in its image; everywhere without LVIS's lists."""
+        if self.federation is None:
+            return np.ones(len(image), bool)
+        known = self._make_keys(self.image, self.category)
+        absent = make_keys(self.federation.absent, list(self.categories))
+        return np.isin(self._make_keys(image, category), np.concatenate((known, absent)))
+
+    def are_partial(self, image: NDArray[np.int64], category: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return (D,) whether instances of each category may be missing in the truth of its image."""
+        if self.federation is None:
+            return np.zeros(len(image), bool)
+        partial = make_keys(self.federation.partial, list(self.categories))
+        return np.isin(self._make_keys(image, category), partial)
+
+    def _make_keys(self, image: NDArray[np.int64], category: NDArray[np.int64]) -> NDArray[np.int64]:
+        return image * len(self.categories) + self.index_categories(category)
 
     def count_images_with(self, category: int) -> int:
         """Count the images with at least one annotation of a category."""
@@ -109,6 +134,8 @@ def read_truth(path: Path, iou: Iou) -> Truth:
         areas=_fill_areas([entry.get("area") for entry in annotations], boxes, masks),
         crowd=np.array([bool(entry.get("iscrowd", 0)) for entry in annotations], bool),
         masks=masks,
+        federation=read_federation(dataset, images, path),
+        attributes=read_attributes(dataset, annotations),
     )
 
 

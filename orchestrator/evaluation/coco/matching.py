@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.evaluation.coco.detections import Detections
+from orchestrator.evaluation.coco.federated import MAX_PER_IMAGE
 from orchestrator.evaluation.coco.ground_truth import Iou, Truth
 
 MAX_PER_CATEGORY = 100  # detections of one category in one image that count, COCO's largest maxDets
@@ -23,7 +24,8 @@ class Matches:
     """D detections that count, by image and category, best first, and their annotations.
 
     `index` (D,) is the detection's index in the `Detections` matched. `partner` (T,D) is its annotation's index in
-    the truth, -1 for none. `ignored` (T,D): it lies in a crowd region, so it counts neither as right nor as wrong.
+    the truth, -1 for none. `ignored` (T,D): it counts neither as right nor as wrong: it lies in a crowd region, or by
+    LVIS's rules has no partner where annotations may be missing.
     """
 
     thresholds: NDArray[np.float64]
@@ -42,7 +44,7 @@ class Matches:
     @property
     def wrong(self) -> NDArray[np.bool_]:
         """(T,D) false positives."""
-        return self.partner < 0
+        return (self.partner < 0) & ~self.ignored
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,8 @@ class _Groups:
 
 
 def match(truth: Truth, detections: Detections, iou: Iou, thresholds: NDArray[np.float64]) -> Matches:
-    """Match as COCOeval.evaluateImg does (area range "all", maxDets 100), at IoU `thresholds` (T,)."""
-    order, first_of_group = _order(detections)
+    """Match as COCOeval.evaluateImg does (area range "all", maxDets 100), at IoU `thresholds` (T,), or as LVIS does."""
+    order, first_of_group = _order(detections, MAX_PER_CATEGORY if truth.federation is None else MAX_PER_IMAGE)
     columns = detections.select(order)
     shape = (len(thresholds), len(order))
     partner, ignored = np.full(shape, -1, np.int64), np.zeros(shape, bool)
@@ -69,18 +71,19 @@ def match(truth: Truth, detections: Detections, iou: Iou, thresholds: NDArray[np
     for groups in _group(truth, columns, first_of_group):
         _match_groups(groups, compute_overlaps(groups), truth.crowd, limits, partner)
     ignored[partner >= 0] = truth.crowd[partner[partner >= 0]]
+    ignored |= (partner < 0) & truth.are_partial(columns.image, columns.category)
     return Matches(thresholds, order, columns.image, columns.category, columns.scores, partner, ignored)
 
 
 def find_counted(detections: Detections) -> NDArray[np.int64]:
     """Return the indices of the detections that count: the best hundred of each category in each image."""
-    return _order(detections)[0]
+    return _order(detections, MAX_PER_CATEGORY)[0]
 
 
-def _order(detections: Detections) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _order(detections: Detections, limit: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return indices by image, category and falling score, and the starts of these groups.
 
-    At most MAX_PER_CATEGORY of each group are kept.
+    At most `limit` of each group are kept.
     """
     order = np.lexsort((-detections.scores, detections.category, detections.image))
     new = np.ones(len(order), bool)
@@ -88,7 +91,7 @@ def _order(detections: Detections) -> tuple[NDArray[np.int64], NDArray[np.int64]
     new[1:] = ~(same_image & (np.diff(detections.category[order]) == 0))
     start = np.flatnonzero(new)
     rank = np.arange(len(order)) - np.repeat(start, np.diff(np.append(start, len(order))))
-    kept = rank < MAX_PER_CATEGORY
+    kept = rank < limit
     return order[kept], np.append(np.flatnonzero(new[kept]), int(kept.sum()))
 
 

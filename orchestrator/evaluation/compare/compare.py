@@ -35,7 +35,7 @@ from orchestrator.evaluation.runs import OpenedRun, open_runs
 class CompareOptions:
     """How runs are compared; `min_score` matters only where models are compared with each other.
 
-    `iou` None: by masks if all runs have them, else by boxes.
+    `iou` None: by masks if all runs have them, else by boxes. `attribute_score` is as of `evaluate`.
     """
 
     iou: Iou | None = None
@@ -45,6 +45,7 @@ class CompareOptions:
     seed: int = 0
     min_score: float = 0.5
     engine: str = AUTO
+    attribute_score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,8 @@ def _judge(run: OpenedRun, truth: Truth, iou: Iou, options: CompareOptions, with
     """Evaluate one run; match its detections if resampling or the caller needs that."""
     joined = join(run.predictions, truth)
     curves, note = compute_curves(truth, joined.detections, iou, options.engine)
-    evaluation = evaluate_joined(truth, joined, curves, iou, CountLevel(), [note] if note else [])
+    notes = [note] if note else []
+    evaluation = evaluate_joined(truth, joined, curves, iou, CountLevel(), notes, options.attribute_score)
     is_matched = options.resamples or with_matches
     matches = match(truth, joined.detections, iou, THRESHOLDS) if is_matched else None
     return JudgedRun(joined, curves, evaluation, matches)

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from orchestrator.errors import PredictionsError, UsageError
+from orchestrator.evaluation.coco.attributes import DEFAULT_SCORE
 from orchestrator.evaluation.coco.engines import AUTO
 from orchestrator.evaluation.coco.evaluate import evaluate
 from orchestrator.evaluation.coco.ground_truth import Iou
-from orchestrator.evaluation.coco.results import FIGURES, Evaluation
+from orchestrator.evaluation.coco.results import Evaluation, choose_figures
 from orchestrator.evaluation.gate.gate import Measurement
 from orchestrator.evaluation.gate.rules import FigureChange, Findings
 from orchestrator.evaluation.runs import find_predictions
@@ -22,6 +23,7 @@ from orchestrator.predictions import STATUS_FAILED, Predictions
 from orchestrator.system import __version__, sha256_of, write_json
 
 FORMAT = "orch-baseline/1"
+ATTRIBUTE_SCORE = "attribute score"
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,17 @@ class Baseline:
 
 
 def make_baseline(
-    source: Path, annotations: Path, iou: Iou | None = None, categories: Sequence[str | int] = (), engine: str = AUTO
+    source: Path,
+    annotations: Path,
+    iou: Iou | None = None,
+    categories: Sequence[str | int] = (),
+    engine: str = AUTO,
+    attribute_score: float | None = None,
 ) -> Baseline:
     """Evaluate a run or a predictions file. Raises UsageError, PredictionsError."""
     predictions = Predictions.load(find_predictions(source))
-    return to_baseline(predictions, evaluate(predictions, annotations, iou, categories, engine=engine), annotations)
+    evaluation = evaluate(predictions, annotations, iou, categories, engine=engine, attribute_score=attribute_score)
+    return to_baseline(predictions, evaluation, annotations)
 
 
 def to_baseline(predictions: Predictions, evaluation: Evaluation, annotations: Path) -> Baseline:
@@ -52,7 +60,7 @@ def to_baseline(predictions: Predictions, evaluation: Evaluation, annotations: P
         model=str(predictions.meta.get("model", "?")),
         variant=str(predictions.meta.get("variant", "?")),
         settings=collect_settings(predictions, evaluation, sha256_of(annotations)),
-        figures={name: figure(evaluation) for name, figure in FIGURES.items()},
+        figures={name: figure(evaluation) for name, figure in choose_figures([evaluation]).items()},
         categories={category.name: category.ap for category in evaluation.per_category},
     )
 
@@ -70,7 +78,16 @@ def collect_settings(predictions: Predictions, evaluation: Evaluation, annotatio
         "score floor": meta.get("score_threshold") or 0.0,
         "max detections": meta.get("max_detections"),
         "exif": meta.get("exif"),
+        **_collect_rules(evaluation),
     }
+
+
+def _collect_rules(evaluation: Evaluation) -> dict[str, Any]:
+    """Return what differs from the default rules, which baselines do not name."""
+    rules: dict[str, Any] = {} if evaluation.federated is None else {"rules": "lvis"}
+    if evaluation.attributes is not None and evaluation.attributes.score != DEFAULT_SCORE:
+        rules[ATTRIBUTE_SCORE] = evaluation.attributes.score
+    return rules
 
 
 def _digest(values: Sequence[Any]) -> dict[str, Any]:
@@ -80,8 +97,9 @@ def _digest(values: Sequence[Any]) -> dict[str, Any]:
 
 def compare_figures(baseline: Baseline, now: Baseline) -> tuple[FigureChange, ...]:
     """Compare every figure. Raises PredictionsError when the two are not comparable."""
-    _refuse_differences(baseline, now.settings)
-    return tuple(FigureChange(name, baseline.figures.get(name), value) for name, value in now.figures.items())
+    _refuse_differences(baseline, {**dict.fromkeys(baseline.settings), **now.settings})
+    names = {**now.figures, **baseline.figures}
+    return tuple(FigureChange(name, baseline.figures.get(name), now.figures.get(name)) for name in names)
 
 
 def compare_categories(baseline: Baseline, now: Baseline) -> tuple[FigureChange, ...]:
@@ -161,11 +179,12 @@ def evaluate_with_baseline(
     iou: Iou | None = None,
     categories: Sequence[str | int] = (),
     engine: str = AUTO,
+    attribute_score: float | None = None,
 ) -> tuple[Baseline, Baseline, Findings]:
     """Return a baseline, the run's own figures as one, and what rules judge.
 
-    A stored baseline determines what is evaluated, unless `iou` and `categories` say otherwise. Raises UsageError,
-    PredictionsError.
+    A stored baseline determines what is evaluated, unless `iou`, `categories` and `attribute_score` say otherwise.
+    Raises UsageError, PredictionsError.
     """
     predictions = Predictions.load(find_predictions(source))
     if is_stored(baseline):
@@ -173,9 +192,10 @@ def evaluate_with_baseline(
         check_annotations(then, annotations)
         iou = iou if iou is not None else then.settings["iou"]
         categories = categories or then.settings["evaluated categories"]
+        attribute_score = attribute_score if attribute_score is not None else then.settings.get(ATTRIBUTE_SCORE)
     else:
-        then = make_baseline(baseline, annotations, iou, categories, engine)
-    now = to_baseline(predictions, evaluate(predictions, annotations, iou, categories, engine=engine), annotations)
+        then = make_baseline(baseline, annotations, iou, categories, engine, attribute_score)
+    now = make_baseline(source, annotations, iou, categories, engine, attribute_score)
     failed = int((predictions.status == STATUS_FAILED).sum())
     return then, now, Findings(len(predictions), failed, now.figures.get("AP"), then.figures.get("AP"))
 
@@ -209,5 +229,6 @@ class Baselines:
         if baseline is None:
             return Measurement(make_baseline(predictions, self._annotations).figures)
         iou = cast(Iou, baseline.settings["iou"])
-        now = make_baseline(predictions, self._annotations, iou, baseline.settings["evaluated categories"])
+        categories, attribute_score = (baseline.settings.get(key) for key in ("evaluated categories", ATTRIBUTE_SCORE))
+        now = make_baseline(predictions, self._annotations, iou, categories or (), attribute_score=attribute_score)
         return Measurement(now.figures, compare_figures(baseline, now), baseline.figures.get("AP"))
