@@ -36,20 +36,33 @@ def evaluate(
     categories: Sequence[str | int] = (),
     counts_at: CountLevel = CountLevel(),
     engine: str = AUTO,
+    strict: bool = False,
 ) -> Evaluation:
     """Compare predictions with a COCO annotation file, over all its categories or some (names or ids).
 
     `iou` None: masks if the predictions have them, else boxes. PredictionsError when no image is annotated, sizes
     disagree, the predictions are broken or lack the masks that were asked for; UsageError when the
-    annotations are broken or a category is unknown.
+    annotations are broken, a category is unknown, or `strict` and anything about the truth is doubtful.
     """
     iou = choose_iou([predictions], iou)
-    truth = read_truth(annotations, iou)
+    truth = read_truth(annotations, iou, [predictions])
     if categories:
         truth = truth.keep_categories(choose_categories(categories, truth.categories))
     joined = join(predictions, truth)
+    if strict:
+        refuse_warnings((*truth.warnings, *joined.warnings), annotations)
     curves, note = compute_curves(truth, joined.detections, iou, engine)
     return evaluate_joined(truth, joined, curves, iou, counts_at, [note] if note else [])
+
+
+def refuse_warnings(warnings: Sequence[str], source: Path) -> None:
+    """Raise UsageError if there are warnings: what --strict asks for."""
+    if warnings:
+        raise UsageError(
+            f"{source} is doubtful, and --strict was given",
+            why="\n".join(dict.fromkeys(warnings)),
+            hint="correct the annotations; without --strict these are warnings",
+        )
 
 
 def evaluate_joined(
@@ -57,7 +70,7 @@ def evaluate_joined(
 ) -> Evaluation:
     """Compute all figures from joined predictions and the engine's curves."""
     averages, predictions = Averages(curves), joined.detections.predictions
-    weights = compute_category_weights(truth, predictions.meta.get("taxonomy"))
+    weights = compute_category_weights(truth, predictions)
     counts = _count_by_curves(truth, joined.detections, curves, counts_at)
     if counts is None:
         counts = _count_by_matching(truth, joined.detections, iou, counts_at)
@@ -90,6 +103,8 @@ def evaluate_joined(
         failed_images=tuple(predictions.files[image] for image in failed.tolist()),
         detections=len(joined.detections),
         notes=(*notes, *_note_categories(predictions, truth)),
+        warnings=(*truth.warnings, *joined.warnings),
+        skipped_annotations=truth.skipped,
     )
 
 

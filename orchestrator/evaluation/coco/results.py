@@ -65,7 +65,8 @@ class Evaluation:
 
     `images` counts the annotated images, all of which count; `missing` of them, named in `missing_images`, have no
     predictions. `unknown_images` were predicted but are not annotated, and do not count. `counts` are those at
-    `counts_iou`, of detections that score at least `counts_score`.
+    `counts_iou`, of detections that score at least `counts_score`. `warnings` say what of the truth is doubtful;
+    `skipped_annotations` names each annotation that does not count, and why.
     """
 
     iou: str
@@ -94,6 +95,8 @@ class Evaluation:
     failed_images: tuple[str, ...]
     detections: int
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    skipped_annotations: tuple[str, ...] = ()
 
 
 FIGURES: Mapping[str, Callable[[Evaluation], float | None]] = {
