@@ -66,9 +66,8 @@ def _pair(ours: Mapping[int, str], theirs: Mapping[int, str]) -> dict[int, int]:
     counts = Counter(map(_plain, ours.values()))
     their_counts = Counter(map(_plain, theirs.values()))
     by_name = {_plain(name): number for number, name in theirs.items() if their_counts[_plain(name)] == 1}
-    targets = {
-        n: by_name[_plain(name)] for n, name in ours.items() if counts[_plain(name)] == 1 and _plain(name) in by_name
-    }
+    named = {n: _plain(name) for n, name in ours.items() if counts[_plain(name)] == 1}
+    targets = {n: by_name[name] for n, name in named.items() if name in by_name}
     taken = set(targets.values())
     return targets | {n: n for n in ours if n not in targets and n in theirs and n not in taken}
 

@@ -25,7 +25,7 @@ PIXELS_HINT = "coordinates are pixels of the image that `images` describes, from
 
 @dataclass
 class Findings:
-    """What is found in the file `path`, of the images `files`, while it is read for comparing masks or boxes (`iou`)."""
+    """What is found in the file `path`, of the images `files`, when it is read to compare masks or boxes (`iou`)."""
 
     path: Path
     iou: str
@@ -179,12 +179,11 @@ def check_coordinates(columns: Columns, masks: list[dict[str, Any]] | None, log:
     low, high = extents[:, :2], extents[:, 2:]
     is_outside = leaves & ((low >= sizes[:, ::-1]) | (high <= 0)).any(axis=1) & (high > low).all(axis=1)
     _warn_of_leaving(columns, chosen, extents, sizes, leaves & ~is_outside, log)
-    return {
-        int(
-            chosen[n]
-        ): f"it reaches from {_point(low[n])} to {_point(high[n])}, outside {_describe(columns, n, image, log)}"
-        for n in np.flatnonzero(is_outside)
-    }
+    faults = {}
+    for n in np.flatnonzero(is_outside).tolist():
+        reach = f"it reaches from {_point(low[n])} to {_point(high[n])}"
+        faults[int(chosen[n])] = f"{reach}, outside {_describe(columns, n, image, log)}"
+    return faults
 
 
 def _choose(columns: Columns, iou: str) -> NDArray[np.int64]:
@@ -202,7 +201,7 @@ def _choose(columns: Columns, iou: str) -> NDArray[np.int64]:
 
 
 def _leave(extents: NDArray[np.float64], sizes: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return (N,) which extents reach beyond images of `sizes` (N,2) by more than the slack; False for unknown sizes."""
+    """Return (N,) which extents reach beyond images of `sizes` (N,2) by more than the slack; False without size."""
     slack = np.maximum(SLACK_PIXELS, SLACK_SHARE * sizes.max(axis=1, initial=0))
     result: NDArray[np.bool_] = (_measure_beyond(extents, sizes) > slack) & sizes.all(axis=1)
     return result
@@ -211,7 +210,8 @@ def _leave(extents: NDArray[np.float64], sizes: NDArray[np.int64]) -> NDArray[np
 def _measure_beyond(extents: NDArray[np.float64], sizes: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return (N,) by how many pixels extents reach beyond their images."""
     beyond = np.concatenate((-extents[:, :2], extents[:, 2:] - sizes[:, ::-1]), axis=1)
-    return np.where(np.isnan(beyond), 0.0, beyond).max(axis=1, initial=0.0)
+    farthest: NDArray[np.float64] = np.where(np.isnan(beyond), 0.0, beyond).max(axis=1, initial=0.0)
+    return farthest
 
 
 def _refuse_fractions(extents: NDArray[np.float64], sizes: NDArray[np.int64], log: Findings) -> None:
@@ -258,7 +258,7 @@ def _find_turned(
         f"the annotations of {len(turned)} of {annotated} images leave the size that {log.path} states, and fit into "
         "it turned"
     )
-    why = f"the first is {log.files[first]}, {_pixels(columns.sizes[first])}: its size seems to be that before EXIF rotation"
+    why = f"the first is {log.files[first]}, {_pixels(columns.sizes[first])}, which seems its size before EXIF rotation"
     hint = f"exchange width and height of these images in {log.path}; predict with orch run --exif apply"
     if 2 * len(turned) >= annotated:
         raise PredictionsError(message, why=why, hint=hint)
@@ -313,13 +313,15 @@ def _warn_of_empty(columns: Columns, masks: list[dict[str, Any]] | None, log: Fi
 
 def _find_empty(columns: Columns, masks: list[dict[str, Any]] | None) -> NDArray[np.bool_]:
     if masks is None:
-        return ~columns.boxes[:, 2:].all(axis=1)
+        has_no_side: NDArray[np.bool_] = (columns.boxes[:, 2:] == 0).any(axis=1)
+        return has_no_side
     from pycocotools import mask as coco_mask
 
     spread = np.unique(np.linspace(0, len(masks) - 1, min(SAMPLE, len(masks))).astype(np.int64))
     if np.all(coco_mask.area([masks[n] for n in spread])):
         return np.zeros(len(masks), bool)
-    return np.asarray(coco_mask.area(masks)) == 0
+    areas: NDArray[np.bool_] = np.asarray(coco_mask.area(masks)) == 0
+    return areas
 
 
 def _name(annotation: dict[str, Any], index: int) -> str:
