@@ -11,6 +11,7 @@ from orchestrator.cli.evaluation import (
     AnnotationsOption,
     CategoriesOption,
     IouOption,
+    StrictOption,
     check_iou,
     disabled_collector,
 )
@@ -31,6 +32,7 @@ def compare(
     iou: IouOption = None,
     categories: CategoriesOption = None,
     align: AlignOption = False,
+    strict: StrictOption = False,
     per_category: Annotated[bool, typer.Option("--per-category", help="Also print a table of categories.")] = False,
     resamples: ResamplesOption = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the resampling.")] = 0,
@@ -57,7 +59,7 @@ def compare(
         raise unknown_name("format", format_name, FORMATS)
     kind = check_iou(iou)
     if baseline is not None:
-        evaluated = (files, baseline, annotations, fail_on or (), kind, categories or (), engine)
+        evaluated = (files, baseline, annotations, fail_on or (), kind, categories or (), engine, strict)
         return compare_to_baseline(
             *evaluated, per_category=per_category, format_name=format_name, output=output, json=json
         )
@@ -66,7 +68,7 @@ def compare(
     from orchestrator.evaluation import CompareOptions, compare_runs
     from orchestrator.reports import make_caption, make_document, make_tables
 
-    compare_options = CompareOptions(kind, tuple(categories or ()), align, resamples, seed, min_score, engine)
+    compare_options = CompareOptions(kind, tuple(categories or ()), align, resamples, seed, min_score, engine, strict)
     with disabled_collector():
         result = compare_runs(files, annotations, compare_options)
     if json:
@@ -88,6 +90,7 @@ def report(
     iou: IouOption = None,
     categories: CategoriesOption = None,
     align: AlignOption = False,
+    strict: StrictOption = False,
     max_images: Annotated[int, typer.Option(min=1, help="Largest number of images in the gallery.")] = 240,
     max_megabytes: Annotated[float, typer.Option(min=0.1, help="Largest size of the gallery, in megabytes.")] = 16.0,
     min_score: Annotated[float, typer.Option(min=0, max=1, help="Least score of an instance that is drawn.")] = 0.3,
@@ -104,7 +107,9 @@ def report(
     from orchestrator.evaluation import CompareOptions
     from orchestrator.reports import PageLimits, ReportOptions, write_report
 
-    compare_options = CompareOptions(kind, tuple(categories or ()), align, resamples, min_score=min_score)
+    compare_options = CompareOptions(
+        kind, tuple(categories or ()), align, resamples, min_score=min_score, strict=strict
+    )
     limits = PageLimits(images=max_images, megabytes=max_megabytes, min_score=min_score)
     options = ReportOptions(compare_options, limits, image_root, title)
     display = make_display(json=json, quiet=False)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from orchestrator.cli.common import check_file, print_error, print_json, say
+from orchestrator.cli.evaluation import say_warnings
 from orchestrator.cli.tables import write_figures
 from orchestrator.errors import EXIT_OK, EXIT_SOME_FAILED, MachineError, UsageError
 from orchestrator.system import require_file
@@ -120,6 +121,8 @@ def say_verdicts(result: GateResult, model: str | None = None, *, quiet: bool = 
         say(f"{prefix}AP {result.figures['AP']:.4f}")
     if result.error is not None and result.summary is not None:  # the run finished, but could not be judged
         print_error(result.error, model)
+    if not quiet:
+        say_warnings(result.warnings, prefix)
     for verdict in result.broken:
         if verdict.rule != IMPLIED_RULE:  # the failed images are listed already
             say(f"{prefix}broken: {verdict.rule}: {verdict.message}")
@@ -133,6 +136,7 @@ def compare_to_baseline(
     iou: Literal["segm", "bbox"] | None,
     chosen: Sequence[str | int],
     engine: str,
+    strict: bool,
     *,
     per_category: bool,
     format_name: str,
@@ -149,6 +153,7 @@ def compare_to_baseline(
         evaluate_with_baseline,
         format_verdicts,
         judge_rules,
+        note_unknown_images,
         parse_rules,
     )
 
@@ -158,9 +163,10 @@ def compare_to_baseline(
         hint = f"orch compare {files[0]} --baseline {path} --annotations COCO.json"
         raise UsageError("--baseline needs annotations", hint=hint)
     rules = parse_rules(fail_on, implied=False)
-    baseline, now, findings = evaluate_with_baseline(files[0], path, annotations, iou, chosen, engine)
+    baseline, now, findings = evaluate_with_baseline(files[0], path, annotations, iou, chosen, engine, strict)
     figures, categories = compare_figures(baseline, now), compare_categories(baseline, now)
     verdicts = judge_rules(rules, findings)
+    notes = note_unknown_images(baseline, now)
     code = EXIT_SOME_FAILED if any(verdict.is_broken for verdict in verdicts) else EXIT_OK
     document = {
         "run": str(files[0]),
@@ -169,6 +175,8 @@ def compare_to_baseline(
         "baseline": {"path": str(path), "model": baseline.model, "variant": baseline.variant},
         "figures": {change.name: change.as_json() for change in figures},
         "categories": {change.name: change.as_json() for change in categories},
+        "notes": notes,
+        "warnings": list(now.warnings),
         **format_verdicts(verdicts),
     }
     if json:
@@ -176,6 +184,9 @@ def compare_to_baseline(
         return code
     if (baseline.model, baseline.variant) != (now.model, now.variant):
         say(f"note: the baseline is of {baseline.model} {baseline.variant}, the run of {now.model} {now.variant}")
+    for note in notes:
+        say(f"note: {note}")
+    say_warnings(now.warnings)
     tables = [_make_table("baseline", "", figures)]
     tables += [_make_table("AP per category", "category", categories)] if per_category else []
     write_figures(document, tables, format_name, output)

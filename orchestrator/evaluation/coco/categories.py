@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from orchestrator.errors import PredictionsError
-from orchestrator.predictions import Predictions
+from orchestrator.predictions import Predictions, is_class
 
 RENUMBERED = "renumbered_categories"
 """In `meta` of predictions that have the annotations' ids: the model's own id of each, as a text, by the new one."""
@@ -42,12 +42,26 @@ def adopt_ids(predictions: Predictions, categories: Mapping[int, str], source: s
             + (f"; and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else "")
         )
         predictions = _renumber(predictions, ours, targets, categories)
+    warnings += _compare_names(ours, targets, categories)
     if not np.isin(predictions.classes, list(targets.values())).any():
         warnings.append(
             f"none of the {len(predictions.scores)} predicted instances has a category that is annotated; the "
             f"predictions have {_list({n: ours.get(n, '?') for n in np.unique(predictions.classes).tolist()})}"
         )
     return predictions, warnings
+
+
+def _compare_names(ours: Mapping[int, str], targets: Mapping[int, int], theirs: Mapping[int, str]) -> list[str]:
+    """Return a warning on ids that are paired although their names differ: figures of another taxonomy mean nothing."""
+    differing = [
+        f"{target} is {ours[number]!r} in the predictions and {theirs[target]!r} in the annotations"
+        for number, target in targets.items()
+        if _plain(ours[number]) not in (_plain(theirs[target]), str(number))
+    ]
+    if not differing:
+        return []
+    more = f"; and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
+    return [f"categories have other names: {'; '.join(differing[:SHOWN])}{more}"]
 
 
 def model_id(predictions: Predictions, category: int) -> int:
@@ -65,7 +79,7 @@ def _pair(ours: Mapping[int, str], theirs: Mapping[int, str]) -> dict[int, int]:
     """Return the annotations' id of each category of ours that they have."""
     counts = Counter(map(_plain, ours.values()))
     their_counts = Counter(map(_plain, theirs.values()))
-    by_name = {_plain(name): number for number, name in theirs.items() if their_counts[_plain(name)] == 1}
+    by_name = {_plain(name): n for n, name in theirs.items() if their_counts[_plain(name)] == 1 and is_class(n)}
     named = {n: _plain(name) for n, name in ours.items() if counts[_plain(name)] == 1}
     targets = {n: by_name[name] for n, name in named.items() if name in by_name}
     taken = set(targets.values())

@@ -18,8 +18,6 @@ from orchestrator.evaluation.coco.results import CategoryMetrics, DetectionCount
 from orchestrator.predictions import STATUS_FAILED, Predictions
 from orchestrator.system import did_you_mean
 
-SHOWN_CATEGORIES = 5  # of those whose names differ, in a note
-
 
 @dataclass(frozen=True)
 class CountLevel:
@@ -102,7 +100,7 @@ def evaluate_joined(
         unknown_images=joined.unknown,
         failed_images=tuple(predictions.files[image] for image in failed.tolist()),
         detections=len(joined.detections),
-        notes=(*notes, *_note_categories(predictions, truth)),
+        notes=tuple(notes),
         warnings=(*truth.warnings, *joined.warnings),
         skipped_annotations=truth.skipped,
     )
@@ -174,17 +172,3 @@ def _per_category(
         )
         for index, (number, name) in enumerate(truth.categories.items())
     )
-
-
-def _note_categories(predictions: Predictions, truth: Truth) -> list[str]:
-    """Return a note on ids with another name in the predictions: figures of another taxonomy mean nothing."""
-    ours = {int(entry["id"]): str(entry["name"]) for entry in predictions.meta.get("categories", [])}
-    differing = [
-        f"{number} is {ours[number]!r} in the predictions and {name!r} in the annotations"
-        for number, name in truth.categories.items()
-        if number in ours and ours[number].casefold() != name.casefold()
-    ]
-    if not differing:
-        return []
-    more = f" and {len(differing) - SHOWN_CATEGORIES} more" if len(differing) > SHOWN_CATEGORIES else ""
-    return [f"categories have other names: {'; '.join(differing[:SHOWN_CATEGORIES])}{more}"]

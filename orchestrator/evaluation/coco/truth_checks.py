@@ -51,7 +51,7 @@ class Findings:
         listed = [f"{name}: {faults[n]}" for n, name in names.items()]
         self.skipped += listed
         self.warnings.append(
-            f"{len(faults)} of {len(annotations)} annotations of {self.path} are skipped: {_shorten(listed)}; "
+            f"{len(faults)} of {len(annotations)} annotations of {self.path} are skipped: {shorten(listed)}; "
             "correct or delete them (--strict refuses them)"
         )
         return [annotation for n, annotation in enumerate(annotations) if n not in faults]
@@ -64,9 +64,7 @@ class Findings:
         if not repeated:
             return is_repeated
         count = int(is_repeated.sum())
-        why = (
-            f"{count} of {len(self.files)} images have the file name of another: {_shorten(list(map(repr, repeated)))}"
-        )
+        why = f"{count} of {len(self.files)} images have the file name of another: {shorten(list(map(repr, repeated)))}"
         hint = "give each image its path relative to one folder as file_name"
         if count > SKIPPABLE * len(self.files):
             raise UsageError(f"the images of {self.path} cannot be told apart", why=why, hint=hint)
@@ -341,5 +339,6 @@ def _point(point: NDArray[np.float64]) -> str:
     return f"({point[0]:g}, {point[1]:g})"
 
 
-def _shorten(names: Sequence[str]) -> str:
+def shorten(names: Sequence[str]) -> str:
+    """Return the first SHOWN names, and how many more there are."""
     return "; ".join(names[:SHOWN]) + (f"; and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -24,7 +24,10 @@ from orchestrator.evaluation.compare.fairness import (
     IMAGE_LIST,
     align,
     find_differences,
+    note_builds,
     note_failures,
+    note_hardware,
+    note_unknown_content,
     note_variants,
     refuse_differences,
 )
@@ -96,7 +99,8 @@ def make_comparable(runs: Sequence[OpenedRun], with_align: bool) -> tuple[list[O
     differences = find_differences(runs)
     refuse_differences(runs, differences, with_align)
     kept, notes = align(runs, differences) if differences else (list(runs), [])
-    notes += [*note_failures(kept), *note_variants(kept)]
+    for note in (note_failures, note_unknown_content, note_hardware, note_variants, note_builds):
+        notes += note(kept)
     return kept, notes, any(difference.setting in (IMAGE_LIST, IMAGE_CONTENT) for difference in differences)
 
 

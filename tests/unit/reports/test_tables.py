@@ -24,7 +24,7 @@ from orchestrator.reports.tables import (
 )
 from tests.unit.evaluation.compare_samples import two_runs
 
-INTERVAL = Interval(-0.1, -0.25, -0.05)
+INTERVAL = Interval(-0.1, -0.25, -0.05, 50)
 TABLE = Table(
     "runs",
     ("model", "AP", "Δ AP"),
@@ -123,7 +123,7 @@ def test_differences_are_columns_of_a_wide_table(comparison: Comparison) -> None
 
 
 def test_an_interval_that_holds_zero_has_no_star(comparison: Comparison) -> None:
-    around = replace(comparison, intervals=({"ap": Interval(0.0, -0.1, 0.1)},))
+    around = replace(comparison, intervals=({"ap": Interval(0.0, -0.1, 0.1, 50)},))
     (_, differences) = make_tables(around, per_category=False)
     assert [cell.text for cell in differences.rows[0]] == ["good", "+0.000 [−0.100, +0.100]", "–", "–", "–"]
 
