@@ -80,7 +80,7 @@ def _explain_intervals(comparison: Comparison) -> list[str]:
 def collect_warnings(comparison: Comparison) -> list[str]:
     """Return what is doubtful about the truth; what is so for some runs only, with their labels."""
     labels: dict[str, list[str]] = {}
-    for run, evaluation in zip(comparison.runs, comparison.evaluations, strict=True):
+    for run, evaluation in zip(comparison.runs, comparison.evaluations, strict=False):  # without annotations none
         for warning in evaluation.warnings:
             labels.setdefault(warning, []).append(run.label)
     count = len(comparison.runs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,13 @@ from PIL import Image
 from orchestrator.errors import OrchError, PredictionsError, UsageError
 from orchestrator.evaluation.coco.evaluate import refuse_warnings
 from orchestrator.evaluation.localization.ground_truth import TrueMask, find_positions, read_masks, read_recorded_masks
-from orchestrator.evaluation.localization.mask_checks import ComparedMask, describe_drawing, skip_faulty
-from orchestrator.evaluation.localization.mask_file import DrawnMask, read_true_mask
+from orchestrator.evaluation.localization.mask_checks import describe_drawings, skip_faulty
+from orchestrator.evaluation.localization.mask_file import Drawing, DrawnMask, read_true_mask
 from orchestrator.evaluation.localization.metrics import (
     Localization,
     compute_image_figures,
     compute_pixel_figures,
+    count_levels,
 )
 from orchestrator.evaluation.runs import find_predictions
 from orchestrator.predictions import STATUS_PREDICTED, Predictions, picture_path
@@ -49,7 +50,7 @@ def evaluate_masks(
             why=f"the first is {truth[0].image!r} there and {next(iter(predictions.files), None)!r} here",
         )
 
-    def compare(index: int) -> ComparedMask | OrchError:
+    def compare(index: int) -> _Compared | OrchError:
         try:
             true = None if (path := truth[index].mask) is None else read_true_mask(path, is_inverted)
             return _compare_image(predictions, masks, truth[index], true, int(positions[index]))
@@ -59,9 +60,9 @@ def evaluate_masks(
     with ThreadPoolExecutor() as pool:
         outcomes = list(pool.map(compare, range(len(truth))))
     kept, warnings, skipped = skip_faulty(truth, outcomes)
-    compared = [outcome for outcome in outcomes if isinstance(outcome, ComparedMask)]
+    compared = [outcome for outcome in outcomes if isinstance(outcome, _Compared)]
     truth = [truth[index] for index in kept]
-    warnings += describe_drawing(truth, compared, is_inverted)
+    warnings += describe_drawings(truth, [one.drawing for one in compared], is_inverted)
     if strict:
         refuse_warnings(warnings, source or run)
     found = _summarize(predictions, truth, positions[kept], compared)
@@ -72,7 +73,7 @@ def _summarize(
     predictions: Predictions,
     truth: Sequence[TrueMask],
     positions: NDArray[np.int64],
-    compared: Sequence[ComparedMask],
+    compared: Sequence[_Compared],
 ) -> Localization:
     histograms = [one.histogram for one in compared]
     manipulated = np.array([bool(histogram[1].any()) for histogram in histograms])
@@ -101,17 +102,30 @@ def _summarize(
     )
 
 
+@dataclass(frozen=True)
+class _Compared:
+    """One image: the (2,256) histogram of levels outside and inside the truth, and its highest probability."""
+
+    histogram: NDArray[np.int64]
+    highest: float
+    drawing: Drawing
+
+    @classmethod
+    def of(cls, levels: NDArray[np.uint8], true: DrawnMask) -> _Compared:
+        return cls(count_levels(levels, true.inside), float(levels.max(initial=0)) / 255, true.drawing)
+
+
 class _OtherSize(PredictionsError):
     """A true mask of another size than the predicted one."""
 
 
 def _compare_image(
     predictions: Predictions, masks: Path, image: TrueMask, true: DrawnMask | None, index: int
-) -> ComparedMask:
+) -> _Compared:
     """Compare one image; `true` None: it is genuine; `index` -1: not predicted."""
     if index < 0 or predictions.status[index] != STATUS_PREDICTED:
         true = true or DrawnMask(np.zeros((1, 1), np.bool_))
-        return ComparedMask.of(np.zeros(true.inside.shape, np.uint8), true)
+        return _Compared.of(np.zeros(true.inside.shape, np.uint8), true)
     file = predictions.files[index]
     path = picture_path(masks, file)
     if not path.is_file():
@@ -127,7 +141,7 @@ def _compare_image(
             why="they disagree on EXIF rotation" if is_rotated else f"the true one is {image.mask}",
             hint="orch run --exif apply|ignore, whichever the true masks follow" if is_rotated else None,
         )
-    return ComparedMask.of(levels, true)
+    return _Compared.of(levels, true)
 
 
 def _read_levels(path: Path) -> NDArray[np.uint8]:

@@ -3,35 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 from orchestrator.errors import OrchError
 from orchestrator.evaluation.coco.truth_checks import SKIPPABLE, shorten
 from orchestrator.evaluation.localization.ground_truth import TrueMask
-from orchestrator.evaluation.localization.mask_file import ONES, DrawnMask
-from orchestrator.evaluation.localization.metrics import count_levels
-
-
-@dataclass(frozen=True)
-class ComparedMask:
-    """What is kept of one image: the (2,256) `histogram` of levels outside and inside the truth, and how that is drawn.
-
-    `highest` is the image's highest probability. The masks themselves, of thousands of images, are not kept.
-    """
-
-    histogram: NDArray[np.int64]
-    highest: float
-    drawn: str | None
-    looks_inverted: bool
-
-    @classmethod
-    def of(cls, levels: NDArray[np.uint8], true: DrawnMask) -> ComparedMask:
-        """Compare the (H,W) levels of a predicted mask with a true mask."""
-        highest = float(levels.max(initial=0)) / 255
-        return cls(count_levels(levels, true.inside), highest, true.drawn, true.looks_inverted)
+from orchestrator.evaluation.localization.mask_file import ONES, Drawing
 
 
 def skip_faulty(truth: Sequence[TrueMask], outcomes: Sequence[object]) -> tuple[list[int], list[str], list[str]]:
@@ -53,30 +29,30 @@ def skip_faulty(truth: Sequence[TrueMask], outcomes: Sequence[object]) -> tuple[
     return kept, [f"{len(errors)} of {len(outcomes)} true masks are skipped: {shorten(skipped)}"], skipped
 
 
-def describe_drawing(truth: Sequence[TrueMask], masks: Sequence[ComparedMask], is_inverted: bool) -> list[str]:
-    """Return warnings on how the masks are drawn: once for each way, on black and white, and on empty ones."""
-    drawn: dict[str, list[int]] = {}
-    for index, mask in enumerate(masks):
-        if mask.drawn is not None:
-            drawn.setdefault(mask.drawn, []).append(index)
-    marked = [index for index, mask in enumerate(masks) if mask.histogram[1].any()]
-    if len(drawn.get(ONES, ())) == len(marked):  # a data set of zeros and ones is as clear as one of 0 and 255
-        drawn.pop(ONES, None)
+def describe_drawings(truth: Sequence[TrueMask], drawings: Sequence[Drawing], is_inverted: bool) -> list[str]:
+    """Return warnings on how true masks are drawn: once for each way, on black and white, and on empty ones."""
+    ways: dict[str, list[int]] = {}
+    for index, drawing in enumerate(drawings):
+        if drawing.how is not None:
+            ways.setdefault(drawing.how, []).append(index)
+    marked = [index for index, drawing in enumerate(drawings) if drawing.has_manipulated]
+    if len(ways.get(ONES, ())) == len(marked):  # a data set of zeros and ones is as clear as one of 0 and 255
+        ways.pop(ONES, None)
     warnings = [
-        f"{len(indices)} of {len(masks)} true masks {how} (the first: {truth[indices[0]].mask})"
-        for how, indices in drawn.items()
+        f"{len(indices)} of {len(drawings)} true masks {how} (the first: {truth[indices[0]].mask})"
+        for how, indices in ways.items()
     ]
-    inverted = [index for index in marked if masks[index].looks_inverted]
+    inverted = [index for index in marked if drawings[index].looks_inverted]
     if inverted and 2 * len(inverted) >= len(marked):
         hint = "drop --inverted-masks" if is_inverted else "add --inverted-masks if black is manipulated"
         warnings.append(
             f"in {len(inverted)} of {len(marked)} true masks most of the image and of its border is manipulated (the "
-            f"first: {truth[inverted[0]].mask}): NIST16 and DSO-1 draw manipulated pixels black; {hint}"
+            f"first: {truth[inverted[0]].mask}); NIST16 and DSO-1 draw manipulated pixels black; {hint}"
         )
-    given = [index for index, mask in enumerate(truth) if mask.mask is not None]
+    given = [mask for mask in truth if mask.mask is not None]
     if given and not marked:
         warnings.append(
-            f"none of {len(given)} true masks has a manipulated pixel (the first: {truth[given[0]].mask}), so the "
-            "figures of pixels stay empty; white (255) marks manipulated pixels"
+            f"none of {len(given)} true masks has a manipulated pixel (the first: {given[0].mask}), so the figures of "
+            "pixels stay empty; white (255) marks manipulated pixels"
         )
     return warnings

@@ -30,17 +30,29 @@ THREE_LEVELS = "have a third level between black and white: of its grey, 128 of 
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """What is kept of how a true mask is drawn: `how` if that is worth a warning, and what it looks like.
+
+    It looks inverted if most pixels, and most at the border, are manipulated, though not all.
+    """
+
+    how: str | None
+    has_manipulated: bool
+    looks_inverted: bool
+
+
+@dataclass(frozen=True)
 class DrawnMask:
     """The manipulated pixels (H,W), and how the mask is drawn if that is worth a warning."""
 
     inside: NDArray[np.bool_]
-    drawn: str | None = None
+    how: str | None = None
 
     @property
-    def looks_inverted(self) -> bool:
-        """Whether most pixels, and most at the border, are manipulated, though not all."""
+    def drawing(self) -> Drawing:
         border = np.concatenate((self.inside[[0, -1]].ravel(), self.inside[:, [0, -1]].ravel()))
-        return 0.5 < float(self.inside.mean()) < 1 and float(border.mean()) > 0.75
+        share = float(self.inside.mean())
+        return Drawing(self.how, share > 0, 0.5 < share < 1 and float(border.mean()) > 0.75)
 
 
 def read_true_mask(path: Path, is_inverted: bool = False) -> DrawnMask:
@@ -53,7 +65,7 @@ def read_true_mask(path: Path, is_inverted: bool = False) -> DrawnMask:
         raise UsageError(f"the true mask {path} is not clear", why=str(error), hint=hint) from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UsageError(f"cannot read the true mask {path}", why=str(error)) from error
-    return DrawnMask(~mask.inside, mask.drawn) if is_inverted else mask
+    return DrawnMask(~mask.inside, mask.how) if is_inverted else mask
 
 
 class _Unclear(Exception):

@@ -175,7 +175,9 @@ def test_the_caption_says_how_figures_were_made(comparison: Comparison) -> None:
     engine = comparison.evaluations[0].engine
     assert make_caption(comparison) == [
         f"masks of 12 annotated images, by {engine}",
-        "Δ: to worse; [95% of 50 resamples of the images, seed 3]; * leaves out zero",
+        "Δ: difference to worse; paired: 50 resamples of the images, seed 3, each of 12 images drawn with replacement, "
+        "the same for both runs",
+        "[from, to]: the middle 95% of the resampled differences; * leaves out zero",
     ]
     changes: dict[str, Any] = {"missing": 2, "unknown_images": ("x", "y", "z"), "notes": ("a note",)}
     told = replace(comparison, evaluations=(comparison.evaluations[0], replace(comparison.evaluations[1], **changes)))
