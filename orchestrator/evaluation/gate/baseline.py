@@ -146,10 +146,10 @@ def _refuse_other_images(baseline: Baseline, now: Baseline) -> None:
 def note_unknown_images(baseline: Baseline, now: Baseline) -> list[str]:
     """Return a note if it is not known of some images whether their files are those of the baseline."""
     unknown = sum(file not in baseline.images for file in now.images)
-    if not now.images or unknown:
-        count = f"{unknown} image files" if now.images else "the image files"
-        return [f"whether {count} have the baseline's bytes is not known: their digests are not recorded"]
-    return []
+    if now.images and not unknown:
+        return []
+    who = "the baseline has no digests of them" if now.images else "the run's predictions have no digests of them"
+    return [f"whether {unknown or 'all'} image files are those of the baseline is not known: {who}"]
 
 
 def _describe(value: Any) -> str:
@@ -260,4 +260,6 @@ class Baselines:
             return Measurement(now.figures, warnings=now.warnings)
         iou = cast(Iou, baseline.settings["iou"])
         now = make_baseline(predictions, self._annotations, iou, baseline.settings["evaluated categories"])
-        return Measurement(now.figures, compare_figures(baseline, now), baseline.figures.get("AP"), now.warnings)
+        changes = compare_figures(baseline, now)
+        warnings = (*now.warnings, *note_unknown_images(baseline, now))
+        return Measurement(now.figures, changes, baseline.figures.get("AP"), warnings)

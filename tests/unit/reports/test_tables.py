@@ -181,7 +181,7 @@ def test_the_caption_says_how_figures_were_made(comparison: Comparison) -> None:
     ]
     changes: dict[str, Any] = {"missing": 2, "unknown_images": ("x", "y", "z"), "notes": ("a note",)}
     told = replace(comparison, evaluations=(comparison.evaluations[0], replace(comparison.evaluations[1], **changes)))
-    assert make_caption(told)[2:] == [
+    assert make_caption(told)[3:] == [
         "good: 2 annotated images have no predictions and count as missed",
         "good: 3 predicted images are not annotated, not counted",
         "good: a note",
