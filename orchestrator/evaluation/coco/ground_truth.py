@@ -158,9 +158,7 @@ def _fill_areas(
     if masks is None:
         areas[is_missing] = boxes[is_missing, 2:].prod(axis=1)
     elif is_missing.any():
-        from pycocotools import mask as coco_mask
-
-        areas[is_missing] = coco_mask.area([masks[index] for index in np.flatnonzero(is_missing)])
+        areas[is_missing] = rle.measure_areas([masks[index] for index in np.flatnonzero(is_missing)])
     return areas
 
 

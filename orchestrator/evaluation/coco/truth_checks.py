@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import PredictionsError, UsageError
-from orchestrator.predictions import STATUS_PREDICTED, Predictions, find_images
+from orchestrator.predictions import STATUS_PREDICTED, Predictions, find_images, rle
 
 SKIPPABLE = 0.01  # share of the annotations, or images, that may be faulty; more is another format rather than a slip
 SHOWN = 5  # named in a warning
@@ -137,9 +137,12 @@ def find_extents(iou: str, annotations: Sequence[dict[str, Any]]) -> NDArray[np.
     nan where a segmentation is malformed.
     """
     if iou == "bbox":
-        boxes = np.array([annotation["bbox"] for annotation in annotations], np.float64).reshape(-1, 4)
-        return np.concatenate((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), axis=1)
+        return _corners(np.array([annotation["bbox"] for annotation in annotations], np.float64).reshape(-1, 4))
     return np.array([_find_extent(annotation.get("segmentation")) for annotation in annotations]).reshape(-1, 4)
+
+
+def _corners(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.concatenate((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), axis=1)
 
 
 def _find_extent(segmentation: Any) -> list[float]:
@@ -163,8 +166,11 @@ def check_coordinates(columns: Columns, masks: list[dict[str, Any]] | None, log:
         return {}
     _warn_of_crowds(columns, log)
     _warn_of_empty(columns, masks, log)
-    chosen = _choose(columns, log.iou)
-    extents = find_extents(log.iou, [columns.annotations[n] for n in chosen])
+    if log.iou == "bbox":
+        chosen, extents = np.arange(len(columns.boxes)), _corners(columns.boxes)
+    else:
+        chosen = _choose_masks(columns)
+        extents = find_extents(log.iou, [columns.annotations[n] for n in chosen])
     image = columns.image[chosen]
     sizes = columns.sizes[image]
     _refuse_fractions(extents, sizes, log)
@@ -184,15 +190,15 @@ def check_coordinates(columns: Columns, masks: list[dict[str, Any]] | None, log:
     return faults
 
 
-def _choose(columns: Columns, iou: str) -> NDArray[np.int64]:
-    """Return the indices of the annotations to look at: all boxes, or of many masks a sample and all suspects."""
+def _choose_masks(columns: Columns) -> NDArray[np.int64]:
+    """Return the indices of the masks to look at: of many a sample, and all whose boxes leave their images."""
     count = len(columns.annotations)
     everything = np.arange(count)
-    if iou == "bbox" or count <= SAMPLE:
+    if count <= SAMPLE:
         return everything
-    suspect = _leave(find_extents("bbox", columns.annotations), columns.sizes[columns.image])
+    suspect = _leave(_corners(columns.boxes), columns.sizes[columns.image])
     spread = np.linspace(0, count - 1, SAMPLE).astype(np.int64)
-    extents = find_extents(iou, [columns.annotations[n] for n in spread])
+    extents = find_extents("segm", [columns.annotations[n] for n in spread])
     if (_leave(extents, columns.sizes[columns.image[spread]]) & ~suspect[spread]).any():
         return everything
     return np.union1d(spread, np.flatnonzero(suspect))
@@ -313,13 +319,11 @@ def _find_empty(columns: Columns, masks: list[dict[str, Any]] | None) -> NDArray
     if masks is None:
         has_no_side: NDArray[np.bool_] = (columns.boxes[:, 2:] == 0).any(axis=1)
         return has_no_side
-    from pycocotools import mask as coco_mask
-
     spread = np.unique(np.linspace(0, len(masks) - 1, min(SAMPLE, len(masks))).astype(np.int64))
-    if np.all(coco_mask.area([masks[n] for n in spread])):
+    if rle.measure_areas([masks[n] for n in spread]).all():
         return np.zeros(len(masks), bool)
-    areas: NDArray[np.bool_] = np.asarray(coco_mask.area(masks)) == 0
-    return areas
+    is_empty: NDArray[np.bool_] = rle.measure_areas(masks) == 0
+    return is_empty
 
 
 def _name(annotation: dict[str, Any], index: int) -> str:

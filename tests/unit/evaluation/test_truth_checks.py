@@ -12,8 +12,10 @@ from pycocotools import mask as coco_mask
 
 from orchestrator.cli import main
 from orchestrator.errors import PredictionsError, UsageError
+from orchestrator.evaluation.agreement import Tolerances, compare_within_tolerances
 from orchestrator.evaluation.coco import truth_checks
 from orchestrator.evaluation.coco.evaluate import evaluate
+from orchestrator.evaluation.coco.ground_truth import read_truth
 from orchestrator.evaluation.coco.results import Evaluation
 from orchestrator.predictions.annotations import find_images
 from orchestrator.predictions.predictions import Predictions
@@ -168,6 +170,18 @@ def test_annotations_without_a_pixel_are_counted(tmp_path: Path, iou: Iou) -> No
 def test_areas_that_are_all_zero_are_named(tmp_path: Path) -> None:
     (warning,) = judge(tmp_path, both(area=0)).warnings
     assert "is 0, so that all count as small" in warning
+
+
+def test_areas_of_more_masks_than_pycocotools_measures_at_once(tmp_path: Path) -> None:
+    boxes: list[Box] = [(n % 20 * 10, n // 20 * 10, 4 + n % 3, 5) for n in range(300)]
+    annotations = [annotate(box, number=n) for n, box in enumerate(boxes)]
+    for entry in annotations:
+        del entry["area"]
+    truth = read_truth(write(tmp_path, annotations), "segm")
+    assert truth.areas.tolist() == [width * height for _, _, width, height in boxes]
+    predictions = predict(tmp_path, {"a.png": boxes})
+    (image,) = compare_within_tolerances(predictions, predictions, Tolerances()).images
+    assert (image.instances, image.alone) == (300, 0)
 
 
 # Boxes only, and sizes
