@@ -51,7 +51,7 @@ def refuse_differences(runs: Sequence[OpenedRun], differences: Sequence[Differen
     raise PredictionsError(
         f"these runs are not comparable: they differ in {', '.join(difference.setting for difference in refused)}",
         why="\n".join(lines),
-        hint=f"no alignment removes a difference in {fixed[0]}: run the models again on equal images with equal settings"
+        hint=f"no alignment removes a difference in {fixed[0]}: run the models again with equal images and settings"
         if fixed
         else "orch compare --align … compares what the runs share; or run the models again with equal settings",
     )

@@ -32,6 +32,7 @@ from orchestrator.reports.tables import (
 from tests.unit.evaluation.compare_samples import changed, open_arrays, two_runs
 from tests.unit.evaluation.evaluate_samples import CATEGORIES, random_arrays, random_truth
 from tests.unit.predictions.predictions_samples import sample_arrays, save
+from tests.unit.reports.test_report import data_of
 
 QUICK = CompareOptions(resamples=50)
 
@@ -350,6 +351,11 @@ def test_runs_are_compared_by_the_ids_of_the_annotations(tmp_path: Path) -> None
     assert result.intervals == expected.intervals
     assert {int(n) for n in np.unique(result.runs[0].predictions.classes)} <= {20, 23, 27, 29}
     assert "paired by name" in make_document(result)["warnings"][0]
+    page = tmp_path / "page.html"
+    assert main(["report", str(good), str(worse), "-a", str(truth), "-o", str(page), "--resamples", "0"]) == 0
+    images = data_of(page.read_text())["images"]
+    panels = [panel for image in images for panel in image["panels"]]
+    assert {one[0] for panel in panels for one in panel["instances"]} <= {20, 23, 27, 29}
 
 
 def test_the_default_follows_what_all_runs_have(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ CLEAR: dict[str, tuple[NDArray[Any], str]] = {
     "soft edges": (grey(255, 3), "a.png"),
     "16 bits": (grey(65535, kind=np.uint16), "a.png"),
     "255 in 16 bits": (grey(255, kind=np.uint16), "a.png"),
+    "soft edges in 16 bits": (np.maximum(grey(255, kind=np.uint16), np.eye(*SIZE, dtype=np.uint16) * 30), "a.png"),
     "1 in 16 bits": (grey(1, kind=np.uint16), "a.png"),
     "32 bits": (grey(255, kind=np.int32), "a.tif"),
     "fractions": (np.where(INSIDE, 0.75, 0.1).astype(np.float32), "a.tif"),
@@ -74,6 +75,10 @@ def test_columbias_shades_of_its_edges(tmp_path: Path) -> None:
     found = read_true_mask(draw(tmp_path / "x_edgemask.png", pixels))
     assert (found.inside == INSIDE).all()
     assert "as Columbia's: green counts as manipulated" in str(found.how)
+
+
+def test_a_mask_of_ones_alone_is_manipulated_all_over(tmp_path: Path) -> None:
+    assert read_true_mask(draw(tmp_path / "a.png", np.ones(SIZE, np.uint8))).inside.all()
 
 
 def test_palettes(tmp_path: Path) -> None:

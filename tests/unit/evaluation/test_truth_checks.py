@@ -101,14 +101,14 @@ def test_categories_with_other_ids_are_paired_by_name(tmp_path: Path) -> None:
 
 def test_ids_that_mean_other_names_are_not_mixed_up(tmp_path: Path) -> None:
     """Contiguous ids against COCO's: id 1 is another category there, which the predictions have as well."""
-    ours = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}, {"id": 3, "name": "fish"}]
+    ours = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}, {"id": 7, "name": "fish"}]
     theirs = [{"id": 1, "name": "dog"}, {"id": 2, "name": "bird"}, {"id": 7, "name": "cat"}]
     predictions = predict(tmp_path, {"a.png": BOXES}, categories=ours)
     found = evaluate(predictions, write(tmp_path, both(category_id=7), categories=theirs))
     assert found.ap == pytest.approx(1)
     assert [(one.id, one.counts.tp, one.counts.fp) for one in found.per_category] == [(1, 0, 0), (2, 0, 0), (7, 2, 0)]
-    # The model's fish has the id of nothing there, and must not take that of a bird.
-    classes = np.full(2, 3, np.int32)
+    # The model's fish has the id of a cat there.
+    classes = np.full(2, 7, np.int32)
     fish = evaluate(Predictions({**predictions.arrays, "classes": classes}), tmp_path / "truth.json")
     assert (fish.ap, fish.detections) == (0, 0)
     assert "none of the 2 predicted instances has a category that is annotated" in fish.warnings[-1]
@@ -400,6 +400,7 @@ def test_names_of_another_form_are_found_only_where_unique() -> None:
     assert find_images(["a.PNG", "A.png"], ["a.png"]).tolist() == [-1, -1]
     assert find_images(["a.PNG"], ["a.png", "A.png"]).tolist() == [-1]
     assert find_images(["a.png", "a.PNG"], ["a.png"]).tolist() == [0, -1]
+    assert find_images(["b/a.png", "A.png"], ["a.png"]).tolist() == [0, -1]
     # x.jpg is no unique base name, although one of each side is left over.
     assert find_images(["a/x.jpg", "b/x.jpg"], ["a/x.jpg", "c/x.jpg"]).tolist() == [0, -1]
 
