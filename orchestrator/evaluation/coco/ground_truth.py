@@ -99,7 +99,7 @@ def read_truth(path: Path, iou: Iou, predicted: Sequence[Predictions] = ()) -> T
     images = sorted(dataset["images"], key=lambda image: order_of_id(image["id"]))
     names = {category["id"]: category["name"] for category in dataset["categories"]}
     files = [entry["file_name"] for entry in images]
-    log = truth_checks.Findings(path, iou, files)
+    log = truth_checks.TruthLog(path, iou, files)
     indices = {image["id"]: index for index, image in enumerate(images)}
     annotations = dataset["annotations"]
     if not _are_all_valid(annotations, indices, names):
@@ -130,7 +130,7 @@ def read_truth(path: Path, iou: Iou, predicted: Sequence[Predictions] = ()) -> T
     return check_truth(truth, annotations, log)
 
 
-def check_truth(truth: Truth, annotations: list[dict[str, Any]], log: truth_checks.Findings) -> Truth:
+def check_truth(truth: Truth, annotations: list[dict[str, Any]], log: truth_checks.TruthLog) -> Truth:
     """Return the truth without what cannot be meant, with its warnings. Raises UsageError, PredictionsError."""
     columns = truth_checks.Columns(annotations, truth.image, truth.sizes, truth.boxes, truth.areas, truth.crowd)
     outside = truth_checks.check_coordinates(columns, truth.masks, log)

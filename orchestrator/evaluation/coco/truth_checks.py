@@ -24,7 +24,7 @@ PIXELS_HINT = "coordinates are pixels of the image that `images` describes, from
 
 
 @dataclass
-class Findings:
+class TruthLog:
     """What is found in the file `path`, of the images `files`, when it is read to compare masks or boxes (`iou`)."""
 
     path: Path
@@ -90,7 +90,7 @@ def complete_sizes(
     predicted: Sequence[Predictions],
     image: NDArray[np.int64],
     annotations: list[dict[str, Any]],
-    log: Findings,
+    log: TruthLog,
 ) -> NDArray[np.int64]:
     """Return (I,2) sizes: those stated, or of predictions where they are missing, or where they are turned for certain.
 
@@ -157,7 +157,7 @@ def _find_extent(segmentation: Any) -> list[float]:
         return [np.nan] * 4
 
 
-def check_coordinates(columns: Columns, masks: list[dict[str, Any]] | None, log: Findings) -> dict[int, str]:
+def check_coordinates(columns: Columns, masks: list[dict[str, Any]] | None, log: TruthLog) -> dict[int, str]:
     """Warn of annotations that cannot be meant; return faults, by index, of those that lie outside their images.
 
     UsageError when coordinates are fractions or boxes corners, PredictionsError when most images are annotated turned.
@@ -218,7 +218,7 @@ def _measure_beyond(extents: NDArray[np.float64], sizes: NDArray[np.int64]) -> N
     return farthest
 
 
-def _refuse_fractions(extents: NDArray[np.float64], sizes: NDArray[np.int64], log: Findings) -> None:
+def _refuse_fractions(extents: NDArray[np.float64], sizes: NDArray[np.int64], log: TruthLog) -> None:
     known = extents[~np.isnan(extents).any(axis=1)]
     if not len(known) or known.min() < 0 or known.max() > 1.001 or (known == np.rint(known)).all():
         return
@@ -232,7 +232,7 @@ def _refuse_fractions(extents: NDArray[np.float64], sizes: NDArray[np.int64], lo
     )
 
 
-def _refuse_corners(columns: Columns, leaves: NDArray[np.bool_], log: Findings) -> None:
+def _refuse_corners(columns: Columns, leaves: NDArray[np.bool_], log: TruthLog) -> None:
     """Refuse boxes of x1, y1, x2, y2: read as x, y, width, height many leave their images, as corners none does."""
     boxes, count = columns.boxes, int(leaves.sum())
     are_corners = (boxes[:, 2:] >= boxes[:, :2]).all() and not _leave(boxes, columns.sizes[columns.image]).any()
@@ -246,7 +246,7 @@ def _refuse_corners(columns: Columns, leaves: NDArray[np.bool_], log: Findings) 
 
 
 def _find_turned(
-    columns: Columns, extents: NDArray[np.float64], image: NDArray[np.int64], leaves: NDArray[np.bool_], log: Findings
+    columns: Columns, extents: NDArray[np.float64], image: NDArray[np.int64], leaves: NDArray[np.bool_], log: TruthLog
 ) -> NDArray[np.int64]:
     """Return the images whose annotations leave them and would fit if they were turned.
 
@@ -276,7 +276,7 @@ def _warn_of_leaving(
     extents: NDArray[np.float64],
     sizes: NDArray[np.int64],
     leaves: NDArray[np.bool_],
-    log: Findings,
+    log: TruthLog,
 ) -> None:
     if not leaves.any():
         return
@@ -290,7 +290,7 @@ def _warn_of_leaving(
     )
 
 
-def _warn_of_crowds(columns: Columns, log: Findings) -> None:
+def _warn_of_crowds(columns: Columns, log: TruthLog) -> None:
     if columns.crowd.all():
         log.warnings.append(
             f"all {len(columns.crowd)} annotations of {log.path} are crowd regions (iscrowd 1): there is nothing to "
@@ -299,7 +299,7 @@ def _warn_of_crowds(columns: Columns, log: Findings) -> None:
         )
 
 
-def _warn_of_empty(columns: Columns, masks: list[dict[str, Any]] | None, log: Findings) -> None:
+def _warn_of_empty(columns: Columns, masks: list[dict[str, Any]] | None, log: TruthLog) -> None:
     """Warn of annotations without a pixel, which nothing can match, and of a file whose areas are all 0."""
     is_empty = _find_empty(columns, masks) & ~columns.crowd
     if is_empty.any():
@@ -330,7 +330,7 @@ def _name(annotation: dict[str, Any], index: int) -> str:
     return f"annotation {annotation['id']}" if "id" in annotation else f"annotations[{index}]"
 
 
-def _describe(columns: Columns, n: int, image: NDArray[np.int64], log: Findings) -> str:
+def _describe(columns: Columns, n: int, image: NDArray[np.int64], log: TruthLog) -> str:
     """Return the file name and size of an annotation's image; `image` (M,) are those of the annotations looked at."""
     return f"{log.files[image[n]]} of {_pixels(columns.sizes[image[n]])} pixels"
 
