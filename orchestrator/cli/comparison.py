@@ -12,6 +12,7 @@ from orchestrator.cli.evaluation import (
     AttributeScoreOption,
     CategoriesOption,
     IouOption,
+    StrictOption,
     check_iou,
     disabled_collector,
 )
@@ -32,6 +33,7 @@ def compare(
     iou: IouOption = None,
     categories: CategoriesOption = None,
     align: AlignOption = False,
+    strict: StrictOption = False,
     per_category: Annotated[bool, typer.Option("--per-category", help="Also print a table of categories.")] = False,
     resamples: ResamplesOption = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the resampling.")] = 0,
@@ -59,9 +61,9 @@ def compare(
         raise unknown_name("format", format_name, FORMATS)
     kind = check_iou(iou)
     if baseline is not None:
-        evaluated = (files, baseline, annotations, fail_on or (), kind, categories or (), engine, attribute_score)
+        truth = (annotations, fail_on or (), kind, categories or (), engine, attribute_score, strict)
         return compare_to_baseline(
-            *evaluated, per_category=per_category, format_name=format_name, output=output, json=json
+            files, baseline, *truth, per_category=per_category, format_name=format_name, output=output, json=json
         )
     if fail_on:
         raise UsageError("--fail-on needs a baseline", hint="orch compare RUN --baseline FILE|RUN -a COCO.json …")
@@ -69,7 +71,7 @@ def compare(
     from orchestrator.reports import make_caption, make_document, make_tables
 
     compare_options = CompareOptions(
-        kind, tuple(categories or ()), align, resamples, seed, min_score, engine, attribute_score
+        kind, tuple(categories or ()), align, resamples, seed, min_score, engine, attribute_score, strict
     )
     with disabled_collector():
         result = compare_runs(files, annotations, compare_options)
@@ -92,6 +94,7 @@ def report(
     iou: IouOption = None,
     categories: CategoriesOption = None,
     align: AlignOption = False,
+    strict: StrictOption = False,
     max_images: Annotated[int, typer.Option(min=1, help="Largest number of images in the gallery.")] = 240,
     max_megabytes: Annotated[float, typer.Option(min=0.1, help="Largest size of the gallery, in megabytes.")] = 16.0,
     min_score: Annotated[float, typer.Option(min=0, max=1, help="Least score of an instance that is drawn.")] = 0.3,
@@ -110,7 +113,13 @@ def report(
     from orchestrator.reports import PageLimits, ReportOptions, write_report
 
     compare_options = CompareOptions(
-        kind, tuple(categories or ()), align, resamples, min_score=min_score, attribute_score=attribute_score
+        kind,
+        tuple(categories or ()),
+        align,
+        resamples,
+        min_score=min_score,
+        attribute_score=attribute_score,
+        strict=strict,
     )
     limits = PageLimits(images=max_images, megabytes=max_megabytes, min_score=min_score)
     options = ReportOptions(compare_options, limits, image_root, title)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -40,6 +40,9 @@ AttributeScoreOption = Annotated[
         help="An instance has the attributes that score higher. Default: 0.5, where annotations and model have any.",
     ),
 ]
+StrictOption = Annotated[
+    bool, typer.Option("--strict", help="Refuse annotations or masks about which there would be a warning.")
+]
 AlignOption = Annotated[bool, typer.Option("--align", help="Compare only what all runs have, and print what that is.")]
 
 
@@ -63,6 +66,11 @@ def evaluate(
             "the run's images, if they are such a data set.",
         ),
     ] = None,
+    inverted_masks: Annotated[
+        bool,
+        typer.Option("--inverted-masks", help="True masks are black where manipulated, as those of NIST16 and DSO-1."),
+    ] = False,
+    strict: StrictOption = False,
     count_iou: Annotated[float, typer.Option(min=0.01, max=1, help="IoU at which TP, FP and FN are counted.")] = 0.5,
     count_score: Annotated[float, typer.Option(min=0, max=1, help="Least score of a detection that is counted.")] = 0.0,
     engine: Annotated[str, typer.Option(help="hotcoco (fast), pycocotools (the reference), or auto.")] = "auto",
@@ -91,8 +99,10 @@ def evaluate(
             raise UsageError(
                 "no annotations were given", hint=f"orch eval {file} --annotations COCO.json, or --masks FOLDER"
             )
-        _evaluate_masks(file, masks, json)
+        _evaluate_masks(file, masks, json, strict, inverted_masks)
         return
+    if inverted_masks:
+        raise UsageError("--inverted-masks is about true masks of manipulation", why="--annotations was given")
     from orchestrator.evaluation import CountLevel, find_predictions
     from orchestrator.evaluation import evaluate as evaluate_predictions
     from orchestrator.predictions import Predictions
@@ -101,7 +111,7 @@ def evaluate(
     counts_at = CountLevel(count_iou, count_score)
     with disabled_collector():
         result = evaluate_predictions(
-            predictions, annotations, kind, categories or (), counts_at, engine, attribute_score
+            predictions, annotations, kind, categories or (), counts_at, engine, attribute_score, strict
         )
     if save_baseline is not None:
         from orchestrator.evaluation import to_baseline, write_baseline
@@ -140,10 +150,10 @@ def _has_recorded_masks(run: Path) -> bool:
     return run.is_dir() and bool(read_recorded_masks(run))
 
 
-def _evaluate_masks(run: Path, masks: Path | None, json: bool) -> None:
+def _evaluate_masks(run: Path, masks: Path | None, json: bool, strict: bool, is_inverted: bool) -> None:
     from orchestrator.evaluation import evaluate_masks
 
-    result = evaluate_masks(run, masks)
+    result = evaluate_masks(run, masks, strict, is_inverted)
     if json:
         print_json({"run": str(run), "masks": None if masks is None else str(masks), **asdict(result)})
         return
@@ -154,6 +164,7 @@ def _evaluate_masks(run: Path, masks: Path | None, json: bool) -> None:
     _say_names(result.missing_images, "annotated images were not predicted; they count as predicted genuine")
     _say_names(result.failed_images, "images failed; they count as predicted genuine")
     _say_names(result.unknown_images, "predicted images have no true mask and do not count")
+    say_warnings(result.warnings)
     rows = []
     for words, pixel, image in (
         ("at 0.5", result.pixel_fixed, result.image_fixed),
@@ -174,6 +185,12 @@ def _say_names(names: tuple[str, ...], meaning: str) -> None:
         say(f"note: {len(names)} {meaning}: {', '.join(names[:SHOWN])}{', …' if len(names) > SHOWN else ''}")
 
 
+def say_warnings(warnings: Iterable[str], prefix: str = "") -> None:
+    """Print what is doubtful about the truth, each warning once."""
+    for warning in dict.fromkeys(warnings):
+        say(f"{prefix}warning: {warning}")
+
+
 def _say_images(result: Evaluation) -> None:
     what = "masks" if result.iou == "segm" else "boxes"
     say(f"{what} of {result.images} annotated images, {result.detections} instances, by {result.engine}")
@@ -182,6 +199,7 @@ def _say_images(result: Evaluation) -> None:
     _say_names(result.failed_images, "images failed when they were predicted; their instances count as missed")
     for note in result.notes:
         say(f"note: {note}")
+    say_warnings(result.warnings)
 
 
 def _print_figures(result: Evaluation) -> None:

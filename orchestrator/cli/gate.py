@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from orchestrator.cli.common import check_file, print_error, print_json, say
+from orchestrator.cli.evaluation import say_warnings
 from orchestrator.cli.tables import write_figures
 from orchestrator.errors import EXIT_OK, EXIT_SOME_FAILED, MachineError, UsageError
 from orchestrator.system import require_file
@@ -120,6 +121,8 @@ def say_verdicts(result: GateResult, model: str | None = None, *, quiet: bool = 
         say(f"{prefix}AP {result.figures['AP']:.4f}")
     if result.error is not None and result.summary is not None:  # the run finished, but could not be judged
         print_error(result.error, model)
+    if not quiet:
+        say_warnings(result.warnings, prefix)
     for verdict in result.broken:
         if verdict.rule != IMPLIED_RULE:  # the failed images are listed already
             say(f"{prefix}broken: {verdict.rule}: {verdict.message}")
@@ -134,6 +137,7 @@ def compare_to_baseline(
     chosen: Sequence[str | int],
     engine: str,
     attribute_score: float | None,
+    strict: bool,
     *,
     per_category: bool,
     format_name: str,
@@ -150,6 +154,7 @@ def compare_to_baseline(
         evaluate_with_baseline,
         format_verdicts,
         judge_rules,
+        note_unknown_images,
         parse_rules,
     )
 
@@ -159,9 +164,12 @@ def compare_to_baseline(
         hint = f"orch compare {files[0]} --baseline {path} --annotations COCO.json"
         raise UsageError("--baseline needs annotations", hint=hint)
     rules = parse_rules(fail_on, implied=False)
-    baseline, now, findings = evaluate_with_baseline(files[0], path, annotations, iou, chosen, engine, attribute_score)
+    baseline, now, findings = evaluate_with_baseline(
+        files[0], path, annotations, iou, chosen, engine, attribute_score, strict
+    )
     figures, categories = compare_figures(baseline, now), compare_categories(baseline, now)
     verdicts = judge_rules(rules, findings)
+    notes = note_unknown_images(baseline, now)
     code = EXIT_SOME_FAILED if any(verdict.is_broken for verdict in verdicts) else EXIT_OK
     document = {
         "run": str(files[0]),
@@ -170,6 +178,8 @@ def compare_to_baseline(
         "baseline": {"path": str(path), "model": baseline.model, "variant": baseline.variant},
         "figures": {change.name: change.as_json() for change in figures},
         "categories": {change.name: change.as_json() for change in categories},
+        "notes": notes,
+        "warnings": list(now.warnings),
         **format_verdicts(verdicts),
     }
     if json:
@@ -177,6 +187,9 @@ def compare_to_baseline(
         return code
     if (baseline.model, baseline.variant) != (now.model, now.variant):
         say(f"note: the baseline is of {baseline.model} {baseline.variant}, the run of {now.model} {now.variant}")
+    for note in notes:
+        say(f"note: {note}")
+    say_warnings(now.warnings)
     tables = [_make_table("baseline", "", figures)]
     tables += [_make_table("AP per category", "category", categories)] if per_category else []
     write_figures(document, tables, format_name, output)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         FederatedMetrics,
         choose_figures,
     )
-    from orchestrator.evaluation.compare.bootstrap import Interval
+    from orchestrator.evaluation.compare.bootstrap import METHOD, Interval
     from orchestrator.evaluation.compare.compare import (
         CompareOptions,
         Comparison,
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         compare_categories,
         compare_figures,
         evaluate_with_baseline,
+        note_unknown_images,
         to_baseline,
         write_baseline,
     )
@@ -55,11 +56,11 @@ else:
             "coco.evaluate": "CountLevel evaluate",
             "coco.ground_truth": "Iou Truth",
             "coco.results": "AttributeMetrics Evaluation FIGURES FederatedMetrics choose_figures",
-            "compare.bootstrap": "Interval",
+            "compare.bootstrap": "METHOD Interval",
             "compare.compare": "CompareOptions Comparison JudgedRun compare_opened compare_runs make_comparable",
             "equivalence_record": "write_record",
-            "gate.baseline": "Baselines compare_categories compare_figures evaluate_with_baseline to_baseline "
-            "write_baseline",
+            "gate.baseline": "Baselines compare_categories compare_figures evaluate_with_baseline note_unknown_images "
+            "to_baseline write_baseline",
             "gate.gate": "Gate GateResult check_gate_options",
             "gate.rules": "FailedImages FigureChange format_verdicts judge_rules parse_rules",
             "localization.evaluate": "evaluate_masks",

@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 from orchestrator.errors import PredictionsError
 from orchestrator.evaluation.coco.ground_truth import Iou
 from orchestrator.evaluation.runs import OpenedRun
-from orchestrator.predictions import STATUS_PREDICTED, Predictions, Record, to_xywh
+from orchestrator.predictions import STATUS_PREDICTED, Predictions, Record, rle, to_xywh
 
 LEVELS = (0.5, 0.75, 0.9)  # IoU from which instances of two models are a pair
 MOST_DIFFERENT_IMAGES = 5
@@ -162,7 +162,7 @@ def _pair_records(first: Record, second: Record, tolerances: Tolerances) -> Iter
         return
     if "masks" in first and "masks" in second:
         iou = np.asarray(coco_mask.iou(first["masks"], second["masks"], [0] * len(second["masks"])))
-        areas, other_areas = (np.asarray(coco_mask.area(one["masks"]), np.float64) for one in (first, second))
+        areas, other_areas = (rle.measure_areas(one["masks"]) for one in (first, second))
     else:
         shapes, other_shapes = (to_xywh(one["boxes"]) for one in (first, second))
         iou = np.asarray(coco_mask.iou(shapes, other_shapes, [0] * len(other_shapes)))

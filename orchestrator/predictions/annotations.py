@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -20,7 +21,10 @@ _ID = None  # in a table of fields: whatever can be an id
 
 
 def read_annotations(path: Path) -> dict[str, Any]:
-    """Read a COCO annotation file. UsageError when it is missing or not one."""
+    """Read a COCO annotation file. UsageError when it is missing or not one.
+
+    Of the annotations it is checked only that they are objects: one bad annotation need not refuse the file.
+    """
     try:
         dataset = json.loads(path.read_bytes())
     except OSError as error:
@@ -29,7 +33,7 @@ def read_annotations(path: Path) -> dict[str, Any]:
         raise UsageError(f"the annotations {path} are not JSON", why=str(error)) from error
     tables: dict[str, dict[str, type | None]] = {
         "images": {"id": _ID, "file_name": str},
-        "annotations": {"id": _ID, "image_id": _ID, "category_id": int, "bbox": list},
+        "annotations": {},
         "categories": {"id": int, "name": str},
     }
     _name_images(dataset)
@@ -53,8 +57,10 @@ def _find_fault(dataset: Any, key: str, fields: dict[str, type | None]) -> str |
     if not isinstance(entries, list):
         return f"it has no list {key!r}"
     for index, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            return f"{key}[{index}] is not an object"
         for field, kind in fields.items():
-            value = entry.get(field) if isinstance(entry, dict) else None
+            value = entry.get(field)
             if kind is _ID:
                 if not is_image_id(value):
                     return f"{key}[{index}] has no {field} that is a number or a text"
@@ -83,14 +89,29 @@ def match_images(predictions: Predictions, dataset: dict[str, Any], source: Path
 def find_images(files: Sequence[str], annotated: Sequence[str]) -> NDArray[np.int64]:
     """Return (I,) the index of each of `files` among the annotated file names, -1 if it is not there.
 
-    A file is found by its whole path, else by a base name that is unique on both sides.
+    A file is found by its whole path, else by a base name that is unique on both sides; last, by both in `plain_name`'s
+    form, where that is unique on both sides too.
     """
-    by_path = _index_unique(annotated)
+    indices = _find_by_name(files, annotated)
+    is_open = indices < 0
+    if is_open.any():
+        plain = _find_by_name(list(map(plain_name, files)), list(map(plain_name, annotated)))
+        indices[is_open] = np.where(np.isin(plain, indices), -1, plain)[is_open]
+    return indices
+
+
+def plain_name(name: str) -> str:
+    """Return a file name without differences of form: composed or decomposed letters, case, "./", backslashes."""
+    return unicodedata.normalize("NFC", name.replace("\\", "/").removeprefix("./")).casefold()
+
+
+def _find_by_name(files: Sequence[str], annotated: Sequence[str]) -> NDArray[np.int64]:
+    by_path, paths = _index_unique(annotated), Counter(files)
     by_base = _index_unique([_base(name) for name in annotated])
     bases = Counter(map(_base, files))
     indices = np.full(len(files), -1, np.int64)
     for i, file in enumerate(files):
-        index = by_path.get(file)
+        index = by_path.get(file) if paths[file] == 1 else None
         if index is None and bases[_base(file)] == 1:
             index = by_base.get(_base(file))
         indices[i] = -1 if index is None else index

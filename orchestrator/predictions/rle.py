@@ -207,5 +207,14 @@ def encode(mask: NDArray[np.bool_] | NDArray[np.uint8]) -> bytes:
     return counts if isinstance(counts, bytes) else counts.encode()
 
 
+def measure_areas(masks: Sequence[dict[str, Any]]) -> NDArray[np.float64]:
+    """Return (N,) the pixels of checked masks, given as COCO RLE dictionaries."""
+    from pycocotools import mask as coco_mask
+
+    most = 255  # pycocotools' area fails for more at once
+    parts = [coco_mask.area(list(masks[start : start + most])) for start in range(0, len(masks), most)]
+    return np.concatenate(parts or [np.zeros(0)]).astype(np.float64)
+
+
 def _malformed(why: str) -> PredictionsError:
     return PredictionsError("a mask is not COCO compressed RLE", why=why, hint="orch validate FILE")

@@ -55,6 +55,10 @@ def _list_remarks(result: GateResult, prefix: str) -> Iterator[str]:
         for word, text in (("why", result.error.why), ("log", result.error.log), ("next", result.error.hint)):
             if text:
                 yield from ("", f"{word}: {escape_cell(text)}")
+    if result.warnings:
+        yield ""
+    for warning in result.warnings:
+        yield f"- {prefix}warning: {escape_cell(warning)}"
     if result.verdicts:
         yield ""
     for verdict in result.verdicts:

@@ -9,9 +9,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from orchestrator.evaluation import LEVELS, Comparison, Evaluation, Interval, choose_figures
+from orchestrator.evaluation import LEVELS, METHOD, Comparison, Evaluation, Interval, choose_figures
 
 DIFFERENCES = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "map_w": "mAP_w"}
+RECORDED = ("device", "runtime", "image_digest", "build", "weights")  # of each run, in JSON
+DIFFERENCE_COLUMNS = tuple(f"Δ {name}" for name in DIFFERENCES.values())
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,7 @@ def make_caption(comparison: Comparison) -> list[str]:
     first = comparison.evaluations[0]
     lines = [f"{what} of {first.images} annotated images, by {first.engine}"]
     if comparison.intervals:
-        lines.append(
-            f"Δ: to {comparison.runs[0].label}; [95% of {comparison.options.resamples} resamples of the images, "
-            f"seed {comparison.options.seed}]; * leaves out zero"
-        )
+        lines += _explain_intervals(comparison)
     for run, evaluation in zip(comparison.runs, comparison.evaluations, strict=True):
         missing, unknown = evaluation.missing, len(evaluation.unknown_images)
         if missing:
@@ -64,13 +63,36 @@ def make_caption(comparison: Comparison) -> list[str]:
         if unknown:
             lines.append(f"{run.label}: {unknown} predicted images are not annotated, not counted")
         lines += [f"{run.label}: {note}" for note in evaluation.notes]
-    return lines + _describe_attributes(comparison.evaluations)
+    lines += _describe_attributes(comparison.evaluations)
+    return lines + [f"warning: {warning}" for warning in collect_warnings(comparison)]
 
 
 def _describe_attributes(evaluations: Sequence[Evaluation]) -> list[str]:
     scores = {evaluation.attributes.score for evaluation in evaluations if evaluation.attributes is not None}
     how = "AP_IoU+F1 (Fashionpedia): instances must reach an IoU and an F1 score of the attributes that score above"
     return [f"{how} {score:g}" for score in scores]
+
+
+def _explain_intervals(comparison: Comparison) -> list[str]:
+    """Return sentences on what was resampled, how often, and what an interval holds."""
+    resamples, images = comparison.options.resamples, comparison.evaluations[0].images
+    fewest = min((interval.resamples for one in comparison.intervals for interval in one.values()), default=resamples)
+    undefined = f"; {resamples - fewest} resamples without annotations are not counted" if fewest < resamples else ""
+    return [
+        f"Δ: difference to {comparison.runs[0].label}; paired: {resamples} resamples of the images, seed "
+        f"{comparison.options.seed}, each of {images} images drawn with replacement, the same for both runs{undefined}",
+        f"[from, to]: the middle {comparison.confidence:.0%} of the resampled differences; * leaves out zero",
+    ]
+
+
+def collect_warnings(comparison: Comparison) -> list[str]:
+    """Return what is doubtful about the truth; what is so for some runs only, with their labels."""
+    labels: dict[str, list[str]] = {}
+    for run, evaluation in zip(comparison.runs, comparison.evaluations, strict=False):  # without annotations none
+        for warning in evaluation.warnings:
+            labels.setdefault(warning, []).append(run.label)
+    count = len(comparison.runs)
+    return [warning if len(own) == count else f"{', '.join(own)}: {warning}" for warning, own in labels.items()]
 
 
 def transpose(table: Table) -> Table:
@@ -255,6 +277,7 @@ def make_document(comparison: Comparison) -> dict[str, Any]:
     """Return the whole comparison as the object that --json prints."""
     runs = [
         {"label": run.label, "path": str(run.path), "model": run.model, "variant": run.variant}
+        | {name: run.predictions.meta.get(name) for name in RECORDED}
         for run in comparison.runs
     ]
     return {
@@ -262,12 +285,28 @@ def make_document(comparison: Comparison) -> dict[str, Any]:
         "options": asdict(comparison.options),
         "confidence": comparison.confidence,
         "notes": list(comparison.notes),
+        "warnings": collect_warnings(comparison),
         "evaluations": [asdict(evaluation) for evaluation in comparison.evaluations],
+        "resampling": _describe_resampling(comparison),
         "differences": [
             {name: asdict(interval) for name, interval in intervals.items()} for intervals in comparison.intervals
         ],
         "agreements": [asdict(agreement) for agreement in comparison.agreements],
         "agreement_levels": list(LEVELS),
+    }
+
+
+def _describe_resampling(comparison: Comparison) -> dict[str, Any] | None:
+    if not comparison.intervals:
+        return None
+    options = comparison.options
+    return {
+        "method": METHOD,
+        "images": comparison.evaluations[0].images,
+        "resamples": options.resamples,
+        "seed": options.seed,
+        "confidence": comparison.confidence,
+        "differences_to": comparison.runs[0].label,
     }
 
 

@@ -71,6 +71,7 @@ class CompareSpec(Spec):
     """None: masks if all runs have them, else boxes."""
     categories: tuple[str | int, ...] = ()
     align: bool = False
+    strict: bool = False
     resamples: Annotated[int, Field(ge=0, le=100_000)] = 1000
     seed: Annotated[int, Field(ge=0)] = 0
     min_score: Annotated[float, Field(ge=0, le=1)] = 0.5

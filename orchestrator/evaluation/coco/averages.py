@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.evaluation.coco.categories import model_id
 from orchestrator.evaluation.coco.engines import AREAS, THRESHOLDS, Curves
 from orchestrator.evaluation.coco.ground_truth import Truth
 from orchestrator.evaluation.coco.results import WeightedAverages
+from orchestrator.predictions import Predictions
 
 FASHIONPEDIA = "fashionpedia"
 # The first 27 are apparel, the rest parts of garments; FashionFail has 22 of the 27 (arXiv 2404.08582).
@@ -56,12 +58,16 @@ def _mean(values: NDArray[np.float64]) -> float | None:
     return float(known.mean()) if known.size else None
 
 
-def compute_category_weights(truth: Truth, taxonomy: str | None) -> dict[int, float]:
+def compute_category_weights(truth: Truth, predictions: Predictions) -> dict[int, float]:
     """Return w_c by category: the images with c, divided by the sum of that over all categories.
 
-    Categories without annotations are absent. With Fashionpedia's taxonomy only FashionFail's 22 are counted.
+    Categories without annotations are absent. With Fashionpedia's taxonomy only FashionFail's 22 are counted, by the
+    model's ids where `predictions` have adopted the annotations'.
     """
-    eligible = FASHIONFAIL_CATEGORIES if taxonomy == FASHIONPEDIA else tuple(truth.categories)
+    is_fashionpedia = predictions.meta.get("taxonomy") == FASHIONPEDIA
+    eligible = [
+        n for n in truth.categories if not is_fashionpedia or model_id(predictions, n) in FASHIONFAIL_CATEGORIES
+    ]
     images = {number: truth.count_images_with(number) for number in truth.categories if number in eligible}
     total = sum(images.values())
     return {number: count / total for number, count in images.items() if count}

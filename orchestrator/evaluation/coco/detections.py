@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import PredictionsError
+from orchestrator.evaluation.coco.categories import adopt_ids
 from orchestrator.evaluation.coco.federated import MAX_PER_IMAGE
 from orchestrator.evaluation.coco.ground_truth import Iou, Truth
 from orchestrator.predictions import Predictions, find_images, to_xywh
@@ -59,21 +60,23 @@ class Detections:
 class JoinedDetections:
     """Detections, the annotated files that were not predicted, and the predicted ones not annotated.
 
-    `predicted` (I,) says of the truth's images which have predictions.
+    `predicted` (I,) says of the truth's images which have predictions. `warnings` say what is doubtful.
     """
 
     detections: Detections
     predicted: NDArray[np.bool_]
     missing: tuple[str, ...]
     unknown: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def join(predictions: Predictions, truth: Truth) -> JoinedDetections:
     """Find the predictions' images in the truth, by whole relative path or else by unique base name.
 
     Detections of unknown images and of categories that the truth lacks are dropped, and those that do not count by
-    LVIS's rules where they apply. PredictionsError when the
-    predictions are broken, no image is known, or an image has another size in the truth.
+    LVIS's rules where they apply. Categories are paired by `categories.adopt_ids`: the detections' predictions have the
+    truth's ids. PredictionsError when the predictions are broken, no image or no category is known, or an image has
+    another size in the truth.
     """
     check_predictions(predictions)
     indices = find_images(predictions.files, truth.files)
@@ -85,6 +88,7 @@ def join(predictions: Predictions, truth: Truth) -> JoinedDetections:
             hint="give the annotations of the images that were predicted",
         )
     _check_sizes(predictions, truth, indices)
+    predictions, warnings = adopt_ids(predictions, {**truth.unchosen_categories, **truth.categories}, str(truth.path))
     image = np.repeat(indices, np.diff(predictions.offsets))
     category = predictions.classes.astype(np.int64)
     row = np.flatnonzero((image >= 0) & np.isin(category, np.array(list(truth.categories), np.int64)))
@@ -99,6 +103,7 @@ def join(predictions: Predictions, truth: Truth) -> JoinedDetections:
         predicted=predicted,
         missing=tuple(truth.files[index] for index in np.flatnonzero(~predicted)),
         unknown=tuple(predictions.files[index] for index in np.flatnonzero(~is_known)),
+        warnings=tuple(warnings),
     )
 
 

@@ -20,8 +20,6 @@ from orchestrator.evaluation.coco.results import CategoryMetrics, DetectionCount
 from orchestrator.predictions import STATUS_FAILED, Predictions
 from orchestrator.system import did_you_mean
 
-SHOWN_CATEGORIES = 5  # of those whose names differ, in a note
-
 
 @dataclass(frozen=True)
 class CountLevel:
@@ -39,22 +37,36 @@ def evaluate(
     counts_at: CountLevel = CountLevel(),
     engine: str = AUTO,
     attribute_score: float | None = None,
+    strict: bool = False,
 ) -> Evaluation:
     """Compare predictions with a COCO annotation file, over all its categories or some (names or ids).
 
     `iou` None: masks if the predictions have them, else boxes. `attribute_score`: an instance has the attributes that
     score higher; None: the default, and no error where attributes cannot be scored. PredictionsError when no image is
     annotated, sizes disagree, the predictions are broken or lack the masks or attributes that were asked for;
-    UsageError when the annotations are broken or a category is unknown.
+    UsageError when the annotations are broken, a category is unknown, or `strict` and anything about the truth is
+    doubtful.
     """
     iou = choose_iou([predictions], iou)
-    truth = read_truth(annotations, iou)
+    truth = read_truth(annotations, iou, [predictions])
     if categories:
         truth = truth.keep_categories(choose_categories(categories, truth.categories))
     joined = join(predictions, truth)
+    if strict:
+        refuse_warnings((*truth.warnings, *joined.warnings), annotations)
     curves, note = compute_curves(truth, joined.detections, iou, engine)
     notes = [note] if note else []
     return evaluate_joined(truth, joined, curves, iou, counts_at, notes, attribute_score)
+
+
+def refuse_warnings(warnings: Sequence[str], source: Path) -> None:
+    """Raise UsageError if there are warnings: what --strict asks for."""
+    if warnings:
+        raise UsageError(
+            f"{source} is doubtful, and --strict was given",
+            why="\n".join(dict.fromkeys(warnings)),
+            hint="correct the annotations; without --strict these are warnings",
+        )
 
 
 def evaluate_joined(
@@ -68,7 +80,7 @@ def evaluate_joined(
 ) -> Evaluation:
     """Compute all figures from joined predictions and the engine's curves."""
     averages, predictions = Averages(curves), joined.detections.predictions
-    weights = compute_category_weights(truth, predictions.meta.get("taxonomy"))
+    weights = compute_category_weights(truth, predictions)
     counts = _count_by_curves(truth, joined.detections, curves, counts_at)
     if counts is None:
         counts = _count_by_matching(truth, joined.detections, iou, counts_at)
@@ -104,9 +116,10 @@ def evaluate_joined(
         notes=(
             *notes,
             *note_rules(truth.federation, len(truth.categories), predictions, len(joined.detections)),
-            *_note_categories(predictions, truth),
             *attribute_notes,
         ),
+        warnings=(*truth.warnings, *joined.warnings),
+        skipped_annotations=truth.skipped,
         federated=_compute_federated(truth, averages),
         attributes=attributes,
     )
@@ -188,17 +201,3 @@ def _per_category(
         )
         for index, (number, name) in enumerate(truth.categories.items())
     )
-
-
-def _note_categories(predictions: Predictions, truth: Truth) -> list[str]:
-    """Return a note on ids with another name in the predictions: figures of another taxonomy mean nothing."""
-    ours = {int(entry["id"]): str(entry["name"]) for entry in predictions.meta.get("categories", [])}
-    differing = [
-        f"{number} is {ours[number]!r} in the predictions and {name!r} in the annotations"
-        for number, name in truth.categories.items()
-        if number in ours and ours[number].casefold() != name.casefold()
-    ]
-    if not differing:
-        return []
-    more = f" and {len(differing) - SHOWN_CATEGORIES} more" if len(differing) > SHOWN_CATEGORIES else ""
-    return [f"categories have other names: {'; '.join(differing[:SHOWN_CATEGORIES])}{more}"]

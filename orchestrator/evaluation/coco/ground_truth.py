@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import OrchError, UsageError
+from orchestrator.evaluation.coco import truth_checks
 from orchestrator.evaluation.coco.attribute_truth import AttributeTruth, read_attributes
 from orchestrator.evaluation.coco.federated import Federation, make_keys, read_federation
-from orchestrator.inputs import ImageId, order_of_id
-from orchestrator.predictions import read_annotations, rle
+from orchestrator.inputs import ImageId, is_image_id, order_of_id
+from orchestrator.predictions import Predictions, read_annotations, rle
 
 Iou = Literal["segm", "bbox"]
 MAX_COORDINATE = 1e5  # pixels; pycocotools stores all points of a polygon's edges: a distant one takes all memory
@@ -32,7 +33,9 @@ class Truth:
     Images stand in ascending order of their ids: COCO goes through them in this order, which decides between equal
     scores. `sizes` (I,2) are height and width, zeros where the file does not say. `boxes` (N,4) are x, y, width, height
     in pixels, `areas` (N,) square pixels. `masks` are COCO RLE dictionaries, or None when boxes are compared.
-    `federation`: LVIS's rules apply. `attributes`: the file has some, as Fashionpedia's.
+    `warnings` say what is doubtful about the file; `skipped` name each annotation that was left out, and why.
+    `unchosen_categories` are those of the file that are not compared. `federation`: LVIS's rules apply. `attributes`:
+    the file has some, as Fashionpedia's.
     """
 
     path: Path
@@ -47,6 +50,9 @@ class Truth:
     masks: list[dict[str, Any]] | None
     federation: Federation | None = None
     attributes: AttributeTruth | None = None
+    warnings: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    unchosen_categories: Mapping[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -59,7 +65,9 @@ class Truth:
         """Return the same images with the annotations of some categories only."""
         wanted = set(categories)
         keep = np.isin(self.category, np.array(sorted(wanted), np.int64))
-        return self._keep(keep, categories={n: name for n, name in self.categories.items() if n in wanted})
+        kept = {n: name for n, name in self.categories.items() if n in wanted}
+        others = {n: name for n, name in self.categories.items() if n not in wanted}
+        return self._keep(keep, categories=kept, unchosen_categories={**self.unchosen_categories, **others})
 
     def keep_images(self, images: NDArray[np.bool_]) -> Truth:
         """Return the images selected by `images` (I,), and their annotations."""
@@ -103,29 +111,38 @@ class Truth:
         return len(np.unique(self.image[self.category == category]))
 
 
-def read_truth(path: Path, iou: Iou) -> Truth:
+def read_truth(path: Path, iou: Iou, predicted: Sequence[Predictions] = ()) -> Truth:
     """Read and check a COCO annotation file for comparing boxes or masks.
 
     Crowd regions are kept (COCO ignores what they match); a missing `iscrowd` is 0, a missing `area` that of the mask
-    or, where boxes are compared, of the box. Raises UsageError, naming the annotation, for everything that pycocotools
-    would crash on or silently misread.
+    or, where boxes are compared, of the box. Sizes that the file lacks, or states turned, are those of `predicted`.
+    At most `truth_checks.SKIPPABLE` of the annotations may be faulty: they are skipped and named. Raises UsageError,
+    naming the annotation, for all else that pycocotools would crash on or silently misread.
     """
     dataset = read_annotations(path)
-    images, annotations = sorted(dataset["images"], key=lambda image: order_of_id(image["id"])), dataset["annotations"]
     _check_ids(dataset, path)
-    indices = {image["id"]: index for index, image in enumerate(images)}
+    images = sorted(dataset["images"], key=lambda image: order_of_id(image["id"]))
     names = {category["id"]: category["name"] for category in dataset["categories"]}
-    sizes = np.array([_size(image) for image in images], np.int64).reshape(-1, 2)
+    files = [entry["file_name"] for entry in images]
+    log = truth_checks.TruthLog(path, iou, files)
+    indices = {image["id"]: index for index, image in enumerate(images)}
+    annotations = dataset["annotations"]
     if not _are_all_valid(annotations, indices, names):
-        for annotation in annotations:
-            if fault := _find_fault(annotation, indices, names):
-                raise _invalid(annotation, path, fault)
-    image = np.array([indices[entry["image_id"]] for entry in annotations], np.int64)
+        faults = {n: fault for n, entry in enumerate(annotations) if (fault := _find_fault(entry, indices, names))}
+        annotations = log.skip(annotations, faults)
+    image = _index_images(annotations, indices)
+    stated = np.array([_size(entry) for entry in images], np.int64).reshape(-1, 2)
+    sizes = truth_checks.complete_sizes(stated, predicted, image, annotations, log)
+    masks: list[dict[str, Any]] | None = None
+    if iou == "segm":
+        masks, faults = _encode_masks(annotations, sizes[image])
+        masks = [mask for n, mask in enumerate(masks) if n not in faults]
+        annotations = log.skip(annotations, faults, truth_checks.BOXES_HINT)
+        image = _index_images(annotations, indices)
     boxes = np.array([entry["bbox"] for entry in annotations], np.float64).reshape(-1, 4)
-    masks = _encode_masks(annotations, sizes[image], path) if iou == "segm" else None
-    return Truth(
+    truth = Truth(
         path=path,
-        files=[entry["file_name"] for entry in images],
+        files=files,
         sizes=sizes,
         categories=dict(sorted(names.items())),
         image=image,
@@ -137,6 +154,26 @@ def read_truth(path: Path, iou: Iou) -> Truth:
         federation=read_federation(dataset, images, path),
         attributes=read_attributes(dataset, annotations),
     )
+    return check_truth(truth, annotations, log)
+
+
+def check_truth(truth: Truth, annotations: list[dict[str, Any]], log: truth_checks.TruthLog) -> Truth:
+    """Return the truth without what cannot be meant, with its warnings. Raises UsageError, PredictionsError."""
+    columns = truth_checks.Columns(annotations, truth.image, truth.sizes, truth.boxes, truth.areas, truth.crowd)
+    outside = truth_checks.check_coordinates(columns, truth.masks, log)
+    if outside:
+        log.skip(annotations, outside, truth_checks.PIXELS_HINT)
+        keep = np.ones(len(annotations), bool)
+        keep[list(outside)] = False
+        truth = truth._keep(keep)
+    is_double = log.find_repeated_files()
+    if is_double.any():
+        truth = truth.keep_images(~is_double)
+    return replace(truth, warnings=tuple(log.warnings), skipped=tuple(log.skipped))
+
+
+def _index_images(annotations: list[dict[str, Any]], indices: Mapping[ImageId, int]) -> NDArray[np.int64]:
+    return np.array([indices[entry["image_id"]] for entry in annotations], np.int64)
 
 
 def _fill_areas(
@@ -148,9 +185,7 @@ def _fill_areas(
     if masks is None:
         areas[is_missing] = boxes[is_missing, 2:].prod(axis=1)
     elif is_missing.any():
-        from pycocotools import mask as coco_mask
-
-        areas[is_missing] = coco_mask.area([masks[index] for index in np.flatnonzero(is_missing)])
+        areas[is_missing] = rle.measure_areas([masks[index] for index in np.flatnonzero(is_missing)])
     return areas
 
 
@@ -178,31 +213,39 @@ def _size(image: dict[str, Any]) -> tuple[int, int]:
 
 def _are_all_valid(annotations: list[dict[str, Any]], images: dict[ImageId, int], categories: dict[int, str]) -> bool:
     """Say whether all annotations are certainly valid, checking whole columns at once."""
-    boxes = [side for entry in annotations for side in entry["bbox"]]
-    areas = [entry.get("area", 0) for entry in annotations]
-    if {type(value) for value in (*boxes, *areas)} - {int, float} or len(boxes) != 4 * len(annotations):
-        return False
     try:
+        boxes = [side for entry in annotations for side in entry["bbox"]]
+        areas = [entry.get("area", 0) for entry in annotations]
+        if {type(value) for value in (*boxes, *areas)} - {int, float} or len(boxes) != 4 * len(annotations):
+            return False
         numbers = np.array(boxes, np.float64).reshape(-1, 4)
-    except OverflowError:  # an integer beyond all floats
+        return bool(
+            {len(entry["bbox"]) for entry in annotations} <= {4}
+            and {type(entry["category_id"]) for entry in annotations} <= {int}
+            and bool not in {type(entry["image_id"]) for entry in annotations}
+            and np.isfinite(numbers).all()
+            and (numbers[:, 2:] >= 0).all()
+            and all(0 <= area <= MAX_AREA for area in areas)
+            and {entry["image_id"] for entry in annotations} <= images.keys()
+            and {entry["category_id"] for entry in annotations} <= categories.keys()
+            and {entry.get("iscrowd", 0) for entry in annotations} <= {0, 1}
+        )
+    except (KeyError, TypeError, OverflowError):  # a field that is missing, of another type, or beyond all floats
         return False
-    return bool(
-        {len(entry["bbox"]) for entry in annotations} <= {4}
-        and np.isfinite(numbers).all()
-        and (numbers[:, 2:] >= 0).all()
-        and all(0 <= area <= MAX_AREA for area in areas)
-        and {entry["image_id"] for entry in annotations} <= images.keys()
-        and {entry["category_id"] for entry in annotations} <= categories.keys()
-        and {entry.get("iscrowd", 0) for entry in annotations} <= {0, 1}
-    )
 
 
 def _find_fault(annotation: dict[str, Any], images: dict[ImageId, int], categories: dict[int, str]) -> str | None:
-    if annotation["image_id"] not in images:
-        return f"the file has no image {annotation['image_id']!r}"
-    if annotation["category_id"] not in categories:
-        return f"the file has no category {annotation['category_id']}"
-    box = annotation["bbox"]
+    image, category, box = (annotation.get(name) for name in ("image_id", "category_id", "bbox"))
+    if not is_image_id(image):
+        return "it has no image_id that is a number or a text"
+    if image not in images:
+        return f"the file has no image {image!r}"
+    if type(category) is not int:
+        return "it has no category_id of type int"
+    if category not in categories:
+        return f"the file has no category {category}"
+    if not isinstance(box, list):
+        return "it has no bbox of type list"
     if len(box) != 4 or not _are_numbers([*box, annotation.get("area", 0)]):
         return "its bbox or area does not consist of numbers"
     if min(box[2:]) < 0 or not 0 <= annotation.get("area", 0) <= MAX_AREA:
@@ -212,22 +255,25 @@ def _find_fault(annotation: dict[str, Any], images: dict[ImageId, int], categori
     return None
 
 
-def _encode_masks(annotations: list[dict[str, Any]], sizes: NDArray[np.int64], path: Path) -> list[dict[str, Any]]:
-    """Return each annotation's mask as compressed RLE, from polygons or run lengths."""
+def _encode_masks(
+    annotations: list[dict[str, Any]], sizes: NDArray[np.int64]
+) -> tuple[list[dict[str, Any]], dict[int, str]]:
+    """Return each annotation's mask as compressed RLE, from polygons or run lengths; and faults by index."""
     masks: list[dict[str, Any]] = []
+    faults: dict[int, str] = {}
     compressed: list[int] = []
     for index, (annotation, size) in enumerate(zip(annotations, sizes.tolist(), strict=True)):
         given = annotation.get("segmentation")
-        if not all(size):
-            raise _invalid(annotation, path, "its image has no height and width")
-        mask = _encode_polygons(given, size) if isinstance(given, list) else _encode_run_lengths(given, size)
+        mask: dict[str, Any] | str = "its image has no height and width, and was not predicted"
+        if all(size):
+            mask = _encode_polygons(given, size) if isinstance(given, list) else _encode_run_lengths(given, size)
         if isinstance(mask, str):
-            raise _invalid(annotation, path, mask)
-        if isinstance(given, dict) and not isinstance(given["counts"], list):
+            faults[index] = mask
+        elif isinstance(given, dict) and not isinstance(given["counts"], list):
             compressed.append(index)
-        masks.append(mask)
-    _check_compressed([masks[index] for index in compressed], [annotations[index] for index in compressed], path)
-    return masks
+        masks.append({} if isinstance(mask, str) else mask)
+    wrong = _check_compressed([masks[index] for index in compressed])
+    return masks, faults | {compressed[index]: fault for index, fault in wrong.items()}
 
 
 def _encode_polygons(polygons: list[Any], size: list[int]) -> dict[str, Any] | str:
@@ -242,8 +288,10 @@ def _encode_polygons(polygons: list[Any], size: list[int]) -> dict[str, Any] | s
 def _encode_run_lengths(given: Any, size: list[int]) -> dict[str, Any] | str:
     from pycocotools import mask as coco_mask
 
-    if not isinstance(given, dict) or list(given.get("size", ())) != size:
+    if not isinstance(given, dict) or not isinstance(given.get("size"), list):
         return "its segmentation is neither polygons nor run lengths of the image's size"
+    if given["size"] != size:
+        return f"its segmentation is not run lengths of the image's size: {given['size']}, the image's is {size}"
     counts = given.get("counts")
     if isinstance(counts, str):
         return {"size": size, "counts": counts.encode(errors="replace")}
@@ -255,25 +303,22 @@ def _encode_run_lengths(given: Any, size: list[int]) -> dict[str, Any] | str:
     return encoded
 
 
-def _check_compressed(masks: list[dict[str, Any]], annotations: list[dict[str, Any]], path: Path) -> None:
-    """Check compressed run lengths: wrong ones make pycocotools read and write outside its memory."""
+def _check_compressed(masks: list[dict[str, Any]]) -> dict[int, str]:
+    """Return faults of compressed run lengths: such make pycocotools read and write outside its memory."""
     data = np.frombuffer(b"".join(mask["counts"] for mask in masks), np.uint8)
     offsets = np.cumsum([0, *(len(mask["counts"]) for mask in masks)], dtype=np.int64)
     sizes = np.array([mask["size"] for mask in masks], np.int64).reshape(-1, 2)
-    is_sound = rle.check_all(data, offsets, sizes)
-    if is_sound.all():
-        return
-    first = int(np.argmin(is_sound))
+    return {
+        index: _find_rle_fault(masks[index]) for index in np.flatnonzero(~rle.check_all(data, offsets, sizes)).tolist()
+    }
+
+
+def _find_rle_fault(mask: dict[str, Any]) -> str:
     try:
-        rle.check(masks[first]["counts"], masks[first]["size"])
-        fault = "its run lengths do not add up to the image's size"
+        rle.check(mask["counts"], mask["size"])
     except OrchError as error:
-        fault = error.why or error.message
-    raise _invalid(annotations[first], path, fault)
-
-
-def _invalid(annotation: dict[str, Any], path: Path, fault: str) -> UsageError:
-    return UsageError(f"annotation {annotation['id']} of {path} cannot be used", why=fault)
+        return error.why or error.message
+    return "its run lengths do not add up to the image's size"
 
 
 def _is_polygon(points: Any) -> bool:

@@ -111,7 +111,8 @@ class Evaluation:
     `images` counts the annotated images, all of which count; `missing` of them, named in `missing_images`, have no
     predictions. `unknown_images` were predicted but are not annotated, and do not count. `counts` are those at
     `counts_iou`, of detections that score at least `counts_score`. With `federated`, all figures are by LVIS's rules,
-    which have no recall with 1, 10 or 100 detections. `attributes`: where annotations and model have any.
+    which have no recall with 1, 10 or 100 detections. `attributes`: where annotations and model have any. `warnings`
+    say what of the truth is doubtful; `skipped_annotations` names each annotation that does not count, and why.
     """
 
     iou: str
@@ -142,6 +143,8 @@ class Evaluation:
     notes: tuple[str, ...]
     federated: FederatedMetrics | None = None
     attributes: AttributeMetrics | None = None
+    warnings: tuple[str, ...] = ()
+    skipped_annotations: tuple[str, ...] = ()
 
 
 Figures = Mapping[str, Callable[[Evaluation], float | None]]

@@ -11,17 +11,25 @@ from numpy.typing import NDArray
 from orchestrator.evaluation.coco.engines import THRESHOLDS
 from orchestrator.evaluation.coco.resampling import ResampledPrecision
 
+METHOD = (
+    "paired percentile bootstrap of images: each resample draws as many images as there are, with replacement, the "
+    "same ones for both runs; an interval holds the middle share `confidence` of the resampled differences"
+)
 RESAMPLED = ("ap", "ap50", "ap75", "map_w")
 CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A difference to the first run's figure; CONFIDENCE of resampled ones are from `low` to `high`."""
+    """A difference to the first run's figure; CONFIDENCE of resampled ones are from `low` to `high`.
+
+    `resamples` of the resampled differences are defined: in the others the drawn images have no annotation.
+    """
 
     difference: float
     low: float
     high: float
+    resamples: int
 
     @property
     def is_clear(self) -> bool:
@@ -65,5 +73,5 @@ def _bound(difference: NDArray[np.float64], drawn: NDArray[np.float64]) -> dict[
         values = drawn[:, index][~np.isnan(drawn[:, index])]
         if len(values) and not np.isnan(difference[index]):
             low, high = np.quantile(values, (tail, 1 - tail))
-            intervals[name] = Interval(float(difference[index]), float(low), float(high))
+            intervals[name] = Interval(float(difference[index]), float(low), float(high), len(values))
     return intervals

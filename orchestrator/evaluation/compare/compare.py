@@ -13,7 +13,7 @@ from orchestrator.evaluation.agreement import OverlapAgreement, compare_by_overl
 from orchestrator.evaluation.coco.averages import compute_category_weights
 from orchestrator.evaluation.coco.detections import JoinedDetections, check_predictions, choose_iou, join
 from orchestrator.evaluation.coco.engines import AUTO, THRESHOLDS, Curves, compute_curves
-from orchestrator.evaluation.coco.evaluate import CountLevel, choose_categories, evaluate_joined
+from orchestrator.evaluation.coco.evaluate import CountLevel, choose_categories, evaluate_joined, refuse_warnings
 from orchestrator.evaluation.coco.ground_truth import Iou, Truth, read_truth
 from orchestrator.evaluation.coco.matching import Matches, match
 from orchestrator.evaluation.coco.resampling import ResampledPrecision
@@ -24,7 +24,10 @@ from orchestrator.evaluation.compare.fairness import (
     IMAGE_LIST,
     align,
     find_differences,
+    note_builds,
     note_failures,
+    note_hardware,
+    note_unknown_content,
     note_variants,
     refuse_differences,
 )
@@ -35,7 +38,8 @@ from orchestrator.evaluation.runs import OpenedRun, open_runs
 class CompareOptions:
     """How runs are compared; `min_score` matters only where models are compared with each other.
 
-    `iou` None: by masks if all runs have them, else by boxes. `attribute_score` is as of `evaluate`.
+    `iou` None: by masks if all runs have them, else by boxes. `attribute_score` is as of `evaluate`. `strict`: warnings
+    about the truth are errors.
     """
 
     iou: Iou | None = None
@@ -46,6 +50,7 @@ class CompareOptions:
     min_score: float = 0.5
     engine: str = AUTO
     attribute_score: float | None = None
+    strict: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,8 @@ def make_comparable(runs: Sequence[OpenedRun], with_align: bool) -> tuple[list[O
     differences = find_differences(runs)
     refuse_differences(runs, differences, with_align)
     kept, notes = align(runs, differences) if differences else (list(runs), [])
-    notes += [*note_failures(kept), *note_variants(kept)]
+    for note in (note_failures, note_unknown_content, note_hardware, note_variants, note_builds):
+        notes += note(kept)
     return kept, notes, any(difference.setting in (IMAGE_LIST, IMAGE_CONTENT) for difference in differences)
 
 
@@ -120,24 +126,29 @@ def compare_opened(
             check_predictions(run.predictions)
         agreements = compare_by_overlap(runs, iou, options.min_score)
         return Comparison(tuple(runs), options, CONFIDENCE, (), (), tuple(agreements), tuple(notes)), None, []
-    truth = _read_truth(annotations, iou, options, runs[0] if has_fewer_images else None)
+    truth = _read_truth(annotations, iou, options, runs, has_fewer_images)
     judged = [_judge(run, truth, iou, options, with_matches) for run in runs]
+    runs = [replace(run, predictions=one.joined.detections.predictions) for run, one in zip(runs, judged, strict=True)]
     intervals = _compare_to_first(judged, truth, options)
     evaluations = tuple(run.evaluation for run in judged)
     return Comparison(tuple(runs), options, CONFIDENCE, evaluations, intervals, (), tuple(notes)), truth, judged
 
 
-def _read_truth(annotations: Path, iou: Iou, options: CompareOptions, aligned: OpenedRun | None) -> Truth:
-    """Read the annotations of the chosen categories; with `aligned`, of that run's images only."""
-    truth = read_truth(annotations, iou)
+def _read_truth(
+    annotations: Path, iou: Iou, options: CompareOptions, runs: Sequence[OpenedRun], has_fewer_images: bool
+) -> Truth:
+    """Read the annotations of the chosen categories; with `has_fewer_images`, of the runs' images only."""
+    truth = read_truth(annotations, iou, [run.predictions for run in runs])
     if options.categories:
         truth = truth.keep_categories(choose_categories(options.categories, truth.categories))
-    return truth if aligned is None else truth.keep_images(join(aligned.predictions, truth).predicted)
+    return truth.keep_images(join(runs[0].predictions, truth).predicted) if has_fewer_images else truth
 
 
 def _judge(run: OpenedRun, truth: Truth, iou: Iou, options: CompareOptions, with_matches: bool) -> JudgedRun:
     """Evaluate one run; match its detections if resampling or the caller needs that."""
     joined = join(run.predictions, truth)
+    if options.strict:
+        refuse_warnings((*truth.warnings, *joined.warnings), truth.path)
     curves, note = compute_curves(truth, joined.detections, iou, options.engine)
     notes = [note] if note else []
     evaluation = evaluate_joined(truth, joined, curves, iou, CountLevel(), notes, options.attribute_score)
@@ -153,6 +164,6 @@ def _compare_to_first(
     if len(judged) < 2 or not options.resamples or not len(truth):
         return ()
     runs = [ResampledPrecision(truth, run.matches) for run in judged if run.matches is not None]
-    known = compute_category_weights(truth, judged[0].joined.detections.predictions.meta.get("taxonomy"))
+    known = compute_category_weights(truth, judged[0].joined.detections.predictions)
     weights = np.array([known.get(number, 0.0) for number in truth.categories])
     return tuple(compute_intervals(runs, len(truth), weights, options.resamples, options.seed))

@@ -17,6 +17,8 @@ from orchestrator.evaluation.runs import OpenedRun
 from orchestrator.predictions import STATUS_FAILED, STATUS_PREDICTED, Predictions, is_class
 
 SHOWN_NAMES = 3
+IDENTITIES = {"image_digest": "container image", "build": "build", "weights": "weights", "runtime": "runtime"}
+"""What `meta` records of a run's making, and the words for it."""
 IMAGE_LIST, IMAGE_CONTENT = "image list", "image content"
 """The differences that aligning removes by dropping images."""
 
@@ -49,7 +51,7 @@ def refuse_differences(runs: Sequence[OpenedRun], differences: Sequence[Differen
     raise PredictionsError(
         f"these runs are not comparable: they differ in {', '.join(difference.setting for difference in refused)}",
         why="\n".join(lines),
-        hint=f"no alignment removes a difference in {fixed[0]}: run the models again with equal settings"
+        hint=f"no alignment removes a difference in {fixed[0]}: run the models again with equal images and settings"
         if fixed
         else "orch compare --align … compares what the runs share; or run the models again with equal settings",
     )
@@ -250,6 +252,43 @@ def note_failures(runs: Sequence[OpenedRun]) -> list[str]:
         return []
     listed = ", ".join(f"{run.label} {count}" for run, count in zip(runs, counts, strict=True) if count)
     return [f"images that failed count as images without instances: {listed}"]
+
+
+def note_unknown_content(runs: Sequence[OpenedRun]) -> list[str]:
+    """Return a note on runs without digests of image files: that all saw the same pixels is not known."""
+    without = [run.label for run in runs if run.predictions.image_sha256 is None]
+    if not without or len(runs) < 2:
+        return []
+    return [f"no digests of the image files are recorded by {', '.join(without)}: they may differ under equal names"]
+
+
+def note_hardware(runs: Sequence[OpenedRun]) -> list[str]:
+    """Return a note if runs were made on different devices: neither speed nor last digits are then comparable."""
+    devices = [_describe_device(run) for run in runs]
+    if len(set(devices)) == 1:
+        return []
+    return [f"devices differ: {'; '.join(f'{run.label} {device}' for run, device in zip(runs, devices, strict=True))}"]
+
+
+def _describe_device(run: OpenedRun) -> str:
+    gpus = run.run.get("gpus")
+    names = [str(gpu.get("name")) for gpu in gpus if isinstance(gpu, dict)] if isinstance(gpus, list) else []
+    device = str(_setting(run, "device"))
+    return f"{device} ({', '.join(dict.fromkeys(names))})" if names and device != "cpu" else device
+
+
+def note_builds(runs: Sequence[OpenedRun]) -> list[str]:
+    """Return a note on every two runs of one model and variant that have other images, builds or weights."""
+    notes = []
+    for first, second in combinations(runs, 2):
+        if (first.model, first.variant) != (second.model, second.variant):
+            continue
+        differing = [words for key, words in IDENTITIES.items() if _setting(first, key) != _setting(second, key)]
+        if differing:
+            notes.append(
+                f"{first.label} and {second.label} are one model and variant, but differ in {', '.join(differing)}"
+            )
+    return notes
 
 
 def note_variants(runs: Sequence[OpenedRun]) -> list[str]:

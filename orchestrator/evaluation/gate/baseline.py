@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,13 +24,17 @@ from orchestrator.system import __version__, sha256_of, write_json
 
 FORMAT = "orch-baseline/1"
 ATTRIBUTE_SCORE = "attribute score"
+DIGEST = 16  # hexadecimal digits: enough to tell files apart, a quarter of the file's size
+SHOWN_NAMES = 3
 
 
 @dataclass(frozen=True)
 class Baseline:
     """Figures in [0, 1], None where nothing is annotated, and the settings they depend on.
 
-    `settings` have the names of `collect_settings`; `categories` has the AP of each category.
+    `settings` have the names of `collect_settings`; `categories` has the AP of each category. `images` has the first
+    DIGEST digits of the SHA-256 of each image file, where the predictions record it. `warnings` are of this evaluation
+    and not stored.
     """
 
     model: str
@@ -38,6 +42,8 @@ class Baseline:
     settings: Mapping[str, Any]
     figures: Mapping[str, float | None]
     categories: Mapping[str, float | None]
+    images: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = field(default=(), compare=False)
 
 
 def make_baseline(
@@ -47,10 +53,13 @@ def make_baseline(
     categories: Sequence[str | int] = (),
     engine: str = AUTO,
     attribute_score: float | None = None,
+    strict: bool = False,
 ) -> Baseline:
     """Evaluate a run or a predictions file. Raises UsageError, PredictionsError."""
     predictions = Predictions.load(find_predictions(source))
-    evaluation = evaluate(predictions, annotations, iou, categories, engine=engine, attribute_score=attribute_score)
+    evaluation = evaluate(
+        predictions, annotations, iou, categories, engine=engine, attribute_score=attribute_score, strict=strict
+    )
     return to_baseline(predictions, evaluation, annotations)
 
 
@@ -62,7 +71,17 @@ def to_baseline(predictions: Predictions, evaluation: Evaluation, annotations: P
         settings=collect_settings(predictions, evaluation, sha256_of(annotations)),
         figures={name: figure(evaluation) for name, figure in choose_figures([evaluation]).items()},
         categories={category.name: category.ap for category in evaluation.per_category},
+        images=_collect_digests(predictions),
+        warnings=evaluation.warnings,
     )
+
+
+def _collect_digests(predictions: Predictions) -> dict[str, str]:
+    digests = predictions.image_sha256
+    if digests is None:
+        return {}
+    pairs = zip(predictions.files, digests, strict=True)
+    return {file: digest.tobytes().hex()[:DIGEST] for file, digest in pairs if digest.any()}
 
 
 def collect_settings(predictions: Predictions, evaluation: Evaluation, annotations: str) -> dict[str, Any]:
@@ -98,6 +117,7 @@ def _digest(values: Sequence[Any]) -> dict[str, Any]:
 def compare_figures(baseline: Baseline, now: Baseline) -> tuple[FigureChange, ...]:
     """Compare every figure. Raises PredictionsError when the two are not comparable."""
     _refuse_differences(baseline, {**dict.fromkeys(baseline.settings), **now.settings})
+    _refuse_other_images(baseline, now)
     names = {**now.figures, **baseline.figures}
     return tuple(FigureChange(name, baseline.figures.get(name), now.figures.get(name)) for name in names)
 
@@ -126,6 +146,27 @@ def _refuse_differences(baseline: Baseline, settings: Mapping[str, Any]) -> None
     )
 
 
+def _refuse_other_images(baseline: Baseline, now: Baseline) -> None:
+    """Raise PredictionsError when images of one name have other bytes; images without a digest agree."""
+    differing = [file for file, digest in now.images.items() if baseline.images.get(file, digest) != digest]
+    if differing:
+        names = ", ".join(differing[:SHOWN_NAMES]) + (", …" if len(differing) > SHOWN_NAMES else "")
+        raise PredictionsError(
+            "the run is not comparable with the baseline: they differ in image content",
+            why=f"{len(differing)} of {len(now.images)} image files have other bytes than the baseline's: {names}",
+            hint="run on the baseline's images, or store a new one: orch eval RUN -a COCO.json --save-baseline FILE",
+        )
+
+
+def note_unknown_images(baseline: Baseline, now: Baseline) -> list[str]:
+    """Return a note if it is not known of some images whether their files are those of the baseline."""
+    unknown = sum(file not in baseline.images for file in now.images)
+    if now.images and not unknown:
+        return []
+    who = "the baseline has no digests of them" if now.images else "the run's predictions have no digests of them"
+    return [f"whether {unknown or 'all'} image files are those of the baseline is not known: {who}"]
+
+
 def _describe(value: Any) -> str:
     if isinstance(value, dict) and "sha256" in value:
         name = f"{value['name']!r}, " if "name" in value else ""
@@ -136,7 +177,9 @@ def _describe(value: Any) -> str:
 
 
 def write_baseline(path: Path, baseline: Baseline) -> None:
-    write_json(path, {"format": FORMAT, "orch_version": __version__, **asdict(baseline)})
+    document = {"format": FORMAT, "orch_version": __version__, **asdict(baseline)}
+    del document["warnings"]
+    write_json(path, document)
 
 
 def read_baseline(path: Path) -> Baseline:
@@ -155,7 +198,8 @@ def read_baseline(path: Path) -> Baseline:
         why = "its settings, figures or categories are missing or of the wrong type"
         raise UsageError(f"{path} is not a baseline", why=why)
     model, variant = (str(document.get(name, "?")) for name in ("model", "variant"))
-    return Baseline(model, variant, document["settings"], document["figures"], document["categories"])
+    images = document.get("images", {})  # older files have none
+    return Baseline(model, variant, document["settings"], document["figures"], document["categories"], images)
 
 
 def _is_sound(document: Mapping[str, Any]) -> bool:
@@ -163,7 +207,7 @@ def _is_sound(document: Mapping[str, Any]) -> bool:
     settings = document.get("settings")
     if not isinstance(settings, dict) or settings.get("iou") not in ("segm", "bbox"):
         return False
-    evaluated = isinstance(settings.get("evaluated categories"), list)
+    evaluated = isinstance(settings.get("evaluated categories"), list) and isinstance(document.get("images", {}), dict)
     return evaluated and all(_are_figures(document.get(name)) for name in ("figures", "categories"))
 
 
@@ -180,6 +224,7 @@ def evaluate_with_baseline(
     categories: Sequence[str | int] = (),
     engine: str = AUTO,
     attribute_score: float | None = None,
+    strict: bool = False,
 ) -> tuple[Baseline, Baseline, Findings]:
     """Return a baseline, the run's own figures as one, and what rules judge.
 
@@ -194,8 +239,8 @@ def evaluate_with_baseline(
         categories = categories or then.settings["evaluated categories"]
         attribute_score = attribute_score if attribute_score is not None else then.settings.get(ATTRIBUTE_SCORE)
     else:
-        then = make_baseline(baseline, annotations, iou, categories, engine, attribute_score)
-    now = make_baseline(source, annotations, iou, categories, engine, attribute_score)
+        then = make_baseline(baseline, annotations, iou, categories, engine, attribute_score, strict)
+    now = make_baseline(source, annotations, iou, categories, engine, attribute_score, strict)
     failed = int((predictions.status == STATUS_FAILED).sum())
     return then, now, Findings(len(predictions), failed, now.figures.get("AP"), then.figures.get("AP"))
 
@@ -227,8 +272,11 @@ class Baselines:
         """Evaluate a finished run's predictions. Raises PredictionsError when they are not comparable."""
         baseline = self._baselines.get(model)
         if baseline is None:
-            return Measurement(make_baseline(predictions, self._annotations).figures)
+            now = make_baseline(predictions, self._annotations)
+            return Measurement(now.figures, warnings=now.warnings)
         iou = cast(Iou, baseline.settings["iou"])
         categories, attribute_score = (baseline.settings.get(key) for key in ("evaluated categories", ATTRIBUTE_SCORE))
         now = make_baseline(predictions, self._annotations, iou, categories or (), attribute_score=attribute_score)
-        return Measurement(now.figures, compare_figures(baseline, now), baseline.figures.get("AP"))
+        changes = compare_figures(baseline, now)
+        warnings = (*now.warnings, *note_unknown_images(baseline, now))
+        return Measurement(now.figures, changes, baseline.figures.get("AP"), warnings)

@@ -21,11 +21,12 @@ from orchestrator.evaluation.gate.rules import (
 
 @dataclass(frozen=True)
 class Measurement:
-    """Figures of a run's predictions; with a baseline also the changes, and the baseline's AP."""
+    """Figures of a run's predictions, and warnings; with a baseline also the changes, and the baseline's AP."""
 
     figures: Mapping[str, float | None]
     changes: tuple[FigureChange, ...] = ()
     baseline_ap: float | None = None
+    warnings: tuple[str, ...] = ()
 
 
 Measure = Callable[[str, Path], Measurement]
@@ -36,7 +37,8 @@ Measure = Callable[[str, Path], Measurement]
 class GateResult:
     """One model's run and its verdicts; `summary` of a finished run, or the `error` that ended it.
 
-    A run that continues on a cluster has neither. `figures` need annotations, `changes` a baseline too.
+    A run that continues on a cluster has neither. `figures` need annotations, `changes` a baseline too; `warnings` say
+    what of the annotations is doubtful.
     """
 
     model: str
@@ -45,6 +47,7 @@ class GateResult:
     figures: Mapping[str, float | None] = field(default_factory=dict)
     changes: tuple[FigureChange, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def broken(self) -> tuple[Verdict, ...]:
@@ -64,6 +67,7 @@ class GateResult:
             document |= self.error.as_json()
         if self.figures:
             document["figures"] = dict(self.figures)
+            document["warnings"] = list(self.warnings)
         if self.changes:
             document["baseline"] = {change.name: change.as_json() for change in self.changes}
         return document
@@ -106,7 +110,7 @@ class Gate:
         measured = Measurement({})
         if self._measure is not None:
             measured = self._measure(model, Path(str(summary["predictions"])))
-            result = replace(result, figures=measured.figures, changes=measured.changes)
+            result = replace(result, figures=measured.figures, changes=measured.changes, warnings=measured.warnings)
         ap = measured.figures.get("AP")
         findings = Findings(int(summary["images"]), int(summary["failed"]), ap, measured.baseline_ap)
         result = replace(result, verdicts=judge_rules(self._rules, findings))

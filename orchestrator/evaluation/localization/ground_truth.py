@@ -86,6 +86,7 @@ def _find_in_folder(folder: Path, images: Sequence[str]) -> Iterator[TrueMask]:
 
 
 def _find_mask(image: Path) -> Path | None:
-    names = [f"{image.stem}{suffix}{ending}" for suffix in SUFFIXES for ending in PICTURES]
-    names += [f"{image.name}{ending}" for ending in PICTURES]
+    endings = [*PICTURES, *(ending.upper() for ending in PICTURES)]
+    names = [f"{image.stem}{suffix}{ending}" for suffix in SUFFIXES for ending in endings]
+    names += [f"{image.name}{ending}" for ending in endings]
     return next((image.with_name(name) for name in names if image.with_name(name).is_file()), None)

@@ -36,7 +36,8 @@ class Localization:
 
     `fixed` figures are at a threshold chosen beforehand, `best` ones at the one threshold that gives this data set's
     highest F1: an upper bound, chosen with knowledge of the truth. `pixel_auc` is the mean of each manipulated image's
-    area under the ROC curve, `image_auc` that of the images' probabilities.
+    area under the ROC curve, `image_auc` that of the images' probabilities. `warnings` say what of the true masks is
+    doubtful; `skipped_masks` names the images that do not count, as their true masks cannot be used, and why.
     """
 
     images: int
@@ -51,6 +52,8 @@ class Localization:
     missing_images: tuple[str, ...]
     unknown_images: tuple[str, ...]
     failed_images: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    skipped_masks: tuple[str, ...] = ()
 
 
 def count_levels(levels: NDArray[np.uint8], truth: NDArray[np.bool_]) -> NDArray[np.int64]:

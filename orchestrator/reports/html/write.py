@@ -52,6 +52,7 @@ def write_report(
     comparison, truth, judged = compare_opened(
         runs, notes, annotations, options.compare, has_fewer_images, with_matches=True
     )
+    runs = list(comparison.runs)
     iou = choose_iou([run.predictions for run in runs], options.compare.iou)
     finders = [_make_finder(run, options.image_root) for run in runs]
     material = Material(runs, finders, truth, judged, iou, options.limits)

@@ -128,8 +128,8 @@ def test_other_names_for_an_id_are_said(tmp_path: Path) -> None:
     sample: dict[str, Any] = random_truth(4)
     renamed = [{**CATEGORIES[0], "name": "coat"}, {**CATEGORIES[1], "name": "HAT"}, *CATEGORIES[2:]]
     predictions, annotations = stored(tmp_path, random_arrays(sample, 4), {**sample, "categories": renamed})
-    (note,) = evaluate(predictions, annotations).notes
-    assert note == "categories have other names: 0 is 'shirt' in the predictions and 'coat' in the annotations"
+    (warning,) = evaluate(predictions, annotations).warnings
+    assert warning == "categories have other names: 0 is 'shirt' in the predictions and 'coat' in the annotations"
 
 
 def test_failed_images_are_named(tmp_path: Path) -> None:

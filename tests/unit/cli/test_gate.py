@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -146,6 +147,30 @@ def test_annotations_alone_give_figures(
     found = json.loads(capsys.readouterr().out)
     assert found["figures"] == make_baseline(runs[0], runs[2]).figures
     assert "baseline" not in found
+
+
+def test_warnings_about_the_truth_are_in_json_messages_and_summary(
+    runs: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    good, _, truth = runs
+    document = json.loads(truth.read_text())
+    for annotation in document["annotations"]:
+        annotation["iscrowd"] = 1
+    crowds, page = tmp_path / "crowds.json", tmp_path / "page.md"
+    crowds.write_text(json.dumps(document))
+    assert orch_run(monkeypatch, Stage(good), "-a", crowds, "--json", "--summary", page) == 0
+    (warning,) = json.loads(capsys.readouterr().out)["warnings"]
+    assert "are crowd regions" in warning
+    assert "- warning: all " in page.read_text()
+    assert orch_run(monkeypatch, Stage(good), "-a", crowds) == 0
+    assert f"warning: {warning}" in capsys.readouterr().err
+    for options in (["--quiet"], ["-a", truth]):
+        assert orch_run(monkeypatch, Stage(good), "-a", crowds, *options) == 0
+        assert "warning:" not in capsys.readouterr().err
+    stored = tmp_path / "b.json"
+    write_baseline(stored, replace(make_baseline(good, truth), images={}))
+    assert orch_run(monkeypatch, Stage(good), "-a", truth, "--baseline", stored, "--json") == 0
+    assert "digests" in json.loads(capsys.readouterr().out)["warnings"][0]
 
 
 def test_an_incomparable_run_ends_with_6_and_is_reported(

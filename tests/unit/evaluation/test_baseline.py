@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from orchestrator.evaluation.gate.baseline import (
     compare_figures,
     evaluate_with_baseline,
     make_baseline,
+    note_unknown_images,
     read_baseline,
     write_baseline,
 )
@@ -92,6 +94,47 @@ def test_other_images_are_not_comparable(runs: tuple[Path, Path, Path]) -> None:
     other = save(arrays, runs[0].with_name("other.npz"))
     with pytest.raises(PredictionsError, match=r"they differ in image list$"):
         compare_figures(make_baseline(runs[0], runs[2]), make_baseline(other, runs[2]))
+
+
+def other_bytes(good: Path, *images: int) -> Path:
+    """The good model's predictions, of other files under the names of some images."""
+    arrays = dict(Predictions.load(good).arrays)
+    arrays["image_sha256"] = arrays["image_sha256"].copy()
+    arrays["image_sha256"][list(images)] ^= 0xFF
+    return save(arrays, good.with_name("other.npz"))
+
+
+def test_other_bytes_under_equal_names_are_not_comparable(runs: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    stored = tmp_path / "baseline.json"
+    write_baseline(stored, make_baseline(runs[0], runs[2]))
+    for baseline in (stored, runs[0]):
+        then, now, _ = evaluate_with_baseline(other_bytes(runs[0], 3, 5), baseline, runs[2])
+        with pytest.raises(PredictionsError, match=r"they differ in image content$") as caught:
+            compare_figures(then, now)
+        assert caught.value.why == "2 of 12 image files have other bytes than the baseline's: p/003.jpg, p/005.jpg"
+    command = ["compare", str(runs[0].with_name("other.npz")), "--baseline", str(stored), "-a", str(runs[2])]
+    assert main(command) == 6
+
+
+def test_a_baseline_or_run_without_digests_is_said(
+    runs: tuple[Path, Path, Path], tmp_path: Path, capsys: Captured
+) -> None:
+    stored = tmp_path / "baseline.json"
+    write_baseline(stored, make_baseline(runs[0], runs[2]))
+    document = json.loads(stored.read_text())
+    assert set(document["images"]) == set(Predictions.load(runs[0]).files)
+    assert "warnings" not in document
+    del document["images"]  # as stored before digests were
+    stored.write_text(json.dumps(document))
+    command = ["compare", str(runs[0]), "--baseline", str(stored), "-a", str(runs[2])]
+    assert main(command) == 0
+    assert "whether 12 image files are those of the baseline is not known" in capsys.readouterr().err
+    assert main([*command, "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["notes"]) == 1
+    then = make_baseline(runs[0], runs[2])
+    assert note_unknown_images(then, then) == []
+    (note,) = note_unknown_images(then, replace(then, images={}))
+    assert note.startswith("whether all image files")
 
 
 def test_other_annotations_and_another_iou_are_not_comparable(runs: tuple[Path, Path, Path], tmp_path: Path) -> None:

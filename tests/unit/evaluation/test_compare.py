@@ -32,6 +32,7 @@ from orchestrator.reports.tables import (
 from tests.unit.evaluation.compare_samples import changed, open_arrays, two_runs
 from tests.unit.evaluation.evaluate_samples import CATEGORIES, random_arrays, random_truth
 from tests.unit.predictions.predictions_samples import sample_arrays, save
+from tests.unit.reports.test_report import data_of
 
 QUICK = CompareOptions(resamples=50)
 
@@ -284,7 +285,77 @@ def test_other_pixels_under_one_name_are_refused_and_aligned(tmp_path: Path) -> 
     del arrays["image_sha256"]
     meta = {**json.loads(str(arrays["meta"])), "format": "orch-predictions/1"}
     old = save({**arrays, "meta": np.array(json.dumps(meta))}, tmp_path / "old.npz")
-    assert compare_runs([good, old], truth, CompareOptions(resamples=0)).notes == (), "format 1 has no digests"
+    (note,) = compare_runs([good, old], truth, CompareOptions(resamples=0)).notes
+    assert note == "no digests of the image files are recorded by worse: they may differ under equal names"
+
+
+def test_mixed_devices_builds_and_weights_are_shown(tmp_path: Path) -> None:
+    good, worse, truth = two_runs(tmp_path, device="cuda:0")
+    result = compare_runs([good, worse], truth, CompareOptions(resamples=0))
+    assert result.notes == ("devices differ: good cpu; worse cuda:0",)
+    assert [run["device"] for run in make_document(result)["runs"]] == ["cpu", "cuda:0"]
+    good, again, truth = two_runs(tmp_path, model="good", image_digest="sha256:1", build="b")
+    (note,) = compare_runs([good, again], None, CompareOptions()).notes
+    assert note.endswith("are one model and variant, but differ in container image, build")
+    (tmp_path / "run").mkdir()
+    save(changed(dict(Predictions.load(worse).arrays), device="cuda:0"), tmp_path / "run" / "predictions.npz")
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"gpus": [{"name": "H100"}, {"name": "H100"}, 3]}))
+    notes = compare_runs([good, tmp_path / "run"], None, CompareOptions()).notes
+    assert "cuda:0 (H100)" in notes[0]
+
+
+def test_warnings_about_the_truth_are_in_caption_json_and_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, worse, truth = two_runs(tmp_path)
+    document = json.loads(truth.read_text())
+    for annotation in document["annotations"]:
+        annotation["iscrowd"] = 1
+    truth.write_text(json.dumps(document))
+    runs = [str(good), str(worse), "-a", str(truth)]
+    assert main(["compare", *runs]) == 0
+    said = capsys.readouterr().err
+    assert said.count("\nwarning: all ") == 1
+    assert main(["compare", *runs, "--json"]) == 0
+    (warning,) = json.loads(capsys.readouterr().out)["warnings"]
+    page = tmp_path / "page.html"
+    assert main(["report", *runs, "-o", str(page)]) == 0
+    assert "are crowd regions (iscrowd 1)" in page.read_text()
+    assert f"warning: {warning}" in said
+    for command in ("compare", "report"):
+        assert main([command, *runs, "--strict"]) == 2
+    only = tmp_path / "only.npz"
+    arrays = dict(Predictions.load(worse).arrays)
+    save({**arrays, "classes": np.full_like(arrays["classes"], 9)}, only)
+    for annotation in document["annotations"]:
+        annotation["iscrowd"] = 0
+    document["categories"] = [one for one in document["categories"] if one["id"] != 9]
+    truth.write_text(json.dumps(document))
+    assert main(["compare", str(good), str(only), "-a", str(truth), "--json"]) == 0
+    (warning,) = json.loads(capsys.readouterr().out)["warnings"]
+    assert warning.startswith("worse: none of the ")
+
+
+def test_runs_are_compared_by_the_ids_of_the_annotations(tmp_path: Path) -> None:
+    """Runs, truth and pictures agree where the annotations have other ids for the same names."""
+    good, worse, truth = two_runs(tmp_path)
+    expected = compare_runs([good, worse], truth, QUICK)
+    document = json.loads(truth.read_text())
+    for entry in (*document["categories"],):
+        entry["id"] += 20
+    for annotation in document["annotations"]:
+        annotation["category_id"] += 20
+    truth.write_text(json.dumps(document))
+    result = compare_runs([good, worse], truth, QUICK)
+    assert [one.ap for one in result.evaluations] == [one.ap for one in expected.evaluations]
+    assert result.intervals == expected.intervals
+    assert {int(n) for n in np.unique(result.runs[0].predictions.classes)} <= {20, 23, 27, 29}
+    assert "paired by name" in make_document(result)["warnings"][0]
+    page = tmp_path / "page.html"
+    assert main(["report", str(good), str(worse), "-a", str(truth), "-o", str(page), "--resamples", "0"]) == 0
+    images = data_of(page.read_text())["images"]
+    panels = [panel for image in images for panel in image["panels"]]
+    assert {one[0] for panel in panels for one in panel["instances"]} <= {20, 23, 27, 29}
 
 
 def test_the_default_follows_what_all_runs_have(tmp_path: Path) -> None:

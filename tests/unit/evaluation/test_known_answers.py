@@ -16,9 +16,11 @@ from orchestrator.evaluation.coco.evaluate import evaluate
 from orchestrator.evaluation.coco.ground_truth import read_truth
 from orchestrator.evaluation.coco.matching import match
 from orchestrator.evaluation.coco.resampling import ResampledPrecision
-from orchestrator.evaluation.compare.bootstrap import compute_intervals
+from orchestrator.evaluation.compare.bootstrap import METHOD, compute_intervals
+from orchestrator.evaluation.compare.compare import CompareOptions, compare_runs
 from orchestrator.evaluation.compare.fairness import Cut, restrict
 from orchestrator.predictions.predictions import Predictions
+from orchestrator.reports.tables import make_caption, make_document
 from tests.unit.evaluation.evaluate_samples import Iou, random_arrays, random_truth, reference, stored
 from tests.unit.evaluation.test_weighted import predictions_of, truth_of
 
@@ -57,6 +59,48 @@ def test_intervals_hold_95_percent() -> None:
         assert interval.difference == 0.5
         assert interval.low == pytest.approx(0.40, abs=0.0101)
         assert interval.high == pytest.approx(0.60, abs=0.0101)
+
+
+def test_intervals_of_real_runs_are_those_of_draws_that_can_be_counted(tmp_path: Path) -> None:
+    """One run finds all 100 instances, the other those of 50 images: its AP in a resample is the share of such images.
+
+    Of 100 draws with a chance of 1/2, 40 to 60 are the bounds of 95%. Precision is averaged at 101 recalls, so that a
+    share of n/100 gives (n + 1)/101. Differences are paired: unpaired ones of equal runs would not all be 0.
+    """
+    images = 100
+    everything = [(image, 0, SQUARE) for image in range(images)]
+    predictions, annotations = stored(tmp_path, predictions_of(everything, images), truth_of(everything, images))
+    half, _ = stored(tmp_path, predictions_of(everything[:50], images), truth_of(everything, images), "half")
+    again, _ = stored(tmp_path, predictions_of(everything[:50], images), truth_of(everything, images), "again")
+    assert predictions.path is not None
+    assert half.path is not None
+    assert again.path is not None
+    result = compare_runs([predictions.path, half.path], annotations, CompareOptions(resamples=4000, seed=1))
+    interval = result.intervals[0]["ap"]
+    assert interval.difference == pytest.approx(51 / 101 - 1, abs=1e-9)
+    assert interval.low == pytest.approx(41 / 101 - 1, abs=0.0101)
+    assert interval.high == pytest.approx(61 / 101 - 1, abs=0.0101)
+    assert interval.resamples == 4000
+    assert make_document(result)["resampling"] == {
+        "method": METHOD, "images": 100, "resamples": 4000, "seed": 1, "confidence": 0.95,
+        "differences_to": result.runs[0].label,
+    }  # fmt: skip
+    same = compare_runs([half.path, again.path], annotations, CompareOptions(resamples=100)).intervals[0]["ap"]
+    assert (same.difference, same.low, same.high) == (0, 0, 0)
+
+
+def test_resamples_without_annotations_are_counted_apart(tmp_path: Path) -> None:
+    """One of two images is annotated: a quarter of the resamples draws the other one alone."""
+    truth_document = truth_of([(0, 0, SQUARE)], 2)
+    paths = []
+    for name in ("one", "two"):
+        predictions, annotations = stored(tmp_path, predictions_of([(0, 0, SQUARE)], 2), truth_document, name)
+        assert predictions.path is not None
+        paths.append(predictions.path)
+    result = compare_runs(paths, annotations, CompareOptions(resamples=400))
+    assert result.intervals[0]["ap"].resamples == pytest.approx(300, abs=35)
+    (line,) = (line for line in make_caption(result) if "paired" in line)
+    assert f"; {400 - result.intervals[0]['ap'].resamples} resamples without annotations are not counted" in line
 
 
 @pytest.mark.parametrize("annotated", [20, 25, 40, 50, 75, 100, 180, 200])

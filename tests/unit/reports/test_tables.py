@@ -24,7 +24,7 @@ from orchestrator.reports.tables import (
 )
 from tests.unit.evaluation.compare_samples import two_runs
 
-INTERVAL = Interval(-0.1, -0.25, -0.05)
+INTERVAL = Interval(-0.1, -0.25, -0.05, 50)
 TABLE = Table(
     "runs",
     ("model", "AP", "Δ AP"),
@@ -123,7 +123,7 @@ def test_differences_are_columns_of_a_wide_table(comparison: Comparison) -> None
 
 
 def test_an_interval_that_holds_zero_has_no_star(comparison: Comparison) -> None:
-    around = replace(comparison, intervals=({"ap": Interval(0.0, -0.1, 0.1)},))
+    around = replace(comparison, intervals=({"ap": Interval(0.0, -0.1, 0.1, 50)},))
     (_, differences) = make_tables(around, per_category=False)
     assert [cell.text for cell in differences.rows[0]] == ["good", "+0.000 [−0.100, +0.100]", "–", "–", "–"]
 
@@ -175,11 +175,13 @@ def test_the_caption_says_how_figures_were_made(comparison: Comparison) -> None:
     engine = comparison.evaluations[0].engine
     assert make_caption(comparison) == [
         f"masks of 12 annotated images, by {engine}",
-        "Δ: to worse; [95% of 50 resamples of the images, seed 3]; * leaves out zero",
+        "Δ: difference to worse; paired: 50 resamples of the images, seed 3, each of 12 images drawn with replacement, "
+        "the same for both runs",
+        "[from, to]: the middle 95% of the resampled differences; * leaves out zero",
     ]
     changes: dict[str, Any] = {"missing": 2, "unknown_images": ("x", "y", "z"), "notes": ("a note",)}
     told = replace(comparison, evaluations=(comparison.evaluations[0], replace(comparison.evaluations[1], **changes)))
-    assert make_caption(told)[2:] == [
+    assert make_caption(told)[3:] == [
         "good: 2 annotated images have no predictions and count as missed",
         "good: 3 predicted images are not annotated, not counted",
         "good: a note",
