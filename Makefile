@@ -16,6 +16,8 @@ help: ## print this
 
 demo: $(VENV)/.stamp-dev ## see orch work on this machine; no engine, no GPU, no weights needed
 	@$(BIN)/orch demo $(ARGS)
+	@[ -e photos ] || [ ! -d orch-demo/scenes-60 ] || { mkdir photos && cp orch-demo/scenes-60/*.png photos; }
+	@[ -e truth.json ] || [ ! -d orch-demo/scenes-60 ] || cp orch-demo/scenes-60/annotations.json truth.json
 
 test: lint ## check style and types, then run the tests with coverage
 	@echo "make: tests"

@@ -129,7 +129,7 @@ def add_weights(entry: ModelEntry, path: Path, key: str | None = None) -> Stored
     if spec.package is not None or spec.bundled is not None:
         raise UsageError(f"cannot add the weights {key!r} of {entry.name}: they come with orch")
     if not path.exists():
-        raise UsageError(f"{path} does not exist")
+        raise UsageError(f"{path} does not exist", hint="orch weights list says where the files come from")
     problem = _kind_problem(spec, path) or (_problem(spec, path) if path.is_file() else None)
     if problem is not None:
         raise UsageError(f"{path} is not {spec.file} of {entry.name}", why=problem)

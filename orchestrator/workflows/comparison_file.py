@@ -118,6 +118,8 @@ def read_comparison(path: Path, catalog: Catalog, *, update: bool = False) -> Co
 
     Raises SpecError, which names file, line and field.
     """
+    if not path.exists():
+        raise SpecError(f"no such file: {path}", hint=f"orch new comparison {path} writes one to be changed")
     source = YamlSource(path)
     spec = _validate(source)
     folder = path.absolute().parent
