@@ -24,6 +24,7 @@ from orchestrator.cli import (
     equivalence,
     evaluation,
     history,
+    imports,
     models,
     plan,
     predictions,
@@ -102,6 +103,7 @@ app.command("convert")(convert.convert)
 app.command("inspect")(predictions.inspect)
 app.command("validate")(predictions.validate)
 app.command("export")(predictions.export)
+app.add_typer(imports.app, name="import")
 app.command("draw")(predictions.draw)
 app.command("eval")(evaluation.evaluate)
 app.command("compare")(comparison.compare)

@@ -111,27 +111,44 @@ def validate(file: FileArgument, json: JsonOption = False) -> None:
 
 def export(
     file: FileArgument,
-    format_name: Annotated[str, typer.Option("--format", "-f", help="coco, fashionfail, or imdlbenco.")],
+    format_name: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            "-f",
+            help="coco, yolo, labelme, cvat, voc, parquet, fashionfail, or imdlbenco.",
+        ),
+    ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File, or folder for imdlbenco. Default: beside the file.")
+        Path | None, typer.Option("--output", "-o", help="File, or folder for most formats. Default: beside the file.")
     ] = None,
     annotations: Annotated[
         Path | None, typer.Option(help="COCO annotations whose image ids to use (coco only).")
     ] = None,
+    boxes: Annotated[bool, typer.Option("--boxes", help="Write boxes only, without masks.")] = False,
+    min_score: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Least score of an instance that is written. Default: all.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Write predictions in the format of another tool."""
-    from orchestrator.predictions import get_exporter
+    from orchestrator.predictions import export_predictions, get_format
 
-    write = get_exporter(format_name)
-    suffix = {"coco": "-coco.json", "fashionfail": "-fashionfail.npz"}.get(format_name, f"-{format_name}")
-    target = output or _file(file).with_name(_file(file).stem + suffix)
-    (require_folder if format_name == "imdlbenco" else require_file)(target, "--output")
-    write(_load(file), target, annotations)
+    chosen = get_format(format_name)
+    target = output or _file(file).with_name(_file(file).stem + chosen.ending)
+    (require_folder if chosen.is_folder else require_file)(target, "--output")
+    predictions = _load(file)
+    if min_score is not None:
+        from orchestrator.evaluation import Cut, restrict
+
+        predictions = restrict(predictions, Cut(floor=min_score))
+    left_out = export_predictions(predictions, format_name, target, annotations, boxes)
     if json:
-        print_json({"format": format_name, "output": str(target)})
-    else:
-        say(f"wrote {target}")
+        print_json({"format": format_name, "output": str(target), "left_out": left_out})
+        return
+    say(f"wrote {target}")
+    if left_out:
+        say(f"note: left out: {', '.join(left_out)}")
 
 
 def draw(

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         compare_runs,
         make_comparable,
     )
+    from orchestrator.evaluation.compare.fairness import Cut, restrict
     from orchestrator.evaluation.equivalence_record import write_record
     from orchestrator.evaluation.gate.baseline import (
         Baselines,
@@ -58,6 +59,7 @@ else:
             "coco.results": "AttributeMetrics Evaluation FIGURES FederatedMetrics choose_figures",
             "compare.bootstrap": "METHOD Interval",
             "compare.compare": "CompareOptions Comparison JudgedRun compare_opened compare_runs make_comparable",
+            "compare.fairness": "Cut restrict",
             "equivalence_record": "write_record",
             "gate.baseline": "Baselines compare_categories compare_figures evaluate_with_baseline note_unknown_images "
             "to_baseline write_baseline",

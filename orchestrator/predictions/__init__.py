@@ -7,9 +7,10 @@ from orchestrator._lazy import lazy_exports
 if TYPE_CHECKING:
     from orchestrator.predictions.annotations import find_images, read_annotations
     from orchestrator.predictions.collect import collect_shards
-    from orchestrator.predictions.export import get_exporter
-    from orchestrator.predictions.mask_files import picture_path
+    from orchestrator.predictions.formats import export_predictions, get_format
+    from orchestrator.predictions.import_coco import import_coco_results
     from orchestrator.predictions.npz import open_arrays
+    from orchestrator.predictions.output_names import picture_path
     from orchestrator.predictions.predictions import Predictions, Record
     from orchestrator.predictions.schema import STATUS_FAILED, STATUS_PREDICTED, is_class, to_xywh
     from orchestrator.predictions.shard_check import (
@@ -27,9 +28,10 @@ else:
         {
             "annotations": "find_images read_annotations",
             "collect": "collect_shards",
-            "export": "get_exporter",
-            "mask_files": "picture_path",
+            "formats": "export_predictions get_format",
+            "import_coco": "import_coco_results",
             "npz": "open_arrays",
+            "output_names": "picture_path",
             "predictions": "Predictions Record",
             "schema": "STATUS_FAILED STATUS_PREDICTED is_class to_xywh",
             "shard_check": "ShardContent ShardFault ShardRules check_picture check_shard write_failed_shard",

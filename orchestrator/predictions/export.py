@@ -1,11 +1,11 @@
-"""Write predictions in the formats that other programs read."""
+"""Export as COCO results, and as FashionFail's pickled layout."""
 
 from __future__ import annotations
 
 import json
 import pickle
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,15 +13,12 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from orchestrator.errors import PredictionsError, UsageError
+from orchestrator.errors import PredictionsError
 from orchestrator.predictions.annotations import match_images, read_annotations
-from orchestrator.predictions.export_imdlbenco import export_imdlbenco
 from orchestrator.predictions.npz import NpzWriter
 from orchestrator.predictions.predictions import Predictions
 from orchestrator.predictions.schema import STATUS_PREDICTED
-from orchestrator.system import replace_file, unknown_name
-
-Exporter = Callable[[Predictions, Path, Path | None], None]
+from orchestrator.system import replace_file
 
 UPSTREAM_LEVEL = 6  # zlib's default, as numpy.savez_compressed uses
 
@@ -43,36 +40,20 @@ def export_coco(predictions: Predictions, target: Path, annotations: Path | None
         stream.write(b"[]\n" if separator == b"[\n" else b"\n]\n")
 
 
-def export_fashionfail(predictions: Predictions, target: Path, annotations: Path | None = None) -> None:
+def export_fashionfail(predictions: Predictions, target: Path) -> None:
     """Write FashionFail's layout: an npz with one array `data`, a pickled list of one dict per image.
 
     Boxes and classes are the model's own (order of coordinates, edges, numbering), as that project's evaluation
     expects of each model. `image_file` is the base name where that is unique, else the relative path. Failed
     images are skipped, as upstream's files hold only images that were predicted. All records are in memory
-    at once, as they are for every reader of the file. numpy 1 and 2 can read it. UsageError when `annotations` are
-    given: the format has no image ids.
+    at once, as they are for every reader of the file. numpy 1 and 2 can read it. The predictions must have masks.
     """
-    if annotations is not None:
-        raise UsageError("the format fashionfail cannot use annotations", why="it has no image ids")
-    if not predictions.has_masks:
-        what = predictions.path or "these predictions"
-        raise PredictionsError(f"{what} have no masks", why="the format fashionfail needs them", hint="--format coco")
     converted = list(_convert_records(predictions))
     records = np.empty(len(converted), dtype=object)
     records[:] = converted
     with NpzWriter(target, compress=True, level=UPSTREAM_LEVEL) as writer, writer.member("data.npy") as stream:
         npy.write_array_header_1_0(stream, {"descr": "|O", "fortran_order": False, "shape": records.shape})
         _PortablePickler(stream, protocol=4).dump(records)
-
-
-EXPORTERS: dict[str, Exporter] = {"coco": export_coco, "fashionfail": export_fashionfail, "imdlbenco": export_imdlbenco}
-
-
-def get_exporter(name: str) -> Exporter:
-    """Return the function that writes the format of that name. Raises UsageError."""
-    if name not in EXPORTERS:
-        raise unknown_name("format", name, EXPORTERS)
-    return EXPORTERS[name]
 
 
 def _encode(predictions: Predictions, result: dict[str, Any]) -> bytes:

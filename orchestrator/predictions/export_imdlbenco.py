@@ -8,51 +8,45 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from orchestrator.catalog import MANIPULATION
-from orchestrator.errors import PredictionsError, UsageError
-from orchestrator.predictions.mask_files import picture_path
+from orchestrator.errors import PredictionsError
+from orchestrator.predictions.output_names import (
+    assign_paths,
+    choose_names,
+    fill_new_folder,
+    picture_path,
+    stem,
+    without_extension,
+)
 from orchestrator.predictions.predictions import Predictions
 from orchestrator.predictions.schema import STATUS_PREDICTED
-from orchestrator.system import replace_path, write_json
+from orchestrator.system import write_json
 
 LABELS = "pred_label_combined.json"
 
 
-def export_imdlbenco(predictions: Predictions, target: Path, annotations: Path | None = None) -> None:
+def export_imdlbenco(predictions: Predictions, target: Path) -> None:
     """Write to the folder `target` grey pictures of the probability, and image-level probabilities.
 
-    Failed images are skipped. UsageError for predictions of another task, for `annotations` (the format has no image
-    ids), and for a folder that is not empty; PredictionsError when a run's mask pictures are missing.
+    Failed images are skipped. The predictions must be of manipulation localization. UsageError for a folder that is not
+    empty; PredictionsError when a run's mask pictures are missing.
     """
-    if annotations is not None:
-        raise UsageError("the format imdlbenco cannot use annotations", why="it has no image ids")
-    if predictions.meta.get("task") != MANIPULATION:
-        raise UsageError(
-            "the format imdlbenco is for manipulation localization",
-            why=f"these predictions are {predictions.meta.get('task')}",
-            hint="orch export FILE --format coco",
-        )
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UsageError(f"{target} exists already", hint="give another folder: --output FOLDER")
     pictures = _find_pictures(predictions)
     # Failed images take part in naming, so that a failure never renames another image.
     files = predictions.files
-    stems = choose_names(files, [_stem, _path_without_extension, str])
     names = choose_names(files, [lambda file: PurePosixPath(file).name, str])
-    with replace_path(target) as aside:
-        for i, file in enumerate(files):
+    with fill_new_folder(target) as folder:
+        paths = assign_paths(folder / "pred", files, ".png", [stem, without_extension, str])
+        for i, (file, picture) in enumerate(zip(files, paths, strict=True)):
             if predictions.status[i] == STATUS_PREDICTED:
-                source, picture = picture_path(pictures, file), picture_path(aside / "pred", stems[i])
+                source = picture_path(pictures, file)
                 if not source.is_file():
                     raise PredictionsError(f"the mask picture of {file} is missing", why=f"no file {source}")
                 picture.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, picture)
-        aside.mkdir(exist_ok=True)
-        _write_labels(predictions, names, aside)
+        _write_labels(predictions, names, folder)
 
 
 def _find_pictures(predictions: Predictions) -> Path:
@@ -74,29 +68,3 @@ def _write_labels(predictions: Predictions, names: Sequence[str], target: Path) 
     known = {name: float(score) for name, score in zip(names, scores.tolist(), strict=True) if not math.isnan(score)}
     if known:
         write_json(target / LABELS, known)
-
-
-def _stem(file: str) -> str:
-    path = PurePosixPath(file)
-    return path.name if path.stem in (".", "..") else path.stem
-
-
-def _path_without_extension(file: str) -> str:
-    return str(PurePosixPath(file).parent / _stem(file))
-
-
-def choose_names(files: Sequence[str], namings: Sequence[Callable[[str], str]]) -> list[str]:
-    """Return a name for each file, all different: that of the first of the `namings` that sets it apart.
-
-    The last naming gives different files different names. Files that share a name all get the next one, until none do.
-    """
-    levels = [0] * len(files)
-    names = [namings[0](file) for file in files]
-    while True:
-        counts = Counter(names)
-        shared = [i for i, name in enumerate(names) if counts[name] > 1 and levels[i] < len(namings) - 1]
-        if not shared:
-            return names
-        for i in shared:
-            levels[i] += 1
-            names[i] = namings[levels[i]](files[i])

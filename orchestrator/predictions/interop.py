@@ -21,7 +21,7 @@ Predictions = Any
 
 def to_pandas(predictions: Predictions) -> pd.DataFrame:
     """Return the table of `Predictions.to_pandas`; `area` is the mask's or, without masks, the box's."""
-    pandas = _import("pandas")
+    pandas = import_optional("pandas")
     names = _names(predictions)
     counts = np.diff(predictions.offsets)
     boxes = predictions.boxes
@@ -47,7 +47,7 @@ def to_supervision(predictions: Predictions, image: int | str) -> sv.Detections:
 
     Masks are (n, height, width); the names of categories are in data["class_name"].
     """
-    supervision = _import("supervision")
+    supervision = import_optional("supervision")
     record = predictions[image]
     names = _names(predictions)
     height, width = record["image_size"]
@@ -79,8 +79,10 @@ def _names(predictions: Predictions) -> dict[int, str]:
     return {int(entry["id"]): str(entry["name"]) for entry in predictions.meta.get("categories", [])}
 
 
-def _import(name: str) -> Any:
+def import_optional(name: str) -> Any:
+    """Return a module of a library that orch can do without. MachineError where it is not installed."""
+    library = name.partition(".")[0]
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise MachineError(f"{name} is not installed", why=str(error), hint=f"pip install {name}") from error
+        raise MachineError(f"{library} is not installed", why=str(error), hint=f"pip install {library}") from error

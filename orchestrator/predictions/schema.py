@@ -106,7 +106,12 @@ META: Mapping[str, str] = {
     "inputs": "{count, digest} of the input images",
     "native": "{box_order, box_edges, class_base, class_map} of the model's own output",
 }
-META_OPTIONAL: Mapping[str, str] = {"attribute_names": "names of the columns of attributes"}
+META_OPTIONAL: Mapping[str, str] = {
+    "attribute_names": "names of the columns of attributes",
+    "imported": "{results, annotations}: {file, sha256} of each; the predictions of another program",
+}
+FARTHEST = 1e6
+"""Pixels by which boxes of imported predictions may reach outside their image: they are kept as they were given."""
 
 
 @dataclass(frozen=True)

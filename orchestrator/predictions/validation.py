@@ -14,6 +14,7 @@ from orchestrator.inputs import is_image_id
 from orchestrator.predictions import rle
 from orchestrator.predictions.npz import Arrays, Header
 from orchestrator.predictions.schema import (
+    FARTHEST,
     FORMAT,
     FORMATS,
     META,
@@ -196,7 +197,7 @@ class _Content:
         self._report_images("image_size", (sizes < 0).any(axis=1), "is negative")
         unknown = (status == 0) & (sizes == 0).any(axis=1)
         self._report_images("image_size", unknown, "the image was predicted, but has no size")
-        if "image_sha256" in self.arrays:
+        if "image_sha256" in self.arrays and not self.meta.get("imported"):  # whose images were never read
             unread = (status == 0) & ~self.arrays["image_sha256"].any(axis=1)
             self._report_images("image_sha256", unread, "the image was predicted, but has no digest")
 
@@ -233,7 +234,8 @@ class _Content:
         if self.image_of_row is not None:
             edges = self.arrays["image_size"][self.image_of_row][:, [1, 0]].astype(np.float64)
             low, high = boxes.min(axis=1, initial=np.inf), boxes.reshape(-1, 2, 2).max(axis=1)
-            outside = (low < -BOX_TOLERANCE) | (high > edges + BOX_TOLERANCE).any(axis=1)
+            reach = FARTHEST if self.meta.get("imported") else BOX_TOLERANCE
+            outside = (low < -reach) | (high > edges + reach).any(axis=1)
             self._report_rows("boxes", finite & outside, "reaches outside the image")
 
     def _check_classes(self) -> None:

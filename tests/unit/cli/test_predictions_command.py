@@ -83,10 +83,15 @@ def test_validate(file: Path, tmp_path: Path, capsys: Captured) -> None:
 
 def test_export_names_its_file_after_the_format(file: Path, tmp_path: Path, capsys: Captured) -> None:
     assert main(["export", str(file), "-f", "coco", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"format": "coco", "output": str(tmp_path / "p-coco.json")}
+    assert json.loads(capsys.readouterr().out) == {
+        "format": "coco",
+        "output": str(tmp_path / "p-coco.json"),
+        "left_out": ["attributes", "image scores", "1 failed image"],
+    }
     assert len(json.loads((tmp_path / "p-coco.json").read_text())) == 6
     assert main(["export", str(file), "-f", "fashionfail", "-o", str(tmp_path / "x.npz")]) == 0
-    assert capsys.readouterr().err == f"wrote {tmp_path / 'x.npz'}\n"
+    lines = ("wrote " + str(tmp_path / "x.npz"), "note: left out: image scores, 1 failed image")
+    assert capsys.readouterr().err == "".join(f"{line}\n" for line in lines)
     with np.load(tmp_path / "x.npz", allow_pickle=True) as exported:
         assert [one["image_file"] for one in exported["data"]] == ["a.jpg", "sub/b.jpg", "other/b.jpg"]
     assert main(["export", str(file), "-f", "cocoa"]) == 2

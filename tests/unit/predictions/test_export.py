@@ -16,13 +16,13 @@ import pytest
 
 from orchestrator.errors import OrchError, PredictionsError, UsageError
 from orchestrator.predictions import npz
-from orchestrator.predictions.export import EXPORTERS, export_coco, export_fashionfail, get_exporter
-from orchestrator.predictions.mask_files import picture_path
+from orchestrator.predictions.export import export_coco, export_fashionfail
+from orchestrator.predictions.formats import FORMATS_WRITTEN, export_predictions, get_format
+from orchestrator.predictions.output_names import picture_path
 from orchestrator.predictions.predictions import Predictions
 from tests.unit.predictions.predictions_samples import FILES, META, sample_arrays, save
 
-FILE_FORMATS = {name: export for name, export in EXPORTERS.items() if name != "imdlbenco"}
-"""Those that write one file."""
+FILE_FORMATS = {"coco": export_coco, "fashionfail": export_fashionfail}
 
 
 def predictions_with(tmp_path: Path, **meta: Any) -> Predictions:
@@ -156,7 +156,7 @@ def test_fashionfail_needs_to_know_the_models_own_conventions(tmp_path: Path, na
 
 def test_fashionfail_takes_no_annotations(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
-        export_fashionfail(predictions_with(tmp_path), tmp_path / "out.npz", tmp_path / "a.json")
+        export_predictions(predictions_with(tmp_path), "fashionfail", tmp_path / "out.npz", tmp_path / "a.json")
 
 
 def test_the_pickle_names_only_what_every_numpy_has(tmp_path: Path) -> None:
@@ -188,15 +188,15 @@ def test_an_old_numpy_reads_the_pickle(tmp_path: Path) -> None:
 
 def test_imdlbenco_is_for_manipulation_localization_in_its_run_directory(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is for manipulation localization"):
-        EXPORTERS["imdlbenco"](predictions_with(tmp_path), tmp_path / "out", None)
+        export_predictions(predictions_with(tmp_path), "imdlbenco", tmp_path / "out")
     forged = predictions_with(tmp_path, task="manipulation-localization")
     with pytest.raises(UsageError, match="cannot use annotations"):
-        EXPORTERS["imdlbenco"](forged, tmp_path / "out", tmp_path / "x.json")
+        export_predictions(forged, "imdlbenco", tmp_path / "out", tmp_path / "x.json")
     with pytest.raises(PredictionsError, match="mask pictures are missing"):
-        EXPORTERS["imdlbenco"](forged, tmp_path / "out", None)
+        export_predictions(forged, "imdlbenco", tmp_path / "out")
     (tmp_path / "masks").mkdir()
     with pytest.raises(PredictionsError, match=r"the mask picture of .* is missing"):
-        EXPORTERS["imdlbenco"](forged, tmp_path / "out", None)
+        export_predictions(forged, "imdlbenco", tmp_path / "out")
 
 
 def test_imdlbenco_writes_into_a_new_or_an_empty_folder_only(tmp_path: Path) -> None:
@@ -206,30 +206,28 @@ def test_imdlbenco_writes_into_a_new_or_an_empty_folder_only(tmp_path: Path) -> 
         picture_path(tmp_path / "masks", name).write_bytes(b"picture")
     (tmp_path / "empty").mkdir()
     for folder in (tmp_path / "new", tmp_path / "empty"):
-        EXPORTERS["imdlbenco"](forged, folder, None)
+        export_predictions(forged, "imdlbenco", folder)
         assert len(list((folder / "pred").rglob("*.png"))) == len(FILES) - 1, "one image failed"
     (tmp_path / "file").write_text("mine")
     for taken in (tmp_path / "file", tmp_path / "empty"):
         with pytest.raises(UsageError, match="exists already"):
-            EXPORTERS["imdlbenco"](forged, taken, None)
+            export_predictions(forged, "imdlbenco", taken)
 
 
 def test_exports_are_the_same_bytes_each_time(tmp_path: Path) -> None:
     predictions = predictions_with(tmp_path)
     for name, export in FILE_FORMATS.items():
         for copy in ("1", "2"):
-            export(predictions, tmp_path / (name + copy), None)
+            export(predictions, tmp_path / (name + copy))
         assert (tmp_path / f"{name}1").read_bytes() == (tmp_path / f"{name}2").read_bytes()
 
 
 @pytest.mark.parametrize("export", FILE_FORMATS.values(), ids=FILE_FORMATS)
-def test_broken_masks_leave_no_half_export(
-    tmp_path: Path, export: Callable[[Predictions, Path, Path | None], None]
-) -> None:
+def test_broken_masks_leave_no_half_export(tmp_path: Path, export: Callable[[Predictions, Path], None]) -> None:
     arrays = sample_arrays() | {"mask_offsets": np.zeros(7, np.int64)}
     predictions = Predictions.load(save(arrays, tmp_path / "p.npz"))
     with pytest.raises(OrchError):
-        export(predictions, tmp_path / "out", None)
+        export(predictions, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["p.npz"]
 
 
@@ -242,7 +240,7 @@ def test_membership_reads_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_formats_are_found_by_name_and_an_unknown_one_gets_a_suggestion() -> None:
-    assert {name: get_exporter(name) for name in EXPORTERS} == EXPORTERS
+    assert {name: get_format(name) for name in FORMATS_WRITTEN} == FORMATS_WRITTEN
     with pytest.raises(UsageError, match="unknown format 'cocoa'") as caught:
-        get_exporter("cocoa")
+        get_format("cocoa")
     assert caught.value.why == "did you mean coco?"

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from orchestrator.predictions.export_imdlbenco import LABELS, choose_names, export_imdlbenco
-from orchestrator.predictions.mask_files import picture_path
+from orchestrator.predictions.export_imdlbenco import LABELS, export_imdlbenco
+from orchestrator.predictions.output_names import choose_names, picture_path
 from orchestrator.predictions.predictions import Predictions
 from tests.unit.predictions.predictions_samples import META, save
 
