@@ -17,8 +17,12 @@ from orchestrator.predictions.schema import STATUS_PREDICTED
 
 
 def export_voc(predictions: Predictions, target: Path) -> None:
-    """Write to the folder `target` boxes in whole pixels, inside the image, at least one pixel wide and high."""
+    """Write to the folder `target` boxes in whole pixels, inside the image, at least one pixel wide and high.
+
+    ImageSets/Main/default.txt lists the predicted images, labelmap.txt the categories: some readers want them.
+    """
     names = {category: require_xml(name) for category, name in find_names(predictions, "voc").items()}
+    listed: list[str] = []
     database = f"predictions of {predictions.meta.get('model')}"
     with fill_new_folder(target) as folder:
         (folder / "Annotations").mkdir()
@@ -29,6 +33,10 @@ def export_voc(predictions: Predictions, target: Path) -> None:
                 ElementTree.indent(root)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(ElementTree.tostring(root, "unicode").encode() + b"\n")
+                listed.append(str(path.relative_to(folder / "Annotations").with_suffix("")))
+        (folder / "labelmap.txt").write_text("".join(f"{name}:::\n" for name in names.values()), "utf-8")
+        (folder / "ImageSets" / "Main").mkdir(parents=True)
+        (folder / "ImageSets" / "Main" / "default.txt").write_text("".join(f"{name}\n" for name in listed), "utf-8")
 
 
 def _describe_image(record: Record, names: dict[int, str], database: str) -> ElementTree.Element:

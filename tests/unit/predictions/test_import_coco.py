@@ -257,7 +257,7 @@ def data_sets(draw: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         {
             **one,
             "id": n,
-            "area": draw(st.sampled_from([100.0, 1024.0, 9000.0, 9216.0])),
+            "area": draw(areas),
             "iscrowd": draw(st.integers(0, 1)),
         }
         for n, one in enumerate(some(8), start=1)
