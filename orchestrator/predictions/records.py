@@ -9,20 +9,31 @@ import numpy as np
 
 from orchestrator.errors import PredictionsError
 from orchestrator.predictions.predictions import Predictions
+from orchestrator.predictions.schema import STATUS_PREDICTED
 
 _NOT_IN_XML = re.compile("[^\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def find_indices(predictions: Predictions) -> dict[int, int]:
-    """Return the number from 0 of each category, in the order of meta.
+    """Return the number from 0 of each category, in the order of meta, once the values are such as formats can hold.
 
-    PredictionsError where an instance is of another category.
+    PredictionsError where an instance is of another category, a box or score is not finite, a box ends before it
+    begins, or a predicted image has no size.
     """
     indices = {category: index for index, category in enumerate(predictions.category_names)}
     unknown = [category for category in np.unique(predictions.classes).tolist() if category not in indices]
+    boxes, sizes = predictions.boxes, predictions.image_size[predictions.status == STATUS_PREDICTED]
+    fault = None
     if unknown:
-        hint = f"orch validate {predictions.path or 'FILE'}"
-        raise PredictionsError(f"category {unknown[0]} of an instance is not in meta", hint=hint)
+        fault = f"category {unknown[0]} of an instance is not in meta"
+    elif not (np.isfinite(boxes).all() and np.isfinite(predictions.scores).all()):
+        fault = "a box or score is not finite"
+    elif (boxes[:, 2:] < boxes[:, :2]).any():
+        fault = "a box ends before it begins"
+    elif (sizes <= 0).any():
+        fault = "a predicted image has no size"
+    if fault:
+        raise PredictionsError(fault, hint=f"orch validate {predictions.path or 'FILE'}")
     return indices
 
 

@@ -353,11 +353,21 @@ def test_categories_of_one_name_are_refused_where_names_are_all(tmp_path: Path, 
     export_predictions(predictions, "yolo", tmp_path / "yolo")
 
 
+BROKEN_VALUES: dict[str, tuple[str, Any, Any, str]] = {
+    "a category": ("classes", 3, 99, "category 99"),
+    "a side": ("boxes", (1, 2), np.nan, "not finite"),
+    "a score": ("scores", 1, np.inf, "not finite"),
+    "a flipped box": ("boxes", (1, 2), 0, "ends before it begins"),
+    "a size": ("image_size", (0, 1), 0, "has no size"),
+}
+
+
 @pytest.mark.parametrize("name", ["yolo", "labelme", "cvat", "voc"])
-def test_a_category_that_is_not_in_meta(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(("array", "at", "value", "fault"), BROKEN_VALUES.values(), ids=BROKEN_VALUES)
+def test_values_that_mean_nothing(tmp_path: Path, name: str, array: str, at: Any, value: Any, fault: str) -> None:
     arrays = sample_arrays()
-    arrays["classes"][3] = 99
-    with pytest.raises(PredictionsError, match="category 99"):
+    arrays[array][at] = value
+    with pytest.raises(PredictionsError, match=fault):
         export_predictions(predictions_of(tmp_path, arrays), name, tmp_path / "out", boxes_only=True)
     assert not (tmp_path / "out").exists()
 
