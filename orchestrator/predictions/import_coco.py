@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator import __version__
 from orchestrator.catalog import load_catalog
 from orchestrator.errors import UsageError
 from orchestrator.predictions import rle
@@ -24,7 +23,7 @@ from orchestrator.predictions.npz import NpzWriter
 from orchestrator.predictions.output_names import is_plain_path
 from orchestrator.predictions.results_file import ResultsFile
 from orchestrator.predictions.schema import FORMAT, SCHEMA, is_class
-from orchestrator.system import sha256_of
+from orchestrator.system import __version__, sha256_of
 
 SHOWN = 5  # ids in a note
 IMPORTED = "imported"
