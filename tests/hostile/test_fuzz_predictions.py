@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given
 
 from orchestrator.errors import OrchError
+from orchestrator.predictions.formats import export_predictions
 from orchestrator.predictions.predictions import Predictions
 from tests.hostile.arena import said_to_terminal
 from tests.hostile.commands import Commands
@@ -21,6 +23,7 @@ from tests.hostile.test_fuzz_shards import changed_arrays
 from tests.unit.predictions.predictions_samples import META, sample_arrays, save
 
 ESCAPES = "\x1b[2J\x1b]0;owned\x07\r\n::error file=x::owned\u202e\x9b31m"
+EXPORTS = (("yolo", False), ("labelme", False), ("cvat", False), ("voc", True), ("coco", False))
 DOCUMENTED = frozenset({0, 1, 2, 4, 5, 6})
 
 
@@ -31,8 +34,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def sound() -> bytes:
     """The bytes of a valid file."""
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         return save(sample_arrays(), Path(folder) / "sound.npz").read_bytes()
 
@@ -54,6 +55,9 @@ def read_all(path: Path) -> None:
         predictions = Predictions.load(path)
         for row in range(min(3, len(predictions.scores))):
             predictions.mask(row)
+    for name, boxes_only in EXPORTS:
+        with tempfile.TemporaryDirectory() as folder, contextlib.suppress(OrchError):
+            export_predictions(Predictions.load(path), name, Path(folder) / "out", boxes_only=boxes_only)
 
 
 @given(damaged(SOUND))

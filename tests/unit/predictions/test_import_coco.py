@@ -228,6 +228,29 @@ def test_files_that_are_missing_or_no_json(tmp_path: Path) -> None:
         import_coco_results(tmp_path / "a.json", tmp_path / "a.json", tmp_path / "p.npz", "m")
 
 
+ODD = st.one_of(
+    *(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3), st.just(10**400), st.just(MASK)),
+    st.lists(st.one_of(st.integers(), st.floats(), st.text(max_size=1)), max_size=5),
+    st.fixed_dictionaries(
+        {"size": st.just([40, 60]), "counts": st.one_of(st.text(max_size=5), st.lists(st.integers()))}
+    ),
+)
+KEYS = st.sampled_from(["image_id", "category_id", "bbox", "score", "segmentation", "size", "counts"])
+FIELDS = st.sampled_from(["id", "file_name", "height", "width", "name"])
+
+
+@given(
+    st.lists(st.dictionaries(KEYS, ODD, max_size=3), max_size=3),
+    st.sampled_from(["images", "categories"]),
+    st.dictionaries(FIELDS, ODD, max_size=2),
+)
+@settings(max_examples=200, deadline=None)
+def test_whatever_json_holds_is_imported_or_refused(changes: list[Any], table: str, fields: dict[str, Any]) -> None:
+    results = [{**RESULT, "segmentation": MASK, **fields} for fields in changes]
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(UsageError):
+        imported(Path(folder), results, change(table, 1, **fields))
+
+
 # The same figures as COCO's own code gives of the original file
 
 
