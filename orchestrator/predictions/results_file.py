@@ -62,7 +62,8 @@ class ResultsFile:
             value = entry.get("image_id")
             found = index.get(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else None
             if found is None:
-                raise self._refuse(number, f"{annotations} has no image with its image_id {value!r}")
+                hint = "the annotations must be those of the results; orch export --annotations FILE writes their ids"
+                raise self._refuse(number, f"{annotations} has no image with its image_id {value!r}", hint)
             image[number] = found
         return image
 
@@ -120,8 +121,8 @@ class ResultsFile:
             raise self._refuse(int(order[first]), _explain_fault(counts[first], sizes[first].tolist()))
         return counts
 
-    def _refuse(self, number: int, fault: str) -> UsageError:
-        return UsageError(f"result {number} of {self.path} cannot be imported", why=fault)
+    def _refuse(self, number: int, fault: str, hint: str | None = None) -> UsageError:
+        return UsageError(f"result {number} of {self.path} cannot be imported", why=fault, hint=hint)
 
 
 def _encode_counts(counts: Any, size: list[int]) -> bytes | None:

@@ -96,9 +96,9 @@ COMMANDS = (
     ("inspect", "FILE", "--image", f"0{ESCAPES}.png"),
     ("inspect", "FILE", "--image", ESCAPES),
     ("compare", "FILE", "FILE"),
-    ("export", "FILE", "--format", "coco", "--out", "OUT"),
+    ("export", "FILE", "--format", "coco", "--output", "OUT"),
     ("report", "FILE", "FILE", "--out", "OUT.html"),
-    ("draw", "FILE", "--out", "OUT"),
+    ("draw", "FILE", "--output", "OUT"),
 )
 
 

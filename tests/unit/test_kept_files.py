@@ -29,6 +29,7 @@ KEPT = {
     "catalog/weights.py": "record of weights: refused",
     "runtimes/environments.py": "orch-environment.json: made again",
     "inputs/sources.py": "unpacked.json of an archive: unpacked again",
+    "inputs/remote.py": "note on a fetched image: fetched again (test_remote.py)",
     "plan/run_directory.py": "run.json: refused (test_plan.py)",
     "plan/update.py": "run.json of a prepared update, the same",
     "dispatch/outcome.py": "summary.json: refused",
