@@ -123,7 +123,8 @@ def export(
         Path | None, typer.Option("--output", "-o", help="File, or folder for most formats. Default: beside the file.")
     ] = None,
     annotations: Annotated[
-        Path | None, typer.Option(help="COCO annotations whose image ids to use (coco only).")
+        Path | None,
+        typer.Option("--annotations", "-a", metavar="COCO.json", help="Its image ids are written (coco only)."),
     ] = None,
     boxes: Annotated[bool, typer.Option("--boxes", help="Write boxes only, without masks.")] = False,
     min_score: Annotated[
