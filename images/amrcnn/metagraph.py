@@ -24,15 +24,15 @@ UNUSABLE = (OSError, DecodeError, ValueError, KeyError, TypeError, tf.errors.OpE
 """The errors of importing a damaged MetaGraph."""
 
 
-def open_graph(model: str, source: str, settings: Mapping[str, Any], cache: str = "") -> Any:
+def open_graph(model: str, source: str, settings: Mapping[str, Any], cache: str = "", own_config: str = "") -> Any:
     """Return the graph of a model with these settings: a cached one if it exists, else build and cache it."""
-    name = cached_name(model, source, settings)
+    name = cached_name(model, source, settings, own_config)
     for folder in filter(None, (os.environ.get(BUILT, ""), _cache_folder(cache))):
         graph = _read_graph(Path(folder) / name)
         if graph is not None:
             return graph
     print(f"building the graph of {model}", file=sys.stderr)
-    graph = build_network(model, source, settings)
+    graph = build_network(model, source, settings, own_config)
     if cache:
         try:
             write_graph(graph, Path(_cache_folder(cache)) / name)
@@ -41,13 +41,14 @@ def open_graph(model: str, source: str, settings: Mapping[str, Any], cache: str 
     return graph
 
 
-def cached_name(model: str, source: str, settings: Mapping[str, Any]) -> str:
-    """Return a cached graph's file name, unique for settings, upstream code, TensorFlow and orch's own code."""
+def cached_name(model: str, source: str, settings: Mapping[str, Any], own_config: str = "") -> str:
+    """Return a cached graph's file name, unique for settings, configuration, upstream code, TensorFlow, orch's code."""
     digest = hashlib.sha256()
     parts = [MODELS[model].config, tf.__version__, sorted(add_defaults(settings).items())]
     digest.update(json.dumps(parts).encode())
     upstream = [path for pattern in ("*.py", "*.yaml") for path in sorted(Path(source).rglob(pattern))]
-    for path in (Path(__file__).with_name("network.py"), *upstream):
+    own = [Path(own_config)] if own_config else []
+    for path in (Path(__file__).with_name("network.py"), *upstream, *own):
         digest.update(path.read_bytes())
     return f"{model}-{digest.hexdigest()[:16]}.meta"
 

@@ -26,28 +26,33 @@ def output_name(name: str) -> str:
     return f"orch_{name}:0"
 
 
-def build_network(model: str, source: str, settings: Mapping[str, Any]) -> Any:
+def build_network(model: str, source: str, settings: Mapping[str, Any], own_config: str = "") -> Any:
     """Build a graph with the placeholder IMAGE, (H, W, 3) uint8 RGB, its OUTPUTS, and a Saver in its collections.
 
-    Boxes are y1, x1, y2, x2 in the image's pixels, clipped only to the network's square input.
+    `own_config`: the path of a configuration file in place of the model's published one. Boxes are y1, x1, y2, x2 in the image's pixels, clipped only to the network's square input.
     """
     settings = add_defaults(settings)
     suppression = _use_suppression_op() if settings["nms"] == "op" else contextlib.nullcontext()
     with _suppress_warnings(), _extend_path(Path(source)), tf.Graph().as_default() as graph, suppression:
         image = tf.placeholder(tf.uint8, (None, None, 3), IMAGE)
-        outputs = _build_outputs(_make_parameters(model, Path(source), settings), image, settings["image_size"])
+        parameters = _make_parameters(own_config or config_path(model, source), settings)
+        outputs = _build_outputs(parameters, image, settings["image_size"])
         for name in OUTPUTS:
             tf.identity(outputs[name], output_name(name).partition(":")[0])
         tf.add_to_collection(tf.GraphKeys.SAVERS, tf.train.Saver())
     return graph
 
 
-def _make_parameters(model: str, source: Path, settings: Mapping[str, Any]) -> Any:
+def config_path(model: str, source: str) -> str:
+    """Return the path of the model's published configuration file in upstream's sources."""
+    return str(Path(source) / MODELS[model].config)
+
+
+def _make_parameters(config: str, settings: Mapping[str, Any]) -> Any:
     from hyperparameters import params_dict  # type: ignore[import-not-found]
     from projects.fashionpedia.configs import factory  # type: ignore[import-not-found]
 
     parameters = factory.config_generator("attribute_mask_rcnn")
-    config = str(source / MODELS[model].config)
     parameters = params_dict.override_params_dict(parameters, config, is_strict=True)
     # bfloat16 is for TPUs only; upstream's inference disables it, too.
     parameters.override({"architecture": {"use_bfloat16": False}, **make_overrides(settings)}, is_strict=True)

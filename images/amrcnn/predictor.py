@@ -43,7 +43,7 @@ class Predictor(BasePredictor):
         if device == "cpu":
             hide_gpus()
         prefix = find_prefix(model.weights[WEIGHTS])
-        graph = open_graph(model.name, model.sources[SOURCE], model.settings, model.cache)
+        graph = open_graph(model.architecture, model.sources[SOURCE], model.settings, model.cache, model.own_config)
         self._session = tf.Session(graph=graph, config=session_options(model.threads))
         restore(self._session, model.name, prefix)
         fetches = [graph.get_tensor_by_name(output_name(name)) for name in OUTPUTS]

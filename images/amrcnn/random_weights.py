@@ -34,9 +34,9 @@ HEADS: Tuple[Tuple[Tuple[str, float], ...], ...] = (
 
 def write_random_weights(model: Model, folder: str, seed: int = 0) -> str:
     """Write a checkpoint into the model's weights folder of stack.yaml; return its prefix."""
-    prefix = Path(folder) / MODELS[model.name].weights / NAME
+    prefix = Path(folder) / MODELS[model.architecture].weights / NAME
     prefix.parent.mkdir(parents=True, exist_ok=True)
-    graph = open_graph(model.name, model.sources[SOURCE], model.settings, model.cache)
+    graph = open_graph(model.architecture, model.sources[SOURCE], model.settings, model.cache, model.own_config)
     random = np.random.Generator(np.random.PCG64(seed))
     options = session_options(model.threads)
     # Optimizing the graph takes longer than the three runs.

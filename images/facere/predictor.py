@@ -79,7 +79,7 @@ class Predictor(BasePredictor):
     @staticmethod
     def make_random_weights(model: Model, folder: str, seed: int = 0) -> None:
         """Write random weights that give meaningless detections on photographs."""
-        write_random_weights(model.name, folder, seed)
+        write_random_weights(model.architecture, folder, seed)
 
 
 def make_input(pixels: np.ndarray) -> np.ndarray:

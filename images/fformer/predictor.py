@@ -39,9 +39,9 @@ class Predictor(BasePredictor):
             torch.backends.cuda.matmul.allow_tf32 = False
             torch.backends.cudnn.allow_tf32 = False
         self._device = torch.device(device)
-        network, self._pipeline = build(model.sources[SOURCE], model.config)
+        network, self._pipeline = build(model.sources[SOURCE], model.config, model.own_config)
         tensors = read(model.name, model.weights["pth"], model.digests.get("pth"), model.cache)
-        check(model.name, _read_shapes(network.state_dict()), _read_shapes(tensors))
+        check(model.architecture, _read_shapes(network.state_dict()), _read_shapes(tensors))
         network.load_state_dict(tensors, strict=True)
         network.roi_head.mask_head[-1].get_seg_masks = KeepAboveFloor(model.score_threshold)
         self._network = network.to(self._device)
@@ -65,7 +65,8 @@ class Predictor(BasePredictor):
     @staticmethod
     def make_random_weights(model: Model, folder: str, seed: int = 0) -> None:
         """Write random weights that give meaningless detections on photographs."""
-        write_random_weights(build(model.sources[SOURCE], model.config).network, model.name, folder, seed)
+        network = build(model.sources[SOURCE], model.config, model.own_config).network
+        write_random_weights(network, model.architecture, folder, seed)
 
 
 def _read_shapes(tensors: Mapping[str, Any]) -> Mapping[str, Tuple[int, ...]]:

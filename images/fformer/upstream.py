@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 import sys
+import tempfile
 import types
 from pathlib import Path
 from typing import Any, List, NamedTuple, Tuple
@@ -49,16 +51,32 @@ def register(root: str) -> None:
             raise ImportError(f"FashionFormer's {name} cannot be imported: {error}{also}") from error
 
 
-def build(root: str, config: str) -> Upstream:
-    """Build the network of a configuration file inside `root`, and its preprocessing of a decoded image."""
-    register(root)
+def read_config(root: str, config: str, own_config: str = "") -> Any:
+    """Read a configuration file inside `root`, or the user's own one as if it lay in the same folder.
+
+    The own one's `_base_` lines thus lead to upstream's files, as in the clone that it was trained in.
+    """
     from mmcv import Config
+
+    # mmcv's own import of the plugins would use sys.path.
+    if not own_config:
+        return Config.fromfile(str(Path(root) / config), import_custom_modules=False)
+    top = Path(config).parts[0]
+    with tempfile.TemporaryDirectory() as scratch:
+        shutil.copytree(str(Path(root) / top), str(Path(scratch) / top))
+        beside = Path(scratch) / Path(config).with_name("orch_own_config" + Path(own_config).suffix)
+        shutil.copyfile(own_config, str(beside))
+        return Config.fromfile(str(beside), import_custom_modules=False)
+
+
+def build(root: str, config: str, own_config: str = "") -> Upstream:
+    """Build the network of a configuration (see `read_config`), and its preprocessing of a decoded image."""
+    register(root)
     from mmcv.cnn.utils import revert_sync_batchnorm
     from mmdet.datasets.pipelines import Compose
     from mmdet.models import build_detector
 
-    # mmcv's own import of the plugins would use sys.path.
-    settings = Config.fromfile(str(Path(root) / config), import_custom_modules=False)
+    settings = read_config(root, config, own_config)
     settings.model.train_cfg = None
     settings.model.backbone.init_cfg = None  # otherwise it is downloaded
     network = build_detector(settings.model, test_cfg=settings.get("test_cfg"))
@@ -66,7 +84,7 @@ def build(root: str, config: str) -> Upstream:
     network = revert_sync_batchnorm(network).eval()
     first, *others = settings.data.test.pipeline
     if first.type != "LoadImageFromFile":
-        raise ValueError(f"{config}: preprocessing begins with {first.type}, not with LoadImageFromFile")
+        raise ValueError(f"{own_config or config}: preprocessing begins with {first.type}, not with LoadImageFromFile")
     return Upstream(network, Compose(others))
 
 

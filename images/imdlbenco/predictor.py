@@ -59,7 +59,7 @@ class Predictor(BasePredictor):
         self._kept = [(parameter, parameter.detach().clone()) for parameter in changed]
 
     def _read_settings(self, model: Model) -> None:
-        self._architecture = ARCHITECTURES[model.name]
+        self._architecture = ARCHITECTURES[model.architecture]
         defaults: Dict[str, Any] = {**DEFAULTS, "sizing": self._architecture.sizing}
         unknown = sorted(set(model.settings) - set(defaults))
         if unknown:
@@ -138,4 +138,4 @@ class Predictor(BasePredictor):
         """Write random weights whose meaningless masks exceed 0.5 in parts of a photograph."""
         from random_weights import write_random_weights
 
-        write_random_weights(model.name, folder, seed)
+        write_random_weights(model.architecture, folder, seed)

@@ -6,8 +6,17 @@ from orchestrator._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from orchestrator.catalog.bundled import RUNNER, STACKS
-    from orchestrator.catalog.loader import PUBLISHED_RECIPE, Catalog, ModelEntry, StackEntry, load_catalog, read_stack
-    from orchestrator.catalog.scaffold import create_stack
+    from orchestrator.catalog.loader import (
+        PUBLISHED_RECIPE,
+        Catalog,
+        ModelEntry,
+        StackEntry,
+        load_catalog,
+        read_model,
+        read_stack,
+    )
+    from orchestrator.catalog.model_file import MODEL_FILE
+    from orchestrator.catalog.scaffold import create_model, create_stack
     from orchestrator.catalog.spec import (
         MANIPULATION,
         MODEL_NAME_PATTERN,
@@ -33,8 +42,9 @@ else:
         __name__,
         {
             "bundled": "RUNNER STACKS",
-            "loader": "PUBLISHED_RECIPE Catalog ModelEntry StackEntry load_catalog read_stack",
-            "scaffold": "create_stack",
+            "loader": "PUBLISHED_RECIPE Catalog ModelEntry StackEntry load_catalog read_model read_stack",
+            "model_file": "MODEL_FILE",
+            "scaffold": "create_model create_stack",
             "spec": "MANIPULATION MODEL_NAME_PATTERN SettingValue Spec UpstreamSource Variant Weights",
             "upstream_code": "ensure_sources source_state tree_folder",
             "weights": "Stored add_weights ensure_weights known_digests verify_weights weights_folder_of weights_in "

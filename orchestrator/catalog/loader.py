@@ -1,15 +1,17 @@
-"""The catalog: all stack.yaml files, built-in and the user's, and the lookup of models by name."""
+"""The catalog: all stack.yaml and model.yaml files, built-in and the user's, and the lookup of models by name."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from orchestrator.catalog.bundled import DOCKERFILES, STACKS, TAXONOMIES
+from orchestrator.catalog.model_file import MODEL_FILE, absolute_path, add_model, field_error, read_model_file
 from orchestrator.catalog.spec import Category, ModelDescription, SettingValue, Stack, Taxonomy
 from orchestrator.errors import SpecError, UsageError
 from orchestrator.paths import user_stacks_folder
@@ -26,6 +28,8 @@ class StackEntry:
 
     spec: Stack
     folder: Path
+    model_files: Mapping[str, Path] = field(default_factory=dict)
+    """The model.yaml of each model that is not described in stack.yaml."""
 
     @property
     def name(self) -> str:
@@ -50,6 +54,16 @@ class ModelEntry:
     name: str
     spec: ModelDescription
     stack: StackEntry
+
+    @property
+    def architecture(self) -> str:
+        """The predictor's own name of the network."""
+        return self.spec.architecture or self.name
+
+    @property
+    def file(self) -> Path:
+        """The stack.yaml or model.yaml that describes the model."""
+        return self.stack.model_files.get(self.name, self.stack.folder / SPEC_NAME)
 
     @property
     def taxonomy(self) -> Taxonomy:
@@ -119,43 +133,87 @@ class Catalog:
 
 
 def load_catalog(extra: Sequence[Path] = ()) -> Catalog:
-    """Read the built-in stacks, then those of `extra`, $ORCH_STACKS and the user's folder. Raises SpecError."""
+    """Read the built-in stacks, then those of `extra`, $ORCH_STACKS and the user's folder, then the model.yaml files.
+
+    Raises SpecError.
+    """
+    files = _find_files(extra)
     entries: dict[str, StackEntry] = {}
-    for folder in _stack_folders(extra):
-        entry = read_stack(folder)
-        if entry.name in entries:
-            raise SpecError(f"two stacks are named {entry.name!r}: {entries[entry.name].folder} and {entry.folder}")
-        entries[entry.name] = entry
+    for path in files:
+        if path.name == SPEC_NAME:
+            entry = read_stack(path.parent)
+            if entry.name in entries:
+                raise _double("stack", entry.name, entries[entry.name].folder / SPEC_NAME, path)
+            entries[entry.name] = entry
+    described = _collect(entries)
+    for path in files:
+        if path.name == MODEL_FILE:
+            entry = _read_model(path, described)
+            entries[entry.name] = entry
+            described = _collect(entries)
+    return described
+
+
+def _collect(entries: Mapping[str, StackEntry]) -> Catalog:
+    """Return the catalog of these stacks. Raises SpecError for two models of one name."""
     models: dict[str, ModelEntry] = {}
     aliases: dict[str, str] = {}
     for entry in entries.values():
         for name, spec in entry.spec.models.items():
+            model = ModelEntry(name, spec, entry)
             for word in (name, *spec.aliases):
                 if word in models or word in aliases:
-                    other = models[aliases.get(word, word)].stack.folder
-                    raise SpecError(f"two models are named {word!r}: in {other} and in {entry.folder}")
+                    raise _double("model", word, models[aliases.get(word, word)].file, model.file)
                 if word != name:
                     aliases[word] = name
                 else:
-                    models[name] = ModelEntry(name, spec, entry)
+                    models[name] = model
     return Catalog(entries, models, aliases)
 
 
-def _stack_folders(extra: Sequence[Path]) -> list[Path]:
+def _double(kind: str, name: str, first: Path, second: Path) -> SpecError:
+    return SpecError(
+        f"two {kind}s are named {name!r}: in {first} and in {second}",
+        hint=f"change the name in {second}, or take its folder out of --stacks, $ORCH_STACKS or {user_stacks_folder()}",
+    )
+
+
+def read_model(path: Path, stack: StackEntry) -> StackEntry:
+    """Return `stack` with the model of a model.yaml, which must be like one of its own models. Raises SpecError."""
+    return _read_model(path, _collect({stack.name: stack}))
+
+
+def _read_model(path: Path, known: Catalog) -> StackEntry:
+    """Return the stack of a model.yaml's base model, with the model added. Raises SpecError."""
+    source, own = read_model_file(path)
+    base = known.models.get(known.aliases.get(own.like, own.like))
+    if base is None:
+        names = [*known.models, *known.aliases]
+        raise field_error(source, ("like",), f"unknown model {own.like!r}", did_you_mean(own.like, names))
+    if base.name in base.stack.model_files:
+        raise field_error(source, ("like",), f"{base.name} is itself like another model: name that one")
+    if own.model in known.models or own.model in known.aliases:
+        raise _double("model", own.model, known.models[known.aliases.get(own.model, own.model)].file, path)
+    lists = {name: _shared_categories(name) for name in [own.taxonomy] if name in _shared_names()}
+    return add_model(base.stack, base.name, source, own, lists)
+
+
+def _find_files(extra: Sequence[Path]) -> list[Path]:
+    """Return all stack.yaml and model.yaml files. Raises UsageError for a folder without any."""
     from_environment = [Path(part) for part in os.environ.get("ORCH_STACKS", "").split(os.pathsep) if part]
     named = [*extra, *from_environment]
     for parent in named:
         if not parent.is_dir():
             raise UsageError(f"the folder of stacks {parent} does not exist")
-    folders: list[Path] = []
+    files: list[Path] = []
     for parent in [STACKS, *named, user_stacks_folder()]:
-        pattern = SPEC_NAME if (parent / SPEC_NAME).is_file() else f"*/{SPEC_NAME}"
-        below = sorted(path.parent.resolve() for path in parent.glob(pattern))
+        own = [path for path in (parent / SPEC_NAME, parent / MODEL_FILE) if path.is_file()]
+        below = own or [path for name in (SPEC_NAME, MODEL_FILE) for path in sorted(parent.glob(f"*/{name}"))]
         if not below and parent in named:
-            why = f"it has no {SPEC_NAME} and no folder with a {SPEC_NAME}"
+            why = f"neither it nor a folder in it has a {SPEC_NAME} or a {MODEL_FILE}"
             raise UsageError(f"{parent} contains no stack", why=why)
-        folders += below
-    return list(dict.fromkeys(folders))
+        files += [path.parent.resolve() / path.name for path in below]
+    return list(dict.fromkeys(files))
 
 
 def read_stack(folder: Path) -> StackEntry:
@@ -164,6 +222,7 @@ def read_stack(folder: Path) -> StackEntry:
     if not isinstance(source.value, dict):
         raise SpecError(f"{source.path}:1: a stack.yaml is a mapping, see docs/adding-a-stack.md")
     _fill_in_categories(source)
+    _make_paths_absolute(source)
     try:
         spec = Stack.model_validate(source.value)
     except ValidationError as error:
@@ -178,11 +237,27 @@ def _fill_in_categories(source: YamlSource) -> None:
         shared = taxonomy.get("categories") if isinstance(taxonomy, dict) else None
         if not isinstance(shared, str):
             continue
-        known = sorted(path.stem for path in TAXONOMIES.glob("*.yaml"))
+        known = _shared_names()
         if shared not in known:
             location = ("taxonomies", name, "categories")
-            raise SpecError(
-                f"{source.path}:{source.line(location)}: {'.'.join(location)}: unknown list of categories {shared!r}",
-                why=did_you_mean(shared, known),
-            )
-        taxonomy["categories"] = YamlSource(TAXONOMIES / f"{shared}.yaml").value
+            message = f"unknown list of categories {shared!r}"
+            raise field_error(source, location, message, did_you_mean(shared, known))
+        taxonomy["categories"] = _shared_categories(shared)
+
+
+def _shared_names() -> list[str]:
+    return sorted(path.stem for path in TAXONOMIES.glob("*.yaml"))
+
+
+def _shared_categories(name: str) -> Any:
+    return YamlSource(TAXONOMIES / f"{name}.yaml").value
+
+
+def _make_paths_absolute(source: YamlSource) -> None:
+    """Replace weights' `path`, which is relative to the file's folder."""
+    models = source.value.get("models")
+    for model in models.values() if isinstance(models, dict) else ():
+        weights = model.get("weights") if isinstance(model, dict) else None
+        for one in weights.values() if isinstance(weights, dict) else ():
+            if isinstance(one, dict) and isinstance(one.get("path"), str):
+                one["path"] = absolute_path(source.path.parent, one["path"])

@@ -95,10 +95,12 @@ class Variant(Spec):
 
 
 class Weights(Spec):
-    """One weights file and its only origin: bundled, url, package or manual steps."""
+    """One weights file and its only origin: bundled, path, url, package or manual steps."""
 
     file: RelativePath
     bundled: RelativePath | None = None  # path inside the stack's folder
+    path: str | None = None
+    """A file of yours on this machine, relative to the folder of this YAML file; copied again whenever it changes."""
     url: str | None = None
     package: str | None = None  # importable package, installed by the lock, that contains `file`
     manual: str | None = None  # steps by which a person gets the file
@@ -110,9 +112,9 @@ class Weights(Spec):
 
     @model_validator(mode="after")
     def _one_origin(self) -> Weights:
-        given = [name for name in ("bundled", "url", "package", "manual") if getattr(self, name) is not None]
+        given = [name for name in ("bundled", "path", "url", "package", "manual") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"give one of bundled, url, package, manual; given: {', '.join(given) or 'none'}")
+            raise ValueError(f"give one of bundled, path, url, package, manual; given: {', '.join(given) or 'none'}")
         return self
 
 
@@ -235,6 +237,8 @@ class ModelDescription(Spec):
     licence: str
     aliases: tuple[ModelName, ...] = ()
     weights: Mapping[Name, Weights]
+    architecture: ModelName | None = None
+    """The predictor's own name of the network, where it is not the model's name."""
     config: RelativePath | None = None  # upstream's configuration file, inside its sources
     gpu_memory: Annotated[int, Field(ge=1)] | None = None
     """MiB of GPU memory that one worker needs with the defaults, where measured."""

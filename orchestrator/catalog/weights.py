@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from orchestrator.catalog.loader import SPEC_NAME, ModelEntry
 from orchestrator.catalog.spec import Weights
+from orchestrator.catalog.weights_content import content_problem
 from orchestrator.errors import MachineError, SpecError, UsageError
 from orchestrator.paths import shared_home, weights_folder
 from orchestrator.system import (
@@ -78,6 +79,8 @@ def known_digests(entry: ModelEntry) -> dict[str, str | None]:
         bundled = None if spec.bundled is None else entry.stack.folder / spec.bundled
         if spec.package is not None:
             digests[key] = spec.sha256
+        elif spec.path is not None:
+            digests[key] = _own_digest(entry, key, spec, Path(spec.path))
         elif bundled is not None:
             digests[key] = sha256_of(bundled) if bundled.is_file() else None
         else:
@@ -91,7 +94,7 @@ def weights_folder_of(entry: ModelEntry) -> Path:
     """Return the folder of a model's weights: the shared cache's where only that one has all of them."""
     own, shared = weights_folder(entry.stack.name, entry.name), shared_home()
     kept = [spec for spec in entry.spec.weights.values() if spec.package is None]
-    if shared is None or not kept or any(_record_path(own, spec).exists() for spec in kept):
+    if shared is None or not kept or any(spec.path or _record_path(own, spec).exists() for spec in kept):
         return own
     theirs = weights_folder(entry.stack.name, entry.name, shared)
     return theirs if all(_fits(theirs, entry, spec) for spec in kept) else own
@@ -109,6 +112,8 @@ def weights_state(entry: ModelEntry, key: str) -> str:
     spec = entry.spec.weights[key]
     if spec.package is not None:
         return "in the image"
+    if spec.path is not None:
+        return "present" if Path(spec.path).exists() else "missing"
     if spec.bundled is not None:
         return "present"
     try:
@@ -117,8 +122,11 @@ def weights_state(entry: ModelEntry, key: str) -> str:
         return "changed"
 
 
-def add_weights(entry: ModelEntry, path: Path, key: str | None = None) -> Stored:
-    """Copy a user's file, folder or archive into the cache as the weights `key`. Raises UsageError."""
+def add_weights(entry: ModelEntry, path: Path, key: str | None = None, *, force: bool = False) -> Stored:
+    """Copy a user's file, folder or archive into the cache as the weights `key`.
+
+    Raises UsageError; without `force` also for a file that does not begin like weights, and where others are stored.
+    """
     keys = list(entry.spec.weights)
     if not key and len(keys) != 1:
         raise UsageError(f"{entry.name} has several weights", why=", ".join(keys), hint="choose with --key")
@@ -126,6 +134,12 @@ def add_weights(entry: ModelEntry, path: Path, key: str | None = None) -> Stored
     if key not in entry.spec.weights:
         raise UsageError(f"{entry.name} has no weights {key!r}", why=did_you_mean(key, entry.spec.weights))
     spec = entry.spec.weights[key]
+    if spec.path is not None:
+        raise UsageError(
+            f"cannot add the weights {key!r} of {entry.name}",
+            why=f"{entry.file} says that they are {spec.path}",
+            hint="replace that file, or write another one there",
+        )
     if spec.package is not None or spec.bundled is not None:
         raise UsageError(f"cannot add the weights {key!r} of {entry.name}: they come with orch")
     if not path.exists():
@@ -133,9 +147,70 @@ def add_weights(entry: ModelEntry, path: Path, key: str | None = None) -> Stored
     problem = _kind_problem(spec, path) or (_problem(spec, path) if path.is_file() else None)
     if problem is not None:
         raise UsageError(f"{path} is not {spec.file} of {entry.name}", why=problem)
+    unlikely = None if force or spec.sha256 is not None else content_problem(path, spec.file)
+    if unlikely is not None:
+        raise UsageError(f"{path} does not look like {spec.file}", why=unlikely, hint="--force adds it all the same")
     folder = weights_folder(entry.stack.name, entry.name)
     with hold_lock(folder / ".lock", wait=True):
+        if not force:
+            _refuse_replacing(entry, key, spec, path)
         return _install(entry, key, spec, path, source=str(path.absolute()), move=False)
+
+
+def _refuse_replacing(entry: ModelEntry, key: str, spec: Weights, path: Path) -> None:
+    """Raise UsageError where other weights than `path` are stored."""
+    folder = weights_folder(entry.stack.name, entry.name)
+    target, record = folder / spec.file, _read_record(folder, spec)
+    digest = sha256_of_tree(path) if path.is_dir() else sha256_of(path)
+    if target.exists() and record and digest not in (record.get("sha256"), record.get("tree")):
+        raise UsageError(
+            f"{entry.name} has other weights {key!r} already",
+            why=f"stored: {_describe_content(target, record.get('sha256'))}\nnew: {_describe_content(path, digest)}",
+            hint=f"orch weights add {entry.name} {path} --force replaces them; "
+            f"to keep both: orch new model NAME --like {entry.name} --weights {path}",
+        )
+
+
+def _describe_content(path: Path, digest: object) -> str:
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    return f"{sum(file.stat().st_size for file in files)} bytes, sha256 {digest}, {path}"
+
+
+def _own_digest(entry: ModelEntry, key: str, spec: Weights, path: Path) -> str:
+    """Return the digest of the user's own file or folder, read only where it changed since it was copied.
+
+    Raises MachineError where it is missing.
+    """
+    if not path.exists():
+        hint = f"put it there, or write another path into {entry.file}"
+        raise MachineError(f"the weights {key!r} of {entry.name} are missing", why=f"{path} does not exist", hint=hint)
+    record = _read_record(weights_folder(entry.stack.name, entry.name), spec)
+    if record.get("source") == str(path) and record.get("source_state") == _state_of(path):
+        return str(record["sha256"])
+    return sha256_of_tree(path) if path.is_dir() else sha256_of(path)
+
+
+def _state_of(path: Path) -> Any:
+    """Return what changes whenever a file's or a folder's content does, without reading it."""
+    if path.is_dir():
+        return state_of_tree(path)
+    state = path.stat()
+    return [state.st_size, state.st_mtime_ns]
+
+
+def _ensure_own(entry: ModelEntry, key: str, spec: Weights, path: Path) -> Stored:
+    """Copy the user's own file into the cache, unless it is there: workers see one weights folder."""
+    state = _state_of(path) if path.exists() else None
+    digest, record = _own_digest(entry, key, spec, path), _record(entry, spec)
+    if record is not None and record["sha256"] == digest:
+        folder, origin = weights_folder(entry.stack.name, entry.name), {"source": str(path), "source_state": state}
+        if {**record, **origin} != record:
+            write_json(_record_path(folder, spec), {**record, **origin})
+        return Stored(key, spec.file, folder / spec.file, digest)
+    problem = _kind_problem(spec, path) or content_problem(path, spec.file)
+    if problem is not None:
+        raise UsageError(f"{path} does not look like weights of {entry.name} ({spec.file})", why=problem)
+    return _install(entry, key, spec, path, source=str(path), move=False)
 
 
 def _kind_problem(spec: Weights, path: Path) -> str | None:
@@ -157,9 +232,11 @@ def verify_weights(entry: ModelEntry) -> list[tuple[str, str, bool]]:
             findings.append((key, "in the image; checked at every start", True))
             continue
         folder = weights_folder_of(entry)
-        path = folder / spec.file if spec.bundled is None else entry.stack.folder / spec.bundled
         record = _read_record(folder, spec)
         expected = spec.sha256 or record.get("sha256")
+        path = folder / spec.file if spec.bundled is None else entry.stack.folder / spec.bundled
+        if spec.path is not None:  # the next run copies it, whatever it is
+            path, record, expected = Path(spec.path), {}, None
         if not path.exists():
             findings.append((key, "missing", False))
         elif path.is_dir():
@@ -184,6 +261,9 @@ def _ensure(entry: ModelEntry, key: str, spec: Weights, offline: bool, progress:
     if spec.package is not None:
         return Stored(key, spec.file, None, spec.sha256, spec.package)
     folder = weights_folder_of(entry)
+    if spec.path is not None:
+        with hold_lock(folder / ".lock", wait=True):
+            return _ensure_own(entry, key, spec, Path(spec.path))
     record = _record(entry, spec)
     if record is not None and (spec.bundled is None or record["sha256"] == _bundled_digest(entry, spec)):
         # Nothing is written, so no lock is needed: the cache may be one that this user can only read.
@@ -232,6 +312,8 @@ def _download(entry: ModelEntry, key: str, spec: Weights, url: str, progress: Tr
     try:
         fetch(url, download, sha256=spec.sha256 or trusted, size=spec.size, progress=progress)
         problem = _kind_problem(spec, download) or _problem(spec, download)
+        if spec.sha256 is None:
+            problem = problem or content_problem(download, spec.file)
     except MachineError as error:
         raise MachineError(error.message, why=error.why, hint=error.hint or hint) from error
     if problem is not None:
@@ -265,10 +347,12 @@ def _install(entry: ModelEntry, key: str, spec: Weights, path: Path, *, source: 
     """Move or copy into the cache, unpack an archive, and record the digest."""
     folder = weights_folder(entry.stack.name, entry.name)
     target = folder / spec.file
-    digest = sha256_of(path) if path.is_file() else None
+    digest, source_state = sha256_of(path) if spec.unpack and path.is_file() else None, _state_of(path)
     try:
         with replace_path(target) as aside:
             _copy(path, aside, unpacking=spec.unpack, move=move)
+            if aside.is_file():  # a training that goes on may have changed the file meanwhile
+                digest = sha256_of(aside)
             if target.is_dir():
                 shutil.rmtree(target)
         state = target.stat()
@@ -278,6 +362,7 @@ def _install(entry: ModelEntry, key: str, spec: Weights, path: Path, *, source: 
             "size": state.st_size,
             "mtime_ns": state.st_mtime_ns,
             "source": source,
+            "source_state": source_state,
         }
         if target.is_dir():
             tree = _describe_tree(target)

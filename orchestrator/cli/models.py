@@ -68,6 +68,7 @@ def show(
         print_json(_as_json(entry))
         return
     spec, defaults = entry.spec, entry.spec.defaults
+    from orchestrator.catalog import MODEL_FILE
     from orchestrator.plan import most_detections, score_floor
 
     floor = score_floor(entry, entry.settings(()), None)
@@ -78,6 +79,8 @@ def show(
         ("task", spec.task),
         ("paper", spec.paper or ""),
         ("licence", spec.licence),
+        ("like", entry.architecture if entry.file.name == MODEL_FILE else ""),
+        ("described in", str(entry.file) if entry.file.name == MODEL_FILE else ""),
         ("stack", f"{entry.stack.name}: {entry.stack.spec.title} ({entry.stack.folder})"),
         *(
             (f"variant {name}", f"{variant.device}, Python {variant.python}, {variant.base_image}")
@@ -108,7 +111,7 @@ def _origin(entry: ModelEntry, key: str) -> str:
     from orchestrator.catalog import weights_state
 
     weight = entry.spec.weights[key]
-    origin = weight.url or weight.manual or weight.bundled or f"package {weight.package}"
+    origin = weight.url or weight.manual or weight.path or weight.bundled or f"package {weight.package}"
     return f"{weight.file}, {weights_state(entry, key)}, {weight.licence}, from {origin}"
 
 
@@ -118,6 +121,7 @@ def _as_json(entry: ModelEntry) -> dict[str, Any]:
     return {
         "name": entry.name,
         "stack": entry.stack.name,
+        "file": str(entry.file),
         "variants": {name: variant.model_dump(mode="json") for name, variant in entry.stack.spec.variants.items()},
         "weights_state": {key: weights_state(entry, key) for key in entry.spec.weights},
         "categories": [category.model_dump() for category in entry.categories],

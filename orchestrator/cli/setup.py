@@ -21,14 +21,14 @@ from orchestrator.cli.common import (
 )
 from orchestrator.cli.plan import preview_model, show
 from orchestrator.cli.tables import print_table
-from orchestrator.errors import EXIT_OK, MachineError
+from orchestrator.errors import EXIT_OK, MachineError, UsageError
 
-new = typer.Typer(help="Create a stack or a comparison.", no_args_is_help=True, rich_markup_mode=None)
+new = typer.Typer(help="Create a model, a stack or a comparison.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @new.callback()
 def _new() -> None:
-    """Create a stack or a comparison."""
+    """Create a model, a stack or a comparison."""
 
 
 def doctor(
@@ -77,6 +77,46 @@ def new_stack(
     say(f"wrote {created}")
     say(f"  try:  orch run --stacks {folder} --model {name}-example --images FOLDER")
     say(f"  edit: {created / 'predictor.py'}, then {created / 'stack.yaml'}")
+
+
+@new.command("model")
+def new_model(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The new model's name.")],
+    like: Annotated[str, typer.Option("--like", metavar="MODEL", help="A model with the same architecture.")],
+    weights: Annotated[
+        list[str] | None,
+        typer.Option("--weights", "-w", metavar="FILE", help="Your weights: a file, folder or URL; or KEY=FILE."),
+    ] = None,
+    categories: Annotated[
+        str | None,
+        typer.Option(metavar="NAMES", help="In the order of its classes: a,b,c, or a file: COCO's .json, or id:name."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Your configuration file in place of the base model's.")
+    ] = None,
+    folder: Annotated[Path, typer.Option("--into", callback=check_folder, help="Folder of your stacks.")] = Path(
+        "stacks"
+    ),
+    stacks: StacksOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Write a model.yaml: your own weights on the architecture and environment of a model that exists."""
+    from orchestrator.catalog import create_model
+
+    if config is not None and not config.is_file():
+        raise UsageError(f"--config {config} is not a file")
+    created = create_model(catalog(_own_stacks(stacks, folder)), name, like, weights or [], categories, config, folder)
+    if json:
+        print_json({"model": name, "file": str(created)})
+        return
+    say(f"wrote {created}")
+    say(f"  try:  orch run --stacks {folder} --model {name} --images FOLDER")
+
+
+def _own_stacks(stacks: list[Path] | None, folder: Path) -> list[Path]:
+    """Return the folders to look in: a name that `folder` has already is taken."""
+    has_any = any(folder.glob("*/stack.yaml")) or any(folder.glob("*/model.yaml"))
+    return [*(stacks or []), *([folder] if has_any else [])]
 
 
 @new.command("comparison")

@@ -28,7 +28,7 @@ def list_weights(stacks: StacksOption = None, json: JsonOption = False) -> None:
             weight.file,
             weights_state(entry, key),
             weight.licence,
-            weight.url or weight.manual or ("with orch" if weight.bundled else f"package {weight.package}"),
+            weight.url or weight.manual or weight.path or ("with orch" if weight.bundled else f"package {weight.package}"),
         ]
         for entry in catalog(stacks).models.values()
         for key, weight in entry.spec.weights.items()
@@ -68,6 +68,9 @@ def add(
     model: ModelArgument,
     path: Annotated[Path, typer.Argument(help="File, folder or archive with the weights.")],
     key: Annotated[str | None, typer.Option(metavar="KEY", help="Which weights of a model that has several.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace other weights; also take a file that does not look like weights.")
+    ] = False,
     stacks: StacksOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -75,7 +78,7 @@ def add(
     from orchestrator.catalog import add_weights
 
     entry = catalog(stacks).model(model)
-    stored = add_weights(entry, path, key)
+    stored = add_weights(entry, path, key, force=force)
     if json:
         print_json({"model": entry.name, "key": stored.key, "path": str(stored.path), "sha256": stored.sha256})
     else:

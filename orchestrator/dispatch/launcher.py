@@ -108,6 +108,7 @@ def job_settings(plan: Plan, threads: int) -> dict[str, Any]:
         "predictor": entry.stack.spec.predictor,
         "model": {
             "name": entry.name,
+            "architecture": entry.architecture,
             "task": spec.task,
             "settings": dict(plan.request.settings),
             "config": spec.config,

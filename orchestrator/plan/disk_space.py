@@ -30,10 +30,13 @@ def build_needs(stack: StackEntry, variant: str, runtime: Runtime, options: Buil
 def weights_needs(entry: ModelEntry) -> Iterator[Need]:
     """Yield what fetching a model's weights writes, if known; an archive needs its size twice."""
     for key, spec in entry.spec.weights.items():
+        folder = weights_folder(entry.stack.name, entry.name)
+        if spec.path is not None and not (folder / spec.file).exists() and Path(spec.path).is_file():
+            yield Need(folder, Path(spec.path).stat().st_size, f"a copy of {spec.path}")
         size = spec.size or (spec.size_range[1] if spec.size_range else 0)
         if size and spec.url is not None and weights_state(entry, key) == "missing":
             needed = size * (2 if spec.unpack else 1)
-            yield Need(weights_folder(entry.stack.name, entry.name), needed, f"weights {spec.file}")
+            yield Need(folder, needed, f"weights {spec.file}")
 
 
 def output_need(folder: Path, images: int) -> Need:

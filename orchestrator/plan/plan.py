@@ -110,7 +110,8 @@ class Plan:
 def all_parts(entry: ModelEntry, build_parts: Mapping[str, str]) -> dict[str, str]:
     """Return digests of a model's build and of what stack.yaml says of its output, by names for messages."""
     native, task = entry.spec.native, entry.spec.task
-    output = [task, native.box_order, native.class_base, list(entry.class_map)]
+    network = [entry.architecture, entry.spec.config]
+    output = [*network, task, native.box_order, native.class_base, list(entry.class_map)]
     categories = [[category.id, category.name] for category in entry.categories]
     described = json.dumps([*output, categories, list(entry.taxonomy.attributes)])
     return {**build_parts, "description of the model": hashlib.sha256(described.encode()).hexdigest()[:12]}

@@ -131,6 +131,12 @@ def weights_key(entry: ModelEntry) -> str:
     if len(keys) != 1:
         raise UsageError(f"{entry.name} has {len(keys)} {SUFFIX} files among its weights; --add needs exactly one")
     spec = entry.spec.weights[keys[0]]
+    if spec.path is not None:
+        raise UsageError(
+            f"cannot add a converted file to {entry.name}",
+            why=f"{entry.file} says that its weights are {spec.path}",
+            hint=f"run it without --add, with --onnx {spec.path}",
+        )
     if spec.sha256 is not None or spec.bundled is not None or spec.package is not None:
         why = f"stack.yaml states the digest or origin of {spec.file}, which a converted file does not have"
         raise UsageError(f"cannot add a converted file to {entry.name}", why=why, hint="run it without --add")

@@ -8,9 +8,10 @@ JOB.json, written by the host before the runner starts and never changed afterwa
     run, worker       identifiers, only for messages
     plan              digest of the run's plan, written into every shard
     predictor         "predictor.py:Predictor": file inside paths.stack, and the class in it
-    model             {"name", "task", "settings": {...}, "config": file in the sources or null,
+    model             {"name", "architecture", "task", "settings": {...}, "config": file in the sources or null,
                        "weights": {key: {"file", "sha256" or null, "package" or null}}}
-                      a file lies under paths.weights, or inside the installed package
+                      architecture: the stack's own name of the network, equal to name unless the model is described
+                      by a model.yaml. A file lies under paths.weights, or inside the installed package
     native            {"box_order": "xyxy" | "yxyx", "class_base": int, "class_map": [category id, ...]}
                       the predictor's class c is category class_map[c - class_base]
     device            "cpu" or "cuda"; the host selects a GPU by making it the only visible one. With "cuda" the worker

@@ -54,6 +54,7 @@ class RunnerJob:
     plan: str
     predictor: str
     model_name: str
+    architecture: str
     task: str
     settings: Mapping[str, Any]
     config: Optional[str]
@@ -134,6 +135,7 @@ def _make_job(raw: Dict[str, Any]) -> RunnerJob:
         plan=str(raw["plan"]),
         predictor=str(raw["predictor"]),
         model_name=str(model["name"]),
+        architecture=str(model.get("architecture") or model["name"]),
         task=str(model["task"]),
         settings=dict(model["settings"]),
         config=None if model.get("config") is None else str(model["config"]),

@@ -9,6 +9,10 @@ from typing import Any, Dict, List, Optional, Sequence, Union
 import numpy as np
 
 
+OWN_CONFIG = "config"
+"""The key under which a model.yaml's configuration file is among the weights."""
+
+
 @dataclass
 class Image:
     """A decoded image: `pixels` is (H, W, 3) uint8, C-contiguous, in the predictor's `color` order."""
@@ -21,7 +25,9 @@ class Image:
 class Model:
     """What to load: absolute paths of weights and sources by key, validated settings, threads.
 
-    `digests` are the weights' sha256 where known; `config` is upstream's configuration file inside its sources.
+    `architecture` is the stack's own name of the network, for look-ups; `name` is the user's, only for messages.
+    `digests` are the weights' sha256 where known; `config` is upstream's configuration file inside its sources, and
+    `own_config` the path of the user's file that replaces it, or "".
     The runner applies `score_threshold` itself; a predictor may use it to save work.
     """
 
@@ -34,6 +40,15 @@ class Model:
     digests: Dict[str, str] = field(default_factory=dict)
     config: str = ""
     score_threshold: Optional[float] = None
+    architecture: str = ""
+
+    def __post_init__(self) -> None:
+        self.architecture = self.architecture or self.name
+
+    @property
+    def own_config(self) -> str:
+        """Return the path of the configuration file that a model.yaml names, or ""."""
+        return self.weights.get(OWN_CONFIG, "")
 
 
 @dataclass

@@ -167,6 +167,7 @@ def make_model(job: RunnerJob, weights: Mapping[str, str]) -> Any:
         digests,
         job.config or "",
         job.score_threshold,
+        job.architecture,
     )
 
 

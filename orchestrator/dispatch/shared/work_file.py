@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.catalog import ModelEntry, StackEntry, Stored, read_stack
+from orchestrator.catalog import MODEL_FILE, ModelEntry, StackEntry, Stored, read_model, read_stack
 from orchestrator.errors import RunError
 from orchestrator.hardware import Selection
 from orchestrator.inputs import InputSet, SkippedFile, open_inputs
@@ -91,6 +91,7 @@ def write_work_file(
         "format": WORK_FORMAT,
         "orch": __version__,
         "stack": str(plan.entry.stack.folder),
+        "model_file": str(plan.entry.file),
         "weights": weights,
         "weights_folder": str(weights_folder),
         "build": asdict(build),
@@ -117,7 +118,9 @@ def read_work_file(paths: RunPaths) -> RecordedWork:
 
 
 def _parse(paths: RunPaths, run: Mapping[str, Any], work: Mapping[str, Any]) -> RecordedWork:
-    stack = read_stack(Path(work["stack"]))
+    stack, model_file = read_stack(Path(work["stack"])), Path(work["model_file"])
+    if model_file.name == MODEL_FILE:
+        stack = read_model(model_file, stack)
     request = Request(**{**run["request"], "images": tuple(run["request"]["images"])})
     weights = {
         key: Stored(**{**stored, "path": None if stored["path"] is None else Path(stored["path"])})

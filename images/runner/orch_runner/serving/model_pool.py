@@ -25,8 +25,8 @@ def make_load_key(job: RunnerJob) -> str:
             stamp = []
         weights[key] = [weight.file, weight.sha256, weight.package, stamp]
     sources = {name: str(folder) for name, folder in job.sources.items()}
-    parts = [job.predictor, job.model_name, dict(job.settings), job.config, weights, job.device, job.threads]
-    return json.dumps([*parts, sources, job.score_threshold], sort_keys=True)
+    parts = [job.predictor, job.model_name, job.architecture, dict(job.settings), job.config, weights]
+    return json.dumps([*parts, job.device, job.threads, sources, job.score_threshold], sort_keys=True)
 
 
 @dataclass(frozen=True)
