@@ -29,7 +29,8 @@ def output_name(name: str) -> str:
 def build_network(model: str, source: str, settings: Mapping[str, Any], own_config: str = "") -> Any:
     """Build a graph with the placeholder IMAGE, (H, W, 3) uint8 RGB, its OUTPUTS, and a Saver in its collections.
 
-    `own_config`: the path of a configuration file in place of the model's published one. Boxes are y1, x1, y2, x2 in the image's pixels, clipped only to the network's square input.
+    `own_config`: the path of a configuration file in place of the model's published one. Boxes are y1, x1, y2, x2 in
+    the image's pixels, clipped only to the network's square input.
     """
     settings = add_defaults(settings)
     suppression = _use_suppression_op() if settings["nms"] == "op" else contextlib.nullcontext()

@@ -194,7 +194,7 @@ def _read_model(path: Path, known: Catalog) -> StackEntry:
         raise field_error(source, ("like",), f"{base.name} is itself like another model: name that one")
     if own.model in known.models or own.model in known.aliases:
         raise _double("model", own.model, known.models[known.aliases.get(own.model, own.model)].file, path)
-    lists = {name: _shared_categories(name) for name in [own.taxonomy] if name in _shared_names()}
+    lists = {name: _shared_categories(name) for name in (_shared_names() if own.taxonomy else ())}
     return add_model(base.stack, base.name, source, own, lists)
 
 

@@ -1,4 +1,4 @@
-"""The format of model.yaml: a model of your own on a stack that exists, described by what differs from another model."""
+"""The format of model.yaml: a model of your own on a stack that exists, by what differs from another model."""
 
 from __future__ import annotations
 
@@ -111,9 +111,7 @@ def add_model(stack: StackEntry, base: str, source: YamlSource, own: ModelFile, 
     return replace(stack, spec=spec, model_files={**stack.model_files, own.model: source.path})
 
 
-def _choose_taxonomy(
-    stack: StackEntry, base: str, own: ModelFile, lists: Mapping[str, Any]
-) -> tuple[str, Taxonomy]:
+def _choose_taxonomy(stack: StackEntry, base: str, own: ModelFile, lists: Mapping[str, Any]) -> tuple[str, Taxonomy]:
     """Return the name and content of the model's taxonomy; categories of its own have the model's name."""
     taxonomies = stack.spec.taxonomies
     name = own.taxonomy or stack.spec.models[base].taxonomy
@@ -177,9 +175,10 @@ def _weights(base: ModelDescription, base_name: str, folder: Path, own: ModelFil
             keys = ", ".join(base.weights) or "none"
             raise _FieldProblem(f"{base_name} has no weights {key!r}; it has {keys}", "weights", key)
         like = base.weights[key]
-        where = {"url": origin} if "://" in origin else {"path": absolute_path(folder, origin)}
+        url = origin if "://" in origin else None
+        path = absolute_path(folder, origin) if url is None else None
         file = like.file if like.package is None else Path(like.file).name
-        weights[key] = Weights(file=file, unpack=like.unpack, licence=own.licence, **where)
+        weights[key] = Weights(file=file, unpack=like.unpack, licence=own.licence, url=url, path=path)
     return weights
 
 
@@ -197,7 +196,7 @@ def _config(base: ModelDescription, base_name: str, folder: Path, own: ModelFile
 
 def absolute_path(folder: Path, path: str) -> str:
     """Return a path that a YAML file in `folder` names; ~ is the user's home."""
-    return os.path.abspath(folder / os.path.expanduser(path))
+    return os.path.abspath(folder / Path(path).expanduser())
 
 
 def _settings(base: ModelDescription, base_name: str, own: ModelFile) -> dict[str, Setting]:

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,13 @@ def _write_skeleton(name: str, folder: Path) -> None:
 
 
 def create_model(
-    known: Catalog, name: str, like: str, weights: Sequence[str], categories: str | None, config: Path | None, parent: Path
+    known: Catalog,
+    name: str,
+    like: str,
+    weights: Sequence[str],
+    categories: str | None,
+    config: Path | None,
+    parent: Path,
 ) -> Path:
     """Write the model.yaml of `name` into a new folder of `parent`, and return its path.
 
@@ -61,7 +68,9 @@ def create_model(
     (see `read_categories`). Raises UsageError.
     """
     if not re.fullmatch(MODEL_NAME_PATTERN, name):
-        raise UsageError(f"{name!r} is not a valid model name", why="lower-case letters and digits, with - between them")
+        raise UsageError(
+            f"{name!r} is not a valid model name", why="lower-case letters and digits, with - between them"
+        )
     if name in known.models or name in known.aliases:
         raise UsageError(f"there is a model {name} already: {known.model(name).file}", hint="choose another name")
     base, folder = known.model(like), (parent / name).absolute()
@@ -99,7 +108,7 @@ def read_categories(text: str) -> list[str] | list[dict[str, Any]]:
         content = path.read_text(encoding="utf-8")
         if path.suffix == ".json":
             listed = [{"id": int(one["id"]), "name": str(one["name"])} for one in json.loads(content)["categories"]]
-            return sorted(listed, key=lambda one: one["id"])
+            return sorted(listed, key=itemgetter("id"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} has no list of categories", why=f"{type(error).__name__}: {error}") from None
     lines = [line.strip() for line in content.splitlines() if line.strip()]
@@ -124,7 +133,7 @@ def _weights_document(base: ModelEntry, weights: Sequence[str], folder: Path) ->
             path = Path(origin).expanduser()
             if not path.exists():
                 raise UsageError(f"--weights {text}: {origin} does not exist")
-            problem = content_problem(path, base.spec.weights[key].file)
+            problem = content_problem(path, base.spec.weights[key])
             if problem is not None:
                 raise UsageError(f"--weights {text}: these are no weights like those of {base.name}", why=problem)
             origin = _path_from(folder, origin)
@@ -134,7 +143,7 @@ def _weights_document(base: ModelEntry, weights: Sequence[str], folder: Path) ->
 
 def _path_from(folder: Path, path: str) -> str:
     """Return a path as it is written into a file in `folder`: relative where both lie below the working directory."""
-    absolute, here = Path(os.path.abspath(os.path.expanduser(path))), Path.cwd()
+    absolute, here = Path(os.path.abspath(Path(path).expanduser())), Path.cwd()
     is_near = absolute.is_relative_to(here) and folder.is_relative_to(here)
     return os.path.relpath(absolute, folder) if is_near else str(absolute)
 
@@ -142,9 +151,12 @@ def _path_from(folder: Path, path: str) -> str:
 def _model_text(base: ModelEntry, document: Mapping[str, Any]) -> str:
     """Return the text of a model.yaml, with the base model's settings as comments."""
     title = f"# A model of your own on the stack {base.stack.name}. docs/adding-a-stack.md explains each field."
-    lines = [title, yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None).rstrip()]
+    lines = [title]
+    for field, value in document.items():
+        flow = None if isinstance(value, list | dict) else False  # None: only the innermost lists are on one line
+        lines += [yaml.safe_dump({field: value}, allow_unicode=True, width=110, default_flow_style=flow).rstrip()]
     if "categories" not in document:
-        lines += ["# categories: [first, second]  # in the order of the model's classes; without it, those of the base"]
+        lines += ["# categories: [first, second]  # in the order of the model's classes; without it, the base model's"]
     lines += ["# defaults: {score_threshold: 0.5}"]
     if base.spec.settings:
         shown = ", ".join(f"{name}: {_as_yaml(setting.default)}" for name, setting in base.spec.settings.items())

@@ -147,7 +147,7 @@ def add_weights(entry: ModelEntry, path: Path, key: str | None = None, *, force:
     problem = _kind_problem(spec, path) or (_problem(spec, path) if path.is_file() else None)
     if problem is not None:
         raise UsageError(f"{path} is not {spec.file} of {entry.name}", why=problem)
-    unlikely = None if force or spec.sha256 is not None else content_problem(path, spec.file)
+    unlikely = None if force or spec.sha256 is not None else content_problem(path, spec)
     if unlikely is not None:
         raise UsageError(f"{path} does not look like {spec.file}", why=unlikely, hint="--force adds it all the same")
     folder = weights_folder(entry.stack.name, entry.name)
@@ -207,7 +207,7 @@ def _ensure_own(entry: ModelEntry, key: str, spec: Weights, path: Path) -> Store
         if {**record, **origin} != record:
             write_json(_record_path(folder, spec), {**record, **origin})
         return Stored(key, spec.file, folder / spec.file, digest)
-    problem = _kind_problem(spec, path) or content_problem(path, spec.file)
+    problem = _kind_problem(spec, path) or content_problem(path, spec)
     if problem is not None:
         raise UsageError(f"{path} does not look like weights of {entry.name} ({spec.file})", why=problem)
     return _install(entry, key, spec, path, source=str(path), move=False)
@@ -313,7 +313,7 @@ def _download(entry: ModelEntry, key: str, spec: Weights, url: str, progress: Tr
         fetch(url, download, sha256=spec.sha256 or trusted, size=spec.size, progress=progress)
         problem = _kind_problem(spec, download) or _problem(spec, download)
         if spec.sha256 is None:
-            problem = problem or content_problem(download, spec.file)
+            problem = problem or content_problem(download, spec)
     except MachineError as error:
         raise MachineError(error.message, why=error.why, hint=error.hint or hint) from error
     if problem is not None:

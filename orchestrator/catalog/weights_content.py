@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from orchestrator.catalog.spec import Weights
+
 _READ = 512
 _PAGES = (b"<!doctype", b"<html", b"<?xml", b'{"error')
 _POINTER = b"version https://git-lfs.github.com/"
@@ -37,12 +39,12 @@ _KINDS: Mapping[str, tuple[str, Callable[[bytes], bool]]] = {
 }
 
 
-def content_problem(path: Path, name: str) -> str | None:
-    """Return why the first bytes of a file cannot be those of weights called `name`; None where they can.
+def content_problem(path: Path, spec: Weights) -> str | None:
+    """Return why the first bytes of a file cannot be those of such weights; None where they can.
 
-    Folders are not looked into, and nothing is expected of a suffix that is not known.
+    Folders and archives are not looked into, and nothing is expected of a suffix that is not known.
     """
-    if path.is_dir():
+    if path.is_dir() or spec.unpack:
         return None
     with path.open("rb") as stream:
         start = stream.read(_READ)
@@ -53,7 +55,7 @@ def content_problem(path: Path, name: str) -> str | None:
         return f"it is a pointer of Git LFS ({size} bytes), not the file: git lfs pull"
     if start.lstrip().lower().startswith(_PAGES):
         return f"it is a web page ({size} bytes), maybe the one that offers the download"
-    kind, fits = _KINDS.get(Path(name).suffix, ("", None))
+    kind, fits = _KINDS.get(Path(spec.file).suffix, ("", None))
     if fits is not None and not fits(start):
         return f"it does not begin like {kind}: {start[:8]!r}, {size} bytes"
     return None

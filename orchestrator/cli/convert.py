@@ -56,7 +56,7 @@ def convert(
     if json:
         print_json({"stack": entry.name, **converted.as_json()})
     else:
-        _say_converted(converted, display)
+        _say_converted(entry, converted, display)
     return EXIT_OK
 
 
@@ -68,16 +68,21 @@ def _model_of(known: Catalog, stack: StackEntry, name: str) -> ModelEntry:
     return entry
 
 
-def _say_converted(converted: Converted, display: Display) -> None:
+def _say_converted(stack: StackEntry, converted: Converted, display: Display) -> None:
+    from orchestrator.workflows import suggest_model
+
     details = converted.details
     megabytes = converted.onnx.stat().st_size / 1e6
-    display.say(f"{converted.model.name}: {converted.onnx}, {megabytes:.1f} MB, sha256 {converted.sha256}")
+    about = f"{details['classes']} classes" if converted.model is None else converted.model.name
+    display.say(f"{about}: {converted.onnx}, {megabytes:.1f} MB, sha256 {converted.sha256}")
     for check in details.get("checks", ()):
         display.say(
             f"  {check['width']}×{check['height']}: {check['scores_compared']} scores of PyTorch and ONNX Runtime "
             f"agree within {check['differences']['score']:.1g}"
         )
-    if converted.added is not None:
+    if converted.model is None:
+        display.say(f"  next: {suggest_model(stack, converted)}")
+    elif converted.added is not None:
         display.say(f"added as the weights of {converted.model.name}: {converted.added.path}")
     else:
         display.say(f"  next: orch weights add {converted.model.name} {converted.onnx}")

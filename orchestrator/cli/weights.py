@@ -28,7 +28,10 @@ def list_weights(stacks: StacksOption = None, json: JsonOption = False) -> None:
             weight.file,
             weights_state(entry, key),
             weight.licence,
-            weight.url or weight.manual or weight.path or ("with orch" if weight.bundled else f"package {weight.package}"),
+            weight.url
+            or weight.manual
+            or weight.path
+            or ("with orch" if weight.bundled else f"package {weight.package}"),
         ]
         for entry in catalog(stacks).models.values()
         for key, weight in entry.spec.weights.items()

@@ -110,7 +110,7 @@ class Plan:
 def all_parts(entry: ModelEntry, build_parts: Mapping[str, str]) -> dict[str, str]:
     """Return digests of a model's build and of what stack.yaml says of its output, by names for messages."""
     native, task = entry.spec.native, entry.spec.task
-    network = [entry.architecture, entry.spec.config]
+    network = [name for name in (entry.spec.architecture, entry.spec.config) if name is not None]
     output = [*network, task, native.box_order, native.class_base, list(entry.class_map)]
     categories = [[category.id, category.name] for category in entry.categories]
     described = json.dumps([*output, categories, list(entry.taxonomy.attributes)])

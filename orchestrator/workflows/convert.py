@@ -13,7 +13,7 @@ import time
 import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,8 @@ class ConvertOptions:
 class Converted:
     """A finished conversion: the file, the details that the script reports, and the weights it was added as."""
 
-    model: ModelEntry
+    model: ModelEntry | None
+    """None: no model of the stack has so many classes."""
     onnx: Path
     sha256: str
     details: Mapping[str, Any]
@@ -69,7 +70,7 @@ class Converted:
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "model": self.model.name,
+            "model": None if self.model is None else self.model.name,
             "onnx": str(self.onnx),
             "size": self.onnx.stat().st_size,
             "sha256": self.sha256,
@@ -107,13 +108,25 @@ def convert_checkpoint(stack: StackEntry, options: ConvertOptions, display: Disp
                 "trust": options.trust,
             }
             details = run_script(command, job, _script_environment(stack), log, display.detail)
-            model = models[details["model"]]
+            model = models.get(details["model"])
             if target.exists() and not options.force:  # another program wrote it meanwhile
                 raise _exists(target)
     except KeyboardInterrupt:
         raise Interrupted("stopped; nothing was written", hint="the same command starts again") from None
-    added = add_weights(model, target, weights_key(model)) if options.add else None
-    return Converted(model, target, sha256_of(target), details, environment, log, added)
+    converted = Converted(model, target, sha256_of(target), details, environment, log, None)
+    if not options.add:
+        return converted
+    if model is None:
+        why = f"no model of {stack.name} has {details['classes']} classes, counting the background"
+        raise UsageError(f"wrote {target}, which cannot be added", why=why, hint=suggest_model(stack, converted))
+    return replace(converted, added=add_weights(model, target, weights_key(model), force=options.force))
+
+
+def suggest_model(stack: StackEntry, converted: Converted) -> str:
+    """Return the command that makes a model of the converted file."""
+    names = ",".join(f"NAME{number}" for number in range(1, converted.details["classes"]))
+    like = next(iter(stack.spec.models))
+    return f"orch new model my-model --like {like} --weights {converted.onnx} --categories {names}"
 
 
 def find_converter(stack: StackEntry) -> tuple[Path, Path]:

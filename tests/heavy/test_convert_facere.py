@@ -21,7 +21,7 @@ from orchestrator.errors import UsageError
 from orchestrator.paths import weights_folder
 from orchestrator.runtimes.environments import ensure_environment
 from orchestrator.system.display import SilentDisplay
-from orchestrator.workflows.convert import LOCK_NAME, PYTHONS, ConvertOptions, convert_checkpoint
+from orchestrator.workflows.convert import LOCK_NAME, PYTHONS, ConvertOptions, convert_checkpoint, suggest_model
 
 pytestmark = pytest.mark.heavy
 
@@ -100,6 +100,7 @@ def test_a_random_checkpoint_is_converted(stack: StackEntry, python: Path, tmp_p
         stack, ConvertOptions(checkpoint, tmp_path / "model.onnx", add=True), SilentDisplay()
     )
     details = converted.details
+    assert converted.model is not None
     assert (converted.model.name, details["classes"], details["opset"]) == (model, CLASSES[model], 17)
     assert all(check["scores_compared"] > 20 for check in details["checks"])
     assert 170e6 < converted.onnx.stat().st_size < 200e6
@@ -125,8 +126,15 @@ def test_a_checkpoint_of_the_other_model(stack: StackEntry, python: Path, tmp_pa
         convert_checkpoint(stack, options, SilentDisplay())
     checkpoint = save(python, tmp_path / "model.ckpt", 30)
     with pytest.raises(UsageError, match="this checkpoint has 30 classes: no model has as many"):
-        convert_checkpoint(stack, ConvertOptions(checkpoint, tmp_path / "model.onnx"), SilentDisplay())
+        convert_checkpoint(stack, options, SilentDisplay())
     assert not (tmp_path / "model.onnx").exists()
+
+
+def test_a_checkpoint_with_other_classes_than_any_model_has(stack: StackEntry, python: Path, tmp_path: Path) -> None:
+    checkpoint = save(python, tmp_path / "model.ckpt", 4)
+    converted = convert_checkpoint(stack, ConvertOptions(checkpoint, tmp_path / "model.onnx"), SilentDisplay())
+    assert (converted.model, converted.details["classes"]) == (None, 4)
+    assert suggest_model(stack, converted).endswith("model.onnx --categories NAME1,NAME2,NAME3")
 
 
 def test_objects_are_loaded_only_on_request(stack: StackEntry, python: Path, tmp_path: Path) -> None:
@@ -138,6 +146,7 @@ def test_objects_are_loaded_only_on_request(stack: StackEntry, python: Path, tmp
     converted = convert_checkpoint(
         stack, ConvertOptions(checkpoint, tmp_path / "model.onnx", trust=True), SilentDisplay()
     )
+    assert converted.model is not None
     assert converted.model.name == "facere+"
 
 

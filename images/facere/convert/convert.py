@@ -4,7 +4,7 @@ Contract: one JSON object on stdin,
 
     checkpoint  the file to read: what Lightning saved, or a plain state_dict
     onnx        the file to write; the host renames it after all checks
-    model       name of the model, or null: the one whose class count fits
+    model       name of the model, or null: the one whose class count fits, if any
     models      {name: class count, background included} of all models
     trust       whether pickled Python objects in the checkpoint may be loaded, which can run code
 
@@ -57,10 +57,11 @@ def convert(job):
     report_step("reading the checkpoint")
     weights = network_weights(read_checkpoint(job["checkpoint"], job["trust"]))
     model_name = choose_model(weights, job["model"], job["models"])
-    network = build_network(job["models"][model_name])
+    classes = weights[CLASS_KEY].shape[0] if model_name is None else job["models"][model_name]
+    network = build_network(classes)
     fill(network, weights)
     del weights
-    report_step(f"exporting {model_name} with {job['models'][model_name]} classes")
+    report_step(f"exporting {model_name or 'a model of its own'} with {classes} classes")
     export(network, job["onnx"])
     exported = onnx.load(job["onnx"])
     onnx.checker.check_model(exported)
@@ -68,7 +69,7 @@ def convert(job):
     checks = [check(network, exported, floor_constant, size) for size in IMAGE_SIZES]
     return {
         "model": model_name,
-        "classes": job["models"][model_name],
+        "classes": classes,
         "nodes": nodes,
         "opset": exported.opset_import[0].version,
         "tolerance": {"rtol": SCORE_RTOL, "atol": SCORE_ATOL, "box": BOX_TOLERANCE},
@@ -179,7 +180,10 @@ def network_weights(loaded):
 
 
 def choose_model(weights, wanted, models):
-    """Return the model that these weights are for. Raises ConversionError if that is none, or not `wanted`."""
+    """Return the model that these weights are for; None for another number of classes than any model has.
+
+    Raises ConversionError if they are not for `wanted`, or fit several models.
+    """
     if CLASS_KEY not in weights:
         report_step("the checkpoint has no head of a Mask R-CNN")
         return wanted or next(iter(models))  # `fill` names all differences
@@ -187,7 +191,7 @@ def choose_model(weights, wanted, models):
     fitting = [name for name, count in models.items() if count == classes]
     if wanted is None and len(fitting) == 1:
         return fitting[0]
-    if wanted in fitting:
+    if wanted in fitting or (wanted is None and not fitting):
         return wanted
     known = ", ".join(f"{name} has {count}" for name, count in models.items())
     raise ConversionError(

@@ -8,7 +8,6 @@ from typing import Any, Dict, List, Optional, Sequence, Union
 
 import numpy as np
 
-
 OWN_CONFIG = "config"
 """The key under which a model.yaml's configuration file is among the weights."""
 

@@ -21,7 +21,7 @@ def test_a_minimal_stack_has_these_defaults() -> None:
     assert stack.taxonomies["two"].attributes == ()
     assert stack.models["tiny-model"].model_dump() == {
         "title": "A model", "task": "instance-segmentation", "paper": None, "licence": "MIT", "aliases": (),
-        "weights": {}, "config": None, "gpu_memory": None, "taxonomy": "two",
+        "weights": {}, "architecture": None, "config": None, "gpu_memory": None, "taxonomy": "two",
         "native": {"box_order": "xyxy", "published_box_edges": "exclusive", "published_class_type": "int64",
                    "published_box_order": None, "class_base": 0, "class_map": None},
         "defaults": {"score_threshold": None, "max_detections": None, "batch_size": 1, "attributes": False},
@@ -32,14 +32,14 @@ def test_a_minimal_stack_has_these_defaults() -> None:
 def test_weights_that_are_only_a_url_are_one_file_without_a_digest() -> None:
     weights = Weights.model_validate({"file": "w.pth", "url": "https://example.org/w.pth", "licence": "MIT"})
     assert weights.model_dump(exclude={"file", "url", "licence"}) == {
-        "bundled": None, "package": None, "manual": None, "sha256": None, "size": None, "size_range": None,
+        "bundled": None, "path": None, "package": None, "manual": None, "sha256": None, "size": None, "size_range": None,
         "unpack": False,
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("origins", [{}, {"url": "https://example.org/w", "manual": "by hand"}])
 def test_weights_have_one_origin(origins: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match="give one of bundled, url, package, manual"):
+    with pytest.raises(ValueError, match="give one of bundled, path, url, package, manual"):
         Weights.model_validate({"file": "w.pth", "licence": "MIT", **origins})
 
 

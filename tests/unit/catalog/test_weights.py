@@ -30,7 +30,9 @@ from orchestrator.paths import weights_folder
 from tests.unit.stack_samples import model_entry
 from tests.unit.web import Site, serve
 
-CONTENT = b"weights " * 10_000
+PTH = b"PK\x03\x04"
+"""How PyTorch's checkpoints begin."""
+CONTENT = PTH + b"weights " * 10_000
 SHA = hashlib.sha256(CONTENT).hexdigest()
 FOLDER = ("tiny", "tiny-model")
 
@@ -85,7 +87,7 @@ def test_the_first_digest_is_trusted_and_another_one_later_refused(site: Site, t
     entry = model(tmp_path, url=f"{site.url}/w.pth")
     ensure(entry)
     (weights_folder(*FOLDER) / "w.pth").unlink()
-    site.files["/w.pth"] = b"another file"
+    site.files["/w.pth"] = PTH + b"another file"
     error = failure(entry)
     assert error.message == f"{site.url}/w.pth is not the expected file"
     assert f"expected {SHA}" in str(error.why)
@@ -93,13 +95,15 @@ def test_the_first_digest_is_trusted_and_another_one_later_refused(site: Site, t
     record = weights_folder(*FOLDER) / "w.pth.json"
     assert f"delete {record}" in error.hint
     record.unlink()
-    assert ensure(entry).sha256 == hashlib.sha256(b"another file").hexdigest()
+    assert ensure(entry).sha256 == hashlib.sha256(PTH + b"another file").hexdigest()
 
 
 def test_a_new_url_means_new_weights(site: Site, tmp_path: Path) -> None:
     ensure(model(tmp_path, url=f"{site.url}/w.pth"))
-    site.files["/v2.pth"] = b"second version"
-    assert ensure(model(tmp_path, url=f"{site.url}/v2.pth")).sha256 == hashlib.sha256(b"second version").hexdigest()
+    site.files["/v2.pth"] = PTH + b"second version"
+    assert (
+        ensure(model(tmp_path, url=f"{site.url}/v2.pth")).sha256 == hashlib.sha256(PTH + b"second version").hexdigest()
+    )
 
 
 def test_a_file_that_changed_in_the_cache_is_an_error(site: Site, tmp_path: Path) -> None:
@@ -207,7 +211,7 @@ def test_weights_can_be_added_by_hand(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [9, 10, 12, 13])
 def test_the_bounds_of_a_size_are_allowed(tmp_path: Path, size: int) -> None:
     entry = model(tmp_path, manual="ask", size_range=[10, 12])
-    (tmp_path / "mine.pth").write_bytes(bytes(size))
+    (tmp_path / "mine.pth").write_bytes(PTH + bytes(size - len(PTH)))
     if 10 <= size <= 12:
         assert add_weights(entry, tmp_path / "mine.pth").file == "w.pth"
     else:
@@ -255,7 +259,7 @@ def test_a_folder_of_weights_has_a_digest_of_names_and_contents(tmp_path: Path) 
     for content in (b"1", b"1", b"2"):
         (tmp_path / "mine" / "saved").mkdir(parents=True, exist_ok=True)
         (tmp_path / "mine" / "saved" / "model.pb").write_bytes(content)
-        digests.append(add_weights(entry, tmp_path / "mine").sha256)
+        digests.append(add_weights(entry, tmp_path / "mine", force=True).sha256)
         assert known_digests(entry) == {"pth": digests[-1]}
     assert digests[0] == digests[1] != digests[2]
     assert digests[0] is not None
@@ -290,7 +294,7 @@ def test_a_folder_can_be_added_where_an_archive_is_unpacked(tmp_path: Path) -> N
     entry = model(tmp_path, manual="ask", unpack=True)
     for content in (b"1", b"2"):
         (tmp_path / "mine" / "model.pb").write_bytes(content)
-        stored = add_weights(entry, tmp_path / "mine")
+        stored = add_weights(entry, tmp_path / "mine", force=True)
         assert stored.path is not None
         assert (stored.path / "model.pb").read_bytes() == content
     assert ensure(entry, offline=True) == stored
@@ -346,7 +350,7 @@ def test_weights_of_a_shared_cache_are_used_and_never_written(
     assert weights_state(entry, "pth") == "present"
     assert not list(shared.rglob(".lock")), "reading takes no lock"
     assert len(before) - 1 == len(list(shared.rglob("*")))
-    add_weights(entry, write(tmp_path / "mine", b"another file"))
+    add_weights(entry, write(tmp_path / "mine", PTH + b"another file"))
     assert ensure(entry).path == weights_folder(*FOLDER) / "w.pth", "the user's own come first"
 
 

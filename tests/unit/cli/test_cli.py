@@ -151,7 +151,7 @@ def test_missing_weights_are_the_machines_lack(
 
 
 def test_weights_are_added_and_verified(capsys: Captured, stacks: Path, tmp_path: Path) -> None:
-    (tmp_path / "mine.pth").write_bytes(b"abc")
+    (tmp_path / "mine.pth").write_bytes(b"PK\x03\x04 abc")
     added = as_json(capsys, "weights", "add", "tm", tmp_path / "mine.pth", "--stacks", stacks)
     assert (added["model"], added["key"]) == ("tiny-model", "pth")
     assert "present" in as_text(capsys, "weights", "list", "--stacks", stacks)

@@ -39,7 +39,7 @@ import json, pathlib, sys
 job = json.load(sys.stdin)
 print("reading", flush=True)
 print("a warning", file=sys.stderr, flush=True)
-pathlib.Path(job["onnx"]).write_bytes(b"onnx of " + pathlib.Path(job["checkpoint"]).read_bytes()[:4])
+pathlib.Path(job["onnx"]).write_bytes(b"\x08onnx of " + pathlib.Path(job["checkpoint"]).read_bytes()[:4])
 print(json.dumps({{"model": job["model"] or "tiny+", "job": job, "checks": [{CHECK}]}}))
 """
 TELLS = "import json; print(json.dumps({'error': {'kind': %r, 'message': 'm', 'why': 'w', 'hint': 'h'}}))"
@@ -105,9 +105,10 @@ def failure(stack: StackEntry, options: ConvertOptions) -> OrchError:
 def test_a_checkpoint_is_converted(tmp_path: Path, checkpoint: Path, target: Path) -> None:
     stack, display = write_converter(tmp_path / "tiny", SUCCESS), Noted()
     converted = convert_checkpoint(stack, ConvertOptions(checkpoint, target), display)
+    assert converted.model is not None
     assert (converted.model.name, converted.added, converted.onnx) == ("tiny+", None, target)
     assert [path.name for path in target.parent.iterdir()] == ["model.onnx"]
-    assert target.read_bytes() == b"onnx of PK\x03\x04"
+    assert target.read_bytes() == b"\x08onnx of PK\x03\x04"
     job = converted.details["job"]
     assert Path(job.pop("onnx")).parent == target.parent, "on the same disk, so that it can be renamed"
     assert job == {"checkpoint": str(checkpoint), "model": None, "models": {"tiny": 3, "tiny+": 2}, "trust": False}
@@ -196,7 +197,7 @@ def test_an_existing_file_is_kept_unless_told_otherwise(tmp_path: Path, checkpoi
     assert target.read_text() == "mine", "until the new one is right"
     write_converter(tmp_path / "tiny", SUCCESS)
     convert_checkpoint(stack, ConvertOptions(checkpoint, target, force=True), SilentDisplay())
-    assert target.read_bytes().startswith(b"onnx of ")
+    assert target.read_bytes().startswith(b"\x08onnx of ")
 
 
 def test_a_file_that_came_meanwhile_is_kept(tmp_path: Path, checkpoint: Path, target: Path) -> None:
