@@ -57,7 +57,7 @@ def test_all_built_in_stacks_are_read_and_whole() -> None:
         ("predictor.py:P", "../predictor.py:P", "predictor: must be a relative path that does not leave its folder"),
         ("predictor.py:P", "predictor:P", "predictor: String should match pattern"),
         ("id: 7", "id: 1", "taxonomies.two: category ids occur twice: [1]"),
-        (WEIGHTS, "weights: {a: {file: x, licence: MIT}}", "give one of bundled, path, url, package, manual; given: none"),
+        (WEIGHTS, "weights: {a: {file: x, licence: MIT}}", "bundled, path, url, package, manual; given: none"),
         (WEIGHTS, "weights: {a: {file: x, licence: MIT, url: u, manual: m}}", "manual; given: url, manual"),
         ("stack: tiny", "stack: Tiny", "stack: String should match pattern"),
         ("stack: tiny", "stack: tiny-", "stack: String should match pattern"),

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.catalog import scaffold
 from orchestrator.catalog.loader import Catalog, ModelEntry, load_catalog, read_model, read_stack
 from orchestrator.catalog.scaffold import create_model, read_categories
 from orchestrator.catalog.weights import add_weights, ensure_weights, known_digests, verify_weights, weights_state
@@ -278,10 +277,10 @@ def test_a_created_model_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     entry = load_catalog([tmp_path / "theirs", tmp_path / "stacks"]).model("new")
     assert entry.spec.weights["pth"].path == str(tmp_path / "best.pth")
     assert "# settings: {size: 640, fast: false}" in file.read_text()
-    shutil_free = create_model(known, "far", "tm", [f"pth={tmp_path}/best.pth"], None, None, Path("/") / tmp_path / "s")
+    far = create_model(known, "far", "tm", [f"pth={tmp_path}/best.pth"], None, None, Path("/") / tmp_path / "s")
     monkeypatch.chdir("/")
     assert load_catalog([tmp_path / "theirs", tmp_path / "s"]).model("far").spec.weights["pth"].path
-    assert shutil_free.is_file()
+    assert far.is_file()
 
 
 @pytest.mark.parametrize(
@@ -342,4 +341,3 @@ def test_the_settings_in_the_comments_are_those_of_the_base(tmp_path: Path) -> N
     file.write_text(text)
     entry = load_catalog([tmp_path / "theirs", tmp_path / "stacks"]).model("new")
     assert entry.settings([]) == known.model("tm").settings([])
-    assert scaffold.MODEL_FILE == "model.yaml"

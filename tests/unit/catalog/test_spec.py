@@ -32,8 +32,8 @@ def test_a_minimal_stack_has_these_defaults() -> None:
 def test_weights_that_are_only_a_url_are_one_file_without_a_digest() -> None:
     weights = Weights.model_validate({"file": "w.pth", "url": "https://example.org/w.pth", "licence": "MIT"})
     assert weights.model_dump(exclude={"file", "url", "licence"}) == {
-        "bundled": None, "path": None, "package": None, "manual": None, "sha256": None, "size": None, "size_range": None,
-        "unpack": False,
+        "bundled": None, "path": None, "package": None, "manual": None, "sha256": None, "size": None,
+        "size_range": None, "unpack": False,
     }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from orchestrator.catalog.loader import ModelEntry
+from orchestrator.catalog.spec import Weights
 from orchestrator.catalog.weights import (
     Stored,
     add_weights,
@@ -25,6 +26,7 @@ from orchestrator.catalog.weights import (
     verify_weights,
     weights_state,
 )
+from orchestrator.catalog.weights_content import content_problem
 from orchestrator.errors import MachineError, OrchError, SpecError, UsageError
 from orchestrator.paths import weights_folder
 from tests.unit.stack_samples import model_entry
@@ -217,6 +219,59 @@ def test_the_bounds_of_a_size_are_allowed(tmp_path: Path, size: int) -> None:
     else:
         with pytest.raises(UsageError):
             add_weights(entry, tmp_path / "mine.pth")
+
+
+def test_other_weights_are_replaced_only_when_asked_to(tmp_path: Path) -> None:
+    entry = model(tmp_path, manual="ask")
+    stored = add_weights(entry, write(tmp_path / "good.pth", CONTENT))
+    assert add_weights(entry, tmp_path / "good.pth") == stored, "the same weights again"
+    other = write(tmp_path / "other.pth", PTH + b"x")
+    with pytest.raises(UsageError, match="tiny-model has other weights 'pth' already") as caught:
+        add_weights(entry, other)
+    digest = hashlib.sha256(PTH + b"x").hexdigest()
+    assert str(caught.value.why).splitlines() == [
+        f"stored: {len(CONTENT)} bytes, sha256 {SHA}, {stored.path}",
+        f"new: 5 bytes, sha256 {digest}, {other}",
+    ]
+    assert f"orch weights add tiny-model {other} --force replaces them" in str(caught.value.hint)
+    assert ensure(entry) == stored
+    assert add_weights(entry, other, force=True).sha256 == digest
+
+
+@pytest.mark.parametrize("content", [b"", b"abcd", b"<html>", b"version https://git-lfs.github.com/spec/v1"])
+def test_what_does_not_begin_like_weights_is_added_only_when_asked_to(
+    site: Site, tmp_path: Path, content: bytes
+) -> None:
+    entry = model(tmp_path, manual="ask")
+    file = write(tmp_path / "mine.pth", content)
+    with pytest.raises(UsageError, match=r"does not look like w\.pth") as caught:
+        add_weights(entry, file)
+    assert caught.value.hint == "--force adds it all the same"
+    assert weights_state(entry, "pth") == "missing"
+    site.files["/w.pth"] = content
+    assert isinstance(failure(model(tmp_path, url=f"{site.url}/w.pth")), MachineError)
+    assert add_weights(entry, file, force=True).sha256 == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("name", "good"),
+    [
+        ("w.onnx", b"\x08\x08"), ("w.pt", b"\x80\x02"), ("w.safetensors", b"\x10" + bytes(7) + b"{"),
+        ("w.h5", b"\x89HDF\r\n\x1a\n"), ("w.bin", b"anything"),
+    ],
+)  # fmt: skip
+def test_each_kind_of_weights_begins_in_its_own_way(tmp_path: Path, name: str, good: bytes) -> None:
+    spec = Weights.model_validate({"file": name, "licence": "MIT", "manual": "ask"})
+    assert content_problem(write(tmp_path / name, good), spec) is None
+    assert (content_problem(write(tmp_path / name, b"\x00" * 20), spec) is None) == (name == "w.bin")
+
+
+def test_weights_may_be_a_file_of_the_users(tmp_path: Path) -> None:
+    """The path in stack.yaml is relative to its folder."""
+    entry = model(tmp_path, path="../mine.pth")
+    write(tmp_path / "mine.pth", CONTENT)
+    assert entry.spec.weights["pth"].path == str(tmp_path / "mine.pth")
+    assert ensure(entry).sha256 == SHA
 
 
 def packed(name: str, content: bytes = b"1") -> bytes:

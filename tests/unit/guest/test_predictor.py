@@ -30,6 +30,12 @@ def test_a_model_runs_on_one_thread_unless_told_otherwise() -> None:
     assert (model.threads, model.score_threshold, model.settings, model.config) == (1, None, {}, "")
 
 
+def test_a_model_is_its_own_architecture_unless_told_otherwise() -> None:
+    assert Model("m", {}).architecture == "m"
+    mine = Model("mine", {"pth": "/w/x.pth", "config": "/w/mine.py"}, architecture="m")
+    assert (mine.name, mine.architecture, mine.own_config, Model("m", {}).own_config) == ("mine", "m", "/w/mine.py", "")
+
+
 def test_what_a_stack_must_write_itself_is_said() -> None:
     with pytest.raises(NotImplementedError, match="cannot make random weights"):
         Predictor.make_random_weights(Model("m", {}), "folder")

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from orch_runner.contract import Fatal
+from orch_runner.predictor import Model
 
 from orchestrator.catalog.loader import load_catalog
 from orchestrator.catalog.spec import MANIPULATION
@@ -47,6 +48,24 @@ SPEC = load_catalog([]).stacks["imdlbenco"].spec
 def test_the_catalog_and_the_zoo_have_the_same_eleven_models() -> None:
     assert list(SPEC.models) == list(zoo.ARCHITECTURES)
     assert len(SPEC.models) == 11
+
+
+def test_a_model_of_another_name_is_found_by_its_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
+    modules = ("zoo", "sizing", "checkpoint", "construct", "jpegio_stand_in")
+    for name in modules:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(str(STACK))
+    spec = importlib.util.spec_from_file_location("imdlbenco_predictor", STACK / "predictor.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    predictor = module.Predictor()
+    for name, architecture in zoo.ARCHITECTURES.items():
+        predictor._read_settings(Model("my-mvss", {"checkpoint": "x"}, architecture=name))
+        assert predictor._architecture.registry == architecture.registry
+    for name in modules:
+        sys.modules.pop(name, None)
 
 
 @pytest.mark.parametrize("name", zoo.ARCHITECTURES)
