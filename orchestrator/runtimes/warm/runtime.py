@@ -174,7 +174,8 @@ class WarmRuntime(Runtime):
                 raise RuntimeUnsuitable(
                     f"the warm worker does not have the weights {missing}",
                     why="its folder of weights is not this orch's, or holds another file",
-                    hint="start it with the same ORCH_HOME",
+                    hint=f"start it with the same ORCH_HOME: orch up {self.needs.stack}; or, for Compose, write "
+                    "compose.yaml and .env again, with the --stacks of the model",
                 )
             time.sleep(0.1)
 

@@ -175,6 +175,19 @@ def test_weights_come_from_the_image_the_stack_or_the_cache(tmp_path: Path) -> N
     assert weights(tmp_path, {"file": "other.onnx", "bundled": "weights/a.onnx"}) == cache
 
 
+@pytest.mark.parametrize(("stack", "like"), [("garments", "garments-tiny"), ("textlines", "ppocr-det")])
+def test_a_model_file_makes_the_cache_the_workers_folder_of_weights(tmp_path: Path, stack: str, like: str) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "model.yaml").write_text(f"model: mine\nlike: {like}\nweights: mine.onnx\n")
+    built_in, own = (compose_document(load_catalog(folders), ROOT)["services"] for folders in ([], [tmp_path]))
+    mounts = [
+        (mount["source"], mount["target"]) for mount in own[stack]["volumes"] if mount["target"].startswith("/weights")
+    ]
+    assert mounts == [(f"${{ORCH_HOME:-${{HOME}}/.cache/orch}}/weights/{stack}", "/weights")]
+    assert own[stack]["image"] == built_in[stack]["image"]
+    assert list(own) == list(built_in), "no service of its own"
+
+
 def test_the_command_writes_a_file_with_the_users_stacks(tmp_path: Path, orch_home: Path, capsys: Any) -> None:
     stack_entry(tmp_path / "stacks" / "tiny")
     out = tmp_path / "compose.yaml"
