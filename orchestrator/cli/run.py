@@ -343,6 +343,8 @@ def _print_outcome(outcome: Outcome, quiet: bool) -> None:
         common.say(f"  failed: {failure['image_file']}: {failure['error']}")
     if len(summary["failures"]) > SHOWN_FAILURES:
         common.say(f"  … and {len(summary['failures']) - SHOWN_FAILURES} more, all in {outcome.paths.summary}")
+    if summary["failures"]:
+        common.say(f"  log: {outcome.paths.logs}")
     if quiet:
         return
     seconds = summary["seconds"]["dispatch"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import MachineError, OrchError, RunError
-from orchestrator.runtimes import Exit
+from orchestrator.runtimes import Exit, suggest_library
 
 MOST_IDLE_EXITS = 4
 """Workers of one slot that may exit one after another before a shard is begun."""
@@ -49,7 +49,9 @@ class WorkerFailure:
     def hint(self) -> str | None:
         """What can be done about it, as the runner says; for a runner of another version, as orch knows."""
         hint = self.failure.get("hint") if self.failure else self.exit.hint
-        return REBUILD_HINT if hint is None and self.category == "contract" else hint
+        if hint is None and self.category == "contract":
+            return REBUILD_HINT
+        return hint or suggest_library(self.reason)
 
 
 @dataclass

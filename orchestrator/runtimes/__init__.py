@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from orchestrator.runtimes.process import inherited_variables
     from orchestrator.runtimes.readable import ReadableImages, readable_weights
     from orchestrator.runtimes.registry import AUTO_ORDER, RUNTIMES, choose_runtime, get_runtime, usable_runtimes
+    from orchestrator.runtimes.shared_libraries import suggest_library
     from orchestrator.runtimes.warm.compose import compose_text, gpu_text
     from orchestrator.runtimes.warm.compose_env import environment, environment_text, write_environment
     from orchestrator.runtimes.warm.containers import (
@@ -73,6 +74,7 @@ else:
             "process": "inherited_variables",
             "readable": "ReadableImages readable_weights",
             "registry": "AUTO_ORDER RUNTIMES choose_runtime get_runtime usable_runtimes",
+            "shared_libraries": "suggest_library",
             "warm.compose": "compose_text gpu_text",
             "warm.compose_env": "environment environment_text write_environment",
             "warm.containers": "UpOptions find_warm_stacks list_containers log_lines start_workers stop_workers",

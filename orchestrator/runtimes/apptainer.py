@@ -14,10 +14,10 @@ from functools import cache
 from pathlib import Path
 
 from orchestrator.catalog import StackEntry
-from orchestrator.errors import BuildError, MachineError, UsageError
+from orchestrator.errors import MachineError, UsageError
 from orchestrator.paths import build_logs_folder, images_folder
 from orchestrator.runtimes.base import BuildOptions, Location, Prepared, Runtime, WorkerSpec, worker_environment
-from orchestrator.runtimes.build_failure import find_reason
+from orchestrator.runtimes.build_failure import build_error
 from orchestrator.runtimes.build_inputs import BuildInputs, image_inputs
 from orchestrator.runtimes.docker.archive import ensure_archive, find_archive
 from orchestrator.runtimes.docker.user import NOBODY, calling_user, folder_owner, worker_user
@@ -157,7 +157,7 @@ def make_sif(inputs: BuildInputs, options: BuildOptions, image: Path, report: Re
         line = build_command(find_command().command, archive, aside)
         code, tail = run_subprocess(line, log, report, environment=caller_environment())
         if code != 0:
-            raise BuildError(f"cannot make {image.name} (exit {code})", why=find_reason(tail), log=log)
+            raise build_error(f"cannot make {image.name} (exit {code})", tail, log)
 
 
 def _find_or_write_archive(inputs: BuildInputs, options: BuildOptions, report: Report) -> Path:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator.errors import BuildError
+from orchestrator.runtimes.shared_libraries import suggest_library
 
 FALLBACK_LINES = 3
 MOST_CAUSES = 4
@@ -16,6 +20,12 @@ _FRAME = re.compile(
 """Lines that frame a failure: the builder's own, and what pip adds after it."""
 _EXCEPTION = re.compile(r"([A-Za-z_]\w*\.)*[A-Za-z_]\w*(Error|Exception|Exit|Interrupt|Fault)(: |$)")
 _ERROR = re.compile(r"(?i)(\S+: )?(fatal )?(error|fatal|e)\b *:")
+
+
+def build_error(message: str, lines: Sequence[str], log: Path) -> BuildError:
+    """Return the error of a build with this output, with the next step where that is known."""
+    reason = find_reason(lines)
+    return BuildError(message, why=reason, log=log, hint=suggest_library(reason))
 
 
 def find_reason(lines: Sequence[str]) -> str:

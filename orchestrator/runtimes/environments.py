@@ -16,7 +16,7 @@ from pathlib import Path
 
 from orchestrator.errors import BuildError, MachineError
 from orchestrator.paths import build_logs_folder, environments_folder, shared_home
-from orchestrator.runtimes.build_failure import find_reason
+from orchestrator.runtimes.build_failure import build_error
 from orchestrator.system import Report, hold_lock, read_json_object, read_output, run_subprocess, write_json
 
 LOCKED = ("--no-deps", "--require-hashes")
@@ -214,4 +214,4 @@ def _run(command: list[str], log: Path, report: Report) -> None:
     code, tail = run_subprocess(command, log, report, environment=_clean_environment())
     if code != 0:
         message = f"cannot make the environment: {Path(command[0]).name} ended with {code}"
-        raise BuildError(message, why=find_reason(tail), log=log)
+        raise build_error(message, tail, log)

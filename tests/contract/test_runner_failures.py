@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.contract.harness import Guest, every_python, levels
+
+PREDICTOR = Path(__file__).parent / "stacks" / "levels" / "predictor.py"
+
+
+def line_of(text: str) -> int:
+    """The line of the predictor that has this text."""
+    return next(number for number, line in enumerate(PREDICTOR.read_text().splitlines(), 1) if text in line)
 
 
 def save_all(guest: Guest, *files: str) -> list[str]:
@@ -35,9 +43,9 @@ def test_one_bad_image_costs_no_other(guest: Guest, batch_size: int) -> None:
     outcome = guest.run(settings, batch_size=batch_size)
     assert outcome.status == 0
     assert outcome.errors == {
-        "raises.png": "ValueError: cannot broadcast",
-        "leaves.png": "SystemExit: 3",
-        "late.png": "ValueError: cannot broadcast",
+        "raises.png": f"ValueError: cannot broadcast (predictor.py:{line_of('raise ValueError(')})",
+        "leaves.png": f"SystemExit: 3 (predictor.py:{line_of('raise SystemExit(3)')})",
+        "late.png": f"ValueError: cannot broadcast (predictor.py:{line_of('raise ValueError(')})",
         "cut.png": "not an image, or of a kind that Pillow cannot read",
     }
     assert_others_are_there(guest, files, set(outcome.errors))

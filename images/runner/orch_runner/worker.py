@@ -16,7 +16,7 @@ from orch_runner import __version__, memory
 from orch_runner.contract import CONTRACT, Fatal, JobRefused, RunnerJob, WeightFile, read_job
 from orch_runner.events import Emitter, log
 from orch_runner.files import hash_file
-from orch_runner.limits import describe_error, is_out_of_memory
+from orch_runner.limits import STACK_MODULE, describe_error, is_out_of_memory
 
 STOPPED = 143
 HEARTBEAT_SECONDS = 2.0
@@ -192,7 +192,7 @@ def predictor_class(job: RunnerJob) -> Any:
     path = job.stack / file
     # So that a predictor can import modules of its own folder.
     sys.path.insert(0, str(job.stack))
-    spec = importlib.util.spec_from_file_location("orch_stack_predictor", path)
+    spec = importlib.util.spec_from_file_location(STACK_MODULE, path)
     if spec is None or spec.loader is None or not path.is_file():
         raise Fatal("load", 3, f"no predictor at {path}")
     module = importlib.util.module_from_spec(spec)

@@ -16,7 +16,7 @@ from orchestrator.errors import BaseImageError, BuildError, MachineError
 from orchestrator.hardware import LABEL, MODULE, GpuCode, parse_gpu_code
 from orchestrator.paths import build_logs_folder, home
 from orchestrator.runtimes.base import BuildOptions
-from orchestrator.runtimes.build_failure import find_reason
+from orchestrator.runtimes.build_failure import build_error
 from orchestrator.runtimes.build_inputs import BuildInputs, image_alias
 from orchestrator.runtimes.docker.build_network import network_arguments
 from orchestrator.system import Engine, Report, __version__, build_command, hold_lock, run_subprocess
@@ -154,7 +154,7 @@ def _run(command: list[str], tag: str, report: Report) -> None:
             hint="another base image: --base-image IMAGE; or no image at all: --runtime venv",
         )
     if code != 0:
-        raise BuildError(f"cannot build the image {tag} (exit {code})", why=find_reason(tail), log=log)
+        raise build_error(f"cannot build the image {tag} (exit {code})", tail, log)
 
 
 def _is_base_missing(tail: Sequence[str]) -> bool:

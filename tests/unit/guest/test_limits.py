@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import errno
+import importlib
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from orch_runner.limits import describe_error, is_out_of_memory
+from orch_runner.limits import STACK_MODULE, describe_error, is_out_of_memory
 
 
 def test_limits_are_named() -> None:
@@ -13,6 +17,22 @@ def test_limits_are_named() -> None:
     assert "--file-size" in describe_error(OSError(errno.EFBIG, "File too large"))
     assert "--processes" in describe_error(RuntimeError("can't start new thread"))
     assert "--processes" in describe_error(OSError(errno.EAGAIN, "Resource temporarily unavailable"))
+
+
+def test_the_line_of_the_stack_is_named_not_that_of_a_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "stack" / "parts").mkdir(parents=True)
+    (tmp_path / "library.py").write_text("def fail():\n    raise KeyError('k')\n")
+    (tmp_path / "stack" / "parts" / "paste.py").write_text("import library\n\n\ndef paste():\n    library.fail()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path / "stack"))
+    monkeypatch.setitem(sys.modules, STACK_MODULE, SimpleNamespace(__file__=str(tmp_path / "stack" / "predictor.py")))
+    paste = importlib.import_module("parts.paste")
+    with pytest.raises(KeyError) as caught:
+        paste.paste()
+    assert describe_error(caught.value) == "KeyError: 'k' (parts/paste.py:5)"
+    with pytest.raises(ValueError, match="invalid literal") as elsewhere:
+        int("x")
+    assert "(" not in describe_error(elsewhere.value).partition("with base 10")[2]
 
 
 @pytest.mark.parametrize(
