@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +195,8 @@ def _read_model(path: Path, known: Catalog) -> StackEntry:
     if own.model in known.models or own.model in known.aliases:
         raise _double("model", own.model, known.models[known.aliases.get(own.model, own.model)].file, path)
     lists = {name: _shared_categories(name) for name in (_shared_names() if own.taxonomy else ())}
-    return add_model(base.stack, base.name, source, own, lists)
+    spec = add_model(base.stack.spec, base.name, source, own, lists)
+    return replace(base.stack, spec=spec, model_files={**base.stack.model_files, own.model: path})
 
 
 def _find_files(extra: Sequence[Path]) -> list[Path]:

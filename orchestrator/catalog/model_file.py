@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationError
 
@@ -20,14 +19,12 @@ from orchestrator.catalog.spec import (
     Setting,
     SettingValue,
     Spec,
+    Stack,
     Taxonomy,
     Weights,
 )
 from orchestrator.errors import SpecError
 from orchestrator.system import YamlSource, did_you_mean, spec_error
-
-if TYPE_CHECKING:
-    from orchestrator.catalog.loader import StackEntry
 
 MODEL_FILE = "model.yaml"
 OWN_CONFIG = "config"
@@ -95,32 +92,30 @@ def field_error(source: YamlSource, location: Sequence[str], message: str, why: 
     return SpecError(f"{source.path}:{source.line(location)}: {'.'.join(location)}: {message}", why=why)
 
 
-def add_model(stack: StackEntry, base: str, source: YamlSource, own: ModelFile, lists: Mapping[str, Any]) -> StackEntry:
+def add_model(stack: Stack, base: str, source: YamlSource, own: ModelFile, lists: Mapping[str, Any]) -> Stack:
     """Return the stack with one more model, which is like its model `base`.
 
     `lists` are the lists of categories that come with orch, by name. Raises SpecError.
     """
-    spec = stack.spec
     try:
         name, taxonomy = _choose_taxonomy(stack, base, own, lists)
-        description = _describe(spec.models[base], base, source.path.parent, own, name, taxonomy)
+        description = _describe(stack.models[base], base, source.path.parent, own, name, taxonomy)
     except _FieldProblem as problem:
         raise field_error(source, problem.location, str(problem), problem.why) from None
-    models = {**spec.models, own.model: description}
-    spec = spec.model_copy(update={"models": models, "taxonomies": {**spec.taxonomies, name: taxonomy}})
-    return replace(stack, spec=spec, model_files={**stack.model_files, own.model: source.path})
+    models = {**stack.models, own.model: description}
+    return stack.model_copy(update={"models": models, "taxonomies": {**stack.taxonomies, name: taxonomy}})
 
 
-def _choose_taxonomy(stack: StackEntry, base: str, own: ModelFile, lists: Mapping[str, Any]) -> tuple[str, Taxonomy]:
+def _choose_taxonomy(stack: Stack, base: str, own: ModelFile, lists: Mapping[str, Any]) -> tuple[str, Taxonomy]:
     """Return the name and content of the model's taxonomy; categories of its own have the model's name."""
-    taxonomies = stack.spec.taxonomies
-    name = own.taxonomy or stack.spec.models[base].taxonomy
+    taxonomies = stack.taxonomies
+    name = own.taxonomy or stack.models[base].taxonomy
     if own.taxonomy and own.categories:
         raise _FieldProblem("give categories or a taxonomy, not both", "taxonomy")
     if name not in taxonomies and name not in lists:
         known = [*taxonomies, *lists]
         raise _FieldProblem(f"{name!r} is not one of {', '.join(known)}", "taxonomy", why=did_you_mean(name, known))
-    base_attributes = stack.spec.taxonomies[stack.spec.models[base].taxonomy].attributes
+    base_attributes = stack.taxonomies[stack.models[base].taxonomy].attributes
     if name in taxonomies:
         taxonomy = taxonomies[name]
     else:
@@ -128,7 +123,7 @@ def _choose_taxonomy(stack: StackEntry, base: str, own: ModelFile, lists: Mappin
     if own.categories is None and own.attributes is None:
         return name, taxonomy
     if own.model in taxonomies:
-        raise _FieldProblem(f"a taxonomy of the stack {stack.name} has this name; choose another one", "model")
+        raise _FieldProblem(f"a taxonomy of the stack {stack.stack} has this name; choose another one", "model")
     attributes = taxonomy.attributes if own.attributes is None else own.attributes
     ids = [category.id for category in own.categories or ()]
     double = sorted({value for value in ids if ids.count(value) > 1})
