@@ -52,7 +52,7 @@ def selftest(
     common.say(f"passed{note}")
 
 
-def test_stack(
+def check_stack(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A stack, or one of its models.")],
     runtimes: Annotated[
         list[str] | None,
@@ -70,8 +70,8 @@ def test_stack(
 ) -> int:
     """Hold a stack to what the built-in ones are held to.
 
-    Difficult images, the same bytes whatever the workers, equal arrays on every runtime. Missing weights are replaced by
-    random ones.
+    Difficult images, the same bytes whatever the workers, equal arrays on every runtime. Missing weights are replaced
+    by random ones.
     """
     known = common.catalog(stacks)
     entries = [known.model(name)] if name not in known.stacks else None
