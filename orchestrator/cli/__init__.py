@@ -55,7 +55,7 @@ class _RootGroup(PanelGroup):
     panels: ClassVar = {
         "Predict": ("run", "plan", "rerun", "status", "attach", "cancel"),
         "Look at results": ("ls", "inspect", "validate", "draw", "eval", "compare", "report", "export", "import"),
-        "Models": ("models", "weights", "sources", "build", "selftest", "equivalence", "convert", "new"),
+        "Models": ("models", "weights", "sources", "build", "selftest", "test-stack", "equivalence", "convert", "new"),
         "Warm workers": ("up", "ps", "logs", "down", "compose"),
         "This machine": ("doctor", "demo", "prune", "config", "help"),
     }

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli import common
-from orchestrator.cli.completion import complete_model
+from orchestrator.cli.completion import complete_model, complete_runtime, complete_stack_or_model
 from orchestrator.cli.tables import print_table
 from orchestrator.errors import EXIT_OK, MachineError, PredictionsError
 
@@ -53,10 +53,18 @@ def selftest(
 
 
 def check_stack(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A stack, or one of its models.")],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", autocompletion=complete_stack_or_model, help="A stack, or one of its models."),
+    ],
     runtimes: Annotated[
         list[str] | None,
-        typer.Option("--runtime", metavar="NAME", help="Test on this runtime; repeatable. Default: docker and venv."),
+        typer.Option(
+            "--runtime",
+            metavar="NAME",
+            autocompletion=complete_runtime,
+            help="Test on this runtime; repeatable. Default: docker and venv.",
+        ),
     ] = None,
     variant: common.VariantOption = None,
     device: common.DeviceOption = None,

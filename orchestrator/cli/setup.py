@@ -19,6 +19,7 @@ from orchestrator.cli.common import (
     say_text,
     show_line,
 )
+from orchestrator.cli.completion import complete_model
 from orchestrator.cli.plan import preview_model, show
 from orchestrator.cli.tables import print_table
 from orchestrator.errors import EXIT_OK, MachineError, UsageError
@@ -82,7 +83,12 @@ def new_stack(
 @new.command("model")
 def new_model(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The new model's name.")],
-    like: Annotated[str, typer.Option("--like", metavar="MODEL", help="A model with the same architecture.")],
+    like: Annotated[
+        str,
+        typer.Option(
+            "--like", metavar="MODEL", autocompletion=complete_model, help="A model with the same architecture."
+        ),
+    ],
     weights: Annotated[
         list[str] | None,
         typer.Option("--weights", "-w", metavar="FILE", help="Your weights: a file, folder or URL; or KEY=FILE."),

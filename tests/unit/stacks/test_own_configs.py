@@ -67,7 +67,12 @@ def test_amrcnn_takes_the_own_file_and_caches_its_graph_by_content(
 ) -> None:
     read: list[str] = []
     parameters = SimpleNamespace(override=lambda *_, **__: None, validate=lambda: None, lock=lambda: None)
-    override = SimpleNamespace(override_params_dict=lambda _, path, **__: read.append(path) or parameters)
+
+    def note(base: object, path: str, **_: object) -> object:
+        read.append(path)
+        return parameters
+
+    override = SimpleNamespace(override_params_dict=note)
     factory = SimpleNamespace(config_generator=lambda name: name)
     tf = SimpleNamespace(__version__="2.11", errors=SimpleNamespace(OpError=OSError))
     for name, module in {
