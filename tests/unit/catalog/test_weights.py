@@ -24,6 +24,7 @@ from orchestrator.catalog.weights import (
     ensure_weights,
     known_digests,
     verify_weights,
+    weights_folder_of,
     weights_state,
 )
 from orchestrator.catalog.weights_content import content_problem
@@ -272,6 +273,19 @@ def test_weights_may_be_a_file_of_the_users(tmp_path: Path) -> None:
     write(tmp_path / "mine.pth", CONTENT)
     assert entry.spec.weights["pth"].path == str(tmp_path / "mine.pth")
     assert ensure(entry).sha256 == SHA
+
+
+def test_a_file_of_the_users_is_never_taken_from_a_shared_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = model(tmp_path, path="../mine.pth")
+    write(tmp_path / "mine.pth", CONTENT)
+    with monkeypatch.context() as keeper:
+        keeper.setenv("ORCH_HOME", str(tmp_path / "shared"))
+        ensure(entry)
+    monkeypatch.setenv("ORCH_SHARED_HOME", str(tmp_path / "shared"))
+    assert weights_folder_of(entry) == weights_folder(*FOLDER)
+    assert ensure(entry).path == weights_folder(*FOLDER) / "w.pth"
 
 
 def packed(name: str, content: bytes = b"1") -> bytes:
