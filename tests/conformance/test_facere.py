@@ -73,7 +73,7 @@ def test_an_image_with_nothing_in_it(checked: tuple[str, Any]) -> None:
 
 def test_every_image_is_accounted_for(orch: Orch, checked: tuple[str, Any], difficult: Path, tmp_path: Path) -> None:
     name, report = checked
-    orch("weights", "add", name, report["weights"])
+    orch("weights", "add", "--force", name, report["weights"])
     orch("run", "-m", name, "-i", difficult, "--runtime", "venv", "-o", tmp_path / "out", expect=1)
     predictions = Predictions.load(tmp_path / "out" / "predictions.npz")
     assert predictions.validate() == []

@@ -35,7 +35,7 @@ def weights(orch: Orch, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = orch("selftest", "facere", "--runtime", "venv", "--device", "cpu", "--out", kept)
     assert "the numbers mean nothing" in done.stderr
     path = kept / "weights" / "facere_base.onnx"
-    orch("weights", "add", "facere", path)
+    orch("weights", "add", "--force", "facere", path)
     return path
 
 

@@ -65,7 +65,7 @@ def test_a_model_runs_on_the_gpu(
     tested = json.loads(orch("selftest", name, *on_gpu, "--out", kept, "--json").stdout)
     assert (tested["passed"], tested["run"]["device"]) == (True, "cuda")
     for path in sorted((kept / "weights").iterdir()):
-        orch("weights", "add", name, path)
+        orch("weights", "add", "--force", name, path)
     out = tmp_path / "run"
     summary = json.loads(orch("run", "-m", name, "-i", photographs, *on_gpu, "-o", out, "--json").stdout)
     assert (summary["failed"], summary["device"]) == (0, "cuda")

@@ -72,7 +72,7 @@ class Weights(dict[str, Path]):
         assert (result["passed"], result["random_weights"]) == (True, True)
         assert min(result["instances"].values()) > 0
         self[model] = kept / "weights" / FOLDERS[model]
-        self._orch("weights", "add", model, self[model])
+        self._orch("weights", "add", "--force", model, self[model])
         return self[model]
 
 
@@ -223,19 +223,19 @@ def test_checkpoints_that_cannot_be_used(
         ).stderr
 
     try:
-        orch("weights", "add", R50, weights["amrcnn-spine"])
+        orch("weights", "add", "--force", R50, weights["amrcnn-spine"])
         assert "is not one of amrcnn-r50-fpn" in failure()
         (tmp_path / "empty").mkdir()
-        orch("weights", "add", R50, tmp_path / "empty")
+        orch("weights", "add", "--force", R50, tmp_path / "empty")
         assert "no checkpoint in" in failure()
         cut = tmp_path / "cut"
         subprocess.run(["cp", "-r", weights[R50], cut], check=True)
         (data,) = cut.glob("*.data-*")
         os.truncate(data, data.stat().st_size // 2)
-        orch("weights", "add", R50, cut)
+        orch("weights", "add", "--force", R50, cut)
         assert "cannot be read" in failure()
     finally:
-        orch("weights", "add", R50, weights[R50])
+        orch("weights", "add", "--force", R50, weights[R50])
 
 
 KEPT = """

@@ -149,7 +149,7 @@ def test_the_stacks_are_equivalent(
 
 def predict(stack: StackEntry, model: str, file: Path, images: Path, out: Path) -> subprocess.CompletedProcess[str]:
     """`orch run` on one photograph with this weights file, which is as large as the published one may be."""
-    assert cli.main(["weights", "add", model, str(file)]) == 0
+    assert cli.main(["weights", "add", "--force", model, str(file)]) == 0
     command = [
         sys.executable,
         "-m",

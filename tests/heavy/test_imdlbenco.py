@@ -75,7 +75,7 @@ def checkpoint_of(orch: Orch, model: str, home: Path) -> Path:
     path = home / "selftest-kept" / model / "weights" / f"{model}.pth"
     if not path.exists():
         orch("selftest", model, *COMMON, "--out", home / "selftest-kept" / model)
-    orch("weights", "add", model, path)
+    orch("weights", "add", "--force", model, path)
     return path
 
 
@@ -158,7 +158,7 @@ def test_a_checkpoint_of_another_model_is_refused_and_its_keys_named(
     orch: Orch, home: Path, photographs: Path, tmp_path: Path
 ) -> None:
     other = checkpoint_of(orch, SMALL, home)
-    orch("weights", "add", "mantra-net", other)
+    orch("weights", "add", "--force", "mantra-net", other)
     failed = orch("run", "-m", "mantra-net", "-i", photographs, *COMMON, "-o", tmp_path / "run", expect=None)
     assert failed.returncode != 0
     assert "the checkpoint is not one of mantra-net" in failed.stderr

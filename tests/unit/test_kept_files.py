@@ -92,7 +92,7 @@ def open_task(folder: Path, document: dict[str, Any]) -> object:
 def open_weights(folder: Path, document: dict[str, Any]) -> object:
     weights = {"pth": {"file": "w.pth", "licence": "MIT", "manual": "ask the authors"}}
     entry = model_entry(folder / "stack", weights=weights)
-    (folder / "w.pth").write_bytes(b"weights")
+    (folder / "w.pth").write_bytes(b"PK\x03\x04weights")
     add_weights(entry, folder / "w.pth")
     (record,) = weights_folder(entry.stack.name, entry.name).glob("*.json")
     kept = json.loads(record.read_text())
