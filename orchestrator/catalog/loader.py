@@ -18,6 +18,7 @@ from orchestrator.paths import user_stacks_folder
 from orchestrator.system import YamlSource, did_you_mean, spec_error, unknown_name
 
 SPEC_NAME = "stack.yaml"
+_NEW = "orch new model NAME --like MODEL --weights FILE, or orch new stack NAME, makes one"
 PUBLISHED_RECIPE = "recipe=published"
 """The value of --set that stands for the settings of a model's published recipe."""
 
@@ -205,14 +206,14 @@ def _find_files(extra: Sequence[Path]) -> list[Path]:
     named = [*extra, *from_environment]
     for parent in named:
         if not parent.is_dir():
-            raise UsageError(f"the folder of stacks {parent} does not exist")
+            raise UsageError(f"the folder of stacks {parent} does not exist", hint=_NEW)
     files: list[Path] = []
     for parent in [STACKS, *named, user_stacks_folder()]:
         own = [path for path in (parent / SPEC_NAME, parent / MODEL_FILE) if path.is_file()]
         below = own or [path for name in (SPEC_NAME, MODEL_FILE) for path in sorted(parent.glob(f"*/{name}"))]
         if not below and parent in named:
             why = f"neither it nor a folder in it has a {SPEC_NAME} or a {MODEL_FILE}"
-            raise UsageError(f"{parent} contains no stack", why=why)
+            raise UsageError(f"{parent} contains no stack", why=why, hint=_NEW)
         files += [path.parent.resolve() / path.name for path in below]
     return list(dict.fromkeys(files))
 

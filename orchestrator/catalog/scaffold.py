@@ -132,7 +132,7 @@ def _weights_document(base: ModelEntry, weights: Sequence[str], folder: Path) ->
         if "://" not in origin:
             path = Path(origin).expanduser()
             if not path.exists():
-                raise UsageError(f"--weights {text}: {origin} does not exist")
+                raise UsageError(f"--weights {text}: {origin} does not exist", hint="name the file of your own weights")
             problem = content_problem(path, base.spec.weights[key])
             if problem is not None:
                 raise UsageError(f"--weights {text}: these are no weights like those of {base.name}", why=problem)

@@ -24,6 +24,8 @@ NOT_HERE = {
     "orch run -f orch.yaml": (2,),  # no such file yet: the next step is named
     "orch report result other": (0,),
     "orch weights add fformer-swin FILE.pth": (2,),  # the reader's file
+    "orch new model my-maskrcnn": (2,),  # the reader's file
+    "orch run --stacks stacks --model my-maskrcnn": (2,),  # the model of that file
     "orch sources fetch": (4,),  # no network
     "orch prune": (0, 2, 4),  # asks
     "orch equivalence fformer-swin": (4,),  # weights by hand
