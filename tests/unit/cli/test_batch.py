@@ -57,7 +57,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
         (["--all", "-m", "a", "-i", "x"], "--all and --model were given"),
         (["-m", "garments-tiny", "-m", "garments-tny", "-i", "x"], "did you mean garments-tiny?"),
         (["-m", "garments-tiny", "-i", "x", "--workers-per-gpu", "0"], "a number from 1 to 64, or auto"),
-        (["-f", "/none.yaml"], "cannot read /none.yaml"),
+        (["-f", "/none.yaml"], "no such file: /none.yaml"),
         (["-f", "orch.yaml", "--workers", "2"], "--workers and --file were given"),
         (["-f", "orch.yaml", "--model", "x"], "--model and --file were given"),
     ],
