@@ -15,13 +15,14 @@ if TYPE_CHECKING:
         read_model,
         read_stack,
     )
-    from orchestrator.catalog.model_file import MODEL_FILE
+    from orchestrator.catalog.model_file import MODEL_FILE, ModelFile
     from orchestrator.catalog.scaffold import create_model, create_stack
     from orchestrator.catalog.spec import (
         MANIPULATION,
         MODEL_NAME_PATTERN,
         SettingValue,
         Spec,
+        Stack,
         UpstreamSource,
         Variant,
         Weights,
@@ -43,9 +44,9 @@ else:
         {
             "bundled": "RUNNER STACKS",
             "loader": "PUBLISHED_RECIPE Catalog ModelEntry StackEntry load_catalog read_model read_stack",
-            "model_file": "MODEL_FILE",
+            "model_file": "MODEL_FILE ModelFile",
             "scaffold": "create_model create_stack",
-            "spec": "MANIPULATION MODEL_NAME_PATTERN SettingValue Spec UpstreamSource Variant Weights",
+            "spec": "MANIPULATION MODEL_NAME_PATTERN SettingValue Spec Stack UpstreamSource Variant Weights",
             "upstream_code": "ensure_sources source_state tree_folder",
             "weights": "Stored add_weights ensure_weights known_digests verify_weights weights_folder_of weights_in "
             "weights_state",

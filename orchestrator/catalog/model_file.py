@@ -44,6 +44,14 @@ def _number_names(value: Any) -> Any:
     return value
 
 
+_Files = Annotated[Mapping[Name, str], BeforeValidator(_as_mapping, json_schema_input_type=str | Mapping[str, str])]
+_Categories = Annotated[
+    tuple[Category, ...] | None,
+    BeforeValidator(_number_names, json_schema_input_type=tuple[str, ...] | tuple[Category, ...] | None),
+    Field(min_length=1),
+]
+
+
 class ModelFile(Spec):
     """One model.yaml. What it does not say is as the base model has it."""
 
@@ -52,12 +60,12 @@ class ModelFile(Spec):
     """The base model, or an alias of it: stack, architecture, environment and image are its own."""
     title: str | None = None
     licence: str = "not stated"
-    weights: Annotated[Mapping[Name, str], BeforeValidator(_as_mapping)] = {}
+    weights: _Files = Field(default_factory=dict)
     """A file, folder or URL, or one per key of the base model's weights. Paths are relative to this file."""
     config: str | None = None
     """Your configuration file in place of the base model's; as it lay beside that one."""
     taxonomy: str | None = None  # one of the stack's, or a list that comes with orch
-    categories: Annotated[tuple[Category, ...] | None, BeforeValidator(_number_names), Field(min_length=1)] = None
+    categories: _Categories = None
     """In the order of the model's classes: names, which get the ids 1, 2, …, or {id, name}."""
     attributes: tuple[str, ...] | None = None
     native: NativeOutput = NativeOutput()  # only the fields that differ

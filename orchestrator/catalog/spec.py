@@ -125,10 +125,15 @@ class Category(Spec):
     name: str
 
 
+def _or_shared(schema: dict[str, Any]) -> None:
+    """Have a JSON Schema take the name of a shared list of categories too, which the loader replaces."""
+    schema["anyOf"] = [{key: schema.pop(key) for key in list(schema)}, {"type": "string"}]
+
+
 class Taxonomy(Spec):
     """Category ids and names, and names of the attribute columns."""
 
-    categories: tuple[Category, ...] = Field(min_length=1)
+    categories: tuple[Category, ...] = Field(min_length=1, json_schema_extra=_or_shared)
     """In stack.yaml also the name of a list that comes with orch: a file in images/taxonomies."""
     attributes: tuple[str, ...] = ()
 

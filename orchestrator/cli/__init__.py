@@ -30,6 +30,7 @@ from orchestrator.cli import (
     predictions,
     prune,
     run,
+    schema,
     selftest,
     setup,
     sources,
@@ -55,7 +56,18 @@ class _RootGroup(PanelGroup):
     panels: ClassVar = {
         "Predict": ("run", "plan", "rerun", "status", "attach", "cancel"),
         "Look at results": ("ls", "inspect", "validate", "draw", "eval", "compare", "report", "export", "import"),
-        "Models": ("models", "weights", "sources", "build", "selftest", "test-stack", "equivalence", "convert", "new"),
+        "Models": (
+            "models",
+            "weights",
+            "sources",
+            "build",
+            "selftest",
+            "test-stack",
+            "equivalence",
+            "convert",
+            "new",
+            "schema",
+        ),
         "Warm workers": ("up", "ps", "logs", "down", "compose"),
         "This machine": ("doctor", "demo", "prune", "config", "help"),
     }
@@ -119,6 +131,7 @@ app.command("doctor")(setup.doctor)
 app.add_typer(setup.new, name="new")
 app.command("demo")(setup.demo)
 app.add_typer(config.app, name="config")
+app.command("schema")(schema.schema)
 app.command("help")(topics.show_help)
 
 

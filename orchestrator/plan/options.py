@@ -36,7 +36,7 @@ def _refuse_empty(value: object) -> object:
     return value
 
 
-Size = Annotated[int | None, BeforeValidator(_parse_size)]
+Size = Annotated[int | None, BeforeValidator(_parse_size, json_schema_input_type=str | int | None)]
 AtLeastOne = Annotated[int, Field(ge=1)]
 
 
@@ -61,7 +61,7 @@ class CommonOptions(BaseModel):
     """"auto": as many as fit into the GPU's free memory, where the model states how much it needs."""
     wait: bool = True  # wait while other runs use all GPUs; on a cluster, until the run is complete
     threads: AtLeastOne | None = None
-    user: Annotated[tuple[int, int] | None, BeforeValidator(_parse_user)] = None
+    user: Annotated[tuple[int, int] | None, BeforeValidator(_parse_user, json_schema_input_type=str | None)] = None
     """Uid and gid of workers in containers; None: the caller's, nobody's for root."""
     memory: Size = None
     """Bytes of each worker; None: a share of the machine's memory."""

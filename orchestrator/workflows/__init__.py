@@ -7,7 +7,7 @@ from orchestrator._lazy import lazy_exports
 if TYPE_CHECKING:
     from orchestrator.workflows.batch import RunRequest, RunResult, find_runnable, make_requests, run_batch
     from orchestrator.workflows.comparison import Compared, compare_and_report
-    from orchestrator.workflows.comparison_file import read_comparison, write_example
+    from orchestrator.workflows.comparison_file import ComparisonSpec, read_comparison, write_example
     from orchestrator.workflows.conformance import Check, check_models
     from orchestrator.workflows.convert import Converted, ConvertOptions, convert_checkpoint, suggest_model
     from orchestrator.workflows.demo.demo import run_demo
@@ -28,7 +28,7 @@ else:
         {
             "batch": "RunRequest RunResult find_runnable make_requests run_batch",
             "comparison": "Compared compare_and_report",
-            "comparison_file": "read_comparison write_example",
+            "comparison_file": "ComparisonSpec read_comparison write_example",
             "conformance": "Check check_models",
             "convert": "ConvertOptions Converted convert_checkpoint suggest_model",
             "demo.demo": "run_demo",

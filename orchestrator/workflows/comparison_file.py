@@ -64,6 +64,9 @@ class ModelSpec(RunSpec):
     name: Annotated[str, StringConstraints(pattern=MODEL_NAME_PATTERN, max_length=64)] | None = None
 
 
+_NamedModel = Annotated[ModelSpec, BeforeValidator(_as_mapping, json_schema_input_type=str | ModelSpec)]
+
+
 class CompareSpec(Spec):
     """How runs are compared; see orch compare."""
 
@@ -90,8 +93,12 @@ class ReportSpec(Spec):
 class ComparisonSpec(Spec):
     """One orch.yaml. Paths are relative to its folder."""
 
-    models: Annotated[tuple[Annotated[ModelSpec, BeforeValidator(_as_mapping)], ...], AfterValidator(_refuse_empty)]
-    images: Annotated[tuple[NotEmpty, ...], BeforeValidator(_as_list), AfterValidator(_refuse_empty)]
+    models: Annotated[tuple[_NamedModel, ...], AfterValidator(_refuse_empty)]
+    images: Annotated[
+        tuple[NotEmpty, ...],
+        BeforeValidator(_as_list, json_schema_input_type=str | tuple[str, ...]),
+        AfterValidator(_refuse_empty),
+    ]
     image_root: NotEmpty | None = None
     annotations: NotEmpty | None = None
     out: NotEmpty | None = None  # folder of all results; by default the file's name without its suffix, with -result
