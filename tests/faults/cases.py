@@ -131,7 +131,8 @@ class Case:
         started, process = time.monotonic(), self.start(wrapped, self.chance.randrange(0, 120))
         if kind is not None and kind.act is not None:
             # Half of the time while it starts up, else at any time of a run.
-            time.sleep(self.chance.choice((self.chance.uniform(0, 0.6), self.chance.uniform(0.3, 2.0))))
+            delay = self.chance.choice((self.chance.uniform(0, 0.6), self.chance.uniform(0.3, 2.0)))
+            time.sleep(delay * self.workers.pace)
             if process.poll() is None:
                 kind.act(self, process, self.chance)
         try:

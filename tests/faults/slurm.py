@@ -43,6 +43,7 @@ class SlurmWorkers(VenvWorkers):
     """Tasks of a job, and the workers they start."""
 
     limit = 240.0
+    pace = 4.0
 
     def __init__(self, case: Case) -> None:
         super().__init__(case)

@@ -31,6 +31,8 @@ class VenvWorkers:
 
     limit = 60.0
     """Seconds after which a command counts as hung."""
+    pace = 1.0
+    """How much later than in a venv things happen to a run: it begins later."""
 
     def __init__(self, case: Case) -> None:
         self.case = case
