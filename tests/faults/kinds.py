@@ -95,7 +95,7 @@ def start_twice(case: Case, process: Process, chance: random.Random) -> None:
     del chance
     other = case.start("none", 0)
     out, error = other.communicate(timeout=case.limit)
-    if process.poll() is None and other.returncode not in (0, 2):
+    if other.returncode not in (0, 2) or (other.returncode == 2 and process.wait(case.limit) == 2):
         case.blame(f"the second command ended with {other.returncode}: {error or out}")
 
 
@@ -209,7 +209,7 @@ KINDS = (
     Kind("SIGSTOP", act=stop_for_a_while),
     Kind("workers killed", act=kill_workers),
     Kind("machine lost", (-signal.SIGKILL,), act=kill_all),
-    Kind("two commands", act=start_twice),
+    Kind("two commands", (2,), act=start_twice),
     Kind("disk full", (2, 4, 5), wrapped="ENOSPC"),
     Kind("input/output error", (2, 4, 5), wrapped="EIO"),
     Kind("read-only", (2, 4, 5), wrapped="EROFS"),
