@@ -21,16 +21,19 @@ DOWN_SECONDS = 1.0
 
 
 class PrivateEngine:
-    """A dockerd with folders and a socket of its own, without a network."""
+    """A dockerd with folders, a bridge and a socket of its own; without a bridge it would delete the other engine's."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._bridge = f"orchf{os.getpid()}"
+        subprocess.run(["ip", "link", "add", "name", self._bridge, "type", "bridge"], check=True)
+        subprocess.run(["ip", "address", "add", "10.213.78.1/24", "dev", self._bridge], check=True)
         self.address = f"unix://{folder / 'engine.sock'}"
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir()
         settings = {
             "data-root": str(folder / "data"), "exec-root": str(folder / "exec"), "pidfile": str(folder / "pid"),
-            "hosts": [self.address], "bridge": "none", "iptables": False, "ip6tables": False,
+            "hosts": [self.address], "bridge": self._bridge, "iptables": False, "ip6tables": False,
         }  # fmt: skip
         (folder / "daemon.json").write_text(json.dumps(settings))
 
@@ -68,6 +71,7 @@ class PrivateEngine:
         """Stop it and what a killed one left running."""
         self.stop()
         kill(find_processes(str(self.folder / "exec")))
+        subprocess.run(["ip", "link", "delete", self._bridge], check=False)
 
     def copy_image(self, image: str, environment: Mapping[str, str]) -> None:
         """Copy an image from the machine's own engine."""
