@@ -35,7 +35,8 @@ class Kind:
 
     `act` is done to the started command after a random delay; `spoil` to the folder before the command is started;
     `wrapped` is a fault that tests.faults.command installs; `mend` ends the fault once the command has ended. `codes`:
-    the exit codes that are right besides 0; a signal may come before Python has imported anything.
+    the exit codes that are right besides 0; a signal may come before Python has imported anything, and `python -m` may
+    end by SIGINT, which a shell shows as 130 too, though KeyboardInterrupt was handled.
     """
 
     name: str
@@ -204,7 +205,7 @@ def act_on_job(*command: str) -> Callable[[Case, Process, random.Random], None]:
 
 KINDS = (
     Kind("SIGKILL", (-signal.SIGKILL,), act=send(signal.SIGKILL)),
-    Kind("SIGTERM", (130, -signal.SIGTERM), act=send(signal.SIGTERM)),
+    Kind("SIGTERM", (130, -signal.SIGTERM, -signal.SIGINT), act=send(signal.SIGTERM)),
     Kind("SIGINT", (130, -signal.SIGINT), act=send(signal.SIGINT)),
     Kind("SIGSTOP", act=stop_for_a_while),
     Kind("workers killed", act=kill_workers),
