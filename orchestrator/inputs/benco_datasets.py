@@ -70,7 +70,7 @@ def read_json(path: Path, content: Any) -> Samples:
             f"cannot read {path} as a list of images",
             why="expected a COCO file, [[image, mask], …], [[kind, path], …] or {name: path}",
         )
-    if all(first in _KINDS for first, _ in content):
+    if all(first in _KINDS and second is not None for first, second in content):
         return _join(read_data_set(_locate(path, second)) for _, second in content)
     samples = [
         Sample(_locate(path, image), mask if mask in (NEGATIVE, None) else _locate(path, mask))

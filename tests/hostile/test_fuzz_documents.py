@@ -47,11 +47,11 @@ def altered(draw: st.DrawFn, document: Any) -> Any:
                 source = source[part]
             parent[last] = copy.deepcopy(source)
         elif action == "add" and isinstance(parent, list):
-            parent.append(draw(ODD))
+            parent.append(copy.deepcopy(draw(ODD)))
         elif action == "add":
-            parent[draw(st.sampled_from(["x", "", "a b"]))] = draw(ODD)
+            parent[draw(st.sampled_from(["x", "", "a b"]))] = copy.deepcopy(draw(ODD))
         else:
-            parent[last] = draw(ODD)
+            parent[last] = copy.deepcopy(draw(ODD))
         if not document:
             break
     return document
