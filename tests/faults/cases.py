@@ -43,8 +43,9 @@ class Case:
     def __post_init__(self) -> None:
         self.chance = random.Random(f"{self.seed}-{self.runtime}")
         self.root = self.setup.root / f"case-{self.seed}-{self.runtime}"
-        self.images, self.disk = self.root / "images", self.root / "disk"
-        self.out = self.disk / "out"
+        self.images: Path = self.root / "images"
+        self.disk: Path = self.root / "disk"
+        self.out: Path = self.disk / "out"
         self.model = self.chance.choice(MODELS)
         self.options = [
             "--batch-size",
