@@ -170,7 +170,7 @@ def forward_pass(folder: Path, entry: ModelEntry, environment: Path) -> float:
 
 
 @contextmanager
-def worker(folder: Path, prepared: Prepared, entry: ModelEntry) -> Iterator[None]:
+def worker(folder: Path, prepared: Prepared, entry: ModelEntry) -> Iterator[subprocess.Popen[bytes]]:
     """A warm worker, as a hardened container or as a process."""
     weights = weights_folder(entry.stack.name, entry.name).parent
     own = {"ORCH_STACK": entry.stack.name, "ORCH_VARIANT": "cpu", "ORCH_DEVICE": "cpu"}
@@ -188,7 +188,7 @@ def worker(folder: Path, prepared: Prepared, entry: ModelEntry) -> Iterator[None
             while not list_worker_ids(tree):
                 assert process.poll() is None, "the warm worker did not start"
                 time.sleep(0.05)
-        yield
+        yield process
     finally:
         process.terminate()
         process.wait()

@@ -135,7 +135,7 @@ def read_machine(path: Path) -> Machine:
     """Read a description of a machine, written by orch or by hand. Raises UsageError."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"cannot read {path}", why=str(error)) from error
     if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
         raise UsageError(f"{path} does not describe a machine", why=f'it must say "format": "{FORMAT}"')

@@ -8,6 +8,7 @@ sorted order, where one stray file shifts all later pairs; here they are paired 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ def read_json(path: Path, content: Any) -> Samples:
             f"cannot read {path} as a list of images",
             why="expected a COCO file, [[image, mask], …], [[kind, path], …] or {name: path}",
         )
-    if all(first in _KINDS for first, _ in content):
+    if all(first in _KINDS and second is not None for first, second in content):
         return _join(read_data_set(_locate(path, second)) for _, second in content)
     samples = [
         Sample(_locate(path, image), mask if mask in (NEGATIVE, None) else _locate(path, mask))
@@ -80,14 +81,18 @@ def read_json(path: Path, content: Any) -> Samples:
 
 def read_data_set(path: Path) -> Samples:
     """Read a data set from its folder or its JSON file. Raises UsageError."""
-    if path.is_dir() and is_tp_gt(path):
+    try:
+        is_folder, is_file = is_tp_gt(path), path.is_file()
+    except OSError as error:  # of a name that no file can have
+        raise UsageError(f"cannot read {path}", why=error.strerror) from None
+    if is_folder:
         return read_tp_gt(path)
-    if not path.is_file():
+    if not is_file:
         why = f"expected a folder with {IMAGES}/ and {MASKS}/, or a JSON file"
         raise UsageError(f"{path} is not a data set", why=why)
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UsageError(f"cannot read {path}", why=str(error)) from None
     return read_json(path, content)
 
@@ -111,7 +116,7 @@ def _is_pair(entry: Any) -> bool:
 def _locate(path: Path, name: str) -> Path:
     """Return a path named in a file: beside that file, else below the current folder, as upstream does."""
     beside, here = path.parent / name, Path.cwd() / name
-    return here if not beside.exists() and here.exists() else beside
+    return here if not os.path.lexists(beside) and os.path.lexists(here) else beside
 
 
 def _list_pictures(folder: Path) -> list[Path]:

@@ -21,7 +21,7 @@ from orchestrator.inputs.image_names import name_image
 from orchestrator.inputs.links import Links
 from orchestrator.inputs.remote import expand_user, is_url
 from orchestrator.inputs.signatures import read_head
-from orchestrator.system import is_archive, unpack, write_json
+from orchestrator.system import is_archive, parse_object, unpack, write_json
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
 _DONE = "unpacked.json"
@@ -190,7 +190,7 @@ def _from_archive(path: Path, folder: Path, skipped: list[SkippedFile]) -> Itera
     marker = folder / _DONE
     state = path.stat()
     stamp = [str(path), state.st_size, state.st_mtime_ns]
-    record = json.loads(marker.read_text(encoding="utf-8")) if marker.is_file() else {}
+    record = (parse_object(marker.read_bytes()) if marker.is_file() else None) or {}
     if (record.get("format"), record.get("archive")) != (_UNPACKED, stamp):
         folder.mkdir(parents=True, exist_ok=True)
         unpacked, left = unpack(path, folder, refusal)
@@ -214,11 +214,15 @@ def _from_archive(path: Path, folder: Path, skipped: list[SkippedFile]) -> Itera
 def _from_json(path: Path, image_root: Path | None, notes: list[str]) -> Iterator[SourceImage]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:  # UnicodeDecodeError is one
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         raise UsageError(f"{path} is not JSON", why=str(error)) from None
     if isinstance(content, dict) and "images" in content:
         return _from_coco(path, content["images"], image_root)
-    return _from_samples(path, read_json(path, content), notes)
+    try:
+        samples = read_json(path, content)
+    except RecursionError as error:
+        raise UsageError(f"the data set {path} contains itself") from error
+    return _from_samples(path, samples, notes)
 
 
 def _from_samples(source: Path, read: Samples, notes: list[str]) -> Iterator[SourceImage]:

@@ -139,7 +139,7 @@ def _read_plan(shard: Arrays) -> str:
     try:
         meta = json.loads(text)
         kind, plan = meta["format"], str(meta["plan"])
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise _broken(shard.path, "its meta has no format and plan") from error
     if kind != SHARD_FORMAT:
         raise _broken(shard.path, f"its format is {kind!r}, not {SHARD_FORMAT!r}")

@@ -146,7 +146,7 @@ class _Content:
     def _check_meta(self) -> None:
         try:
             meta = json.loads(str(self.arrays["meta"][()]))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             return self._report("meta", f"is not JSON: {error}")
         if not isinstance(meta, dict):
             return self._report("meta", "is not a JSON object")

@@ -273,16 +273,8 @@ class GuestTree:
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file aside and rename it into place; what stands there by that name is replaced, never followed."""
-        with self._parent(name) as (descriptor, last):
-            aside = f".{last}.{secrets.token_hex(4)}.tmp"
-            try:
-                with open(self._create(aside, descriptor), "wb") as stream:
-                    stream.write(content)
-                os.rename(aside, last, src_dir_fd=descriptor, dst_dir_fd=descriptor)
-            except BaseException:
-                with suppress(OSError):
-                    os.unlink(aside, dir_fd=descriptor)
-                raise
+        with self._parent(name) as (descriptor, last), self._replacing(last, descriptor) as stream:
+            stream.write(content)
 
     def touch(self, name: str) -> None:
         """Make an empty file, or set the time of one that is there to now."""
@@ -299,14 +291,15 @@ class GuestTree:
             os.symlink(target, last, dir_fd=descriptor)
 
     def put(self, name: str, source: Path) -> None:
-        """Copy the content and time of a file of the host's in. Raises FileExistsError."""
+        """Copy the content and time of a file of the host's in, whole or not at all; what stands there is replaced."""
         with (
             self._parent(name) as (descriptor, last),
             open(_open_source(source), "rb") as stream,
-            open(self._create(last, descriptor), "wb") as copied,
+            self._replacing(last, descriptor) as copied,
         ):
             shutil.copyfileobj(stream, copied, BLOCK)
             copied.flush()
+            # The time that the source has now: a source that was changed meanwhile is not what was listed.
             state = os.fstat(stream.fileno())
             os.utime(copied.fileno(), ns=(state.st_atime_ns, state.st_mtime_ns))
 
@@ -372,6 +365,19 @@ class GuestTree:
         created = os.open(name, _CREATE, 0o600, dir_fd=parent)
         os.fchmod(created, 0o660 if self.is_shared else 0o644)
         return created
+
+    @contextmanager
+    def _replacing(self, name: str, parent: int) -> Iterator[BinaryIO]:
+        """A new file that is renamed to `name` at the end of the block; after an error nothing is left of it."""
+        aside = f".{secrets.token_hex(8)}.tmp"
+        try:
+            with open(self._create(aside, parent), "wb") as stream:
+                yield stream
+            os.rename(aside, name, src_dir_fd=parent, dst_dir_fd=parent)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(aside, dir_fd=parent)
+            raise
 
     @contextmanager
     def _parent(self, name: str) -> Iterator[tuple[int, str]]:

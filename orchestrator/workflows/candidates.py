@@ -60,8 +60,13 @@ class Candidate:
         # What warm workers finished is in the run directory: the next candidate resumes the run.
         begins = "continuing without" if self.warm is not None and self.warm.has_started else "not using"
         why = f" ({'; '.join(error.why.splitlines())})" if error.why else ""
-        self.say(f"{begins} {name}: {error.message}{why}")
+        self.say(f"{begins} {name}: {error.message}{why}{_next_step(error) if self.warm is not None else ''}")
         return True
+
+
+def _next_step(error: Exception) -> str:
+    """Return the end of a line about a warm worker: what to type to see, or to start, one that fits."""
+    return f"; next: {getattr(error, 'hint', None) or 'orch ps'}"
 
 
 def runtime_candidates(
@@ -107,7 +112,8 @@ def _warm_candidate(
         if options.warm:
             raise
         if not isinstance(error, NoWarmWorker):
-            say(f"not using a warm worker: {error.why if isinstance(error, RuntimeUnsuitable) else error}")
+            why = error.why if isinstance(error, RuntimeUnsuitable) else error
+            say(f"not using a warm worker: {why}{_next_step(error)}")
         return None
     return Candidate(selected.runtime, selected.why, say, bool(options.warm), selected.runtime, selected.threads)
 

@@ -35,12 +35,15 @@ def read_json(path: Path) -> Any:
 class SpooledJob(Guest):
     """A job in a spool, laid out like the folders of a runner of its own."""
 
-    def place(self, worker: WarmProcess, settings: Mapping[str, Any] | None = None, **changes: Any) -> None:
-        """Write job.json and the ticket."""
+    def place(
+        self, worker: WarmProcess, settings: Mapping[str, Any] | None = None, created: float | None = None,
+        **changes: Any,
+    ) -> None:  # fmt: skip
+        """Write job.json and the ticket. `created`: its time by the host's clock."""
         job = self.job(settings or {}, **changes)
         job["paths"].update(weights=str(worker.root / "weights"), cache=str(worker.cache), stack=str(STACK))
         (self.root / "job.json").write_text(json.dumps(job))
-        self.ticket(worker)
+        self.ticket(worker, **({} if created is None else {"created": created}))
 
     def ticket(self, worker: WarmProcess, **more: Any) -> None:
         """Place the ticket alone."""

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import groupby
@@ -156,6 +157,37 @@ def test_careful_shards_are_handed_over_and_back_without_a_trace(worker: WarmPro
     assert sorted(worker.batches) == [[file] for file in FILES]
     assert "loading for careful shards" in worker.log
     until(lambda: [one["private"] for one in worker.heartbeat["models"]] == [False], "the private process's end")
+
+
+@pytest.mark.parametrize("offset", [-3600.0, 3600.0])
+def test_a_host_whose_clock_is_off_is_served_like_any_other(worker: WarmProcess, offset: float) -> None:
+    """Its tickets and its signs of life bear times of its own."""
+    worker.start()
+    job = filled(worker, "elsewhere")
+    alive = job.root / "queue" / "alive"
+    is_over = threading.Event()
+
+    def show_life() -> None:
+        number = 0
+        while not is_over.wait(0.1):
+            number += 1
+            aside = alive.with_name(".alive")
+            aside.write_text(str(number))
+            os.utime(aside, (time.time() + offset,) * 2)
+            aside.replace(alive)
+
+    thread = threading.Thread(target=show_life)
+    thread.start()
+    try:
+        job.place(worker, {"wait_at": "3.png"}, created=time.time() + offset, batch_size=1, alive_timeout=1.0)
+        until((worker.cache / "waiting").exists, "the prediction that waits")
+        time.sleep(2.0)
+        assert not (job.root / "exit.json").exists(), "it was taken for abandoned"
+        release(worker)
+        assert job.wait().status == 0
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def test_sigterm_finishes_the_batch_and_writes_what_is_done(worker: WarmProcess) -> None:

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,31 +19,14 @@ import numpy as np
 from PIL import Image
 
 from orchestrator import Predictions
-from orchestrator.hardware.gpu_code import LABEL
-from orchestrator.paths import RunPaths
+from tests.faults.disks import mount_small_disk, unmount_below
 from tests.faults.kinds import KINDS, Kind
+from tests.faults.setup import ROOT, WORKERS, Setup
 
-ROOT = Path(__file__).resolve().parents[2]
 IMAGES = 12
 MODELS = ("faulty-bright", "faulty-forged")
 MOST_STARTS_MORE = 6
 """Starts beyond the number of faults after which a run must be complete."""
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What all cases share: a cache with the built stack, images, and the bytes of undisturbed runs."""
-
-    root: Path
-    environment: Mapping[str, str]
-    references: dict[tuple[str, str, int], str] = field(default_factory=dict)
-
-    @staticmethod
-    def image(number: int, version: int) -> bytes:
-        """Return the content of an image; version 1 is another picture of the same name and size."""
-        chance, content = np.random.default_rng([number, version]), io.BytesIO()
-        Image.fromarray(chance.integers(0, 255, (24 + number, 32, 3), np.uint8)).save(content, "png")
-        return content.getvalue()
 
 
 @dataclass
@@ -54,15 +37,15 @@ class Case:
     seed: int
     runtime: str
     report: Callable[[str], None]
-    limit: float = 60.0
-    """Seconds after which a command counts as hung."""
     problems: list[str] = field(default_factory=list)
     faults: int = 0
 
     def __post_init__(self) -> None:
         self.chance = random.Random(f"{self.seed}-{self.runtime}")
         self.root = self.setup.root / f"case-{self.seed}-{self.runtime}"
-        self.images, self.out = self.root / "images", self.root / "out"
+        self.images: Path = self.root / "images"
+        self.disk: Path = self.root / "disk"
+        self.out: Path = self.disk / "out"
         self.model = self.chance.choice(MODELS)
         self.options = [
             "--batch-size",
@@ -74,9 +57,13 @@ class Case:
         self.changed = 0
         """Whether image 5 is its other version."""
         self.is_updating = False
+        self.environment = {**self.setup.environment, **self.setup.environments.get(self.runtime, {})}
         self.images.mkdir(parents=True)
+        self.disk.mkdir()
+        self.workers = WORKERS[self.runtime](self)
+        self.limit = self.workers.limit
         for number in range(IMAGES):
-            (self.images / f"{number:02}.png").write_bytes(self.setup.image(number, 0))
+            (self.images / f"{number:02}.png").write_bytes(make_image(number, 0))
 
     def blame(self, problem: str) -> None:
         self.problems.append(problem)
@@ -85,79 +72,76 @@ class Case:
         """Replace image 5 by its other version."""
         del chance
         self.changed = 1 - self.changed
-        (self.images / "05.png").write_bytes(self.setup.image(5, self.changed))
+        (self.images / "05.png").write_bytes(make_image(5, self.changed))
         self.is_updating = True
 
     def command(self, fault: str, after: int, out: Path | None = None) -> list[str]:
         """Return the command line of the run."""
         start = [sys.executable, "-m", "tests.faults.command", fault, str(after), str(self.out), "--"]
-        where = ["-i", str(self.images), "-o", str(out or self.out), "--runtime", self.runtime, "--no-warm"]
+        where = ["-i", str(self.images), "-o", str(out or self.out), *self.workers.options()]
         update = ["--update"] if self.is_updating and out is None else []
         return [*start, "run", "-m", self.model, *where, *self.options, "--set", "sleep=0.02", *update]
 
     def start(self, fault: str, after: int) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            self.command(fault, after), cwd=ROOT, env=dict(self.setup.environment), text=True,
+            self.command(fault, after), cwd=ROOT, env=self.environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
-    def worker_pids(self) -> list[int]:
-        """Return this run's workers: main processes of containers, or those whose command line names a job folder."""
-        if self.runtime == "docker":
-            label = f"label={LABEL}.run={RunPaths(self.out).key}"
-            listed = subprocess.run(
-                ["docker", "ps", "-q", "--filter", label], capture_output=True, text=True, check=True
-            )
-            ids = listed.stdout.split()
-            shown = ["docker", "inspect", "--format", "{{.State.Pid}}", *ids]
-            found = subprocess.run(shown, capture_output=True, text=True, check=False).stdout if ids else ""
-            return [int(line) for line in found.split() if line != "0"]
-        mark = os.fsencode(f"{self.out}/jobs/")
-        pids = []
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                if mark in path.read_bytes():
-                    pids.append(int(path.parent.name))
-            except OSError:
-                continue
-        return pids
-
     def run(self) -> list[str]:
         """Carry the case out; return its problems."""
-        wanted = self.chance.randint(1, 9)
+        is_small = os.geteuid() == 0
+        if is_small:
+            mount_small_disk(self.disk)
         try:
-            for number in range(wanted + MOST_STARTS_MORE):
-                kind = self.chance.choice(KINDS) if self.faults < wanted else None
-                self.faults += kind is not None
-                code = self._attempt(kind)
-                if self.problems or (code == 0 and kind is None):
-                    break
-                if number == wanted + MOST_STARTS_MORE - 1:
-                    self.blame("the run was not complete after all faults")
+            self.workers.start()
+            self._disturb()
             if not self.problems:
                 self._compare()
+                self._check_leftovers()
         except subprocess.TimeoutExpired:
             self.blame(f"a command hung for {self.limit:.0f} s")
-        self._check_processes()
+        except Exception as error:
+            self.blame(f"{type(error).__name__}: {error}")
+        finally:
+            self.workers.close()
+            if is_small:
+                unmount_below(self.disk)
         if not self.problems:
             shutil.rmtree(self.root)
         return self.problems
 
+    def _disturb(self) -> None:
+        """Start the run again and again, each time with a fault, until all came and it is complete."""
+        wanted = self.chance.randint(1, 9)
+        kinds = [kind for kind in KINDS if self.runtime in kind.runtimes and kind.is_possible()]
+        for _ in range(wanted + MOST_STARTS_MORE):
+            kind = self.chance.choice(kinds) if self.faults < wanted else None
+            self.faults += kind is not None
+            code = self._attempt(kind)
+            if self.problems or (code == 0 and kind is None):
+                return
+        self.blame("the run was not complete after all faults")
+
     def _attempt(self, kind: Kind | None) -> int:
         self.report(f"  {'undisturbed' if kind is None else kind.name}")
         if kind is not None and kind.spoil is not None:
+            self.workers.stop_all()
             kind.spoil(self, self.chance)
         wrapped = "none" if kind is None or kind.wrapped is None else kind.wrapped
         started, process = time.monotonic(), self.start(wrapped, self.chance.randrange(0, 120))
         if kind is not None and kind.act is not None:
             # Half of the time while it starts up, else at any time of a run.
-            time.sleep(self.chance.choice((self.chance.uniform(0, 0.6), self.chance.uniform(0.3, 2.0))))
+            delay = self.chance.choice((self.chance.uniform(0, 0.6), self.chance.uniform(0.3, 2.0)))
+            time.sleep(delay * self.workers.pace)
             if process.poll() is None:
                 kind.act(self, process, self.chance)
         try:
             _, error = process.communicate(timeout=self.limit)
         finally:
             process.kill()
+            if kind is not None and kind.mend is not None:
+                kind.mend(self)
         code = process.returncode
         self.report(f"    exit {code} after {time.monotonic() - started:.1f} s")
         if code not in (0, *(() if kind is None else kind.codes)):
@@ -175,25 +159,30 @@ class Case:
             self.blame("the bytes differ from those of the undisturbed run")
 
     def _reference(self) -> str:
-        key = (self.model, " ".join(self.options[:4]), self.changed)
+        key = (self.runtime, self.model, " ".join(self.options[:4]), self.changed)
         if key not in self.setup.references:
             out = self.root / "reference"
             done = subprocess.run(
-                self.command("none", 0, out), cwd=ROOT, env=dict(self.setup.environment), timeout=120, check=False,
+                self.command("none", 0, out), cwd=ROOT, env=self.environment, timeout=self.limit, check=False,
                 capture_output=True, text=True,
             )  # fmt: skip
             assert done.returncode == 0, done.stderr
             self.setup.references[key] = _digest(out)
         return self.setup.references[key]
 
-    def _check_processes(self) -> None:
+    def _check_leftovers(self) -> None:
         deadline = time.monotonic() + 10
-        while (left := self.worker_pids()) and time.monotonic() < deadline:
+        while (left := self.workers.leftovers()) and time.monotonic() < deadline:
             time.sleep(0.1)
-        if left and not self.problems:
-            self.blame(f"processes are left: {left}")
-        for pid in left:
-            os.kill(pid, 9)
+        if left:
+            self.blame(f"left behind: {left}")
+
+
+def make_image(number: int, version: int) -> bytes:
+    """Return the content of an image; version 1 is another picture of the same name and size."""
+    chance, content = np.random.default_rng([number, version]), io.BytesIO()
+    Image.fromarray(chance.integers(0, 255, (24 + number, 32, 3), np.uint8)).save(content, "png")
+    return content.getvalue()
 
 
 def _digest(out: Path) -> str:

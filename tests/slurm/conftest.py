@@ -111,7 +111,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = LOST_AFTER) -> None:
         time.sleep(0.2)
 
 
-def _free_ports(count: int) -> int:
+def find_free_ports(count: int) -> int:
     for _ in range(50):
         base = random.randrange(30000, 50000)
         try:
@@ -136,7 +136,7 @@ def cluster() -> Iterator[Cluster]:
         pytest.skip(problem)
     state = Path(tempfile.mkdtemp(prefix="orch-slurm-"))
     state.chmod(0o755)  # munged has a user of its own
-    cluster = Cluster(state, _free_ports(NODES + 1))
+    cluster = Cluster(state, find_free_ports(NODES + 1))
     started = cluster.script("start")
     try:
         assert started.returncode == 0, started.stderr

@@ -189,7 +189,7 @@ def read_baseline(path: Path) -> Baseline:
     except OSError as error:
         hint = f"orch eval RUN --annotations COCO.json --save-baseline {path}"
         raise UsageError(f"cannot read the baseline {path}", why=error.strerror or str(error), hint=hint) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not a baseline", why=f"it is not JSON: {error}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         form = document.get("format") if isinstance(document, dict) else None

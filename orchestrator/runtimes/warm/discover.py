@@ -19,7 +19,7 @@ from orchestrator.runtimes.warm.heartbeat import (
     Heartbeat,
     find_alive,
     is_locked,
-    list_worker_ids,
+    list_recent,
     read_file_list,
     read_heartbeat,
     read_version,
@@ -164,7 +164,7 @@ def _discover(
 ) -> tuple[list[DiscoveredWorker], list[str]]:
     fit: dict[str, DiscoveredWorker] = {}
     reasons: list[str] = []
-    for worker in list_worker_ids(tree):
+    for worker in list_recent(tree):
         beat = read_heartbeat(tree, worker)
         if beat is None:
             version = read_version(tree, worker)

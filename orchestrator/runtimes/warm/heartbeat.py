@@ -17,6 +17,8 @@ GONE_SECONDS = 10.0
 """A worker whose heartbeat has not changed for this long counts as gone."""
 STALE_SECONDS = 120.0
 """A heartbeat older than this, by its file system's clock, is not watched for changes."""
+FORGOTTEN_SECONDS = 3600.0
+"""A heartbeat older than this, by its file system's clock, is removed if its lock is free."""
 UNLOCKED_SECONDS = 4.0
 """The same, where its lock is free as well. A free lock alone proves nothing: not all mounts pass locks on."""
 MOST_WORKERS = 256
@@ -227,6 +229,22 @@ def watch_for_beats(tree: GuestTree, workers: Sequence[str], patience: float, *,
     return alive
 
 
+def list_recent(tree: GuestTree) -> list[str]:
+    """Return the workers that may be up, and remove the files of those that have been dead for long.
+
+    Others, dead for a shorter time, are neither: their heartbeats are old and their locks are free.
+    """
+    now = _file_system_time(tree)
+    recent: list[str] = []
+    for worker in list_worker_ids(tree):
+        age = _age(tree, worker, now)
+        if age < STALE_SECONDS or is_locked(tree, worker):
+            recent.append(worker)
+        elif age > FORGOTTEN_SECONDS:
+            _remove_worker(tree, worker)
+    return recent
+
+
 def remove_dead_workers(tree: GuestTree, patience: float = UNLOCKED_SECONDS) -> list[str]:
     """Remove the files of workers that are gone: their lock is free and their heartbeat does not change."""
     unlocked = [worker for worker in list_worker_ids(tree) if not is_locked(tree, worker)]
@@ -235,12 +253,16 @@ def remove_dead_workers(tree: GuestTree, patience: float = UNLOCKED_SECONDS) -> 
     alive = watch_for_beats(tree, doubtful, patience, is_first_enough=False)
     dead = [worker for worker in unlocked if worker not in alive]
     for worker in dead:
-        for name in (f"{worker}.json", f"{worker}.files.json", f"{worker}.lock"):
-            tree.remove_folder(f"{WORKERS}/{name}")
-        with suppress(OSError):
-            if not tree.names(f"{CLAIMED}/{worker}"):  # claims are for the next worker, which ends those jobs
-                tree.remove_folder(f"{CLAIMED}/{worker}")
+        _remove_worker(tree, worker)
     return dead
+
+
+def _remove_worker(tree: GuestTree, worker: str) -> None:
+    for name in (f"{worker}.json", f"{worker}.files.json", f"{worker}.lock"):
+        tree.remove_folder(f"{WORKERS}/{name}")
+    with suppress(OSError):
+        if not tree.names(f"{CLAIMED}/{worker}"):  # claims are for the next worker, which ends those jobs
+            tree.remove_folder(f"{CLAIMED}/{worker}")
 
 
 def _beat(worker: str) -> str:

@@ -89,7 +89,11 @@ def check_spool(spool: Path, state: os.stat_result) -> bool:
 def _checked(tree: GuestTree, spool: VariantSpool, group: int | None) -> GuestTree:
     state, me = tree.status(), os.geteuid()
     if group is None and me not in (0, state.st_uid):
-        raise UnusableSpool(f"cannot use {spool.root}", why=f"it belongs to uid {state.st_uid}, you are uid {me}")
+        raise UnusableSpool(
+            f"cannot use {spool.root}",
+            why=f"it belongs to uid {state.st_uid}, you are uid {me}",
+            hint="name another: --spool DIR",
+        )
     if group is not None and (not tree.is_shared or state.st_gid != group):
         raise UnusableSpool(
             f"cannot use {spool.root}",

@@ -54,9 +54,19 @@ def stage_images(
 ) -> str | None:
     """Link or copy these roots' images into `folder`/ROOT/ of a spool and return a line about it.
 
-    What an earlier run left there is removed first. An image is linked only where the worker can never write to it.
-    Raises RuntimeUnsuitable, OSError.
+    What an earlier run left there is removed first, and is replaced where it cannot be. An image is linked only where
+    the worker can never write to it. Raises RuntimeUnsuitable, OSError; nothing stays staged then.
     """
+    try:
+        return _stage(inputs, numbers, tree, folder, limit, stack)
+    except BaseException:
+        tree.remove_folder(folder)
+        raise
+
+
+def _stage(
+    inputs: InputSet, numbers: Sequence[int], tree: GuestTree, folder: str, limit: int, stack: str
+) -> str | None:
     count = size = 0
     for image in _of_roots(inputs, numbers):
         count, size = count + 1, size + image.size

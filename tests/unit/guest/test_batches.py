@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from orch_runner import batches
 from orch_runner.batches import Batch, BatchStream, ShardQueue
+from orch_runner.contract import JobRefused
 from orch_runner.image_file import DecodeError
+from orch_runner.serving import active_job
 from PIL import Image
 
 from tests.unit.guest.job_samples import make_job, put_shard
@@ -64,6 +66,47 @@ def test_a_shard_of_the_other_kind_is_left_in_the_queue(tmp_path: Path, careful:
     assert shard is not None
     assert shard.number == 0
     assert not queue.is_other_kind
+
+
+def withdraw_first(monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
+    """Have the host take a shard back when the worker has listed the queue and is about to read the first file."""
+    read = module.read_queued_shard
+
+    def read_too_late(path: Path) -> Any:
+        monkeypatch.setattr(module, "read_queued_shard", read)
+        path.unlink()
+        return read(path)
+
+    monkeypatch.setattr(module, "read_queued_shard", read_too_late)
+
+
+def test_a_shard_taken_back_before_it_is_read_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = ShardQueue(make_job(tmp_path), 1)
+    put_shard(tmp_path, 1)
+    put_shard(tmp_path, 2)
+    (tmp_path / "queue" / "end").touch()
+    withdraw_first(monkeypatch, batches)
+    assert queue.take_next() is None
+    assert not queue.has_ended, "a shard is left"
+    shard = queue.take_next()
+    assert shard is not None
+    assert shard.number == 2
+
+
+def test_a_first_shard_taken_back_before_it_is_read_refuses_no_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(tmp_path)
+    put_shard(tmp_path, 1)
+    withdraw_first(monkeypatch, active_job)
+    assert not active_job.starts_careful(job)
+    put_shard(tmp_path, 1)
+    put_shard(tmp_path, 2, careful=True)
+    withdraw_first(monkeypatch, active_job)
+    assert active_job.starts_careful(job), "the next shard counts"
+    (tmp_path / "queue" / "00000.json").write_text("{")
+    with pytest.raises(JobRefused):
+        active_job.starts_careful(job)
 
 
 def test_decoded_images_ahead_take_a_limited_number_of_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

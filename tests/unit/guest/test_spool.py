@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
+import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +15,9 @@ from typing import Any
 import pytest
 from orch_runner.serving import spool as spools
 from orch_runner.serving.spool import DEAD_SECONDS, RESTARTED, WorkerIdentity, WorkerSpool
+
+from orchestrator.runtimes.warm.heartbeat import is_locked
+from orchestrator.system import GuestTree
 
 PATHS = {"data": "/data", "weights": "/weights", "cache": "/cache", "opt": "/opt/orch"}
 
@@ -81,6 +87,81 @@ def test_claims_of_a_living_worker_elsewhere_stay_however_old_its_heartbeat_is(
     spool.clean_up_after_others()
     assert not claim.exists()
     assert exit_of(tmp_path) == {"code": 137, "detail": "its warm worker is gone"}
+    spool.close()
+
+
+@pytest.fixture
+def nfs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locks as on NFS: an exclusive one needs a file opened for writing, a shared one a file opened for reading."""
+    lock = fcntl.flock
+
+    def flock(stream: Any, operation: int) -> None:
+        mode = fcntl.fcntl(stream, fcntl.F_GETFL) & os.O_ACCMODE
+        if (operation & fcntl.LOCK_EX and mode == os.O_RDONLY) or (operation & fcntl.LOCK_SH and mode == os.O_WRONLY):
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        lock(stream, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+@pytest.mark.usefixtures("nfs")
+def test_on_nfs_a_living_worker_is_told_from_a_dead_one(tmp_path: Path, clock: list[float]) -> None:
+    """Its heartbeat may stand still: a worker that is stopped for a while keeps its lock."""
+    spool = make_spool(tmp_path)
+    spool.open()
+    claim = claimed_job(tmp_path, "there-00000c")
+    with locked(tmp_path, "there-00000c"):
+        with GuestTree(tmp_path) as tree:
+            assert is_locked(tree, "there-00000c")
+        for _ in range(2):
+            spool.clean_up_after_others()
+            clock[0] += 10 * DEAD_SECONDS
+            assert claim.exists()
+    spool.clean_up_after_others()
+    assert not claim.exists()
+    spool.close()
+
+
+def test_the_lock_is_held_from_the_moment_at_which_it_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a worker that starts at the same time takes this one for a dead predecessor."""
+    others = [make_spool(tmp_path, "here-00000a"), make_spool(tmp_path, "here-00000b")]
+    others[0].open()
+    lock = fcntl.flock
+
+    def start_another(stream: Any, operation: int) -> None:
+        if operation & fcntl.LOCK_EX:
+            monkeypatch.setattr(fcntl, "flock", lock)
+            others[0].clean_up_after_others()
+            others[1].open()
+        lock(stream, operation)
+
+    monkeypatch.setattr(fcntl, "flock", start_another)
+    spool = make_spool(tmp_path)
+    spool.open()
+    with GuestTree(tmp_path) as tree:
+        assert is_locked(tree, "here-000001")
+    for one in (*others, spool):
+        one.close()
+
+
+@pytest.mark.parametrize("offset", [-3600.0, 3600.0])
+def test_the_clock_of_another_machine_says_nothing_about_its_worker(
+    tmp_path: Path, clock: list[float], offset: float
+) -> None:
+    """Neither the times in its heartbeat nor those of its files."""
+    spool = make_spool(tmp_path)
+    spool.open()
+    for beat in range(3):
+        claim = claimed_job(tmp_path, "there-00000c", beat=beat)
+        file = tmp_path / "workers" / "there-00000c.json"
+        file.write_text(json.dumps({"beat": beat, "time": time.time() + offset}))
+        os.utime(file, (time.time() + offset,) * 2)
+        spool.clean_up_after_others()
+        clock[0] += DEAD_SECONDS - 1
+    assert claim.exists()
+    clock[0] += 2
+    spool.clean_up_after_others()
+    assert not claim.exists(), "it stands still, whatever its time is"
     spool.close()
 
 

@@ -139,7 +139,7 @@ def test_a_run_that_asked_for_no_warm_worker_does_without(started: bool, warm: b
     else:
         assert falls_back
     begins = "continuing without" if started else "not using"
-    assert lines == [f"{begins} a warm worker: it does not see /data"] * falls_back
+    assert lines == [f"{begins} a warm worker: it does not see /data; next: orch ps"] * falls_back
     assert runtime.closed
 
 
@@ -155,8 +155,11 @@ def test_warm_workers_come_first(install: Install, tmp_path: Path, monkeypatch: 
     ("error", "lines"),
     [
         (NoWarmWorker("none fits", why="none is up"), []),
-        (RuntimeUnsuitable("none fits", why="another variant"), ["not using a warm worker: another variant"]),
-        (OSError("the spool is broken"), ["not using a warm worker: the spool is broken"]),
+        (
+            RuntimeUnsuitable("none fits", why="another variant", hint="orch up s"),
+            ["not using a warm worker: another variant; next: orch up s"],
+        ),
+        (OSError("the spool is broken"), ["not using a warm worker: the spool is broken; next: orch ps"]),
     ],
 )
 def test_without_fitting_warm_workers_a_run_starts_its_own(

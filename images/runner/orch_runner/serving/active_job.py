@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import List, Optional
 
-from orch_runner.contract import RunnerJob, read_queued_shard
+from orch_runner.contract import JobRefused, RunnerJob, read_queued_shard
 from orch_runner.liveness import Liveness
 from orch_runner.serving.model_process_handle import ModelProcessHandle
 
@@ -37,9 +37,15 @@ class ActiveJob:
 
 
 def starts_careful(job: RunnerJob) -> bool:
-    """Return whether the first queued shard is a careful one."""
-    shards = sorted(path for path in job.queue.glob("*.json") if path.name[0] != ".")
-    return bool(shards) and read_queued_shard(shards[0]).careful
+    """Return whether the first queued shard is a careful one. Raises JobRefused when it cannot be read."""
+    for path in sorted(path for path in job.queue.glob("*.json") if path.name[0] != "."):
+        try:
+            return read_queued_shard(path).careful
+        except JobRefused:
+            if path.exists():
+                raise
+            # the host has just withdrawn it, for another worker
+    return False
 
 
 def watch_host(job: RunnerJob) -> Liveness:

@@ -81,10 +81,9 @@ class WorkerSpool:
                 probe = folder / f".{self._identity.id}.probe"
                 probe.touch()
                 probe.unlink()
-            self._lock = (self._workers / f"{self._identity.id}.lock").open("w")
+            self._lock = _make_locked(self._workers / f"{self._identity.id}.lock")
         except OSError as error:
             raise SpoolRefused(_explain_refusal(self.root, error)) from error
-        _try_lock(self._lock)
         for worker in self._list_others():
             if worker.rpartition("-")[0] == self._identity.host and not self._is_alive(worker):
                 self._clean_up_after(worker, RESTARTED)
@@ -193,7 +192,8 @@ class WorkerSpool:
     def _is_alive(self, worker: str) -> bool:
         try:
             with (self._workers / f"{worker}.lock").open("r") as lock:
-                return not _try_lock(lock)
+                # Not LOCK_EX: NFS has it only for files opened for writing, and two who look would see each other.
+                return not _try_lock(lock, fcntl.LOCK_SH)
         except OSError:
             return False
 
@@ -213,10 +213,19 @@ def _share_with_group(root: Path) -> None:
         os.umask(0o007)
 
 
-def _try_lock(lock: IO[str]) -> bool:
+def _make_locked(path: Path) -> IO[str]:
+    """Make a file that is locked from the moment at which others see it. Raises OSError."""
+    aside = path.with_name(f".{path.name}")
+    lock = aside.open("w")
+    _try_lock(lock, fcntl.LOCK_EX)
+    aside.replace(path)
+    return lock
+
+
+def _try_lock(lock: IO[str], kind: int) -> bool:
     """Lock a file; return False if another process has it, True on file systems without locks."""
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:

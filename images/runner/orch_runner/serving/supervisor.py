@@ -103,8 +103,6 @@ class Supervisor:
         log("stopping")
         for process in self._pool.processes:
             process.shut_down()
-        for job in [job for job in self._jobs.values() if job.process is None]:
-            self._end(job, STOPPED)
 
     def _handle_reports(self, process: ModelProcessHandle) -> None:
         for report in process.read_reports():
@@ -268,10 +266,14 @@ class Supervisor:
         return process
 
     def _start_waiting_jobs(self) -> None:
-        if not self._is_stopping:
-            for job in list(self._jobs.values()):
-                if job.process is None:
-                    self._start(job)
+        """Start the jobs without a process, and end those that were stopped while they changed processes."""
+        for job in [job for job in self._jobs.values() if job.process is None]:
+            if job.dropped_at is not None:
+                self._end(job, 137)
+            elif self._is_stopping or job.is_stopped:
+                self._end(job, STOPPED)
+            else:
+                self._start(job)
 
     def _poll_if_unreported(self, names: List[str]) -> None:
         descriptor = self._watch.descriptor
@@ -322,17 +324,13 @@ class Supervisor:
     def _drop(self, job: ActiveJob) -> None:
         job.dropped_at = time.monotonic()
         log(f"{job}: dropped by its host")
-        if job.process is None:
-            self._end(job, 137)
-        elif job.process.private:
+        if job.process is not None and job.process.private:
             job.process.kill()
-        else:
+        elif job.process is not None:
             job.process.drop(job.id)
 
     def _stop(self, job: ActiveJob) -> None:
-        if job.process is None:
-            self._end(job, STOPPED)
-        else:
+        if job.process is not None:
             job.process.stop(job.id)
         log(f"{job}: stopped by its host")
 

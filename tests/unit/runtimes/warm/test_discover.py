@@ -113,6 +113,29 @@ def test_an_old_heartbeat_is_not_even_watched(worker: FakeWorker) -> None:
         assert find_alive(tree, ["box-1"], patience=3600) == set()
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_dead_workers_are_reasons_for_a_while_and_then_forgotten(worker: FakeWorker, device: str) -> None:
+    """A worker of another device would be one more reason, whether it is up or not."""
+    needs = Needs("faulty", "cpu", device, "", {}, {})
+    worker.close()
+    for age, is_reason, is_kept in ((0, True, True), (600, False, True), (2 * 3600, False, False)):
+        os.utime(worker.workers / "box-1.json", (time.time() - age,) * 2)
+        found, reasons = discover_workers(worker.spool, needs, list, patience=0)
+        assert found == []
+        assert bool(reasons) == is_reason
+        assert (worker.workers / "box-1.json").exists() == is_kept
+    assert not list(worker.workers.iterdir())
+    assert not worker.claimed.exists()
+
+
+def test_a_worker_that_stands_still_is_not_forgotten_while_it_holds_its_lock(worker: FakeWorker) -> None:
+    worker.lock()
+    os.utime(worker.workers / "box-1.json", (time.time() - 2 * 3600,) * 2)
+    needs = Needs("faulty", "cpu", "cpu", "", {}, {})
+    assert discover_workers(worker.spool, needs, list, patience=0) == ([], ["box-1: it is no longer up"])
+    assert (worker.workers / "box-1.json").exists()
+
+
 @pytest.mark.parametrize("offset", [-300.0, 300.0, 3600.0])
 def test_a_clock_that_is_off_hides_no_worker(
     worker: FakeWorker, offset: float, monkeypatch: pytest.MonkeyPatch

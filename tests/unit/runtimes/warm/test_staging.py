@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 import pytest
+from orch_runner.image_file import DecodeError, read_image_file
 
 from orchestrator.errors import RuntimeUnsuitable, UsageError
 from orchestrator.inputs.collect import InputSet, collect_inputs
@@ -119,6 +122,75 @@ def test_a_folder_that_a_worker_swapped_for_a_link_costs_no_original(
         assert planted == "data"
     assert {path: path.stat().st_ino for path in (tmp_path / "root0").rglob("*")} == originals
     assert {path.name for path in (tmp_path / "root0").iterdir()} == {"a"}
+
+
+def stop_copying(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """Have the copying end in the middle of the file of that number, as when the command is killed."""
+    copy, copied = shutil.copyfileobj, []
+
+    def copy_half(source: BinaryIO, target: BinaryIO, length: int) -> None:
+        copied.append(source)
+        if len(copied) <= at:
+            copy(source, target, length)
+        else:
+            target.write(source.read(5))
+            target.flush()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "copyfileobj", copy_half)
+
+
+def test_half_a_copy_never_has_the_name_of_a_whole_one(
+    inputs: InputSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tree: GuestTree
+) -> None:
+    """Neither after a stop, nor after a kill, which lets nothing be removed."""
+    monkeypatch.setattr(os, "link", refuse)
+    with monkeypatch.context() as context:
+        stop_copying(context, at=1)
+        with pytest.raises(KeyboardInterrupt):
+            stage_images(inputs, (0, 1), tree, "data/key", limit=1000, stack="s")
+        assert not (tree.root / "data" / "key").exists()
+        context.setattr(GuestTree, "remove_folder", lambda *_: None)
+        with pytest.raises(KeyboardInterrupt):
+            stage_images(inputs, (1, 0), tree, "data/key", limit=1000, stack="s")
+        assert not list((tree.root / "data" / "key").rglob("*.png"))
+    stage_images(inputs, (0, 1), tree, "data/key", limit=1000, stack="s")
+    staged = {path.relative_to(tree.root / "data" / "key"): path.read_bytes() for path in tree.root.rglob("*.png")}
+    assert staged == {Path("0/a/one.png"): b"x" * 10, Path("1/two.png"): b"x" * 11}
+
+
+def test_an_old_version_is_replaced_even_where_it_cannot_be_removed(
+    inputs: InputSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tree: GuestTree
+) -> None:
+    monkeypatch.setattr(os, "link", refuse)
+    stage_images(inputs, (0, 1), tree, "data/key", limit=1000, stack="s")
+    image, copy = tmp_path / "root1" / "two.png", tree.root / "data" / "key" / "1" / "two.png"
+    image.write_bytes(b"y" * 11)
+    now = collect_inputs([str(tmp_path / "root0"), str(tmp_path / "root1")], tmp_path / "unpacked")
+    monkeypatch.setattr(GuestTree, "remove_folder", lambda *_: None)
+    stage_images(now, (0, 1), tree, "data/key", limit=1000, stack="s")
+    assert copy.read_bytes() == b"y" * 11
+    assert copy.stat().st_mtime_ns == image.stat().st_mtime_ns
+
+
+def test_an_image_changed_while_it_is_copied_is_not_the_one_that_was_listed(
+    inputs: InputSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tree: GuestTree
+) -> None:
+    """The worker compares size and time with those of the list, and fails the image."""
+    monkeypatch.setattr(os, "link", refuse)
+    listed, image = inputs.images[1], tmp_path / "root1" / "two.png"
+    copy = shutil.copyfileobj
+
+    def copy_and_change(source: BinaryIO, target: BinaryIO, length: int) -> None:
+        copy(source, target, length)
+        image.write_bytes(b"z" * 11)
+        os.utime(image, ns=(listed.mtime_ns + 1, listed.mtime_ns + 1))
+
+    monkeypatch.setattr(shutil, "copyfileobj", copy_and_change)
+    stage_images(inputs, (1,), tree, "data/key", limit=1000, stack="s")
+    staged = tree.root / "data" / "key" / "1" / "two.png"
+    with pytest.raises(DecodeError, match="changed after"):
+        read_image_file(staged, 1000, listed.size, listed.mtime_ns)
 
 
 def test_nothing_to_stage_says_nothing(inputs: InputSet, tree: GuestTree) -> None:
