@@ -21,7 +21,7 @@ def rows(count: int) -> list[InputRow]:
         (
             f"{number}/{names[number % len(names)]}", "" if number % 5 == 4 else f"0/{number}\udce9.jpg",
             2 * number + 1, number, 10**18 + number, "no such file" if number % 5 == 4 else None,
-            "Negative" if number % 3 == 0 else None,
+            "Negative" if number % 3 == 0 else None, 'a "set"' if number % 6 == 0 else None,
         )
         for number in range(count)
     ]  # fmt: skip
@@ -99,7 +99,7 @@ def test_lines_are_compared_with_those_of_a_file(tmp_path: Path) -> None:
 
 
 def test_records_come_back_in_order_as_often_as_asked(tmp_path: Path) -> None:
-    records = [(f"/in/{n}\udce9.jpg", None, n, 2**60 + n, None, n, None) for n in range(9_000)]
+    records = [(f"/in/{n}\udce9.jpg", None, n, 2**60 + n, None, n, None, None) for n in range(9_000)]
     spool = RecordBuffer(tmp_path)
     spool.extend(records[:5_000])
     spool.extend(iter(records[5_000:]))
