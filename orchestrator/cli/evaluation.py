@@ -113,16 +113,16 @@ def evaluate(
         return
     if inverted_masks:
         raise UsageError("--inverted-masks is about true masks of manipulation", why="--annotations was given")
-    from orchestrator.evaluation import CountLevel, find_predictions
+    from orchestrator.evaluation import DEFAULT, CountLevel, find_predictions, get_coco_protocol
     from orchestrator.evaluation import evaluate as evaluate_predictions
     from orchestrator.predictions import Predictions
 
     predictions = Predictions.load(find_predictions(file))
     counts_at = CountLevel(count_iou, count_score)
     with disabled_collector():
-        rules = (protocol,) if protocol else ()
+        rules = get_coco_protocol(protocol or DEFAULT)
         result = evaluate_predictions(
-            predictions, annotations, kind, categories or (), counts_at, engine, attribute_score, strict, *rules
+            predictions, annotations, kind, categories or (), counts_at, engine, attribute_score, strict, rules
         )
     if save_baseline is not None:
         from orchestrator.evaluation import to_baseline, write_baseline
@@ -164,9 +164,9 @@ def _has_recorded_masks(run: Path) -> bool:
 def _evaluate_masks(
     run: Path, masks: Path | None, protocol: str | None, json: bool, strict: bool, is_inverted: bool
 ) -> None:
-    from orchestrator.evaluation import evaluate_masks
+    from orchestrator.evaluation import evaluate_masks, get_mask_protocol
 
-    result = evaluate_masks(run, masks, strict, is_inverted, protocol)
+    result = evaluate_masks(run, masks, strict, is_inverted, get_mask_protocol(protocol))
     if json:
         print_json({"run": str(run), "masks": None if masks is None else str(masks), **asdict(result)})
         return

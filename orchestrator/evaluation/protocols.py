@@ -5,7 +5,7 @@ from __future__ import annotations
 from orchestrator.errors import UsageError
 from orchestrator.evaluation.coco.fashionfail import FASHIONFAIL
 from orchestrator.evaluation.coco.protocol import COCO, CocoProtocol
-from orchestrator.evaluation.localization.protocol import IMDLBENCO, MaskProtocol
+from orchestrator.evaluation.localization.protocol import IMDLBENCO, OWN_RULES, MaskProtocol
 from orchestrator.system import unknown_name
 
 DEFAULT = COCO.name
@@ -34,8 +34,13 @@ def get_coco_protocol(name: str) -> CocoProtocol:
     return protocol
 
 
-def get_mask_protocol(name: str) -> MaskProtocol:
-    """Return a protocol for masks of manipulated images. UsageError for an unknown name and one of another task."""
+def get_mask_protocol(name: str | None) -> MaskProtocol:
+    """Return a protocol for masks of manipulated images; None: orch's own rules.
+
+    UsageError for an unknown name and one of another task.
+    """
+    if name is None:
+        return OWN_RULES
     protocol = get_protocol(name)
     if not isinstance(protocol, MaskProtocol):
         raise UsageError(

@@ -16,9 +16,8 @@ from orchestrator.evaluation.coco.engines import AREAS, AUTO, THRESHOLDS, Curves
 from orchestrator.evaluation.coco.federated import FREQUENCIES, MAX_PER_IMAGE, note_rules
 from orchestrator.evaluation.coco.ground_truth import Iou, Truth, read_truth
 from orchestrator.evaluation.coco.matching import find_counted, match
-from orchestrator.evaluation.coco.protocol import CocoProtocol, read_category_names
+from orchestrator.evaluation.coco.protocol import COCO, CocoProtocol, read_category_names
 from orchestrator.evaluation.coco.results import CategoryMetrics, DetectionCounts, Evaluation, FederatedMetrics
-from orchestrator.evaluation.protocols import DEFAULT, get_coco_protocol
 from orchestrator.predictions import STATUS_FAILED, Predictions
 from orchestrator.system import did_you_mean
 
@@ -40,25 +39,24 @@ def evaluate(
     engine: str = AUTO,
     attribute_score: float | None = None,
     strict: bool = False,
-    protocol: str = DEFAULT,
+    protocol: CocoProtocol = COCO,
 ) -> Evaluation:
     """Compare predictions with a COCO annotation file, over all its categories or some (names or ids).
 
     `iou` None: masks if the predictions have them, else boxes. `attribute_score`: an instance has the attributes that
-    score higher; None: the default, and no error where attributes cannot be scored. `protocol` names the rules of the
+    score higher; None: the default, and no error where attributes cannot be scored. `protocol` has the rules of the
     figures. PredictionsError when no image is annotated, sizes disagree, the predictions are broken or lack the masks
-    or attributes that were asked for; UsageError when the annotations are broken, a category or the protocol is
+    or attributes that were asked for; UsageError when the annotations are broken, a category is
     unknown, or `strict` and anything about the truth is doubtful.
     """
-    rules = get_coco_protocol(protocol)
     iou = choose_iou([predictions], iou)
-    truth = choose_truth(read_truth(annotations, iou, [predictions]), categories, rules, predictions)
-    joined = join_by(rules, predictions, truth)
+    truth = choose_truth(read_truth(annotations, iou, [predictions]), categories, protocol, predictions)
+    joined = join_by(protocol, predictions, truth)
     if strict:
         refuse_warnings((*truth.warnings, *joined.warnings), annotations)
     curves, note = compute_curves(truth, joined.detections, iou, engine)
     notes = [note] if note else []
-    return evaluate_joined(truth, joined, curves, iou, counts_at, notes, rules, attribute_score)
+    return evaluate_joined(truth, joined, curves, iou, counts_at, notes, protocol, attribute_score)
 
 
 def choose_truth(truth: Truth, categories: Sequence[str | int], rules: CocoProtocol, predictions: Predictions) -> Truth:

@@ -67,7 +67,7 @@ def make_baseline(
         engine=engine,
         attribute_score=attribute_score,
         strict=strict,
-        protocol=protocol,
+        protocol=get_coco_protocol(protocol),
     )
     return to_baseline(predictions, evaluation, annotations)
 

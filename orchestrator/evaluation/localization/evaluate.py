@@ -29,7 +29,6 @@ from orchestrator.evaluation.localization.metrics import (
 )
 from orchestrator.evaluation.localization.pixels import Pixels, Size, open_pixels, scale_truth
 from orchestrator.evaluation.localization.protocol import OWN_RULES, MaskProtocol
-from orchestrator.evaluation.protocols import get_mask_protocol
 from orchestrator.evaluation.runs import find_predictions
 from orchestrator.predictions import STATUS_PREDICTED, Predictions
 
@@ -39,17 +38,16 @@ def evaluate_masks(
     source: Path | None = None,
     strict: bool = False,
     is_inverted: bool = False,
-    protocol: str | None = None,
+    rules: MaskProtocol = OWN_RULES,
 ) -> Localization:
     """Compare a run's masks/ with the true masks of `source`, or those recorded with its images.
 
     Images that failed or were not predicted count as predicted genuine. With `is_inverted` black pixels of true masks
-    are manipulated. `protocol` None: orch's own rules. A share of SKIPPABLE of the true masks may be unreadable,
+    are manipulated. A share of SKIPPABLE of the true masks may be unreadable,
     unclear or of another size: these are skipped and named. UsageError when `run` is not a run directory, more true
     masks cannot be read, or `strict` and anything about them is doubtful; PredictionsError when masks are missing,
     broken or more are of another size.
     """
-    rules = OWN_RULES if protocol is None else get_mask_protocol(protocol)
     predictions = Predictions.load(find_predictions(run))
     pixels = open_pixels(run, predictions, rules, _read_levels)
     truth = read_recorded_masks(run) if source is None else read_masks(source, predictions.files)

@@ -17,8 +17,9 @@ from pycocotools.cocoeval import COCOeval
 from orchestrator.cli import main
 from orchestrator.errors import UsageError
 from orchestrator.evaluation.coco.evaluate import evaluate
-from orchestrator.evaluation.coco.fashionfail import round_boxes
+from orchestrator.evaluation.coco.fashionfail import FASHIONFAIL, round_boxes
 from orchestrator.evaluation.coco.results import Evaluation
+from orchestrator.evaluation.protocols import get_coco_protocol
 from orchestrator.predictions import rle
 from orchestrator.predictions.predictions import Predictions
 from tests.unit.evaluation.compare_samples import changed
@@ -39,7 +40,7 @@ def test_a_case_done_by_hand(tmp_path: Path) -> None:
     found = [*((image, 0, SQUARE) for image in range(3)), (3, 1, SQUARE), (3, 3, SQUARE), (4, 30, SQUARE)]
     predictions, annotations = stored(tmp_path, predictions_of(found, 5), truth)
     for iou in ("segm", "bbox"):
-        result = evaluate(predictions, annotations, iou, protocol="fashionfail")
+        result = evaluate(predictions, annotations, iou, protocol=FASHIONFAIL)
         assert [one.id for one in result.per_category] == list(range(27))
         assert result.protocol == "fashionfail"
         assert result.ap == pytest.approx(1)
@@ -73,7 +74,7 @@ def test_rounding_decides(tmp_path: Path) -> None:
     arrays["boxes"] = np.array([[10, 10, 19.96, 30]], np.float32)
     predictions, annotations = stored(tmp_path, arrays, truth_of([(0, 0, SQUARE)], 1))
     assert evaluate(predictions, annotations, "bbox").ap50 == 0
-    assert evaluate(predictions, annotations, "bbox", protocol="fashionfail").ap50 == pytest.approx(1)
+    assert evaluate(predictions, annotations, "bbox", protocol=FASHIONFAIL).ap50 == pytest.approx(1)
 
 
 def test_edges_are_those_of_the_models_project(tmp_path: Path) -> None:
@@ -82,7 +83,7 @@ def test_edges_are_those_of_the_models_project(tmp_path: Path) -> None:
     arrays = changed(predictions_of([(0, 0, SQUARE)], 1), native=native)
     predictions, annotations = stored(tmp_path, arrays, truth_of([(0, 0, SQUARE)], 1))
     assert evaluate(predictions, annotations, "bbox").ap == pytest.approx(1)
-    assert evaluate(predictions, annotations, "bbox", protocol="fashionfail").ap == pytest.approx(0.9)
+    assert evaluate(predictions, annotations, "bbox", protocol=FASHIONFAIL).ap == pytest.approx(0.9)
 
 
 @pytest.mark.parametrize("engine", ["hotcoco", "pycocotools"])
@@ -93,7 +94,7 @@ def test_masks_have_the_areas_of_their_boxes(tmp_path: Path, engine: str) -> Non
     arrays["boxes"][0] = [0, 0, 60, 60]
     predictions, annotations = stored(tmp_path, arrays, truth_of([(0, 0, SQUARE)], 1))
     assert evaluate(predictions, annotations, "segm", engine=engine).ap_small == pytest.approx(0.5)
-    found = evaluate(predictions, annotations, "segm", engine=engine, protocol="fashionfail")
+    found = evaluate(predictions, annotations, "segm", engine=engine, protocol=FASHIONFAIL)
     assert found.ap == pytest.approx(0.5)
     assert found.ap_small == pytest.approx(1)
 
@@ -180,7 +181,7 @@ def count(evaluation: COCOeval, number: int) -> tuple[int, int, int]:
 def test_every_figure_is_that_projects(tmp_path: Path, seed: int, iou: Iou, engine: str) -> None:
     predictions, annotations = stored(tmp_path, *fashionpedia_sample(seed))
     expected, figures = theirs(predictions, annotations, iou)
-    found = evaluate(predictions, annotations, iou, engine=engine, protocol="fashionfail")
+    found = evaluate(predictions, annotations, iou, engine=engine, protocol=FASHIONFAIL)
     ours = (found.ap, found.ap50, found.ap75, found.ap_small, found.ap_medium, found.ap_large,
             found.ar1, found.ar10, found.ar100, found.ar_small, found.ar_medium, found.ar_large)  # fmt: skip
     assert [-1 if one is None else one for one in ours] == pytest.approx(list(expected.stats), abs=1e-12)
@@ -242,7 +243,7 @@ def test_compare_shows_and_records_it(sample: tuple[Path, Path], tmp_path: Path,
     assert "figures follow the protocol fashionfail" in err
     assert main([*call, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    expected = evaluate(Predictions.load(sample[0]), sample[1], protocol="fashionfail")
+    expected = evaluate(Predictions.load(sample[0]), sample[1], protocol=FASHIONFAIL)
     assert document["options"]["protocol"] == "fashionfail"
     assert [one["weighted"]["map_w"] for one in document["evaluations"]] == [expected.weighted.map_w] * 2
     assert main([*call[:-4], "--protocol", "imdlbenco"]) == 2
@@ -281,11 +282,11 @@ def test_a_baseline_keeps_its_protocol(sample: tuple[Path, Path], tmp_path: Path
 def test_another_taxonomy_is_noted(tmp_path: Path) -> None:
     arrays = changed(predictions_of([(0, 0, SQUARE)], 1), taxonomy="other")
     result: Evaluation = evaluate(
-        *stored(tmp_path, arrays, truth_of([(0, 0, SQUARE)], 1)), "bbox", protocol="fashionfail"
+        *stored(tmp_path, arrays, truth_of([(0, 0, SQUARE)], 1)), "bbox", protocol=FASHIONFAIL
     )
     assert any("taxonomy is 'other'" in note for note in result.notes)
     with pytest.raises(UsageError, match="unknown protocol 'coca'"):
-        evaluate(*stored(tmp_path, arrays, truth_of([(0, 0, SQUARE)], 1)), protocol="coca")
+        get_coco_protocol("coca")
 
 
 def test_masks_without_pixels_have_boxes_of_zeros(tmp_path: Path) -> None:
@@ -295,4 +296,4 @@ def test_masks_without_pixels_have_boxes_of_zeros(tmp_path: Path) -> None:
     empty = rle.encode(box_mask((100, 100), (0, 0, 0, 0)))
     arrays["masks"], arrays["mask_offsets"] = np.frombuffer(empty, np.uint8), np.array([0, len(empty)])
     predictions, annotations = stored(tmp_path, arrays, truth_of([(0, 0, SQUARE)], 1))
-    assert evaluate(predictions, annotations, "bbox", protocol="fashionfail").ap == 0
+    assert evaluate(predictions, annotations, "bbox", protocol=FASHIONFAIL).ap == 0

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from orchestrator.cli import main
-from orchestrator.errors import PredictionsError, UsageError
+from orchestrator.errors import PredictionsError
 from orchestrator.evaluation.localization.evaluate import evaluate_masks
 from orchestrator.evaluation.localization.metrics import Localization, measure, to_levels
 from orchestrator.evaluation.localization.pixels import scale_levels, scale_truth
+from orchestrator.evaluation.localization.protocol import IMDLBENCO, OWN_RULES
 from orchestrator.inputs.collect import collect_inputs
 from tests.unit.evaluation.test_localization import FILES, SIZE, a_folder, arrays, put
 from tests.unit.predictions.predictions_samples import Arrays, save
@@ -75,7 +76,7 @@ def test_a_case_done_by_hand(tmp_path: Path) -> None:
     halves[1][:12, :16] = True  # its upper left pixel
     masks = [[[0.9, 0.7], [0.2, 0.1]], [[0.3, 0.6], [0.8, 0.9]], [[0.9, 0.9], [0.9, 0.9]], [[0, 0], [0, 0]]]
     run = a_run(tmp_path, [np.array(mask, np.float32) for mask in masks], scores=[0.9, 0.4, 0.8, 0.1])
-    found = evaluate_masks(run, a_folder(tmp_path / "gt", halves), protocol="imdlbenco")
+    found = evaluate_masks(run, a_folder(tmp_path / "gt", halves), rules=IMDLBENCO)
     assert (found.protocol, found.images, found.manipulated) == ("imdlbenco", 4, 2)
     assert found.pixels_from == "the kept masks of the network's canvas"
     assert found.pixel_fixed is not None
@@ -135,7 +136,7 @@ def check_against_formulas(found: Localization, pairs: list[tuple[Probability, M
 
 
 def test_every_figure_is_that_of_the_evaluators(tmp_path: Path, truths: list[Mask], kept: list[Probability]) -> None:
-    found = evaluate_masks(a_run(tmp_path, kept), a_folder(tmp_path / "gt", truths), protocol="imdlbenco")
+    found = evaluate_masks(a_run(tmp_path, kept), a_folder(tmp_path / "gt", truths), rules=IMDLBENCO)
     rows, columns = np.arange(CANVAS) * SIZE[0] // CANVAS, np.arange(CANVAS) * SIZE[1] // CANVAS
     on_canvas = [truth[rows][:, columns] for truth in truths]
     check_against_formulas(found, list(zip(kept, on_canvas, strict=True)))
@@ -149,7 +150,7 @@ def test_padded_images_are_compared_without_padding(tmp_path: Path, truths: list
     kept = [rng.random(SIZE).astype(np.float32) for _ in FILES]
     run = a_run(tmp_path, kept, sizing="pad")
     save(recorded(arrays(), "pad", 64), run / "predictions.npz")
-    found = evaluate_masks(run, a_folder(tmp_path / "gt", truths), protocol="imdlbenco")
+    found = evaluate_masks(run, a_folder(tmp_path / "gt", truths), rules=IMDLBENCO)
     check_against_formulas(found, list(zip(kept, truths, strict=True)))
 
 
@@ -164,7 +165,7 @@ def test_an_image_whose_region_vanishes_on_the_canvas_counts_as_0(tmp_path: Path
     dots = [np.zeros(SIZE, bool) for _ in FILES]
     dots[0][1, 1] = True  # between the pixels that the canvas keeps
     dots[1][:, :9] = True
-    found = evaluate_masks(a_run(tmp_path, kept), a_folder(tmp_path / "gt", dots), protocol="imdlbenco")
+    found = evaluate_masks(a_run(tmp_path, kept), a_folder(tmp_path / "gt", dots), rules=IMDLBENCO)
     assert (found.manipulated, found.images) == (2, 4)
     columns = np.arange(CANVAS) * 2 < 9
     truth = np.broadcast_to(columns, (CANVAS, CANVAS))
@@ -181,7 +182,7 @@ def test_masks_are_scaled_back_to_the_recorded_canvas(tmp_path: Path, truths: li
     ramp = np.tile(np.linspace(0, 255, SIZE[1]).astype(np.uint8), (SIZE[0], 1))
     for file in FILES:
         put(run / "masks" / f"{file}.png", ramp)
-    found = evaluate_masks(run, a_folder(tmp_path / "gt", truths), protocol="imdlbenco")
+    found = evaluate_masks(run, a_folder(tmp_path / "gt", truths), rules=IMDLBENCO)
     assert found.pixels_from.startswith("masks scaled back to the network's canvas, 16 pixels, resize; ")
     assert "--set keep_canvas=true" in found.pixels_from
     rows, columns = np.arange(CANVAS) * SIZE[0] // CANVAS, np.arange(CANVAS) * SIZE[1] // CANVAS
@@ -198,7 +199,7 @@ def test_without_a_recorded_canvas_the_images_sizes_are_used_and_that_is_said(
 ) -> None:
     run = a_run(tmp_path, None)
     save(arrays(), run / "predictions.npz")
-    found = evaluate_masks(run, a_folder(tmp_path / "gt", truths), protocol="imdlbenco")
+    found = evaluate_masks(run, a_folder(tmp_path / "gt", truths), rules=IMDLBENCO)
     assert "the run records no canvas" in found.pixels_from
     own = evaluate_masks(run, tmp_path / "gt")
     assert found.pixel_fixed is not None
@@ -236,7 +237,7 @@ def test_damaged_canvas_masks_are_named(
     elif content is not None:
         np.save(path, content)
     with pytest.raises(PredictionsError) as caught:
-        evaluate_masks(run, a_folder(tmp_path / "gt", truths), protocol="imdlbenco")
+        evaluate_masks(run, a_folder(tmp_path / "gt", truths), rules=IMDLBENCO)
     assert words in f"{caught.value} {caught.value.why}"
 
 
@@ -255,13 +256,13 @@ def a_list(folder: Path, truths: list[Mask]) -> Path:
 
 def test_each_data_set_has_its_figures(tmp_path: Path, truths: list[Mask], kept: Any, capsys: Any) -> None:
     run, listed = a_run(tmp_path, kept), a_list(tmp_path, truths)
-    for protocol in (None, "imdlbenco"):
-        whole = evaluate_masks(run, listed, protocol=protocol)
+    for rules in (OWN_RULES, IMDLBENCO):
+        whole = evaluate_masks(run, listed, rules=rules)
         assert [(one.data_set, one.images, one.manipulated) for one in whole.data_sets] == [
             ("Columbia", 2, 2), ("NIST16", 3, 2)]  # fmt: skip
         assert (whole.images, whole.unknown_images) == (5, ())
         for part, name in zip(whole.data_sets, ("first.json", "second.json"), strict=True):
-            alone = evaluate_masks(run, tmp_path / name, protocol=protocol)
+            alone = evaluate_masks(run, tmp_path / name, rules=rules)
             assert (part.pixel_fixed, part.pixel_best, part.pixel_permuted) == (
                 alone.pixel_fixed, alone.pixel_best, alone.pixel_permuted)  # fmt: skip
             assert part.pixel_auc == alone.pixel_auc
@@ -285,18 +286,18 @@ def test_a_run_records_the_names_of_its_images_data_sets(tmp_path: Path, truths:
     inputs = collect_inputs([str(listed)], tmp_path / "unpacked")
     inputs.images.save(run / "inputs.jsonl")
     assert [image.data_set for image in inputs.images] == ["Columbia", "Columbia", "NIST16", "NIST16"]
-    found = evaluate_masks(run, None, protocol="imdlbenco")
+    found = evaluate_masks(run, None, rules=IMDLBENCO)
     assert [(one.data_set, one.images) for one in found.data_sets] == [("Columbia", 2), ("NIST16", 2)]
     plain = collect_inputs([str(tmp_path / "first.json")], tmp_path / "unpacked")
     plain.images.save(run / "inputs.jsonl")
     assert b"data_set" not in (run / "inputs.jsonl").read_bytes()
 
 
-def test_protocols_of_the_other_task_are_refused(tmp_path: Path, truths: list[Mask], kept: Any) -> None:
-    run = a_run(tmp_path, kept)
+def test_protocols_of_the_other_task_are_refused(tmp_path: Path, truths: list[Mask], kept: Any, capsys: Any) -> None:
+    run, folder = a_run(tmp_path, kept), a_folder(tmp_path / "gt", truths)
     for name in ("coco", "fashionfail"):
-        with pytest.raises(UsageError, match=f"the protocol {name} is for COCO annotations"):
-            evaluate_masks(run, a_folder(tmp_path / "gt", truths), protocol=name)
+        assert main(["eval", str(run), "--masks", str(folder), "--protocol", name]) == 2
+        assert f"the protocol {name} is for COCO annotations" in capsys.readouterr().err
 
 
 def test_pictures_of_another_size_than_the_image_are_refused(tmp_path: Path, truths: list[Mask]) -> None:
