@@ -124,6 +124,7 @@ class RunPaths:
         self.inputs = root / "inputs.jsonl"  # one JSON object per input image, in order
         self.unpacked = root / "unpacked"  # images unpacked from archives; removed when the run is complete
         self.masks = root / "masks"  # probability pictures, one per image, for tasks that have them
+        self.canvases = root / "canvas"  # the network's own masks, one per image, for runs that keep them
         self.shards = root / "shards"  # finished shards, checked, and parts of others; no worker sees this folder
         self.logs = root / "logs"  # one log per worker
         self.jobs = root / "jobs"  # the workers' job folders: job.json and queue; removed when the run is complete

@@ -18,7 +18,7 @@ from orch_runner.predictor import Predictor as BasePredictor
 from sizing import Sizing
 from zoo import ARCHITECTURES
 
-DEFAULTS = {"batch_norm": "eval", "mask_threshold": 0.5, "torch_threads": 1}
+DEFAULTS = {"batch_norm": "eval", "keep_canvas": False, "mask_threshold": 0.5, "torch_threads": 1}
 SEED = 0
 """Seed of each forward pass that draws random numbers, so that equal batches give equal masks."""
 
@@ -68,6 +68,7 @@ class Predictor(BasePredictor):
         if settings["batch_norm"] not in ("eval", "train"):
             raise ValueError(f"batch_norm is {settings['batch_norm']!r}, must be eval or train")
         self._training = settings["batch_norm"] == "train"
+        self._keeps_canvas = bool(settings["keep_canvas"])
         self._sizing = Sizing(self._architecture.size, settings["sizing"])
         self._torch_threads = int(settings["torch_threads"])
 
@@ -131,7 +132,11 @@ class Predictor(BasePredictor):
 
     def finish(self, raw: CanvasMask, image: Image) -> Prediction:
         height, width = image.pixels.shape[:2]
-        return Prediction(probability=self._sizing.restore(raw.mask, height, width), image_score=raw.score)
+        return Prediction(
+            probability=self._sizing.restore(raw.mask, height, width),
+            image_score=raw.score,
+            canvas=self._sizing.crop(raw.mask, height, width) if self._keeps_canvas else None,
+        )
 
     @staticmethod
     def make_random_weights(model: Model, folder: str, seed: int = 0) -> None:

@@ -51,13 +51,18 @@ class Sizing:
             pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)
         return transform(image=pixels)["image"]
 
+    def crop(self, mask: np.ndarray, height: int, width: int) -> np.ndarray:
+        """Return the part of the model's mask (h, w) that shows an image of this size: all but the padding."""
+        if self.sizing != PAD:
+            return mask
+        rows, columns = size_on_canvas(height, width, self.canvas, PAD)
+        return mask[:rows, :columns]
+
     def restore(self, mask: np.ndarray, height: int, width: int) -> np.ndarray:
         """Scale the model's mask (h, w) float32 to (height, width) in [0, 1], bilinear as in upstream's script."""
         import torch
 
-        if self.sizing == PAD:
-            rows, columns = size_on_canvas(height, width, self.canvas, PAD)
-            mask = mask[:rows, :columns]
+        mask = self.crop(mask, height, width)
         if mask.shape != (height, width):
             tensor = torch.from_numpy(np.ascontiguousarray(mask))[None, None]
             grown = torch.nn.functional.interpolate(tensor, (height, width), mode="bilinear", align_corners=False)

@@ -159,6 +159,8 @@ class NativeOutput(Spec):
     class_base: int = 0
     class_map: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
     """Category id of each native class, from class_base up; None: the taxonomy's categories in order."""
+    canvas: Annotated[int, Field(ge=1)] | None = None
+    """Side in pixels of the square canvas that the network sees, for manipulation localization."""
 
 
 class Defaults(Spec):

@@ -1,5 +1,6 @@
 """`orch compare` and `orch report`: several runs in a table, or on a page."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from orchestrator.cli.evaluation import (
     AttributeScoreOption,
     CategoriesOption,
     IouOption,
+    ProtocolOption,
     StrictOption,
     check_iou,
     disabled_collector,
@@ -32,6 +34,7 @@ def compare(
     annotations: AnnotationsOption = None,
     iou: IouOption = None,
     categories: CategoriesOption = None,
+    protocol: ProtocolOption = None,
     align: AlignOption = False,
     strict: StrictOption = False,
     per_category: Annotated[bool, typer.Option("--per-category", help="Also print a table of categories.")] = False,
@@ -61,7 +64,7 @@ def compare(
         raise unknown_name("format", format_name, FORMATS)
     kind = check_iou(iou)
     if baseline is not None:
-        truth = (annotations, fail_on or (), kind, categories or (), engine, attribute_score, strict)
+        truth = (annotations, fail_on or (), kind, categories or (), engine, attribute_score, strict, protocol)
         return compare_to_baseline(
             files, baseline, *truth, per_category=per_category, format_name=format_name, output=output, json=json
         )
@@ -70,8 +73,9 @@ def compare(
     from orchestrator.evaluation import CompareOptions, compare_runs
     from orchestrator.reports import make_caption, make_document, make_tables
 
+    rules = (protocol,) if protocol else ()
     compare_options = CompareOptions(
-        kind, tuple(categories or ()), align, resamples, seed, min_score, engine, attribute_score, strict
+        kind, tuple(categories or ()), align, resamples, seed, min_score, engine, attribute_score, strict, *rules
     )
     with disabled_collector():
         result = compare_runs(files, annotations, compare_options)
@@ -93,6 +97,7 @@ def report(
     annotations: AnnotationsOption = None,
     iou: IouOption = None,
     categories: CategoriesOption = None,
+    protocol: ProtocolOption = None,
     align: AlignOption = False,
     strict: StrictOption = False,
     max_images: Annotated[int, typer.Option(min=1, help="Largest number of images in the gallery.")] = 240,
@@ -121,6 +126,8 @@ def report(
         attribute_score=attribute_score,
         strict=strict,
     )
+    if protocol:
+        compare_options = replace(compare_options, protocol=protocol)
     limits = PageLimits(images=max_images, megabytes=max_megabytes, min_score=min_score)
     options = ReportOptions(compare_options, limits, image_root, title)
     display = make_display(json=json, quiet=False)

@@ -16,7 +16,7 @@ from orchestrator.cli.tables import print_table
 from orchestrator.errors import UsageError
 
 if TYPE_CHECKING:
-    from orchestrator.evaluation import AttributeMetrics, Evaluation, FederatedMetrics
+    from orchestrator.evaluation import AttributeMetrics, Evaluation, FederatedMetrics, Localization, WeightedAverages
 
 SHOWN = 5
 SourceArgument = Annotated[Path, typer.Argument(metavar="FILE|RUN", help="predictions.npz, or a run directory.")]
@@ -42,6 +42,15 @@ AttributeScoreOption = Annotated[
 ]
 StrictOption = Annotated[
     bool, typer.Option("--strict", help="Refuse annotations or masks about which there would be a warning.")
+]
+ProtocolOption = Annotated[
+    str | None,
+    typer.Option(
+        "--protocol",
+        metavar="NAME",
+        help="Whose rules the figures follow: coco (the default with annotations), fashionfail, or imdlbenco (masks of "
+        "manipulated images).",
+    ),
 ]
 AlignOption = Annotated[bool, typer.Option("--align", help="Compare only what all runs have, and print what that is.")]
 
@@ -71,6 +80,7 @@ def evaluate(
         typer.Option("--inverted-masks", help="True masks are black where manipulated, as those of NIST16 and DSO-1."),
     ] = False,
     strict: StrictOption = False,
+    protocol: ProtocolOption = None,
     count_iou: Annotated[float, typer.Option(min=0.01, max=1, help="IoU at which TP, FP and FN are counted.")] = 0.5,
     count_score: Annotated[float, typer.Option(min=0, max=1, help="Least score of a detection that is counted.")] = 0.0,
     engine: Annotated[str, typer.Option(help="hotcoco (fast), pycocotools (the reference), or auto.")] = "auto",
@@ -99,19 +109,20 @@ def evaluate(
             raise UsageError(
                 "no annotations were given", hint=f"orch eval {file} --annotations COCO.json, or --masks FOLDER"
             )
-        _evaluate_masks(file, masks, json, strict, inverted_masks)
+        _evaluate_masks(file, masks, protocol, json, strict, inverted_masks)
         return
     if inverted_masks:
         raise UsageError("--inverted-masks is about true masks of manipulation", why="--annotations was given")
-    from orchestrator.evaluation import CountLevel, find_predictions
+    from orchestrator.evaluation import DEFAULT, CountLevel, find_predictions, get_coco_protocol
     from orchestrator.evaluation import evaluate as evaluate_predictions
     from orchestrator.predictions import Predictions
 
     predictions = Predictions.load(find_predictions(file))
     counts_at = CountLevel(count_iou, count_score)
     with disabled_collector():
+        rules = get_coco_protocol(protocol or DEFAULT)
         result = evaluate_predictions(
-            predictions, annotations, kind, categories or (), counts_at, engine, attribute_score, strict
+            predictions, annotations, kind, categories or (), counts_at, engine, attribute_score, strict, rules
         )
     if save_baseline is not None:
         from orchestrator.evaluation import to_baseline, write_baseline
@@ -150,10 +161,12 @@ def _has_recorded_masks(run: Path) -> bool:
     return run.is_dir() and bool(read_recorded_masks(run))
 
 
-def _evaluate_masks(run: Path, masks: Path | None, json: bool, strict: bool, is_inverted: bool) -> None:
-    from orchestrator.evaluation import evaluate_masks
+def _evaluate_masks(
+    run: Path, masks: Path | None, protocol: str | None, json: bool, strict: bool, is_inverted: bool
+) -> None:
+    from orchestrator.evaluation import evaluate_masks, get_mask_protocol
 
-    result = evaluate_masks(run, masks, strict, is_inverted)
+    result = evaluate_masks(run, masks, strict, is_inverted, get_mask_protocol(protocol))
     if json:
         print_json({"run": str(run), "masks": None if masks is None else str(masks), **asdict(result)})
         return
@@ -161,23 +174,39 @@ def _evaluate_masks(run: Path, masks: Path | None, json: bool, strict: bool, is_
         f"{result.images} images, {result.manipulated} of them manipulated; "
         f"image scores are from {result.image_scores_from}"
     )
+    if result.protocol is not None:
+        say(f"protocol {result.protocol}, on {result.pixels_from}")
     _say_names(result.missing_images, "annotated images were not predicted; they count as predicted genuine")
     _say_names(result.failed_images, "images failed; they count as predicted genuine")
     _say_names(result.unknown_images, "predicted images have no true mask and do not count")
     say_warnings(result.warnings)
-    rows = []
-    for words, pixel, image in (
-        ("at 0.5", result.pixel_fixed, result.image_fixed),
-        ("at the best threshold", result.pixel_best, result.image_best),
-    ):
-        if pixel is not None:
-            at = f"{words} ({pixel.threshold:.3f})" if pixel is result.pixel_best else words
-            rows += [[f"pixel F1 {at}", format_share(pixel.f1)], [f"pixel IoU {at}", format_share(pixel.iou)]]
-        if image is not None:
-            at = f"{words} ({image.threshold:.3f})" if image is result.image_best else words
-            rows += [[f"image F1 {at}", format_share(image.f1)], [f"image accuracy {at}", format_share(image.accuracy)]]
-    rows += [["pixel AUC", format_share(result.pixel_auc)], ["image AUC", format_share(result.image_auc)]]
-    print_table(["", "localization"], rows)
+    columns = [_list_mask_figures(part) for part in (result, *result.data_sets)]
+    title = "localization" if result.protocol is None else f"localization, protocol {result.protocol}"
+    rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
+    print_table(["", title, *(part.data_set or "" for part in result.data_sets)], rows)
+
+
+def _list_mask_figures(result: Localization) -> dict[str, str]:
+    """Return the figures as text by name; the best thresholds are lines of their own, as data sets differ in them."""
+    figures = {
+        "pixel F1 at 0.5": (result.pixel_fixed, "f1"),
+        "pixel IoU at 0.5": (result.pixel_fixed, "iou"),
+        "pixel F1 at the best threshold": (result.pixel_best, "f1"),
+        "pixel IoU at the best threshold": (result.pixel_best, "iou"),
+        "best threshold of pixels": (result.pixel_best, "threshold"),
+        "pixel AUC": (result, "pixel_auc"),
+        "permute-F1 at 0.5": (result.pixel_permuted, "f1"),
+        "permute-IoU at 0.5": (result.pixel_permuted, "iou"),
+        "permute-AUC": (result.pixel_permuted, "auc"),
+        "image F1 at 0.5": (result.image_fixed, "f1"),
+        "image accuracy at 0.5": (result.image_fixed, "accuracy"),
+        "image F1 at the best threshold": (result.image_best, "f1"),
+        "image accuracy at the best threshold": (result.image_best, "accuracy"),
+        "best threshold of images": (result.image_best, "threshold"),
+        "image AUC": (result, "image_auc"),
+    }
+    counts = {"images": str(result.images), "manipulated": str(result.manipulated)}
+    return counts | {name: format_share(getattr(part, field, None)) for name, (part, field) in figures.items()}
 
 
 def _say_names(names: tuple[str, ...], meaning: str) -> None:
@@ -194,6 +223,8 @@ def say_warnings(warnings: Iterable[str], prefix: str = "") -> None:
 def _say_images(result: Evaluation) -> None:
     what = "masks" if result.iou == "segm" else "boxes"
     say(f"{what} of {result.images} annotated images, {result.detections} instances, by {result.engine}")
+    if result.protocol != "coco":
+        say(f"protocol {result.protocol}")
     _say_names(result.missing_images, "annotated images have no predictions; their instances count as missed")
     _say_names(result.unknown_images, "predicted images are not in the annotations and do not count")
     _say_names(result.failed_images, "images failed when they were predicted; their instances count as missed")
@@ -217,6 +248,7 @@ def _print_figures(result: Evaluation) -> None:
         "AR small": result.ar_small,
         "AR medium": result.ar_medium,
         "AR large": result.ar_large,
+        **_list_plain_averages(weighted),
         "mAP_w": weighted.map_w,
         "mAP_w@50": weighted.map_w50,
         "mAP_w@75": weighted.map_w75,
@@ -229,7 +261,13 @@ def _print_figures(result: Evaluation) -> None:
     at = f"IoU {result.counts_iou:g}" + (f", score {result.counts_score:g}" if result.counts_score else "")
     rows += [[f"TP, FP, FN ({at})", f"{counts.tp}, {counts.fp}, {counts.fn}"]]
     rows += [["precision, recall", f"{format_share(counts.precision)}, {format_share(counts.recall)}"]]
-    print_table(["", result.iou], rows)
+    print_table(["", result.iou if result.protocol == "coco" else f"{result.iou}, protocol {result.protocol}"], rows)
+
+
+def _list_plain_averages(weighted: WeightedAverages) -> dict[str, float | None]:
+    """Return the averages with equal weights, where the protocol has them."""
+    figures = {"mAP": weighted.map, "mAR1": weighted.mar1, "mAR100": weighted.mar100}
+    return {name: value for name, value in figures.items() if value is not None}
 
 
 def _list_federated(figures: dict[str, float | None], federated: FederatedMetrics) -> dict[str, float | None]:

@@ -138,6 +138,7 @@ def compare_to_baseline(
     engine: str,
     attribute_score: float | None,
     strict: bool,
+    protocol: str | None,
     *,
     per_category: bool,
     format_name: str,
@@ -165,7 +166,7 @@ def compare_to_baseline(
         raise UsageError("--baseline needs annotations", hint=hint)
     rules = parse_rules(fail_on, implied=False)
     baseline, now, findings = evaluate_with_baseline(
-        files[0], path, annotations, iou, chosen, engine, attribute_score, strict
+        files[0], path, annotations, iou, chosen, engine, attribute_score, strict, protocol
     )
     figures, categories = compare_figures(baseline, now), compare_categories(baseline, now)
     verdicts = judge_rules(rules, findings)
@@ -176,6 +177,7 @@ def compare_to_baseline(
         "model": now.model,
         "variant": now.variant,
         "baseline": {"path": str(path), "model": baseline.model, "variant": baseline.variant},
+        "protocol": now.settings["protocol"],
         "figures": {change.name: change.as_json() for change in figures},
         "categories": {change.name: change.as_json() for change in categories},
         "notes": notes,

@@ -15,9 +15,10 @@ from orchestrator.dispatch.dispatcher import DispatchResult
 from orchestrator.dispatch.shard_intake import remove_job_folders
 from orchestrator.dispatch.worker_state import WorkerState
 from orchestrator.errors import RunError
+from orchestrator.inputs import InputImage
 from orchestrator.paths import RunPaths
 from orchestrator.plan import Plan
-from orchestrator.predictions import picture_path
+from orchestrator.predictions import CANVASES, PICTURES, MaskFiles
 from orchestrator.system import (
     JsonLinesFile,
     is_regular_file,
@@ -101,9 +102,10 @@ def finish(plan: Plan, paths: RunPaths, result: DispatchResult) -> Outcome:
     rows = ((image.file, image.image_id) for image in plan.inputs.images)
     collected = collect_shards(shards, rows, plan.predictions_meta(), paths.predictions)
     pictures = {}
-    if plan.has_pictures:
+    if plan.mask_files:
         newest = gather_masks(plan, paths, read_predicted(paths.predictions))
-        pictures = {"masks": str(paths.masks), "masks_newest_ns": newest}
+        folders = {kind.folder: str(paths.root / kind.folder) for kind in plan.mask_files}
+        pictures = {**folders, "masks_newest_ns": newest}
     summary = {
         "format": SUMMARY_FORMAT,
         "model": plan.entry.name,
@@ -132,47 +134,54 @@ def finish(plan: Plan, paths: RunPaths, result: DispatchResult) -> Outcome:
 
 
 def remove_changed_masks(outcome: Outcome) -> list[int]:
-    """Remove a complete run's mask pictures that were written since; return the images without one, by index."""
+    """Remove a complete run's mask files that were written since; return the images without one, by index."""
     from orchestrator.predictions import Predictions
 
     newest = outcome.summary.get("masks_newest_ns")
     if not isinstance(newest, int):
         return []
+    kinds = [kind for kind in (PICTURES, CANVASES) if kind.folder in outcome.summary]
     without: list[int] = []
     predictions = Predictions.load(outcome.paths.predictions)
     for index, (file, status) in enumerate(zip(predictions.files, predictions.status, strict=True)):
-        picture = picture_path(outcome.paths.masks, file)
-        if status or (is_regular_file(picture) and picture.stat().st_mtime_ns <= newest):
+        files = [kind.in_run(outcome.paths.root, file) for kind in kinds]
+        changed = [path for path in files if not (is_regular_file(path) and path.stat().st_mtime_ns <= newest)]
+        if status or not changed:
             continue
-        remove(picture)
+        for path in changed:
+            remove(path)
         without.append(index)
     return without
 
 
 def gather_masks(plan: Plan, paths: RunPaths, predicted: Sequence[bool]) -> int:
-    """Move the mask pictures of predicted images to masks/<image file>.png; return the newest one's time in ns.
+    """Move the mask files of predicted images to masks/<image file>.png etc.; return the newest one's time in ns.
 
-    May be interrupted and repeated. Raises RunError, which names the shard, when a picture is missing.
+    May be interrupted and repeated. Raises RunError, which names the shard, when a file is missing.
     """
     newest = 0
     for shard in plan.shards:
         for image in plan.images_of(shard):
-            if not predicted[image.index]:
-                continue
-            source = paths.shards / "masks" / f"{shard:05d}" / f"{image.index:08d}.png"
-            target = picture_path(paths.masks, image.file)
-            if is_regular_file(source):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(source, target)
-            elif not is_regular_file(target):
-                raise RunError(
-                    f"the mask of {image.file} is missing",
-                    why=f"{source} does not exist",
-                    hint=f"remove {paths.shard(shard)} and run the same command again: it resumes there",
-                )
-            newest = max(newest, target.lstat().st_mtime_ns)
-    shutil.rmtree(paths.shards / "masks", ignore_errors=True)
+            if predicted[image.index]:
+                newest = max(newest, *(_gather_file(kind, paths, shard, image) for kind in plan.mask_files))
+    for kind in plan.mask_files:
+        shutil.rmtree(paths.shards / kind.folder, ignore_errors=True)
     return newest
+
+
+def _gather_file(kind: MaskFiles, paths: RunPaths, shard: int, image: InputImage) -> int:
+    """Move a mask file of an image from its shard into the run directory; return its time in ns. Raises RunError."""
+    source, target = kind.in_shard(paths.shards, shard, image.index), kind.in_run(paths.root, image.file)
+    if is_regular_file(source):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(source, target)
+    elif not is_regular_file(target):
+        raise RunError(
+            f"the {kind.words} of {image.file} is missing",
+            why=f"{source} does not exist",
+            hint=f"remove {paths.shard(shard)} and run the same command again: it resumes there",
+        )
+    return target.lstat().st_mtime_ns
 
 
 def read_versions(paths: RunPaths) -> dict[str, str]:

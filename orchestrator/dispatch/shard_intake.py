@@ -19,16 +19,14 @@ from orchestrator.errors import RunError
 from orchestrator.inputs import InputImage
 from orchestrator.paths import GuestFolder, RunPaths
 from orchestrator.plan import Plan, shard_rules
+from orchestrator.predictions import CANVASES, PICTURES
 from orchestrator.system import GuestFile, GuestTree, is_regular_file, remove, sync_path
 
 if TYPE_CHECKING:
-    from orchestrator.predictions import ShardContent, ShardRules
+    from orchestrator.predictions import MaskFiles, ShardContent, ShardRules
 
 SHARD_BYTES = 1 << 30
 """Most bytes of a shard file: it is checked in memory."""
-PICTURE_EXTRA_BYTES = 1 << 16
-"""Bytes that a mask picture may have beyond one and a quarter per pixel: more is no compression."""
-MASKS = "masks"
 _HOST_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
 """What only the host's own disk raises; anything else that fails is the worker's doing."""
 
@@ -59,7 +57,7 @@ class ShardIntake:
         self._paths, self._images_of = paths, plan.images_of
         self._make_rules: Callable[[], ShardRules] = lambda: shard_rules(plan)
         self._rules: ShardRules | None = None
-        self._has_pictures = plan.has_pictures
+        self._mask_files = plan.mask_files
         self._taken: set[int] = set()
         self._parts: dict[GuestFolder, dict[int, GuestFile]] = {}
         """The state of each part when it was last looked at: one that did not change is not copied again."""
@@ -76,7 +74,8 @@ class ShardIntake:
                 self._complete(number)
                 return content
             finally:  # what was taken or refused is not needed there any more
-                for left in (f"{number:05d}.npz", f"{MASKS}/{number:05d}"):  # a worker may make a folder of either
+                folders = [f"{kind.folder}/{number:05d}" for kind in (PICTURES, CANVASES)]
+                for left in (f"{number:05d}.npz", *folders):  # a worker may make a folder of each
                     tree.remove_folder(f"{out.name}/{left}")
 
     def take_parts(self, out: GuestFolder, shards: Mapping[int, Images]) -> None:
@@ -157,44 +156,44 @@ class ShardIntake:
                 raise ShardFault(f"its file cannot be taken: {error.strerror}") from error
             files = [image.file for image in images]
             content = check_shard(aside, number, files, self._known_rules(), is_part=is_part)
-            if self._has_pictures:
-                self._take_pictures(tree, f"{out}/{MASKS}/{number:05d}", number, images, content.predicted_sizes)
+            for kind in self._mask_files:
+                self._take_mask_files(tree, out, kind, number, images, content.predicted_sizes)
             os.replace(aside, target)
         except BaseException:
             remove(aside)
             raise
         return content
 
-    def _take_pictures(
+    def _take_mask_files(
         self,
         tree: GuestTree,
-        folder: str,
+        out: str,
+        kind: MaskFiles,
         number: int,
         images: Images,
         sizes: Mapping[int, tuple[int, int]],
     ) -> None:
-        """Copy and check the picture of each predicted image. Raises ShardFault that names the images at fault."""
-        from orchestrator.predictions import ShardFault, check_picture
+        """Copy and check the mask file of each predicted image. Raises ShardFault that names the images at fault."""
+        from orchestrator.predictions import ShardFault, check_mask_file
 
-        target = self._paths.shards / MASKS / f"{number:05d}"
-        target.mkdir(parents=True, exist_ok=True)
         faults: dict[int, str] = {}
-        for position, (height, width) in sizes.items():
-            name = f"{images[position].index:08d}.png"
-            aside = target / f".{name}.{secrets.token_hex(4)}.tmp"
+        for position, size in sizes.items():
+            target = kind.in_shard(self._paths.shards, number, images[position].index)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
             try:
-                tree.copy(f"{folder}/{name}", aside, height * width * 5 // 4 + PICTURE_EXTRA_BYTES)
-                check_picture(aside, (height, width))
-                os.replace(aside, target / name)
+                tree.copy(f"{out}/{kind.folder}/{number:05d}/{target.name}", aside, kind.most_bytes(size))
+                check_mask_file(kind, aside, size)
+                os.replace(aside, target)
             except FileNotFoundError:
-                # Of images taken over from a part, the picture may have been taken with the part.
-                if not is_regular_file(target / name):
-                    faults[position] = "its mask picture is missing"
+                # Of images taken over from a part, the file may have been taken with the part.
+                if not is_regular_file(target):
+                    faults[position] = f"its {kind.words} is missing"
             except ValueError as error:
-                faults[position] = f"its mask picture is refused: {error}"
+                faults[position] = f"its {kind.words} is refused: {error}"
             except OSError as error:
                 _raise_if_host(error)
-                faults[position] = f"its mask picture is refused: {error.strerror}"
+                faults[position] = f"its {kind.words} is refused: {error.strerror}"
             finally:
                 remove(aside)
         if faults:

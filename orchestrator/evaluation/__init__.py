@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         AttributeMetrics,
         Evaluation,
         FederatedMetrics,
+        WeightedAverages,
         choose_figures,
     )
     from orchestrator.evaluation.compare.bootstrap import METHOD, Interval
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from orchestrator.evaluation.gate.rules import FailedImages, FigureChange, format_verdicts, judge_rules, parse_rules
     from orchestrator.evaluation.localization.evaluate import evaluate_masks
     from orchestrator.evaluation.localization.ground_truth import read_recorded_masks
+    from orchestrator.evaluation.localization.metrics import Localization
+    from orchestrator.evaluation.protocols import DEFAULT, get_coco_protocol, get_mask_protocol
     from orchestrator.evaluation.runs import OpenedRun, find_predictions, open_runs
 else:
     __getattr__ = lazy_exports(
@@ -56,7 +59,7 @@ else:
             "coco.detections": "choose_iou",
             "coco.evaluate": "CountLevel evaluate",
             "coco.ground_truth": "Iou Truth",
-            "coco.results": "AttributeMetrics Evaluation FIGURES FederatedMetrics choose_figures",
+            "coco.results": "AttributeMetrics Evaluation FIGURES FederatedMetrics WeightedAverages choose_figures",
             "compare.bootstrap": "METHOD Interval",
             "compare.compare": "CompareOptions Comparison JudgedRun compare_opened compare_runs make_comparable",
             "compare.fairness": "Cut restrict",
@@ -67,6 +70,8 @@ else:
             "gate.rules": "FailedImages FigureChange format_verdicts judge_rules parse_rules",
             "localization.evaluate": "evaluate_masks",
             "localization.ground_truth": "read_recorded_masks",
+            "localization.metrics": "Localization",
+            "protocols": "DEFAULT get_coco_protocol get_mask_protocol",
             "runs": "OpenedRun find_predictions open_runs",
         },
     )

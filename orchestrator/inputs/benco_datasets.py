@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,14 @@ _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 @dataclass(frozen=True)
 class Sample:
-    """An image and its mask: a file, NEGATIVE, or None for no mask. The files may be missing."""
+    """An image and its mask: a file, NEGATIVE, or None for no mask. The files may be missing.
+
+    `data_set` is its name in an object {name: path}.
+    """
 
     image: Path
     mask: Path | str | None
+    data_set: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ def read_tp_gt(folder: Path) -> Samples:
 def read_json(path: Path, content: Any) -> Samples:
     """Return the samples of a JSON file in one of the layouts. Raises UsageError for any other content."""
     if isinstance(content, Mapping) and content and all(isinstance(value, str) for value in content.values()):
-        return _join(read_data_set(_locate(path, value)) for value in content.values())
+        return _join(_name(read_data_set(_locate(path, value)), name) for name, value in content.items())
     if not isinstance(content, Sequence) or not content or not all(_is_pair(entry) for entry in content):
         raise UsageError(
             f"cannot read {path} as a list of images",
@@ -102,6 +106,10 @@ def _join(parts: Iterator[Samples]) -> Samples:
     return Samples(
         tuple(sample for part in read for sample in part.samples), tuple(note for part in read for note in part.notes)
     )
+
+
+def _name(read: Samples, name: str) -> Samples:
+    return Samples(tuple(replace(sample, data_set=name) for sample in read.samples), read.notes)
 
 
 def _is_pair(entry: Any) -> bool:

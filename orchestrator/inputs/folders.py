@@ -39,6 +39,8 @@ class SourceImage(NamedTuple):
     """The result of os.lstat, where already known."""
     is_named: bool = False
     """Whether the user named this very file: it is read wherever it leads."""
+    data_set: str | None = None
+    """The name of its data set, in a list of several."""
 
 
 _Segment = tuple[str, str]

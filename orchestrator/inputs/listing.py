@@ -67,7 +67,7 @@ class Listing:
 
     def _examine_all(self, images: Iterable[SourceImage]) -> Iterator[ExaminedImage]:
         roots, append, examine = self._roots, self._hashes.append, self._examine
-        for root, name, folder, image_id, error, truth, missing, state, is_named in images:
+        for root, name, folder, image_id, error, truth, missing, state, is_named, data_set in images:
             full = f"{root}/{name}" if root != "/" else f"/{name}"
             location = full if folder == root else f"{folder}/{name}"
             if ".." in full:
@@ -89,7 +89,7 @@ class Listing:
                 append(hash(public))
             if image_id is not None:
                 self._has_ids = True
-            yield full, real, size, mtime_ns, error, image_id, truth
+            yield full, real, size, mtime_ns, error, image_id, truth, data_set
 
     def _examine(
         self, root: str, location: str, full: str, missing: str | None, state: os.stat_result | None, is_named: bool
@@ -165,7 +165,7 @@ class Listing:
     ) -> Iterator[InputRow]:
         free, last, mounted = 0, None, ""
         for position, (file, item) in enumerate(self._with_names(suspects, base, skipped), 1):
-            full, real, size, mtime_ns, error, image_id, truth = item
+            full, real, size, mtime_ns, error, image_id, truth, data_set = item
             free = max(free + 1, position)
             if image_id is None:
                 while free in given:
@@ -177,12 +177,12 @@ class Listing:
                 if inside != last:
                     last, mounted = inside, _guest_prefix(inside, roots)
                 path = mounted + name
-            yield file, path, image_id, size, mtime_ns, error, truth
+            yield file, path, image_id, size, mtime_ns, error, truth, data_set
 
     def _collect_ids(self, suspects: Collection[int], base: str) -> dict[ImageId, str]:
         """Return the images by COCO's ids; images of other sources get free numbers, from their position up."""
         given: dict[ImageId, str] = {}
-        for file, (_, _, _, _, _, image_id, _) in self._with_names(suspects, base, []):
+        for file, (_, _, _, _, _, image_id, *_) in self._with_names(suspects, base, []):
             if image_id is None:
                 continue
             if image_id in given:

@@ -42,6 +42,8 @@ class InputImage:
     error: str | None = None
     truth: str | None = None
     """Path of its mask, or "Negative", in a data set of manipulation localization."""
+    data_set: str | None = None
+    """The name of that data set, in a list of several; only then a line has this field."""
 
 
 class Images(Sequence[InputImage]):
@@ -128,7 +130,7 @@ class Images(Sequence[InputImage]):
         return tuple(InputImage(**entry) for entry in json.loads(b"[" + b",".join(lines) + b"]"))
 
 
-InputRow = tuple[str, str, ImageId, int, int, str | None, str | None]
+InputRow = tuple[str, str, ImageId, int, int, str | None, str | None, str | None]
 """The fields of an InputImage after its index."""
 
 
@@ -150,12 +152,13 @@ def write_images(rows: Iterable[InputRow], folder: Path | None) -> Images:
 
 def _line(index: int, row: InputRow) -> str:
     """Return the line that json.dumps would write, in a third of the time."""
-    file, path, image_id, size, mtime_ns, error, truth = row
+    file, path, image_id, size, mtime_ns, error, truth, data_set = row
     number = image_id if type(image_id) is int else json.dumps(image_id)
+    named = "" if data_set is None else f', "data_set": {quoted(data_set)}'
     return (
         f'{{"index": {index}, "file": {quoted(file)}, "path": {quoted(path)}, "image_id": {number}, '
         f'"size": {size}, "mtime_ns": {mtime_ns}, "error": {"null" if error is None else quoted(error)}, '
-        f'"truth": {"null" if truth is None else quoted(truth)}}}\n'
+        f'"truth": {"null" if truth is None else quoted(truth)}{named}}}\n'
     )
 
 

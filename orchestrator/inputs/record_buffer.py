@@ -11,8 +11,8 @@ from pathlib import Path
 
 from orchestrator.inputs.image_ids import ImageId
 
-ExaminedImage = tuple[str, str | None, int, int, str | None, ImageId | None, str | None]
-"""Name with its root, real path where it differs, size, mtime in ns, error, COCO's id, truth."""
+ExaminedImage = tuple[str, str | None, int, int, str | None, ImageId | None, str | None, str | None]
+"""Name with its root, real path where it differs, size, mtime in ns, error, COCO's id, truth, name of the data set."""
 
 _BLOCK_RECORDS = 4096
 _KEPT_IN_MEMORY = 8 << 20

@@ -91,11 +91,15 @@ def _absolute(path: Path) -> Path:
 
 
 def _single_file(
-    path: Path, missing: str | None = None, truth: str | None = None, is_named: bool = False
+    path: Path,
+    missing: str | None = None,
+    truth: str | None = None,
+    is_named: bool = False,
+    data_set: str | None = None,
 ) -> SourceImage:
     """Return a file whose root is its folder."""
     folder = str(path.parent)
-    return SourceImage(folder, path.name, folder, None, None, truth, missing, None, is_named)
+    return SourceImage(folder, path.name, folder, None, None, truth, missing, None, is_named, data_set)
 
 
 def _fixed_part(pattern: Path) -> Path:
@@ -231,7 +235,7 @@ def _from_samples(source: Path, read: Samples, notes: list[str]) -> Iterator[Sou
         location = _absolute(sample.image)
         missing = f"listed in {source.name}, but there is no such file"
         truth = str(_absolute(sample.mask)) if isinstance(sample.mask, Path) else sample.mask
-        yield _single_file(location, missing, truth)
+        yield _single_file(location, missing, truth, data_set=sample.data_set)
 
 
 def _from_coco(path: Path, images: Any, image_root: Path | None) -> Iterator[SourceImage]:

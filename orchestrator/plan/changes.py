@@ -160,7 +160,7 @@ def _collect_changes(changes: Changes, before: Iterable[InputImage], now: InputS
             (changes.new if earlier is None else changes.gone).add((image or earlier).file)  # type: ignore[union-attr]
         elif not comparison.is_same(earlier, image):
             changes.changed.add(image.file)
-        elif (earlier.image_id, earlier.truth) != (image.image_id, image.truth):
+        elif (earlier.image_id, earlier.truth, earlier.data_set) != (image.image_id, image.truth, image.data_set):
             changes.renamed.add(image.file)
 
 

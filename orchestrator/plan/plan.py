@@ -6,12 +6,13 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orchestrator.catalog import MANIPULATION, ModelEntry, Stored
 from orchestrator.inputs import InputImage, InputSet
 from orchestrator.plan.request import Request
+from orchestrator.predictions import CANVASES, KEEP_CANVAS, PICTURES, MaskFiles
 from orchestrator.runtimes import Prepared
 from orchestrator.system import __version__
 
@@ -46,6 +47,16 @@ class Plan:
     def has_pictures(self) -> bool:
         """Return whether each predicted image has a mask picture."""
         return self.entry.spec.task == MANIPULATION
+
+    @property
+    def mask_files(self) -> tuple[MaskFiles, ...]:
+        """Return the kinds of mask files that each predicted image has."""
+        side = self.entry.spec.native.canvas
+        if not self.has_pictures:
+            return ()
+        if side is None or self.request.settings.get(KEEP_CANVAS) is not True:
+            return (PICTURES,)
+        return PICTURES, replace(CANVASES, side=side)
 
     def digest(self) -> str:
         """Return a digest of all that the predictions depend on; only shards that carry it are collected."""
@@ -97,6 +108,7 @@ class Plan:
                 "box_order": native.published_box_order or native.box_order,
                 "box_edges": native.published_box_edges,
                 "class_type": native.published_class_type,
+                **({} if native.canvas is None else {"canvas": native.canvas}),
             },
             "inputs": {"count": len(self.inputs.images), "digest": self.inputs.digest()},
             "orch_version": __version__,

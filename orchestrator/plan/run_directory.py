@@ -15,6 +15,7 @@ from orchestrator.errors import MachineError, OrchError, RunError, UsageError
 from orchestrator.paths import RunPaths
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.request import Request
+from orchestrator.predictions import CANVASES, PICTURES
 from orchestrator.system import hold_lock, is_regular_file, read_json_object, remove, write_json
 
 RUN_FORMAT = "orch-run/1"
@@ -91,7 +92,8 @@ def _remove_traces(paths: RunPaths, folders: Sequence[Path]) -> None:
 
 def _refuse_links(paths: RunPaths) -> None:
     """Raise RunError where a folder of the run is a link or a file: it would be written to whatever it leads to."""
-    folders = (paths.shards, paths.shards / "masks", paths.masks, paths.logs, paths.jobs, paths.unpacked)
+    of_masks = [parent / kind.folder for kind in (PICTURES, CANVASES) for parent in (paths.shards, paths.root)]
+    folders = (paths.shards, *of_masks, paths.logs, paths.jobs, paths.unpacked)
     for folder in (*folders, paths.claims, paths.tasks, paths.task_events):
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
             raise RunError(
@@ -203,7 +205,7 @@ def finish_update(paths: RunPaths) -> None:
     for folder in (paths.claims, paths.tasks, paths.task_events):
         shutil.rmtree(folder, ignore_errors=True)
     if new.shards.is_dir():
-        for folder in (paths.shards, paths.masks):
+        for folder in (paths.shards, paths.masks, paths.canvases):
             shutil.rmtree(folder, ignore_errors=True)
         new.shards.rename(paths.shards)
     if new.inputs.exists():

@@ -49,8 +49,8 @@ def attribute_columns(plan: Plan) -> int:
 
 
 def is_done(paths: RunPaths, plan: Plan, rules: ShardRules, number: int) -> bool:
-    """Return whether a shard is whole, keeps the rules and has its pictures; another one is predicted again."""
-    from orchestrator.predictions import ShardFault, check_shard, picture_path
+    """Return whether a shard is whole, keeps the rules and has its mask files; another one is predicted again."""
+    from orchestrator.predictions import ShardFault, check_shard
 
     path = paths.shard(number)
     if not is_regular_file(path):
@@ -60,9 +60,9 @@ def is_done(paths: RunPaths, plan: Plan, rules: ShardRules, number: int) -> bool
         content = check_shard(path, number, [image.file for image in images], rules)
     except ShardFault:
         return False
-    folder = paths.shards / "masks" / f"{number:05d}"
-    return not plan.has_pictures or all(
-        is_regular_file(folder / f"{images[position].index:08d}.png")
-        or is_regular_file(picture_path(paths.masks, images[position].file))
+    return all(
+        is_regular_file(kind.in_shard(paths.shards, number, images[position].index))
+        or is_regular_file(kind.in_run(paths.root, images[position].file))
+        for kind in plan.mask_files
         for position in content.predicted_sizes
     )

@@ -21,7 +21,7 @@ from orchestrator.paths import RunPaths
 from orchestrator.plan.changes import Changes, match_images
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.run_directory import finish_update, run_document
-from orchestrator.predictions import picture_path
+from orchestrator.predictions import MaskFiles
 from orchestrator.system import is_regular_file, remove, write_json
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class _KeptRows:
             if not rows:
                 continue
             is_whole = len(rows) == self._plan.size_of(shard)
-            if self._plan.has_pictures and not self._link_pictures(new, shard, len(rows)):
+            if not self._link_mask_files(new, shard, len(rows)):
                 continue
             try:
                 write_rows(new.shard(shard) if is_whole else new.part(shard), shard, digest, rows)
@@ -110,19 +110,20 @@ class _KeptRows:
                     return rows
         return None
 
-    def _link_pictures(self, new: RunPaths, shard: int, count: int) -> bool:
-        """Link the mask pictures of the first `count` images of a shard; False where one is missing."""
-        folder = new.shards / "masks" / f"{shard:05d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        for image in self._plan.images_of(shard)[:count]:
-            source = self._find_picture(image)
-            if source is None:
-                return False
-            os.link(source, folder / f"{image.index:08d}.png")
+    def _link_mask_files(self, new: RunPaths, shard: int, count: int) -> bool:
+        """Link the mask files of the first `count` images of a shard; False where one is missing."""
+        for kind in self._plan.mask_files:
+            for image in self._plan.images_of(shard)[:count]:
+                source = self._find_mask_file(kind, image)
+                if source is None:
+                    return False
+                target = kind.in_shard(new.shards, shard, image.index)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.link(source, target)
         return True
 
-    def _find_picture(self, image: InputImage) -> Path | None:
+    def _find_mask_file(self, kind: MaskFiles, image: InputImage) -> Path | None:
         before = self._matched[image.index]
-        folder = self._paths.shards / "masks" / f"{before // self._plan.shard_size:05d}"
-        found = (picture_path(self._paths.masks, image.file), folder / f"{before:08d}.png")
+        shard = before // self._plan.shard_size
+        found = (kind.in_run(self._paths.root, image.file), kind.in_shard(self._paths.shards, shard, before))
         return next((path for path in found if is_regular_file(path)), None)

@@ -9,15 +9,16 @@ if TYPE_CHECKING:
     from orchestrator.predictions.collect import collect_shards
     from orchestrator.predictions.formats import export_predictions, get_format
     from orchestrator.predictions.import_coco import import_coco_results
+    from orchestrator.predictions.mask_files import CANVASES, KEEP_CANVAS, PICTURES, MaskFiles
     from orchestrator.predictions.npz import open_arrays
     from orchestrator.predictions.output_names import picture_path
     from orchestrator.predictions.predictions import Predictions, Record
-    from orchestrator.predictions.schema import STATUS_FAILED, STATUS_PREDICTED, is_class, to_xywh
+    from orchestrator.predictions.schema import STATUS_FAILED, STATUS_PREDICTED, is_class, to_native_edges, to_xywh
     from orchestrator.predictions.shard_check import (
         ShardContent,
         ShardFault,
         ShardRules,
-        check_picture,
+        check_mask_file,
         check_shard,
         write_failed_shard,
     )
@@ -30,11 +31,12 @@ else:
             "collect": "collect_shards",
             "formats": "export_predictions get_format",
             "import_coco": "import_coco_results",
+            "mask_files": "CANVASES KEEP_CANVAS MaskFiles PICTURES",
             "npz": "open_arrays",
             "output_names": "picture_path",
             "predictions": "Predictions Record",
-            "schema": "STATUS_FAILED STATUS_PREDICTED is_class to_xywh",
-            "shard_check": "ShardContent ShardFault ShardRules check_picture check_shard write_failed_shard",
+            "schema": "STATUS_FAILED STATUS_PREDICTED is_class to_native_edges to_xywh",
+            "shard_check": "ShardContent ShardFault ShardRules check_mask_file check_shard write_failed_shard",
             "shard_rows": "ShardRows write_rows",
         },
     )

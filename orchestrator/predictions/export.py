@@ -17,7 +17,7 @@ from orchestrator.errors import PredictionsError
 from orchestrator.predictions.annotations import match_images, read_annotations
 from orchestrator.predictions.npz import NpzWriter
 from orchestrator.predictions.predictions import Predictions
-from orchestrator.predictions.schema import STATUS_PREDICTED
+from orchestrator.predictions.schema import STATUS_PREDICTED, to_native_edges
 from orchestrator.system import replace_file
 
 UPSTREAM_LEVEL = 6  # zlib's default, as numpy.savez_compressed uses
@@ -86,7 +86,7 @@ def _convert_records(predictions: Predictions) -> Iterator[dict[str, Any]]:
         base = PurePosixPath(record["image_file"]).name
         converted = {
             "image_file": base if bases[base] == 1 else record["image_file"],
-            "boxes": np.ascontiguousarray(_convert_edges(record["boxes"], native)[:, order]),
+            "boxes": np.ascontiguousarray(to_native_edges(record["boxes"], native)[:, order]),
             "classes": classes[predictions.rows(i)],
             "scores": record["scores"],
             "masks": record["masks"],
@@ -94,17 +94,6 @@ def _convert_records(predictions: Predictions) -> Iterator[dict[str, Any]]:
         if "attributes" in record:
             converted["attributes"] = record["attributes"]
         yield converted
-
-
-def _convert_edges(boxes: NDArray[np.float32], native: dict[str, Any]) -> NDArray[np.float32]:
-    """Return (n,4) boxes with the right and lower edges as the model's own project counts them.
-
-    The box of an empty mask remains all zeros.
-    """
-    if native.get("box_edges") != "inclusive":
-        return boxes
-    last = np.maximum(boxes[:, 2:] - 1, boxes[:, :2])
-    return np.concatenate([boxes[:, :2], last], axis=1)
 
 
 def _convert_classes(predictions: Predictions, native: dict[str, Any]) -> NDArray[Any]:

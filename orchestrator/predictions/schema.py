@@ -138,3 +138,14 @@ def to_xywh(corners: NDArray[Any]) -> NDArray[np.float64]:
     """Return boxes (…,4) given as x1, y1, x2, y2 as x, y, width, height."""
     corners = corners.astype(np.float64)
     return np.concatenate((corners[..., :2], corners[..., 2:] - corners[..., :2]), axis=-1)
+
+
+def to_native_edges(boxes: NDArray[np.float32], native: object) -> NDArray[np.float32]:
+    """Return (n,4) boxes with the right and lower edges as the model's own project counts them.
+
+    `native` is that of the predictions' meta, if they have one. The box of an empty mask remains all zeros.
+    """
+    if not isinstance(native, dict) or native.get("box_edges") != "inclusive":
+        return boxes
+    last = np.maximum(boxes[:, 2:] - 1, boxes[:, :2])
+    return np.concatenate([boxes[:, :2], last], axis=1)

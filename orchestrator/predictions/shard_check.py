@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from orchestrator.errors import OrchError
 from orchestrator.predictions.collect import MAX_ERROR_LENGTH
+from orchestrator.predictions.mask_files import MaskFiles
 from orchestrator.predictions.npz import NpzWriter, open_arrays
 from orchestrator.predictions.schema import FORMAT, SCHEMA, SHARD_FORMAT, STATUS_FAILED
 from orchestrator.predictions.validation import check_arrays
@@ -22,6 +24,10 @@ from orchestrator.predictions.validation import check_arrays
 _LAST_CODE_POINT = 0x10FFFF
 _NOT_IN_SHARDS = ("image_id", "meta")
 _PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
+_CANVAS_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00(..)\{'descr': '<f4', 'fortran_order': False, 'shape': \((\d{1,5}), (\d{1,5})\), \} *\n",
+    re.DOTALL,
+)
 
 
 class ShardFault(Exception):
@@ -203,6 +209,29 @@ def check_picture(path: Path, size: tuple[int, int]) -> None:
             raise ValueError(f"it does not decode: {error}") from error
         if picture.mode != "L" or picture.size != (width, height):
             raise ValueError(f"it decodes to {picture.mode} of {picture.size}")
+
+
+def check_canvas(path: Path, side: int) -> None:
+    """Check that a file is a finite float32 array of at most `side` rows and columns. Raises ValueError."""
+    content = path.read_bytes()
+    header = _CANVAS_HEADER.match(content)  # numpy's own reader evaluates the header as Python
+    if header is None or int.from_bytes(header[1], "little") + 10 != header.end():
+        raise ValueError("it is no two-dimensional float32 array in numpy's format 1.0")
+    rows, columns = int(header[2]), int(header[3])
+    if not (0 < rows <= side and 0 < columns <= side):
+        raise ValueError(f"it has {rows} rows and {columns} columns; the network's canvas has {side}")
+    if len(content) - header.end() != 4 * rows * columns:
+        raise ValueError("it is cut off or too long")
+    if not np.isfinite(np.frombuffer(content, "<f4", offset=header.end())).all():
+        raise ValueError("it has values that are not finite")
+
+
+def check_mask_file(kind: MaskFiles, path: Path, size: tuple[int, int]) -> None:
+    """Check a mask file of an image of `size` (height, width). Raises ValueError."""
+    if kind.side:
+        check_canvas(path, kind.side)
+    else:
+        check_picture(path, size)
 
 
 def write_failed_shard(

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from orchestrator.evaluation import LEVELS, METHOD, Comparison, Evaluation, Interval, choose_figures
+from orchestrator.evaluation import DEFAULT, LEVELS, METHOD, Comparison, Evaluation, Interval, choose_figures
 
 DIFFERENCES = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "map_w": "mAP_w"}
 RECORDED = ("device", "runtime", "image_digest", "build", "weights")  # of each run, in JSON
@@ -54,6 +54,8 @@ def make_caption(comparison: Comparison) -> list[str]:
         return [f"agreement of {what} that score at least {comparison.options.min_score:g}, 2 · pairs / instances"]
     first = comparison.evaluations[0]
     lines = [f"{what} of {first.images} annotated images, by {first.engine}"]
+    if first.protocol != DEFAULT:
+        lines.append(f"figures follow the protocol {first.protocol}")
     if comparison.intervals:
         lines += _explain_intervals(comparison)
     for run, evaluation in zip(comparison.runs, comparison.evaluations, strict=True):
@@ -118,6 +120,7 @@ def _find_best(values: Sequence[float | None]) -> float | None:
 
 def _list_runs(comparison: Comparison, wide: bool) -> Table:
     evaluations = comparison.evaluations
+    has_protocol = evaluations[0].protocol != DEFAULT
     figures = choose_figures(evaluations)
     best = {name: _find_best([figure(evaluation) for evaluation in evaluations]) for name, figure in figures.items()}
     intervals: tuple[dict[str, Interval] | None, ...] = (None, *comparison.intervals)
@@ -125,12 +128,14 @@ def _list_runs(comparison: Comparison, wide: bool) -> Table:
     rows = []
     for number, (run, evaluation) in enumerate(zip(comparison.runs, evaluations, strict=True)):
         cells = [Cell(run.label, run.label), Cell(run.variant, run.variant)]
+        cells += [Cell(evaluation.protocol, evaluation.protocol)] if has_protocol else []
         cells += [_format_figure(figure(evaluation), best[name]) for name, figure in figures.items()]
         if wide and comparison.intervals:
             cells += [_format_difference(intervals[number], name) for name in differences]
         rows.append(tuple(cells))
     columns = differences.values() if wide and comparison.intervals else ()
-    return Table("runs", ("model", "variant", *figures, *columns), tuple(rows), words=2)
+    words = ("model", "variant", *(["protocol"] if has_protocol else []))
+    return Table("runs", (*words, *figures, *columns), tuple(rows), words=len(words))
 
 
 def _name_differences(comparison: Comparison) -> dict[str, str]:

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, 
 from orchestrator.catalog import MODEL_NAME_PATTERN, Catalog, ModelEntry, SettingValue, Spec
 from orchestrator.dispatch import SlurmSettings
 from orchestrator.errors import OrchError, SpecError, UsageError
+from orchestrator.evaluation import get_coco_protocol
 from orchestrator.inputs import is_url
 from orchestrator.plan import CommonOptions, RunOptions
 from orchestrator.runtimes import BuildOptions
@@ -37,6 +38,14 @@ def _refuse_empty(value: tuple[T, ...]) -> tuple[T, ...]:
     if not value:
         raise ValueError("give at least one")
     return value
+
+
+def _check_protocol(name: str) -> str:
+    """Return the name of a protocol for COCO annotations. Raises ValueError."""
+    try:
+        return get_coco_protocol(name).name
+    except UsageError as error:
+        raise ValueError(f"{error.message}{f': {error.why}' if error.why else ''}") from error
 
 
 NotEmpty = Annotated[str, StringConstraints(min_length=1)]
@@ -79,6 +88,7 @@ class CompareSpec(Spec):
     seed: Annotated[int, Field(ge=0)] = 0
     min_score: Annotated[float, Field(ge=0, le=1)] = 0.5
     attribute_score: Annotated[float, Field(ge=0, le=1)] | None = None
+    protocol: Annotated[str, AfterValidator(_check_protocol)] = "coco"
 
 
 class ReportSpec(Spec):

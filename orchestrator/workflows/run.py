@@ -226,7 +226,7 @@ def _find_outcome(paths: RunPaths, earlier: Mapping[str, Any], display: Display)
     without_mask = [] if outcome is None else remove_changed_masks(outcome)
     if without_mask:
         count, size = len(without_mask), int(earlier["shard_size"])
-        display.say(f"mask pictures that are missing or were changed: {count}; predicting their shards again")
+        display.say(f"mask files that are missing or were changed: {count}; predicting their shards again")
         for path in (paths.summary, *{paths.shard(index // size) for index in without_mask}):
             remove(path)
         return None

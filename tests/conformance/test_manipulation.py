@@ -100,12 +100,35 @@ def test_a_mask_that_was_deleted_is_predicted_again(orch: Orch, seven: Path, tmp
     orch(*common)
     whole = content(tmp_path / "out")
     (tmp_path / "out" / "masks" / "y.jpg.png").unlink()
-    assert "mask pictures that are missing or were changed: 1;" in orch(*common).stderr
+    assert "mask files that are missing or were changed: 1;" in orch(*common).stderr
     assert content(tmp_path / "out") == whole
     (tmp_path / "out" / "summary.json").unlink()
     (tmp_path / "out" / "masks" / "y.png.png").unlink()
     orch(*common)
     assert content(tmp_path / "out") == whole
+
+
+def test_canvas_masks_are_kept_on_request(orch: Orch, seven: Path, tmp_path: Path) -> None:
+    common = ("run", "-m", MODEL, "-i", seven, "--runtime", "venv", "--shard-size", 3, "-q")
+    orch(*common, "-o", tmp_path / "without")
+    assert not (tmp_path / "without" / "canvas").exists()
+    out = tmp_path / "with"
+    orch(*common, "--set", "keep_canvas=true", "-o", out)
+    predictions = Predictions.load(out / "predictions.npz")
+    assert (predictions.meta["native"]["canvas"], predictions.meta["settings"]["keep_canvas"]) == (32, True)
+    for file in predictions.files:
+        brightness = np.asarray(Image.open(seven / file).convert("RGB")).max(axis=2).astype(np.float32)
+        kept = np.load(out / "canvas" / f"{file}.npy", allow_pickle=False)
+        assert np.array_equal(kept, brightness[:32, :32] / 255 / 3)
+    assert not list((out / "shards").glob("*/*.npy"))
+    changed = out / "canvas" / "y.jpg.npy"
+    whole = changed.read_bytes()
+    changed.unlink()
+    assert (
+        "mask files that are missing or were changed: 1;"
+        in orch(*common[:-1], "--set", "keep_canvas=true", "-o", out).stderr
+    )
+    assert changed.read_bytes() == whole
 
 
 def test_the_export_has_upstreams_names_and_none_is_overwritten(orch: Orch, seven: Path, tmp_path: Path) -> None:

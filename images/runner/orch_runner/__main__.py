@@ -57,6 +57,9 @@ by the rules of the predictions, and deletes it; it may put the part of a shard 
                       task manipulation-localization: the probability per pixel of image I of shard N as 8-bit grey,
                       round(255 p); the image's one instance is the pixels above the setting mask_threshold
                       (0.5). Written before the shard
+    canvas/NNNNN/IIIIIIII.npy
+                      the same task with the setting keep_canvas: the network's own mask, float32, (rows, columns) that
+                      the image has on its canvas. Written before the shard
     NNNNN.part.npz    the first images of an unfinished shard: written every part_every seconds and when the
                       runner is stopped. The next runner of the same plan continues from it, in whole batches.
                       Removed when the shard is done

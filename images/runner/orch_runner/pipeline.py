@@ -165,6 +165,8 @@ class Pipeline:
             prediction = self._predictor.finish(raw, image)
             if self._job.task == probability.TASK:
                 pixels = probability.check_probability(prediction.probability, *size)
+                if prediction.canvas is not None:
+                    probability.write_canvas(self._job, shard, ref.index, prediction.canvas)
                 prediction = probability.make_instance(self._job, prediction, pixels)
                 probability.write_picture(self._job, shard, ref.index, pixels)
             return make_row(self._job, ref.file, size, prediction, sha256)

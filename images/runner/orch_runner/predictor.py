@@ -67,7 +67,8 @@ class Prediction:
     """The instances of one image, in the box order and class numbering that stack.yaml declares.
 
     A model that gives a probability per pixel (task manipulation-localization) sets `probability`, (H, W) in [0, 1] at
-    the given image's size, and the runner makes the instances. Otherwise:
+    the given image's size, and the runner makes the instances; with the setting keep_canvas also `canvas`, (h, w), the
+    network's own mask before it was brought to the image's size, without padding. Otherwise:
     boxes (n, 4) float in pixels of the given image, exclusive right and lower edges; classes (n,) int; scores (n,)
     in [0, 1], any order; masks: (n, H, W) bool, or n CropMask, or n COCO compressed RLE dicts, or None for a
     model without masks, whose predictions then have none; attributes (n, A) float; image_score in [0, 1].
@@ -80,6 +81,7 @@ class Prediction:
     attributes: Optional[np.ndarray] = None
     image_score: Optional[float] = None
     probability: Optional[np.ndarray] = None
+    canvas: Optional[np.ndarray] = None
 
 
 class Predictor(ABC):

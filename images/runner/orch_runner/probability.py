@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Iterator
 
 import numpy as np
 from PIL import Image as PillowImage
@@ -16,6 +18,7 @@ TASK = "manipulation-localization"
 THRESHOLD_SETTING = "mask_threshold"
 DEFAULT_THRESHOLD = 0.5
 FOLDER = "masks"
+CANVAS_FOLDER = "canvas"
 # Pillow's default, 6, takes five times as long for files a tenth smaller.
 _COMPRESSION = 1
 
@@ -56,13 +59,33 @@ def picture_path(out: Path, shard: int, index: int) -> Path:
     return out / FOLDER / f"{shard:05d}" / f"{index:08d}.png"
 
 
+def canvas_path(out: Path, shard: int, index: int) -> Path:
+    """Return the path of the canvas mask of image `index`."""
+    return out / CANVAS_FOLDER / f"{shard:05d}" / f"{index:08d}.npy"
+
+
 def write_picture(job: RunnerJob, shard: int, index: int, probability: np.ndarray) -> None:
     """Write the probability as 8-bit grey, round(255 p). Raises Fatal("output") when it cannot be written."""
-    target = picture_path(job.out, shard, index)
     grey = np.rint(probability * np.float32(255)).astype(np.uint8)
+    with _open_target(job, picture_path(job.out, shard, index)) as stream:
+        PillowImage.fromarray(grey).save(stream, "PNG", compress_level=_COMPRESSION)
+
+
+def write_canvas(job: RunnerJob, shard: int, index: int, canvas: object) -> None:
+    """Write a canvas mask as a float32 array. ValueError for a wrong one; Fatal("output") when it cannot be written."""
+    values = np.ascontiguousarray(canvas, np.float32)
+    if values.ndim != 2 or not values.size or not np.isfinite(values).all():
+        raise ValueError(f"the predictor gave a canvas mask of shape {values.shape}, or one that is not finite")
+    with _open_target(job, canvas_path(job.out, shard, index)) as stream:
+        np.save(stream, values, allow_pickle=False)
+
+
+@contextmanager
+def _open_target(job: RunnerJob, target: Path) -> Iterator[IO[bytes]]:
+    """Yield a stream that replaces the file `target`. Raises Fatal("output") when it cannot be written."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with open_replacement(target) as stream:
-            PillowImage.fromarray(grey).save(stream, "PNG", compress_level=_COMPRESSION)
+            yield stream
     except OSError as error:
         raise output_error(str(target.relative_to(job.out)), error) from error

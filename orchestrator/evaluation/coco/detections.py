@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -23,7 +23,8 @@ ALL = slice(None)
 class Detections:
     """N instances to compare with a truth; `image` (N,) is the index of the truth's image.
 
-    `row` (N,) is the instance's row in `predictions`. `boxes` (N,4) are x, y, width, height in pixels.
+    `row` (N,) is the instance's row in `predictions`. `boxes` (N,4) are x, y, width, height in pixels. `has_box_areas`:
+    areas are those of the boxes, also where masks are compared.
     """
 
     predictions: Predictions
@@ -32,6 +33,7 @@ class Detections:
     category: NDArray[np.int64]
     scores: NDArray[np.float64]
     boxes: NDArray[np.float64]
+    has_box_areas: bool = False
 
     def __len__(self) -> int:
         return len(self.row)
@@ -52,8 +54,8 @@ class Detections:
 
     def select(self, keep: NDArray[np.bool_] | NDArray[np.int64]) -> Detections:
         """Return some of the instances, by a mask or by their indices."""
-        parts = (self.row, self.image, self.category, self.scores, self.boxes)
-        return Detections(self.predictions, *(part[keep] for part in parts))  # type: ignore[arg-type]
+        names = ("row", "image", "category", "scores", "boxes")
+        return replace(self, **{name: getattr(self, name)[keep] for name in names})
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,8 @@ def _run_hotcoco(truth: Truth, detections: Detections, iou: Iou) -> Curves:
     columns = np.column_stack((detections.image + 1, detections.boxes, detections.scores, category)).astype(np.float64)
     masks = detections.masks() if iou == "segm" else None
     results = expected.load_res(columns, segmentation=cast(Any, masks))
-    if masks:  # load_res takes the boxes' areas, as pycocotools does where results have both
+    # load_res takes the boxes' areas, as pycocotools does where results have both.
+    if masks and not detections.has_box_areas:
         results.update_anns(ids=np.arange(1, len(detections) + 1), area=hotcoco.mask.area(masks).astype(np.float64))
     evaluation = hotcoco.COCOeval(expected, results, iou, lvis_style=truth.federation is not None)
     evaluation.evaluate()
@@ -116,6 +117,11 @@ def _run_pycocotools(truth: Truth, detections: Detections, iou: Iou) -> Curves:
         expected.createIndex()
         results = _results(truth, detections, iou)
         given = expected.loadRes(cast(Any, results)) if results else COCO()
+        if detections.has_box_areas and results:
+            for annotation, (_, _, width, height) in zip(
+                given.dataset["annotations"], detections.boxes.tolist(), strict=True
+            ):
+                annotation["area"] = width * height
         evaluation = COCOeval(expected, given, iou)
         evaluation.params.maxDets = list(_limits(truth))
         evaluation.evaluate()

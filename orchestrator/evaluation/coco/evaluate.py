@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from orchestrator.errors import UsageError
 from orchestrator.evaluation.coco.attributes import score_attributes
-from orchestrator.evaluation.coco.averages import Averages, compute_category_weights, compute_weighted
+from orchestrator.evaluation.coco.averages import Averages
 from orchestrator.evaluation.coco.detections import Detections, JoinedDetections, choose_iou, join
 from orchestrator.evaluation.coco.engines import AREAS, AUTO, THRESHOLDS, Curves, compute_curves
 from orchestrator.evaluation.coco.federated import FREQUENCIES, MAX_PER_IMAGE, note_rules
 from orchestrator.evaluation.coco.ground_truth import Iou, Truth, read_truth
 from orchestrator.evaluation.coco.matching import find_counted, match
+from orchestrator.evaluation.coco.protocol import COCO, CocoProtocol, read_category_names
 from orchestrator.evaluation.coco.results import CategoryMetrics, DetectionCounts, Evaluation, FederatedMetrics
 from orchestrator.predictions import STATUS_FAILED, Predictions
 from orchestrator.system import did_you_mean
@@ -38,25 +39,36 @@ def evaluate(
     engine: str = AUTO,
     attribute_score: float | None = None,
     strict: bool = False,
+    protocol: CocoProtocol = COCO,
 ) -> Evaluation:
     """Compare predictions with a COCO annotation file, over all its categories or some (names or ids).
 
     `iou` None: masks if the predictions have them, else boxes. `attribute_score`: an instance has the attributes that
-    score higher; None: the default, and no error where attributes cannot be scored. PredictionsError when no image is
-    annotated, sizes disagree, the predictions are broken or lack the masks or attributes that were asked for;
-    UsageError when the annotations are broken, a category is unknown, or `strict` and anything about the truth is
-    doubtful.
+    score higher; None: the default, and no error where attributes cannot be scored. `protocol` has the rules of the
+    figures. PredictionsError when no image is annotated, sizes disagree, the predictions are broken or lack the masks
+    or attributes that were asked for; UsageError when the annotations are broken, a category is
+    unknown, or `strict` and anything about the truth is doubtful.
     """
     iou = choose_iou([predictions], iou)
-    truth = read_truth(annotations, iou, [predictions])
-    if categories:
-        truth = truth.keep_categories(choose_categories(categories, truth.categories))
-    joined = join(predictions, truth)
+    truth = choose_truth(read_truth(annotations, iou, [predictions]), categories, protocol, predictions)
+    joined = join_by(protocol, predictions, truth)
     if strict:
         refuse_warnings((*truth.warnings, *joined.warnings), annotations)
     curves, note = compute_curves(truth, joined.detections, iou, engine)
     notes = [note] if note else []
-    return evaluate_joined(truth, joined, curves, iou, counts_at, notes, attribute_score)
+    return evaluate_joined(truth, joined, curves, iou, counts_at, notes, protocol, attribute_score)
+
+
+def choose_truth(truth: Truth, categories: Sequence[str | int], rules: CocoProtocol, predictions: Predictions) -> Truth:
+    """Return the truth of the categories that are evaluated: those given, or those of the protocol."""
+    chosen = choose_categories(categories, truth.categories) if categories else []
+    return rules.choose_categories(truth, chosen, read_category_names(predictions))
+
+
+def join_by(rules: CocoProtocol, predictions: Predictions, truth: Truth) -> JoinedDetections:
+    """Join predictions with a truth; their boxes and areas are those of the protocol."""
+    joined = join(predictions, truth)
+    return replace(joined, detections=rules.adapt(joined.detections))
 
 
 def refuse_warnings(warnings: Sequence[str], source: Path) -> None:
@@ -75,19 +87,19 @@ def evaluate_joined(
     curves: Curves,
     iou: Iou,
     counts_at: CountLevel,
-    notes: Sequence[str] = (),
+    notes: Sequence[str],
+    rules: CocoProtocol,
     attribute_score: float | None = None,
 ) -> Evaluation:
-    """Compute all figures from joined predictions and the engine's curves."""
+    """Compute all figures from predictions joined by the protocol `rules`, and the engine's curves."""
     averages, predictions = Averages(curves), joined.detections.predictions
-    weights = compute_category_weights(truth, predictions)
-    counts = _count_by_curves(truth, joined.detections, curves, counts_at)
-    if counts is None:
-        counts = _count_by_matching(truth, joined.detections, iou, counts_at)
+    weights = rules.weigh(truth, predictions)
+    counts = _count(truth, joined.detections, curves, iou, counts_at, rules)
     precision, recall = averages.precision, averages.recall
     attributes, attribute_notes = score_attributes(truth, joined.detections, iou, attribute_score)
     failed = np.flatnonzero(predictions.status == STATUS_FAILED)
     return Evaluation(
+        protocol=rules.name,
         iou=iou,
         engine=curves.engine,
         ap=precision(),
@@ -102,7 +114,7 @@ def evaluate_joined(
         ar_small=recall(area="small"),
         ar_medium=recall(area="medium"),
         ar_large=recall(area="large"),
-        weighted=compute_weighted(averages, truth, weights),
+        weighted=rules.average(averages, truth, weights),
         counts=DetectionCounts(*(sum(getattr(part, kind) for part in counts) for kind in ("tp", "fp", "fn"))),
         counts_iou=counts_at.iou,
         counts_score=counts_at.score,
@@ -117,6 +129,7 @@ def evaluate_joined(
             *notes,
             *note_rules(truth.federation, len(truth.categories), predictions, len(joined.detections)),
             *attribute_notes,
+            *rules.note(predictions, truth),
         ),
         warnings=(*truth.warnings, *joined.warnings),
         skipped_annotations=truth.skipped,
@@ -151,6 +164,20 @@ def _find_category(text: str, known: dict[int, str]) -> list[int]:
     if "," in text:
         return [number for part in text.split(",") for number in _find_category(part.strip(), known)]
     raise UsageError(f"the annotations have no category {text!r}", why=did_you_mean(text, known.values()))
+
+
+def _count(
+    truth: Truth, detections: Detections, curves: Curves, iou: Iou, at: CountLevel, rules: CocoProtocol
+) -> list[DetectionCounts]:
+    """Count per category."""
+    counts = _count_by_curves(truth, detections, curves, at)
+    if counts is None:
+        counts = _count_by_matching(truth, detections, iou, at)
+    if rules.counts_unannotated:
+        return counts
+    annotated = set(truth.category[~truth.crowd].tolist())
+    none = DetectionCounts(0, 0, 0)
+    return [one if number in annotated else none for number, one in zip(truth.categories, counts, strict=True)]
 
 
 def _count_by_curves(

@@ -57,6 +57,10 @@ class WeightedAverages:
     mar_w1: float | None
     mar_w100: float | None
     categories: int
+    map: float | None = None
+    mar1: float | None = None
+    mar100: float | None = None
+    """Averages with equal weights over the same categories, where the protocol has them."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,7 @@ class Evaluation:
     say what of the truth is doubtful; `skipped_annotations` names each annotation that does not count, and why.
     """
 
+    protocol: str
     iou: str
     engine: str
     ap: float | None

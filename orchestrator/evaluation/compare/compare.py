@@ -10,12 +10,12 @@ import numpy as np
 
 from orchestrator.errors import UsageError
 from orchestrator.evaluation.agreement import OverlapAgreement, compare_by_overlap
-from orchestrator.evaluation.coco.averages import compute_category_weights
 from orchestrator.evaluation.coco.detections import JoinedDetections, check_predictions, choose_iou, join
 from orchestrator.evaluation.coco.engines import AUTO, THRESHOLDS, Curves, compute_curves
-from orchestrator.evaluation.coco.evaluate import CountLevel, choose_categories, evaluate_joined, refuse_warnings
+from orchestrator.evaluation.coco.evaluate import CountLevel, choose_truth, evaluate_joined, join_by, refuse_warnings
 from orchestrator.evaluation.coco.ground_truth import Iou, Truth, read_truth
 from orchestrator.evaluation.coco.matching import Matches, match
+from orchestrator.evaluation.coco.protocol import CocoProtocol
 from orchestrator.evaluation.coco.resampling import ResampledPrecision
 from orchestrator.evaluation.coco.results import Evaluation
 from orchestrator.evaluation.compare.bootstrap import CONFIDENCE, Interval, compute_intervals
@@ -31,6 +31,7 @@ from orchestrator.evaluation.compare.fairness import (
     note_variants,
     refuse_differences,
 )
+from orchestrator.evaluation.protocols import DEFAULT, get_coco_protocol
 from orchestrator.evaluation.runs import OpenedRun, open_runs
 
 
@@ -51,6 +52,7 @@ class CompareOptions:
     engine: str = AUTO
     attribute_score: float | None = None
     strict: bool = False
+    protocol: str = DEFAULT
 
 
 @dataclass(frozen=True)
@@ -126,44 +128,51 @@ def compare_opened(
             check_predictions(run.predictions)
         agreements = compare_by_overlap(runs, iou, options.min_score)
         return Comparison(tuple(runs), options, CONFIDENCE, (), (), tuple(agreements), tuple(notes)), None, []
-    truth = _read_truth(annotations, iou, options, runs, has_fewer_images)
-    judged = [_judge(run, truth, iou, options, with_matches) for run in runs]
+    rules = get_coco_protocol(options.protocol)
+    truth = _read_truth(annotations, iou, options, rules, runs, has_fewer_images)
+    judged = [_judge(run, truth, iou, options, rules, with_matches) for run in runs]
     runs = [replace(run, predictions=one.joined.detections.predictions) for run, one in zip(runs, judged, strict=True)]
-    intervals = _compare_to_first(judged, truth, options)
+    intervals = _compare_to_first(judged, truth, options, rules)
     evaluations = tuple(run.evaluation for run in judged)
     return Comparison(tuple(runs), options, CONFIDENCE, evaluations, intervals, (), tuple(notes)), truth, judged
 
 
 def _read_truth(
-    annotations: Path, iou: Iou, options: CompareOptions, runs: Sequence[OpenedRun], has_fewer_images: bool
+    annotations: Path,
+    iou: Iou,
+    options: CompareOptions,
+    rules: CocoProtocol,
+    runs: Sequence[OpenedRun],
+    has_fewer_images: bool,
 ) -> Truth:
     """Read the annotations of the chosen categories; with `has_fewer_images`, of the runs' images only."""
     truth = read_truth(annotations, iou, [run.predictions for run in runs])
-    if options.categories:
-        truth = truth.keep_categories(choose_categories(options.categories, truth.categories))
+    truth = choose_truth(truth, options.categories, rules, runs[0].predictions)
     return truth.keep_images(join(runs[0].predictions, truth).predicted) if has_fewer_images else truth
 
 
-def _judge(run: OpenedRun, truth: Truth, iou: Iou, options: CompareOptions, with_matches: bool) -> JudgedRun:
+def _judge(
+    run: OpenedRun, truth: Truth, iou: Iou, options: CompareOptions, rules: CocoProtocol, with_matches: bool
+) -> JudgedRun:
     """Evaluate one run; match its detections if resampling or the caller needs that."""
-    joined = join(run.predictions, truth)
+    joined = join_by(rules, run.predictions, truth)
     if options.strict:
         refuse_warnings((*truth.warnings, *joined.warnings), truth.path)
     curves, note = compute_curves(truth, joined.detections, iou, options.engine)
     notes = [note] if note else []
-    evaluation = evaluate_joined(truth, joined, curves, iou, CountLevel(), notes, options.attribute_score)
+    evaluation = evaluate_joined(truth, joined, curves, iou, CountLevel(), notes, rules, options.attribute_score)
     is_matched = options.resamples or with_matches
     matches = match(truth, joined.detections, iou, THRESHOLDS) if is_matched else None
     return JudgedRun(joined, curves, evaluation, matches)
 
 
 def _compare_to_first(
-    judged: Sequence[JudgedRun], truth: Truth, options: CompareOptions
+    judged: Sequence[JudgedRun], truth: Truth, options: CompareOptions, rules: CocoProtocol
 ) -> tuple[dict[str, Interval], ...]:
     """Return the intervals of each run's differences to the first; none without resamples."""
     if len(judged) < 2 or not options.resamples or not len(truth):
         return ()
     runs = [ResampledPrecision(truth, run.matches) for run in judged if run.matches is not None]
-    known = compute_category_weights(truth, judged[0].joined.detections.predictions)
+    known = rules.weigh(truth, judged[0].joined.detections.predictions)
     weights = np.array([known.get(number, 0.0) for number in truth.categories])
     return tuple(compute_intervals(runs, len(truth), weights, options.resamples, options.seed))

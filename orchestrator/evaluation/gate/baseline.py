@@ -17,6 +17,7 @@ from orchestrator.evaluation.coco.ground_truth import Iou
 from orchestrator.evaluation.coco.results import Evaluation, choose_figures
 from orchestrator.evaluation.gate.gate import Measurement
 from orchestrator.evaluation.gate.rules import FigureChange, Findings
+from orchestrator.evaluation.protocols import DEFAULT, get_coco_protocol
 from orchestrator.evaluation.runs import find_predictions
 from orchestrator.paths import RunPaths
 from orchestrator.predictions import STATUS_FAILED, Predictions
@@ -54,11 +55,19 @@ def make_baseline(
     engine: str = AUTO,
     attribute_score: float | None = None,
     strict: bool = False,
+    protocol: str = DEFAULT,
 ) -> Baseline:
     """Evaluate a run or a predictions file. Raises UsageError, PredictionsError."""
     predictions = Predictions.load(find_predictions(source))
     evaluation = evaluate(
-        predictions, annotations, iou, categories, engine=engine, attribute_score=attribute_score, strict=strict
+        predictions,
+        annotations,
+        iou,
+        categories,
+        engine=engine,
+        attribute_score=attribute_score,
+        strict=strict,
+        protocol=get_coco_protocol(protocol),
     )
     return to_baseline(predictions, evaluation, annotations)
 
@@ -90,6 +99,7 @@ def collect_settings(predictions: Predictions, evaluation: Evaluation, annotatio
     taxonomy = sorted((int(entry["id"]), str(entry["name"])) for entry in meta.get("categories", []))
     return {
         "annotations": annotations,
+        "protocol": evaluation.protocol,
         "iou": evaluation.iou,
         "evaluated categories": [category.id for category in evaluation.per_category],
         "image list": _digest(sorted(predictions.files)),
@@ -199,7 +209,9 @@ def read_baseline(path: Path) -> Baseline:
         raise UsageError(f"{path} is not a baseline", why=why)
     model, variant = (str(document.get(name, "?")) for name in ("model", "variant"))
     images = document.get("images", {})  # older files have none
-    return Baseline(model, variant, document["settings"], document["figures"], document["categories"], images)
+    # Baselines of earlier versions name no protocol; their figures are COCO's.
+    settings = {"protocol": DEFAULT, **document["settings"]}
+    return Baseline(model, variant, settings, document["figures"], document["categories"], images)
 
 
 def _is_sound(document: Mapping[str, Any]) -> bool:
@@ -225,24 +237,34 @@ def evaluate_with_baseline(
     engine: str = AUTO,
     attribute_score: float | None = None,
     strict: bool = False,
+    protocol: str | None = None,
 ) -> tuple[Baseline, Baseline, Findings]:
     """Return a baseline, the run's own figures as one, and what rules judge.
 
-    A stored baseline determines what is evaluated, unless `iou`, `categories` and `attribute_score` say otherwise.
-    Raises UsageError, PredictionsError.
+    A stored baseline determines what is evaluated, unless `iou`, `categories`, `attribute_score` and `protocol` say
+    otherwise. Raises UsageError, PredictionsError.
     """
     predictions = Predictions.load(find_predictions(source))
     if is_stored(baseline):
         then = read_baseline(baseline)
         check_annotations(then, annotations)
         iou = iou if iou is not None else then.settings["iou"]
-        categories = categories or then.settings["evaluated categories"]
+        protocol = protocol or str(then.settings["protocol"])
+        if protocol == then.settings["protocol"]:
+            categories = categories or _own_categories(then)
         attribute_score = attribute_score if attribute_score is not None else then.settings.get(ATTRIBUTE_SCORE)
     else:
-        then = make_baseline(baseline, annotations, iou, categories, engine, attribute_score, strict)
-    now = make_baseline(source, annotations, iou, categories, engine, attribute_score, strict)
+        protocol = protocol or DEFAULT
+        then = make_baseline(baseline, annotations, iou, categories, engine, attribute_score, strict, protocol)
+    now = make_baseline(source, annotations, iou, categories, engine, attribute_score, strict, protocol)
     failed = int((predictions.status == STATUS_FAILED).sum())
     return then, now, Findings(len(predictions), failed, now.figures.get("AP"), then.figures.get("AP"))
+
+
+def _own_categories(baseline: Baseline) -> Sequence[str | int]:
+    """Return the categories that a stored baseline chose; none where its protocol has its own."""
+    chosen: Sequence[str | int] = baseline.settings["evaluated categories"]
+    return () if get_coco_protocol(str(baseline.settings["protocol"])).categories else chosen
 
 
 def is_stored(path: Path) -> bool:
@@ -274,9 +296,15 @@ class Baselines:
         if baseline is None:
             now = make_baseline(predictions, self._annotations)
             return Measurement(now.figures, warnings=now.warnings)
-        iou = cast(Iou, baseline.settings["iou"])
-        categories, attribute_score = (baseline.settings.get(key) for key in ("evaluated categories", ATTRIBUTE_SCORE))
-        now = make_baseline(predictions, self._annotations, iou, categories or (), attribute_score=attribute_score)
+        iou, protocol = cast(Iou, baseline.settings["iou"]), str(baseline.settings["protocol"])
+        now = make_baseline(
+            predictions,
+            self._annotations,
+            iou,
+            _own_categories(baseline),
+            attribute_score=baseline.settings.get(ATTRIBUTE_SCORE),
+            protocol=protocol,
+        )
         changes = compare_figures(baseline, now)
         warnings = (*now.warnings, *note_unknown_images(baseline, now))
         return Measurement(now.figures, changes, baseline.figures.get("AP"), warnings)

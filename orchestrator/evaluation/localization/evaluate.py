@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,28 +19,37 @@ from orchestrator.evaluation.localization.mask_checks import describe_drawings, 
 from orchestrator.evaluation.localization.mask_file import Drawing, DrawnMask, read_true_mask
 from orchestrator.evaluation.localization.metrics import (
     Localization,
+    Measured,
+    Values,
     compute_image_figures,
+    compute_mean_auc,
+    compute_permuted_figures,
     compute_pixel_figures,
-    count_levels,
+    measure,
 )
+from orchestrator.evaluation.localization.pixels import Pixels, Size, open_pixels, scale_truth
+from orchestrator.evaluation.localization.protocol import OWN_RULES, MaskProtocol
 from orchestrator.evaluation.runs import find_predictions
-from orchestrator.predictions import STATUS_PREDICTED, Predictions, picture_path
+from orchestrator.predictions import STATUS_PREDICTED, Predictions
 
 
 def evaluate_masks(
-    run: Path, source: Path | None = None, strict: bool = False, is_inverted: bool = False
+    run: Path,
+    source: Path | None = None,
+    strict: bool = False,
+    is_inverted: bool = False,
+    rules: MaskProtocol = OWN_RULES,
 ) -> Localization:
     """Compare a run's masks/ with the true masks of `source`, or those recorded with its images.
 
     Images that failed or were not predicted count as predicted genuine. With `is_inverted` black pixels of true masks
-    are manipulated. A share of SKIPPABLE of the true masks may be unreadable, unclear or of another size: these are
-    skipped and named. UsageError when `run` is not a run directory, more true masks cannot be read, or `strict` and
-    anything about them is doubtful; PredictionsError when masks are missing, broken or more are of another size.
+    are manipulated. A share of SKIPPABLE of the true masks may be unreadable,
+    unclear or of another size: these are skipped and named. UsageError when `run` is not a run directory, more true
+    masks cannot be read, or `strict` and anything about them is doubtful; PredictionsError when masks are missing,
+    broken or more are of another size.
     """
     predictions = Predictions.load(find_predictions(run))
-    masks = run / "masks"
-    if not run.is_dir() or not masks.is_dir():
-        raise UsageError(f"{run} has no folder masks", why="only runs of models that localize manipulation have one")
+    pixels = open_pixels(run, predictions, rules, _read_levels)
     truth = read_recorded_masks(run) if source is None else read_masks(source, predictions.files)
     if not truth:
         raise UsageError(f"no true masks came with the images of {run}", hint=f"orch eval {run} --masks FOLDER")
@@ -52,8 +62,7 @@ def evaluate_masks(
 
     def compare(index: int) -> _Compared | OrchError:
         try:
-            true = None if (path := truth[index].mask) is None else read_true_mask(path, is_inverted)
-            return _compare_image(predictions, masks, truth[index], true, int(positions[index]))
+            return _compare_image(predictions, pixels, truth[index], is_inverted, int(positions[index]))
         except (UsageError, _OtherSize) as error:
             return error
 
@@ -61,87 +70,128 @@ def evaluate_masks(
         outcomes = list(pool.map(compare, range(len(truth))))
     kept, warnings, skipped = skip_faulty(truth, outcomes)
     compared = [outcome for outcome in outcomes if isinstance(outcome, _Compared)]
-    truth = [truth[index] for index in kept]
-    warnings += describe_drawings(truth, [one.drawing for one in compared], is_inverted)
+    warnings += describe_drawings([truth[index] for index in kept], [one.drawing for one in compared], is_inverted)
     if strict:
         refuse_warnings(warnings, source or run)
-    found = _summarize(predictions, truth, positions[kept], compared)
+    found = _Summary(rules, predictions, pixels.words).make_all(compared)
     return replace(found, warnings=tuple(warnings), skipped_masks=tuple(skipped))
-
-
-def _summarize(
-    predictions: Predictions,
-    truth: Sequence[TrueMask],
-    positions: NDArray[np.int64],
-    compared: Sequence[_Compared],
-) -> Localization:
-    histograms = [one.histogram for one in compared]
-    manipulated = np.array([bool(histogram[1].any()) for histogram in histograms])
-    given = predictions.image_scores
-    scores = np.array([one.highest for one in compared])
-    if given is not None:
-        own = np.where(positions >= 0, given[positions], np.nan).astype(np.float64)
-        scores = np.where(np.isnan(own), scores, own)
-    pixel_fixed, pixel_best, pixel_auc = compute_pixel_figures(histograms)
-    image_fixed, image_best, image_auc = compute_image_figures(scores, manipulated)
-    used = set(positions[positions >= 0].tolist())
-    failed = [n for n in used if predictions.status[n] != STATUS_PREDICTED]
-    return Localization(
-        images=len(truth),
-        manipulated=int(manipulated.sum()),
-        pixel_fixed=pixel_fixed,
-        pixel_best=pixel_best,
-        pixel_auc=pixel_auc,
-        image_fixed=image_fixed,
-        image_best=image_best,
-        image_auc=image_auc,
-        image_scores_from="the highest pixel of each mask" if given is None else "the model",
-        missing_images=tuple(mask.image for mask, index in zip(truth, positions.tolist(), strict=True) if index < 0),
-        unknown_images=tuple(file for n, file in enumerate(predictions.files) if n not in used),
-        failed_images=tuple(predictions.files[n] for n in sorted(failed)),
-    )
 
 
 @dataclass(frozen=True)
 class _Compared:
-    """One image: the (2,256) histogram of levels outside and inside the truth, and its highest probability."""
+    """An image with its true mask, its index in the predictions (-1: not predicted), and how mask and truth compare."""
 
-    histogram: NDArray[np.int64]
-    highest: float
+    truth: TrueMask
+    index: int
+    measured: Measured
     drawing: Drawing
 
-    @classmethod
-    def of(cls, levels: NDArray[np.uint8], true: DrawnMask) -> _Compared:
-        return cls(count_levels(levels, true.inside), float(levels.max(initial=0)) / 255, true.drawing)
+
+@dataclass(frozen=True)
+class _Summary:
+    """Makes figures from images that were compared."""
+
+    rules: MaskProtocol
+    predictions: Predictions
+    pixels_from: str
+
+    def make_all(self, compared: Sequence[_Compared]) -> Localization:
+        """Return the figures of all images, and of each data set that has a name."""
+        names = dict.fromkeys(one.truth.data_set for one in compared if one.truth.data_set is not None)
+        parts = (self._make(name, [one for one in compared if one.truth.data_set == name]) for name in names)
+        used = {one.index for one in compared}
+        unknown = tuple(file for index, file in enumerate(self.predictions.files) if index not in used)
+        return replace(self._make(None, compared), unknown_images=unknown, data_sets=tuple(parts))
+
+    def _make(self, data_set: str | None, compared: Sequence[_Compared]) -> Localization:
+        measured = [one.measured for one in compared]
+        manipulated = np.array([one.is_manipulated for one in measured])
+        # On a small canvas a manipulated region can vanish.
+        with_pixels = [one for one in measured if one.histogram[1].any()]
+        genuine = len(measured) - len(with_pixels) if self.rules.counts_genuine else 0
+        histograms, areas = [one.histogram for one in with_pixels], [one.auc for one in with_pixels]
+        pixel_fixed, pixel_best = compute_pixel_figures(histograms, genuine)
+        scores, scores_from = self._image_scores(compared)
+        image_fixed, image_best, image_auc = (
+            (None, None, None) if scores is None else compute_image_figures(scores, manipulated)
+        )
+        failed = {n for one in compared if (n := one.index) >= 0 and self.predictions.status[n] != STATUS_PREDICTED}
+        return Localization(
+            protocol=self.rules.name,
+            data_set=data_set,
+            images=len(compared),
+            manipulated=int(manipulated.sum()),
+            pixels_from=self.pixels_from,
+            pixel_fixed=pixel_fixed,
+            pixel_best=pixel_best,
+            pixel_auc=compute_mean_auc(areas, genuine),
+            pixel_permuted=compute_permuted_figures(histograms, areas, genuine),
+            image_fixed=image_fixed,
+            image_best=image_best,
+            image_auc=image_auc,
+            image_scores_from=scores_from,
+            missing_images=tuple(one.truth.image for one in compared if one.index < 0),
+            unknown_images=(),
+            failed_images=tuple(self.predictions.files[n] for n in sorted(failed)),
+        )
+
+    def _image_scores(self, compared: Sequence[_Compared]) -> tuple[NDArray[np.float64] | None, str]:
+        """Return (I,) probabilities of images and their source; None where the rules need the model's and some lack."""
+        highest = np.array([one.measured.highest for one in compared])
+        given = self.predictions.image_scores
+        indices = np.array([one.index for one in compared], np.int64)
+        if given is None:
+            own = np.full(len(compared), np.nan)
+        else:
+            own = np.where(indices >= 0, given[indices], np.nan).astype(np.float64)
+        is_predicted = np.array(
+            [index >= 0 and self.predictions.status[index] == STATUS_PREDICTED for index in indices.tolist()], bool
+        )
+        if self.rules.needs_image_scores and np.isnan(own[is_predicted]).any():
+            return None, "the model, which gave none for some images or all"
+        scores = np.where(np.isnan(own), highest, own)
+        return scores, "the highest pixel of each mask" if given is None else "the model"
 
 
 class _OtherSize(PredictionsError):
-    """A true mask of another size than the predicted one."""
+    """A true mask of another size than the image."""
 
 
 def _compare_image(
-    predictions: Predictions, masks: Path, image: TrueMask, true: DrawnMask | None, index: int
+    predictions: Predictions, pixels: Pixels, image: TrueMask, is_inverted: bool, index: int
 ) -> _Compared:
-    """Compare one image; `true` None: it is genuine; `index` -1: not predicted."""
+    """Compare one image with its truth; `index` -1: not predicted."""
+    true = None if image.mask is None else read_true_mask(image.mask, is_inverted)
     if index < 0 or predictions.status[index] != STATUS_PREDICTED:
         true = true or DrawnMask(np.zeros((1, 1), np.bool_))
-        return _Compared.of(np.zeros(true.inside.shape, np.uint8), true)
-    file = predictions.files[index]
-    path = picture_path(masks, file)
-    if not path.is_file():
-        hint = "run the same orch run again"
-        raise PredictionsError(f"the mask of {file} is missing", why=f"no file {path}", hint=hint)
-    levels = _read_levels(path)
-    true = true or DrawnMask(np.zeros(levels.shape, np.bool_))
-    if levels.shape != true.inside.shape:
-        ours, theirs = (f"{shape[1]}x{shape[0]}" for shape in (levels.shape, true.inside.shape))
-        is_rotated = levels.shape == true.inside.shape[::-1]
-        raise _OtherSize(
-            f"the mask of {file} is {ours} pixels, the true one {theirs}",
-            why="they disagree on EXIF rotation" if is_rotated else f"the true one is {image.mask}",
-            hint="orch run --exif apply|ignore, whichever the true masks follow" if is_rotated else None,
-        )
-    return _Compared.of(levels, true)
+        inside = scale_truth(true.inside, pixels.size_of(_size(true.inside)))
+        values: Values = np.zeros(inside.shape, np.uint8)
+    else:
+        file, size = predictions.files[index], _size_of_image(predictions, index)
+        true = true or DrawnMask(np.zeros(size, np.bool_))
+        if true.inside.shape != size:
+            raise _other_size(file, size, _size(true.inside), image)
+        values = pixels.read(file, size)
+        inside = scale_truth(true.inside, _size(values))
+    return _Compared(image, index, measure(values, inside, bool(true.inside.any())), true.drawing)
+
+
+def _other_size(file: str, ours: Size, theirs: Size, image: TrueMask) -> _OtherSize:
+    is_rotated = ours == theirs[::-1]
+    return _OtherSize(
+        f"the mask of {file} is {ours[1]}x{ours[0]} pixels, the true one {theirs[1]}x{theirs[0]}",
+        why="they disagree on EXIF rotation" if is_rotated else f"the true one is {image.mask}",
+        hint="orch run --exif apply|ignore, whichever the true masks follow" if is_rotated else None,
+    )
+
+
+def _size(values: NDArray[Any]) -> Size:
+    return values.shape[0], values.shape[1]
+
+
+def _size_of_image(predictions: Predictions, index: int) -> Size:
+    height, width = predictions.image_size[index].tolist()
+    return height, width
 
 
 def _read_levels(path: Path) -> NDArray[np.uint8]:

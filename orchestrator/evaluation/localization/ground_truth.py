@@ -20,10 +20,11 @@ PICTURES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg", ".gif", ".webp")
 
 @dataclass(frozen=True)
 class TrueMask:
-    """An image and its mask; None if the image was not manipulated."""
+    """An image and its mask; None if the image was not manipulated. `data_set`: its name in a list of data sets."""
 
     image: str
     mask: Path | None
+    data_set: str | None = None
 
 
 def read_masks(source: Path, images: Sequence[str]) -> list[TrueMask]:
@@ -36,8 +37,11 @@ def read_masks(source: Path, images: Sequence[str]) -> list[TrueMask]:
         masks = list(_find_in_folder(source, images))
     elif source.is_dir() or source.suffix.lower() == ".json":
         # A mask that is no path marks an image as not manipulated.
-        samples = [(sample.image.as_posix(), sample.mask) for sample in _read_samples(source) if sample.mask]
-        masks = [TrueMask(image, mask if isinstance(mask, Path) else None) for image, mask in samples]
+        samples = [sample for sample in _read_samples(source) if sample.mask]
+        masks = [
+            TrueMask(sample.image.as_posix(), sample.mask if isinstance(sample.mask, Path) else None, sample.data_set)
+            for sample in samples
+        ]
     else:
         raise UsageError(f"cannot read true masks from {source}", why="it is neither a folder nor a .json data set")
     if not masks:
@@ -51,7 +55,7 @@ def read_recorded_masks(run: Path) -> list[TrueMask]:
     if not recorded.is_file():
         return []
     return [
-        TrueMask(image.file, None if image.truth == NEGATIVE else Path(image.truth))
+        TrueMask(image.file, None if image.truth == NEGATIVE else Path(image.truth), image.data_set)
         for image in read_inputs(recorded)
         if image.truth is not None
     ]

@@ -59,7 +59,8 @@ class Predictor(BasePredictor):
 
     def finish(self, raw: Any, image: Image) -> Prediction:
         if self.per_pixel:
-            return Prediction(probability=raw, image_score=float(raw.mean()))
+            canvas = raw[:32, :32] / 3 if self.settings.get("keep_canvas") else None
+            return Prediction(probability=raw, image_score=float(raw.mean()), canvas=canvas)
         rows, columns = np.flatnonzero(raw.any(axis=1)), np.flatnonzero(raw.any(axis=0))
         if not len(rows):
             return Prediction(np.zeros((0, 4)), np.zeros(0, int), np.zeros(0), [])

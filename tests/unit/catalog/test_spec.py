@@ -23,7 +23,7 @@ def test_a_minimal_stack_has_these_defaults() -> None:
         "title": "A model", "task": "instance-segmentation", "paper": None, "licence": "MIT", "aliases": (),
         "weights": {}, "architecture": None, "config": None, "gpu_memory": None, "taxonomy": "two",
         "native": {"box_order": "xyxy", "published_box_edges": "exclusive", "published_class_type": "int64",
-                   "published_box_order": None, "class_base": 0, "class_map": None},
+                   "published_box_order": None, "class_base": 0, "class_map": None, "canvas": None},
         "defaults": {"score_threshold": None, "max_detections": None, "batch_size": 1, "attributes": False},
         "limits": {"score_threshold": None, "max_detections": None}, "settings": {}, "recipe": {}, "notes": None,
     }  # fmt: skip

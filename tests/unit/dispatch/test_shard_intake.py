@@ -21,6 +21,7 @@ from orchestrator.errors import RunError
 from orchestrator.paths import RunPaths
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.shards import missing_shards
+from orchestrator.predictions.mask_files import CANVASES, PICTURES
 from orchestrator.predictions.shard_check import ShardFault
 from tests.unit.dispatch.intake_samples import HEIGHT, WIDTH, shard_of, write_shard
 from tests.unit.dispatch.slurm_samples import make_plan
@@ -372,3 +373,60 @@ def test_a_damaged_shard_of_the_run_is_predicted_again(case: Case, secret: Path)
     case.paths.shard(2).unlink()
     case.paths.shard(2).mkdir()
     assert missing_shards(case.plan, case.paths) == [0, 1, 2]
+
+
+# --- canvas masks
+
+
+@pytest.fixture
+def canvases(pictures: Case, monkeypatch: pytest.MonkeyPatch) -> Case:
+    """Pictures, and canvas masks of at most 8 rows and columns."""
+    monkeypatch.setattr(pictures.intake, "_mask_files", (PICTURES, replace(CANVASES, side=8)))
+    (pictures.folder / "canvas" / "00000").mkdir(parents=True)
+    for index in (0, 1):
+        np.save(canvas(pictures, index), np.full((8, 5), index / 4, np.float32))
+    return pictures
+
+
+def canvas(case: Case, index: int) -> Path:
+    return case.folder / "canvas" / "00000" / f"{index:08d}.npy"
+
+
+def test_canvas_masks_come_with_their_shard(canvases: Case) -> None:
+    canvases.take()
+    for index in (0, 1):
+        taken = np.load(canvases.paths.shards / "canvas" / "00000" / f"{index:08d}.npy")
+        assert np.array_equal(taken, np.full((8, 5), index / 4, np.float32))
+    assert not (canvases.folder / "canvas" / "00000").exists(), "what was taken is not kept twice"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        b"",
+        b"no array",
+        np.zeros((9, 5), np.float32),
+        np.zeros((8, 5), np.float64),
+        np.zeros(8, np.float32),
+        np.zeros((0, 5), np.float32),
+        np.full((8, 5), np.nan, np.float32),
+        np.zeros((5, 8), np.float32).T,
+        np.array([[{}]], dtype=object),
+    ],
+)
+def test_a_wrong_canvas_mask_costs_its_image(canvases: Case, content: bytes | np.ndarray[Any, Any] | None) -> None:
+    file = canvas(canvases, 1)
+    file.unlink()
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    elif content is not None:
+        np.save(file, content)
+    assert list(canvases.refused().images) == [1]
+
+
+@pytest.mark.parametrize("change", [lambda whole: whole[:-4], lambda whole: whole + bytes(4)])
+def test_a_canvas_mask_of_another_length_costs_its_image(canvases: Case, change: Callable[[bytes], bytes]) -> None:
+    whole = canvas(canvases, 0).read_bytes()
+    canvas(canvases, 0).write_bytes(change(whole))
+    assert list(canvases.refused().images) == [0]

@@ -18,8 +18,10 @@ from orchestrator.evaluation.localization.ground_truth import read_masks
 from orchestrator.evaluation.localization.metrics import (
     compute_auc,
     compute_image_figures,
+    compute_mean_auc,
     compute_pixel_figures,
     count_levels,
+    measure,
 )
 from orchestrator.predictions.schema import STATUS_FAILED
 from tests.unit.predictions.predictions_samples import META, Arrays, digests, save
@@ -125,15 +127,15 @@ def test_a_case_done_by_hand() -> None:
     counted = count_levels(levels, truth)
     assert counted.sum() == 4
     assert compute_auc(counted) == 0.75
-    fixed, best, auc = compute_pixel_figures([counted])
+    fixed, best = compute_pixel_figures([counted])
     assert fixed is not None
     assert best is not None
     assert (fixed.f1, fixed.iou) == pytest.approx((0.5, 1 / 3))
     assert (best.f1, best.iou) == pytest.approx((0.8, 2 / 3))
-    assert auc == 0.75
-    assert compute_pixel_figures([count_levels(levels, np.zeros((1, 4), bool))]) == (None, None, None)
-    whole = compute_pixel_figures([count_levels(levels, np.ones((1, 4), bool))])
-    assert whole[2] is None
+    assert compute_pixel_figures([]) == (None, None)
+    whole = measure(levels, np.ones((1, 4), bool), True)
+    assert whole.auc is None
+    assert compute_mean_auc([whole.auc, 0.75]) == 0.75
     assert compute_image_figures(np.zeros(0), np.zeros(0, bool)) == (None, None, None)
     same = compute_image_figures(np.array([0.5, 0.5, 0.2]), np.array([True, False, False]))
     assert same[1] is not None

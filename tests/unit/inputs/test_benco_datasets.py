@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,10 @@ def test_json_data_sets(tp_gt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     both.write_text(json.dumps([["ManiDataset", "casia"], ["JsonDataset", "set.json"]]))
     named = tmp_path / "named.json"
     named.write_text(json.dumps({"CASIA": "casia", "others": "set.json"}))
-    assert read_data_set(both) == read_data_set(named)
+    read = read_data_set(named)
+    assert [sample.data_set for sample in read.samples] == ["CASIA"] * (len(read.samples) - 3) + ["others"] * 3
+    unnamed = tuple(replace(sample, data_set=None) for sample in read.samples)
+    assert read_data_set(both) == replace(read, samples=unnamed)
     assert read_data_set(both).samples == (*read_tp_gt(tp_gt).samples, *pairs)
     assert len(read_data_set(both).notes) == 2
 

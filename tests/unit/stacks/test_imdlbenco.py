@@ -21,6 +21,7 @@ from orch_runner.predictor import Model
 
 from orchestrator.catalog.loader import load_catalog
 from orchestrator.catalog.spec import MANIPULATION
+from orchestrator.evaluation.localization import pixels
 
 STACK = Path(__file__).resolve().parents[3] / "images" / "imdlbenco"
 MODULES = ("zoo", "sizing", "checkpoint", "jpegio_stand_in")
@@ -74,7 +75,8 @@ def test_every_model_says_what_it_is(name: str) -> None:
     assert model.task == MANIPULATION
     assert model.weights["checkpoint"].file == f"{name}.pth"
     assert f"orch weights add {name} FILE" in (model.weights["checkpoint"].manual or "")
-    assert set(model.settings) == {"mask_threshold", "sizing", "batch_norm", "torch_threads"}
+    assert set(model.settings) == {"keep_canvas", "mask_threshold", "sizing", "batch_norm", "torch_threads"}
+    assert model.native.canvas == architecture.size
     assert model.settings["sizing"].default == architecture.sizing
     assert model.settings["batch_norm"].default == "eval"
     assert f"{architecture.size} pixels" in model.title
@@ -122,6 +124,19 @@ def test_padding_never_crops(height: int, width: int, canvas: int) -> None:
     scale = min(1.0, canvas / max(height, width))
     assert abs(rows - max(1, height * scale)) <= 0.5 + 1e-9
     assert abs(columns - max(1, width * scale)) <= 0.5 + 1e-9
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000), st.sampled_from(["resize", "pad"]))
+def test_the_host_knows_the_size_on_the_canvas(height: int, width: int, rule: str) -> None:
+    expected = sizing.size_on_canvas(height, width, 512, rule)
+    assert pixels.size_on_canvas((height, width), 512, rule) == expected
+
+
+@pytest.mark.parametrize("rule", ["resize", "pad"])
+def test_kept_masks_have_no_padding(rule: str) -> None:
+    mask = np.arange(64, dtype=np.float32).reshape(8, 8)
+    cropped = sizing.Sizing(8, rule).crop(mask, 6, 3)
+    assert np.array_equal(cropped, mask if rule == "resize" else mask[:6, :3])
 
 
 def test_an_unknown_rule_is_refused() -> None:

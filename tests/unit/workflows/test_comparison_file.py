@@ -50,7 +50,7 @@ annotations: truth.json
 out: /elsewhere
 run: {score_threshold: 0.05, device: cpu, workers: 3, workers_per_gpu: auto, wait: false, offline: true,
       settings: {unclip_ratio: 1.5, box_thresh: 0.9}, build: {base_image: base, build_args: {A: b}}}
-compare: {iou: bbox, align: true}
+compare: {iou: bbox, align: true, protocol: fashionfail}
 report: false
 """,
     )
@@ -71,6 +71,7 @@ report: false
     assert (lines.options.score_threshold, lines.options.settings) == (0.05, ("unclip_ratio=1.5", "box_thresh=0.5"))
     assert lines.options.build == BuildOptions("base", False, True, {"A": "b"})
     assert (found.annotations, found.report, found.compare.align) == (tmp_path / "truth.json", None, True)
+    assert found.compare.protocol == "fashionfail"
 
 
 def test_a_cluster_and_warm_workers_can_be_asked_for(tmp_path: Path) -> None:
@@ -107,6 +108,8 @@ def test_every_option_of_a_run_can_be_said(tmp_path: Path) -> None:
         (SHORT + "run:\n  slurm: {partitoin: x}\n", ":4: run.slurm.partitoin", "did you mean partition?"),
         (SHORT + "report:\n  titel: x\n", ":4: report.titel", "did you mean title?"),
         (SHORT + "compare: {iuo: segm}\n", ":3: compare.iuo", "did you mean iou?"),
+        (SHORT + "compare: {protocol: fashionfial}\n", ":3: compare.protocol", "did you mean fashionfail?"),
+        (SHORT + "compare: {protocol: imdlbenco}\n", ":3: compare.protocol", "is for masks of manipulated images"),
         (SHORT + "annotations: none.json\n", ":3: annotations", "there is no file"),
         ("images: x\nmodels:\n- garments-tiny\n- garments-tiny\n", ":4: models.1", "two runs are named garments-tiny"),
         (
