@@ -6,6 +6,7 @@ A case is one run with one to nine faults until it is complete; `--faults N` car
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import threading
 import time
@@ -48,16 +49,19 @@ def main() -> int:
     options = parser.parse_args()
     runtimes = options.runtime or ["venv"]
     counts: Counter[str] = Counter()
+    numbers, lock = itertools.count(options.seed), threading.Lock()
     started = time.monotonic()
-    with open_setup(runtimes) as setup, ThreadPoolExecutor(options.jobs) as pool:
-        seed = options.seed
+
+    def work(setup: Setup) -> None:
         while counts["cases"] < options.cases and counts["faults"] < options.faults:
-            wave = range(seed, seed + options.jobs)
-            seed += options.jobs
-            for case in pool.map(
-                lambda one: carry_out(setup, one, runtimes[one % len(runtimes)], verbose=options.verbose), wave
-            ):
+            number = next(numbers)
+            case = carry_out(setup, number, runtimes[number % len(runtimes)], verbose=options.verbose)
+            with lock:
                 counts.update({"cases": 1, "faults": case.faults, "problems": len(case.problems), case.runtime: 1})
+
+    with open_setup(runtimes) as setup, ThreadPoolExecutor(options.jobs) as pool:
+        for worker in [pool.submit(work, setup) for _ in range(options.jobs)]:
+            worker.result()
     seconds = time.monotonic() - started
     problems = counts["problems"]
     runs = ", ".join(f"{counts[name]} {name}" for name in WORKERS if counts[name])

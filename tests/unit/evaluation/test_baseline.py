@@ -165,6 +165,7 @@ GOOD = {"settings": {"iou": "segm", "evaluated categories": [1]}, "figures": {"A
     ("text", "why"),
     [
         ("{", "it is not JSON"),
+        ("[" * 3000, "it is not JSON"),
         ("[]", "its format is None"),
         (json.dumps({"format": "orch-baseline/2", **GOOD}), "its format is 'orch-baseline/2'"),
         (json.dumps({"format": "orch-baseline/1"}), "missing or of the wrong type"),

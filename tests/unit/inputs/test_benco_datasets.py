@@ -86,9 +86,27 @@ def test_other_json_is_refused(tmp_path: Path, content: Any) -> None:
 def test_broken_and_missing_data_sets_are_named(tmp_path: Path) -> None:
     (tmp_path / "broken.json").write_text("{")
     (tmp_path / "wrong.json").write_text('{"CASIA": "nowhere"}')
-    for name, words in (("broken.json", "is not JSON"), ("wrong.json", "nowhere is not a data set")):
+    (tmp_path / "deep.json").write_text("[" * 3000)
+    (tmp_path / "deeper.json").write_text('{"CASIA": "deep.json"}')
+    (tmp_path / "itself.json").write_text('{"CASIA": "itself.json"}')
+    (tmp_path / "long.json").write_text(json.dumps({"CASIA": "x" * 300}))
+    for name, words in (
+        ("broken.json", "is not JSON"),
+        ("wrong.json", "nowhere is not a data set"),
+        ("deep.json", "is not JSON"),
+        ("deeper.json", "cannot read .*deep.json"),
+        ("itself.json", "contains itself"),
+        ("long.json", "cannot read .*xxx"),
+    ):
         with pytest.raises(UsageError, match=words):
             collect_inputs([str(tmp_path / name)], tmp_path / "unpacked")
+
+
+def test_a_name_like_a_kind_of_data_set_without_a_path_is_an_image(tmp_path: Path) -> None:
+    (tmp_path / "odd.json").write_text('[["ManiDataset", null]]')
+    (image,) = collect_inputs([str(tmp_path / "odd.json")], tmp_path / "unpacked").images
+    assert image.error is not None
+    assert "no such file" in image.error
 
 
 def test_a_data_set_as_images(tp_gt: Path, tmp_path: Path) -> None:

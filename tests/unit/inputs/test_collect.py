@@ -405,6 +405,15 @@ def test_an_image_that_could_not_be_unpacked_has_no_size_and_no_time(tmp_path: P
     assert inputs.images[1].mtime_ns == 0
 
 
+def test_what_was_unpacked_is_unpacked_again_where_its_record_is_damaged(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        archive.writestr("a.jpg", b"whole")
+    collect(tmp_path, tmp_path / "in.zip")
+    (record,) = tmp_path.rglob("unpacked.json")
+    record.write_bytes(record.read_bytes()[:20])
+    assert [image.size for image in collect(tmp_path, tmp_path / "in.zip").images] == [5]
+
+
 def test_an_empty_name_is_not_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.jpg").write_bytes(b"x")
     monkeypatch.chdir(tmp_path)
