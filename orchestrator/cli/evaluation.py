@@ -187,26 +187,11 @@ def _evaluate_masks(
 
 
 def _list_mask_figures(result: Localization) -> dict[str, str]:
-    """Return the figures as text by name; the best thresholds are lines of their own, as data sets differ in them."""
-    figures = {
-        "pixel F1 at 0.5": (result.pixel_fixed, "f1"),
-        "pixel IoU at 0.5": (result.pixel_fixed, "iou"),
-        "pixel F1 at the best threshold": (result.pixel_best, "f1"),
-        "pixel IoU at the best threshold": (result.pixel_best, "iou"),
-        "best threshold of pixels": (result.pixel_best, "threshold"),
-        "pixel AUC": (result, "pixel_auc"),
-        "permute-F1 at 0.5": (result.pixel_permuted, "f1"),
-        "permute-IoU at 0.5": (result.pixel_permuted, "iou"),
-        "permute-AUC": (result.pixel_permuted, "auc"),
-        "image F1 at 0.5": (result.image_fixed, "f1"),
-        "image accuracy at 0.5": (result.image_fixed, "accuracy"),
-        "image F1 at the best threshold": (result.image_best, "f1"),
-        "image accuracy at the best threshold": (result.image_best, "accuracy"),
-        "best threshold of images": (result.image_best, "threshold"),
-        "image AUC": (result, "image_auc"),
-    }
+    """Return counts and figures as text by name."""
+    from orchestrator.evaluation import list_mask_figures
+
     counts = {"images": str(result.images), "manipulated": str(result.manipulated)}
-    return counts | {name: format_share(getattr(part, field, None)) for name, (part, field) in figures.items()}
+    return counts | {name: format_share(value) for name, value in list_mask_figures(result).items()}
 
 
 def _say_names(names: tuple[str, ...], meaning: str) -> None:

@@ -34,6 +34,14 @@ if TYPE_CHECKING:
         make_comparable,
     )
     from orchestrator.evaluation.compare.fairness import Cut, restrict
+    from orchestrator.evaluation.compare.localization import (
+        ComparedMasks,
+        MaskComparison,
+        MaskOptions,
+        compare_masks,
+        compare_opened_masks,
+        has_recorded_masks,
+    )
     from orchestrator.evaluation.equivalence_record import write_record
     from orchestrator.evaluation.gate.baseline import (
         Baselines,
@@ -48,7 +56,7 @@ if TYPE_CHECKING:
     from orchestrator.evaluation.gate.rules import FailedImages, FigureChange, format_verdicts, judge_rules, parse_rules
     from orchestrator.evaluation.localization.evaluate import evaluate_masks
     from orchestrator.evaluation.localization.ground_truth import read_recorded_masks
-    from orchestrator.evaluation.localization.metrics import Localization
+    from orchestrator.evaluation.localization.metrics import Localization, list_mask_figures
     from orchestrator.evaluation.protocols import DEFAULT, get_coco_protocol, get_mask_protocol
     from orchestrator.evaluation.runs import OpenedRun, find_predictions, open_runs
 else:
@@ -63,6 +71,8 @@ else:
             "compare.bootstrap": "METHOD Interval",
             "compare.compare": "CompareOptions Comparison JudgedRun compare_opened compare_runs make_comparable",
             "compare.fairness": "Cut restrict",
+            "compare.localization": "ComparedMasks MaskComparison MaskOptions compare_masks compare_opened_masks "
+            "has_recorded_masks",
             "equivalence_record": "write_record",
             "gate.baseline": "Baselines compare_categories compare_figures evaluate_with_baseline note_unknown_images "
             "to_baseline write_baseline",
@@ -70,7 +80,7 @@ else:
             "gate.rules": "FailedImages FigureChange format_verdicts judge_rules parse_rules",
             "localization.evaluate": "evaluate_masks",
             "localization.ground_truth": "read_recorded_masks",
-            "localization.metrics": "Localization",
+            "localization.metrics": "Localization list_mask_figures",
             "protocols": "DEFAULT get_coco_protocol get_mask_protocol",
             "runs": "OpenedRun find_predictions open_runs",
         },

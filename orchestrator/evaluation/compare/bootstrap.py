@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,13 +45,28 @@ def compute_intervals(
     Each resample draws `images` images with replacement, the same ones for all runs. `weights` (K,) are the shares of
     categories in mAP_w; those of all images are used in every resample.
     """
+    figures = [lambda times, run=run: _average(run(times), weights) for run in runs]
+    return resample_differences(figures, RESAMPLED, images, resamples, seed)
+
+
+def resample_differences(
+    runs: Sequence[Callable[[NDArray[np.int64]], Sequence[float]]],
+    names: Sequence[str],
+    images: int,
+    resamples: int,
+    seed: int,
+) -> list[dict[str, Interval]]:
+    """Return for each run but the first the intervals of `names`; a figure that is nan has none.
+
+    A run is a function from how often each image occurs (I,) to its figures, as many as `names`.
+    """
     rng = np.random.default_rng(seed)
-    whole = np.array([_average(run(np.ones(images, np.int64)), weights) for run in runs])
+    whole = np.array([run(np.ones(images, np.int64)) for run in runs])
     drawn = np.empty((resamples, *whole.shape))
     for number in range(resamples):
         times = np.bincount(rng.integers(0, images, images), minlength=images)
-        drawn[number] = [_average(run(times), weights) for run in runs]
-    return [_bound(whole[index] - whole[0], drawn[:, index] - drawn[:, 0]) for index in range(1, len(runs))]
+        drawn[number] = [run(times) for run in runs]
+    return [_bound(names, whole[index] - whole[0], drawn[:, index] - drawn[:, 0]) for index in range(1, len(runs))]
 
 
 def _average(precision: NDArray[np.float64], weights: NDArray[np.float64]) -> list[float]:
@@ -65,11 +80,11 @@ def _average(precision: NDArray[np.float64], weights: NDArray[np.float64]) -> li
     return [float(values.mean()), *at, weighted]
 
 
-def _bound(difference: NDArray[np.float64], drawn: NDArray[np.float64]) -> dict[str, Interval]:
+def _bound(names: Sequence[str], difference: NDArray[np.float64], drawn: NDArray[np.float64]) -> dict[str, Interval]:
     """Return the intervals of differences (F,), given resampled differences (resamples, F)."""
     tail = (1 - CONFIDENCE) / 2
     intervals = {}
-    for index, name in enumerate(RESAMPLED):
+    for index, name in enumerate(names):
         values = drawn[:, index][~np.isnan(drawn[:, index])]
         if len(values) and not np.isnan(difference[index]):
             low, high = np.quantile(values, (tail, 1 - tail))

@@ -38,6 +38,20 @@ def find_differences(runs: Sequence[OpenedRun]) -> list[Difference]:
     return [difference for check in checks if (difference := check(runs)) is not None]
 
 
+def make_masks_comparable(runs: Sequence[OpenedRun], with_align: bool) -> tuple[list[OpenedRun], list[str], bool]:
+    """Return runs whose mask pictures are compared, `with_align` cut to their common images; notes; whether cut.
+
+    Categories, score floors and limits of detections do not matter here. PredictionsError when not comparable.
+    """
+    checks = (_check_images, _check_content, _check_sizes)
+    differences = [difference for check in checks if (difference := check(runs)) is not None]
+    refuse_differences(runs, differences, with_align)
+    kept, notes = align(runs, differences) if differences else (list(runs), [])
+    for note in (note_unknown_content, note_hardware, note_variants, note_builds):
+        notes += note(kept)
+    return kept, notes, bool(differences)
+
+
 def refuse_differences(runs: Sequence[OpenedRun], differences: Sequence[Difference], align: bool) -> None:
     """Raise PredictionsError when there are differences, or with `align` when some cannot be aligned."""
     refused = [difference for difference in differences if difference.remedy is None or not align]

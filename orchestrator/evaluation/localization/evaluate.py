@@ -29,6 +29,7 @@ from orchestrator.evaluation.localization.metrics import (
 )
 from orchestrator.evaluation.localization.pixels import Pixels, Size, open_pixels, scale_truth
 from orchestrator.evaluation.localization.protocol import OWN_RULES, MaskProtocol
+from orchestrator.evaluation.localization.resampling import ResampledMeans
 from orchestrator.evaluation.runs import find_predictions
 from orchestrator.predictions import STATUS_PREDICTED, Predictions
 
@@ -49,36 +50,80 @@ def evaluate_masks(
     broken or more are of another size.
     """
     predictions = Predictions.load(find_predictions(run))
-    pixels = open_pixels(run, predictions, rules, _read_levels)
-    truth = read_recorded_masks(run) if source is None else read_masks(source, predictions.files)
+    pixels = open_pixels(run, predictions, rules, read_levels)
+    truth = read_truth(run, source, predictions.files)
+    outcomes = compare_images(predictions, pixels, truth, find_truth(truth, predictions, source), is_inverted)
+    return summarize(predictions, pixels, rules, truth, outcomes, is_inverted, (source or run) if strict else None)[0]
+
+
+def read_truth(run: Path, source: Path | None, files: Sequence[str]) -> list[TrueMask]:
+    """Return the true masks of `source`, or those recorded with a run's images. UsageError when there are none."""
+    truth = read_recorded_masks(run) if source is None else read_masks(source, files)
     if not truth:
         raise UsageError(f"no true masks came with the images of {run}", hint=f"orch eval {run} --masks FOLDER")
+    return truth
+
+
+def find_truth(truth: Sequence[TrueMask], predictions: Predictions, source: Path | None) -> NDArray[np.int64]:
+    """Return (T,) the index in the predictions of each true mask's image, -1 where not predicted.
+
+    PredictionsError when none was predicted.
+    """
     positions = find_positions(truth, predictions.files)
     if (positions < 0).all():
         raise PredictionsError(
-            f"none of the images of {source} was predicted",
+            f"none of the images of {source or 'the true masks'} was predicted",
             why=f"the first is {truth[0].image!r} there and {next(iter(predictions.files), None)!r} here",
         )
+    return positions
 
-    def compare(index: int) -> _Compared | OrchError:
+
+def compare_images(
+    predictions: Predictions,
+    pixels: Pixels,
+    truth: Sequence[TrueMask],
+    positions: NDArray[np.int64],
+    is_inverted: bool,
+) -> list[ComparedImage | OrchError]:
+    """Compare each image with its true mask; where the mask cannot be used, return the error in its place."""
+
+    def compare(index: int) -> ComparedImage | OrchError:
         try:
             return _compare_image(predictions, pixels, truth[index], is_inverted, int(positions[index]))
         except (UsageError, _OtherSize) as error:
             return error
 
     with ThreadPoolExecutor() as pool:
-        outcomes = list(pool.map(compare, range(len(truth))))
+        return list(pool.map(compare, range(len(truth))))
+
+
+def summarize(
+    predictions: Predictions,
+    pixels: Pixels,
+    rules: MaskProtocol,
+    truth: Sequence[TrueMask],
+    outcomes: Sequence[ComparedImage | OrchError],
+    is_inverted: bool,
+    strict_about: Path | None,
+) -> tuple[Localization, ResampledMeans]:
+    """Return the figures of images that were compared, and means over them that can be resampled.
+
+    `strict_about`: the source of true masks about which warnings are errors; None: they are not. Raises the first error
+    of `outcomes` when there are too many.
+    """
     kept, warnings, skipped = skip_faulty(truth, outcomes)
-    compared = [outcome for outcome in outcomes if isinstance(outcome, _Compared)]
+    compared = [outcome for outcome in outcomes if isinstance(outcome, ComparedImage)]
     warnings += describe_drawings([truth[index] for index in kept], [one.drawing for one in compared], is_inverted)
-    if strict:
-        refuse_warnings(warnings, source or run)
-    found = _Summary(rules, predictions, pixels.words).make_all(compared)
-    return replace(found, warnings=tuple(warnings), skipped_masks=tuple(skipped))
+    if strict_about is not None:
+        refuse_warnings(warnings, strict_about)
+    summary = _Summary(rules, predictions, pixels.words)
+    found = replace(summary.make_all(compared), warnings=tuple(warnings), skipped_masks=tuple(skipped))
+    scores, _ = summary.score_images(compared)
+    return found, ResampledMeans([one.measured for one in compared], scores, rules.counts_genuine)
 
 
 @dataclass(frozen=True)
-class _Compared:
+class ComparedImage:
     """An image with its true mask, its index in the predictions (-1: not predicted), and how mask and truth compare."""
 
     truth: TrueMask
@@ -95,7 +140,7 @@ class _Summary:
     predictions: Predictions
     pixels_from: str
 
-    def make_all(self, compared: Sequence[_Compared]) -> Localization:
+    def make_all(self, compared: Sequence[ComparedImage]) -> Localization:
         """Return the figures of all images, and of each data set that has a name."""
         names = dict.fromkeys(one.truth.data_set for one in compared if one.truth.data_set is not None)
         parts = (self._make(name, [one for one in compared if one.truth.data_set == name]) for name in names)
@@ -103,7 +148,7 @@ class _Summary:
         unknown = tuple(file for index, file in enumerate(self.predictions.files) if index not in used)
         return replace(self._make(None, compared), unknown_images=unknown, data_sets=tuple(parts))
 
-    def _make(self, data_set: str | None, compared: Sequence[_Compared]) -> Localization:
+    def _make(self, data_set: str | None, compared: Sequence[ComparedImage]) -> Localization:
         measured = [one.measured for one in compared]
         manipulated = np.array([one.is_manipulated for one in measured])
         # On a small canvas a manipulated region can vanish.
@@ -111,7 +156,7 @@ class _Summary:
         genuine = len(measured) - len(with_pixels) if self.rules.counts_genuine else 0
         histograms, areas = [one.histogram for one in with_pixels], [one.auc for one in with_pixels]
         pixel_fixed, pixel_best = compute_pixel_figures(histograms, genuine)
-        scores, scores_from = self._image_scores(compared)
+        scores, scores_from = self.score_images(compared)
         image_fixed, image_best, image_auc = (
             (None, None, None) if scores is None else compute_image_figures(scores, manipulated)
         )
@@ -135,7 +180,7 @@ class _Summary:
             failed_images=tuple(self.predictions.files[n] for n in sorted(failed)),
         )
 
-    def _image_scores(self, compared: Sequence[_Compared]) -> tuple[NDArray[np.float64] | None, str]:
+    def score_images(self, compared: Sequence[ComparedImage]) -> tuple[NDArray[np.float64] | None, str]:
         """Return (I,) probabilities of images and their source; None where the rules need the model's and some lack."""
         highest = np.array([one.measured.highest for one in compared])
         given = self.predictions.image_scores
@@ -159,7 +204,7 @@ class _OtherSize(PredictionsError):
 
 def _compare_image(
     predictions: Predictions, pixels: Pixels, image: TrueMask, is_inverted: bool, index: int
-) -> _Compared:
+) -> ComparedImage:
     """Compare one image with its truth; `index` -1: not predicted."""
     true = None if image.mask is None else read_true_mask(image.mask, is_inverted)
     if index < 0 or predictions.status[index] != STATUS_PREDICTED:
@@ -173,7 +218,7 @@ def _compare_image(
             raise _other_size(file, size, _size(true.inside), image)
         values = pixels.read(file, size)
         inside = scale_truth(true.inside, _size(values))
-    return _Compared(image, index, measure(values, inside, bool(true.inside.any())), true.drawing)
+    return ComparedImage(image, index, measure(values, inside, bool(true.inside.any())), true.drawing)
 
 
 def _other_size(file: str, ours: Size, theirs: Size, image: TrueMask) -> _OtherSize:
@@ -194,7 +239,7 @@ def _size_of_image(predictions: Predictions, index: int) -> Size:
     return height, width
 
 
-def _read_levels(path: Path) -> NDArray[np.uint8]:
+def read_levels(path: Path) -> NDArray[np.uint8]:
     """Return (H,W) levels of a run's mask, from 0 to 255. PredictionsError when the file is not an image."""
     try:
         with Image.open(path) as image:

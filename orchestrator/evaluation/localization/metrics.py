@@ -73,6 +73,28 @@ class Localization:
     data_sets: tuple[Localization, ...] = ()
 
 
+def list_mask_figures(result: Localization) -> dict[str, float | None]:
+    """Return the figures by the names that tables show; the best thresholds are among them, as runs differ in them."""
+    figures = {
+        "pixel F1 at 0.5": (result.pixel_fixed, "f1"),
+        "pixel IoU at 0.5": (result.pixel_fixed, "iou"),
+        "pixel F1 at the best threshold": (result.pixel_best, "f1"),
+        "pixel IoU at the best threshold": (result.pixel_best, "iou"),
+        "best threshold of pixels": (result.pixel_best, "threshold"),
+        "pixel AUC": (result, "pixel_auc"),
+        "permute-F1 at 0.5": (result.pixel_permuted, "f1"),
+        "permute-IoU at 0.5": (result.pixel_permuted, "iou"),
+        "permute-AUC": (result.pixel_permuted, "auc"),
+        "image F1 at 0.5": (result.image_fixed, "f1"),
+        "image accuracy at 0.5": (result.image_fixed, "accuracy"),
+        "image F1 at the best threshold": (result.image_best, "f1"),
+        "image accuracy at the best threshold": (result.image_best, "accuracy"),
+        "best threshold of images": (result.image_best, "threshold"),
+        "image AUC": (result, "image_auc"),
+    }
+    return {name: getattr(part, field, None) for name, (part, field) in figures.items()}
+
+
 @dataclass(frozen=True)
 class Measured:
     """One image compared with its truth: what all figures are computed from.
@@ -123,8 +145,7 @@ def compute_pixel_figures(
     total = len(histograms) + genuine
     if not total:
         return None, None
-    false, true, inside, _ = _count_from_levels(histograms)
-    f1, iou = (figure.sum(axis=0) / total for figure in _compute_overlap(true, false, inside))
+    f1, iou = (figure.sum(axis=0) / total for figure in compute_overlap(histograms))
     # Level 0 is excluded: it would call every pixel manipulated.
     best = 1 + int(np.argmax(f1[1:]))
     fixed, chosen = (
@@ -141,16 +162,32 @@ def compute_permuted_figures(
     total = len(histograms) + genuine
     if not total:
         return None
+    f1, iou = compute_permuted_overlap(histograms)
+    better = [None if area is None else max(area, 1 - area) for area in areas]
+    return PermutedFigures(
+        f1=float(f1.sum() / total),
+        iou=float(iou.sum() / total),
+        auc=compute_mean_auc(better, genuine),
+    )
+
+
+def compute_permuted_overlap(
+    histograms: Sequence[NDArray[np.int64]],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return (M,) F1 and IoU at 0.5 of each image: the better of mask and inverse."""
     false, true, inside, outside = _count_from_levels(histograms)
     false, true, inside, outside = false[:, FIXED], true[:, FIXED], inside[:, 0], outside[:, 0]
     f1, iou = _compute_overlap(true, false, inside)
     f1_inverse, iou_inverse = _compute_overlap(inside - true, outside - false, inside)
-    better = [None if area is None else max(area, 1 - area) for area in areas]
-    return PermutedFigures(
-        f1=float(np.maximum(f1, f1_inverse).sum() / total),
-        iou=float(np.maximum(iou, iou_inverse).sum() / total),
-        auc=compute_mean_auc(better, genuine),
-    )
+    return np.maximum(f1, f1_inverse), np.maximum(iou, iou_inverse)
+
+
+def compute_overlap(
+    histograms: Sequence[NDArray[np.int64]],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return (M,256) F1 and IoU of each image, where the pixels from each level on are called manipulated."""
+    false, true, inside, _ = _count_from_levels(histograms)
+    return _compute_overlap(true, false, inside)
 
 
 def compute_mean_auc(areas: Sequence[float | None], genuine: int = 0) -> float | None:
