@@ -1,8 +1,10 @@
 """`orch compare` and `orch report`: several runs in a table, or on a page."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,7 +14,9 @@ from orchestrator.cli.evaluation import (
     AnnotationsOption,
     AttributeScoreOption,
     CategoriesOption,
+    InvertedMasksOption,
     IouOption,
+    MasksOption,
     ProtocolOption,
     StrictOption,
     check_iou,
@@ -21,6 +25,9 @@ from orchestrator.cli.evaluation import (
 from orchestrator.cli.gate import BaselineOption, FailOnOption, compare_to_baseline
 from orchestrator.cli.tables import write_figures
 from orchestrator.errors import EXIT_OK, UsageError
+
+if TYPE_CHECKING:
+    from orchestrator.evaluation import MaskOptions
 
 FORMATS = ("rich", "csv", "json", "markdown", "latex")
 SourcesArgument = Annotated[list[Path], typer.Argument(metavar="FILE|RUN...", help="Predictions, or run directories.")]
@@ -34,6 +41,8 @@ def compare(
     annotations: AnnotationsOption = None,
     iou: IouOption = None,
     categories: CategoriesOption = None,
+    masks: MasksOption = None,
+    inverted_masks: InvertedMasksOption = False,
     protocol: ProtocolOption = None,
     align: AlignOption = False,
     strict: StrictOption = False,
@@ -56,20 +65,27 @@ def compare(
 ) -> int:
     """Compare runs on equal terms: figures with intervals, or without annotations their agreement.
 
-    With --baseline: compare one run with stored figures.
+    --masks: figures of manipulated pixels and images. --baseline: compare one run with stored figures.
     """
     if format_name not in FORMATS:
         from orchestrator.system import unknown_name
 
         raise unknown_name("format", format_name, FORMATS)
     kind = check_iou(iou)
+    if fail_on and baseline is None:
+        raise UsageError("--fail-on needs a baseline", hint="orch compare RUN --baseline FILE|RUN -a COCO.json …")
+    of_instances = (annotations, kind, categories, attribute_score, baseline)
+    if _is_about_masks(files, masks, inverted_masks, protocol, of_instances):
+        from orchestrator.evaluation import MaskOptions
+
+        mask_options = MaskOptions(masks, inverted_masks, protocol, align, resamples, seed, strict)
+        _compare_masks(files, mask_options, format_name, output, json)
+        return EXIT_OK
     if baseline is not None:
         truth = (annotations, fail_on or (), kind, categories or (), engine, attribute_score, strict, protocol)
         return compare_to_baseline(
             files, baseline, *truth, per_category=per_category, format_name=format_name, output=output, json=json
         )
-    if fail_on:
-        raise UsageError("--fail-on needs a baseline", hint="orch compare RUN --baseline FILE|RUN -a COCO.json …")
     from orchestrator.evaluation import CompareOptions, compare_runs
     from orchestrator.reports import make_caption, make_document, make_tables
 
@@ -87,6 +103,40 @@ def compare(
     tables = make_tables(result, per_category, wide=format_name == "csv")
     write_figures(make_document(result), tables, format_name, output)
     return EXIT_OK
+
+
+def _is_about_masks(
+    files: list[Path], masks: Path | None, inverted_masks: bool, protocol: str | None, of_instances: tuple[object, ...]
+) -> bool:
+    """Return whether runs are compared with true masks: those given, or those that came with their images.
+
+    `of_instances`: the values of --annotations, --iou, --categories, --attribute-score and --baseline. UsageError when
+    one of them is given together with an option on true masks.
+    """
+    names = ("--annotations", "--iou", "--categories", "--attribute-score", "--baseline")
+    given = [name for name, value in zip(names, of_instances, strict=True) if value not in (None, [])]
+    asked = "--masks" if masks is not None else "--inverted-masks" if inverted_masks else None
+    if asked is not None and given:
+        raise UsageError(f"{asked} and {given[0]} were given", why="true masks are compared without it")
+    if asked is not None or given:
+        return asked is not None
+    from orchestrator.evaluation import has_recorded_masks, is_mask_protocol
+
+    return is_mask_protocol(protocol) if protocol else has_recorded_masks(files)
+
+
+def _compare_masks(files: list[Path], options: MaskOptions, format_name: str, output: Path | None, json: bool) -> None:
+    from orchestrator.evaluation import compare_masks
+    from orchestrator.reports import make_mask_caption, make_mask_document, make_mask_tables
+
+    result = compare_masks(files, options)
+    document = make_mask_document(result)
+    if json:
+        print_json(document)
+        return
+    for line in (*result.notes, *make_mask_caption(result)):
+        say(line)
+    write_figures(document, make_mask_tables(result, wide=format_name == "csv"), format_name, output)
 
 
 def report(

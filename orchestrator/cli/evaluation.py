@@ -52,6 +52,18 @@ ProtocolOption = Annotated[
         "manipulated images).",
     ),
 ]
+MasksOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--masks",
+        help="True masks of manipulated images: a folder, Tp/ and Gt/, or IMDL-BenCo's .json. Default: those of "
+        "the run's images, if they are such a data set.",
+    ),
+]
+InvertedMasksOption = Annotated[
+    bool,
+    typer.Option("--inverted-masks", help="True masks are black where manipulated, as those of NIST16 and DSO-1."),
+]
 AlignOption = Annotated[bool, typer.Option("--align", help="Compare only what all runs have, and print what that is.")]
 
 
@@ -67,18 +79,8 @@ def evaluate(
     annotations: AnnotationsOption = None,
     iou: IouOption = None,
     categories: CategoriesOption = None,
-    masks: Annotated[
-        Path | None,
-        typer.Option(
-            "--masks",
-            help="True masks of manipulated images: a folder, Tp/ and Gt/, or IMDL-BenCo's .json. Default: those of "
-            "the run's images, if they are such a data set.",
-        ),
-    ] = None,
-    inverted_masks: Annotated[
-        bool,
-        typer.Option("--inverted-masks", help="True masks are black where manipulated, as those of NIST16 and DSO-1."),
-    ] = False,
+    masks: MasksOption = None,
+    inverted_masks: InvertedMasksOption = False,
     strict: StrictOption = False,
     protocol: ProtocolOption = None,
     count_iou: Annotated[float, typer.Option(min=0.01, max=1, help="IoU at which TP, FP and FN are counted.")] = 0.5,

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from orchestrator.evaluation.localization.evaluate import evaluate_masks
     from orchestrator.evaluation.localization.ground_truth import read_recorded_masks
     from orchestrator.evaluation.localization.metrics import Localization, list_mask_figures
-    from orchestrator.evaluation.protocols import DEFAULT, get_coco_protocol, get_mask_protocol
+    from orchestrator.evaluation.protocols import DEFAULT, get_coco_protocol, get_mask_protocol, is_mask_protocol
     from orchestrator.evaluation.runs import OpenedRun, find_predictions, open_runs
 else:
     __getattr__ = lazy_exports(
@@ -81,7 +81,7 @@ else:
             "localization.evaluate": "evaluate_masks",
             "localization.ground_truth": "read_recorded_masks",
             "localization.metrics": "Localization list_mask_figures",
-            "protocols": "DEFAULT get_coco_protocol get_mask_protocol",
+            "protocols": "DEFAULT get_coco_protocol get_mask_protocol is_mask_protocol",
             "runs": "OpenedRun find_predictions open_runs",
         },
     )

@@ -48,3 +48,8 @@ def get_mask_protocol(name: str | None) -> MaskProtocol:
             hint=f"orch eval RUN --annotations COCO.json --protocol {name}",
         )
     return protocol
+
+
+def is_mask_protocol(name: str) -> bool:
+    """Return whether a protocol is for masks of manipulated images. UsageError for an unknown name."""
+    return isinstance(get_protocol(name), MaskProtocol)

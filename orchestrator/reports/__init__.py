@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from orchestrator.reports.html.write import ReportOptions, write_report
     from orchestrator.reports.job_summary import append_summary
     from orchestrator.reports.junit import write_junit
+    from orchestrator.reports.mask_tables import make_mask_caption, make_mask_document, make_mask_tables
     from orchestrator.reports.tables import (
         Cell,
         Table,
@@ -31,6 +32,7 @@ else:
             "html.write": "ReportOptions write_report",
             "job_summary": "append_summary",
             "junit": "write_junit",
+            "mask_tables": "make_mask_caption make_mask_document make_mask_tables",
             "tables": "Cell Table format_csv format_json format_latex format_markdown make_caption "
             "make_document make_tables transpose",
         },

@@ -9,7 +9,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from orchestrator.evaluation import DEFAULT, LEVELS, METHOD, Comparison, Evaluation, Interval, choose_figures
+from orchestrator.evaluation import (
+    DEFAULT,
+    LEVELS,
+    METHOD,
+    Comparison,
+    Evaluation,
+    Interval,
+    Localization,
+    MaskComparison,
+    OpenedRun,
+    choose_figures,
+)
 
 DIFFERENCES = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "map_w": "mAP_w"}
 RECORDED = ("device", "runtime", "image_digest", "build", "weights")  # of each run, in JSON
@@ -87,10 +98,11 @@ def _explain_intervals(comparison: Comparison) -> list[str]:
     ]
 
 
-def collect_warnings(comparison: Comparison) -> list[str]:
+def collect_warnings(comparison: Comparison | MaskComparison) -> list[str]:
     """Return what is doubtful about the truth; what is so for some runs only, with their labels."""
     labels: dict[str, list[str]] = {}
-    for run, evaluation in zip(comparison.runs, comparison.evaluations, strict=False):  # without annotations none
+    evaluations: Sequence[Evaluation | Localization] = comparison.evaluations
+    for run, evaluation in zip(comparison.runs, evaluations, strict=False):  # without annotations none
         for warning in evaluation.warnings:
             labels.setdefault(warning, []).append(run.label)
     count = len(comparison.runs)
@@ -108,12 +120,12 @@ def transpose(table: Table) -> Table:
     return Table(table.title, ("", *names), rows)
 
 
-def _format_figure(value: float | None, best: float | None = None) -> Cell:
+def format_figure(value: float | None, best: float | None = None) -> Cell:
     text = "–" if value is None else f"{value:.3f}"
     return Cell(text, value, best=value is not None and best is not None and text == f"{best:.3f}")
 
 
-def _find_best(values: Sequence[float | None]) -> float | None:
+def find_best(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return max(known) if len(values) > 1 and known else None
 
@@ -122,16 +134,16 @@ def _list_runs(comparison: Comparison, wide: bool) -> Table:
     evaluations = comparison.evaluations
     has_protocol = evaluations[0].protocol != DEFAULT
     figures = choose_figures(evaluations)
-    best = {name: _find_best([figure(evaluation) for evaluation in evaluations]) for name, figure in figures.items()}
+    best = {name: find_best([figure(evaluation) for evaluation in evaluations]) for name, figure in figures.items()}
     intervals: tuple[dict[str, Interval] | None, ...] = (None, *comparison.intervals)
     differences = _name_differences(comparison)
     rows = []
     for number, (run, evaluation) in enumerate(zip(comparison.runs, evaluations, strict=True)):
         cells = [Cell(run.label, run.label), Cell(run.variant, run.variant)]
         cells += [Cell(evaluation.protocol, evaluation.protocol)] if has_protocol else []
-        cells += [_format_figure(figure(evaluation), best[name]) for name, figure in figures.items()]
+        cells += [format_figure(figure(evaluation), best[name]) for name, figure in figures.items()]
         if wide and comparison.intervals:
-            cells += [_format_difference(intervals[number], name) for name in differences]
+            cells += [format_difference(intervals[number], name) for name in differences]
         rows.append(tuple(cells))
     columns = differences.values() if wide and comparison.intervals else ()
     words = ("model", "variant", *(["protocol"] if has_protocol else []))
@@ -147,13 +159,13 @@ def _name_differences(comparison: Comparison) -> dict[str, str]:
 def _list_differences(comparison: Comparison) -> Table:
     differences = _name_differences(comparison)
     rows = tuple(
-        (Cell(run.label, run.label), *(_format_difference(intervals, name) for name in differences))
+        (Cell(run.label, run.label), *(format_difference(intervals, name) for name in differences))
         for run, intervals in zip(comparison.runs[1:], comparison.intervals, strict=True)
     )
     return Table("differences", (f"to {comparison.runs[0].label}", *differences.values()), rows)
 
 
-def _format_difference(intervals: dict[str, Interval] | None, name: str) -> Cell:
+def format_difference(intervals: dict[str, Interval] | None, name: str) -> Cell:
     interval = (intervals or {}).get(name)
     if interval is None:
         return Cell("" if intervals is None else "–", None)
@@ -167,7 +179,7 @@ def _list_categories(comparison: Comparison) -> Table:
     for index, category in enumerate(comparison.evaluations[0].per_category):
         values = [evaluation.per_category[index].ap for evaluation in comparison.evaluations]
         counts = [Cell(str(count), count) for count in (category.annotated_images, category.annotations)]
-        figures = [_format_figure(value, _find_best(values)) for value in values]
+        figures = [format_figure(value, find_best(values)) for value in values]
         rows.append((Cell(category.name, category.name), *counts, *figures))
     columns = ("category", "images", "instances", *(run.label for run in comparison.runs))
     return Table("AP per category", columns, tuple(rows))
@@ -180,7 +192,7 @@ def _list_attribute_categories(comparison: Comparison) -> list[Table]:
     for category in comparison.evaluations[0].per_category:
         if any(category.id in figures for figures in known):
             values = [figures.get(category.id) for figures in known]
-            cells = (_format_figure(value, _find_best(values)) for value in values)
+            cells = (format_figure(value, find_best(values)) for value in values)
             rows.append((Cell(category.name, category.name), *cells))
     columns = ("category", *(run.label for run in comparison.runs))
     return [Table("AP_IoU+F1 per category", columns, tuple(rows))] if rows else []
@@ -191,7 +203,7 @@ def _list_pairs(comparison: Comparison) -> Table:
     for pair in comparison.agreements:
         words = [Cell(name, name) for name in (pair.first_label, pair.second_label)]
         counts = [Cell(str(count), count) for count in (pair.first, pair.second, pair.pairs[0])]
-        rows.append((*words, *counts, *(_format_figure(value) for value in pair.agreement)))
+        rows.append((*words, *counts, *(format_figure(value) for value in pair.agreement)))
     levels = tuple(f"agreement at {level:g}" for level in LEVELS)
     columns = ("model", "other model", "instances", "other's instances", f"pairs at {LEVELS[0]:g}", *levels)
     return Table("pairs", columns, tuple(rows), words=2)
@@ -204,7 +216,7 @@ def _list_pair_categories(comparison: Comparison) -> Table:
             total = category.first + category.second
             words = [Cell(name, name) for name in (pair.first_label, pair.second_label, category.name)]
             counts = [Cell(str(count), count) for count in (category.first, category.second)]
-            shares = [_format_figure(2 * pairs / total if total else None) for pairs in category.pairs]
+            shares = [format_figure(2 * pairs / total if total else None) for pairs in category.pairs]
             rows.append((*words, *counts, *shares))
     levels = tuple(f"agreement at {level:g}" for level in LEVELS)
     columns = ("model", "other model", "category", "instances", "other's instances", *levels)
@@ -280,13 +292,8 @@ def _format_latex(cell: Cell) -> str:
 
 def make_document(comparison: Comparison) -> dict[str, Any]:
     """Return the whole comparison as the object that --json prints."""
-    runs = [
-        {"label": run.label, "path": str(run.path), "model": run.model, "variant": run.variant}
-        | {name: run.predictions.meta.get(name) for name in RECORDED}
-        for run in comparison.runs
-    ]
     return {
-        "runs": runs,
+        "runs": identify_runs(comparison.runs),
         "options": asdict(comparison.options),
         "confidence": comparison.confidence,
         "notes": list(comparison.notes),
@@ -299,6 +306,15 @@ def make_document(comparison: Comparison) -> dict[str, Any]:
         "agreements": [asdict(agreement) for agreement in comparison.agreements],
         "agreement_levels": list(LEVELS),
     }
+
+
+def identify_runs(runs: Sequence[OpenedRun]) -> list[dict[str, Any]]:
+    """Return for each run what was compared: its label and path, and what its predictions record of their making."""
+    return [
+        {"label": run.label, "path": str(run.path), "model": run.model, "variant": run.variant}
+        | {name: run.predictions.meta.get(name) for name in RECORDED}
+        for run in runs
+    ]
 
 
 def _describe_resampling(comparison: Comparison) -> dict[str, Any] | None:
