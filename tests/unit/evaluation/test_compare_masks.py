@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
 
 from orchestrator.cli import main
 from orchestrator.errors import PredictionsError, UsageError
@@ -27,7 +26,6 @@ from orchestrator.evaluation.localization.protocol import IMDLBENCO, OWN_RULES
 from orchestrator.evaluation.localization.resampling import RESAMPLED
 from orchestrator.evaluation.runs import open_runs
 from orchestrator.inputs.collect import collect_inputs
-from orchestrator.predictions.schema import STATUS_FAILED
 from tests.unit.evaluation.compare_samples import changed
 from tests.unit.evaluation.test_localization import FILES, SIZE, a_folder, arrays, put
 from tests.unit.predictions.predictions_samples import Arrays, save
@@ -116,7 +114,8 @@ def test_an_interval_with_a_known_answer(tmp_path: Path) -> None:
     runs, source = two(tmp_path)
     (intervals,) = compare_masks(runs, MaskOptions(source, resamples=2000)).intervals
     one = intervals["pixel F1 at 0.5"]
-    assert (one.low, one.high, one.is_clear) == (pytest.approx(-1 / 3), 0, False)
+    assert (one.low, one.high) == pytest.approx((-1 / 3, 0))
+    assert not one.is_clear
     assert 1980 <= one.resamples < 2000
     assert intervals["image accuracy at 0.5"].resamples == 2000
     assert intervals["image accuracy at 0.5"].low == pytest.approx(-3 / 4)
@@ -239,8 +238,6 @@ def test_a_true_mask_that_one_run_cannot_use_counts_for_none(tmp_path: Path) -> 
 
 def test_failed_images_count_as_predicted_genuine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs, source = two(tmp_path, stored=arrays(failed=(0,)))
-    assert (runs[1] / "predictions.npz").is_file()
-    assert STATUS_FAILED
     assert main(["compare", *map(str, runs), "--masks", str(source), "--resamples", "0"]) == 0
     err = capsys.readouterr().err
     assert "worse: 1 images failed; they count as predicted genuine" in err
@@ -269,14 +266,13 @@ def test_every_format_has_figures_and_differences(tmp_path: Path, capsys: pytest
     first, second = csv.DictReader(io.StringIO(out))
     assert float(first["pixel F1 at 0.5"]) == pytest.approx(5 / 9)
     assert float(second["Δ pixel F1 at 0.5"]) == pytest.approx(-1 / 9)
-    assert (float(second["Δ pixel F1 at 0.5 low"]), first["Δ pixel F1 at 0.5"]) == (pytest.approx(-1 / 3), "")
+    assert float(second["Δ pixel F1 at 0.5 low"]) == pytest.approx(-1 / 3)
+    assert first["Δ pixel F1 at 0.5"] == ""
     assert "Δ: difference to good; paired: 1000 resamples of the images, seed 0, each of 4 images" in err
     assert "resamples in which a figure is not defined are not counted" in err
     assert main([*given, "-f", "markdown"]) == 0
     out = capsys.readouterr().out
-    assert (
-        "| good | sample | 4 | 3 | **0.556** |".replace("sample", "") in out.replace("sample", "") or "**0.556**" in out
-    )
+    assert "| 4 | 3 | **0.556** |" in out
     assert "−0.111 [−0.333, +0.000]" in out
     assert main([*given, "-f", "latex"]) == 0
     assert r"\textbf{0.556}" in capsys.readouterr().out
@@ -307,7 +303,6 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no folder masks"):
         compare_masks([runs[0], runs[1] / "predictions.npz"], MaskOptions(source))
     put(source / "a.png", LEFT * 1)
-    with pytest.raises(UsageError, match="zeros and ones|only zeros|0 and 1") as caught:
+    with pytest.raises(UsageError, match="is doubtful, and --strict was given") as caught:
         compare_masks(runs, MaskOptions(source, strict=True))
     assert caught.value.exit_code == 2
-    Image.new("L", SIZE[::-1]).save(source / "a.png")
