@@ -114,7 +114,7 @@ def _is_about_masks(
     one of them is given together with an option on true masks.
     """
     names = ("--annotations", "--iou", "--categories", "--attribute-score", "--baseline")
-    given = [name for name, value in zip(names, of_instances, strict=True) if value not in (None, [])]
+    given = [name for name, value in zip(names, of_instances, strict=False) if value not in (None, [])]
     asked = "--masks" if masks is not None else "--inverted-masks" if inverted_masks else None
     if asked is not None and given:
         raise UsageError(f"{asked} and {given[0]} were given", why="true masks are compared without it")
@@ -147,6 +147,8 @@ def report(
     annotations: AnnotationsOption = None,
     iou: IouOption = None,
     categories: CategoriesOption = None,
+    masks: MasksOption = None,
+    inverted_masks: InvertedMasksOption = False,
     protocol: ProtocolOption = None,
     align: AlignOption = False,
     strict: StrictOption = False,
@@ -161,11 +163,14 @@ def report(
     attribute_score: AttributeScoreOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Write one HTML page on runs: figures, curves, pictures side by side, failures, provenance."""
+    """Write one HTML page on runs: figures, curves, pictures side by side, failures, provenance.
+
+    --masks: heat maps of manipulated pixels beside the true masks.
+    """
     kind = check_iou(iou)
     from orchestrator.cli.progress import make_display
-    from orchestrator.evaluation import CompareOptions
-    from orchestrator.reports import PageLimits, ReportOptions, write_report
+    from orchestrator.evaluation import CompareOptions, MaskOptions
+    from orchestrator.reports import PageLimits, ReportOptions, write_mask_report, write_report
 
     compare_options = CompareOptions(
         kind,
@@ -176,12 +181,18 @@ def report(
         attribute_score=attribute_score,
         strict=strict,
     )
-    if protocol:
+    of_instances = (annotations, kind, categories, attribute_score)
+    is_about_masks = _is_about_masks(files, masks, inverted_masks, protocol, of_instances)
+    if protocol and not is_about_masks:
         compare_options = replace(compare_options, protocol=protocol)
     limits = PageLimits(images=max_images, megabytes=max_megabytes, min_score=min_score)
     options = ReportOptions(compare_options, limits, image_root, title)
     display = make_display(json=json, quiet=False)
-    written = write_report(files, annotations, output, options, display)
+    if is_about_masks:
+        mask_options = MaskOptions(masks, inverted_masks, protocol, align, resamples, strict=strict)
+        written = write_mask_report(files, output, mask_options, options, display)
+    else:
+        written = write_report(files, annotations, output, options, display)
     if json:
         facts = {"report": str(written.path), "bytes": written.bytes, "images": written.images, "shown": written.shown}
         print_json(facts)

@@ -54,8 +54,9 @@ if TYPE_CHECKING:
     )
     from orchestrator.evaluation.gate.gate import Gate, GateResult, check_gate_options
     from orchestrator.evaluation.gate.rules import FailedImages, FigureChange, format_verdicts, judge_rules, parse_rules
-    from orchestrator.evaluation.localization.evaluate import evaluate_masks
-    from orchestrator.evaluation.localization.ground_truth import read_recorded_masks
+    from orchestrator.evaluation.localization.evaluate import evaluate_masks, read_levels
+    from orchestrator.evaluation.localization.ground_truth import TrueMask, read_recorded_masks
+    from orchestrator.evaluation.localization.mask_file import read_true_mask
     from orchestrator.evaluation.localization.metrics import Localization, list_mask_figures
     from orchestrator.evaluation.protocols import DEFAULT, get_coco_protocol, get_mask_protocol, is_mask_protocol
     from orchestrator.evaluation.runs import OpenedRun, find_predictions, open_runs
@@ -78,8 +79,9 @@ else:
             "to_baseline write_baseline",
             "gate.gate": "Gate GateResult check_gate_options",
             "gate.rules": "FailedImages FigureChange format_verdicts judge_rules parse_rules",
-            "localization.evaluate": "evaluate_masks",
-            "localization.ground_truth": "read_recorded_masks",
+            "localization.evaluate": "evaluate_masks read_levels",
+            "localization.ground_truth": "TrueMask read_recorded_masks",
+            "localization.mask_file": "read_true_mask",
             "localization.metrics": "Localization list_mask_figures",
             "protocols": "DEFAULT get_coco_protocol get_mask_protocol is_mask_protocol",
             "runs": "OpenedRun find_predictions open_runs",

@@ -7,7 +7,7 @@ from orchestrator._lazy import lazy_exports
 if TYPE_CHECKING:
     from orchestrator.reports.draw import draw_run_directory, make_contact_sheet
     from orchestrator.reports.html.gallery import PageLimits
-    from orchestrator.reports.html.write import ReportOptions, write_report
+    from orchestrator.reports.html.write import ReportOptions, write_mask_report, write_report
     from orchestrator.reports.job_summary import append_summary
     from orchestrator.reports.junit import write_junit
     from orchestrator.reports.mask_tables import make_mask_caption, make_mask_document, make_mask_tables
@@ -29,7 +29,7 @@ else:
         {
             "draw": "draw_run_directory make_contact_sheet",
             "html.gallery": "PageLimits",
-            "html.write": "ReportOptions write_report",
+            "html.write": "ReportOptions write_mask_report write_report",
             "job_summary": "append_summary",
             "junit": "write_junit",
             "mask_tables": "make_mask_caption make_mask_document make_mask_tables",

@@ -15,17 +15,27 @@ BINS = 20
 
 def draw_precision_recall(curves: Sequence[NDArray[np.float64]], labels: Sequence[str], title: str) -> str:
     """Draw (101,) precisions at COCO's recalls, a line for each run; -1 where nothing is annotated."""
+    return _draw_frame(_draw_lines(curves, labels), title, ("0", "0.5", "1"), ("0", "0.5", "1"), "recall", "precision")
+
+
+def draw_f1(curves: Sequence[NDArray[np.float64]], labels: Sequence[str], title: str) -> str:
+    """Draw (256,) values of F1 at thresholds from 0 to 1, a line for each run; nan where nothing is manipulated."""
+    known = [np.nan_to_num(curve, nan=-1) for curve in curves]
+    return _draw_frame(_draw_lines(known, labels), title, ("0", "0.5", "1"), ("0", "0.5", "1"), "threshold", "F1")
+
+
+def _draw_lines(curves: Sequence[NDArray[np.float64]], labels: Sequence[str]) -> str:
     lines = []
     for number, curve in enumerate(curves):
         if curve.max(initial=-1) < 0:
             continue
         points = " ".join(
-            f"{_x(recall):.1f},{_y(value):.1f}"
-            for recall, value in zip(np.linspace(0, 1, len(curve)).tolist(), curve.tolist(), strict=True)
+            f"{_x(share):.1f},{_y(value):.1f}"
+            for share, value in zip(np.linspace(0, 1, len(curve)).tolist(), curve.tolist(), strict=True)
         )
         label = f"<title>{escape(labels[number])}</title>"
         lines.append(f'<polyline class="line run{number % 6}" points="{points}">{label}</polyline>')
-    return _draw_frame("".join(lines), title, ("0", "0.5", "1"), ("0", "0.5", "1"), "recall", "precision")
+    return "".join(lines)
 
 
 def draw_histogram(scores: NDArray[np.float32], number: int, title: str) -> str:

@@ -38,6 +38,16 @@ class Gallery:
     is_full: bool = False
     unreadable: int = 0
 
+    def add(self, entry: dict[str, Any], limits: PageLimits) -> bool:
+        """Add an image unless the limit of bytes forbids it; return whether it was added."""
+        weight = len(str(entry))
+        if self.images and self.bytes + weight > limits.megabytes * 1e6:
+            self.is_full = True
+            return False
+        self.bytes += weight
+        self.images.append(entry)
+        return True
+
 
 @dataclass(frozen=True)
 class Material:
@@ -119,8 +129,8 @@ def build_gallery(material: Material, disagreement: NDArray[np.float64], chosen:
     # Highest disagreement first: the limit drops the images with the least.
     for image in sorted(chosen, key=lambda number: -disagreement[number]):
         file = material.runs[0].predictions.files[image]
-        picture, problem = _make_picture(material, file)
-        size = _fit_without_picture(material, file) if picture is None else (picture.width, picture.height)
+        picture, problem = make_picture(material.runs, material.finders, file)
+        size = fit_without_picture(material.runs, file) if picture is None else (picture.width, picture.height)
         gallery.unreadable += picture is None
         entry = {
             "n": image,
@@ -131,20 +141,18 @@ def build_gallery(material: Material, disagreement: NDArray[np.float64], chosen:
             "apart": round(float(disagreement[image]), 3),
             "panels": panels.make(file, size),
         }
-        weight = len(str(entry))
-        if gallery.images and gallery.bytes + weight > material.limits.megabytes * 1e6:
-            gallery.is_full = True
+        if not gallery.add(entry, material.limits):
             break
-        gallery.bytes += weight
-        gallery.images.append(entry)
     gallery.images.sort(key=lambda entry: int(entry["n"]))
     return gallery
 
 
-def _make_picture(material: Material, file: str) -> tuple[Thumbnail | None, str]:
+def make_picture(
+    runs: Sequence[OpenedRun], finders: Sequence[Finder | None], file: str
+) -> tuple[Thumbnail | None, str]:
     """Return the picture of the first run that has the image, or None and the reason."""
     problem = "the image files are not known: only predictions were given"
-    for run, finder in zip(material.runs, material.finders, strict=True):
+    for run, finder in zip(runs, finders, strict=True):
         if finder is None:
             continue
         try:
@@ -154,9 +162,9 @@ def _make_picture(material: Material, file: str) -> tuple[Thumbnail | None, str]
     return None, problem
 
 
-def _fit_without_picture(material: Material, file: str) -> tuple[int, int]:
+def fit_without_picture(runs: Sequence[OpenedRun], file: str) -> tuple[int, int]:
     """Return the size on the page, width and height, of an image that has no picture."""
-    sizes = [run.predictions.image_size[run.predictions.index(file)].tolist() for run in material.runs]
+    sizes = [run.predictions.image_size[run.predictions.index(file)].tolist() for run in runs]
     height, width = max(sizes)
     return fit_size(width, height) if height and width else NEVER_DECODED
 

@@ -39,23 +39,19 @@ class Page:
 def render(page: Page) -> str:
     """Return the whole page as HTML, with style, script, pictures and data inside."""
     runs = page.comparison.runs
-    templates = files("orchestrator.reports.html") / "templates"
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string((templates / "report.html").read_text(encoding="utf-8"))
-    return template.render(
-        title=page.title or " · ".join(dict.fromkeys(run.model for run in runs)),
-        style=Markup((templates / "report.css").read_text(encoding="utf-8")),
-        script=Markup((templates / "report.js").read_text(encoding="utf-8")),
-        data=_encode_for_script(_collect_data(page)),
+    figures = ", in the order of the legend" if len(runs) > 1 else ""
+    return fill_template(
+        runs,
+        page.title,
+        _collect_data(page),
         version=page.version,
-        runs=[_describe_run(run, number) for number, run in enumerate(runs)],
         annotations=page.annotations,
         facts=_list_facts(page),
         tables=make_tables(page.comparison, per_category=True),
         notes=[*page.comparison.notes, *make_caption(page.comparison)],
         curves=_draw_curves(page),
+        curves_title="Precision and recall",
+        curves_words=f"Precision over recall by category, at IoU 0.5; the number is AP50{figures}.",
         histograms=[
             (run.label, Markup(draw_histogram(run.predictions.scores, number, run.label)))
             for number, run in enumerate(runs)
@@ -63,7 +59,25 @@ def render(page: Page) -> str:
         categories=_list_categories(page),
         gallery=_describe_gallery(page),
         has_truth=page.annotations is not None,
+        of_masks=False,
+    )
+
+
+def fill_template(runs: Sequence[OpenedRun], title: str | None, data: dict[str, Any], **content: Any) -> str:
+    """Return the page as HTML: `data` for its script, and `content`, the template's other variables."""
+    templates = files("orchestrator.reports.html") / "templates"
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string((templates / "report.html").read_text(encoding="utf-8"))
+    return template.render(
+        title=title or " · ".join(dict.fromkeys(run.model for run in runs)),
+        style=Markup((templates / "report.css").read_text(encoding="utf-8")),
+        script=Markup((templates / "report.js").read_text(encoding="utf-8")),
+        data=_encode_for_script(data),
+        runs=[_describe_run(run, number) for number, run in enumerate(runs)],
         failures=_list_failures(runs),
+        **content,
     )
 
 

@@ -43,11 +43,16 @@ def make_thumbnail(path: Path, exif: bool) -> Thumbnail:
             small = to_rgb(upright).resize(fit_size(*upright.size), Image.Resampling.BILINEAR, reducing_gap=2.0)
     except (SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(str(error)) from error
+    return encode(small)
+
+
+def encode(picture: Image.Image) -> Thumbnail:
+    """Return a small picture as a data URL."""
     kind = "WEBP" if features.check("webp") else "JPEG"
     data = io.BytesIO()
-    small.save(data, kind, quality=QUALITY)
+    picture.save(data, kind, quality=QUALITY)
     text = base64.b64encode(data.getvalue()).decode("ascii")
-    return Thumbnail(f"data:image/{kind.lower()};base64,{text}", *small.size)
+    return Thumbnail(f"data:image/{kind.lower()};base64,{text}", *picture.size)
 
 
 def shrink_mask(counts: bytes, size: list[int], width: int, height: int) -> list[Any] | None:

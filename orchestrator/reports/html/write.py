@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.errors import UsageError
-from orchestrator.evaluation import CompareOptions, OpenedRun, choose_iou, compare_opened, make_comparable, open_runs
+from orchestrator.evaluation import (
+    CompareOptions,
+    MaskOptions,
+    OpenedRun,
+    choose_iou,
+    compare_opened,
+    compare_opened_masks,
+    make_comparable,
+    open_runs,
+)
 from orchestrator.reports.draw import make_input_locator
 from orchestrator.reports.html.gallery import (
     Finder,
@@ -17,6 +26,8 @@ from orchestrator.reports.html.gallery import (
     choose_images,
     measure_disagreement,
 )
+from orchestrator.reports.html.mask_gallery import build_mask_gallery
+from orchestrator.reports.html.mask_page import MaskPage, render_masks
 from orchestrator.reports.html.page import Page, render
 from orchestrator.system import Display, __version__, write_text
 
@@ -45,8 +56,7 @@ def write_report(
     paths: Sequence[Path], annotations: Path | None, output: Path, options: ReportOptions, display: Display
 ) -> WrittenReport:
     """Write the page. Raises what `compare_runs` raises, and UsageError when `output` cannot be written."""
-    if output.is_dir() or not output.absolute().parent.is_dir():
-        raise UsageError(f"cannot write {output}", why="it is a folder, or its folder does not exist")
+    _check_output(output)
     display.detail("reading and evaluating")
     runs, notes, has_fewer_images = make_comparable(open_runs(paths), options.compare.align)
     comparison, truth, judged = compare_opened(
@@ -64,6 +74,31 @@ def write_report(
     text = render(Page(comparison, judged, gallery, options.limits, annotations, options.title, __version__))
     write_text(output, text)
     return WrittenReport(output, len(text.encode()), len(runs[0].predictions), len(gallery.images))
+
+
+def write_mask_report(
+    paths: Sequence[Path], output: Path, compare: MaskOptions, options: ReportOptions, display: Display
+) -> WrittenReport:
+    """Write the page on runs with true masks; `options.compare` does not matter.
+
+    Raises what `compare_masks` raises, also for one run, and UsageError when `output` cannot be written.
+    """
+    _check_output(output)
+    display.detail("reading and evaluating")
+    comparison, compared = compare_opened_masks(open_runs(paths), compare)
+    finders = [_make_finder(run, options.image_root) for run in comparison.runs]
+    display.detail("making pictures")
+    gallery = build_mask_gallery(comparison, compared, finders, options.limits)
+    page = MaskPage(comparison, compared, gallery, options.limits, options.title, __version__)
+    text = render_masks(page)
+    write_text(output, text)
+    images = len(comparison.runs[0].predictions)
+    return WrittenReport(output, len(text.encode()), images, len(gallery.images))
+
+
+def _check_output(output: Path) -> None:
+    if output.is_dir() or not output.absolute().parent.is_dir():
+        raise UsageError(f"cannot write {output}", why="it is a folder, or its folder does not exist")
 
 
 def _make_finder(run: OpenedRun, root: Path | None) -> Finder | None:

@@ -3,7 +3,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const at = (id) => document.getElementById(id);
   const PER_PAGE = 12;
-  const names = data.truth ? ["truth", ...data.runs] : data.runs;
+  const names = data.names ? data.names : data.truth ? ["truth", ...data.runs] : data.runs;
   const pictures = new Map();
   let page = 0, open = -1, found = [];
 
@@ -33,17 +33,17 @@
     image.apart >= now.apart && image.file.toLowerCase().includes(now.words) &&
     (now.category === null || image.panels.some((panel) => (panel.instances || []).some((one) => visible(one, now))));
 
-  const picture = (image) => {
-    if (!pictures.has(image.n)) {
-      pictures.set(image.n, new Promise((done) => {
-        if (!image.url) return done(null);
+  const load = (url) => {
+    if (!pictures.has(url)) {
+      pictures.set(url, new Promise((done) => {
+        if (!url) return done(null);
         const element = new Image();
         element.onload = () => done(element);
         element.onerror = () => done(null);
-        element.src = image.url;
+        element.src = url;
       }));
     }
-    return pictures.get(image.n);
+    return pictures.get(url);
   };
 
   // A mask is [x, y, width, height, runs]: run lengths along the columns of that window, outside first.
@@ -95,14 +95,16 @@
     });
     const words = [`${instances.length}${panel.more ? ` of ${instances.length + panel.more}` : ""}`];
     if (missed.length) words.push(`${missed.length} missed`);
-    caption.append(make("span", "", names[number]), make("span", "", panel.error ? "" : words.join(", ")));
+    caption.append(make("span", "", names[number]), make("span", "", panel.error ? "" : panel.words ?? words.join(", ")));
     [canvas.width, canvas.height] = image.size;
     canvas.setAttribute("role", "img");
-    canvas.setAttribute("aria-label", `${image.file}, ${names[number]}: ${panel.error || `${instances.length} instances`}`);
+    canvas.setAttribute("aria-label", `${image.file}, ${names[number]}: ${panel.error || (panel.words ?? `${instances.length} instances`)}`);
     view.append(canvas, overlay);
     figure.append(caption, view);
-    if (panel.error || image.note) view.append(make("p", "missing", panel.error || image.note));
-    picture(image).then((element) => {
+    // A panel with a picture of its own, such as a heat map, shows that in place of the image.
+    const note = panel.error || (panel.url && now.masks ? "" : image.note);
+    if (note) view.append(make("p", "missing", note));
+    load(panel.url && now.masks ? panel.url : image.url).then((element) => {
       const context = canvas.getContext("2d");
       if (element) context.drawImage(element, 0, 0, ...image.size);
       if (now.masks) for (const one of instances) if (one[3]) paint(context, one[3], data.categories[one[0]].colour);
