@@ -46,7 +46,7 @@ def render_masks(page: MaskPage) -> str:
         page.title,
         data,
         version=page.version,
-        annotations=comparison.options.source,
+        annotations=None,  # the notes say which true masks
         facts=_list_facts(comparison),
         tables=make_mask_tables(comparison),
         notes=[*comparison.notes, *make_mask_caption(comparison)],
