@@ -79,10 +79,14 @@ def refusal(name: str, read: Callable[[], bytes]) -> str | None:
 
 
 def public_name(name: str) -> str:
-    """Return the name as valid text; bytes that are not UTF-8 become escapes."""
+    """Return the name as valid text; bytes that are not UTF-8, and what no name can have, become escapes."""
     if name.isascii():
         return name
-    return os.fsencode(name).decode("utf-8", "backslashreplace").replace(os.sep, "/")
+    try:
+        content = os.fsencode(name)
+    except UnicodeEncodeError:  # half of a character, written as \ud800 in a JSON file
+        content = name.encode("utf-8", "backslashreplace")
+    return content.decode("utf-8", "backslashreplace").replace(os.sep, "/")
 
 
 class _FolderWalk:

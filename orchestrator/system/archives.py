@@ -126,7 +126,7 @@ def _members(archive: Path) -> Iterator[Iterator[_Entry]]:
 
 def _zip_members(zipped: zipfile.ZipFile) -> Iterator[_Entry]:
     for info in zipped.infolist():
-        if info.is_dir():
+        if info.filename.endswith("/"):  # as info.is_dir(), which fails on an empty name
             continue
         refusal = "a link" if stat.S_ISLNK(info.external_attr >> 16) else None
         yield info.filename, info.file_size, refusal, partial(zipped.open, info)

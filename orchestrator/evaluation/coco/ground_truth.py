@@ -224,7 +224,7 @@ def _are_all_valid(annotations: list[dict[str, Any]], images: dict[ImageId, int]
             and {type(entry["category_id"]) for entry in annotations} <= {int}
             and bool not in {type(entry["image_id"]) for entry in annotations}
             and np.isfinite(numbers).all()
-            and (numbers[:, 2:] >= 0).all()
+            and ((numbers[:, 2:] >= 0) & (numbers[:, 2:] <= MAX_AREA)).all()
             and all(0 <= area <= MAX_AREA for area in areas)
             and {entry["image_id"] for entry in annotations} <= images.keys()
             and {entry["category_id"] for entry in annotations} <= categories.keys()
@@ -248,8 +248,8 @@ def _find_fault(annotation: dict[str, Any], images: dict[ImageId, int], categori
         return "it has no bbox of type list"
     if len(box) != 4 or not _are_numbers([*box, annotation.get("area", 0)]):
         return "its bbox or area does not consist of numbers"
-    if min(box[2:]) < 0 or not 0 <= annotation.get("area", 0) <= MAX_AREA:
-        return f"its bbox or area is negative, or its area above {MAX_AREA:g}"
+    if not all(0 <= size <= MAX_AREA for size in (*box[2:], annotation.get("area", 0))):
+        return f"its bbox or area is negative, or a side or its area is above {MAX_AREA:g}"
     if annotation.get("iscrowd", 0) not in (0, 1):
         return "its iscrowd is neither 0 nor 1"
     return None

@@ -328,6 +328,7 @@ def test_of_many_masks_a_sample_and_all_suspects_are_looked_at(tmp_path: Path, m
 
 FAULTS: list[tuple[Entry, str]] = [
     ({"bbox": [1, 2, -3, 4]}, "negative"),
+    ({"bbox": [1, 2, 1e300, 1e300]}, "a side or its area is above 1e+10"),
     ({"bbox": None}, "no bbox of type list"),
     ({"bbox": ["a", 1, 2, 3]}, "does not consist of numbers"),
     ({"category_id": 99}, "no category 99"),

@@ -109,6 +109,13 @@ def test_a_name_like_a_kind_of_data_set_without_a_path_is_an_image(tmp_path: Pat
     assert "no such file" in image.error
 
 
+def test_a_name_that_no_file_can_have_fails_alone(tmp_path: Path) -> None:
+    (tmp_path / "odd.json").write_text('[["\\ud800.png", "Negative"], ["\\u0000.png", null]]')
+    images = collect_inputs([str(tmp_path / "odd.json")], tmp_path / "unpacked").images
+    assert [image.error for image in images] == ["listed in odd.json, but there is no such file"] * 2
+    assert images[0].file == "\\ud800.png"
+
+
 def test_a_data_set_as_images(tp_gt: Path, tmp_path: Path) -> None:
     inputs = collect_inputs([str(tp_gt)], tmp_path / "unpacked")
     assert [image.file for image in inputs.images] == ["a.jpg", "a_1.jpg", "b.png", "c.jpg", "lonely.jpg"]

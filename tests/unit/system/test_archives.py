@@ -19,7 +19,7 @@ import pytest
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.inputs.collect import collect_inputs
 from orchestrator.system import archives, free_space
-from orchestrator.system.archives import is_archive, safe_name, unpack
+from orchestrator.system.archives import OUTSIDE, is_archive, safe_name, unpack
 from tests.unit.conftest import MakePhoto
 
 
@@ -57,6 +57,15 @@ def folder(tmp_path: Path) -> Path:
     """Where archives are unpacked: two levels down, so that what escapes is seen."""
     (tmp_path / "deep" / "out").mkdir(parents=True)
     return tmp_path / "deep" / "out"
+
+
+def test_a_member_without_a_name_is_skipped(tmp_path: Path, folder: Path) -> None:
+    """Names end at a NUL byte."""
+    path = write_zip(tmp_path / "a.zip", **{"xy.jpg": b"1", "b.jpg": b"2"})
+    path.write_bytes(path.read_bytes().replace(b"xy.jpg", b"\0y.jpg"))
+    taken, left = unpack(path, folder, everything)
+    assert [one.name for one in taken] == ["b.jpg"]
+    assert [one.error for one in left] == [OUTSIDE]
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".TAR.GZ", ".Zip"])
