@@ -341,7 +341,7 @@ def test_images_too_large_to_copy_name_the_mount_or_go_cold(orch: Orch, faulty: 
     try:
         Image.fromarray(photograph(80, 60)).save(outside / "one.png")
         said = orch(*faulty.command("faulty", outside, tmp_path / "copied")).stderr
-        assert "1 images (0 MB) copied into the spool" in said
+        assert "1 image (0 MB) copied into the spool" in said
         orch.environment["ORCH_SPOOL_COPY_LIMIT"] = "10"
         said = orch(*faulty.command("faulty", outside, tmp_path / "refused"), expect=4).stderr
         assert f"ORCH_DATA={outside} docker compose up -d" in said
