@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from orchestrator.cli import main
 from orchestrator.errors import MachineError
+from orchestrator.system.container_engine import connect
 from orchestrator.workflows.demo.scenes import write_scenes
 
 ROOT = Path(__file__).parents[3]
@@ -42,8 +44,8 @@ def console_commands(page: Path) -> list[str]:
 
 
 @pytest.fixture
-def beside_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a working folder as `make demo` leaves it; no weights or sources are fetched, no engine is used."""
+def beside_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Yield a working folder as `make demo` leaves it; no weights or sources are fetched, no engine is used."""
     write_scenes(tmp_path / "scenes", range(4))
     (tmp_path / "photos").mkdir()
     for scene in (tmp_path / "scenes").glob("*.png"):
@@ -51,13 +53,15 @@ def beside_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.move(tmp_path / "scenes" / "annotations.json", tmp_path / "truth.json")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DOCKER_HOST", "unix:///none.sock")
+    connect.cache_clear()  # of an engine that an earlier test found
     monkeypatch.setenv("GIT_ALLOW_PROTOCOL", "none")
 
     def fetch(url: str, *_: object, **__: object) -> str:
         raise MachineError(f"cannot fetch {url}", why="a test fetches no weights", hint="try again")
 
     monkeypatch.setattr("orchestrator.catalog.weights.fetch", fetch)
-    return tmp_path
+    yield tmp_path
+    connect.cache_clear()
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/settings.md"])

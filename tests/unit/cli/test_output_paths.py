@@ -66,7 +66,7 @@ READ = {
     *("coco-results file", "coco-results --annotations"),
     *("report --image-root", "export --annotations", "plan --machine", "compose --data", "up --data", "convert --ckpt"),
     *("status run", "attach run", "cancel run", "down --spool", "ps --spool", "add path"),
-    *("ls folder", "rerun run", "model --config"),
+    *("ls folder", "rerun run", "compare --masks", "report --masks", "model --config"),
 }
 """Parameters that are paths which a command only reads."""
 CHECKED_IN_THE_COMMAND = {"run --summary", "export --output", "draw --output"}
