@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from orchestrator.catalog.tasks import INSTANCES, get_task
+from orchestrator.catalog.tasks import INSTANCES, TASKS, get_task
 from orchestrator.errors import UsageError
 from orchestrator.system import FieldError
 
@@ -45,7 +45,11 @@ def _is_known_task(name: str) -> str:
         raise ValueError(f"{error.message}{f': {error.why}' if error.why else ''}") from error
 
 
-TaskName = Annotated[str, AfterValidator(_is_known_task)]
+def _list_tasks(schema: dict[str, Any]) -> None:
+    schema["enum"] = list(TASKS)
+
+
+TaskName = Annotated[str, AfterValidator(_is_known_task), Field(json_schema_extra=_list_tasks)]
 
 
 class Spec(BaseModel):

@@ -14,6 +14,7 @@ from orch_runner.shard_rows import make_row
 
 from orchestrator.catalog.tasks import INSTANCES, PROBABILITY, TASKS, Task, get_task, task_of
 from orchestrator.cli import main
+from orchestrator.cli.schema import make_schema
 from orchestrator.dispatch.launcher import job_settings
 from orchestrator.errors import PredictionsError, SpecError, UsageError
 from orchestrator.plan.shards import shard_rules
@@ -51,6 +52,7 @@ def save_as(task: str, path: Path, *, masks: bool = True) -> Path:
 
 def test_a_further_task_is_one_row(toy: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert model_entry(tmp_path / "stack", task=toy.name).spec.task == toy.name
+    assert f'"{toy.name}"' in json.dumps(make_schema("stack.yaml"))
     plan = Case(tmp_path / "case", task=toy.name).plan
     assert plan.predictions_meta()["task"] == toy.name
     settings = job_settings(plan, 1)
