@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from orchestrator.catalog.model_file import MODEL_FILE, ModelFile
     from orchestrator.catalog.scaffold import create_model, create_stack
     from orchestrator.catalog.spec import (
-        MANIPULATION,
         MODEL_NAME_PATTERN,
         SettingValue,
         Spec,
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
         Variant,
         Weights,
     )
+    from orchestrator.catalog.tasks import DETECTION, INSTANCES, Task, get_task, name_tasks_with_pictures, task_of
     from orchestrator.catalog.upstream_code import ensure_sources, source_state, tree_folder
     from orchestrator.catalog.weights import (
         Stored,
@@ -46,7 +46,8 @@ else:
             "loader": "PUBLISHED_RECIPE Catalog ModelEntry StackEntry load_catalog read_model read_stack",
             "model_file": "MODEL_FILE ModelFile",
             "scaffold": "create_model create_stack",
-            "spec": "MANIPULATION MODEL_NAME_PATTERN SettingValue Spec Stack UpstreamSource Variant Weights",
+            "spec": "MODEL_NAME_PATTERN SettingValue Spec Stack UpstreamSource Variant Weights",
+            "tasks": "DETECTION INSTANCES Task get_task name_tasks_with_pictures task_of",
             "upstream_code": "ensure_sources source_state tree_folder",
             "weights": "Stored add_weights ensure_weights known_digests verify_weights weights_folder_of weights_in "
             "weights_state",

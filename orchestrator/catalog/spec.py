@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from orchestrator.catalog.tasks import INSTANCES, TASKS, get_task
+from orchestrator.errors import UsageError
 from orchestrator.system import FieldError
 
 NAME_PATTERN = r"^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*$"
@@ -35,8 +37,19 @@ Capability = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,2}\.[0-9]$")]  
 DriverVersion = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)*$")]
 SettingValue = bool | int | float | str
 
-Task = Literal["instance-segmentation", "manipulation-localization"]
-MANIPULATION: Task = "manipulation-localization"
+
+def _is_known_task(name: str) -> str:
+    try:
+        return get_task(name).name
+    except UsageError as error:
+        raise ValueError(f"{error.message}{f': {error.why}' if error.why else ''}") from error
+
+
+def _list_tasks(schema: dict[str, Any]) -> None:
+    schema["enum"] = list(TASKS)
+
+
+TaskName = Annotated[str, AfterValidator(_is_known_task), Field(json_schema_extra=_list_tasks)]
 
 
 class Spec(BaseModel):
@@ -239,7 +252,7 @@ class ModelDescription(Spec):
     """A model as stack.yaml describes it: weights and settings on top of a stack."""
 
     title: str
-    task: Task = "instance-segmentation"
+    task: TaskName = INSTANCES
     paper: str | None = None
     licence: str
     aliases: tuple[ModelName, ...] = ()

@@ -108,17 +108,29 @@ def _print(result: Equivalence) -> None:
             image.image_file,
             str(image.instances),
             str(image.alone - image.at_floor),
-            f"{max(image.score_difference, image.image_score_difference):.1e}",
+            f"{max(image.score_difference, image.image_score_difference or 0.0):.1e}",
             f"{image.least_iou:.5f}",
             f"{image.attribute_difference:.1e}",
             image.fault or ("yes" if image.is_equal(tolerances) else "no"),
         ]
         for image in result.agreement.images
     ]
-    print_table(["image", "pairs", "unpaired", "scores apart", "least mask IoU", "attributes apart", "equal"], rows)
+    print_table(
+        [
+            "image",
+            "pairs",
+            "unpaired",
+            "scores apart",
+            f"least {result.agreement.overlap_of} IoU",
+            "attributes apart",
+            "equal",
+        ],
+        rows,
+    )
     first, second = result.variants
     verdict = "are equivalent" if result.agreement.is_equal else "are NOT equivalent"
     weights = " (random weights)" if result.random_weights else ""
-    required = f"equal labels, scores within {tolerances.score:g}, mask IoU of at least {tolerances.mask_iou:g}"
+    overlap = f"{result.agreement.overlap_of} IoU of at least {tolerances.mask_iou:g}"
+    required = f"equal labels, scores within {tolerances.score:g}, {overlap}"
     common.say(f"{result.model}: {first} and {second} {verdict}{weights}; required: {required}")
     common.say(f"recorded: {result.record}")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
@@ -56,8 +56,8 @@ MasksOption = Annotated[
     Path | None,
     typer.Option(
         "--masks",
-        help="True masks of manipulated images: a folder, Tp/ and Gt/, or IMDL-BenCo's .json. Default: those of "
-        "the run's images, if they are such a data set.",
+        help="True masks, white where manipulated or of the category: a folder, Tp/ and Gt/, or IMDL-BenCo's .json. "
+        "Default: those of the run's images, if they are such a data set.",
     ),
 ]
 InvertedMasksOption = Annotated[
@@ -97,7 +97,7 @@ def evaluate(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Evaluate predictions: COCO's AP and AR, FashionFail's mAP_w, counts; --masks: manipulated pixels.
+    """Evaluate predictions: COCO's AP and AR, FashionFail's mAP_w, counts; --masks: pixels of binary masks.
 
     Annotations with LVIS's or Fashionpedia's fields: also their rules and figures.
     """
@@ -108,13 +108,11 @@ def evaluate(
         if save_baseline is not None:
             raise UsageError("a baseline needs COCO annotations", hint=f"orch eval {file} --annotations COCO.json …")
         if masks is None and not _has_recorded_masks(file):
-            raise UsageError(
-                "no annotations were given", hint=f"orch eval {file} --annotations COCO.json, or --masks FOLDER"
-            )
+            raise UsageError("no annotations were given", hint=f"orch eval {file} {_name_truth_options(file)}")
         _evaluate_masks(file, masks, protocol, json, strict, inverted_masks)
         return
     if inverted_masks:
-        raise UsageError("--inverted-masks is about true masks of manipulation", why="--annotations was given")
+        raise UsageError("--inverted-masks is about true masks", why="--annotations was given")
     from orchestrator.evaluation import DEFAULT, CountLevel, find_predictions, get_coco_protocol
     from orchestrator.evaluation import evaluate as evaluate_predictions
     from orchestrator.predictions import Predictions
@@ -157,6 +155,15 @@ def disabled_collector() -> Iterator[None]:
             gc.enable()
 
 
+def _name_truth_options(file: Path) -> str:
+    """Return the options that give the predictions a truth, the task's usual one first."""
+    from orchestrator.catalog import task_of
+    from orchestrator.evaluation import find_predictions
+    from orchestrator.predictions import Predictions
+
+    return ", or ".join(task_of(Predictions.load(find_predictions(file)).meta).evaluated_with)
+
+
 def _has_recorded_masks(run: Path) -> bool:
     from orchestrator.evaluation import read_recorded_masks
 
@@ -166,33 +173,44 @@ def _has_recorded_masks(run: Path) -> bool:
 def _evaluate_masks(
     run: Path, masks: Path | None, protocol: str | None, json: bool, strict: bool, is_inverted: bool
 ) -> None:
-    from orchestrator.evaluation import evaluate_masks, get_mask_protocol
+    from orchestrator.catalog import task_of
+    from orchestrator.evaluation import evaluate_masks, find_predictions, get_mask_protocol
+    from orchestrator.predictions import Predictions
 
     result = evaluate_masks(run, masks, strict, is_inverted, get_mask_protocol(protocol))
+    task = task_of(Predictions.load(find_predictions(run)).meta)
     if json:
-        print_json({"run": str(run), "masks": None if masks is None else str(masks), **asdict(result)})
+        figures = [_rename_positives(asdict(part), task.positives_key) for part in (result, *result.data_sets)]
+        given = {"run": str(run), "masks": None if masks is None else str(masks)}
+        print_json({**given, **figures[0], "data_sets": figures[1:]})
         return
+    present, absent = task.describe_images(result.category)
     say(
-        f"{result.images} images, {result.manipulated} of them manipulated; "
+        f"{result.images} images, {result.manipulated} of them {present}; "
         f"image scores are from {result.image_scores_from}"
     )
     if result.protocol is not None:
         say(f"protocol {result.protocol}, on {result.pixels_from}")
-    _say_names(result.missing_images, "annotated images were not predicted; they count as predicted genuine")
-    _say_names(result.failed_images, "images failed; they count as predicted genuine")
+    _say_names(result.missing_images, f"annotated images were not predicted; they count as predicted {absent}")
+    _say_names(result.failed_images, f"images failed; they count as predicted {absent}")
     _say_names(result.unknown_images, "predicted images have no true mask and do not count")
     say_warnings(result.warnings)
-    columns = [_list_mask_figures(part) for part in (result, *result.data_sets)]
+    columns = [_list_mask_figures(part, present) for part in (result, *result.data_sets)]
     title = "localization" if result.protocol is None else f"localization, protocol {result.protocol}"
     rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
     print_table(["", title, *(part.data_set or "" for part in result.data_sets)], rows)
 
 
-def _list_mask_figures(result: Localization) -> dict[str, str]:
+def _rename_positives(figures: dict[str, Any], key: str) -> dict[str, Any]:
+    """Return the figures with the number of images that have the category under the task's own key."""
+    return {key if name == "manipulated" else name: value for name, value in figures.items()}
+
+
+def _list_mask_figures(result: Localization, present: str) -> dict[str, str]:
     """Return counts and figures as text by name."""
     from orchestrator.evaluation import list_mask_figures
 
-    counts = {"images": str(result.images), "manipulated": str(result.manipulated)}
+    counts = {"images": str(result.images), present: str(result.manipulated)}
     return counts | {name: format_share(value) for name, value in list_mask_figures(result).items()}
 
 

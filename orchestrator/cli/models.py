@@ -68,7 +68,7 @@ def show(
         print_json(_as_json(entry))
         return
     spec, defaults = entry.spec, entry.spec.defaults
-    from orchestrator.catalog import MODEL_FILE
+    from orchestrator.catalog import MODEL_FILE, get_task
     from orchestrator.plan import most_detections, score_floor
 
     floor = score_floor(entry, entry.settings(()), None)
@@ -76,7 +76,7 @@ def show(
         ("model", entry.name),
         ("title", spec.title),
         ("aliases", ", ".join(spec.aliases)),
-        ("task", spec.task),
+        ("task", f"{spec.task}: {get_task(spec.task).summary}"),
         ("paper", spec.paper or ""),
         ("licence", spec.licence),
         ("like", entry.architecture if entry.file.name == MODEL_FILE else ""),

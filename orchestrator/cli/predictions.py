@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE|RUN", help="predictions.npz, or a run directory.")]
 SHOWN = 10
-SHOWN_META = ("format", "model", "stack", "variant", "runtime", "device", "score_threshold", "max_detections", "exif",
-              "settings", "build", "orch_version")  # fmt: skip
+SHOWN_META = ("format", "task", "model", "stack", "variant", "runtime", "device", "score_threshold", "max_detections",
+              "exif", "settings", "build", "orch_version")  # fmt: skip
 
 
 def _load(path: Path) -> Predictions:
@@ -54,6 +54,7 @@ def inspect(
         "images": len(predictions),
         "failed": failed,
         "instances": len(predictions.scores),
+        "has_masks": predictions.has_masks,
         "images_without_instances": int((np.diff(predictions.offsets) == 0).sum()) - failed,
         "instances_by_category": by_category,
         "meta": predictions.meta,
@@ -64,6 +65,7 @@ def inspect(
     meta = facts.pop("meta")
     for key, value in {**facts, **{key: meta.get(key) for key in SHOWN_META}}.items():
         text = ", ".join(f"{name} {count}" for name, count in value.items()) if isinstance(value, dict) else value
+        text = {True: "yes", False: "no"}[text] if isinstance(text, bool) else text
         show_line(f"{key.replace('_', ' '):<26}{'none' if text is None else text}")
     for row in np.flatnonzero(predictions.status)[:SHOWN]:
         show_line(f"failed: {predictions.image_file[row]}: {predictions.error[row]}")

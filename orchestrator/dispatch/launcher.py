@@ -119,5 +119,7 @@ def job_settings(plan: Plan, threads: int) -> dict[str, Any]:
         "threads": threads,
         "readers": max(2, threads),
         "attributes": attribute_columns(plan),
-        "image_scores": plan.has_pictures,
+        "image_scores": plan.task.has_image_scores,
+        "masks": plan.task.has_masks,
+        "pixels": plan.task.pixels,
     }

@@ -43,7 +43,8 @@ class ImageAgreement:
     least_iou: float
     attribute_difference: float
     box_difference: float
-    image_score_difference: float
+    image_score_difference: float | None
+    """None where one of the two gives no score of the image."""
     fault: str | None = None
 
     def is_equal(self, tolerances: Tolerances) -> bool:
@@ -51,7 +52,7 @@ class ImageAgreement:
         return (
             self.fault is None
             and self.alone == self.at_floor
-            and max(self.score_difference, self.image_score_difference) <= tolerances.score
+            and max(self.score_difference, self.image_score_difference or 0.0) <= tolerances.score
             and self.least_iou >= tolerances.mask_iou
         )
 
@@ -62,11 +63,13 @@ class ToleranceAgreement:
 
     tolerances: Tolerances
     images: tuple[ImageAgreement, ...]
+    overlap_of: str = "mask"
+    """What `least_iou` is of: "mask", or "box" where the instances have no masks."""
 
     @property
     def is_equal(self) -> bool:
         """Whether all images agree and at least one has something to compare."""
-        has_content = any(image.instances or image.image_score_difference == 0 for image in self.images)
+        has_content = any(image.instances or image.image_score_difference is not None for image in self.images)
         return has_content and all(image.is_equal(self.tolerances) for image in self.images)
 
     def as_json(self) -> dict[str, Any]:
@@ -80,8 +83,9 @@ class ToleranceAgreement:
             "without_partner": sum(image.alone for image in images),
             "at_score_floor": sum(image.at_floor for image in images),
             "score_difference": max((image.score_difference for image in images), default=0.0),
+            "overlap_of": self.overlap_of,
             "least_iou": min((image.least_iou for image in images), default=1.0),
-            **{name: max((getattr(image, name) for image in images), default=0.0) for name in largest},
+            **{name: max((getattr(image, name) or 0.0 for image in images), default=0.0) for name in largest},
             "images": [{**asdict(image), "equal": image.is_equal(self.tolerances)} for image in images],
         }
 
@@ -121,18 +125,25 @@ def compare_within_tolerances(first: Predictions, second: Predictions, tolerance
         raise PredictionsError("the two runs do not have the same images")
     floor = first.meta.get("score_threshold")
     records = zip(first, second, strict=True)
-    return ToleranceAgreement(tolerances, tuple(_compare_records(*pair, floor, tolerances) for pair in records))
+    kind = "box" if first.is_boxes_only or second.is_boxes_only else "mask"
+    images = tuple(_compare_records(*pair, floor, tolerances) for pair in records)
+    return ToleranceAgreement(tolerances, images, kind)
 
 
 def _compare_records(first: Record, second: Record, floor: float | None, tolerances: Tolerances) -> ImageAgreement:
     fault = None
+    scores = np.array([one.get("image_score", np.nan) for one in (first, second)])
     if first["status"] != second["status"]:
         failed = first if first["status"] != STATUS_PREDICTED else second
         fault = f"failed in one of the two: {failed['error']}"
     elif first["image_size"] != second["image_size"]:
         fault = f"of size {first['image_size']} and {second['image_size']}"
+    elif ("masks" in first) != ("masks" in second) and len(first["scores"]) and len(second["scores"]):
+        fault = "only one of the two has masks"
+    elif np.isnan(scores[0]) != np.isnan(scores[1]):
+        fault = "only one of the two has a score of the image"
     if fault is not None:
-        return ImageAgreement(first["image_file"], 0, 0, 0, 0.0, 1.0, 0.0, 0.0, 0.0, fault)
+        return ImageAgreement(first["image_file"], 0, 0, 0, 0.0, 1.0, 0.0, 0.0, None, fault)
     pairs = list(_pair_records(first, second, tolerances))
     left, right = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     alone = np.concatenate([np.delete(first["scores"], left), np.delete(second["scores"], right)])
@@ -147,9 +158,7 @@ def _compare_records(first: Record, second: Record, floor: float | None, toleran
         if "attributes" in first and "attributes" in second
         else 0.0,
         box_difference=_largest_difference(first["boxes"][left], second["boxes"][right]),
-        image_score_difference=_largest_difference(
-            np.array([first.get("image_score", np.nan)]), np.array([second.get("image_score", np.nan)])
-        ),
+        image_score_difference=None if np.isnan(scores).any() else _largest_difference(scores[:1], scores[1:]),
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from orchestrator.catalog import MANIPULATION, ModelEntry, Stored
+from orchestrator.catalog import ModelEntry, Stored, Task, get_task
 from orchestrator.inputs import InputImage, InputSet
 from orchestrator.plan.request import Request
 from orchestrator.predictions import CANVASES, KEEP_CANVAS, PICTURES, MaskFiles
@@ -44,9 +44,14 @@ class Plan:
         return self.inputs.images.bytes_in(shard * self.shard_size, (shard + 1) * self.shard_size)
 
     @property
+    def task(self) -> Task:
+        """Return what the model's task has."""
+        return get_task(self.entry.spec.task)
+
+    @property
     def has_pictures(self) -> bool:
         """Return whether each predicted image has a mask picture."""
-        return self.entry.spec.task == MANIPULATION
+        return self.task.has_pictures
 
     @property
     def mask_files(self) -> tuple[MaskFiles, ...]:

@@ -40,7 +40,15 @@ def shard_rules(plan: Plan) -> ShardRules:
     """Return what each shard of a plan must keep."""
     from orchestrator.predictions import ShardRules
 
-    return ShardRules(plan.digest(), plan.predictions_meta(), attribute_columns(plan), plan.has_pictures, MAX_PIXELS)
+    task = plan.task
+    return ShardRules(
+        plan=plan.digest(),
+        meta=plan.predictions_meta(),
+        attributes=attribute_columns(plan),
+        image_scores=task.has_image_scores,
+        max_pixels=MAX_PIXELS,
+        masks=task.has_masks,
+    )
 
 
 def attribute_columns(plan: Plan) -> int:

@@ -89,7 +89,7 @@ def _convert_records(predictions: Predictions) -> Iterator[dict[str, Any]]:
             "boxes": np.ascontiguousarray(to_native_edges(record["boxes"], native)[:, order]),
             "classes": classes[predictions.rows(i)],
             "scores": record["scores"],
-            "masks": record["masks"],
+            "masks": record.get("masks", []),
         }
         if "attributes" in record:
             converted["attributes"] = record["attributes"]

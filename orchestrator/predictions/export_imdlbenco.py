@@ -30,7 +30,7 @@ LABELS = "pred_label_combined.json"
 def export_imdlbenco(predictions: Predictions, target: Path) -> None:
     """Write to the folder `target` grey pictures of the probability, and image-level probabilities.
 
-    Failed images are skipped. The predictions must be of manipulation localization. UsageError for a folder that is not
+    Failed images are skipped. The predictions must be of a task with mask pictures. UsageError for a folder that is not
     empty; PredictionsError when a run's mask pictures are missing.
     """
     pictures = _find_pictures(predictions)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.catalog import MANIPULATION
+from orchestrator.catalog import name_tasks_with_pictures, task_of
 from orchestrator.errors import PredictionsError, UsageError
 from orchestrator.predictions.export import export_coco, export_fashionfail
 from orchestrator.predictions.export_cvat import export_cvat
@@ -23,7 +23,7 @@ from orchestrator.predictions.schema import PAIRED, STATUS_FAILED
 from orchestrator.system import unknown_name
 
 MASKS = "masks"
-PICTURES = "mask pictures"  # of a run of manipulation localization, beside its predictions
+PICTURES = "mask pictures"  # of a run whose task has them, beside its predictions
 
 
 @dataclass(frozen=True)
@@ -92,17 +92,18 @@ def export_predictions(
 
 def _check_needs(chosen: Format, predictions: Predictions, boxes_only: bool) -> None:
     what = predictions.path or "these predictions"
-    if chosen.needs == PICTURES and predictions.meta.get("task") != MANIPULATION:
+    if chosen.needs == PICTURES and not task_of(predictions.meta).has_pictures:
         raise UsageError(
-            f"the format {chosen.name} is for manipulation localization",
+            f"the format {chosen.name} is for {name_tasks_with_pictures()}",
             why=f"these predictions are {predictions.meta.get('task')}",
             hint="orch export FILE --format coco",
         )
     if boxes_only and chosen.needs:
         raise UsageError(f"the format {chosen.name} cannot be written without masks", hint="leave out --boxes")
-    if chosen.needs == MASKS and not predictions.has_masks:
+    if chosen.needs == MASKS and predictions.is_boxes_only:
         why = f"the format {chosen.name} needs them"
-        raise PredictionsError(f"{what} have no masks", why=why, hint="--format coco")
+        hint = "orch export FILE --format coco"
+        raise PredictionsError(f"{what} have no masks", why=why, hint=hint)
     if predictions.has_masks and MASKS not in chosen.holds and len(predictions.scores):
         raise UsageError(
             f"the format {chosen.name} cannot hold masks",

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.catalog import load_catalog
+from orchestrator.catalog import DETECTION, INSTANCES, load_catalog
 from orchestrator.errors import UsageError
 from orchestrator.predictions import rle
 from orchestrator.predictions.annotations import read_annotations
@@ -76,6 +76,7 @@ def import_coco_results(results: Path, annotations: Path, target: Path, model: s
     arrays["boxes"] = given.boxes(order) if given.has_boxes else _find_boxes(counts, sizes)
     arrays["classes"], arrays["scores"] = category[order].astype(np.int32), scores[order].astype(np.float32)
     meta = _make_meta(results, annotations, model, categories, taxonomy, len(images.files))
+    meta["task"] = INSTANCES if given.has_masks or not len(order) else DETECTION
     arrays["meta"] = np.array(json.dumps(meta, sort_keys=True, separators=(",", ":")))
     with NpzWriter(target, compress=True) as writer:
         for spec in SCHEMA:
@@ -159,7 +160,6 @@ def _make_meta(
         "orch_version": __version__,
         "model": model,
         **dict.fromkeys(("stack", "variant", "runtime"), IMPORTED),
-        "task": "instance-segmentation",
         "categories": [{"id": number, "name": name} for number, name in categories.items()],
         "taxonomy": taxonomy,
         "settings": {},

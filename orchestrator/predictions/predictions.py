@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.catalog import task_of
 from orchestrator.errors import PredictionsError
 from orchestrator.inputs import ImageId, is_image_id
 from orchestrator.predictions import interop, rle
@@ -85,6 +86,11 @@ class Predictions:
     def has_masks(self) -> bool:
         """Whether instances have masks; those of a detector have only boxes."""
         return any(name in self.arrays for name in PAIRED)
+
+    @property
+    def is_boxes_only(self) -> bool:
+        """Whether the model gives no masks: its task has none, or there are instances without."""
+        return not self.has_masks and (len(self.scores) > 0 or not task_of(self.meta).has_masks)
 
     def counts(self, row: int) -> bytes:
         """Return the RLE counts of an instance's mask; PredictionsError without masks."""
@@ -315,8 +321,8 @@ class Predictions:
         return SPECS[name] if name == "meta" or "meta" not in self.arrays else self._specs[name]
 
     def require_masks(self) -> None:
-        """Raise PredictionsError where there are instances without masks."""
-        if not self.has_masks and len(self.scores):
+        """Raise PredictionsError where the model gives no masks."""
+        if self.is_boxes_only:
             raise PredictionsError(
                 f"{self.path or 'these predictions'} have no masks",
                 why=f"{self.meta.get('model', 'the model')} gives boxes only",

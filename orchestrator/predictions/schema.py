@@ -92,7 +92,7 @@ META: Mapping[str, str] = {
     "model": "name of the model",
     "stack": "its stack",
     "variant": "the stack's variant that ran",
-    "task": "instance-segmentation or manipulation-localization",
+    "task": "a name in orchestrator.catalog.tasks.TASKS",
     "categories": "list of {id, name}",
     "settings": "settings of the predictor",
     "score_threshold": "score floor, null if none",

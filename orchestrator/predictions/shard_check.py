@@ -18,7 +18,7 @@ from orchestrator.errors import OrchError
 from orchestrator.predictions.collect import MAX_ERROR_LENGTH
 from orchestrator.predictions.mask_files import MaskFiles
 from orchestrator.predictions.npz import NpzWriter, open_arrays
-from orchestrator.predictions.schema import FORMAT, SCHEMA, SHARD_FORMAT, STATUS_FAILED
+from orchestrator.predictions.schema import FORMAT, PAIRED, SCHEMA, SHARD_FORMAT, STATUS_FAILED
 from orchestrator.predictions.validation import check_arrays
 
 _LAST_CODE_POINT = 0x10FFFF
@@ -59,6 +59,8 @@ class ShardRules:
     image_scores: bool
     """Whether `image_scores` must be there; otherwise it must be absent."""
     max_pixels: int
+    masks: bool = True
+    """Whether instances may have masks."""
 
     @cached_property
     def meta_array(self) -> NDArray[np.str_]:
@@ -68,6 +70,7 @@ class ShardRules:
     def has(self, name: str) -> bool:
         """Return whether shards have an array of the schema."""
         optional = {"attributes": self.attributes > 0, "image_scores": self.image_scores}
+        optional |= dict.fromkeys(PAIRED, self.masks)
         return name not in _NOT_IN_SHARDS and optional.get(name, True)
 
 
@@ -122,7 +125,7 @@ def _check_identity(
     wanted = {spec.name for spec in SCHEMA if rules.has(spec.name) and not (spec.optional and _is_free(spec.name))}
     for name in sorted(wanted - set(arrays)):
         raise ShardFault(f"it has no array {name!r}")
-    for name in ("attributes", "image_scores", "image_id"):
+    for name in ("attributes", "image_scores", "image_id", *PAIRED):
         if name in arrays and not rules.has(name):
             raise ShardFault(f"it has the array {name!r}, which this model does not give")
     for name, array in arrays.items():

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.catalog import task_of
 from orchestrator.errors import OrchError
 from orchestrator.inputs import is_image_id
 from orchestrator.predictions import rle
@@ -264,6 +265,9 @@ class _Content:
     def _check_masks(self) -> None:
         if "masks" not in self.arrays:
             return None
+        task = task_of(self.meta)
+        if not task.has_masks:
+            return self._report("masks", f"the task {task.name} has no masks")
         offsets, data = self.arrays["mask_offsets"], self.arrays["masks"]
         down = offsets[1:] < offsets[:-1]
         self._report_rows("mask_offsets", down, "the next mask starts before this one")

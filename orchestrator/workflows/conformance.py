@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from orchestrator.catalog import ModelEntry, weights_state
@@ -22,7 +23,6 @@ from orchestrator.workflows.run import run_model
 from orchestrator.workflows.selftest import make_random_weights
 
 FEW = 7
-_ARRAYS = ("files", "image_size", "status", "offsets", "boxes", "classes", "scores", "masks", "attributes")
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,15 @@ def _write_photographs(folder: Path) -> Path:
 
 
 def _compare(one: Path, other: Path) -> list[str]:
-    loaded = [Predictions.load(folder / "predictions.npz") for folder in (one, other)]
-    return [name for name in _ARRAYS if not np.array_equal(*(getattr(each, name) for each in loaded))]
+    """Return the arrays that are not equal, or not there in both; `meta` names the runtime."""
+    first, second = (Predictions.load(folder / "predictions.npz").arrays for folder in (one, other))
+    return [name for name in sorted({*first, *second} - {"meta"}) if not _is_equal(first, second, name)]
+
+
+def _is_equal(first: Mapping[str, NDArray[Any]], second: Mapping[str, NDArray[Any]], name: str) -> bool:
+    if name not in first or name not in second:
+        return False
+    return np.array_equal(first[name], second[name], equal_nan=first[name].dtype.kind == "f")
 
 
 def _compare_masks(predictions: Predictions) -> str:

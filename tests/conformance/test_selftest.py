@@ -10,7 +10,7 @@ import pytest
 from tests.conformance.conftest import RUNTIMES, Orch
 
 
-@pytest.mark.parametrize("name", ["garments-tiny", "ppocr-det", "faulty-bright"])
+@pytest.mark.parametrize("name", ["garments-tiny", "ppocr-det", "faulty-bright", "rectangles", "salience"])
 def test_models_whose_weights_are_here_test_themselves_with_them(orch: Orch, name: str) -> None:
     done = orch("selftest", name, "--runtime", "venv")
     assert done.stderr.splitlines()[-1] == "passed"

@@ -174,6 +174,8 @@ class Guest:
             "readers": 2,
             "attributes": 0,
             "image_scores": False,
+            "masks": True,
+            "pixels": None,
             "alive_timeout": 60,
             "part_every": 600,
             "max_file_bytes": 1 << 20,

@@ -9,6 +9,7 @@ from PIL import Image
 from tests.contract.harness import Guest, every_python
 
 TASK = {"name": "levels", "task": "manipulation-localization", "weights": {}}
+PIXELS = {"image_scores": True, "pixels": "probability"}
 
 
 def ramp(low: int, high: int) -> np.ndarray:
@@ -22,7 +23,7 @@ def test_a_picture_and_one_instance(guest: Guest) -> None:
     bright, dark = ramp(0, 255), ramp(0, 100)
     guest.put(0, [guest.save("bright.png", bright), guest.save("dark.png", dark), "gone.png"])
     settings = {"probability": True, "mask_threshold": 0.5}
-    outcome = guest.run(settings, model={**TASK, "settings": settings}, image_scores=True)
+    outcome = guest.run(settings, model={**TASK, "settings": settings}, **PIXELS)
     assert outcome.status == 0
     assert set(outcome.errors) == {"gone.png"}
     for index, pixels in enumerate((bright, dark)):
@@ -42,12 +43,16 @@ def test_a_picture_and_one_instance(guest: Guest) -> None:
 
 @pytest.mark.parametrize(
     ("spoil", "reason"),
-    [("shape", "of shape (4, 10) for an image of (8, 10)"), ("range", "outside [0, 1]"), ("none", "of shape ()")],
+    [
+        ("shape", "of shape (4, 10) for an image of (8, 10)"),
+        ("range", "outside [0, 1]"),
+        ("none", "gave no probability"),
+    ],
 )
 def test_what_is_no_probability_fails_its_image(guest: Guest, spoil: str, reason: str) -> None:
     guest.put(0, [guest.save(f"{spoil}.png", ramp(0, 255)), guest.save("fine.png", ramp(0, 255))])
     settings = {"probability": True}
-    outcome = guest.run(settings, model={**TASK, "settings": settings}, image_scores=True)
+    outcome = guest.run(settings, model={**TASK, "settings": settings}, **PIXELS)
     assert outcome.status == 0
     assert list(outcome.errors) == [f"{spoil}.png"]
     assert reason in outcome.errors[f"{spoil}.png"]
@@ -58,6 +63,6 @@ def test_a_folder_that_cannot_be_written_ends_the_worker(guest: Guest) -> None:
     (guest.root / "out" / "masks").write_text("in the way")
     guest.put(0, [guest.save("a.png", ramp(0, 255))])
     settings = {"probability": True}
-    outcome = guest.run(settings, model={**TASK, "settings": settings}, image_scores=True)
+    outcome = guest.run(settings, model={**TASK, "settings": settings}, **PIXELS)
     assert outcome.status == 5
     assert outcome.events[-2]["category"] == "output"

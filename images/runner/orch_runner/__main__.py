@@ -25,6 +25,8 @@ JOB.json, written by the host before the runner starts and never changed afterwa
     readers           number of decoding threads, and of encoding threads
     attributes        number of attribute columns, 0 for none
     image_scores      true if the task has an image-level score
+    masks             false if instances of the task have no masks: one that comes with a mask is a failure
+    pixels            "probability" if the predictor gives one per pixel instead of instances, else null
     alive_timeout     seconds after the last change of paths.queue/alive until the runner exits
     part_every        seconds between saves of the finished part of the current shard
     max_file_bytes    larger image files are refused
@@ -54,11 +56,11 @@ by the rules of the predictions, and deletes it; it may put the part of a shard 
                       the predictor gave no masks; masks for some images only is a failure of category output.
                       Written under another name, fsynced, renamed.
     masks/NNNNN/IIIIIIII.png
-                      task manipulation-localization: the probability per pixel of image I of shard N as 8-bit grey,
+                      pixels "probability": the probability per pixel of image I of shard N as 8-bit grey,
                       round(255 p); the image's one instance is the pixels above the setting mask_threshold
                       (0.5). Written before the shard
     canvas/NNNNN/IIIIIIII.npy
-                      the same task with the setting keep_canvas: the network's own mask, float32, (rows, columns) that
+                      the same with the setting keep_canvas: the network's own mask, float32, (rows, columns) that
                       the image has on its canvas. Written before the shard
     NNNNN.part.npz    the first images of an unfinished shard: written every part_every seconds and when the
                       runner is stopped. The next runner of the same plan continues from it, in whole batches.

@@ -70,6 +70,8 @@ class RunnerJob:
     readers: int
     attributes: int
     image_scores: bool
+    masks: bool
+    pixels: Optional[str]
     alive_timeout: float
     part_every: float
     max_file_bytes: int
@@ -151,6 +153,8 @@ def _make_job(raw: Dict[str, Any]) -> RunnerJob:
         readers=_check_minimum(raw, "readers", int, 1),
         attributes=_check_minimum(raw, "attributes", int, 0),
         image_scores=bool(raw["image_scores"]),
+        masks=bool(raw["masks"]),
+        pixels=None if raw["pixels"] is None else _check_choice(raw, "pixels", ("probability",)),
         alive_timeout=_check_minimum(raw, "alive_timeout", float, 0.0),
         part_every=_check_minimum(raw, "part_every", float, 0.0),
         max_file_bytes=_check_minimum(raw, "max_file_bytes", int, 1),

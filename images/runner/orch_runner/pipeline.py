@@ -163,7 +163,7 @@ class Pipeline:
         size = _size(image)
         try:
             prediction = self._predictor.finish(raw, image)
-            if self._job.task == probability.TASK:
+            if self._job.pixels == probability.PIXELS:
                 pixels = probability.check_probability(prediction.probability, *size)
                 if prediction.canvas is not None:
                     probability.write_canvas(self._job, shard, ref.index, prediction.canvas)

@@ -66,12 +66,14 @@ Masks = Union[np.ndarray, Sequence[Union[CropMask, Dict[str, Any]]]]
 class Prediction:
     """The instances of one image, in the box order and class numbering that stack.yaml declares.
 
-    A model that gives a probability per pixel (task manipulation-localization) sets `probability`, (H, W) in [0, 1] at
-    the given image's size, and the runner makes the instances; with the setting keep_canvas also `canvas`, (h, w), the
-    network's own mask before it was brought to the image's size, without padding. Otherwise:
+    A model that gives a probability per pixel (tasks binary-segmentation, manipulation-localization) sets
+    `probability`, (H, W) in [0, 1] at the given image's size, and the runner makes the instances; with the setting
+    keep_canvas also `canvas`, (h, w), the network's own mask before it was brought to the image's size, without
+    padding. Otherwise:
     boxes (n, 4) float in pixels of the given image, exclusive right and lower edges; classes (n,) int; scores (n,)
     in [0, 1], any order; masks: (n, H, W) bool, or n CropMask, or n COCO compressed RLE dicts, or None for a
-    model without masks, whose predictions then have none; attributes (n, A) float; image_score in [0, 1].
+    model without masks (task object-detection), whose predictions then have none; attributes (n, A) float; image_score
+    in [0, 1].
     """
 
     boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))

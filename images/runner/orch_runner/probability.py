@@ -14,7 +14,8 @@ from orch_runner.files import open_replacement
 from orch_runner.predictor import CropMask, Prediction
 from orch_runner.shard_file import output_error
 
-TASK = "manipulation-localization"
+PIXELS = "probability"
+"""The value of the job's `pixels` for tasks that give one."""
 THRESHOLD_SETTING = "mask_threshold"
 DEFAULT_THRESHOLD = 0.5
 FOLDER = "masks"
@@ -25,6 +26,8 @@ _COMPRESSION = 1
 
 def check_probability(probability: object, height: int, width: int) -> np.ndarray:
     """Return the probability as (height, width) float32. Raises ValueError for another shape or range."""
+    if probability is None:
+        raise ValueError("the predictor gave no probability; the model's task needs Prediction(probability=...)")
     values = np.asarray(probability, np.float32)
     if values.shape != (height, width):
         raise ValueError(f"the predictor gave a probability of shape {values.shape} for an image of {(height, width)}")

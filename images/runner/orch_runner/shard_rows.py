@@ -46,6 +46,8 @@ def make_row(
 ) -> ShardRow:
     """Return the standard row of a prediction on an image of `size` (height, width). Raises ValueError."""
     height, width = size
+    if prediction.probability is not None and job.pixels is None:
+        raise ValueError(f"the predictor gave a probability per pixel; the task {job.task} has instances instead")
     scores = np.asarray(prediction.scores, np.float32)
     if scores.ndim != 1:
         raise ValueError(f"the predictor gave scores of shape {scores.shape}, expected (n,)")
@@ -61,7 +63,7 @@ def make_row(
         boxes=boxes[order],
         classes=classes[order],
         scores=scores[order],
-        masks=_encode_masks(prediction, count, order, height, width),
+        masks=_encode_masks(job, prediction, count, order, height, width),
         attributes=_check_attributes(prediction, count, order, job.attributes),
         image_score=_check_image_score(prediction, job.image_scores),
         sha256=sha256,
@@ -105,10 +107,12 @@ def _select(scores: np.ndarray, floor: Optional[float], limit: Optional[int]) ->
 
 
 def _encode_masks(
-    prediction: Prediction, count: int, order: np.ndarray, height: int, width: int
+    job: RunnerJob, prediction: Prediction, count: int, order: np.ndarray, height: int, width: int
 ) -> Optional[List[bytes]]:
-    if prediction.masks is None:
+    if prediction.masks is None or (not job.masks and not len(prediction.masks)):
         return None
+    if not job.masks:
+        raise ValueError(f"the predictor gave masks; the task {job.task} has none: give None, or change the task")
     if len(prediction.masks) != count:
         raise ValueError(f"the predictor gave {len(prediction.masks)} masks for {count} scores")
     return encode_masks(prediction.masks, order, height, width)

@@ -51,6 +51,24 @@ def adopt_ids(predictions: Predictions, categories: Mapping[int, str], source: s
     return predictions, warnings
 
 
+def find_unpredictable(
+    predictions: Predictions, categories: Mapping[int, str], unchosen: Mapping[int, str]
+) -> dict[int, str]:
+    """Return those of the annotated `categories` that the model cannot predict, by id.
+
+    `unchosen` are the annotations' other categories. The model predicts the categories of its meta, of these
+    only the ones that its class map has, where that is recorded.
+    """
+    if not predictions.meta.get("categories"):  # files that were not made by orch need not name any
+        return {}
+    native = predictions.meta.get("native")
+    mapped = native.get("class_map") if isinstance(native, dict) else None
+    seen = {int(number) for number in np.unique(predictions.classes)}
+    pairs = _pair(_read_categories(predictions), {**unchosen, **categories})
+    predictable = {target for n, target in pairs.items() if not mapped or n in mapped or n in seen}
+    return {number: name for number, name in categories.items() if number not in predictable}
+
+
 def _compare_names(ours: Mapping[int, str], targets: Mapping[int, int], theirs: Mapping[int, str]) -> list[str]:
     """Return a warning on ids that are paired although their names differ: figures of another taxonomy mean nothing."""
     differing = [

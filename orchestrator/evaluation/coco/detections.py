@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import PredictionsError
-from orchestrator.evaluation.coco.categories import adopt_ids
+from orchestrator.evaluation.coco.categories import adopt_ids, find_unpredictable
 from orchestrator.evaluation.coco.federated import MAX_PER_IMAGE
 from orchestrator.evaluation.coco.ground_truth import Iou, Truth
 from orchestrator.predictions import Predictions, find_images, to_xywh
 
 ALL = slice(None)
+SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class Detections:
 class JoinedDetections:
     """Detections, the annotated files that were not predicted, and the predicted ones not annotated.
 
-    `predicted` (I,) says of the truth's images which have predictions. `warnings` say what is doubtful.
+    `predicted` (I,) says of the truth's images which have predictions. `warnings` say what is doubtful. `unpredictable`
+    are the truth's categories that the model cannot predict, by id.
     """
 
     detections: Detections
@@ -70,6 +72,21 @@ class JoinedDetections:
     missing: tuple[str, ...]
     unknown: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    unpredictable: Mapping[int, str] = field(default_factory=dict)
+
+    def note_unpredictable(self, truth: Truth) -> list[str]:
+        """Return a note on the annotations that count as missed because the model does not have their category."""
+        ids, counts = np.unique(truth.category[~truth.crowd], return_counts=True)
+        missed = dict(zip(ids.tolist(), counts.tolist(), strict=True))
+        names = [f"{name} ({missed[number]})" for number, name in self.unpredictable.items() if number in missed]
+        if not names:
+            return []
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        model = self.detections.predictions.meta.get("model", "the model")
+        return [
+            f"{model} cannot predict {', '.join(names[:SHOWN])}{more}: all annotations of these categories count as "
+            "missed; orch compare --align compares what all models can predict, --categories only those you name"
+        ]
 
 
 def join(predictions: Predictions, truth: Truth) -> JoinedDetections:
@@ -90,6 +107,7 @@ def join(predictions: Predictions, truth: Truth) -> JoinedDetections:
             hint="give the annotations of the images that were predicted",
         )
     _check_sizes(predictions, truth, indices)
+    unpredictable = find_unpredictable(predictions, truth.categories, truth.unchosen_categories)
     predictions, warnings = adopt_ids(predictions, {**truth.unchosen_categories, **truth.categories}, str(truth.path))
     image = np.repeat(indices, np.diff(predictions.offsets))
     category = predictions.classes.astype(np.int64)
@@ -106,6 +124,7 @@ def join(predictions: Predictions, truth: Truth) -> JoinedDetections:
         missing=tuple(truth.files[index] for index in np.flatnonzero(~predicted)),
         unknown=tuple(predictions.files[index] for index in np.flatnonzero(~is_known)),
         warnings=tuple(warnings),
+        unpredictable=unpredictable,
     )
 
 
@@ -144,7 +163,7 @@ def choose_iou(predictions: Sequence[Predictions], iou: Iou | None) -> Iou:
     PredictionsError when masks are asked for and a run has none.
     """
     if iou is None:
-        return "segm" if all(one.has_masks or not len(one.scores) for one in predictions) else "bbox"
+        return "bbox" if any(one.is_boxes_only for one in predictions) else "segm"
     if iou == "segm":
         for one in predictions:
             one.require_masks()

@@ -130,6 +130,7 @@ def evaluate_joined(
             *note_rules(truth.federation, len(truth.categories), predictions, len(joined.detections)),
             *attribute_notes,
             *rules.note(predictions, truth),
+            *joined.note_unpredictable(truth),
         ),
         warnings=(*truth.warnings, *joined.warnings),
         skipped_annotations=truth.skipped,

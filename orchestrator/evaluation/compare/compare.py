@@ -10,7 +10,8 @@ import numpy as np
 
 from orchestrator.errors import UsageError
 from orchestrator.evaluation.agreement import OverlapAgreement, compare_by_overlap
-from orchestrator.evaluation.coco.detections import JoinedDetections, check_predictions, choose_iou, join
+from orchestrator.evaluation.coco.categories import find_unpredictable
+from orchestrator.evaluation.coco.detections import SHOWN, JoinedDetections, check_predictions, choose_iou, join
 from orchestrator.evaluation.coco.engines import AUTO, THRESHOLDS, Curves, compute_curves
 from orchestrator.evaluation.coco.evaluate import CountLevel, choose_truth, evaluate_joined, join_by, refuse_warnings
 from orchestrator.evaluation.coco.ground_truth import Iou, Truth, read_truth
@@ -122,6 +123,7 @@ def compare_opened(
     run has none.
     """
     iou = choose_iou([run.predictions for run in runs], options.iou)
+    notes = [*notes, *_note_boxes(runs, options.iou)]
     options = replace(options, iou=iou)
     if annotations is None:
         for run in runs:
@@ -130,11 +132,22 @@ def compare_opened(
         return Comparison(tuple(runs), options, CONFIDENCE, (), (), tuple(agreements), tuple(notes)), None, []
     rules = get_coco_protocol(options.protocol)
     truth = _read_truth(annotations, iou, options, rules, runs, has_fewer_images)
+    if options.align:
+        truth, left_out = _keep_predictable(truth, runs)
+        notes = [*notes, *left_out]
     judged = [_judge(run, truth, iou, options, rules, with_matches) for run in runs]
     runs = [replace(run, predictions=one.joined.detections.predictions) for run, one in zip(runs, judged, strict=True)]
     intervals = _compare_to_first(judged, truth, options, rules)
     evaluations = tuple(run.evaluation for run in judged)
     return Comparison(tuple(runs), options, CONFIDENCE, evaluations, intervals, (), tuple(notes)), truth, judged
+
+
+def _note_boxes(runs: Sequence[OpenedRun], asked: Iou | None) -> list[str]:
+    """Return a note where boxes are compared by default although some runs have masks."""
+    boxes_only = [run.label for run in runs if run.predictions.is_boxes_only]
+    if asked is not None or len(boxes_only) in (0, len(runs)):
+        return []
+    return [f"compared by boxes: no masks are in {', '.join(boxes_only)}"]
 
 
 def _read_truth(
@@ -149,6 +162,23 @@ def _read_truth(
     truth = read_truth(annotations, iou, [run.predictions for run in runs])
     truth = choose_truth(truth, options.categories, rules, runs[0].predictions)
     return truth.keep_images(join(runs[0].predictions, truth).predicted) if has_fewer_images else truth
+
+
+def _keep_predictable(truth: Truth, runs: Sequence[OpenedRun]) -> tuple[Truth, list[str]]:
+    """Return the truth without annotated categories that some model cannot predict, and a note on these."""
+    annotated = set(np.unique(truth.category).tolist())
+    left_out = {
+        number: name
+        for run in runs
+        for number, name in find_unpredictable(run.predictions, truth.categories, truth.unchosen_categories).items()
+        if number in annotated
+    }
+    if not left_out or len(left_out) == len(truth.categories):
+        return truth, []
+    names = list(left_out.values())
+    shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    note = f"aligned: without the annotated categories that not all models can predict: {shown}"
+    return truth.keep_categories(number for number in truth.categories if number not in left_out), [note]
 
 
 def _judge(

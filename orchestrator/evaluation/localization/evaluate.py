@@ -1,4 +1,4 @@
-"""Manipulation localization: the probability masks of a run against true masks."""
+"""Tasks with a probability per pixel: the mask pictures of a run against true masks."""
 
 from __future__ import annotations
 
@@ -122,6 +122,25 @@ def summarize(
     return found, ResampledMeans([one.measured for one in compared], scores, rules.counts_genuine)
 
 
+def describe_image_scores(predictions: Predictions, positions: NDArray[np.int64]) -> str:
+    """Return where the scores of the predicted images at `positions` are from; -1 is an image not predicted."""
+    used = positions[positions >= 0]
+    used = used[predictions.status[used] == STATUS_PREDICTED]
+    given = predictions.image_scores
+    count = 0 if given is None else int((~np.isnan(given[used])).sum())
+    if not count:
+        return "the highest pixel of each mask"
+    return "the model" if count == len(used) else f"the model for {count} of {len(used)} images, else the highest pixel"
+
+
+def name_category(predictions: Predictions) -> str:
+    """Return the name of the category that the probability is of: the first that the model predicts."""
+    names = predictions.category_names
+    native = predictions.meta.get("native")
+    mapped = (native.get("class_map") if isinstance(native, dict) else None) or list(names)
+    return names.get(mapped[0], str(mapped[0])) if mapped else "the category"
+
+
 @dataclass(frozen=True)
 class ComparedImage:
     """An image with its true mask, its index in the predictions (-1: not predicted), and how mask and truth compare."""
@@ -178,6 +197,7 @@ class _Summary:
             missing_images=tuple(one.truth.image for one in compared if one.index < 0),
             unknown_images=(),
             failed_images=tuple(self.predictions.files[n] for n in sorted(failed)),
+            category=name_category(self.predictions),
         )
 
     def score_images(self, compared: Sequence[ComparedImage]) -> tuple[NDArray[np.float64] | None, str]:
@@ -195,7 +215,7 @@ class _Summary:
         if self.rules.needs_image_scores and np.isnan(own[is_predicted]).any():
             return None, "the model, which gave none for some images or all"
         scores = np.where(np.isnan(own), highest, own)
-        return scores, "the highest pixel of each mask" if given is None else "the model"
+        return scores, describe_image_scores(self.predictions, indices)
 
 
 class _OtherSize(PredictionsError):

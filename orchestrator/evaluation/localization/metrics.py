@@ -50,6 +50,8 @@ class Localization:
     that of the images' probabilities. `warnings` say what of the true masks is doubtful; `skipped_masks` names the
     images that do not count, as their true masks cannot be used, and why. `data_sets` has the figures of each data set
     of a list with names.
+    `category` is what the model looks for: with another one than manipulation, its images and pixels are meant wherever
+    "manipulated" is said here.
     """
 
     protocol: str | None
@@ -71,6 +73,7 @@ class Localization:
     warnings: tuple[str, ...] = ()
     skipped_masks: tuple[str, ...] = ()
     data_sets: tuple[Localization, ...] = ()
+    category: str = "manipulated"
 
 
 def list_mask_figures(result: Localization) -> dict[str, float | None]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from orchestrator.catalog import name_tasks_with_pictures
 from orchestrator.errors import PredictionsError, UsageError
 from orchestrator.evaluation.localization.protocol import MaskProtocol
 from orchestrator.paths import RunPaths
@@ -44,7 +45,9 @@ def open_pixels(
     """Choose how the pixels of a run are read. UsageError for a run without masks."""
     masks, canvases = RunPaths(run).masks, RunPaths(run).canvases
     if not run.is_dir() or not masks.is_dir():
-        raise UsageError(f"{run} has no folder masks", why="only runs of models that localize manipulation have one")
+        raise UsageError(
+            f"{run} has no folder masks", why=f"only runs of these tasks have one: {name_tasks_with_pictures()}"
+        )
 
     def read_mask(file: str, size: Size) -> Levels:
         levels = read_picture(_find(PICTURES.in_run(run, file), file, "mask"))

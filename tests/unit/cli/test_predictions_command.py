@@ -28,6 +28,7 @@ def test_inspect_counts_what_is_in_a_file(file: Path, capsys: Captured) -> None:
         "images": 4,
         "failed": 1,
         "instances": 6,
+        "has_masks": True,
         "images_without_instances": 0,
         "instances_by_category": {"shirt": 2, "hat": 2, "bag": 2},
         "meta": META,

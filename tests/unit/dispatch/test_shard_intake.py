@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orchestrator.catalog.spec import MANIPULATION
+from orchestrator.catalog.tasks import MANIPULATION
 from orchestrator.dispatch import shard_intake
 from orchestrator.dispatch.local import take_leftovers
 from orchestrator.dispatch.shard_intake import ShardIntake, remove_job_folders

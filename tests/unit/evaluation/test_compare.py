@@ -129,7 +129,11 @@ def test_fewer_categories_of_one_taxonomy_are_aligned(tmp_path: Path) -> None:
     with pytest.raises(PredictionsError, match="taxonomy"):
         compare_runs([good, worse], truth, QUICK)
     result = compare_runs([good, worse], truth, CompareOptions(align=True, resamples=0))
-    assert result.notes == ("aligned: only the 2 categories all runs have",)
+    assert result.notes == (
+        "aligned: only the 2 categories all runs have",
+        "aligned: without the annotated categories that not all models can predict: bag",
+    )
+    assert [category.name for category in result.evaluations[0].per_category] == ["shirt", "hat", "shoe"]
     assert set(result.runs[0].predictions.classes.tolist()) == {0, 3}
 
 

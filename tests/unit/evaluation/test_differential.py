@@ -47,7 +47,7 @@ def test_everything_equals_pycocotools(path: Path, iou: Iou) -> None:
 
 def check_figures(predictions: Predictions, path: Path, iou: Iou, engine: str, expected: COCOeval) -> None:
     found = evaluate(predictions, path, iou, engine=engine)
-    assert (found.engine, found.notes) == (engine, ())
+    assert (found.engine, [note for note in found.notes if "cannot predict" not in note]) == (engine, [])
     figures = [getattr(found, name) for name in FIGURES]
     assert [-1 if figure is None else figure for figure in figures] == pytest.approx(list(expected.stats), abs=1e-12)
     tp = fp = 0

@@ -35,6 +35,8 @@ def make_job(folder: Path, settings: dict[str, Any] | None = None, **changes: An
         "readers": 2,
         "attributes": 0,
         "image_scores": False,
+        "masks": True,
+        "pixels": None,
         "alive_timeout": 60,
         "part_every": 600,
         "paths": {**{name: str(folder / name) for name in FOLDERS}, "sources": {}},

@@ -187,7 +187,7 @@ def test_an_old_numpy_reads_the_pickle(tmp_path: Path) -> None:
 
 
 def test_imdlbenco_is_for_manipulation_localization_in_its_run_directory(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is for manipulation localization"):
+    with pytest.raises(UsageError, match="is for binary-segmentation, manipulation-localization"):
         export_predictions(predictions_with(tmp_path), "imdlbenco", tmp_path / "out")
     forged = predictions_with(tmp_path, task="manipulation-localization")
     with pytest.raises(UsageError, match="cannot use annotations"):

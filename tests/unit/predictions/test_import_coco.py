@@ -72,6 +72,7 @@ def test_an_export_comes_back(tmp_path: Path, masks: bool) -> None:
     for name in (*kept, *(("masks", "mask_offsets") if masks else ())):
         np.testing.assert_array_equal(theirs.arrays[name], ours.arrays[name])
     assert theirs.has_masks == masks
+    assert theirs.meta["task"] == ("instance-segmentation" if masks else "object-detection")
     assert not theirs.status.any()
     export_predictions(theirs, "coco", tmp_path / "again.json")
     assert json.loads((tmp_path / "again.json").read_text()) == results

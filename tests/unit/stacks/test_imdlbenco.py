@@ -20,7 +20,7 @@ from orch_runner.contract import Fatal
 from orch_runner.predictor import Model
 
 from orchestrator.catalog.loader import load_catalog
-from orchestrator.catalog.spec import MANIPULATION
+from orchestrator.catalog.tasks import MANIPULATION
 from orchestrator.evaluation.localization import pixels
 
 STACK = Path(__file__).resolve().parents[3] / "images" / "imdlbenco"

@@ -16,6 +16,7 @@ from orchestrator.system.display import SilentDisplay
 from orchestrator.workflows import conformance
 from orchestrator.workflows.conformance import Check, check_models
 from orchestrator.workflows.difficult_images import SIZES, UNREADABLE
+from tests.unit.predictions.predictions_samples import sample_arrays, save
 from tests.unit.stack_samples import model_entry
 
 
@@ -26,8 +27,7 @@ class Faked:
         self.sizes = {**SIZES, **dict.fromkeys(UNREADABLE, (0, 0))}
         self.files = [*SIZES, *UNREADABLE]
         self.has_masks, self.boxes, self.problems = True, np.array([[1.0, 1, 4, 4]]), list[str]()
-        self.masks = self.attributes = None
-        self.classes = self.scores = self.offsets = self.status = self.image_size = np.zeros(1)
+        self.arrays = {"scores": np.zeros(1)}
         self.pixels = np.pad(np.ones((3, 3), bool), ((1, 2), (1, 2)))
         self.reasons = dict.fromkeys(UNREADABLE, "cannot be read")
         vars(self).update(changes)
@@ -113,3 +113,16 @@ def test_runtimes_that_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     )
     assert "scores of" in problems(check(tmp_path, monkeypatch, faked))["equal arrays on every runtime"]
     assert replace(Check("m", "r", "w", None), problem="p").as_json()["problem"] == "p"
+
+
+def test_arrays_of_a_detector_are_compared_without_masks(tmp_path: Path) -> None:
+    """NaN equals NaN in scores of images; an array that only one has is a difference."""
+    arrays = {**sample_arrays(), "image_scores": np.array([0.1, np.nan, np.nan, 0.4], np.float32)}
+    boxes = {name: array for name, array in arrays.items() if name not in ("masks", "mask_offsets")}
+    moved = {**boxes, "boxes": boxes["boxes"] + 1}
+    for name, one in (("masks", arrays), ("boxes", boxes), ("same", boxes), ("moved", moved)):
+        (tmp_path / name).mkdir()
+        save(one, tmp_path / name / "predictions.npz")
+    assert conformance._compare(tmp_path / "boxes", tmp_path / "same") == []
+    assert conformance._compare(tmp_path / "boxes", tmp_path / "moved") == ["boxes"]
+    assert conformance._compare(tmp_path / "boxes", tmp_path / "masks") == ["mask_offsets", "masks"]
