@@ -12,9 +12,7 @@ from orchestrator.errors import PredictionsError
 
 MAX_GROUPS = 7  # characters per number: 35 bits, enough for any difference of two 32-bit runs
 MAX_PIXELS = (1 << 32) - 1  # pycocotools counts pixels in 32 bits
-# Bytes of masks checked at a time, so that intermediate arrays stay in the CPU's cache (measured: 1 << 15 to 1 << 16
-# take a third of the time of 1 << 19).
-CHUNK = 1 << 16
+CHUNK = 1 << 18  # bytes of masks checked at a time, so that intermediate arrays stay in the CPU's cache (measured)
 
 
 def find_faults(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -88,19 +86,59 @@ def check_many(data: NDArray[np.uint8], offsets: NDArray[np.int64], sizes: NDArr
 def _are_all_sound(
     data: NDArray[np.uint8], offsets: NDArray[np.int64], sizes: NDArray[Any], pixels: NDArray[np.int64]
 ) -> bool:
-    """Say whether every mask is sound, which they usually are, in half the time of `_find_sound`."""
+    """Say whether every mask is certainly sound, which they usually are, in a third of the time of `_find_sound`.
+
+    False also where 32 bits do not tell.
+    """
     if not len(data) or (offsets[1:] == offsets[:-1]).any() or int(sizes.min()) < 0 or int(pixels.max()) > MAX_PIXELS:
         return False
-    if int(data.min()) < 48 or int(data.max()) > 111 or ((data[offsets[1:] - 1] - 48) & 0x20).any():
+    code = data - np.uint8(48)
+    is_last = code < 32
+    if int(code.max()) > 63 or not is_last[offsets[1:] - 1].all():
         return False
-    last = np.flatnonzero((data - np.uint8(48)) & 0x20 == 0)
-    if int(np.diff(last, prepend=-1).max()) > MAX_GROUPS:
+    value = _read_short_numbers(code, is_last)
+    if value is None:
         return False
-    runs, run_offsets = _runs(data, offsets)
-    # Bounding each run first keeps the sums below from overflowing.
-    if int(runs.min()) < 0 or int(runs.max()) > MAX_PIXELS:
-        return False
-    return bool((np.add.reduceat(runs, run_offsets[:-1]) == pixels).all())
+    count = np.add.reduceat(is_last, offsets[:-1], dtype=np.int64)
+    stop = np.cumsum(count)
+    first = stop - count
+    runs = _sum_differences(value, first, stop)
+    # A difference is below 2^29, so the first run outside of [0, 2^31) is negative here and no later one can hide it.
+    # None of them negative and their sum the image's pixels: then none is too large.
+    return bool(runs.min() >= 0 and (np.add.reduceat(runs, first, dtype=np.int64) == pixels).all())
+
+
+def _read_short_numbers(code: NDArray[np.uint8], is_last: NDArray[np.bool_]) -> NDArray[np.int32] | None:
+    """Return the numbers that end where `is_last` says; None if one has MAX_GROUPS characters or more.
+
+    Nearly all numbers have one character. The others are completed from their last character to their first.
+    """
+    continues = np.zeros_like(code)  # 64 where a character belongs to the same number as the one before it
+    np.left_shift(~is_last[:-1], 6, out=continues[1:], dtype=np.uint8)
+    final = (code | continues)[is_last]
+    value = ((final & 31) ^ np.uint8(16)).astype(np.int32) - 16  # 5 bits, the highest of which is the sign
+    number, place = np.flatnonzero(final > 63), np.flatnonzero(is_last & (continues > 0))
+    for _ in range(MAX_GROUPS - 2):
+        place = place - 1
+        value[number] = value[number] * 32 + (code[place] & 31)
+        is_longer = continues[place] > 0
+        number, place = number[is_longer], place[is_longer]
+    return None if len(number) else value
+
+
+def _sum_differences(value: NDArray[np.int32], first: NDArray[np.int64], stop: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Return the runs, modulo 2^32, of masks whose numbers are value[first:stop]; `value` is changed."""
+    heads = value[first]
+    value[first] = 0  # a mask's third number is no difference to its first
+    runs = np.empty_like(value)
+    for parity in (0, 1):  # of the place in `value`: every other number of a mask has the same
+        sums = value[parity::2].copy()
+        np.cumsum(sums, dtype=np.int32, out=sums)
+        start, end = (first + 1 - parity) // 2, (stop + 1 - parity) // 2
+        before = np.concatenate((np.zeros(1, np.int32), sums))[start]
+        runs[parity::2] = sums - np.repeat(before, end - start)
+    runs[first] = heads
+    return runs
 
 
 def _find_sound(
