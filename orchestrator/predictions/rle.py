@@ -22,15 +22,17 @@ def find_faults(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArray[
     """
     bad = (data < 48) | (data > 111)
     last = (data - 48) & 0x20 == 0
+    ending = offsets[1:][np.diff(offsets) > 0] - 1
+    fault = np.zeros(len(offsets) - 1, np.bool_)
+    fault[np.diff(offsets) > 0] = ~last[ending]
+    last[ending] = True  # so that an unfinished number does not continue in the next mask
     # A number is too long if MAX_GROUPS characters in a row all announce another one.
     ends = np.cumsum(last, dtype=np.int64)
     if len(data) >= MAX_GROUPS:
         before = np.concatenate((np.zeros(1, np.int64), ends[:-MAX_GROUPS]))
         bad[MAX_GROUPS - 1 :] |= ends[MAX_GROUPS - 1 :] == before
     counted = np.concatenate((np.zeros(1, np.int64), np.cumsum(bad, dtype=np.int64)))
-    fault: NDArray[np.bool_] = counted[offsets[1:]] != counted[offsets[:-1]]
-    filled = np.diff(offsets) > 0
-    fault[filled] |= ~last[offsets[1:][filled] - 1]
+    fault |= counted[offsets[1:]] != counted[offsets[:-1]]
     return fault
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 from unittest.mock import patch
 
@@ -193,7 +194,7 @@ def test_check_many_agrees_with_check_after_one_character_changed(many: list[lis
     text = bytearray(b"".join(counts for counts, _ in coded))
     offsets = np.cumsum([0, *(len(counts) for counts, _ in coded)], dtype=np.int64)
     text[data.draw(st.integers(0, len(text) - 1))] = data.draw(st.integers(40, 120))
-    cut = [bytes(text[start:stop]) for start, stop in zip(offsets[:-1], offsets[1:], strict=True)]
+    cut = [bytes(text[start:stop]) for start, stop in pairwise(offsets.tolist())]
     sizes = [size for _, size in coded]
     found = rle.check_many(np.frombuffer(bytes(text), np.uint8), offsets, np.array(sizes))
     assert found.tolist() == check_each(cut, sizes)
@@ -209,6 +210,13 @@ def test_a_malformed_mask_among_many_is_the_one_reported() -> None:
     data = np.frombuffer(b"4" + b"\x00" + b"22", np.uint8)
     offsets = np.array([0, 1, 2, 4], np.int64)
     assert rle.check_many(data, offsets, np.full((3, 2), 2)).tolist() == [True, False, True]
+
+
+def test_a_mask_that_is_cut_off_does_not_spoil_the_next() -> None:
+    many = [b"oooo", b"PPP1", b"4"]
+    offsets = np.cumsum([0, *map(len, many)], dtype=np.int64)
+    data = np.frombuffer(b"".join(many), np.uint8)
+    assert rle.find_faults(data, offsets).tolist() == [True, False, False]
 
 
 def test_an_empty_mask_has_an_empty_box() -> None:
