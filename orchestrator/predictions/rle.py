@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -163,13 +164,21 @@ def _find_sound(
     return good
 
 
-def check_all(data: NDArray[np.uint8], offsets: NDArray[np.int64], sizes: NDArray[Any]) -> NDArray[np.bool_]:
-    """Check any number of masks as `check_many` does, CHUNK bytes at a time."""
+def check_all(
+    take: Callable[[int], NDArray[np.uint8]], offsets: NDArray[np.int64], sizes: NDArray[Any]
+) -> NDArray[np.bool_]:
+    """Check any number of masks as `check_many` does, CHUNK bytes at a time. `take` returns as many bytes, the next."""
     good = np.zeros(len(sizes), np.bool_)
     for rows in _split(offsets, CHUNK):
         part = offsets[rows.start : rows.stop + 1]
-        good[rows] = check_many(data[part[0] : part[-1]], part - part[0], sizes[rows])
+        good[rows] = check_many(take(int(part[-1] - part[0])), part - part[0], sizes[rows])
     return good
+
+
+def check_counts(counts: Sequence[bytes], sizes: NDArray[Any]) -> NDArray[np.bool_]:
+    """Check masks as `check_many` does, given one by one."""
+    data, offsets = BytesIO(b"".join(counts)), np.cumsum([0, *map(len, counts)], dtype=np.int64)
+    return check_all(lambda count: np.frombuffer(data.read(count), np.uint8), offsets, sizes)
 
 
 def _split(offsets: NDArray[np.int64], nbytes: int) -> Iterator[slice]:
