@@ -51,6 +51,7 @@ class Predictions:
         self.arrays = KeptArrays(arrays)
         self.path = path
         self._kept: dict[str, NDArray[Any]] = {}
+        self._mask_areas: NDArray[np.int64] | None = None
 
     @classmethod
     def load(cls, path: Path | str) -> Predictions:
@@ -103,7 +104,8 @@ class Predictions:
 
         Masks that are not in memory yet are checked piece by piece. With `with_masks` False they are not looked at.
         """
-        return find_problems(self.arrays, limit, with_masks)
+        problems, self._mask_areas = find_problems(self.arrays, limit, with_masks)
+        return problems
 
     def to_coco(self, image_ids: NDArray[Any] | None = None) -> Iterator[dict[str, Any]]:
         """Yield COCO results (bbox as x, y, width, height; counts as str) in the order of the rows.
@@ -265,6 +267,17 @@ class Predictions:
         """(M,) counts back to back; see `counts` and `mask`. PredictionsError where there are no masks."""
         self.require_masks()
         return self._array("masks") if self.has_masks else np.zeros(0, np.uint8)
+
+    @property
+    def mask_areas(self) -> NDArray[np.int64]:
+        """(N,) pixels in each mask, known from `validate` if that was called. PredictionsError where one is broken."""
+        if self._mask_areas is None:
+            sizes = np.repeat(self.image_size, np.diff(self.offsets), axis=0)
+            masks = RowReader(self.arrays.header("masks"), iter((self.masks,)), lambda: self._broken("masks end"))
+            self._mask_areas = rle.measure_all(masks.take, self.mask_offsets, sizes)
+        if len(self._mask_areas) and self._mask_areas.min() < 0:
+            raise self._broken(f"the mask of row {int(np.argmin(self._mask_areas))} is broken")
+        return self._mask_areas
 
     @property
     def attributes(self) -> NDArray[np.float32] | None:

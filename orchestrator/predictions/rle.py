@@ -80,35 +80,35 @@ def _undo_differences(value: NDArray[np.int64], offsets: NDArray[np.int64]) -> N
 
 def check_many(data: NDArray[np.uint8], offsets: NDArray[np.int64], sizes: NDArray[Any]) -> NDArray[np.bool_]:
     """Return which masks are well-formed, without negative runs, and of the size in `sizes` (K,2)."""
-    pixels = sizes[:, 0].astype(np.int64) * sizes[:, 1].astype(np.int64)
-    if _are_all_sound(data, offsets, sizes, pixels):
-        return np.ones(len(sizes), np.bool_)
-    return _find_sound(data, offsets, sizes, pixels)
+    return measure_many(data, offsets, sizes) >= 0
 
 
-def _are_all_sound(
-    data: NDArray[np.uint8], offsets: NDArray[np.int64], sizes: NDArray[Any], pixels: NDArray[np.int64]
-) -> bool:
-    """Say whether every mask is certainly sound, which they usually are, in a third of the time of `_find_sound`.
+def measure_many(data: NDArray[np.uint8], offsets: NDArray[np.int64], sizes: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the pixels in each mask; -1 if it is malformed, has a negative run or is not of its size in `sizes` (K,2).
 
-    False also where 32 bits do not tell.
+    Nearly always all masks are sound, and that is found out in a third of the time that it takes to say which are.
     """
-    if not len(data) or (offsets[1:] == offsets[:-1]).any() or int(sizes.min()) < 0 or int(pixels.max()) > MAX_PIXELS:
-        return False
+    pixels = sizes[:, 0].astype(np.int64) * sizes[:, 1].astype(np.int64)
+    areas = _measure_sound(data, offsets, pixels) if (sizes >= 0).all() and (pixels <= MAX_PIXELS).all() else None
+    return _measure_any(data, offsets, sizes, pixels) if areas is None else areas
+
+
+def _measure_sound(
+    data: NDArray[np.uint8], offsets: NDArray[np.int64], pixels: NDArray[np.int64]
+) -> NDArray[np.int64] | None:
+    """Return the pixels in each mask; None where one is not sound, or where 32 bits do not tell."""
+    if not len(data) or (offsets[1:] == offsets[:-1]).any():
+        return None
     code = data - np.uint8(48)
     is_last = code < 32
     if int(code.max()) > 63 or not is_last[offsets[1:] - 1].all():
-        return False
+        return None
     value = _read_short_numbers(code, is_last)
     if value is None:
-        return False
+        return None
     count = np.add.reduceat(is_last, offsets[:-1], dtype=np.int64)
-    stop = np.cumsum(count)
-    first = stop - count
-    runs = _sum_differences(value, first, stop)
-    # A difference is below 2^29, so the first run outside of [0, 2^31) is negative here and no later one can hide it.
-    # None of them negative and their sum the image's pixels: then none is too large.
-    return bool(runs.min() >= 0 and (np.add.reduceat(runs, first, dtype=np.int64) == pixels).all())
+    sums = _sum_runs(value, np.cumsum(count) - count, count)
+    return sums[1] if sums is not None and (sums.sum(axis=0) == pixels).all() else None
 
 
 def _read_short_numbers(code: NDArray[np.uint8], is_last: NDArray[np.bool_]) -> NDArray[np.int32] | None:
@@ -129,25 +129,33 @@ def _read_short_numbers(code: NDArray[np.uint8], is_last: NDArray[np.bool_]) -> 
     return None if len(number) else value
 
 
-def _sum_differences(value: NDArray[np.int32], first: NDArray[np.int64], stop: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Return the runs, modulo 2^32, of masks whose numbers are value[first:stop]; `value` is changed."""
+def _sum_runs(value: NDArray[np.int32], first: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """Return (2,K) the pixels outside and inside of masks whose numbers are value[first : first + count].
+
+    None if a run is negative or above 2^31. A number is below 2^29, so the first run of a mask that is out of bounds
+    is negative in 32 bits: no later one can hide it. `value` is changed.
+    """
     heads = value[first]
     value[first] = 0  # a mask's third number is no difference to its first
-    runs = np.empty_like(value)
+    lowest = heads.min()
+    sums = np.zeros((2, len(first)), np.int64)
     for parity in (0, 1):  # of the place in `value`: every other number of a mask has the same
-        sums = value[parity::2].copy()
-        np.cumsum(sums, dtype=np.int32, out=sums)
-        start, end = (first + 1 - parity) // 2, (stop + 1 - parity) // 2
-        before = np.concatenate((np.zeros(1, np.int32), sums))[start]
-        runs[parity::2] = sums - np.repeat(before, end - start)
-    runs[first] = heads
-    return runs
+        runs = value[parity::2].copy()
+        np.cumsum(runs, dtype=np.int32, out=runs)
+        start, end = (first + 1 - parity) // 2, (first + count + 1 - parity) // 2
+        before = np.concatenate((np.zeros(1, np.int32), runs))[start]
+        runs -= np.repeat(before, end - start)
+        lowest = min(lowest, runs.min(initial=0))
+        filled = np.flatnonzero(end > start)
+        sums[(first[filled] + parity) % 2, filled] = np.add.reduceat(runs, start[filled], dtype=np.int64)
+    sums[0] += heads
+    return sums if lowest >= 0 else None
 
 
-def _find_sound(
+def _measure_any(
     data: NDArray[np.uint8], offsets: NDArray[np.int64], sizes: NDArray[Any], pixels: NDArray[np.int64]
-) -> NDArray[np.bool_]:
-    """Return which masks are sound, mask by mask."""
+) -> NDArray[np.int64]:
+    """Return the pixels in each mask, -1 for one that is not sound."""
     good = ~find_faults(data, offsets) & (pixels <= MAX_PIXELS) & (sizes >= 0).all(axis=1)
     if not good.all():
         # Rare: parse only the well-formed masks, so that a malformed one cannot change the verdict on others.
@@ -157,28 +165,34 @@ def _find_sound(
     runs, run_offsets = _runs(data, offsets)
     # Bounding each run first keeps the sums below from overflowing.
     wrong = (runs < 0) | (runs > np.repeat(pixels, np.diff(run_offsets)))
-    wrong_before = np.concatenate((np.zeros(1, np.int64), np.cumsum(wrong)))
-    sum_before = np.concatenate((np.zeros(1, np.int64), np.cumsum(np.where(wrong, 0, runs))))
-    good &= wrong_before[run_offsets[1:]] == wrong_before[run_offsets[:-1]]
-    good &= sum_before[run_offsets[1:]] - sum_before[run_offsets[:-1]] == pixels
-    return good
+    is_inside = (np.arange(len(runs)) - np.repeat(run_offsets[:-1], np.diff(run_offsets))) % 2 == 1
+    bounded = np.where(wrong, 0, runs)
+    good &= _sum_each(wrong, run_offsets) == 0
+    good &= _sum_each(bounded, run_offsets) == pixels
+    return np.where(good, _sum_each(np.where(is_inside, bounded, 0), run_offsets), -1)
 
 
-def check_all(
+def _sum_each(values: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+    before = np.concatenate((np.zeros(1, np.int64), np.cumsum(values, dtype=np.int64)))
+    sums: NDArray[np.int64] = before[offsets[1:]] - before[offsets[:-1]]
+    return sums
+
+
+def measure_all(
     take: Callable[[int], NDArray[np.uint8]], offsets: NDArray[np.int64], sizes: NDArray[Any]
-) -> NDArray[np.bool_]:
-    """Check any number of masks as `check_many` does, CHUNK bytes at a time. `take` returns as many bytes, the next."""
-    good = np.zeros(len(sizes), np.bool_)
+) -> NDArray[np.int64]:
+    """Measure any number of masks as `measure_many` does, CHUNK bytes at a time; `take` returns the next bytes."""
+    areas = np.zeros(len(sizes), np.int64)
     for rows in _split(offsets, CHUNK):
         part = offsets[rows.start : rows.stop + 1]
-        good[rows] = check_many(take(int(part[-1] - part[0])), part - part[0], sizes[rows])
-    return good
+        areas[rows] = measure_many(take(int(part[-1] - part[0])), part - part[0], sizes[rows])
+    return areas
 
 
 def check_counts(counts: Sequence[bytes], sizes: NDArray[Any]) -> NDArray[np.bool_]:
     """Check masks as `check_many` does, given one by one."""
     data, offsets = BytesIO(b"".join(counts)), np.cumsum([0, *map(len, counts)], dtype=np.int64)
-    return check_all(lambda count: np.frombuffer(data.read(count), np.uint8), offsets, sizes)
+    return measure_all(lambda count: np.frombuffer(data.read(count), np.uint8), offsets, sizes) >= 0
 
 
 def _split(offsets: NDArray[np.int64], nbytes: int) -> Iterator[slice]:

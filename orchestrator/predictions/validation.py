@@ -32,17 +32,20 @@ MASKS = "masks"  # the one array that is too large to be in memory in any case
 Selection = NDArray[np.bool_]
 
 
-def find_problems(arrays: KeptArrays, limit: int, with_masks: bool = True) -> list[Problem]:
+def find_problems(
+    arrays: KeptArrays, limit: int, with_masks: bool = True
+) -> tuple[list[Problem], NDArray[np.int64] | None]:
     """Return all problems, at most `limit` of each kind; content is checked only when the structure holds.
 
-    Masks are read piece by piece unless they are in memory; with `with_masks` False their content is not checked.
+    Masks are read piece by piece unless they are in memory; with `with_masks` False their content is not checked. If
+    it was, and could be, also return (N,) the pixels in each mask, -1 where it is broken.
     """
     sound: dict[str, NDArray[Any]] = {}
-    specs = specs_of(_read_format(arrays))
-    return (
-        _check_structure(arrays, specs, sound)
-        or _Content(sound, limit, _open_masks(arrays) if with_masks else None).check()
-    )
+    problems = _check_structure(arrays, specs_of(_read_format(arrays)), sound)
+    if problems:
+        return problems, None
+    content = _Content(sound, limit, _open_masks(arrays) if with_masks else None)
+    return content.check(), content.mask_areas
 
 
 def _open_masks(arrays: KeptArrays) -> RowReader | None:
@@ -105,6 +108,7 @@ class _Content:
         self.masks = masks
         self.problems: list[Problem] = []
         self.image_of_row: NDArray[np.int64] | None = None
+        self.mask_areas: NDArray[np.int64] | None = None
         self.meta: dict[str, Any] = {}
 
     def check(self) -> list[Problem]:
@@ -287,11 +291,11 @@ class _Content:
             return None
         sizes = self.arrays["image_size"][self.image_of_row]
         try:
-            is_sound = rle.check_all(self.masks.take, offsets, sizes)
+            self.mask_areas = rle.measure_all(self.masks.take, offsets, sizes)
             self.masks.is_at_end()  # compares the checksum
         except OrchError as error:
             return self._report(MASKS, f"cannot be read: {error.why or error}")
-        self._report_rows(MASKS, ~is_sound, "is not COCO RLE of the image's size")
+        self._report_rows(MASKS, self.mask_areas < 0, "is not COCO RLE of the image's size")
 
 
 def _is_id(text: str) -> bool:

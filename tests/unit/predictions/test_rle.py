@@ -62,6 +62,13 @@ def test_many_masks_at_once_equal_each_alone(many: list[list[int]]) -> None:
     offsets = np.cumsum([0, *(len(counts) for counts, _ in coded)], dtype=np.int64)
     sizes = np.array([size for _, size in coded], np.int32).reshape(-1, 2)
     assert rle.check_many(data, offsets, sizes).all()
+    areas = [sum(runs[1::2]) for runs in many]
+    assert rle.measure_many(data, offsets, sizes).tolist() == areas
+    broken = np.append(data, np.uint8(ord("P")))
+    assert rle.measure_many(broken, np.append(offsets, len(broken)), np.append(sizes, [[1, 1]], axis=0)).tolist() == [
+        *areas,
+        -1,
+    ]
     sizes[:, 0] += 1
     assert not rle.check_many(data, offsets, sizes).any()
 
@@ -183,7 +190,7 @@ def test_sound_masks_are_told_apart_without_the_slow_check(many: list[list[int]]
     coded = [counts_of(runs) for runs in many]
     data = np.frombuffer(b"".join(counts for counts, _ in coded), np.uint8)
     offsets = np.cumsum([0, *(len(counts) for counts, _ in coded)], dtype=np.int64)
-    with patch.object(rle, "_find_sound", side_effect=AssertionError):
+    with patch.object(rle, "_measure_any", side_effect=AssertionError):
         assert rle.check_many(data, offsets, np.array([size for _, size in coded])).all()
 
 
