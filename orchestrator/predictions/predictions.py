@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from orchestrator.errors import PredictionsError
 from orchestrator.inputs import ImageId, is_image_id
 from orchestrator.predictions import interop, rle
+from orchestrator.predictions.coco_results import Rows, iterate_results, read_rows
 from orchestrator.predictions.npz import Arrays, Header, KeptArrays, RowReader, open_arrays
-from orchestrator.predictions.schema import FORMAT, FORMATS, PAIRED, SPECS, ArraySpec, Problem, specs_of, to_xywh
+from orchestrator.predictions.schema import FORMAT, FORMATS, PAIRED, SPECS, ArraySpec, Problem, specs_of
 from orchestrator.predictions.validation import find_problems
 
 if TYPE_CHECKING:
@@ -116,37 +117,14 @@ class Predictions:
         `mask_offsets` says.
         """
         ids = self.image_id if image_ids is None else image_ids
+        return iterate_results(self.read_rows(), ids.tolist(), self.image_size.tolist())
+
+    def read_rows(self) -> Iterator[Rows]:
+        """Yield the instances, some at a time, without keeping them; errors as those of `to_coco`."""
         names = ("boxes", "classes", "scores", *(("mask_offsets", "masks") if self.has_masks else ()))
-        rows = {name: self._reader(name) for name in names}
-        counts = np.diff(self._offsets("offsets", len(self.image_size), rows["scores"].length)).tolist()
-        masks = self._read_counts(rows["mask_offsets"], rows["masks"]) if self.has_masks else None
-        for image_id, size, count in zip(ids.tolist(), self.image_size.tolist(), counts, strict=True):
-            boxes = to_xywh(rows["boxes"].take(count)).tolist()
-            columns = (rows[name].take(count).tolist() for name in ("classes", "scores"))
-            for box, category, score in zip(boxes, *columns, strict=True):
-                result = {"image_id": image_id, "category_id": category, "bbox": box, "score": score}
-                if masks is not None:
-                    result["segmentation"] = {"size": size, "counts": next(masks)}
-                yield result
-        for name, reader in rows.items():
-            if not reader.is_at_end():
-                raise self._broken(f"{name} continues after the last instance")
-
-    def _read_counts(self, offsets: RowReader, masks: RowReader) -> Iterator[str]:
-        """Yield the RLE counts of one instance after another; the first offset is checked at once."""
-        start = int(offsets.take(1)[0])
-        if start != 0:
-            raise self._broken("mask_offsets do not start at 0")
-
-        def read(start: int) -> Iterator[str]:
-            while True:
-                stop = int(offsets.take(1)[0])
-                if stop < start:
-                    raise self._broken("mask_offsets do not ascend")
-                yield masks.take(stop - start).tobytes().decode("latin-1")
-                start = stop
-
-        return read(start)
+        readers = {name: self._reader(name) for name in names}
+        offsets = self._offsets("offsets", len(self.image_size), readers["scores"].length)
+        return read_rows(readers, offsets, self._broken)
 
     def _reader(self, name: str) -> RowReader:
         if name not in self.arrays:
