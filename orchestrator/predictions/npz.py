@@ -9,7 +9,6 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -259,19 +258,9 @@ class KeptArrays(Mapping[str, NDArray[Any]]):
     def chunks(self, name: str, nbytes: int = CHUNK) -> Iterator[NDArray[Any]]:
         """Yield the array in consecutive slices: as a whole if it is in memory, else from the file, without keeping."""
         if isinstance(self._arrays, Arrays) and name not in self._kept:
-            chunks = self._arrays.chunks(name, nbytes)
-            yield from _read_ahead(chunks) if self.header(name).nbytes > nbytes else chunks
+            yield from self._arrays.chunks(name, nbytes)
         else:
             yield self[name]
-
-
-def _read_ahead(chunks: Iterator[NDArray[Any]]) -> Iterator[NDArray[Any]]:
-    """Yield the same, decompressing the next chunk in a thread meanwhile."""
-    with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(next, chunks, None)
-        while (chunk := following.result()) is not None:
-            following = pool.submit(next, chunks, None)
-            yield chunk
 
 
 class RowReader:
