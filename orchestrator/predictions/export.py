@@ -33,7 +33,6 @@ def export_coco(predictions: Predictions, target: Path, annotations: Path | None
     if annotations is not None:
         ids = match_images(predictions, read_annotations(annotations), annotations)
     ids = predictions.image_id if ids is None else ids
-    ids = predictions.image_id if ids is None else ids
     with replace_file(target) as stream:
         try:
             write_results(stream, predictions.read_rows(), ids.tolist(), predictions.image_size.tolist())

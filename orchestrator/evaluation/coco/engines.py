@@ -176,7 +176,14 @@ def _list_images(truth: Truth, images: range) -> list[dict[str, Any]]:
 def _list_annotations(truth: Truth, indices: NDArray[np.int64]) -> list[dict[str, Any]]:
     """Return some annotations. Their ids are from 1: COCOeval understands the id 0 as "matches nothing"."""
     category = truth.index_categories(truth.category[indices])
-    columns = (indices, truth.image[indices], category, truth.boxes[indices], truth.areas[indices], truth.crowd[indices])
+    columns = (
+        indices,
+        truth.image[indices],
+        category,
+        truth.boxes[indices],
+        truth.areas[indices],
+        truth.crowd[indices],
+    )
     annotations: list[dict[str, Any]] = [
         {
             "id": index + 1,
