@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--per-image", type=int, default=100, help="detections per image")
     parser.add_argument("--iou", choices=("bbox", "segm"), nargs="+", default=["bbox", "segm"])
+    parser.add_argument("--alone", action="store_true", help="only orch eval: pycocotools needs 3 kB per detection")
     parser.add_argument("--folder", type=Path, default=None, help="where to write (default: a temporary folder)")
     parser.add_argument("--task", choices=TASKS, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -43,9 +44,9 @@ def main() -> None:
         return
     print(f"{args.images} images, {ANNOTATIONS_PER_IMAGE} annotations and {args.per_image} detections each")
     with tempfile.TemporaryDirectory(dir=args.folder, prefix="bench-evaluate-") as folder:
-        write(Path(folder), args.images, args.per_image)
+        write(Path(folder), args.images, args.per_image, with_results=not args.alone)
         for iou in args.iou:
-            _compare(Path(folder), iou)
+            _tell(Path(folder), iou) if args.alone else _compare(Path(folder), iou)
 
 
 def _compare(folder: Path, iou: str) -> None:
@@ -62,6 +63,12 @@ def _compare(folder: Path, iou: str) -> None:
         quick = reference["evaluate"][place] / engine["evaluate"][place]
         whole = (reference["load"][place] + reference["evaluate"][place]) / command["whole"][place]
         print(f"{unit}: evaluate + accumulate {quick:.1f} times faster, the whole command {whole:.1f} times")
+
+
+def _tell(folder: Path, iou: str) -> None:
+    command = _measured(folder, iou, "command")
+    wall, cpu = command["whole"]
+    print(f"orch eval --iou {iou}: {wall:.2f} s, {cpu:.2f} CPU s, peak {command['peak_mb']:.0f} MB", flush=True)
 
 
 def _pair(seconds: list[float]) -> str:
@@ -146,7 +153,7 @@ def _command(folder: Path, iou: Literal["bbox", "segm"]) -> None:
 TASKS = {"pycocotools": _pycocotools, "engine": _engine, "command": _command}
 
 
-def write(folder: Path, images: int, per_image: int) -> None:
+def write(folder: Path, images: int, per_image: int, with_results: bool = True) -> None:
     """Annotations, predictions.npz and the same predictions as COCO results, from a seeded generator."""
     rng = np.random.default_rng(SEED)
     truth_boxes, truth_classes = _annotations(rng, images)
@@ -154,6 +161,8 @@ def write(folder: Path, images: int, per_image: int) -> None:
     boxes, classes = _detections(rng, truth_boxes, truth_classes, per_image)
     scores = np.sort(rng.beta(1, 3, (images, per_image)).astype(np.float32))[:, ::-1]
     _write_predictions(folder / "predictions.npz", boxes, classes, scores)
+    if not with_results:
+        return
     predictions = Predictions.load(folder / "predictions.npz")
     for iou, key in (("bbox", "segmentation"), ("segm", "bbox")):
         results = [{name: value for name, value in one.items() if name != key} for one in predictions.to_coco()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from orchestrator.errors import PredictionsError
 from orchestrator.predictions.annotations import match_images, read_annotations
+from orchestrator.predictions.coco_results import write_results
 from orchestrator.predictions.npz import NpzWriter
 from orchestrator.predictions.predictions import Predictions
 from orchestrator.predictions.schema import STATUS_PREDICTED, to_native_edges
@@ -32,12 +32,14 @@ def export_coco(predictions: Predictions, target: Path, annotations: Path | None
     ids = None
     if annotations is not None:
         ids = match_images(predictions, read_annotations(annotations), annotations)
+    ids = predictions.image_id if ids is None else ids
     with replace_file(target) as stream:
-        separator = b"[\n"
-        for result in predictions.to_coco(ids):
-            stream.write(separator + _encode(predictions, result))
-            separator = b",\n"
-        stream.write(b"[]\n" if separator == b"[\n" else b"\n]\n")
+        try:
+            write_results(stream, predictions.read_rows(), ids.tolist(), predictions.image_size.tolist())
+        except ValueError as error:
+            what = predictions.path or "FILE"
+            hint = f"orch validate {what}"
+            raise PredictionsError("a box or score is not finite", why=str(error), hint=hint) from error
 
 
 def export_fashionfail(predictions: Predictions, target: Path) -> None:
@@ -54,14 +56,6 @@ def export_fashionfail(predictions: Predictions, target: Path) -> None:
     with NpzWriter(target, compress=True, level=UPSTREAM_LEVEL) as writer, writer.member("data.npy") as stream:
         npy.write_array_header_1_0(stream, {"descr": "|O", "fortran_order": False, "shape": records.shape})
         _PortablePickler(stream, protocol=4).dump(records)
-
-
-def _encode(predictions: Predictions, result: dict[str, Any]) -> bytes:
-    try:
-        return json.dumps(result, separators=(",", ":"), allow_nan=False).encode()
-    except ValueError as error:
-        what = predictions.path or "FILE"
-        raise PredictionsError("a box or score is not finite", why=str(error), hint=f"orch validate {what}") from error
 
 
 class _PortablePickler(pickle.Pickler):

@@ -8,7 +8,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -226,6 +226,71 @@ class Arrays(Mapping[str, NDArray[Any]]):
                     raise ValueError(f"its header announces {header.nbytes} bytes, the file has {present}")
                 self._headers[name] = (header, stream.tell())
             yield stream, self._headers[name][0]
+
+
+class KeptArrays(Mapping[str, NDArray[Any]]):
+    """Arrays of a file, or in memory, each of which is read once and kept."""
+
+    def __init__(self, arrays: Arrays | Mapping[str, NDArray[Any]]) -> None:
+        self._arrays = arrays
+        self._kept: dict[str, NDArray[Any]] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._arrays
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if name not in self._kept:
+            self._kept[name] = self._arrays[name]
+        return self._kept[name]
+
+    def header(self, name: str) -> Header:
+        """Return the header of an array, without reading its data from a file."""
+        if isinstance(self._arrays, Arrays):
+            return self._arrays.header(name)
+        return Header(self[name].shape, self[name].dtype, False)
+
+    def chunks(self, name: str, nbytes: int = CHUNK) -> Iterator[NDArray[Any]]:
+        """Yield the array in consecutive slices: as a whole if it is in memory, else from the file, without keeping."""
+        if isinstance(self._arrays, Arrays) and name not in self._kept:
+            yield from self._arrays.chunks(name, nbytes)
+        else:
+            yield self[name]
+
+
+class RowReader:
+    """An array read from its first row to its last, in portions of any length."""
+
+    def __init__(
+        self, header: Header, chunks: Iterator[NDArray[Any]], too_short: Callable[[], PredictionsError]
+    ) -> None:
+        self.length = header.shape[0]
+        self._chunks = chunks
+        self._too_short = too_short
+        self._kept: NDArray[Any] = np.zeros((0, *header.shape[1:]), header.dtype)
+        self._start = 0
+
+    def take(self, count: int) -> NDArray[Any]:
+        """Return the next `count` rows; PredictionsError when fewer are left."""
+        while len(self._kept) - self._start < count:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                raise self._too_short()
+            left = self._kept[self._start :]
+            self._kept = np.concatenate((left, chunk)) if len(left) else chunk
+            self._start = 0
+        part = self._kept[self._start : self._start + count]
+        self._start += count
+        return part
+
+    def is_at_end(self) -> bool:
+        """Say whether all rows were taken. Reading to the end makes the checksum be compared."""
+        return len(self._kept) == self._start and not any(len(chunk) for chunk in self._chunks)
 
 
 def open_arrays(path: Path) -> Arrays:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,9 @@ from orchestrator.catalog import task_of
 from orchestrator.errors import PredictionsError
 from orchestrator.inputs import ImageId, is_image_id
 from orchestrator.predictions import interop, rle
-from orchestrator.predictions.npz import Arrays, Header, open_arrays
-from orchestrator.predictions.schema import FORMAT, FORMATS, PAIRED, SPECS, ArraySpec, Problem, specs_of, to_xywh
+from orchestrator.predictions.coco_results import Rows, iterate_results, read_rows
+from orchestrator.predictions.npz import Arrays, Header, KeptArrays, RowReader, open_arrays
+from orchestrator.predictions.schema import FORMAT, FORMATS, PAIRED, SPECS, ArraySpec, Problem, specs_of
 from orchestrator.predictions.validation import find_problems
 
 if TYPE_CHECKING:
@@ -49,9 +50,10 @@ class Predictions:
     """
 
     def __init__(self, arrays: Arrays | Mapping[str, NDArray[Any]], path: Path | None = None) -> None:
-        self.arrays = arrays
+        self.arrays = KeptArrays(arrays)
         self.path = path
         self._kept: dict[str, NDArray[Any]] = {}
+        self._mask_areas: NDArray[np.int64] | None = None
 
     @classmethod
     def load(cls, path: Path | str) -> Predictions:
@@ -104,9 +106,13 @@ class Predictions:
         image = int(np.searchsorted(self.offsets, row, side="right")) - 1
         return rle.decode(self.counts(row), self.image_size[image].tolist())
 
-    def validate(self, limit: int = 20) -> list[Problem]:
-        """Return everything in which the file breaks the format, at most `limit` problems of each kind."""
-        return find_problems(self.arrays, limit)
+    def validate(self, limit: int = 20, with_masks: bool = True) -> list[Problem]:
+        """Return everything in which the file breaks the format, at most `limit` problems of each kind.
+
+        Masks that are not in memory yet are checked piece by piece. With `with_masks` False they are not looked at.
+        """
+        problems, self._mask_areas = find_problems(self.arrays, limit, with_masks)
+        return problems
 
     def to_coco(self, image_ids: NDArray[Any] | None = None) -> Iterator[dict[str, Any]]:
         """Yield COCO results (bbox as x, y, width, height; counts as str) in the order of the rows.
@@ -117,50 +123,23 @@ class Predictions:
         `mask_offsets` says.
         """
         ids = self.image_id if image_ids is None else image_ids
+        return iterate_results(self.read_rows(), ids.tolist(), self.image_size.tolist())
+
+    def read_rows(self) -> Iterator[Rows]:
+        """Yield the instances, some at a time, without keeping them; errors as those of `to_coco`."""
         names = ("boxes", "classes", "scores", *(("mask_offsets", "masks") if self.has_masks else ()))
-        rows = {name: self._reader(name) for name in names}
-        counts = np.diff(self._offsets("offsets", len(self.image_size), rows["scores"].length)).tolist()
-        masks = self._read_counts(rows["mask_offsets"], rows["masks"]) if self.has_masks else None
-        for image_id, size, count in zip(ids.tolist(), self.image_size.tolist(), counts, strict=True):
-            boxes = to_xywh(rows["boxes"].take(count)).tolist()
-            columns = (rows[name].take(count).tolist() for name in ("classes", "scores"))
-            for box, category, score in zip(boxes, *columns, strict=True):
-                result = {"image_id": image_id, "category_id": category, "bbox": box, "score": score}
-                if masks is not None:
-                    result["segmentation"] = {"size": size, "counts": next(masks)}
-                yield result
-        for name, reader in rows.items():
-            if not reader.is_at_end():
-                raise self._broken(f"{name} continues after the last instance")
+        readers = {name: self._reader(name) for name in names}
+        offsets = self._offsets("offsets", len(self.image_size), readers["scores"].length)
+        return read_rows(readers, offsets, self._broken)
 
-    def _read_counts(self, offsets: _RowReader, masks: _RowReader) -> Iterator[str]:
-        """Yield the RLE counts of one instance after another; the first offset is checked at once."""
-        start = int(offsets.take(1)[0])
-        if start != 0:
-            raise self._broken("mask_offsets do not start at 0")
-
-        def read(start: int) -> Iterator[str]:
-            while True:
-                stop = int(offsets.take(1)[0])
-                if stop < start:
-                    raise self._broken("mask_offsets do not ascend")
-                yield masks.take(stop - start).tobytes().decode("latin-1")
-                start = stop
-
-        return read(start)
-
-    def _reader(self, name: str) -> _RowReader:
+    def _reader(self, name: str) -> RowReader:
         if name not in self.arrays:
             raise self._broken(f"array {name!r}: it is missing")
-        if isinstance(self.arrays, Arrays):
-            header, chunks = self.arrays.header(name), self.arrays.chunks(name, CHUNK)
-        else:
-            array = self.arrays[name]
-            header, chunks = Header(array.shape, array.dtype, False), iter((array,))
+        header = self.arrays.header(name)
         fault = self._spec(name).find_fault(header)
         if fault:
             raise self._broken(f"array {name!r}: {fault}")
-        return _RowReader(header, chunks, lambda: self._broken(f"{name} ends too early"))
+        return RowReader(header, self.arrays.chunks(name, CHUNK), lambda: self._broken(f"{name} ends too early"))
 
     def to_pandas(self) -> pd.DataFrame:
         """Return a table of instances: image_file, image_id, category, name, score, x1, y1, x2, y2, area.
@@ -274,6 +253,17 @@ class Predictions:
         return self._array("masks") if self.has_masks else np.zeros(0, np.uint8)
 
     @property
+    def mask_areas(self) -> NDArray[np.int64]:
+        """(N,) pixels in each mask, known from `validate` if that was called. PredictionsError where one is broken."""
+        if self._mask_areas is None:
+            sizes = np.repeat(self.image_size, np.diff(self.offsets), axis=0)
+            masks = RowReader(self.arrays.header("masks"), iter((self.masks,)), lambda: self._broken("masks end"))
+            self._mask_areas = rle.measure_all(masks.take, self.mask_offsets, sizes)
+        if len(self._mask_areas) and self._mask_areas.min() < 0:
+            raise self._broken(f"the mask of row {int(np.argmin(self._mask_areas))} is broken")
+        return self._mask_areas
+
+    @property
     def attributes(self) -> NDArray[np.float32] | None:
         """(N,A) or None"""
         return self._array("attributes") if "attributes" in self.arrays else None
@@ -354,32 +344,3 @@ class Predictions:
         what = self.path if self.path is not None else "these predictions"
         hint = f"orch validate {what}"
         return PredictionsError(f"{what} is not a valid predictions file", why=why, hint=hint)
-
-
-class _RowReader:
-    """An array read from its first row to its last, in portions of any length."""
-
-    def __init__(
-        self, header: Header, chunks: Iterator[NDArray[Any]], too_short: Callable[[], PredictionsError]
-    ) -> None:
-        self.length = header.shape[0]
-        self._chunks = chunks
-        self._too_short = too_short
-        self._kept: NDArray[Any] = np.zeros((0, *header.shape[1:]), header.dtype)
-        self._start = 0
-
-    def take(self, count: int) -> NDArray[Any]:
-        """Return the next `count` rows; PredictionsError when fewer are left."""
-        while len(self._kept) - self._start < count:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                raise self._too_short()
-            self._kept = np.concatenate((self._kept[self._start :], chunk))
-            self._start = 0
-        part = self._kept[self._start : self._start + count]
-        self._start += count
-        return part
-
-    def is_at_end(self) -> bool:
-        """Say whether all rows were taken. Reading to the end makes the checksum be compared."""
-        return len(self._kept) == self._start and not any(len(chunk) for chunk in self._chunks)

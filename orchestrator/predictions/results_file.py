@@ -114,8 +114,7 @@ class ResultsFile:
                 fault = f"its segmentation is of size {given.get('size')}, its image of {size}"
                 raise self._refuse(number, fault)
             counts.append(encoded)
-        offsets = np.cumsum([0, *map(len, counts)], dtype=np.int64)
-        is_sound = rle.check_all(np.frombuffer(b"".join(counts), np.uint8), offsets, sizes)
+        is_sound = rle.check_counts(counts, sizes)
         if not is_sound.all():
             first = int(np.argmin(is_sound))
             raise self._refuse(int(order[first]), _explain_fault(counts[first], sizes[first].tolist()))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,7 @@ from orchestrator.errors import PredictionsError
 
 MAX_GROUPS = 7  # characters per number: 35 bits, enough for any difference of two 32-bit runs
 MAX_PIXELS = (1 << 32) - 1  # pycocotools counts pixels in 32 bits
-# Bytes of masks checked at a time, so that intermediate arrays stay in the CPU's cache (measured: 1 << 15 to 1 << 16
-# take a third of the time of 1 << 19).
-CHUNK = 1 << 16
+CHUNK = 1 << 18  # bytes of masks checked at a time, so that intermediate arrays stay in the CPU's cache (measured)
 
 
 def find_faults(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -24,15 +23,17 @@ def find_faults(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArray[
     """
     bad = (data < 48) | (data > 111)
     last = (data - 48) & 0x20 == 0
+    ending = offsets[1:][np.diff(offsets) > 0] - 1
+    fault = np.zeros(len(offsets) - 1, np.bool_)
+    fault[np.diff(offsets) > 0] = ~last[ending]
+    last[ending] = True  # so that an unfinished number does not continue in the next mask
     # A number is too long if MAX_GROUPS characters in a row all announce another one.
     ends = np.cumsum(last, dtype=np.int64)
     if len(data) >= MAX_GROUPS:
         before = np.concatenate((np.zeros(1, np.int64), ends[:-MAX_GROUPS]))
         bad[MAX_GROUPS - 1 :] |= ends[MAX_GROUPS - 1 :] == before
     counted = np.concatenate((np.zeros(1, np.int64), np.cumsum(bad, dtype=np.int64)))
-    fault: NDArray[np.bool_] = counted[offsets[1:]] != counted[offsets[:-1]]
-    filled = np.diff(offsets) > 0
-    fault[filled] |= ~last[offsets[1:][filled] - 1]
+    fault |= counted[offsets[1:]] != counted[offsets[:-1]]
     return fault
 
 
@@ -79,34 +80,82 @@ def _undo_differences(value: NDArray[np.int64], offsets: NDArray[np.int64]) -> N
 
 def check_many(data: NDArray[np.uint8], offsets: NDArray[np.int64], sizes: NDArray[Any]) -> NDArray[np.bool_]:
     """Return which masks are well-formed, without negative runs, and of the size in `sizes` (K,2)."""
+    return measure_many(data, offsets, sizes) >= 0
+
+
+def measure_many(data: NDArray[np.uint8], offsets: NDArray[np.int64], sizes: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the pixels in each mask; -1 if it is malformed, has a negative run or is not of its size in `sizes` (K,2).
+
+    Nearly always all masks are sound, and that is found out in a third of the time that it takes to say which are.
+    """
     pixels = sizes[:, 0].astype(np.int64) * sizes[:, 1].astype(np.int64)
-    if _are_all_sound(data, offsets, sizes, pixels):
-        return np.ones(len(sizes), np.bool_)
-    return _find_sound(data, offsets, sizes, pixels)
+    areas = _measure_sound(data, offsets, pixels) if (sizes >= 0).all() and (pixels <= MAX_PIXELS).all() else None
+    return _measure_any(data, offsets, sizes, pixels) if areas is None else areas
 
 
-def _are_all_sound(
+def _measure_sound(
+    data: NDArray[np.uint8], offsets: NDArray[np.int64], pixels: NDArray[np.int64]
+) -> NDArray[np.int64] | None:
+    """Return the pixels in each mask; None where one is not sound, or where 32 bits do not tell."""
+    if not len(data) or (offsets[1:] == offsets[:-1]).any():
+        return None
+    code = data - np.uint8(48)
+    is_last = code < 32
+    if int(code.max()) > 63 or not is_last[offsets[1:] - 1].all():
+        return None
+    value = _read_short_numbers(code, is_last)
+    if value is None:
+        return None
+    count = np.add.reduceat(is_last, offsets[:-1], dtype=np.int64)
+    sums = _sum_runs(value, np.cumsum(count) - count, count)
+    return sums[1] if sums is not None and (sums.sum(axis=0) == pixels).all() else None
+
+
+def _read_short_numbers(code: NDArray[np.uint8], is_last: NDArray[np.bool_]) -> NDArray[np.int32] | None:
+    """Return the numbers that end where `is_last` says; None if one has MAX_GROUPS characters or more.
+
+    Nearly all numbers have one character. The others are completed from their last character to their first.
+    """
+    continues = np.zeros_like(code)  # 64 where a character belongs to the same number as the one before it
+    np.left_shift(~is_last[:-1], 6, out=continues[1:], dtype=np.uint8)
+    final = (code | continues)[is_last]
+    value = ((final & 31) ^ np.uint8(16)).astype(np.int32) - 16  # 5 bits, the highest of which is the sign
+    number, place = np.flatnonzero(final > 63), np.flatnonzero(is_last & (continues > 0))
+    for _ in range(MAX_GROUPS - 2):
+        place = place - 1
+        value[number] = value[number] * 32 + (code[place] & 31)
+        is_longer = continues[place] > 0
+        number, place = number[is_longer], place[is_longer]
+    return None if len(number) else value
+
+
+def _sum_runs(value: NDArray[np.int32], first: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """Return (2,K) the pixels outside and inside of masks whose numbers are value[first : first + count].
+
+    None if a run is negative or above 2^31. A number is below 2^29, so the first run of a mask that is out of bounds
+    is negative in 32 bits: no later one can hide it. `value` is changed.
+    """
+    heads = value[first]
+    value[first] = 0  # a mask's third number is no difference to its first
+    lowest = heads.min()
+    sums = np.zeros((2, len(first)), np.int64)
+    for parity in (0, 1):  # of the place in `value`: every other number of a mask has the same
+        runs = value[parity::2].copy()
+        np.cumsum(runs, dtype=np.int32, out=runs)
+        start, end = (first + 1 - parity) // 2, (first + count + 1 - parity) // 2
+        before = np.concatenate((np.zeros(1, np.int32), runs))[start]
+        runs -= np.repeat(before, end - start)
+        lowest = min(lowest, runs.min(initial=0))
+        filled = np.flatnonzero(end > start)
+        sums[(first[filled] + parity) % 2, filled] = np.add.reduceat(runs, start[filled], dtype=np.int64)
+    sums[0] += heads
+    return sums if lowest >= 0 else None
+
+
+def _measure_any(
     data: NDArray[np.uint8], offsets: NDArray[np.int64], sizes: NDArray[Any], pixels: NDArray[np.int64]
-) -> bool:
-    """Say whether every mask is sound, which they usually are, in half the time of `_find_sound`."""
-    if not len(data) or (offsets[1:] == offsets[:-1]).any() or int(sizes.min()) < 0 or int(pixels.max()) > MAX_PIXELS:
-        return False
-    if int(data.min()) < 48 or int(data.max()) > 111 or ((data[offsets[1:] - 1] - 48) & 0x20).any():
-        return False
-    last = np.flatnonzero((data - np.uint8(48)) & 0x20 == 0)
-    if int(np.diff(last, prepend=-1).max()) > MAX_GROUPS:
-        return False
-    runs, run_offsets = _runs(data, offsets)
-    # Bounding each run first keeps the sums below from overflowing.
-    if int(runs.min()) < 0 or int(runs.max()) > MAX_PIXELS:
-        return False
-    return bool((np.add.reduceat(runs, run_offsets[:-1]) == pixels).all())
-
-
-def _find_sound(
-    data: NDArray[np.uint8], offsets: NDArray[np.int64], sizes: NDArray[Any], pixels: NDArray[np.int64]
-) -> NDArray[np.bool_]:
-    """Return which masks are sound, mask by mask."""
+) -> NDArray[np.int64]:
+    """Return the pixels in each mask, -1 for one that is not sound."""
     good = ~find_faults(data, offsets) & (pixels <= MAX_PIXELS) & (sizes >= 0).all(axis=1)
     if not good.all():
         # Rare: parse only the well-formed masks, so that a malformed one cannot change the verdict on others.
@@ -116,20 +165,34 @@ def _find_sound(
     runs, run_offsets = _runs(data, offsets)
     # Bounding each run first keeps the sums below from overflowing.
     wrong = (runs < 0) | (runs > np.repeat(pixels, np.diff(run_offsets)))
-    wrong_before = np.concatenate((np.zeros(1, np.int64), np.cumsum(wrong)))
-    sum_before = np.concatenate((np.zeros(1, np.int64), np.cumsum(np.where(wrong, 0, runs))))
-    good &= wrong_before[run_offsets[1:]] == wrong_before[run_offsets[:-1]]
-    good &= sum_before[run_offsets[1:]] - sum_before[run_offsets[:-1]] == pixels
-    return good
+    is_inside = (np.arange(len(runs)) - np.repeat(run_offsets[:-1], np.diff(run_offsets))) % 2 == 1
+    bounded = np.where(wrong, 0, runs)
+    good &= _sum_each(wrong, run_offsets) == 0
+    good &= _sum_each(bounded, run_offsets) == pixels
+    return np.where(good, _sum_each(np.where(is_inside, bounded, 0), run_offsets), -1)
 
 
-def check_all(data: NDArray[np.uint8], offsets: NDArray[np.int64], sizes: NDArray[Any]) -> NDArray[np.bool_]:
-    """Check any number of masks as `check_many` does, CHUNK bytes at a time."""
-    good = np.zeros(len(sizes), np.bool_)
+def _sum_each(values: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+    before = np.concatenate((np.zeros(1, np.int64), np.cumsum(values, dtype=np.int64)))
+    sums: NDArray[np.int64] = before[offsets[1:]] - before[offsets[:-1]]
+    return sums
+
+
+def measure_all(
+    take: Callable[[int], NDArray[np.uint8]], offsets: NDArray[np.int64], sizes: NDArray[Any]
+) -> NDArray[np.int64]:
+    """Measure any number of masks as `measure_many` does, CHUNK bytes at a time; `take` returns the next bytes."""
+    areas = np.zeros(len(sizes), np.int64)
     for rows in _split(offsets, CHUNK):
         part = offsets[rows.start : rows.stop + 1]
-        good[rows] = check_many(data[part[0] : part[-1]], part - part[0], sizes[rows])
-    return good
+        areas[rows] = measure_many(take(int(part[-1] - part[0])), part - part[0], sizes[rows])
+    return areas
+
+
+def check_counts(counts: Sequence[bytes], sizes: NDArray[Any]) -> NDArray[np.bool_]:
+    """Check masks as `check_many` does, given one by one."""
+    data, offsets = BytesIO(b"".join(counts)), np.cumsum([0, *map(len, counts)], dtype=np.int64)
+    return measure_all(lambda count: np.frombuffer(data.read(count), np.uint8), offsets, sizes) >= 0
 
 
 def _split(offsets: NDArray[np.int64], nbytes: int) -> Iterator[slice]:

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.catalog import task_of
-from orchestrator.errors import OrchError
+from orchestrator.errors import OrchError, PredictionsError
 from orchestrator.inputs import is_image_id
 from orchestrator.predictions import rle
-from orchestrator.predictions.npz import Arrays, Header
+from orchestrator.predictions.npz import KeptArrays, RowReader
 from orchestrator.predictions.schema import (
     FARTHEST,
     FORMAT,
@@ -28,18 +28,34 @@ from orchestrator.predictions.schema import (
 )
 
 BOX_TOLERANCE = 1e-3  # pixels; float32 arithmetic of models puts boxes this far outside the image
+MASKS = "masks"  # the one array that is too large to be in memory in any case
 
 Selection = NDArray[np.bool_]
 
 
-def find_problems(arrays: Arrays | Mapping[str, NDArray[Any]], limit: int) -> list[Problem]:
-    """Return all problems, at most `limit` of each kind; content is checked only when the structure holds."""
+def find_problems(
+    arrays: KeptArrays, limit: int, with_masks: bool = True
+) -> tuple[list[Problem], NDArray[np.int64] | None]:
+    """Return all problems, at most `limit` of each kind; content is checked only when the structure holds.
+
+    Masks are read piece by piece unless they are in memory; with `with_masks` False their content is not checked. If
+    it was, and could be, also return (N,) the pixels in each mask, -1 where it is broken.
+    """
     sound: dict[str, NDArray[Any]] = {}
-    specs = specs_of(_read_format(arrays))
-    return _check_structure(arrays, specs, sound) or _Content(sound, limit).check()
+    problems = _check_structure(arrays, specs_of(_read_format(arrays)), sound)
+    if problems:
+        return problems, None
+    content = _Content(sound, limit, _open_masks(arrays) if with_masks else None)
+    return content.check(), content.mask_areas
 
 
-def _read_format(arrays: Arrays | Mapping[str, NDArray[Any]]) -> str:
+def _open_masks(arrays: KeptArrays) -> RowReader | None:
+    if MASKS not in arrays:
+        return None
+    return RowReader(arrays.header(MASKS), arrays.chunks(MASKS), lambda: PredictionsError("masks end too early"))
+
+
+def _read_format(arrays: Mapping[str, NDArray[Any]]) -> str:
     """Return the format that `meta` names, FORMAT where that cannot be read or is unknown."""
     try:
         version = json.loads(str(arrays["meta"][()]))["format"]
@@ -49,9 +65,9 @@ def _read_format(arrays: Arrays | Mapping[str, NDArray[Any]]) -> str:
 
 
 def _check_structure(
-    arrays: Arrays | Mapping[str, NDArray[Any]], specs: Mapping[str, ArraySpec], sound: dict[str, NDArray[Any]]
+    arrays: KeptArrays, specs: Mapping[str, ArraySpec], sound: dict[str, NDArray[Any]]
 ) -> list[Problem]:
-    """Return missing, unknown and unreadable arrays, wrong dtypes and shapes; put the others in `sound`."""
+    """Return missing, unknown and unreadable arrays, wrong dtypes and shapes; put the others but masks in `sound`."""
     problems = [Problem(name, "the format has no array of this name") for name in arrays if name not in specs]
     for name, other in (PAIRED, PAIRED[::-1]):
         if name in arrays and other not in arrays and specs[other].optional:
@@ -62,15 +78,14 @@ def _check_structure(
                 problems.append(Problem(spec.name, "the array is missing"))
             continue
         try:
-            array = arrays[spec.name]
+            header = arrays.header(spec.name)
+            fault = spec.find_fault(header)
+            if fault is None and spec.name != MASKS:
+                sound[spec.name] = arrays[spec.name]
         except OrchError as error:
-            problems.append(Problem(spec.name, f"cannot be read: {error.why or error}"))
-            continue
-        fault = spec.find_fault(Header(array.shape, array.dtype, False))
+            fault = f"cannot be read: {error.why or error}"
         if fault:
             problems.append(Problem(spec.name, fault))
-        else:
-            sound[spec.name] = array
     return problems + list(_compare_sizes(sound, specs))
 
 
@@ -88,11 +103,13 @@ def _compare_sizes(arrays: Mapping[str, NDArray[Any]], specs: Mapping[str, Array
 class _Content:
     """Checks the values of arrays that have the right dtypes and shapes."""
 
-    def __init__(self, arrays: Mapping[str, NDArray[Any]], limit: int) -> None:
+    def __init__(self, arrays: Mapping[str, NDArray[Any]], limit: int, masks: RowReader | None) -> None:
         self.arrays = arrays
         self.limit = limit
+        self.masks = masks
         self.problems: list[Problem] = []
         self.image_of_row: NDArray[np.int64] | None = None
+        self.mask_areas: NDArray[np.int64] | None = None
         self.meta: dict[str, Any] = {}
 
     def check(self) -> list[Problem]:
@@ -263,21 +280,27 @@ class _Content:
             self._report_images("image_scores", (scores < 0) | (scores > 1), "is outside [0, 1]")
 
     def _check_masks(self) -> None:
-        if "masks" not in self.arrays:
+        if self.masks is None:
             return None
         task = task_of(self.meta)
         if not task.has_masks:
-            return self._report("masks", f"the task {task.name} has no masks")
-        offsets, data = self.arrays["mask_offsets"], self.arrays["masks"]
+            self._report("masks", f"the task {task.name} has no masks")
+            return None
+        offsets, length = self.arrays["mask_offsets"], self.masks.length
         down = offsets[1:] < offsets[:-1]
         self._report_rows("mask_offsets", down, "the next mask starts before this one")
-        if offsets[0] != 0 or offsets[-1] != len(data):
-            ends = f"runs from {offsets[0]} to {offsets[-1]}, not from 0 to {len(data)}"
+        if offsets[0] != 0 or offsets[-1] != length:
+            ends = f"runs from {offsets[0]} to {offsets[-1]}, not from 0 to {length}"
             return self._report("mask_offsets", ends)
         if down.any() or self.image_of_row is None:
             return None
         sizes = self.arrays["image_size"][self.image_of_row]
-        self._report_rows("masks", ~rle.check_all(data, offsets, sizes), "is not COCO RLE of the image's size")
+        try:
+            self.mask_areas = rle.measure_all(self.masks.take, offsets, sizes)
+            self.masks.is_at_end()  # compares the checksum
+        except OrchError as error:
+            return self._report(MASKS, f"cannot be read: {error.why or error}")
+        self._report_rows(MASKS, self.mask_areas < 0, "is not COCO RLE of the image's size")
 
 
 def _is_id(text: str) -> bool:
@@ -298,10 +321,11 @@ def check_arrays(arrays: Mapping[str, NDArray[Any]]) -> tuple[dict[int, str], li
     Returns the first problem of each image at fault, by its position, and the problems that belong to no image.
     """
     sound: dict[str, NDArray[Any]] = {}
-    structure = _check_structure(arrays, specs_of(_read_format(arrays)), sound)
+    kept = KeptArrays(arrays)
+    structure = _check_structure(kept, specs_of(_read_format(arrays)), sound)
     if structure:
         return {}, [str(problem) for problem in structure]
-    content = _ContentByImage(sound, limit=0)
+    content = _ContentByImage(sound, 0, _open_masks(kept))
     others = [str(problem) for problem in content.check()]
     if content.image_of_row is None:  # which rows are whose is not known
         return {}, [*others, *content.by_image.values()]
@@ -311,8 +335,8 @@ def check_arrays(arrays: Mapping[str, NDArray[Any]]) -> tuple[dict[int, str], li
 class _ContentByImage(_Content):
     """Notes one problem per image instead of a limited number of each kind."""
 
-    def __init__(self, arrays: Mapping[str, NDArray[Any]], limit: int) -> None:
-        super().__init__(arrays, limit)
+    def __init__(self, arrays: Mapping[str, NDArray[Any]], limit: int, masks: RowReader | None) -> None:
+        super().__init__(arrays, limit, masks)
         self.by_image: dict[int, str] = {}
 
     def _report_images(self, array: str, bad: NDArray[np.bool_] | np.bool_, message: str) -> None:

@@ -39,19 +39,19 @@ class Detections:
     def __len__(self) -> int:
         return len(self.row)
 
-    def masks(self, indices: slice = ALL) -> list[dict[str, Any]]:
-        """Return the RLE dictionaries of some instances."""
-        data, offsets, sizes = self._masks
-        rows = self.row[indices]
-        pieces = zip(offsets[rows].tolist(), offsets[rows + 1].tolist(), sizes[rows].tolist(), strict=True)
-        return [{"size": size, "counts": data[start:stop]} for start, stop, size in pieces]
+    def masks(self, indices: slice | NDArray[np.int64] = ALL) -> list[dict[str, Any]]:
+        """Return the RLE dictionaries of some instances. Those of one image share the list of its size."""
+        rows, offsets = self.row[indices], self.predictions.mask_offsets
+        data, sizes, image_of_row = self._masks
+        pieces = zip(offsets[rows].tolist(), offsets[rows + 1].tolist(), image_of_row[rows].tolist(), strict=True)
+        return [{"size": sizes[image], "counts": data[start:stop].tobytes()} for start, stop, image in pieces]
 
     @cached_property
-    def _masks(self) -> tuple[bytes, NDArray[np.int64], NDArray[np.int32]]:
-        """All counts, the offset of each row's counts, and each row's image size."""
+    def _masks(self) -> tuple[memoryview, list[list[int]], NDArray[np.int32]]:
+        """All counts, the size of each image of the predictions, and each row's image there."""
         predictions = self.predictions
-        sizes = np.repeat(predictions.image_size, np.diff(predictions.offsets), axis=0)
-        return predictions.masks.tobytes(), predictions.mask_offsets, sizes
+        image_of_row = np.repeat(np.arange(len(predictions), dtype=np.int32), np.diff(predictions.offsets))
+        return memoryview(predictions.masks), predictions.image_size.tolist(), image_of_row  # type: ignore[arg-type]
 
     def select(self, keep: NDArray[np.bool_] | NDArray[np.int64]) -> Detections:
         """Return some of the instances, by a mask or by their indices."""
@@ -97,7 +97,7 @@ def join(predictions: Predictions, truth: Truth) -> JoinedDetections:
     truth's ids. PredictionsError when the predictions are broken, no image or no category is known, or an image has
     another size in the truth.
     """
-    check_predictions(predictions)
+    check_predictions(predictions, with_masks=truth.masks is not None)
     indices = find_images(predictions.files, truth.files)
     is_known = indices >= 0
     if len(indices) and not is_known.any():
@@ -128,9 +128,11 @@ def join(predictions: Predictions, truth: Truth) -> JoinedDetections:
     )
 
 
-def check_predictions(predictions: Predictions) -> None:
-    """Raise PredictionsError when anything but `meta` breaks the format."""
-    problems = [problem for problem in predictions.validate(limit=1) if problem.array != "meta"]
+def check_predictions(predictions: Predictions, with_masks: bool) -> None:
+    """Raise PredictionsError when anything but `meta` breaks the format; masks count only where they are compared."""
+    if with_masks and predictions.has_masks:
+        _ = predictions.masks  # in memory before they are checked, so that they are read once
+    problems = [one for one in predictions.validate(limit=1, with_masks=with_masks) if one.array != "meta"]
     if problems:
         raise PredictionsError(
             f"{predictions.path or 'the predictions'} cannot be evaluated",

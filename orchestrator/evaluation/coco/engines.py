@@ -22,6 +22,8 @@ RECALLS = np.linspace(0.0, 1.0, 101)
 AREAS = ("all", "small", "medium", "large")  # up to 32², from 32² to 96², from 96² square pixels
 MAX_DETECTIONS = (1, 10, 100)
 AUTO = "auto"
+IMAGES_AT_A_TIME = 500
+ONE_PIXEL = {"size": [1, 1], "counts": b"1"}
 
 
 @dataclass(frozen=True)
@@ -60,47 +62,58 @@ def compute_curves(truth: Truth, detections: Detections, iou: Iou, engine: str =
 
 
 def _run_hotcoco(truth: Truth, detections: Detections, iou: Iou) -> Curves:
+    """Hand over some images at a time: the engine keeps only their matches, no masks."""
     import hotcoco
 
-    images = [{"id": number, "height": 0, "width": 0, "file_name": ""} for number in range(1, len(truth) + 1)]
-    if iou == "segm":
-        for image, size in zip(images, truth.sizes.tolist(), strict=True):
-            image["height"], image["width"] = size
-    _add_federation(images, truth)
-    expected = hotcoco.COCO.from_arrays(
-        images,
-        _list_categories(truth),
-        truth.image + 1,
-        truth.index_categories(truth.category) + 1,
-        truth.boxes,
-        ids=np.arange(1, len(truth.image) + 1),
-        area=truth.areas,
-        iscrowd=truth.crowd.astype(np.int64),
-        segmentation=cast(Any, truth.masks),
-    )
-    category = truth.index_categories(detections.category) + 1
-    columns = np.column_stack((detections.image + 1, detections.boxes, detections.scores, category)).astype(np.float64)
-    masks = detections.masks() if iou == "segm" else None
-    results = expected.load_res(columns, segmentation=cast(Any, masks))
-    # load_res takes the boxes' areas, as pycocotools does where results have both.
-    if masks and not detections.has_box_areas:
-        results.update_anns(ids=np.arange(1, len(detections) + 1), area=hotcoco.mask.area(masks).astype(np.float64))
-    evaluation = hotcoco.COCOeval(expected, results, iou, lvis_style=truth.federation is not None)
-    evaluation.evaluate()
+    evaluator = hotcoco.StreamingEval(_list_categories(truth), iou, lvis_style=truth.federation is not None)
+    annotations, found = _group_by_image(truth.image, len(truth)), _group_by_image(detections.image, len(truth))
+    for start in range(0, len(truth), IMAGES_AT_A_TIME):
+        images = range(start, min(start + IMAGES_AT_A_TIME, len(truth)))
+        indices, part = annotations(images), detections.select(found(images))
+        category = truth.index_categories(part.category)
+        columns = np.column_stack((part.image + 1, part.boxes, part.scores, category + 1)).astype(np.float64)
+        masks = None
+        if iou == "segm":
+            if not detections.has_box_areas:
+                # The engine takes boxes' areas, so these boxes have the areas of the masks.
+                columns[:, 3], columns[:, 4] = part.predictions.mask_areas[part.row], 1
+            is_annotated = np.zeros((len(images), len(truth.categories)), bool)
+            is_annotated[truth.image[indices] - start, truth.index_categories(truth.category[indices])] = True
+            masks = _list_masks(part, is_annotated[part.image - start, category])
+        listed = _list_images(truth, images)
+        _add_federation(listed, truth, start)
+        evaluator.update(listed, _list_annotations(truth, indices), columns, segmentation=cast(Any, masks))
+    evaluation = evaluator.finalize()
     evaluation.accumulate()
     arrays = evaluation.eval
     assert arrays is not None
     return Curves("hotcoco", np.asarray(arrays["precision"]), np.asarray(arrays["recall"]), _limits(truth))
 
 
-def _add_federation(images: list[dict[str, Any]], truth: Truth) -> None:
-    """Add LVIS's lists to the engine's images, with the engine's ids of categories."""
+def _group_by_image(image: NDArray[np.int64], count: int) -> Callable[[range], NDArray[np.int64]]:
+    """Return a function of images that returns the indices in `image` of those, in order of image, then of index."""
+    order = np.argsort(image, kind="stable")
+    offsets = np.searchsorted(image[order], np.arange(count + 1))
+    return lambda images: order[offsets[images.start] : offsets[images.stop]]
+
+
+def _list_masks(detections: Detections, is_compared: NDArray[np.bool_]) -> list[dict[str, Any]]:
+    """Return the masks of detections that are compared with annotations, and one pixel for each of the others."""
+    masks = [ONE_PIXEL] * len(detections)
+    compared = np.flatnonzero(is_compared)
+    for index, mask in zip(compared.tolist(), detections.masks(compared), strict=True):
+        masks[index] = mask
+    return masks
+
+
+def _add_federation(images: list[dict[str, Any]], truth: Truth, start: int) -> None:
+    """Add LVIS's lists to the engine's images, of which the first has the index `start`, with the engine's ids."""
     if truth.federation is None:
         return
     numbers = {number: n for n, number in enumerate(truth.categories, start=1)}
-    for image, absent, partial in zip(images, truth.federation.absent, truth.federation.partial, strict=True):
-        image[ABSENT] = [numbers[number] for number in sorted(absent & numbers.keys())]
-        image[PARTIAL] = [numbers[number] for number in sorted(partial & numbers.keys())]
+    for index, image in enumerate(images, start):
+        image[ABSENT] = [numbers[number] for number in sorted(truth.federation.absent[index] & numbers.keys())]
+        image[PARTIAL] = [numbers[number] for number in sorted(truth.federation.partial[index] & numbers.keys())]
 
 
 def _limits(truth: Truth) -> tuple[int, ...]:
@@ -143,22 +156,49 @@ def _ignore_unmatched(results: list[dict[str, Any] | None], truth: Truth) -> Non
 
 
 def _dataset(truth: Truth) -> dict[str, Any]:
-    # Ids from 1: COCOeval understands the id 0 as "matches nothing".
-    sizes = truth.sizes.tolist()
-    category = truth.index_categories(truth.category).tolist()
-    columns = (truth.image.tolist(), category, truth.boxes.tolist(), truth.areas.tolist())
-    annotations: list[dict[str, Any]] = [
-        {"id": n, "image_id": image + 1, "category_id": category + 1, "bbox": box, "area": area, "iscrowd": int(crowd)}
-        for n, (image, category, box, area, crowd) in enumerate(zip(*columns, truth.crowd, strict=True), start=1)
-    ]
-    for annotation, mask in zip(annotations, truth.masks or (), strict=False):
-        annotation["segmentation"] = mask
     return {
         "info": {},
-        "images": [{"id": n, "height": size[0], "width": size[1]} for n, size in enumerate(sizes, start=1)],
+        "images": _list_images(truth, range(len(truth))),
         "categories": _list_categories(truth),
-        "annotations": annotations,
+        "annotations": _list_annotations(truth, np.arange(len(truth.image))),
     }
+
+
+def _list_images(truth: Truth, images: range) -> list[dict[str, Any]]:
+    """Return some images, given by their indices, with ids from 1."""
+    sizes = truth.sizes[images.start : images.stop].tolist()
+    return [
+        {"id": index + 1, "height": height, "width": width, "file_name": ""}
+        for index, (height, width) in zip(images, sizes, strict=True)
+    ]
+
+
+def _list_annotations(truth: Truth, indices: NDArray[np.int64]) -> list[dict[str, Any]]:
+    """Return some annotations. Their ids are from 1: COCOeval understands the id 0 as "matches nothing"."""
+    category = truth.index_categories(truth.category[indices])
+    columns = (
+        indices,
+        truth.image[indices],
+        category,
+        truth.boxes[indices],
+        truth.areas[indices],
+        truth.crowd[indices],
+    )
+    annotations: list[dict[str, Any]] = [
+        {
+            "id": index + 1,
+            "image_id": image + 1,
+            "category_id": kind + 1,
+            "bbox": box,
+            "area": area,
+            "iscrowd": int(crowd),
+        }
+        for index, image, kind, box, area, crowd in zip(*(column.tolist() for column in columns), strict=True)
+    ]
+    if truth.masks is not None:
+        for annotation in annotations:
+            annotation["segmentation"] = truth.masks[annotation["id"] - 1]
+    return annotations
 
 
 def _list_categories(truth: Truth) -> list[dict[str, Any]]:

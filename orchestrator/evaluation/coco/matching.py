@@ -77,7 +77,10 @@ def match(truth: Truth, detections: Detections, iou: Iou, thresholds: NDArray[np
 
 def find_counted(detections: Detections) -> NDArray[np.int64]:
     """Return the indices of the detections that count: the best hundred of each category in each image."""
-    return _order(detections, MAX_PER_CATEGORY)[0]
+    is_many = np.bincount(detections.image)[detections.image] > MAX_PER_CATEGORY
+    many = np.flatnonzero(is_many)
+    counted = many[_order(detections.select(many), MAX_PER_CATEGORY)[0]] if len(many) else many
+    return np.append(np.flatnonzero(~is_many), counted)
 
 
 def _order(detections: Detections, limit: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -127,7 +127,7 @@ def compare_opened(
     options = replace(options, iou=iou)
     if annotations is None:
         for run in runs:
-            check_predictions(run.predictions)
+            check_predictions(run.predictions, with_masks=iou == "segm")
         agreements = compare_by_overlap(runs, iou, options.min_score)
         return Comparison(tuple(runs), options, CONFIDENCE, (), (), tuple(agreements), tuple(notes)), None, []
     rules = get_coco_protocol(options.protocol)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from pycocotools.cocoeval import COCOeval
 
+from orchestrator.evaluation.coco import engines
 from orchestrator.evaluation.coco.detections import join
 from orchestrator.evaluation.coco.engines import THRESHOLDS
 from orchestrator.evaluation.coco.evaluate import evaluate
@@ -31,7 +32,9 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("iou", ["segm", "bbox"])
-def test_everything_equals_pycocotools(path: Path, iou: Iou) -> None:
+def test_everything_equals_pycocotools(path: Path, iou: Iou, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "IMAGES_AT_A_TIME", 2)
+
     @fuzzed(EXAMPLES)
     @given(KNOBS)
     def compare(knobs: Knobs) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import PredictionsError
-from orchestrator.predictions import predictions
+from orchestrator.predictions import coco_results, predictions
 from orchestrator.predictions.predictions import Predictions
 from tests.unit.evaluation.evaluate_samples import random_arrays, random_truth
 from tests.unit.predictions.predictions_samples import Arrays, sample_arrays, save
@@ -48,6 +50,47 @@ def test_no_instances(tmp_path: Path) -> None:
         arrays[name] = arrays[name][:0]
     arrays |= {"offsets": np.zeros(5, np.int64), "mask_offsets": np.zeros(1, np.int64)}
     assert list(Predictions.load(save(arrays, tmp_path / "p.npz")).to_coco()) == []
+
+
+@pytest.mark.parametrize("rows", [1, 3, 500])
+@pytest.mark.parametrize("has_masks", [True, False])
+def test_what_is_written_is_the_same(
+    tmp_path: Path, rows: int, has_masks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coco_results, "ROWS", rows)
+    arrays = random_arrays(random_truth(3), 3)
+    arrays["scores"][:4] = [1e-7, 1e-45, 1, 0]
+    arrays["boxes"][:2] = [[1e-12, -0.0, 3e9, 1e30], [0.1, 1 / 3, 16777216, 1e16]]
+    if not has_masks:
+        del arrays["masks"], arrays["mask_offsets"]
+    ids = np.array([1 << 70, 'a "quoted" \\ name', "ä\n", 2.5, *range(8)], object)
+    loaded = Predictions.load(save(arrays, tmp_path / "p.npz"))
+    written = BytesIO()
+    coco_results.write_results(written, loaded.read_rows(), ids.tolist(), loaded.image_size.tolist())
+    assert json.loads(written.getvalue()) == list(loaded.to_coco(ids))
+    first, *lines, last = written.getvalue().splitlines()
+    assert (first, last) == (b"[", b"]")
+    assert [json.loads(line.removesuffix(b",")) for line in lines] == list(loaded.to_coco(ids))
+
+
+def test_broken_masks_are_written_as_they_are(tmp_path: Path) -> None:
+    arrays = sample_arrays()
+    arrays["masks"][:4] = [0, 34, 92, 255]
+    written = BytesIO()
+    predictions = Predictions(arrays)
+    coco_results.write_results(
+        written, predictions.read_rows(), predictions.image_id.tolist(), predictions.image_size.tolist()
+    )
+    assert json.loads(written.getvalue()) == list(predictions.to_coco())
+
+
+@pytest.mark.parametrize("name", ["boxes", "scores"])
+def test_what_is_not_finite_is_not_written(name: str) -> None:
+    arrays = sample_arrays()
+    arrays[name].reshape(-1)[0] = np.inf
+    predictions = Predictions(arrays)
+    with pytest.raises(ValueError, match="infinity"):
+        coco_results.write_results(BytesIO(), predictions.read_rows(), [1, 2, 3, 4], predictions.image_size.tolist())
 
 
 def cut(name: str, stop: int) -> Callable[[Arrays], None]:
