@@ -17,6 +17,8 @@ from contextlib import nullcontext
 from tests.faults.cases import Case
 from tests.faults.setup import WORKERS, Setup, open_setup
 
+PROGRESS_EVERY = 50
+"""Faults after which the counts so far are printed."""
 _ENGINE = threading.Lock()
 """Held by a case on the private engine: another one would be disturbed by its restarts."""
 
@@ -32,6 +34,15 @@ def carry_out(setup: Setup, seed: int, runtime: str, *, verbose: bool) -> Case:
         for problem in problems:
             print(f"  PROBLEM: {problem}", flush=True)
     return case
+
+
+def describe(counts: Counter[str], started: float) -> str:
+    """Return a line with the counts."""
+    runs = ", ".join(f"{counts[name]} {name}" for name in WORKERS if counts[name])
+    seconds = time.monotonic() - started
+    return (
+        f"{counts['faults']} faults in {counts['cases']} runs ({runs}), {counts['problems']} problems, {seconds:.0f} s"
+    )
 
 
 def main() -> int:
@@ -57,16 +68,16 @@ def main() -> int:
             number = next(numbers)
             case = carry_out(setup, number, runtimes[number % len(runtimes)], verbose=options.verbose)
             with lock:
+                before = counts["faults"]
                 counts.update({"cases": 1, "faults": case.faults, "problems": len(case.problems), case.runtime: 1})
+                if before // PROGRESS_EVERY < counts["faults"] // PROGRESS_EVERY:
+                    print(describe(counts, started), file=sys.stderr, flush=True)
 
     with open_setup(runtimes) as setup, ThreadPoolExecutor(options.jobs) as pool:
         for worker in [pool.submit(work, setup) for _ in range(options.jobs)]:
             worker.result()
-    seconds = time.monotonic() - started
-    problems = counts["problems"]
-    runs = ", ".join(f"{counts[name]} {name}" for name in WORKERS if counts[name])
-    print(f"{counts['faults']} faults in {counts['cases']} runs ({runs}), {problems} problems, {seconds:.0f} s")
-    return 1 if problems else 0
+    print(describe(counts, started))
+    return 1 if counts["problems"] else 0
 
 
 if __name__ == "__main__":
