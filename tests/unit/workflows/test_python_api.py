@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -89,3 +93,29 @@ def test_wrong_options_are_usage_errors(tmp_path: Path) -> None:
         orchestrator.run("garments-tny", tmp_path)
     with pytest.raises(UsageError, match="no setting"):
         orchestrator.connect(MODEL, settings=["nonsense=1"])
+
+
+@pytest.mark.parametrize("end", ["os._exit(0)", "os.kill(os.getpid(), signal.SIGTERM)", "os.kill(os.getpid(), 9)"])
+def test_no_worker_outlives_the_program(end: str, tmp_path: Path) -> None:
+    program = (
+        "import os, signal, tempfile, orchestrator\n"
+        f"tempfile.tempdir = {str(tmp_path)!r}\n"
+        f"session = orchestrator.connect({MODEL!r}, runtime='venv', quiet=True)\n"
+        f"{end}\n"
+    )
+    subprocess.run([sys.executable, "-c", program], timeout=120, check=False)
+    deadline = time.monotonic() + 30
+    while (_workers_in(tmp_path) or list(tmp_path.iterdir())) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert _workers_in(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def _workers_in(folder: Path) -> list[str]:
+    """Return the processes with the folder in their command line."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if str(folder).encode() in file.read_bytes():
+                found.append(file.parent.name)
+    return found
