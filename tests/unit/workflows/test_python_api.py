@@ -64,9 +64,10 @@ def test_a_session_predicts_files_and_arrays_alike(session: orchestrator.Session
 
 def test_an_image_that_fails_has_its_reason(session: orchestrator.Session, tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("no image")
-    (record,) = session.predict(tmp_path / "text.jpg")
-    assert record["status"] == 1
-    assert record["error"]
+    (tmp_path / "notes.txt").write_text("no image, and no list of images")
+    for record in session.predict([tmp_path / "text.jpg", tmp_path / "notes.txt"]):
+        assert record["status"] == 1
+        assert record["error"]
 
 
 @pytest.mark.parametrize(
@@ -77,6 +78,11 @@ def test_an_image_that_fails_has_its_reason(session: orchestrator.Session, tmp_p
         np.zeros((0, 4, 3), np.uint8),
         np.zeros(4, np.uint8),
         "/none.png",
+        "a\0b.png",
+        b"bytes.png",
+        5,
+        None,
+        [None],
     ],
 )
 def test_what_is_no_image_is_refused(session: orchestrator.Session, image: object) -> None:
@@ -89,6 +95,13 @@ def test_wrong_options_are_usage_errors(tmp_path: Path) -> None:
         orchestrator.run(MODEL, tmp_path, score_threshold=2)
     with pytest.raises(UsageError, match="devcie"):
         orchestrator.run(MODEL, tmp_path, devcie="cpu")
+    for images in (None, 5, b"photos", [None]):
+        with pytest.raises(UsageError, match="is no path"):
+            orchestrator.run(MODEL, images)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="out=5"):
+        orchestrator.run(MODEL, tmp_path, out=5)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="not the name of a model"):
+        orchestrator.run(None, tmp_path)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="unknown model"):
         orchestrator.run("garments-tny", tmp_path)
     with pytest.raises(UsageError, match="no setting"):
