@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -50,7 +51,9 @@ def read_standard_input(sources: Sequence[str]) -> list[str]:
     """Return the sources, a list of the names that come from standard input for "-"."""
     from orchestrator.inputs import save_names
 
-    return [str(save_names(sys.stdin)) if source == "-" else source for source in sources]
+    if isinstance(sys.stdin, io.TextIOWrapper):  # names are bytes: as the file system's, whatever the locale
+        sys.stdin.reconfigure(errors="surrogateescape")
+    return [str(save_names(sys.stdin or ())) if source == "-" else source for source in sources]
 
 
 def run_models(

@@ -24,7 +24,8 @@ def _offer(names: Callable[[Catalog, list[ModelEntry]], Iterable[str]]) -> Compl
 
         with suppress(OrchError):
             known = load_catalog(ctx.params.get("stacks") or [])
-            given = ctx.params.get("model") or []
+            # The first word of `orch run`; it is in `args` where the parser stopped at an option without a value.
+            given = ctx.params.get("model") or (ctx.params.get("more_images") or ctx.args)[:1]
             typed = [
                 known.models[name] for name in ([given] if isinstance(given, str) else given) if name in known.models
             ]
@@ -45,6 +46,25 @@ complete_setting = _offer(lambda _, models: [f"{name}=" for model in models for 
 def complete_runtime(incomplete: str) -> list[str]:
     """Return the runtimes that begin so."""
     return [name for name in ("auto", "docker", "venv", "apptainer") if name.startswith(incomplete)]
+
+
+def complete_format(incomplete: str) -> list[str]:
+    """Return the formats of `orch export` that begin so."""
+    from orchestrator.predictions import FORMATS_WRITTEN
+
+    return [name for name in FORMATS_WRITTEN if name.startswith(incomplete)]
+
+
+def complete_command_or_topic(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the commands and topics of `orch help` that begin so; after a command, its own commands."""
+    from orchestrator.cli.topics import TOPICS
+
+    command = ctx.find_root().command
+    words = ctx.params.get("words") or []
+    for word in words:
+        command = getattr(command, "commands", {}).get(word)
+    names = [*getattr(command, "commands", {}), *([] if words else TOPICS)]
+    return [name for name in names if name.startswith(incomplete)]
 
 
 def complete_model_or_path(ctx: typer.Context, incomplete: str) -> list[str]:

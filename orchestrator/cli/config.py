@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from orchestrator.cli.common import JsonOption, print_json
+from orchestrator.cli.panels import PanelGroup
 from orchestrator.cli.tables import print_table
 from orchestrator.errors import UsageError
 from orchestrator.paths import user_settings_file
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 
 FOLDER_FILE = Path("orch.toml")
 
-app = typer.Typer(help="Show the settings files and what they set.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    cls=PanelGroup, help="Show the settings files and what they set.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,11 @@ class _ModelsGroup(PanelGroup):
         """Return the command of the first word, or `show` with all of them."""
         return super().resolve_command(ctx, args if args[0] in self.commands else ["show", *args])
 
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """Return the commands and the models that begin so."""
+        (name,) = (param for param in self.commands["show"].params if param.name == "name")
+        return [*super().shell_complete(ctx, incomplete), *name.shell_complete(ctx, incomplete)]
+
 
 app = typer.Typer(
     cls=_ModelsGroup, help="List the models, or show one.", invoke_without_command=True, rich_markup_mode=None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.cli.common import JsonOption, print_json, say, show_line
+from orchestrator.cli.completion import complete_format
 from orchestrator.cli.tables import print_table
 from orchestrator.errors import PredictionsError, UsageError
 from orchestrator.system import count_of, require_file, require_folder
@@ -118,6 +119,7 @@ def export(
         typer.Option(
             "--format",
             "-f",
+            autocompletion=complete_format,
             help="coco, yolo, labelme, cvat, voc, parquet, fashionfail, or imdlbenco.",
         ),
     ],

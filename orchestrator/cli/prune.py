@@ -11,7 +11,7 @@ import typer
 from orchestrator.cli.common import JsonOption, StacksOption, catalog, find_stacks, print_json, say
 from orchestrator.cli.completion import complete_stack
 from orchestrator.cli.tables import print_table
-from orchestrator.errors import UsageError
+from orchestrator.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
     from orchestrator.workflows import Leftover
@@ -63,7 +63,7 @@ def prune(
     }
     if not json:
         _show(leftovers, notes)
-    if leftovers and not dry_run and (yes or typer.confirm("remove all of this?", err=True)):
+    if leftovers and not dry_run and (yes or _confirm()):
         done = remove_leftovers(leftovers)
         document["removed"] = [one.name for one in done.removed]
         document["kept"] = [{"name": one.name, "why": why} for one, why in done.kept]
@@ -73,6 +73,16 @@ def prune(
             say(f"removed {len(done.removed)}, {sum(one.bytes for one in done.removed) / 1e9:.2f} GB at most")
     if json:
         print_json({"dry_run": dry_run, **document})
+
+
+def _confirm() -> bool:
+    """Ask on the terminal. Raises Interrupted for Ctrl-C and the end of the input."""
+    try:
+        return typer.confirm("remove all of this?", err=True)
+    except typer.Abort:
+        say("")  # the question has no end of line
+        hint = "orch prune asks again; orch prune --yes removes it without a question"
+        raise Interrupted("nothing was removed", why="the question was not answered", hint=hint) from None
 
 
 def _show(leftovers: list[Leftover], notes: list[str]) -> None:

@@ -8,6 +8,7 @@ import typer
 import typer.main
 
 from orchestrator.cli.common import show_line
+from orchestrator.cli.completion import complete_command_or_topic
 from orchestrator.system import unknown_name
 
 EXIT_CODES = {
@@ -47,7 +48,7 @@ FORMATS = {
     "CI": "--junit FILE.xml and --summary FILE.md of `orch run`",
 }
 
-_TOPICS: dict[str, dict[str, str]] = {
+TOPICS: dict[str, dict[str, str]] = {
     "exit-codes": {str(code): meaning for code, meaning in EXIT_CODES.items()},
     "environment": ENVIRONMENT,
     "formats": FORMATS,
@@ -58,18 +59,22 @@ def show_help(
     context: typer.Context,
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[COMMAND|TOPIC]", help="A command, or one of: exit-codes, environment, formats."),
+        typer.Argument(
+            metavar="[COMMAND|TOPIC]",
+            autocompletion=complete_command_or_topic,
+            help="A command, or one of: exit-codes, environment, formats.",
+        ),
     ] = None,
 ) -> None:
     """Show the help of a command, or of exit codes, environment variables, formats."""
-    if words and words[0] in _TOPICS:
-        _show_topic(_TOPICS[words[0]])
+    if words and words[0] in TOPICS:
+        _show_topic(TOPICS[words[0]])
         return
     group, command = context.parent, context.parent.command if context.parent else None
     for word in words or []:
         commands = getattr(command, "commands", {})
         if group is None or word not in commands:
-            raise unknown_name("command or topic", word, [*commands, *_TOPICS], hint="orch --help")
+            raise unknown_name("command or topic", word, [*commands, *TOPICS], hint="orch --help")
         command = commands[word]
         group = type(group)(command, parent=group, info_name=word)
     if group is not None and command is not None:

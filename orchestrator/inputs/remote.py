@@ -22,6 +22,7 @@ from orchestrator.system import fetch, open_url, read_json_object, sha256_of, wr
 MOST_BYTES = 50_000_000_000
 _FORMAT = "orch-download/1"
 _NOT_MODIFIED = 304
+_PIPE = "find photos/ -name '*.jpg' | orch run MODEL -"
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,18 @@ def save_names(names: Iterable[str]) -> Path:
 
     Names are relative to the working folder. Raises UsageError where there are none, MachineError.
     """
-    lines = [os.path.abspath(expand_user(name.rstrip("\n"))) for name in names if name.strip()]
+    lines = []
+    for name in names:
+        if "\0" in name:
+            raise UsageError(
+                "the standard input is not a list of names",
+                why="it has a NUL byte: names are text, one a line",
+                hint=_PIPE,
+            )
+        if name.strip():
+            lines.append(os.path.abspath(expand_user(name.rstrip("\n"))))
     if not lines:
-        raise UsageError(
-            "no names of images came from the standard input", hint="find photos/ -name '*.jpg' | orch run MODEL -"
-        )
+        raise UsageError("no names of images came from the standard input", hint=_PIPE)
     text = "".join(f"{line}\n" for line in lines)
     file = home() / "lists" / f"{hashlib.sha256(text.encode(errors='surrogateescape')).hexdigest()[:16]}.txt"
     try:

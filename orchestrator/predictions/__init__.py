@@ -7,7 +7,7 @@ from orchestrator._lazy import lazy_exports
 if TYPE_CHECKING:
     from orchestrator.predictions.annotations import find_images, read_annotations
     from orchestrator.predictions.collect import collect_shards
-    from orchestrator.predictions.formats import export_predictions, get_format
+    from orchestrator.predictions.formats import FORMATS_WRITTEN, export_predictions, get_format
     from orchestrator.predictions.import_coco import import_coco_results
     from orchestrator.predictions.mask_files import CANVASES, KEEP_CANVAS, PICTURES, MaskFiles
     from orchestrator.predictions.npz import open_arrays
@@ -29,7 +29,7 @@ else:
         {
             "annotations": "find_images read_annotations",
             "collect": "collect_shards",
-            "formats": "export_predictions get_format",
+            "formats": "FORMATS_WRITTEN export_predictions get_format",
             "import_coco": "import_coco_results",
             "mask_files": "CANVASES KEEP_CANVAS MaskFiles PICTURES",
             "npz": "open_arrays",

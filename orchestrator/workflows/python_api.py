@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from orchestrator.catalog import ModelEntry, ensure_weights, load_catalog
 from orchestrator.errors import UsageError
+from orchestrator.inputs import EXTENSIONS
 from orchestrator.paths import RunPaths
 from orchestrator.plan import RunOptions
 from orchestrator.predictions import Predictions
@@ -32,6 +33,8 @@ from orchestrator.runtimes import (
 )
 from orchestrator.system import PlainDisplay, SilentDisplay, count_of
 from orchestrator.workflows.run import run_model
+
+_SESSION_HELP = "help(orchestrator.Session.predict)"
 
 PathLike = str | os.PathLike[str]
 Image = PathLike | NDArray[np.uint8]
@@ -83,9 +86,9 @@ def run_images(
     settings=["nms_iou=0.5"]. Progress is printed as lines on stderr unless `quiet`. Raises OrchError as the command
     reports it: UsageError, BuildError, MachineError, RunError, Interrupted.
     """
-    sources = [os.fspath(images)] if isinstance(images, str | os.PathLike) else [os.fspath(one) for one in images]
     entry = _find_model(model, stacks)
-    made = _make_options({"images": sources, "out": None if out is None else Path(out), **options})
+    sources = _list_sources(images)
+    made = _make_options({"images": sources, "out": out, **options})
     outcome = run_model(entry, made, SilentDisplay() if quiet else PlainDisplay())
     return Run(outcome.paths.root, dict(outcome.summary))
 
@@ -149,7 +152,8 @@ class Session:
         A record of an image that failed has status 1 and the reason in "error". A file keeps its path as "image_file",
         an array has the number of its position. Raises OrchError.
         """
-        several = [images] if isinstance(images, str | os.PathLike | np.ndarray) else list(images)
+        is_several = isinstance(images, Iterable) and not isinstance(images, str | bytes | np.ndarray)
+        several: list[Image] = list(images) if is_several else [images]  # type: ignore[list-item, arg-type]
         if not several:
             return []
         self._count += 1
@@ -197,12 +201,16 @@ def _label(number: int, image: Image) -> str:
 def _place(image: Image, folder: Path, number: int) -> str:
     """Put an image into a folder; return its name there. Raises UsageError."""
     if not isinstance(image, np.ndarray):
-        path = Path(image)
-        name = f"{number:06d}{path.suffix}"
+        if not isinstance(image, str | os.PathLike):
+            raise UsageError(f"{image!r} is no image", why="an image is a path or an array", hint=_SESSION_HELP)
+        suffix = Path(image).suffix
+        # With another ending it would be a list or an archive, or be skipped: here each file stands for one image.
+        name = f"{number:06d}{suffix if suffix.lower() in EXTENSIONS else '.png'}"
         try:
-            shutil.copyfile(path, folder / name)
-        except OSError as error:
-            raise UsageError(f"cannot read the image {path}", why=error.strerror) from error
+            shutil.copyfile(image, folder / name)
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            why = getattr(error, "strerror", None) or str(error)
+            raise UsageError(f"cannot read the image {image}", why=why, hint="give files that exist") from error
         return name
     from PIL import Image as Pictures
 
@@ -210,13 +218,26 @@ def _place(image: Image, folder: Path, number: int) -> str:
     kind = kinds.get(image.ndim if image.ndim == 2 else (image.ndim, image.shape[-1]))
     if image.dtype != np.uint8 or kind is None or 0 in image.shape:
         why = f"it is {image.dtype}, of shape {image.shape}"
-        raise UsageError("an array must be uint8 and (H,W,3) RGB, (H,W) grey or (H,W,4) RGBA", why=why)
+        raise UsageError(
+            "an array must be uint8 and (H,W,3) RGB, (H,W) grey or (H,W,4) RGBA", why=why, hint=_SESSION_HELP
+        )
     name = f"{number:06d}.png"
     Pictures.fromarray(np.ascontiguousarray(image), kind).save(folder / name, compress_level=1)
     return name
 
 
+def _list_sources(images: object) -> list[str]:
+    """Return what names images. Raises UsageError for what is no path."""
+    several = list(images) if isinstance(images, Iterable) and not isinstance(images, str | bytes) else [images]
+    for one in several:
+        if not isinstance(one, str | os.PathLike):
+            raise UsageError(f"images: {one!r} is no path", hint="help(orchestrator.run)")
+    return [os.fspath(one) for one in several]
+
+
 def _find_model(model: str, stacks: Sequence[PathLike]) -> ModelEntry:
+    if not isinstance(model, str):
+        raise UsageError(f"model={model!r} is not the name of a model", hint="orch models")
     return load_catalog([Path(folder) for folder in stacks]).model(model)
 
 

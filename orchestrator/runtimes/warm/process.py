@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from orchestrator.catalog import ensure_sources
@@ -23,6 +24,22 @@ from orchestrator.runtimes.worker_cache import ensure_worker_cache
 
 _POLL_SECONDS = 0.05
 _LOG_BYTES = 4096
+_WATCH = f"""
+exec 3<&0
+"$@" 3<&- </dev/null &
+worker=$!
+(
+    read -r word
+    kill -TERM $worker
+    [ "$word" = stop ] && exit
+    for _ in $(seq {STOP_SECONDS:.0f}); do kill -0 $worker || break; sleep 1; done
+    rm -rf "$0"
+    kill -KILL -$$
+) <&3 3<&- 2>/dev/null &
+wait $worker
+"""
+"""A shell that runs the worker and stops it where "stop" or the end of the input arrives. The input ends with the
+process that started the worker, however that dies; then the folder of the session is removed too."""
 
 
 @contextmanager
@@ -56,7 +73,12 @@ def process_worker(prepared: Prepared, folder: Path, device: str) -> Iterator[Pa
     command = [str(Path(prepared.location) / "bin" / "python"), "-m", "orch_runner.serve", str(spool.root)]
     with log.open("wb") as stream:
         worker = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True
+            ["/bin/sh", "-c", _WATCH, str(folder), *command],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
         )
     try:
         _wait_until_serving(worker, spool, log)
@@ -80,9 +102,8 @@ def _wait_until_serving(worker: subprocess.Popen[bytes], spool: VariantSpool, lo
 
 
 def _stop(worker: subprocess.Popen[bytes]) -> None:
-    worker.terminate()
-    try:
-        worker.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        worker.kill()
-        worker.wait()
+    with suppress(BrokenPipeError, subprocess.TimeoutExpired):
+        worker.communicate(b"stop\n", STOP_SECONDS)
+    with suppress(ProcessLookupError):  # all that is left: the models are processes of their own
+        os.killpg(worker.pid, signal.SIGKILL)
+    worker.wait()

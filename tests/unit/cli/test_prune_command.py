@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+import typer
 
 from orchestrator import workflows
 from orchestrator.cli import main
@@ -43,6 +44,17 @@ def test_a_terminal_is_asked(removed: list[Leftover], monkeypatch: pytest.Monkey
     monkeypatch.setattr("typer.confirm", lambda question, err: answer)
     assert main(["prune"]) == 0
     assert removed == [FOUND] * answer
+
+
+def test_no_answer_is_no_bug(removed: list[Leftover], monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    def give_up(*_: object, **__: object) -> bool:
+        raise typer.Abort  # as for Ctrl-C and Ctrl-D
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("typer.confirm", give_up)
+    assert main(["prune"]) == 130
+    assert removed == []
+    assert "error: nothing was removed" in capsys.readouterr().err
 
 
 def test_nobody_is_asked_about_nothing(

@@ -145,6 +145,13 @@ def test_names_from_standard_input_make_a_list_with_a_name_of_its_content(
         save_names(["\n"])
 
 
+def test_an_image_on_the_standard_input_is_no_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORCH_HOME", str(tmp_path / "home"))
+    with pytest.raises(UsageError, match="not a list of names") as raised:
+        save_names(picture().decode("latin-1").splitlines(keepends=True))
+    assert "NUL" in str(raised.value.why)
+
+
 def test_a_video_is_refused_with_the_command_that_takes_frames(tmp_path: Path) -> None:
     (tmp_path / "clip.MP4").write_bytes(b"\0\0\0\x18ftypmp42")
     with pytest.raises(UsageError, match="is a video") as raised:

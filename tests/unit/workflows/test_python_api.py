@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -60,9 +64,10 @@ def test_a_session_predicts_files_and_arrays_alike(session: orchestrator.Session
 
 def test_an_image_that_fails_has_its_reason(session: orchestrator.Session, tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("no image")
-    (record,) = session.predict(tmp_path / "text.jpg")
-    assert record["status"] == 1
-    assert record["error"]
+    (tmp_path / "notes.txt").write_text("no image, and no list of images")
+    for record in session.predict([tmp_path / "text.jpg", tmp_path / "notes.txt"]):
+        assert record["status"] == 1
+        assert record["error"]
 
 
 @pytest.mark.parametrize(
@@ -73,6 +78,11 @@ def test_an_image_that_fails_has_its_reason(session: orchestrator.Session, tmp_p
         np.zeros((0, 4, 3), np.uint8),
         np.zeros(4, np.uint8),
         "/none.png",
+        "a\0b.png",
+        b"bytes.png",
+        5,
+        None,
+        [None],
     ],
 )
 def test_what_is_no_image_is_refused(session: orchestrator.Session, image: object) -> None:
@@ -85,7 +95,40 @@ def test_wrong_options_are_usage_errors(tmp_path: Path) -> None:
         orchestrator.run(MODEL, tmp_path, score_threshold=2)
     with pytest.raises(UsageError, match="devcie"):
         orchestrator.run(MODEL, tmp_path, devcie="cpu")
+    for images in (None, 5, b"photos", [None]):
+        with pytest.raises(UsageError, match="is no path"):
+            orchestrator.run(MODEL, images)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="out=5"):
+        orchestrator.run(MODEL, tmp_path, out=5)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="not the name of a model"):
+        orchestrator.run(None, tmp_path)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="unknown model"):
         orchestrator.run("garments-tny", tmp_path)
     with pytest.raises(UsageError, match="no setting"):
         orchestrator.connect(MODEL, settings=["nonsense=1"])
+
+
+@pytest.mark.parametrize("end", ["os._exit(0)", "os.kill(os.getpid(), signal.SIGTERM)", "os.kill(os.getpid(), 9)"])
+def test_no_worker_outlives_the_program(end: str, tmp_path: Path) -> None:
+    program = (
+        "import os, signal, tempfile, orchestrator\n"
+        f"tempfile.tempdir = {str(tmp_path)!r}\n"
+        f"session = orchestrator.connect({MODEL!r}, runtime='venv', quiet=True)\n"
+        f"{end}\n"
+    )
+    subprocess.run([sys.executable, "-c", program], timeout=120, check=False)
+    deadline = time.monotonic() + 30
+    while (_workers_in(tmp_path) or list(tmp_path.iterdir())) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert _workers_in(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def _workers_in(folder: Path) -> list[str]:
+    """Return the processes with the folder in their command line."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if str(folder).encode() in file.read_bytes():
+                found.append(file.parent.name)
+    return found
