@@ -12,6 +12,7 @@ import pytest
 from orchestrator.errors import MachineError
 from orchestrator.hardware import detect_machine
 from orchestrator.system.container_engine import connect
+from tests.chromium import find_chromium
 
 
 @cache
@@ -40,11 +41,20 @@ def gpu_problem() -> str | None:
     return None if found else "no GPU is found on this machine"
 
 
-NEEDED = {"docker": (engine_problem, "ORCH_REQUIRE_DOCKER"), "gpu": (gpu_problem, "ORCH_REQUIRE_GPU")}
+def browser_problem() -> str | None:
+    """Why no browser is there; None if one is."""
+    return None if find_chromium() else "no Chromium is installed (Debian: apt-get install chromium)"
+
+
+NEEDED = {
+    "docker": (engine_problem, "ORCH_REQUIRE_DOCKER"),
+    "gpu": (gpu_problem, "ORCH_REQUIRE_GPU"),
+    "browser": (browser_problem, "ORCH_REQUIRE_BROWSER"),
+}
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Tests marked docker or gpu are skipped without one, except where one is required."""
+    """Tests marked docker, gpu or browser are skipped without one, except where one is required."""
     for marker, (problem_of, variable) in NEEDED.items():
         problem = problem_of() if item.get_closest_marker(marker) is not None else None
         if problem is not None and os.environ.get(variable):

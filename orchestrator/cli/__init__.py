@@ -35,6 +35,7 @@ from orchestrator.cli import (
     setup,
     sources,
     topics,
+    view,
     warm,
     weights,
 )
@@ -55,7 +56,9 @@ class _RootGroup(PanelGroup):
 
     panels: ClassVar = {
         "Predict": ("run", "plan", "rerun", "status", "attach", "cancel"),
-        "Look at results": ("ls", "inspect", "validate", "draw", "eval", "compare", "report", "export", "import"),
+        "Look at results": (
+            *("ls", "inspect", "validate", "draw", "view", "eval", "compare", "report", "export", "import"),
+        ),
         "Models": (
             "models",
             "weights",
@@ -121,6 +124,7 @@ app.command("draw")(predictions.draw)
 app.command("eval")(evaluation.evaluate)
 app.command("compare")(comparison.compare)
 app.command("report")(comparison.report)
+app.command("view")(view.view)
 app.command("prune")(prune.prune)
 app.command("compose")(compose.compose)
 app.command("up")(warm.up)

@@ -85,6 +85,13 @@ def check_folder(parameter: typer.CallbackParam, value: Path | None) -> Path | N
     return value
 
 
+def refuse_file(parameter: typer.CallbackParam, value: Path | None) -> Path | None:
+    """Return the folder that an option names. Raises UsageError where something else is in its place."""
+    if value is not None and value.exists() and not value.is_dir():
+        raise UsageError(f"{_name_of(parameter)} {value} is not a folder", hint="name a folder")
+    return value
+
+
 def catalog(stacks: list[Path] | None) -> Catalog:
     """Return all stacks: orch's own, the user's, and those in the folders `stacks`."""
     from orchestrator.catalog import load_catalog

@@ -51,6 +51,8 @@ def _write_env(data: Path | None, out: Path | None, stacks: list[Path] | None) -
         return
     write_environment(out, values, catalog(stacks))
     say(f"wrote {out}: workers run as {values['ORCH_UID']}:{values['ORCH_GID']}")
+    if not any((out.parent / name).is_file() for name in ("compose.yaml", "docker-compose.yml")):
+        say(f"  next: orch compose --out {out.parent / 'compose.yaml'}")
     say("  next: docker compose up -d --build --wait")
 
 

@@ -14,6 +14,7 @@ import typer
 from orchestrator.cli.common import JsonOption, check_file, print_json, say
 from orchestrator.cli.tables import print_table
 from orchestrator.errors import UsageError
+from orchestrator.system import count_of
 
 if TYPE_CHECKING:
     from orchestrator.evaluation import AttributeMetrics, Evaluation, FederatedMetrics, Localization, WeightedAverages
@@ -186,7 +187,7 @@ def _evaluate_masks(
         return
     present, absent = task.describe_images(result.category)
     say(
-        f"{result.images} images, {result.manipulated} of them {present}; "
+        f"{count_of(result.images, 'image')}, {result.manipulated} of them {present}; "
         f"image scores are from {result.image_scores_from}"
     )
     if result.protocol is not None:
@@ -227,7 +228,8 @@ def say_warnings(warnings: Iterable[str], prefix: str = "") -> None:
 
 def _say_images(result: Evaluation) -> None:
     what = "masks" if result.iou == "segm" else "boxes"
-    say(f"{what} of {result.images} annotated images, {result.detections} instances, by {result.engine}")
+    counts = f"{count_of(result.images, 'annotated image')}, {count_of(result.detections, 'instance')}"
+    say(f"{what} of {counts}, by {result.engine}")
     if result.protocol != "coco":
         say(f"protocol {result.protocol}")
     _say_names(result.missing_images, "annotated images have no predictions; their instances count as missed")

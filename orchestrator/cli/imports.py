@@ -29,7 +29,7 @@ def import_coco_results(
 ) -> None:
     """Make a predictions file of COCO results: for orch eval, compare, report and export."""
     from orchestrator.predictions import import_coco_results
-    from orchestrator.system import require_file
+    from orchestrator.system import count_of, require_file
 
     target = output or file.with_name(f"{file.stem}-predictions.npz")
     require_file(target, "--output")
@@ -39,6 +39,6 @@ def import_coco_results(
         print_json({"output": str(target), **counts, "notes": imported.notes})
         return
     kind = "masks" if imported.has_masks else "boxes"
-    say(f"wrote {target}: {imported.images} images, {imported.instances} instances with {kind}")
+    say(f"wrote {target}: {count_of(imported.images, 'image')}, {count_of(imported.instances, 'instance')} with {kind}")
     for note in imported.notes:
         say(f"note: {note}")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE|RUN", help="predictions.npz, or a run directory.")]
 SHOWN = 10
+_AFTER_DAMAGE = "copy the file again from where it came, or remove it: the same orch run collects it anew"
 SHOWN_META = ("format", "task", "model", "stack", "variant", "runtime", "device", "score_threshold", "max_detections",
               "exif", "settings", "build", "orch_version")  # fmt: skip
 
@@ -90,7 +91,7 @@ def _inspect_image(predictions: Predictions, image: str, as_json: bool) -> None:
         facts = {"size": [int(side) for side in record["image_size"]], "error": str(record["error"])}
         print_json({"image_file": str(record["image_file"]), **facts, "instances": instances})
         return
-    say(f"{record['image_file']}: {record['error'] or f'{len(instances)} instances'}")
+    say(f"{record['image_file']}: {record['error'] or count_of(len(instances), 'instance')}")
     print_table(
         ["category", "score", "x1, y1, x2, y2"],
         [[str(entry["category"]), str(entry["score"]), json_module.dumps(entry["box"])[1:-1]] for entry in instances],
@@ -99,13 +100,17 @@ def _inspect_image(predictions: Predictions, image: str, as_json: bool) -> None:
 
 def validate(file: FileArgument, json: JsonOption = False) -> None:
     """Check a predictions file against the format; end with exit code 6 if it breaks it."""
-    predictions = _load(file)
+    try:
+        predictions = _load(file)
+    except PredictionsError as error:
+        error.hint = _AFTER_DAMAGE  # not this command again
+        raise
     problems = [str(problem) for problem in predictions.validate()]
     if problems:
         if json:
             print_json({"valid": False, "problems": problems})
             raise typer.Exit(PredictionsError.exit_code)
-        raise PredictionsError(f"{_file(file)} breaks the format", why="\n".join(problems))
+        raise PredictionsError(f"{_file(file)} breaks the format", why="\n".join(problems), hint=_AFTER_DAMAGE)
     if json:
         print_json({"valid": True, "problems": [], "images": len(predictions), "instances": len(predictions.scores)})
     else:
@@ -157,19 +162,24 @@ def export(
 
 
 def draw(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder. Default: RUN/pictures.")] = None,
+    file: FileArgument,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder. Default: pictures, in the run or beside the file.")
+    ] = None,
     min_score: Annotated[float, typer.Option(min=0, max=1, help="Least score of an instance that is drawn.")] = 0.3,
+    image_root: Annotated[
+        Path | None, typer.Option(help="Folder of the images, if the run's own is not available.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Draw boxes and masks into a run's images, as PNG files."""
-    from orchestrator.reports import draw_run_directory
+    from orchestrator.reports import draw_source
 
-    folder = output or run / "pictures"
-    if output is not None or run.is_dir():
+    folder = output or (file if file.is_dir() else file.parent) / "pictures"
+    if output is not None or file.exists():
         require_folder(folder, "--output")
-    pictures = draw_run_directory(run, folder, min_score)
+    pictures = draw_source(file, folder, min_score, image_root)
     if json:
         print_json({"pictures": [str(picture) for picture in pictures]})
     else:
-        say(f"drew {len(pictures)} pictures into {folder}")
+        say(f"drew {count_of(len(pictures), 'picture')} into {folder}")

@@ -122,7 +122,10 @@ WarmOption = Annotated[
 SpoolOption = Annotated[
     Path | None,
     typer.Option(
-        "--spool", metavar="DIR", help="Spool folder of the warm workers. Default: $ORCH_SPOOL, else searched for."
+        "--spool",
+        metavar="DIR",
+        callback=common.refuse_file,
+        help="Spool folder of the warm workers. Default: $ORCH_SPOOL, else searched for.",
     ),
 ]
 UserOption = Annotated[

@@ -11,6 +11,7 @@ from orchestrator.cli import common
 from orchestrator.cli.completion import complete_model, complete_runtime, complete_stack_or_model
 from orchestrator.cli.tables import print_table
 from orchestrator.errors import EXIT_OK, MachineError, PredictionsError
+from orchestrator.system import count_of
 
 
 def selftest(
@@ -47,7 +48,7 @@ def selftest(
         common.print_json(result.as_json())
         return
     for file, count in result.instances:
-        common.say(f"  {file}: {count} instances")
+        common.say(f"  {file}: {count_of(count, 'instance')}")
     note = "; the weights are random, so the numbers mean nothing" if result.random_weights else ""
     common.say(f"passed{note}")
 

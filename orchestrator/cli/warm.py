@@ -23,6 +23,7 @@ from orchestrator.cli.common import (
     find_stacks,
     make_build_options,
     print_json,
+    refuse_file,
     say,
     show_line,
 )
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from orchestrator.runtimes import WarmWorkerStatus
 
 SPOOL_HELP = "Folder shared with workers. Default: $ORCH_SPOOL, else spool in orch's cache."
-SpoolOption = Annotated[Path | None, typer.Option("--spool", metavar="DIR", help=SPOOL_HELP)]
+SpoolOption = Annotated[Path | None, typer.Option("--spool", metavar="DIR", callback=refuse_file, help=SPOOL_HELP)]
 _COLUMNS = ["stack", "variant", "state", "models", "device", "memory", "queue", "images", "images/s", "spool", "worker"]
 
 

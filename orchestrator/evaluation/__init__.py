@@ -13,7 +13,7 @@ if TYPE_CHECKING:
         measure_agreement,
         select_rows,
     )
-    from orchestrator.evaluation.coco.detections import choose_iou
+    from orchestrator.evaluation.coco.detections import check_predictions, choose_iou
     from orchestrator.evaluation.coco.evaluate import CountLevel, evaluate
     from orchestrator.evaluation.coco.ground_truth import Iou, Truth
     from orchestrator.evaluation.coco.results import (
@@ -29,9 +29,11 @@ if TYPE_CHECKING:
         CompareOptions,
         Comparison,
         JudgedRun,
+        MatchedRun,
         compare_opened,
         compare_runs,
         make_comparable,
+        match_opened,
     )
     from orchestrator.evaluation.compare.fairness import Cut, restrict
     from orchestrator.evaluation.compare.localization import (
@@ -65,12 +67,13 @@ else:
         __name__,
         {
             "agreement": "LEVELS ToleranceAgreement Tolerances compare_within_tolerances measure_agreement select_rows",
-            "coco.detections": "choose_iou",
+            "coco.detections": "check_predictions choose_iou",
             "coco.evaluate": "CountLevel evaluate",
             "coco.ground_truth": "Iou Truth",
             "coco.results": "AttributeMetrics Evaluation FIGURES FederatedMetrics WeightedAverages choose_figures",
             "compare.bootstrap": "METHOD Interval",
-            "compare.compare": "CompareOptions Comparison JudgedRun compare_opened compare_runs make_comparable",
+            "compare.compare": "CompareOptions Comparison JudgedRun MatchedRun compare_opened compare_runs "
+            "make_comparable match_opened",
             "compare.fairness": "Cut restrict",
             "compare.localization": "ComparedMasks MaskComparison MaskOptions compare_masks compare_opened_masks "
             "has_recorded_masks",

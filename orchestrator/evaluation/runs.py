@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,14 +51,20 @@ def find_predictions(path: Path) -> Path:
     """Return the predictions file of a run directory, or the file itself. UsageError for a run without one."""
     if not path.is_dir():
         return path
+    if not (path / "predictions.npz").is_file() and not (path / "run.json").is_file():
+        hint = "name a run directory or a predictions.npz; orch ls lists your runs"
+        raise UsageError(f"{path} is no run directory", why="it has no predictions.npz and no run.json", hint=hint)
     if not (path / "predictions.npz").is_file():
         raise UsageError(f"{path} has no predictions.npz", why="the run is not complete; the same orch run resumes it")
     return path / "predictions.npz"
 
 
-def open_runs(paths: Sequence[Path]) -> list[OpenedRun]:
-    """Open run directories or predictions files. UsageError when one is given twice, PredictionsError when broken."""
-    files = [find_predictions(path) for path in paths]
+def open_runs(paths: Sequence[Path], find: Callable[[Path], Path] = find_predictions) -> list[OpenedRun]:
+    """Open run directories or predictions files; `find` returns the predictions file of each.
+
+    UsageError when one is given twice, PredictionsError when broken.
+    """
+    files = [find(path) for path in paths]
     repeated = [str(path) for path, count in Counter(file.resolve() for file in files).items() if count > 1]
     if repeated:
         raise UsageError(f"{repeated[0]} was given twice")
@@ -83,7 +89,7 @@ def _make_labels(opened: Sequence[Predictions], paths: Sequence[Path]) -> list[s
     """Return for each run the shortest of several labels that no other run shares."""
     models = [str(run.meta.get("model", path.stem)) for run, path in zip(opened, paths, strict=True)]
     variants = [f"{model} {run.meta.get('variant', '')}".strip() for run, model in zip(opened, models, strict=True)]
-    folders = [f"{model} ({_folder_name(path)})" for model, path in zip(models, paths, strict=True)]
+    folders = [f"{model} ({_folder_name(path, model)})" for model, path in zip(models, paths, strict=True)]
     whole = [f"{model} ({path})" for model, path in zip(models, paths, strict=True)]
     labels = []
     for index in range(len(paths)):
@@ -92,5 +98,7 @@ def _make_labels(opened: Sequence[Predictions], paths: Sequence[Path]) -> list[s
     return labels
 
 
-def _folder_name(path: Path) -> str:
-    return path.name if path.is_dir() or path.name != "predictions.npz" else path.absolute().parent.name
+def _folder_name(path: Path, model: str) -> str:
+    """Return the folder's name, with its parent where it is that of the model and says nothing."""
+    folder = path.absolute() if path.is_dir() or path.name != "predictions.npz" else path.absolute().parent
+    return f"{folder.parent.name}/{folder.name}" if folder.name == model else folder.name

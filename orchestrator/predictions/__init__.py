@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from orchestrator.predictions.import_coco import import_coco_results
     from orchestrator.predictions.mask_files import CANVASES, KEEP_CANVAS, PICTURES, MaskFiles
     from orchestrator.predictions.npz import open_arrays
-    from orchestrator.predictions.output_names import picture_path
+    from orchestrator.predictions.output_names import assign_paths, is_plain_path, picture_path
     from orchestrator.predictions.predictions import Predictions, Record
     from orchestrator.predictions.schema import STATUS_FAILED, STATUS_PREDICTED, is_class, to_native_edges, to_xywh
     from orchestrator.predictions.shard_check import (
@@ -33,7 +33,7 @@ else:
             "import_coco": "import_coco_results",
             "mask_files": "CANVASES KEEP_CANVAS MaskFiles PICTURES",
             "npz": "open_arrays",
-            "output_names": "picture_path",
+            "output_names": "assign_paths is_plain_path picture_path",
             "predictions": "Predictions Record",
             "schema": "STATUS_FAILED STATUS_PREDICTED is_class to_native_edges to_xywh",
             "shard_check": "ShardContent ShardFault ShardRules check_mask_file check_shard write_failed_shard",

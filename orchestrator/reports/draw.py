@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from orchestrator.errors import PredictionsError, UsageError
-from orchestrator.inputs import read_inputs
+from orchestrator.evaluation import open_runs
 from orchestrator.paths import RunPaths
-from orchestrator.predictions import STATUS_PREDICTED, Predictions, Record, picture_path, rle
+from orchestrator.predictions import STATUS_PREDICTED, Predictions, Record, assign_paths, rle
+from orchestrator.reports.image_files import make_finder, require_image_root
 from orchestrator.system import replace_file
 
 Colour = tuple[int, int, int]
@@ -84,7 +84,7 @@ def draw_predictions(
     pen = ImageDraw.Draw(image)
     for row in rows:
         _paint_box(pen, record["boxes"][row].tolist(), choose_colour(int(record["classes"][row])), style, image.size)
-    labels = _Labels(pen, style, image.size)
+    labels = _Labels(pen, style, image.size, [tuple(record["boxes"][row].tolist()) for row in rows])
     for row in reversed(rows):  # labels of the best instances are positioned first
         category = int(record["classes"][row])
         text = f"{names.get(category, category)} {float(record['scores'][row]):.2f}"
@@ -95,7 +95,7 @@ def draw_predictions(
 def draw_run(
     predictions: Predictions, find_image: Callable[[str], Path], folder: Path, min_score: float = 0.5, exif: bool = True
 ) -> list[Path]:
-    """Draw every predicted image as `folder`/<relative path>.png; return those paths.
+    """Draw every predicted image as `folder`/<relative path>, ending in .png; return those paths.
 
     `find_image` returns the file of an image by its name; `exif` applies its EXIF orientation, as the run did.
     Failed images are skipped. PredictionsError when an image is not the one that was predicted, cannot be
@@ -103,10 +103,9 @@ def draw_run(
     """
     categories = predictions.meta.get("categories", [])
     written = []
-    for record in predictions:
+    for record, target in zip(predictions, assign_paths(folder, predictions.files, ".png"), strict=True):
         if record["status"] != STATUS_PREDICTED:
             continue
-        target = picture_path(folder, record["image_file"])
         pixels = _read_pixels(find_image(record["image_file"]), exif)
         if pixels.shape[:2] != tuple(record["image_size"]):
             height, width = record["image_size"]
@@ -123,26 +122,26 @@ def draw_run(
     return written
 
 
-def draw_run_directory(run: Path, folder: Path, min_score: float) -> list[Path]:
-    """Draw all predicted images of a run into `folder`; return the pictures. UsageError if the run is incomplete."""
-    paths = RunPaths(run)
-    if not paths.predictions.is_file() or not paths.run_json.is_file():
-        raise UsageError(f"{run} is not a complete run directory", hint="orch run --model MODEL --images FOLDER")
-    recorded = json.loads(paths.run_json.read_text(encoding="utf-8"))
-    predictions, find_image = Predictions.load(paths.predictions), make_input_locator(paths, recorded)
-    return draw_run(predictions, find_image, folder, min_score, recorded["request"]["exif"] == "apply")
+def draw_source(source: Path, folder: Path, min_score: float, image_root: Path | None = None) -> list[Path]:
+    """Draw all predicted images of a run directory, or of a predictions file, into `folder`; return the pictures.
 
-
-def make_input_locator(paths: RunPaths, recorded: dict[str, Any]) -> Callable[[str], Path]:
-    """Return a function from an image's name to its file; `recorded` is the run's run.json."""
-    roots = [Path(root) for root in recorded["roots"]]
-    files = {image.file: image.path for image in read_inputs(paths.inputs)}
-
-    def locate(file: str) -> Path:
-        number, _, rest = files[file].partition("/")
-        return roots[int(number)] / rest
-
-    return locate
+    The images are below `image_root`, or where the run recorded them: that of the directory, or of the file's folder.
+    UsageError if the run is incomplete or its images are not known.
+    """
+    require_image_root(image_root)
+    run_folder = source if source.is_dir() else source.parent
+    is_of_run = RunPaths(run_folder).predictions.is_file() and RunPaths(run_folder).run_json.is_file()
+    if source.is_dir() and not is_of_run and image_root is None:
+        raise UsageError(f"{source} is not a complete run directory", hint="orch run --model MODEL --images FOLDER")
+    is_predictions_of_run = is_of_run and source.name == RunPaths(run_folder).predictions.name
+    (run,) = open_runs([run_folder if is_predictions_of_run else source])
+    find_image = make_finder(run, image_root)
+    if find_image is None:
+        why = "it is not in the directory of its run"
+        raise UsageError(
+            f"the images of {source} are not known", why=why, hint=f"orch draw {source} --image-root FOLDER"
+        )
+    return draw_run(run.predictions, find_image, folder, min_score, run.predictions.meta.get("exif") != "ignore")
 
 
 def make_contact_sheet(images: Iterable[Image.Image], columns: int, cell: int = 320, gap: int = 8) -> Image.Image:
@@ -211,24 +210,32 @@ def _paint_box(pen: ImageDraw.ImageDraw, box: Box, colour: Colour, style: Style,
 
 
 class _Labels:
-    """Draws labels next to boxes, without overlap where possible."""
+    """Draws labels next to boxes, where possible neither over labels nor over what is in other boxes."""
 
-    def __init__(self, pen: ImageDraw.ImageDraw, style: Style, size: tuple[int, int]) -> None:
+    def __init__(self, pen: ImageDraw.ImageDraw, style: Style, size: tuple[int, int], boxes: Sequence[Box]) -> None:
         self._pen = pen
         self._style = style
         self._size = size
         self._font = ImageFont.load_default(style.font)
+        self._boxes = boxes
         self._taken: list[Box] = []
 
     def add(self, text: str, box: Box, colour: Colour) -> None:
-        """Draw a label at the first free position above, inside or below the box, else above it."""
+        """Draw a label at the first free position above, inside, below or beside the box, else above it."""
         pad = self._style.padding
         left, top, right, bottom = self._font.getbbox(text)
         width, height = right - left + 2 * pad, bottom - top + 2 * pad
         tops = [box[1] - height, box[1], box[3] - height, box[3]]
         tops += [box[1] + step * height for step in range(1, LABEL_STEPS)]
         candidates = [self._move_inside(x, y, width, height) for y in tops for x in (box[0], box[2] - width)]
-        area = next((candidate for candidate in candidates if self._is_free(candidate)), candidates[0])
+        beside = [self._move_inside(x, box[1], width, height) for x in (box[2], box[0] - width)]
+        # In a line of text a label would cover what the box is about.
+        place = 2 if box[3] - box[1] < 2 * height else len(candidates)
+        candidates[place:place] = beside
+        free = [candidate for candidate in candidates if not _touches(candidate, self._taken)]
+        others = [other for other in self._boxes if other != tuple(box)]
+        clear = (candidate for candidate in free if not _touches(candidate, others))
+        area = next(clear, free[0] if free else candidates[0])
         self._taken.append(area)
         self._pen.rectangle((area[0], area[1], area[2] - 1, area[3] - 1), fill=colour)
         ink = "black" if colour[0] * 0.299 + colour[1] * 0.587 + colour[2] * 0.114 > 140 else "white"
@@ -239,8 +246,8 @@ class _Labels:
         y = max(0.0, min(y, self._size[1] - height))
         return (x, y, x + width, y + height)
 
-    def _is_free(self, area: Box) -> bool:
-        return all(
-            area[2] <= other[0] or area[0] >= other[2] or area[3] <= other[1] or area[1] >= other[3]
-            for other in self._taken
-        )
+
+def _touches(area: Box, others: Iterable[Box]) -> bool:
+    return any(
+        area[0] < other[2] and area[2] > other[0] and area[1] < other[3] and area[3] > other[1] for other in others
+    )

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from orchestrator.evaluation import GateResult
-from orchestrator.system import printable
+from orchestrator.system import count_of, printable
 
 SHOWN_FAILURES = 50  # per model: GitHub accepts 1 MiB of summary per step
 SHOWN_CHARACTERS = 300
@@ -68,7 +68,7 @@ def _list_remarks(result: GateResult, prefix: str) -> Iterator[str]:
     if not failures:
         return
     shown = f", the first {SHOWN_FAILURES}" if len(failures) > SHOWN_FAILURES else ""
-    heading = f"{escape_cell(result.model)}: {len(failures)} images failed{shown}"
+    heading = f"{escape_cell(result.model)}: {count_of(len(failures), 'image')} failed{shown}"
     yield from ("", f"<details><summary>{heading}</summary>", "", "| image | why |", "| --- | --- |")
     for failure in failures[:SHOWN_FAILURES]:
         yield f"| {escape_cell(failure['image_file'])} | {escape_cell(failure['error'])} |"

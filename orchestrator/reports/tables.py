@@ -21,6 +21,7 @@ from orchestrator.evaluation import (
     OpenedRun,
     choose_figures,
 )
+from orchestrator.system import count_of
 
 DIFFERENCES = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "map_w": "mAP_w"}
 RECORDED = ("device", "runtime", "image_digest", "build", "weights")  # of each run, in JSON
@@ -64,7 +65,7 @@ def make_caption(comparison: Comparison) -> list[str]:
     if not comparison.evaluations:
         return [f"agreement of {what} that score at least {comparison.options.min_score:g}, 2 · pairs / instances"]
     first = comparison.evaluations[0]
-    lines = [f"{what} of {first.images} annotated images, by {first.engine}"]
+    lines = [f"{what} of {count_of(first.images, 'annotated image')}, by {first.engine}"]
     if first.protocol != DEFAULT:
         lines.append(f"figures follow the protocol {first.protocol}")
     if comparison.intervals:
@@ -72,9 +73,12 @@ def make_caption(comparison: Comparison) -> list[str]:
     for run, evaluation in zip(comparison.runs, comparison.evaluations, strict=True):
         missing, unknown = evaluation.missing, len(evaluation.unknown_images)
         if missing:
-            lines.append(f"{run.label}: {missing} annotated images have no predictions and count as missed")
+            have, count = ("has", "counts") if missing == 1 else ("have", "count")
+            images = count_of(missing, "annotated image")
+            lines.append(f"{run.label}: {images} {have} no predictions and {count} as missed")
         if unknown:
-            lines.append(f"{run.label}: {unknown} predicted images are not annotated, not counted")
+            are = "is" if unknown == 1 else "are"
+            lines.append(f"{run.label}: {count_of(unknown, 'predicted image')} {are} not annotated, not counted")
         lines += [f"{run.label}: {note}" for note in evaluation.notes]
     lines += _describe_attributes(comparison.evaluations)
     return lines + [f"warning: {warning}" for warning in collect_warnings(comparison)]
@@ -93,7 +97,8 @@ def _explain_intervals(comparison: Comparison) -> list[str]:
     undefined = f"; {resamples - fewest} resamples without annotations are not counted" if fewest < resamples else ""
     return [
         f"Δ: difference to {comparison.runs[0].label}; paired: {resamples} resamples of the images, seed "
-        f"{comparison.options.seed}, each of {images} images drawn with replacement, the same for both runs{undefined}",
+        f"{comparison.options.seed}, each of {count_of(images, 'image')} drawn with replacement, the same for both runs"
+        f"{undefined}",
         f"[from, to]: the middle {comparison.confidence:.0%} of the resampled differences; * leaves out zero",
     ]
 
@@ -169,8 +174,10 @@ def format_difference(intervals: dict[str, Interval] | None, name: str) -> Cell:
     interval = (intervals or {}).get(name)
     if interval is None:
         return Cell("" if intervals is None else "–", None)
-    star = "*" if interval.is_clear else ""
-    text = f"{interval.difference:+.3f}{star} [{interval.low:+.3f}, {interval.high:+.3f}]"
+    star, nearest = "*" if interval.is_clear else "", min(abs(interval.low), abs(interval.high))
+    # A bound that is shown as zero would contradict the star.
+    digits = next((n for n in range(3, 7) if not star or round(nearest, n)), 7)
+    text = f"{interval.difference:+.{digits}f}{star} [{interval.low:+.{digits}f}, {interval.high:+.{digits}f}]"
     return Cell(text.replace("-", "−"), interval)
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ATTEMPTS = 4  # failures in a row, without a new byte between them, that end a download
 TIMEOUT = (20, 60)  # seconds to connect, and between two blocks
 RESERVE_BYTES = 64 << 20
-RESUME_HINT = "type the same command again: it resumes"
+RESUME_HINT = "check the network, behind a proxy HTTPS_PROXY; then the same command again: it resumes"
 _BLOCK = 1 << 16
 TOKENS = {"huggingface.co": "HF_TOKEN"}
 """Variables with the token of a host, for weights that it gives to those alone who agreed to a licence."""

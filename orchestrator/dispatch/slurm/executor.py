@@ -20,7 +20,7 @@ from orchestrator.errors import MachineError, UsageError
 from orchestrator.hardware import Gpu, Selection, choose_variant, device_kind
 from orchestrator.paths import RunPaths, home
 from orchestrator.plan import AUTO, missing_shards
-from orchestrator.system import Display, write_json, write_text
+from orchestrator.system import Display, count_of, write_json, write_text
 
 NAME = "slurm"
 STOP_SECONDS = 45.0
@@ -150,7 +150,7 @@ def _submit(work: Work, missing: list[int], display: Display) -> None:
         "options": options,
     }
     write_json(paths.submission(NAME), document)
-    display.say(f"submitted job {number}: {job.tasks} tasks for {len(missing)} shards")
+    display.say(f"submitted job {number}: {count_of(job.tasks, 'task')} for {count_of(len(missing), 'shard')}")
 
 
 def _make_job(work: Work, tasks: int) -> ArrayJob:

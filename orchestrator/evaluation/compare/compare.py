@@ -83,6 +83,14 @@ class JudgedRun:
     matches: Matches | None
 
 
+@dataclass(frozen=True)
+class MatchedRun:
+    """One run's detections and their matches with the truth at IoU 0.5, without figures."""
+
+    joined: JoinedDetections
+    matches: Matches
+
+
 def compare_runs(paths: Sequence[Path], annotations: Path | None, options: CompareOptions) -> Comparison:
     """Compare two or more runs, given as run directories or predictions files.
 
@@ -148,6 +156,19 @@ def _note_boxes(runs: Sequence[OpenedRun], asked: Iou | None) -> list[str]:
     if asked is not None or len(boxes_only) in (0, len(runs)):
         return []
     return [f"compared by boxes: no masks are in {', '.join(boxes_only)}"]
+
+
+def match_opened(
+    runs: Sequence[OpenedRun], annotations: Path, iou: Iou, has_fewer_images: bool
+) -> tuple[list[OpenedRun], Truth, list[MatchedRun]]:
+    """Match comparable runs with annotations, for drawing; return the runs with the truth's category ids."""
+    options = CompareOptions()
+    rules = get_coco_protocol(options.protocol)
+    truth = _read_truth(annotations, iou, options, rules, runs, has_fewer_images)
+    joined = [join_by(rules, run.predictions, truth) for run in runs]
+    matched = [MatchedRun(one, match(truth, one.detections, iou, THRESHOLDS[:1])) for one in joined]
+    runs = [replace(run, predictions=one.detections.predictions) for run, one in zip(runs, joined, strict=True)]
+    return runs, truth, matched
 
 
 def _read_truth(

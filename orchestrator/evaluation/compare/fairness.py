@@ -15,6 +15,7 @@ from orchestrator.errors import PredictionsError
 from orchestrator.evaluation.equivalence_record import is_equivalence_recorded
 from orchestrator.evaluation.runs import OpenedRun
 from orchestrator.predictions import STATUS_FAILED, STATUS_PREDICTED, Predictions, is_class
+from orchestrator.system import count_of
 
 SHOWN_NAMES = 3
 IDENTITIES = {"image_digest": "container image", "build": "build", "weights": "weights", "runtime": "runtime"}
@@ -101,8 +102,10 @@ def _check_images(runs: Sequence[OpenedRun]) -> Difference | None:
     for run, files in zip(runs, sets, strict=True):
         own = [file for file in run.predictions.files if file not in common]
         names = ", ".join(own[:SHOWN_NAMES]) + (", …" if len(own) > SHOWN_NAMES else "")
-        values.append(f"has {len(files)} images" + (f", {len(own)} of them not in all runs ({names})" if own else ""))
-    return Difference(IMAGE_LIST, tuple(values), f"only the {len(common)} images all runs have" if common else None)
+        others = f", {len(own)} of them not in all runs ({names})" if own else ""
+        values.append(f"has {count_of(len(files), 'image')}{others}")
+    remedy = f"only the {count_of(len(common), 'image')} that all runs have" if common else None
+    return Difference(IMAGE_LIST, tuple(values), remedy)
 
 
 def _check_content(runs: Sequence[OpenedRun]) -> Difference | None:
@@ -111,7 +114,7 @@ def _check_content(runs: Sequence[OpenedRun]) -> Difference | None:
     if not differing:
         return None
     names = ", ".join(differing[:SHOWN_NAMES]) + (", …" if len(differing) > SHOWN_NAMES else "")
-    values = tuple(f"has its own content of {len(differing)} images ({names})" for _ in runs)
+    values = tuple(f"has its own content of {count_of(len(differing), 'image')} ({names})" for _ in runs)
     common = set(_common_files(runs))
     remedy = f"not the {len(differing)} images whose files differ" if common else None
     return Difference(IMAGE_CONTENT, values, remedy)

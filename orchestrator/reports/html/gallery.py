@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.evaluation import Iou, JudgedRun, OpenedRun, Truth, measure_agreement, select_rows
+from orchestrator.evaluation import Iou, JudgedRun, MatchedRun, OpenedRun, Truth, measure_agreement, select_rows
 from orchestrator.predictions import STATUS_FAILED, Predictions, find_images, to_xywh
-from orchestrator.reports.html.thumbnails import Thumbnail, fit_size, make_thumbnail, shrink_mask
+from orchestrator.reports.html.thumbnails import SIDE, Thumbnail, fit_size, make_thumbnail, shrink_mask
+from orchestrator.reports.image_files import Finder
 
-Finder = Callable[[str], Path]
 NEVER_DECODED = (400, 120)  # size on the page, in pixels, of an image that no run could decode
 
 
@@ -56,7 +55,7 @@ class Material:
     runs: Sequence[OpenedRun]
     finders: Sequence[Finder | None]
     truth: Truth | None
-    judged: Sequence[JudgedRun]
+    judged: Sequence[JudgedRun | MatchedRun]
     iou: Iou
     limits: PageLimits
 
@@ -70,18 +69,18 @@ def measure_disagreement(material: Material) -> NDArray[np.float64]:
     """
     runs = material.runs
     if len(runs) == 1:
-        return _measure_errors(material)
-    files, min_score = runs[0].predictions.files, material.limits.min_score
-    total = np.zeros(len(files))
-    pairs = list(combinations(runs, 2))
-    for first, second in pairs:
-        pair = (first.predictions, second.predictions)
-        total += [1 - measure_agreement(*pair, file, material.iou, min_score) for file in files]
-    mean: NDArray[np.float64] = total / len(pairs)
-    return mean
+        return measure_errors(material)
+    return np.array([measure_image_disagreement(material, file) for file in runs[0].predictions.files], np.float64)
 
 
-def _measure_errors(material: Material) -> NDArray[np.float64]:
+def measure_image_disagreement(material: Material, file: str) -> float:
+    """Return the disagreement of two or more runs on one image; see `measure_disagreement`."""
+    pairs = list(combinations((run.predictions for run in material.runs), 2))
+    shares = (measure_agreement(*pair, file, material.iou, material.limits.min_score) for pair in pairs)
+    return sum(1 - share for share in shares) / len(pairs)
+
+
+def measure_errors(material: Material) -> NDArray[np.float64]:
     """Return (I,) the share of instances of the only run and of the truth that have no partner."""
     predictions = material.runs[0].predictions
     if material.truth is None:
@@ -100,12 +99,12 @@ def _count_errors(material: Material, truth: Truth) -> tuple[NDArray[np.int64], 
     right = np.bincount(matches.image[matches.right[0] & is_shown], minlength=len(truth))
     wrong = np.bincount(matches.image[matches.wrong[0] & is_shown], minlength=len(truth))
     annotated = np.bincount(truth.image[~truth.crowd], minlength=len(truth))
-    indices = _find_in_truth(truth, material.runs[0].predictions)
+    indices = find_in_truth(truth, material.runs[0].predictions)
     counts = (np.where(indices >= 0, part[indices], 0) for part in (right, wrong, annotated - right))
     return tuple(counts)  # type: ignore[return-value]
 
 
-def _find_in_truth(truth: Truth, predictions: Predictions) -> NDArray[np.int64]:
+def find_in_truth(truth: Truth, predictions: Predictions) -> NDArray[np.int64]:
     """Return (I,) each image's index in the truth, -1 where it is not annotated."""
     if not len(truth):
         return np.full(len(predictions), -1, np.int64)
@@ -125,7 +124,7 @@ def choose_images(scores: NDArray[np.float64], count: int) -> NDArray[np.int64]:
 def build_gallery(material: Material, disagreement: NDArray[np.float64], chosen: Sequence[int]) -> Gallery:
     """Make pictures and overlays of the chosen images of the first run, up to the limit of bytes."""
     gallery = Gallery()
-    panels = _Panels(material)
+    panels = Panels(material)
     # Highest disagreement first: the limit drops the images with the least.
     for image in sorted(chosen, key=lambda number: -disagreement[number]):
         file = material.runs[0].predictions.files[image]
@@ -162,14 +161,20 @@ def make_picture(
     return None, problem
 
 
-def fit_without_picture(runs: Sequence[OpenedRun], file: str) -> tuple[int, int]:
-    """Return the size on the page, width and height, of an image that has no picture."""
+def fit_without_picture(runs: Sequence[OpenedRun], file: str, side: int = SIDE) -> tuple[int, int]:
+    """Return the size on the page, width and height, of an image whose picture is not made."""
+    height, width = find_size(runs, file)
+    return fit_size(width, height, side) if height and width else NEVER_DECODED
+
+
+def find_size(runs: Sequence[OpenedRun], file: str) -> tuple[int, int]:
+    """Return the height and width of an image, zeros where no run could decode it."""
     sizes = [run.predictions.image_size[run.predictions.index(file)].tolist() for run in runs]
     height, width = max(sizes)
-    return fit_size(width, height) if height and width else NEVER_DECODED
+    return height, width
 
 
-class _Panels:
+class Panels:
     """What is drawn over an image: first the truth, if there is one, then each run's instances.
 
     An instance is [category, score, box, mask, right]: `right` is 1 or 0 at IoU 0.5, null without a truth.
@@ -182,7 +187,7 @@ class _Panels:
         self._index_in_truth: dict[str, int] = {}
         if material.truth is not None:
             first = material.runs[0].predictions
-            indices = _find_in_truth(material.truth, first).tolist()
+            indices = find_in_truth(material.truth, first).tolist()
             self._index_in_truth = dict(zip(first.files, indices, strict=True))
         for judged in material.judged:
             matches, truth = judged.matches, material.truth

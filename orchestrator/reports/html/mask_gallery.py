@@ -13,7 +13,6 @@ from orchestrator.errors import OrchError
 from orchestrator.evaluation import ComparedMasks, MaskComparison, OpenedRun, TrueMask, read_levels, read_true_mask
 from orchestrator.predictions import PICTURES, STATUS_FAILED
 from orchestrator.reports.html.gallery import (
-    Finder,
     Gallery,
     PageLimits,
     choose_images,
@@ -21,6 +20,7 @@ from orchestrator.reports.html.gallery import (
     make_picture,
 )
 from orchestrator.reports.html.thumbnails import encode
+from orchestrator.reports.image_files import Finder
 
 Size = tuple[int, int]
 HEAT = np.array([(10, 8, 40), (90, 20, 110), (190, 55, 85), (245, 130, 35), (252, 245, 160)])

@@ -12,8 +12,9 @@ from orchestrator.evaluation import ComparedMasks, MaskComparison
 from orchestrator.predictions import STATUS_FAILED
 from orchestrator.reports.html.charts import draw_f1
 from orchestrator.reports.html.gallery import Gallery, PageLimits
-from orchestrator.reports.html.page import fill_template
+from orchestrator.reports.html.page import fill_template, list_numbers
 from orchestrator.reports.mask_tables import make_mask_caption, make_mask_tables
+from orchestrator.system import count_of
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,13 @@ def _list_facts(comparison: MaskComparison) -> list[tuple[str, str]]:
     """Return the numbers at the top of the page."""
     first = comparison.evaluations[0]
     known = [one.pixel_fixed.f1 for one in comparison.evaluations if one.pixel_fixed is not None]
-    failed = sum(int((run.predictions.status == STATUS_FAILED).sum()) for run in comparison.runs)
+    failed = [int((run.predictions.status == STATUS_FAILED).sum()) for run in comparison.runs]
     return [
         ("runs", str(len(comparison.runs))),
         ("images", f"{first.images:,}"),
         ("manipulated", f"{first.manipulated:,}"),
         ("best pixel F1 at 0.5", f"{max(known):.3f}" if known else "–"),
-        ("failed", f"{failed:,}"),
+        ("failed", list_numbers(failed)),
     ]
 
 
@@ -97,5 +98,5 @@ def _describe_gallery(page: MaskPage) -> str:
     if page.gallery.is_full:
         words += f" Those with the least disagreement are missing: the page is limited to {page.limits.megabytes:g} MB."
     if page.gallery.unreadable:
-        words += f" {page.gallery.unreadable:,} images could not be shown themselves."
+        words += f" {count_of(page.gallery.unreadable, 'image')} could not be shown."
     return words

@@ -19,8 +19,10 @@ from orchestrator.reports.draw import choose_colour
 from orchestrator.reports.html.charts import draw_histogram, draw_precision_recall
 from orchestrator.reports.html.gallery import Gallery, PageLimits
 from orchestrator.reports.tables import make_caption, make_tables
+from orchestrator.system import count_of
 
 SHOWN_FAILURES = 500
+SCRIPTS = ("panels.js", "report.js")
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def fill_template(runs: Sequence[OpenedRun], title: str | None, data: dict[str, 
     return template.render(
         title=title or " · ".join(dict.fromkeys(run.model for run in runs)),
         style=Markup((templates / "report.css").read_text(encoding="utf-8")),
-        script=Markup((templates / "report.js").read_text(encoding="utf-8")),
+        script=Markup("".join((templates / name).read_text(encoding="utf-8") for name in SCRIPTS)),
         data=_encode_for_script(data),
         runs=[_describe_run(run, number) for number, run in enumerate(runs)],
         failures=_list_failures(runs),
@@ -166,7 +168,7 @@ def _list_facts(page: Page) -> list[tuple[str, str]]:
     """Return the numbers at the top of the page."""
     runs = page.comparison.runs
     facts = [("runs", str(len(runs))), ("images", f"{len(runs[0].predictions):,}")]
-    facts.append(("instances", f"{sum(len(run.predictions.scores) for run in runs):,}"))
+    facts.append(("instances", list_numbers([len(run.predictions.scores) for run in runs])))
     if page.comparison.evaluations:
         best = max(page.comparison.evaluations, key=lambda evaluation: evaluation.ap or 0)
         name = "best mask AP" if best.iou == "segm" else "best box AP"
@@ -174,9 +176,17 @@ def _list_facts(page: Page) -> list[tuple[str, str]]:
     elif page.comparison.agreements:
         shares = [pair.agreement[0] for pair in page.comparison.agreements if pair.agreement[0] is not None]
         facts.append(("agreement", f"{sum(shares) / len(shares):.3f}" if shares else "–"))
-    failed = sum(int((run.predictions.status == STATUS_FAILED).sum()) for run in runs)
-    facts.append(("failed", f"{failed:,}"))
+    failed = [int((run.predictions.status == STATUS_FAILED).sum()) for run in runs]
+    facts.append(("failed", list_numbers(failed)))
     return facts
+
+
+def list_numbers(numbers: Sequence[int]) -> str:
+    """Return one number per run in their order, of many runs the lowest and highest; a sum would be no run's."""
+    if len(set(numbers)) == 1:
+        return f"{numbers[0]:,}" + (" each" if len(numbers) > 1 and numbers[0] else "")
+    texts = [f"{number:,}" for number in numbers]
+    return " / ".join(texts) if len(texts) <= 3 else f"{min(numbers):,}–{max(numbers):,}"
 
 
 def _draw_curves(page: Page) -> list[dict[str, Any]]:
@@ -199,7 +209,7 @@ def _describe_gallery(page: Page) -> dict[str, Any]:
     shown, total = len(page.gallery.images), len(page.comparison.runs[0].predictions)
     limits = page.limits
     if shown == total:
-        words = f"All {total:,} images."
+        words = f"All {total:,} images." if total != 1 else "The only image."
     else:
         words = (
             f"{shown:,} of {total:,} images: of at most {limits.images:,}, half are those with the most disagreement, "
@@ -209,7 +219,7 @@ def _describe_gallery(page: Page) -> dict[str, Any]:
             words += f" Those with the least disagreement are missing: the page is limited to {limits.megabytes:g} MB."
     words += f" Instances that score at least {limits.min_score:g}, the best {limits.instances} of each image."
     if page.gallery.unreadable:
-        words += f" {page.gallery.unreadable:,} images could not be shown themselves."
+        words += f" {count_of(page.gallery.unreadable, 'image')} could not be shown."
     return {"words": words, "shown": shown}
 
 

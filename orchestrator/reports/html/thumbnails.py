@@ -28,31 +28,44 @@ class Thumbnail:
     height: int
 
 
-def fit_size(width: int, height: int) -> tuple[int, int]:
-    """Return the size on the page, width and height, of an image of this size."""
-    scale = min(1.0, SIDE / max(width, height, 1))
+def fit_size(width: int, height: int, side: int = SIDE) -> tuple[int, int]:
+    """Return the size on the page, width and height, of an image of this size; `side` is the longer side's limit."""
+    scale = min(1.0, side / max(width, height, 1))
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def make_thumbnail(path: Path, exif: bool) -> Thumbnail:
-    """Scale an image file down; `exif` applies its orientation. OSError or ValueError when it cannot be read."""
+def shrink_image(path: Path, exif: bool, side: int = SIDE) -> Image.Image:
+    """Scale an image file down to `side`; `exif` applies its orientation.
+
+    OSError or ValueError when it cannot be read.
+    """
     try:
         with Image.open(path) as image:
-            image.draft("RGB", (SIDE, SIDE))  # a JPEG decoder can skip detail that scaling removes
+            image.draft("RGB", (side, side))  # a JPEG decoder can skip detail that scaling removes
             upright = ImageOps.exif_transpose(image) if exif else image
-            small = to_rgb(upright).resize(fit_size(*upright.size), Image.Resampling.BILINEAR, reducing_gap=2.0)
+            size = fit_size(*upright.size, side)
+            return to_rgb(upright).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
     except (SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(str(error)) from error
-    return encode(small)
+
+
+def make_thumbnail(path: Path, exif: bool) -> Thumbnail:
+    """Return an image file as a data URL of at most SIDE pixels; raises what `shrink_image` raises."""
+    return encode(shrink_image(path, exif))
 
 
 def encode(picture: Image.Image) -> Thumbnail:
     """Return a small picture as a data URL."""
+    data, kind = compress(picture)
+    return Thumbnail(f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}", *picture.size)
+
+
+def compress(picture: Image.Image) -> tuple[bytes, str]:
+    """Return a picture's bytes, and their media type."""
     kind = "WEBP" if features.check("webp") else "JPEG"
     data = io.BytesIO()
     picture.save(data, kind, quality=QUALITY)
-    text = base64.b64encode(data.getvalue()).decode("ascii")
-    return Thumbnail(f"data:image/{kind.lower()};base64,{text}", *picture.size)
+    return data.getvalue(), f"image/{kind.lower()}"
 
 
 def shrink_mask(counts: bytes, size: list[int], width: int, height: int) -> list[Any] | None:

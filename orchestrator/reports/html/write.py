@@ -6,20 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator.errors import UsageError
 from orchestrator.evaluation import (
     CompareOptions,
     MaskOptions,
-    OpenedRun,
     choose_iou,
     compare_opened,
     compare_opened_masks,
     make_comparable,
     open_runs,
 )
-from orchestrator.reports.draw import make_input_locator
 from orchestrator.reports.html.gallery import (
-    Finder,
     Material,
     PageLimits,
     build_gallery,
@@ -29,7 +25,8 @@ from orchestrator.reports.html.gallery import (
 from orchestrator.reports.html.mask_gallery import build_mask_gallery
 from orchestrator.reports.html.mask_page import MaskPage, render_masks
 from orchestrator.reports.html.page import Page, render
-from orchestrator.system import Display, __version__, write_text
+from orchestrator.reports.image_files import make_finder, require_image_root
+from orchestrator.system import Display, __version__, require_file, write_text
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ def write_report(
     paths: Sequence[Path], annotations: Path | None, output: Path, options: ReportOptions, display: Display
 ) -> WrittenReport:
     """Write the page. Raises what `compare_runs` raises, and UsageError when `output` cannot be written."""
-    _check_output(output)
+    _check(output, options)
     display.detail("reading and evaluating")
     runs, notes, has_fewer_images = make_comparable(open_runs(paths), options.compare.align)
     comparison, truth, judged = compare_opened(
@@ -64,7 +61,7 @@ def write_report(
     )
     runs = list(comparison.runs)
     iou = choose_iou([run.predictions for run in runs], options.compare.iou)
-    finders = [_make_finder(run, options.image_root) for run in runs]
+    finders = [make_finder(run, options.image_root) for run in runs]
     material = Material(runs, finders, truth, judged, iou, options.limits)
     display.detail("finding where they disagree")
     disagreement = measure_disagreement(material)
@@ -72,7 +69,7 @@ def write_report(
     display.detail(f"making {len(chosen)} pictures")
     gallery = build_gallery(material, disagreement, chosen.tolist())
     text = render(Page(comparison, judged, gallery, options.limits, annotations, options.title, __version__))
-    write_text(output, text)
+    _write(output, text)
     return WrittenReport(output, len(text.encode()), len(runs[0].predictions), len(gallery.images))
 
 
@@ -83,31 +80,24 @@ def write_mask_report(
 
     Raises what `compare_masks` raises, also for one run, and UsageError when `output` cannot be written.
     """
-    _check_output(output)
+    _check(output, options)
     display.detail("reading and evaluating")
     comparison, compared = compare_opened_masks(open_runs(paths), compare)
-    finders = [_make_finder(run, options.image_root) for run in comparison.runs]
+    finders = [make_finder(run, options.image_root) for run in comparison.runs]
     display.detail("making pictures")
     gallery = build_mask_gallery(comparison, compared, finders, options.limits)
     page = MaskPage(comparison, compared, gallery, options.limits, options.title, __version__)
     text = render_masks(page)
-    write_text(output, text)
+    _write(output, text)
     images = len(comparison.runs[0].predictions)
     return WrittenReport(output, len(text.encode()), images, len(gallery.images))
 
 
-def _check_output(output: Path) -> None:
-    if output.is_dir() or not output.absolute().parent.is_dir():
-        raise UsageError(f"cannot write {output}", why="it is a folder, or its folder does not exist")
+def _check(output: Path, options: ReportOptions) -> None:
+    require_file(output, "--output")
+    require_image_root(options.image_root)
 
 
-def _make_finder(run: OpenedRun, root: Path | None) -> Finder | None:
-    """Return a function from an image's name to its file, under `root` or as the run recorded it."""
-    if root is not None:
-        return lambda file: root / file
-    if run.paths is None or not run.run or not run.paths.inputs.is_file():
-        return None
-    try:
-        return make_input_locator(run.paths, run.run)
-    except (KeyError, TypeError, ValueError):
-        return None
+def _write(output: Path, text: str) -> None:
+    output.absolute().parent.mkdir(parents=True, exist_ok=True)
+    write_text(output, text)

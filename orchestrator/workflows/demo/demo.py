@@ -17,7 +17,7 @@ from orchestrator.dispatch import Outcome
 from orchestrator.evaluation import Evaluation, evaluate
 from orchestrator.plan import RunOptions
 from orchestrator.predictions import Predictions
-from orchestrator.reports import draw_run_directory, make_contact_sheet
+from orchestrator.reports import draw_source, make_contact_sheet
 from orchestrator.system import Display, replace_file
 from orchestrator.workflows.demo.photographs import fetch_photographs
 from orchestrator.workflows.demo.scenes import write_scenes
@@ -103,7 +103,7 @@ def _run(entry: ModelEntry, source: Path, folder: Path, runtime: str, display: D
 
 def _sheet(outcome: Outcome, folder: Path) -> Path:
     """Write one picture that shows the first images of a run with their predictions."""
-    drawn = draw_run_directory(outcome.paths.root, outcome.paths.root / "pictures", min_score=0.3)[:SHEET]
+    drawn = draw_source(outcome.paths.root, outcome.paths.root / "pictures", min_score=0.3)[:SHEET]
     target = folder / f"{outcome.summary['model']}.png"
     sheet = make_contact_sheet([Image.open(path).convert("RGB") for path in drawn], columns=min(4, len(drawn)))
     with replace_file(target) as stream:

@@ -97,3 +97,26 @@ def test_export_names_its_file_after_the_format(file: Path, tmp_path: Path, caps
         assert [one["image_file"] for one in exported["data"]] == ["a.jpg", "sub/b.jpg", "other/b.jpg"]
     assert main(["export", str(file), "-f", "cocoa"]) == 2
     assert "did you mean coco?" in capsys.readouterr().err
+
+
+def test_next_steps_do_not_lead_in_circles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "photos").mkdir()
+    assert main(["inspect", str(tmp_path / "photos")]) == 2
+    assert "is no run directory" in capsys.readouterr().err
+    (tmp_path / "p.npz").write_text("damaged")
+    assert main(["validate", str(tmp_path / "p.npz")]) == 6
+    assert "orch validate" not in capsys.readouterr().err
+    assert main(["inspect", str(tmp_path / "p.npz")]) == 6
+    assert "next: orch validate" in capsys.readouterr().err
+    assert main(["run", "--spool", str(tmp_path / "p.npz"), "garments-tiny", str(tmp_path / "photos")]) == 2
+    assert "--spool" in capsys.readouterr().err
+
+
+def test_next_steps_of_an_env_file_outside_a_clone(
+    tmp_path: Path, orch_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compose", "--env", "--out", str(tmp_path / ".env")]) == 0
+    assert f"next: orch compose --out {tmp_path / 'compose.yaml'}\n" in capsys.readouterr().err
+    (tmp_path / "compose.yaml").touch()
+    assert main(["compose", "--env", "--out", str(tmp_path / ".env")]) == 0
+    assert "orch compose --out" not in capsys.readouterr().err

@@ -19,6 +19,7 @@ from orchestrator.evaluation.coco.evaluate import evaluate
 from orchestrator.evaluation.compare.compare import CompareOptions, Comparison, compare_runs
 from orchestrator.evaluation.compare.fairness import Cut, restrict
 from orchestrator.evaluation.equivalence_record import FORMAT, locate_record
+from orchestrator.evaluation.runs import open_runs
 from orchestrator.predictions.predictions import Predictions
 from orchestrator.reports.tables import (
     format_csv,
@@ -87,7 +88,7 @@ def test_other_images_are_refused_and_aligned(tmp_path: Path) -> None:
     assert "good has 12 images, 4 of them not in all runs (p/000.jpg, p/001.jpg, p/002.jpg, …)" in str(caught.value.why)
     assert "worse has 9 images, 1 of them not in all runs (q/zzz.jpg)" in str(caught.value.why)
     result = compare_runs([good, worse], truth, CompareOptions(align=True, resamples=20))
-    assert result.notes == ("aligned: only the 8 images all runs have",)
+    assert result.notes == ("aligned: only the 8 images that all runs have",)
     assert [one.images for one in result.evaluations] == [8, 8]
     assert [one.missing for one in result.evaluations] == [0, 0]
 
@@ -189,6 +190,14 @@ def test_the_same_model_twice_is_told_apart(tmp_path: Path) -> None:
     assert [one.label for one in three] == ["sample cpu", "sample cu121", "else"]
     same = open_arrays(arrays, arrays, folder=tmp_path)
     assert [one.label for one in same] == ["sample (0.npz)", "sample (1.npz)"]
+
+
+def test_a_folder_named_like_the_model_is_told_by_its_parent(tmp_path: Path) -> None:
+    paths = [tmp_path / "today" / "sample" / "predictions.npz", tmp_path / "other" / "predictions.npz"]
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        save(sample_arrays(), path)
+    assert [run.label for run in open_runs(paths)] == ["sample (today/sample)", "sample (other)"]
 
 
 def test_variants_of_a_model_need_a_recorded_equivalence(tmp_path: Path, orch_home: Path) -> None:

@@ -150,7 +150,7 @@ def test_the_summary_is_a_table_and_what_went_wrong() -> None:
         "",
         "- **broken**: `failed-images` – 1 of 3 images failed",
         "",
-        "<details><summary>m: 1 images failed</summary>",
+        "<details><summary>m: 1 image failed</summary>",
         "",
         "| image | why |",
         "| --- | --- |",

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orchestrator.errors import PredictionsError
+from orchestrator.errors import PredictionsError, UsageError
 from orchestrator.predictions import rle
 from orchestrator.predictions.predictions import Predictions
-from orchestrator.reports.draw import Style, choose_colour, draw_predictions, draw_run, make_contact_sheet
+from orchestrator.reports.draw import Style, choose_colour, draw_predictions, draw_run, draw_source, make_contact_sheet
 from tests.unit.predictions.predictions_samples import FILES, META, SIZES, box_mask, sample_arrays, save
+from tests.unit.reports.view_samples import make_run
 
 CATEGORIES = META["categories"]
 
@@ -106,7 +107,7 @@ def run_of_the_sample(tmp_path: Path, **changes: Any) -> Predictions:
 def test_a_run_becomes_one_picture_per_predicted_image(tmp_path: Path) -> None:
     root = images_of_the_sample(tmp_path / "in")
     written = draw_run(run_of_the_sample(tmp_path), root.joinpath, tmp_path / "out", min_score=0)
-    expected = ["a.jpg.png", "sub/b.jpg.png", "other/b.jpg.png"]
+    expected = ["a.png", "sub/b.png", "other/b.png"]
     assert [path.relative_to(tmp_path / "out").as_posix() for path in written] == expected
     for path, size in zip(written, (SIZES[0], SIZES[1], SIZES[3]), strict=True):
         with Image.open(path) as image:
@@ -191,3 +192,31 @@ def test_meta_without_categories_still_draws(tmp_path: Path) -> None:
     meta = {key: value for key, value in META.items() if key != "categories"}
     predictions = run_of_the_sample(tmp_path, meta=np.array(json.dumps(meta)))
     assert len(draw_run(predictions, root.joinpath, tmp_path / "out")) == 3
+
+
+def test_names_that_differ_in_their_extension_alone_stay_apart(tmp_path: Path) -> None:
+    root = images_of_the_sample(tmp_path / "in")
+    (root / "sub" / "b.jpg").rename(root / "a.png")
+    files = np.array(["a.jpg", "a.png", *FILES[2:]])
+    written = draw_run(run_of_the_sample(tmp_path, image_file=files), root.joinpath, tmp_path / "out")
+    assert [path.name for path in written] == ["a.jpg.png", "a.png.png", "b.png"]
+
+
+def test_a_file_is_drawn_with_its_run_or_with_a_folder_of_images(tmp_path: Path) -> None:
+    run = make_run(tmp_path, sample_arrays())
+    assert len(draw_source(run / "predictions.npz", tmp_path / "of-run", 0.3)) == 3
+    elsewhere = (run / "predictions.npz").rename(tmp_path / "p.npz")
+    with pytest.raises(UsageError, match="are not known") as caught:
+        draw_source(elsewhere, tmp_path / "out", 0.3)
+    assert caught.value.hint == f"orch draw {elsewhere} --image-root FOLDER"
+    assert len(draw_source(elsewhere, tmp_path / "out", 0.3, tmp_path / "photos")) == 3
+
+
+def test_a_label_covers_no_line_of_text_above(tmp_path: Path) -> None:
+    lines = [(10.0, top, 150.0, top + 12.0) for top in (20.0, 34.0, 48.0)]
+    sizes = {"image_size": (100, 300), "classes": np.zeros(3, np.int32), "scores": np.full(3, 0.9, np.float32)}
+    image = draw_predictions(np.zeros((100, 300, 3), np.uint8), {**sizes, "boxes": np.array(lines)}, [], 0.5)
+    pixels = np.asarray(image)
+    for left, top, right, bottom in lines:
+        inside = pixels[int(top) + 2 : int(bottom) - 2, int(left) + 2 : int(right) - 2]
+        assert not inside.any(), top

@@ -10,7 +10,7 @@ import pytest
 from orchestrator.errors import UsageError
 from orchestrator.evaluation.gate.gate import GateResult
 from orchestrator.evaluation.runs import open_runs
-from orchestrator.reports.draw import draw_run_directory
+from orchestrator.reports.draw import draw_source
 from orchestrator.reports.html.page import SHOWN_FAILURES, _list_failures
 from orchestrator.reports.junit import MAX_CASES, list_cases
 from tests.unit.evaluation.compare_samples import two_runs
@@ -65,8 +65,8 @@ def test_a_page_lists_as_many_failures_of_a_run_as_fit(tmp_path: Path, more: int
 def test_pictures_of_a_run_need_the_whole_run(tmp_path: Path, missing: str) -> None:
     images = images_of_the_sample(tmp_path / "in")
     run = run_directory(tmp_path / "run", sample_arrays(), images)
-    written = draw_run_directory(run, tmp_path / "out", 0.0)
+    written = draw_source(run, tmp_path / "out", 0.0)
     assert len(written) == len(SIZES) - 1
     (run / missing).unlink()
     with pytest.raises(UsageError, match="is not a complete run directory"):
-        draw_run_directory(run, tmp_path / "out", 0.0)
+        draw_source(run, tmp_path / "out", 0.0)

@@ -115,7 +115,7 @@ def test_failures_and_missing_pictures_are_told(tmp_path: Path) -> None:
     data = data_of(page)
     assert data["images"][2]["panels"] == [{"error": "failed: truncated file"}]
     assert data["images"][0]["note"] == "the image files are not known: only predictions were given"
-    assert "4 images could not be shown themselves" in page
+    assert "4 images could not be shown" in page
     (tmp_path / "a.jpg").write_text("no image")
     data = data_of(report(tmp_path, [path], image_root=tmp_path)[0])
     assert data["images"][0]["note"].startswith("the image cannot be shown: cannot identify image file")
@@ -185,9 +185,31 @@ def test_a_page_without_truth_shows_agreement(tmp_path: Path) -> None:
 
 def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
     good, _, _ = two_runs(tmp_path)
-    for output in (tmp_path, tmp_path / "no" / "r.html"):
+    (tmp_path / "file").write_text("x")
+    for output in (tmp_path, tmp_path / "file" / "r.html"):
         with pytest.raises(UsageError, match="cannot write"):
             write_report([good], None, output, ReportOptions(), SilentDisplay())
+
+
+def test_the_folder_of_the_page_is_made(tmp_path: Path) -> None:
+    good, _, _ = two_runs(tmp_path)
+    write_report([good], None, tmp_path / "no" / "such" / "r.html", ReportOptions(compare=QUICK), SilentDisplay())
+    assert (tmp_path / "no" / "such" / "r.html").is_file()
+
+
+def test_a_folder_of_images_that_is_none_is_refused(tmp_path: Path) -> None:
+    good, _, _ = two_runs(tmp_path)
+    with pytest.raises(UsageError, match="--image-root nothere is not a folder"):
+        report(tmp_path, [good], image_root=Path("nothere"))
+
+
+def test_numbers_of_runs_are_not_added(tmp_path: Path) -> None:
+    good, worse, _ = two_runs(tmp_path)
+    page, _ = report(tmp_path, [good, worse])
+    counts = [len(Predictions.load(path).scores) for path in (good, worse)]
+    assert counts[0] != counts[1]
+    assert f"<dt>instances</dt><dd>{counts[0]} / {counts[1]}</dd>" in page
+    assert "<dt>failed</dt><dd>0</dd>" in page
 
 
 def test_small_masks_are_the_masks(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from orchestrator.reports.tables import (
     Cell,
     Table,
     format_csv,
+    format_difference,
     format_json,
     format_latex,
     format_markdown,
@@ -204,3 +205,15 @@ def test_boxes_are_called_boxes(tmp_path: Path) -> None:
     result = compare_runs([good, worse], truth, CompareOptions(iou="bbox", resamples=0))
     assert make_caption(result) == [f"boxes of 12 annotated images, by {result.evaluations[0].engine}"]
     assert [table.title for table in make_tables(result, per_category=False)] == ["runs"]
+
+
+@pytest.mark.parametrize(
+    ("interval", "text"),
+    [
+        (Interval(0.002, 0.0004, 0.0042, 9), "+0.0020* [+0.0004, +0.0042]"),
+        (Interval(-0.5, -0.7, -0.2, 9), "−0.500* [−0.700, −0.200]"),
+        (Interval(0.002, -0.0004, 0.0042, 9), "+0.002 [−0.000, +0.004]"),
+    ],
+)
+def test_a_star_and_a_bound_of_zero_do_not_meet(interval: Interval, text: str) -> None:
+    assert format_difference({"ap": interval}, "ap").text == text

@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.system import download, free_space
-from orchestrator.system.download import ATTEMPTS, fetch
+from orchestrator.system.download import ATTEMPTS, RESUME_HINT, fetch
 from tests.unit.web import Site, serve
 
 BLOCK = 1 << 16
@@ -68,7 +68,7 @@ def test_the_same_command_resumes_later(site: Site, tmp_path: Path) -> None:
     site.breaks = [6 * BLOCK] + [0] * ATTEMPTS
     with pytest.raises(MachineError, match=r"cannot fetch http.*w\.pth") as caught:
         get(site, tmp_path / "w.pth")
-    assert caught.value.hint == "type the same command again: it resumes"
+    assert caught.value.hint == RESUME_HINT
     assert not (tmp_path / "w.pth").exists()
     site.breaks, site.seen = [], []
     assert get(site, tmp_path / "w.pth") == SHA
