@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -59,7 +59,7 @@ def complete_command_or_topic(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the commands and topics of `orch help` that begin so; after a command, its own commands."""
     from orchestrator.cli.topics import TOPICS
 
-    command = ctx.find_root().command
+    command: Any = ctx.find_root().command
     words = ctx.params.get("words") or []
     for word in words:
         command = getattr(command, "commands", {}).get(word)

@@ -228,7 +228,7 @@ def _place(image: Image, folder: Path, number: int) -> str:
 
 def _list_sources(images: object) -> list[str]:
     """Return what names images. Raises UsageError for what is no path."""
-    several = list(images) if isinstance(images, Iterable) and not isinstance(images, str | bytes) else [images]
+    several: list[Any] = [images] if isinstance(images, str | bytes) or not isinstance(images, Iterable) else [*images]
     for one in several:
         if not isinstance(one, str | os.PathLike):
             raise UsageError(f"images: {one!r} is no path", hint="help(orchestrator.run)")

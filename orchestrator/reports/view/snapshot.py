@@ -73,7 +73,7 @@ def open_snapshot(paths: Sequence[Path], options: ViewOptions, scratch: Path) ->
     is_unfinished = any(total is not None for total in totals)
     opened = open_runs(paths, lambda path: _find_or_join(path, scratch))
     for run in opened:
-        check_predictions(run.predictions)
+        check_predictions(run.predictions, run.predictions.has_masks)
     progress = tuple(_measure_progress(run, total) for run, total in zip(opened, totals, strict=True))
     runs, notes, has_fewer_images = make_comparable(opened, options.align or is_unfinished)
     iou = choose_iou([run.predictions for run in runs], options.iou)

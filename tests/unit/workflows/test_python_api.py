@@ -118,7 +118,7 @@ def test_no_worker_outlives_the_program(end: str, tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", program], timeout=120, check=False)
     deadline = time.monotonic() + 30
-    while (_workers_in(tmp_path) or list(tmp_path.iterdir())) and time.monotonic() < deadline:
+    while (_workers_in(tmp_path) or any(tmp_path.iterdir())) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert _workers_in(tmp_path) == []
     assert list(tmp_path.iterdir()) == []
