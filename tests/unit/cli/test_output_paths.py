@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import subprocess
 import sys
@@ -97,6 +98,8 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> A
     def never(*_: object, **__: object) -> None:
         raise AssertionError("work began")
 
+    for module in ("selftest", "demo.demo", "batch"):  # else they would keep what is put into `run` below
+        importlib.import_module(f"orchestrator.workflows.{module}")
     for work in ("run.run_model", "batch.run_all", "demo.demo.run_demo", "selftest.run_selftest"):
         if work != "batch.run_all":
             monkeypatch.setattr(f"orchestrator.workflows.{work}", never)
