@@ -47,7 +47,9 @@ def list_runs(
         ]
         for run in runs
     ]
-    print_table(["when", "model", "images", "failed", "state", "ran on", "size", "run"], rows)
+    print_table(
+        ["when", "model", "images", "failed", "state", "ran on", "size", "run"], rows, optional=["size", "ran on"]
+    )
 
 
 def _short(path: str) -> str:

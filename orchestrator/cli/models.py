@@ -54,7 +54,7 @@ def list_models(context: typer.Context, stacks: StacksOption = None, json: JsonO
     for entry in entries:
         spec, stack = entry.spec, entry.stack
         rows.append([entry.name, stack.name, spec.task, ", ".join(stack.spec.variants), _weights(entry), spec.title])
-    print_table(["model", "stack", "task", "variants", "weights", "title"], rows)
+    print_table(["model", "stack", "task", "variants", "weights", "title"], rows, optional=["variants", "task"])
 
 
 @app.command("show")

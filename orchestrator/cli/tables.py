@@ -17,22 +17,64 @@ if TYPE_CHECKING:
     from orchestrator.reports import Table
 
 SPACE_BETWEEN = 3  # characters between two columns
+LONGEST_FIRST = 28  # the same of the first column
+LEAST_FOLDED = 16  # characters that a column of long text needs
 LONGEST_NAME = 16  # characters of a text column that stay on one line
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows of text on stdout, as wide as they are; long text is folded in a terminal."""
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], optional: Sequence[str] = ()) -> None:
+    """Print rows of text on stdout, as wide as they are.
+
+    In a terminal long text is folded, short text never; where even that does not fit, the columns named in `optional`
+    are left out, the first one first.
+    """
     if not sys.stdout.isatty():
         _print_plain(columns, rows)
         return
     from rich.console import Console
 
+    console = Console(highlight=False, markup=False)
+    fitting = _fit(columns, rows, console.width, LONGEST_FIRST if optional else LEAST_FOLDED)
+    if fitting is None and optional:
+        shown = [index for index, name in enumerate(columns) if name != optional[0]]
+        print_table([columns[i] for i in shown], [[row[i] for i in shown] for row in rows], optional[1:])
+        return
+    space, widths = fitting or (SPACE_BETWEEN, [None] * len(columns))
     table = _empty_table()
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    table.padding = (0, 1, 0, space - 2)
+    for column, width in zip(columns, widths, strict=True):
+        table.add_column(column, overflow="fold", width=width)
     for row in rows:
         table.add_row(*map(printable, row))
-    Console(highlight=False, markup=False).print(table)
+    console.print(table)
+
+
+def _fit(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], room: int, longest_word: int
+) -> tuple[int, list[int | None]] | None:
+    """Return the space between columns and their widths; None where the columns do not fit into the room.
+
+    A name in the first column and all other short text keep their width; long text shares what is left. Words up to
+    `longest_word` are not folded.
+    """
+    texts = [[name, *(printable(row[index]) for row in rows)] for index, name in enumerate(columns)]
+    longest = [max(map(len, column)) for column in texts]
+    kept = [width <= (LONGEST_NAME if index else LONGEST_FIRST) for index, width in enumerate(longest)]
+    folded = [index for index, is_kept in enumerate(kept) if not is_kept]
+    words = {index: max(len(word) for text in texts[index] for word in (*text.split(), "")) for index in folded}
+    least = {index: max(LEAST_FOLDED, min(words[index], longest_word)) for index in folded}
+    for space in (SPACE_BETWEEN, SPACE_BETWEEN - 1):
+        rest = room - 2 - space * (len(columns) - 1) - sum(longest[i] for i, is_kept in enumerate(kept) if is_kept)
+        spare = rest - sum(least.values())
+        if spare < 0:
+            continue
+        widths: list[int | None] = list(longest)
+        for number, index in enumerate(sorted(folded, key=lambda one: longest[one] - least[one])):
+            more = min(longest[index] - least[index], spare // (len(folded) - number))
+            widths[index] = least[index] + more
+            spare -= more
+        return space, widths
+    return None
 
 
 def print_figures(tables: Sequence[Table]) -> None:

@@ -40,7 +40,7 @@ def list_weights(stacks: StacksOption = None, json: JsonOption = False) -> None:
     if json:
         print_json({"weights": [dict(zip(columns, row, strict=True)) for row in rows]})
     else:
-        print_table(columns, rows)
+        print_table(columns, rows, optional=["licence", "key"])
 
 
 @app.command("fetch")

@@ -72,3 +72,27 @@ def test_text_is_printed_or_written(tmp_path: Path, capsys: Captured) -> None:
     write_or_print("one\ntwo\n", tmp_path / "x.md")
     assert (tmp_path / "x.md").read_text() == "one\ntwo\n"
     assert capsys.readouterr() == ("", f"wrote {tmp_path / 'x.md'}\n")
+
+
+ROWS = [["amrcnn-r50-fpn", "instance-segmentation", "Attribute Mask R-CNN with 294 attributes, see the paper", "ready"]]
+
+
+@pytest.mark.parametrize(("width", "has_task"), [(120, True), (60, False)])
+def test_names_are_never_folded(monkeypatch: pytest.MonkeyPatch, capsys: Captured, width: int, has_task: bool) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(width))
+    print_table(["model", "task", "title", "weights"], ROWS, optional=["task"])
+    text = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    words = text.split()
+    assert {"amrcnn-r50-fpn", "ready", "attributes,"} <= set(words)
+    assert ("instance-segmentation" in words) == has_task
+    assert all(len(line) <= width for line in text.splitlines())
+
+
+def test_columns_move_together_before_a_figure_is_folded(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    columns = ["category", "images", "instances", "AP", "AP50", "AP75", "AR100", "TP", "FP", "FN", "weight"]
+    row = ["trousers", "1000", "1000", "0.739", "0.913", "0.813", "0.771", "29", "45", "2", "0.145"]
+    monkeypatch.setenv("COLUMNS", "80")
+    print_table(columns, [row])
+    assert row in lines_of(capsys.readouterr().out)
