@@ -116,7 +116,7 @@ def test_a_detector_has_no_masks_and_is_judged_by_its_boxes(
         "export", out, "-f", "imdlbenco", "-o", tmp_path / "no", expect=2
     ).stderr  # fmt: skip
     orch("draw", out, "-o", tmp_path / "drawn")
-    with Image.open(tmp_path / "drawn" / "1.png.png") as drawn, Image.open(scenes.folder / "Tp" / "1.png") as plain:
+    with Image.open(tmp_path / "drawn" / "1.png") as drawn, Image.open(scenes.folder / "Tp" / "1.png") as plain:
         changed = (np.asarray(drawn) != np.asarray(plain)).any(axis=2)
     assert changed.any()
     orch("report", out, "-a", scenes.annotations, "-o", tmp_path / "page.html")
