@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import typer
 import typer.main
@@ -159,7 +159,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             say_text(help_text)
             return UsageError.exit_code
         known = _known(error)
+        if isinstance(known, UsageError) and known.hint is None:
+            known.hint = f"{_name_command(given)} --help"
         return _bug(error, as_json) if known is None else _failed(known, as_json)
+
+
+def _name_command(given: Sequence[str]) -> str:
+    """Return the command that arguments begin with: "orch run"."""
+    words = ["orch"]
+    command: Any = typer.main.get_command(app)
+    for word in given:
+        command = getattr(command, "commands", {}).get(word)
+        if command is None:
+            break
+        words.append(word)
+    return " ".join(words)
 
 
 def _invoke(arguments: list[str]) -> int:
@@ -213,7 +227,8 @@ def _known(error: Exception) -> OrchError | None:
     message = f"{command} is not complete" if _help_text(error) is not None else formatted()
     option = str(getattr(error, "option_name", "")).removeprefix("--")
     hint = f"--slurm {option.replace('-', '_')}=…" if option in _FORMER_OPTIONS else f"{command} --help"
-    return UsageError(message, hint=hint)
+    file = config.find_file(context, getattr(error, "param", None))
+    return UsageError(message, why=None if file is None else f"{file} says so", hint=hint)
 
 
 def _help_text(error: Exception) -> str | None:

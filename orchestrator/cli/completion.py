@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -13,6 +13,7 @@ from orchestrator.errors import OrchError
 if TYPE_CHECKING:
     from orchestrator.catalog import Catalog, ModelEntry
 
+RUNTIME_NAMES = ("auto", "docker", "venv", "apptainer")
 Completion = Callable[[typer.Context, str], list[str]]
 
 
@@ -45,7 +46,7 @@ complete_setting = _offer(lambda _, models: [f"{name}=" for model in models for 
 
 def complete_runtime(incomplete: str) -> list[str]:
     """Return the runtimes that begin so."""
-    return [name for name in ("auto", "docker", "venv", "apptainer") if name.startswith(incomplete)]
+    return [name for name in RUNTIME_NAMES if name.startswith(incomplete)]
 
 
 def complete_format(incomplete: str) -> list[str]:
@@ -53,18 +54,6 @@ def complete_format(incomplete: str) -> list[str]:
     from orchestrator.predictions import FORMATS_WRITTEN
 
     return [name for name in FORMATS_WRITTEN if name.startswith(incomplete)]
-
-
-def complete_command_or_topic(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Return the commands and topics of `orch help` that begin so; after a command, its own commands."""
-    from orchestrator.cli.topics import TOPICS
-
-    command: Any = ctx.find_root().command
-    words = ctx.params.get("words") or []
-    for word in words:
-        command = getattr(command, "commands", {}).get(word)
-    names = [*getattr(command, "commands", {}), *([] if words else TOPICS)]
-    return [name for name in names if name.startswith(incomplete)]
 
 
 def complete_model_or_path(ctx: typer.Context, incomplete: str) -> list[str]:

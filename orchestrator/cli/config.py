@@ -6,7 +6,7 @@ may stand in its file: nothing there names a program to run or a folder of progr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from orchestrator.cli.common import JsonOption, print_json
+from orchestrator.cli.completion import RUNTIME_NAMES
 from orchestrator.cli.panels import PanelGroup
 from orchestrator.cli.tables import print_table
 from orchestrator.errors import UsageError
 from orchestrator.paths import user_settings_file
+from orchestrator.system import unknown_name
 
 if TYPE_CHECKING:
     from typer.core import TyperGroup
@@ -38,17 +40,44 @@ class FileSetting:
     in_folder: bool = True
     """Whether the working folder's file may have it."""
     is_path: bool = False
+    check: Callable[[str], object] | None = None
+    """Raises UsageError or ValueError for a value of the right type that its option would refuse."""
+
+
+def _check_device(value: str) -> object:
+    from orchestrator.hardware import device_kind
+
+    return device_kind(value)
+
+
+def _check_runtime(value: str) -> None:
+    if value not in RUNTIME_NAMES:  # not get_runtime, which imports them all
+        raise unknown_name("runtime", value, RUNTIME_NAMES)
+
+
+def _check_executor(value: str) -> object:
+    from orchestrator.dispatch import get_executor
+
+    return get_executor(value)
+
+
+def _check_size(value: str) -> object:
+    from orchestrator.runtimes import parse_size
+
+    return parse_size(value)
 
 
 SETTINGS: Mapping[str, FileSetting] = {
-    "device": FileSetting((str, int), "cpu, cuda, GPU numbers or UUIDs"),
-    "runtime": FileSetting((str,), "docker, venv, apptainer or auto"),
-    "executor": FileSetting((str,), "local or slurm; Slurm's own settings: ~/.config/orch/slurm.yaml"),
+    "device": FileSetting((str, int), "cpu, cuda, GPU numbers or UUIDs", check=_check_device),
+    "runtime": FileSetting((str,), "docker, venv, apptainer or auto", check=_check_runtime),
+    "executor": FileSetting(
+        (str,), "local or slurm; Slurm's own settings: ~/.config/orch/slurm.yaml", check=_check_executor
+    ),
     "offline": FileSetting((bool,), "download nothing"),
     "workers": FileSetting((int,), "parallel workers"),
     "workers_per_gpu": FileSetting((int, str), "workers on each GPU, or auto"),
     "threads": FileSetting((int,), "threads per worker"),
-    "memory": FileSetting((str,), "most memory of each container"),
+    "memory": FileSetting((str,), "most memory of each container", check=_check_size),
     "stacks": FileSetting((list,), "folders with stacks", in_folder=False, is_path=True),
     "spool": FileSetting((str,), "spool folder of the warm workers", in_folder=False, is_path=True),
     "base_image": FileSetting((str,), "base image of all builds", in_folder=False),
@@ -76,7 +105,8 @@ def _read(file: Path, *, is_own: bool) -> dict[str, Value]:
     try:
         document = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"cannot read the settings in {file}", why=str(error), hint="orch config --help") from error
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(f"cannot read the settings in {file}", why=why, hint=f"correct {file}") from error
     return {name: Value(_check(file, name, value, is_own=is_own), file) for name, value in document.items()}
 
 
@@ -84,8 +114,6 @@ def _check(file: Path, name: str, value: Any, *, is_own: bool) -> Any:
     """Return the value of a setting as its option takes it. Raises UsageError."""
     setting = SETTINGS.get(name)
     if setting is None:
-        from orchestrator.system import unknown_name
-
         raise unknown_name(f"setting in {file}:", name, SETTINGS, hint="orch config show")
     if not setting.in_folder and not is_own:
         why = "a folder that was cloned must not choose what is run on your machine"
@@ -96,6 +124,12 @@ def _check(file: Path, name: str, value: Any, *, is_own: bool) -> Any:
         raise UsageError(f"{file}: {name} has the wrong type", why=f"it is {setting.meaning}", hint="orch config show")
     if setting.is_path:
         values = [str(file.parent.absolute() / Path(one).expanduser()) for one in values]
+    try:
+        if setting.check is not None:
+            setting.check(str(value))
+    except (UsageError, ValueError) as error:
+        why = getattr(error, "why", None) or f"it is {setting.meaning}"
+        raise UsageError(f"{file}: {name} = {value!r}: {error}", why=why, hint="orch config show") from None
     return values if isinstance(value, list) else values[0]
 
 
@@ -103,6 +137,13 @@ def default_values(group: TyperGroup) -> dict[str, Any]:
     """Return the defaults of all commands of a group, in the form that the command line's parser takes."""
     settings = read_settings()
     return _defaults_of(group, {name: one.value for name, one in settings.items()}) if settings else {}
+
+
+def find_file(context: Any, param: Any) -> Path | None:
+    """Return the settings file that the value of a parameter comes from, if any."""
+    name = str(getattr(param, "name", ""))
+    source = None if context is None or not name else context.get_parameter_source(name)
+    return read_settings()[name].file if source is not None and source.name == "DEFAULT_MAP" else None
 
 
 def _defaults_of(command: Any, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -82,12 +82,12 @@ def rerun(
     from orchestrator.workflows import find_differences, read_repetition, run_model
 
     repetition = read_repetition(run, images or [], out, runtime)
+    if not repetition.predictions.is_file():
+        hint = "the same orch run completes it; then orch rerun repeats it"
+        raise UsageError(f"{run} has no predictions to compare with", why="the run is not complete", hint=hint)
     entry = common.catalog(stacks).model(repetition.model)
     outcome = run_model(entry, repetition.options, make_display(json=json, quiet=quiet))
     new = outcome.paths.predictions
-    if not repetition.predictions.is_file():
-        why, hint = "it is not complete", f"orch inspect {new}"
-        raise UsageError(f"{run} has no predictions to compare with", why=why, hint=hint)
     found = find_differences(repetition.predictions, new)
     if json:
         common.print_json({**outcome.summary, "recorded": str(repetition.predictions), **found.as_json()})

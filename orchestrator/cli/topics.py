@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import typer.main
 
 from orchestrator.cli.common import show_line
-from orchestrator.cli.completion import complete_command_or_topic
 from orchestrator.system import unknown_name
 
 EXIT_CODES = {
@@ -48,11 +47,21 @@ FORMATS = {
     "CI": "--junit FILE.xml and --summary FILE.md of `orch run`",
 }
 
-TOPICS: dict[str, dict[str, str]] = {
+_TOPICS: dict[str, dict[str, str]] = {
     "exit-codes": {str(code): meaning for code, meaning in EXIT_CODES.items()},
     "environment": ENVIRONMENT,
     "formats": FORMATS,
 }
+
+
+def _complete(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the commands and topics that begin so; after a command, its own commands."""
+    command: Any = ctx.find_root().command
+    words = ctx.params.get("words") or []
+    for word in words:
+        command = getattr(command, "commands", {}).get(word)
+    names = [*getattr(command, "commands", {}), *([] if words else _TOPICS)]
+    return [name for name in names if name.startswith(incomplete)]
 
 
 def show_help(
@@ -61,20 +70,20 @@ def show_help(
         list[str] | None,
         typer.Argument(
             metavar="[COMMAND|TOPIC]",
-            autocompletion=complete_command_or_topic,
+            autocompletion=_complete,
             help="A command, or one of: exit-codes, environment, formats.",
         ),
     ] = None,
 ) -> None:
     """Show the help of a command, or of exit codes, environment variables, formats."""
-    if words and words[0] in TOPICS:
-        _show_topic(TOPICS[words[0]])
+    if words and words[0] in _TOPICS:
+        _show_topic(_TOPICS[words[0]])
         return
     group, command = context.parent, context.parent.command if context.parent else None
     for word in words or []:
         commands = getattr(command, "commands", {})
         if group is None or word not in commands:
-            raise unknown_name("command or topic", word, [*commands, *TOPICS], hint="orch --help")
+            raise unknown_name("command or topic", word, [*commands, *_TOPICS], hint="orch --help")
         command = commands[word]
         group = type(group)(command, parent=group, info_name=word)
     if group is not None and command is not None:

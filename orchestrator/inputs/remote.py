@@ -17,7 +17,7 @@ from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.paths import home
-from orchestrator.system import fetch, open_url, read_json_object, sha256_of, write_json, write_text
+from orchestrator.system import explain_failure, fetch, open_url, read_json_object, sha256_of, write_json, write_text
 
 MOST_BYTES = 50_000_000_000
 _FORMAT = "orch-download/1"
@@ -62,8 +62,12 @@ def save_names(names: Iterable[str]) -> Path:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, text)
-    except (OSError, UnicodeEncodeError) as error:
-        raise MachineError(f"cannot store the names of images in {file}", why=str(error)) from error
+    except UnicodeEncodeError as error:
+        hint = "rename the file, or name its folder: orch run MODEL FOLDER"
+        raise UsageError("a name on the standard input is not UTF-8", why=str(error), hint=hint) from error
+    except OSError as error:
+        why, hint = error.strerror or str(error), "set $ORCH_HOME to a folder that can be written"
+        raise MachineError(f"cannot store the names of images in {file}", why=why, hint=hint) from error
     return file
 
 
@@ -159,14 +163,12 @@ def _ask(url: str, kept: _Kept | None) -> str | None:
                 return None
             if response.status_code >= 400:
                 answer = f"the server answered {response.status_code} {response.reason}"
-                raise MachineError(f"cannot fetch {recorded_url(url)}", why=answer)
+                raise MachineError(f"cannot fetch {recorded_url(url)}", why=answer, hint="check the address")
             etag = response.headers.get("ETag", "")
             return etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
     except requests.RequestException as error:
-        why = str(error).splitlines()[0][:300]
-        raise MachineError(
-            f"cannot fetch {recorded_url(url)}", why=why, hint="--offline uses what is cached"
-        ) from error
+        hint = "--offline uses what is cached" if kept else "check the address, and the network: orch help environment"
+        raise MachineError(f"cannot fetch {recorded_url(url)}", why=explain_failure(error), hint=hint) from error
 
 
 class _Redirects:

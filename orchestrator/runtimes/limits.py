@@ -24,6 +24,7 @@ _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(?:I?B)?", re.IGNORECASE)
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 _USER = re.compile(r"([0-9]{1,10})(?::([0-9]{1,10}))?")
 _LARGEST_ID = (1 << 32) - 2
+MOST_DIGITS = 30  # a float has no place for many more
 SMALLEST_SIZE = 1 << 20
 
 
@@ -65,7 +66,7 @@ NO_LIMITS = Limits()
 def parse_size(value: object) -> int:
     """Return the bytes of a size such as 8G, 500M or 1.5 GiB; a plain number is bytes. Raises ValueError."""
     match = _SIZE.fullmatch(str(value).strip())
-    if match is None:
+    if match is None or len(match[0]) > MOST_DIGITS:
         raise ValueError("must be a size, such as 500M or 8G")
     size = int(float(match[1]) * (1 << _UNITS[match[2].upper()]))
     if size < SMALLEST_SIZE:

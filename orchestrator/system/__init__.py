@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         register_live_line,
         with_name,
     )
-    from orchestrator.system.download import TransferProgress, fetch, open_url
+    from orchestrator.system.download import TransferProgress, explain_failure, fetch, open_url
     from orchestrator.system.files import (
         is_regular_file,
         json_bytes,
@@ -60,7 +60,7 @@ else:
             "container_engine": "Engine build_command connect",
             "display": "BatchDisplay Display PlainBatchDisplay PlainDisplay Report RunStatus SilentBatchDisplay "
             "SilentDisplay count_of end_live_lines print_line printable rate_line register_live_line with_name",
-            "download": "TransferProgress fetch open_url",
+            "download": "TransferProgress explain_failure fetch open_url",
             "files": "is_regular_file json_bytes open_to_append read_json_object read_regular remove "
             "replace_file replace_path require_format sha256_of sha256_of_tree state_of_tree sync_path write_json "
             "write_text",

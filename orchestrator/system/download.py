@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -81,7 +82,8 @@ def fetch(
         target.parent.mkdir(parents=True, exist_ok=True)
         _transfer_with_retries(_Source(url, size, limit, allow), part, progress, is_trusted=sha256 is not None)
     except OSError as error:
-        raise MachineError(f"cannot store {target}", why=error.strerror or str(error)) from error
+        hint = "free disk space or change permissions there; $ORCH_HOME moves the cache"
+        raise MachineError(f"cannot store {target}", why=error.strerror or str(error), hint=hint) from error
     digest = sha256_of(part)
     problem = None
     if sha256 is not None and digest != sha256:
@@ -155,9 +157,9 @@ def _transfer(source: _Source, part: Path, progress: TransferProgress, *, is_tru
         with open_url(url, headers, source.check_redirect) as response:
             _receive(source, response, part, start, version, progress)
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-        raise _TransferBroken(_short(error)) from error
+        raise _TransferBroken(explain_failure(error)) from error
     except requests.RequestException as error:
-        raise MachineError(f"cannot fetch {url}", why=_short(error), hint=RESUME_HINT) from error
+        raise MachineError(f"cannot fetch {url}", why=explain_failure(error), hint=RESUME_HINT) from error
 
 
 def _receive(
@@ -240,5 +242,8 @@ def _total(response: requests.Response) -> int | None:
     return int(length) if length.isdigit() and response.status_code == _OK else None
 
 
-def _short(error: Exception) -> str:
-    return str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+def explain_failure(error: Exception) -> str:
+    """Return why a request failed, without the names of the library's objects that its text begins with."""
+    reason = getattr(error.args[0] if error.args else None, "reason", None) or error
+    text = next(iter(str(reason).splitlines()), "")
+    return (re.sub(r"^<?HTTPS?Connection(Pool)?\b.*?(\)|>): ", "", text) or type(error).__name__)[:300]

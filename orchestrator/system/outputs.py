@@ -23,13 +23,14 @@ def explain_refusal(error: OSError) -> OrchError | None:
     what = "the machine refuses" if file is None else f"cannot use {os.fsdecode(file)}"
     if error.errno in _FULL:
         hint = "free disk space (orch prune --dry-run), or choose a folder on another disk; $ORCH_HOME moves the cache"
-        return MachineError(what, why=str(error), hint=hint)
+        return MachineError(what, why=error.strerror or str(error), hint=hint)
     if error.errno in _REFUSED:
-        hint = "orch doctor" if file is None else "change its permissions, or choose another file or folder"
-        return MachineError(what, why=str(error), hint=hint)
+        hint = "change its permissions, or choose another file or folder; $ORCH_HOME moves the cache"
+        hint = "orch doctor" if file is None else hint
+        return MachineError(what, why=error.strerror or str(error), hint=hint)
     is_file_for_folder = error.errno == errno.EEXIST and file is not None and not Path(os.fsdecode(file)).is_dir()
     if error.errno in _MISNAMED or is_file_for_folder:
-        return UsageError(what, why=str(error), hint="name another file or folder")
+        return UsageError(what, why=error.strerror or str(error), hint="name another file or folder")
     return None
 
 

@@ -15,6 +15,8 @@ from orchestrator.system.suggestions import did_you_mean
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
+MOST_PROBLEMS = 10
+"""Of one file, that its error lists after the first."""
 MOST_NESTED = 100
 _SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml's where PyYAML was built with it, as its wheels are: every command reads all stacks."""
@@ -36,7 +38,8 @@ class YamlSource:
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise SpecError(f"cannot read {path}", why=str(error)) from error
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            raise SpecError(f"cannot read {path}", why=why, hint="give a YAML file") from error
         try:
             self._refuse_deep_nesting(text)
             loader = _SafeLoader(text)
@@ -91,9 +94,10 @@ class YamlSource:
 
 
 def spec_error(error: ValidationError, source: YamlSource, root: Any, *, hint: str | None = None) -> SpecError:
-    """Return the error of a file that does not fit the pydantic model `root`, with all of its problems."""
+    """Return the error of a file that does not fit the pydantic model `root`, with its first problems."""
     first, *others = describe_errors(error, source, root)
-    return SpecError(first, why="\n".join(others) or None, hint=hint)
+    more = [f"and {len(others) - MOST_PROBLEMS} more"] if len(others) > MOST_PROBLEMS else []
+    return SpecError(first, why="\n".join((*others[:MOST_PROBLEMS], *more)) or None, hint=hint)
 
 
 def describe_errors(error: ValidationError, source: YamlSource | Path | str, root: Any) -> list[str]:

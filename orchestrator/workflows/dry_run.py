@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.catalog import ModelEntry
+from orchestrator.dispatch import get_executor
 from orchestrator.errors import OrchError
 from orchestrator.hardware import detect_machine
 from orchestrator.inputs import collect_inputs
@@ -71,6 +72,7 @@ class DryRun:
 
 def preview_images(entry: ModelEntry, options: RunOptions) -> DryRun:
     """Return what the run would do. Raises UsageError, MachineError for what it would refuse before it begins."""
+    get_executor(options.executor)
     preview = preview_run(entry, detect_machine(), options.runtime, options.variant, options.device)
     chosen = preview.variants.selection
     variant, device = (chosen.variant, chosen.device) if chosen else ("", "")

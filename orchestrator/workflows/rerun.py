@@ -58,6 +58,8 @@ def read_repetition(source: Path, images: Sequence[str], out: Path | None, runti
         predictions, shown = paths.predictions, source
     else:
         request, predictions, shown = dict(Predictions.load(source).meta), source, source.parent
+    if out is not None and predictions.parent.resolve() == out.resolve():
+        raise UsageError(f"{out} is the run to be repeated", hint="give another folder: --out FOLDER, or none")
     sources = list(images) or list(request.get("images", ()))
     if not sources:
         why = "a predictions file does not record where its images were"

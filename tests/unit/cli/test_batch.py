@@ -175,3 +175,9 @@ def test_the_example_is_written_once(tmp_path: Path, capsys: Captured) -> None:
     assert main(["new", "comparison", str(tmp_path / "o.yaml"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"file": str(tmp_path / "o.yaml")}
     assert main(["new", "comparison", str(tmp_path / "o.yaml")]) == 2
+
+
+def test_a_closed_standard_input_has_no_names(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    assert main(["run", "garments-tiny", "-"]) == 2
+    assert "no names of images came" in capsys.readouterr().err

@@ -243,7 +243,7 @@ def test_what_the_system_refuses_is_no_bug(capsys: Captured, monkeypatch: pytest
     refused = PermissionError(errno.EACCES, "Permission denied", "/x")
     monkeypatch.setattr("orchestrator.catalog.loader.load_catalog", raising(refused))
     error = as_json(capsys, "models", code=4)
-    assert (error["error"], error["why"]) == ("MachineError", "[Errno 13] Permission denied: '/x'")
+    assert (error["error"], error["why"]) == ("MachineError", "Permission denied")
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), Interrupted("stopped", hint="the same command resumes it")])
@@ -297,3 +297,10 @@ def test_an_unwritable_home_does_not_hide_a_bug(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr("orchestrator.catalog.loader.load_catalog", raising(ZeroDivisionError("odd")))
     assert cli.main(["models"]) == 70
     assert "this is a bug in orch" in capsys.readouterr().err
+
+
+def test_every_usage_error_has_a_next_step(capsys: Captured, tmp_path: Path) -> None:
+    assert as_json(capsys, "run", "garments-tiny", str(tmp_path / "none"), code=2)["hint"] == "orch run --help"
+    hint = as_json(capsys, "export", str(tmp_path), "--format", "nope", code=2)["hint"]
+    assert hint == "orch export --help"
+    assert as_json(capsys, "run", "garments-tiny", str(tmp_path), "--executor", "sge", "--dry-run", code=2)

@@ -9,6 +9,8 @@ import pytest
 
 from orchestrator import paths
 from orchestrator.cli import config, main
+from orchestrator.cli.completion import RUNTIME_NAMES
+from orchestrator.runtimes import RUNTIMES
 
 Captured = pytest.CaptureFixture[str]
 
@@ -28,8 +30,8 @@ def test_flags_win_over_the_folder_and_the_folder_over_the_user(own: Path, capsy
     own.write_text('device = "cuda"\n')
     assert main(["plan", "garments-tiny"]) == 4
     assert "ask for the CPU: --device cpu" in capsys.readouterr().err
-    Path("orch.toml").write_text('device = "nonsense"\n')
-    assert main(["plan", "garments-tiny"]) == 2
+    Path("orch.toml").write_text('device = "GPU-nonsense"\n')
+    assert main(["plan", "garments-tiny"]) == 4
     assert "nonsense" in capsys.readouterr().err
     assert main(["plan", "garments-tiny", "--device", "cpu"]) == 0
 
@@ -50,6 +52,10 @@ def test_paths_are_relative_to_the_file(own: Path, capsys: Captured) -> None:
         ("workers = true", "workers has the wrong type"),
         ("stacks = 'one'", "stacks has the wrong type"),
         ("stacks = [1]", "stacks has the wrong type"),
+        ("runtime = 'dokcer'", "did you mean docker?"),
+        ("executor = 'sge'", "unknown executor 'sge'"),
+        ("device = '0 1'", "unknown device '0 1'"),
+        ("memory = 'lots'", "must be a size"),
     ],
 )
 def test_a_wrong_file_is_an_error_that_names_it(own: Path, capsys: Captured, text: str, words: str) -> None:
@@ -92,3 +98,17 @@ def test_every_setting_is_an_option_of_some_command() -> None:
 
 def test_the_user_file_is_in_the_configuration_folder() -> None:
     assert paths.user_settings_file().name == "config.toml"
+
+
+def test_a_value_out_of_range_is_an_error_that_names_the_file(own: Path, capsys: Captured) -> None:
+    own.write_text("workers = 0\n")
+    assert main(["run", "garments-tiny", "photos"]) == 2
+    error = capsys.readouterr().err
+    assert "--workers" in error
+    assert f"{own} says so" in error
+    assert main(["run", "garments-tiny", "photos", "--workers", "-1"]) == 2
+    assert "says so" not in capsys.readouterr().err
+
+
+def test_the_names_of_runtimes_are_those_of_the_registry() -> None:
+    assert set(RUNTIME_NAMES) == {"auto", *RUNTIMES}

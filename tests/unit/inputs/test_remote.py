@@ -150,6 +150,8 @@ def test_an_image_on_the_standard_input_is_no_list(tmp_path: Path, monkeypatch: 
     with pytest.raises(UsageError, match="not a list of names") as raised:
         save_names(picture().decode("latin-1").splitlines(keepends=True))
     assert "NUL" in str(raised.value.why)
+    with pytest.raises(UsageError, match="not UTF-8"):
+        save_names(["\udce9.png\n"])
 
 
 def test_a_video_is_refused_with_the_command_that_takes_frames(tmp_path: Path) -> None:

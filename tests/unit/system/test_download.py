@@ -6,15 +6,17 @@ import errno
 import hashlib
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from orchestrator.errors import MachineError, UsageError
 from orchestrator.system import download, free_space
-from orchestrator.system.download import ATTEMPTS, RESUME_HINT, fetch
+from orchestrator.system.download import ATTEMPTS, RESUME_HINT, explain_failure, fetch, open_url
 from tests.unit.web import Site, serve
 
 BLOCK = 1 << 16
@@ -254,3 +256,13 @@ def test_certificates_may_be_named_as_for_other_programs(
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/other.pem")
     get(site, tmp_path / "w2.pth")
     assert asked == ["/own.pem", None]
+
+
+def test_a_failed_request_is_explained_without_objects_of_the_library() -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/file"
+        with pytest.raises(requests.ConnectionError) as caught:
+            open_url(url, {}, lambda *_, **__: None)
+    assert "Connection refused" in explain_failure(caught.value)
+    assert "HTTP" not in explain_failure(caught.value)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from orchestrator.cli import main
 from orchestrator.errors import UsageError
 from orchestrator.paths import history_file
 from orchestrator.workflows import find_differences, list_runs, read_repetition
@@ -125,6 +126,14 @@ def test_a_run_is_repeated_by_the_same_request(tmp_path: Path) -> None:
     (tmp_path / "work" / "run-rerun" / "summary.json").write_text("{}")
     assert read_repetition(run, ["x"], None, "docker").options.out == tmp_path / "work" / "run-rerun-2"
     assert read_repetition(run, ["x"], None, "docker").options.runtime == "docker"
+
+
+def test_a_run_is_not_compared_with_itself_or_with_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "work" / "run")
+    with pytest.raises(UsageError, match="is the run to be repeated"):
+        read_repetition(run, [], tmp_path / "work" / "other" / ".." / "run", None)
+    assert main(["rerun", str(run)]) == 2
+    assert "no predictions to compare with" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_run_is_an_error(tmp_path: Path) -> None:
