@@ -5,9 +5,11 @@ from __future__ import annotations
 import html
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,9 @@ from orchestrator.system import PlainDisplay, SilentDisplay, count_of
 from orchestrator.workflows.run import run_model
 
 _SESSION_HELP = "help(orchestrator.Session.predict)"
+
+_WATCH = 'read -r word; [ "$word" = stop ] || { "$@"; rm -rf "$0"; }'
+"""A shell that runs a command and removes a folder, unless "stop" arrives: its input ends with this program."""
 
 PathLike = str | os.PathLike[str]
 Image = PathLike | NDArray[np.uint8]
@@ -135,6 +140,7 @@ class Session:
             if chosen.name == "docker":
                 self._spool = self._folder / "spool"
                 options = UpOptions(self._spool, variant=self._choice.variant, device=device)
+                opening.enter_context(_down_with_program(entry.stack.name, self._spool, self._folder))
                 start_workers(entry.stack, [entry], options, display)
                 opening.callback(stop_workers, [entry.stack.name], self._spool, lambda line: None)
             elif chosen.name == "venv":
@@ -192,6 +198,23 @@ class Session:
 
     def __repr__(self) -> str:
         return f"<Session of {self._entry.name} on {self._choice.device}>"
+
+
+@contextmanager
+def _down_with_program(stack: str, spool: Path, folder: Path) -> Iterator[None]:
+    """Have the workers of a spool stopped and the session's folder removed if this program dies within the block."""
+    down = [sys.executable, "-m", "orchestrator", "down", stack, "--spool", str(spool)]
+    watch = subprocess.Popen(
+        ["/bin/sh", "-c", _WATCH, str(folder), *down],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        watch.communicate(b"stop\n")
 
 
 def _label(number: int, image: Image) -> str:
