@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from orchestrator.catalog import ModelEntry, ensure_weights, load_catalog
-from orchestrator.errors import UsageError
+from orchestrator.errors import MachineError, RuntimeUnsuitable, UsageError
 from orchestrator.inputs import EXTENSIONS
 from orchestrator.paths import RunPaths
 from orchestrator.plan import RunOptions
@@ -133,6 +133,7 @@ class Session:
         display = SilentDisplay() if quiet else PlainDisplay()
         entry.settings(settings)
         self._entry, self._settings, self._count = entry, settings, 0
+        self._is_closed = False
         self._choice = select_variant(entry.stack, variant, device)
         with ExitStack() as opening:
             self._folder = Path(opening.enter_context(tempfile.TemporaryDirectory(prefix="orch-session-")))
@@ -160,6 +161,8 @@ class Session:
         """
         is_several = isinstance(images, Iterable) and not isinstance(images, str | bytes | np.ndarray)
         several: list[Image] = list(images) if is_several else [images]  # type: ignore[list-item, arg-type]
+        if self._is_closed:
+            raise UsageError("this session is closed", hint="orchestrator.connect opens another one")
         if not several:
             return []
         self._count += 1
@@ -178,7 +181,11 @@ class Session:
                     "settings": list(self._settings),
                 }
             )
-            outcome = run_model(self._entry, options, SilentDisplay())
+            try:
+                outcome = run_model(self._entry, options, SilentDisplay())
+            except RuntimeUnsuitable as error:  # says how to start a worker that all may use
+                why, hint = error.why or error.message, "close the session and connect again"
+                raise MachineError("the worker of this session has ended", why=why, hint=hint) from error
             found = {record["image_file"]: record for record in Predictions.load(outcome.paths.predictions)}
             return [
                 {**found[name], "image_file": _label(*one)} for name, one in zip(names, enumerate(several), strict=True)
@@ -188,6 +195,7 @@ class Session:
 
     def close(self) -> None:
         """Stop the worker and remove its files."""
+        self._is_closed = True
         self._opened.close()
 
     def __enter__(self) -> Session:

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 import orchestrator
-from orchestrator.errors import UsageError
+from orchestrator.errors import MachineError, RuntimeUnsuitable, UsageError
+from orchestrator.workflows import python_api
 from orchestrator.workflows.demo.scenes import write_scenes
 
 MODEL = "garments-tiny"
@@ -122,6 +123,22 @@ def test_no_worker_outlives_the_program(end: str, tmp_path: Path) -> None:
         time.sleep(0.2)
     assert _workers_in(tmp_path) == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_closed_session_and_one_whose_worker_ended_say_so(
+    monkeypatch: pytest.MonkeyPatch, session: orchestrator.Session, scene: Path
+) -> None:
+    def find_none(*_: object) -> None:
+        raise RuntimeUnsuitable("no warm worker", hint="docker compose up -d")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(python_api, "run_model", find_none)
+        with pytest.raises(MachineError, match="worker of this session has ended") as raised:
+            session.predict(scene)
+    assert raised.value.hint == "close the session and connect again"
+    monkeypatch.setattr(session, "_is_closed", True)
+    with pytest.raises(UsageError, match="session is closed"):
+        session.predict(scene)
 
 
 def _workers_in(folder: Path) -> list[str]:
