@@ -38,13 +38,20 @@ def main() -> None:
     parser.add_argument("--alone", action="store_true", help="only orch eval: pycocotools needs 3 kB per detection")
     parser.add_argument("--folder", type=Path, default=None, help="where to write (default: a temporary folder)")
     parser.add_argument("--task", choices=TASKS, help=argparse.SUPPRESS)
+    parser.add_argument("--write", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.task:
         TASKS[args.task](args.folder, args.iou[0])
         return
+    if args.write:
+        write(args.folder, args.images, args.per_image, with_results=not args.alone)
+        return
     print(f"{args.images} images, {ANNOTATIONS_PER_IMAGE} annotations and {args.per_image} detections each")
     with tempfile.TemporaryDirectory(dir=args.folder, prefix="bench-evaluate-") as folder:
-        write(Path(folder), args.images, args.per_image, with_results=not args.alone)
+        # In a process of its own: the peak memory of a child begins with that of the process that starts it.
+        subprocess.run(
+            [sys.executable, "-m", "bench.evaluate", *sys.argv[1:], "--write", "--folder", folder], check=True
+        )
         for iou in args.iou:
             _tell(Path(folder), iou) if args.alone else _compare(Path(folder), iou)
 
