@@ -121,7 +121,8 @@ def _run_in_folder(
         if candidate.warm is None:
             runtime.set_limits(options.limits)
             _warn_of_foreign_code(entry, options, runtime, display)
-        with candidate, open_run(paths, request, update=options.update) as earlier:
+        # The candidate ends under the lock: what it staged is named after the folder, later perhaps another command's.
+        with open_run(paths, request, update=options.update) as earlier, candidate:
             inputs = collect_inputs(
                 options.images, paths.unpacked, options.image_root, options.follow_links, options.offline
             )

@@ -218,6 +218,19 @@ def test_asked_for_with_none_there_it_says_what_to_type(
     assert orch(*command, "--runtime", "venv", expect=2).stderr.count("--warm cannot be used") == 1
 
 
+def test_a_second_command_leaves_the_staged_images_of_the_first_alone(orch: Orch, faulty: Warm, tmp_path: Path) -> None:
+    shutil.copytree(faulty.pictures(24), tmp_path / "outside")
+    more = ("--shard-size", 2, "--set", "sleep=0.1")
+    command = faulty.command("faulty", tmp_path / "outside", tmp_path / "out", *more)
+    running = orch.start(*command)
+    wait_for(partial(more_than, 1, tmp_path / "out" / "shards"))
+    assert "another orch is writing" in orch(*command, expect=2).stderr
+    assert len(list(faulty.served.glob("data/*/*/*.png"))) == 24
+    _, said = running.communicate(timeout=120)
+    assert running.returncode == 0, said
+    assert faulty.left() == []
+
+
 def test_a_worker_killed_in_the_middle_loses_nothing(orch: Orch, faulty: Warm, tmp_path: Path) -> None:
     photos = faulty.pictures(60)
     more = ("--shard-size", 4, "--set", "sleep=0.02")

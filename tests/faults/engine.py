@@ -84,7 +84,7 @@ class PrivateEngine:
 class EngineWorkers(DockerWorkers):
     """Workers in containers of the private engine."""
 
-    limit = 150.0
+    limit = 240.0
 
     def __init__(self, case: Case) -> None:
         super().__init__(case)

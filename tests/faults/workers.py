@@ -29,7 +29,7 @@ START_SECONDS = 30.0
 class VenvWorkers:
     """Workers in a Python environment on this machine; also what the other kinds of workers share."""
 
-    limit = 60.0
+    limit = 180.0
     """Seconds after which a command counts as hung."""
     pace = 1.0
     """How much later than in a venv things happen to a run: it begins later."""
